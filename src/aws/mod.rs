@@ -1,0 +1,158 @@
+//! AWS through its SDK: set-up here, one file per service. The SDK's types never leave this module.
+
+pub mod ecr;
+pub mod ecs;
+pub mod secrets_manager;
+pub mod ssm;
+pub mod sts;
+
+use aws_config::{BehaviorVersion, Region, SdkConfig};
+use aws_credential_types::provider::ProvideCredentials;
+use aws_smithy_http_client::tls::rustls_provider::CryptoMode;
+use aws_smithy_http_client::tls::{Provider, TlsContext, TrustStore};
+use aws_smithy_runtime_api::client::result::SdkError;
+use aws_smithy_types::error::metadata::ProvideErrorMetadata;
+
+/// Access to AWS with the region and credentials of the usual places: variables, profiles, the container, the instance.
+#[derive(Debug, Clone)]
+pub struct Aws {
+    config: SdkConfig,
+    region: String,
+}
+
+/// What can go wrong with AWS.
+#[derive(Debug, thiserror::Error)]
+pub enum AwsError {
+    /// Nothing says which region to use.
+    #[error("no AWS region is set")]
+    NoRegion,
+    /// There are no credentials.
+    #[error("there are no AWS credentials")]
+    NoCredentials(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// The TLS set-up failed.
+    #[error("cannot set up TLS for AWS")]
+    Tls(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// The credentials are not valid, or not any more.
+    #[error("AWS does not accept the credentials for {action}: {message}")]
+    BadCredentials {
+        /// The action, as IAM spells it.
+        action: &'static str,
+        /// AWS's own words.
+        message: String,
+    },
+    /// The credentials do not allow the call.
+    #[error("AWS denies {action}: {message}")]
+    Denied {
+        /// The action, as IAM spells it.
+        action: &'static str,
+        /// AWS's own words.
+        message: String,
+    },
+    /// The service does not answer.
+    #[error("AWS cannot be reached for {action}")]
+    Unreachable {
+        /// The action, as IAM spells it.
+        action: &'static str,
+        /// Why not.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// Something that the pipeline names does not exist.
+    #[error("there is no {what} `{name}`")]
+    NotFound {
+        /// What kind of thing it is.
+        what: &'static str,
+        /// Its name.
+        name: String,
+    },
+    /// Any other refusal.
+    #[error("AWS refused {action}: {code}: {message}")]
+    Service {
+        /// The action, as IAM spells it.
+        action: &'static str,
+        /// AWS's error code.
+        code: String,
+        /// AWS's own words.
+        message: String,
+    },
+}
+
+/// Error codes that mean "you may not".
+const DENIED: [&str; 4] = ["AccessDenied", "AccessDeniedException", "UnauthorizedOperation", "NotAuthorized"];
+/// Error codes that mean "we do not know you".
+const BAD_CREDENTIALS: [&str; 6] = [
+    "UnrecognizedClientException",
+    "InvalidClientTokenId",
+    "InvalidSignatureException",
+    "SignatureDoesNotMatch",
+    "ExpiredToken",
+    "ExpiredTokenException",
+];
+
+impl Aws {
+    /// Reads the configuration. Fails where there is no region or no credentials, before the first call is made.
+    pub async fn connect(authorities: &[Vec<u8>]) -> Result<Self, AwsError> {
+        let config = aws_config::defaults(BehaviorVersion::latest())
+            .http_client(http_client(authorities)?)
+            .load()
+            .await;
+        let region = config.region().map(ToString::to_string).ok_or(AwsError::NoRegion)?;
+        let missing = || AwsError::NoCredentials("no provider is set up".into());
+        config
+            .credentials_provider()
+            .ok_or_else(missing)?
+            .provide_credentials()
+            .await
+            .map_err(|error| AwsError::NoCredentials(Box::new(error)))?;
+        Ok(Self { config, region })
+    }
+
+    /// The region in use.
+    pub fn region(&self) -> &str {
+        &self.region
+    }
+
+    /// The same access in another region.
+    #[must_use]
+    pub fn in_region(&self, region: &str) -> Self {
+        let config = self.config.to_builder().region(Region::new(region.to_owned())).build();
+        Self { config, region: region.to_owned() }
+    }
+}
+
+fn http_client(
+    authorities: &[Vec<u8>],
+) -> Result<aws_smithy_runtime_api::client::http::SharedHttpClient, AwsError> {
+    let mut store = TrustStore::empty();
+    for der in authorities {
+        store.add_pem_certificate(crate::tls::pem(der).into_bytes());
+    }
+    let context = TlsContext::builder()
+        .with_trust_store(store)
+        .build()
+        .map_err(|error| AwsError::Tls(Box::new(error)))?;
+    Ok(aws_smithy_http_client::Builder::new()
+        .tls_provider(Provider::Rustls(CryptoMode::AwsLc))
+        .tls_context(context)
+        .build_https())
+}
+
+/// An SDK error in our words.
+fn error<E, R>(action: &'static str, error: SdkError<E, R>) -> AwsError
+where
+    E: std::error::Error + ProvideErrorMetadata + Send + Sync + 'static,
+    R: std::fmt::Debug + Send + Sync + 'static,
+{
+    let Some(service) = error.as_service_error() else {
+        return AwsError::Unreachable { action, source: Box::new(error) };
+    };
+    let code = service.code().unwrap_or("unknown error").to_owned();
+    let message = service.message().unwrap_or_default().to_owned();
+    if DENIED.contains(&code.as_str()) {
+        AwsError::Denied { action, message }
+    } else if BAD_CREDENTIALS.contains(&code.as_str()) {
+        AwsError::BadCredentials { action, message }
+    } else {
+        AwsError::Service { action, code, message }
+    }
+}

@@ -1,0 +1,406 @@
+//! The files of a build context: which of them a build gets, in the order and form that BuildKit's file sync wants.
+
+use super::ignore::{Inherited, PatternError, Patterns, is_own_file};
+use bollard_buildkit_proto::fsutil::types::Stat;
+use std::collections::BTreeSet;
+use std::fs::{self, Metadata};
+use std::io;
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+/// Go's `os.ModeDir`.
+const GO_DIR: u32 = 1 << 31;
+/// Go's `os.ModeSymlink`.
+const GO_SYMLINK: u32 = 1 << 27;
+/// Go's `os.ModeSetuid`, `ModeSetgid` and `ModeSticky`, beside their Unix bits.
+const GO_SPECIAL: [(u32, u32); 3] = [(0o4000, 1 << 23), (0o2000, 1 << 22), (0o1000, 1 << 20)];
+/// How many symbolic links are followed in a row before they count as a loop; moby's number.
+const MAX_LINKS: usize = 255;
+
+/// What one side of a build asks for.
+#[derive(Debug, Default)]
+pub struct Selection {
+    /// Patterns of what is left out, in the syntax of `.dockerignore`.
+    pub exclude: Vec<String>,
+    /// Patterns of what is wanted; everything where there are none.
+    pub include: Vec<String>,
+    /// Paths that are wanted with what their symbolic links lead to.
+    pub follow: Vec<String>,
+}
+
+/// A build context that cannot be read.
+#[derive(Debug, thiserror::Error)]
+pub enum ContextError {
+    /// A file or directory of it.
+    #[error("cannot read {} of the build context", path.display())]
+    Read {
+        /// Which.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
+    /// A name that the protocol cannot carry.
+    #[error("the file name {0:?} in the build context is not UTF-8; add it to .dockerignore")]
+    Name(PathBuf),
+    /// A pattern of an ignore file.
+    #[error(transparent)]
+    Pattern(#[from] PatternError),
+}
+
+impl ContextError {
+    fn read(path: &Path) -> impl FnOnce(io::Error) -> Self {
+        move |source| Self::Read { path: path.to_owned(), source }
+    }
+}
+
+/// Calls `entry` with the stat of every selected file, parents first and sorted as BuildKit expects. `entry` answers
+/// whether to go on.
+pub fn walk(
+    root: &Path,
+    selection: &Selection,
+    entry: &mut dyn FnMut(Stat) -> bool,
+) -> Result<(), ContextError> {
+    let exclude = Patterns::new(selection.exclude.iter().map(String::as_str))?;
+    let mut include: Vec<Vec<Wanted>> = Vec::new();
+    let followed = follow_links(root, &selection.follow);
+    for pattern in selection.include.iter().chain(&followed) {
+        include.push(components(pattern)?);
+    }
+    // A path to follow that is the root itself asks for everything.
+    let everything =
+        (selection.include.is_empty() && selection.follow.is_empty()) || include.iter().any(Vec::is_empty);
+    let mut walk = Walk {
+        root,
+        exclude,
+        include: if everything { Vec::new() } else { include },
+        everything,
+        entry,
+        pending: Vec::new(),
+    };
+    walk.directory("", &Inherited::default())?;
+    Ok(())
+}
+
+/// One component of a pattern of what is wanted.
+enum Wanted {
+    Pattern(Patterns),
+    /// `**`: any components from here on.
+    Any,
+}
+
+fn components(pattern: &str) -> Result<Vec<Wanted>, PatternError> {
+    pattern
+        .split('/')
+        .filter(|component| !component.is_empty() && *component != ".")
+        .map(|component| {
+            if component == "**" { Ok(Wanted::Any) } else { Patterns::new([component]).map(Wanted::Pattern) }
+        })
+        .collect()
+}
+
+struct Walk<'a> {
+    root: &'a Path,
+    exclude: Patterns,
+    include: Vec<Vec<Wanted>>,
+    everything: bool,
+    entry: &'a mut dyn FnMut(Stat) -> bool,
+    /// Directories that are sent only if something below them is.
+    pending: Vec<Stat>,
+}
+
+/// How a path relates to what is wanted.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Want {
+    Yes,
+    /// Not itself, but maybe something below it.
+    Below,
+    No,
+}
+
+impl Walk<'_> {
+    /// Walks a directory; the answer is whether to go on.
+    fn directory(&mut self, directory: &str, inherited: &Inherited) -> Result<bool, ContextError> {
+        let path = self.root.join(directory);
+        let mut names = Vec::new();
+        for entry in fs::read_dir(&path).map_err(ContextError::read(&path))? {
+            names.push(entry.map_err(ContextError::read(&path))?.file_name());
+        }
+        names.sort();
+        for name in names {
+            let full = path.join(&name);
+            if is_own_file(&full) {
+                continue;
+            }
+            let Some(name) = name.to_str() else {
+                if self.ignores_lossy(directory, &name.to_string_lossy(), inherited) {
+                    continue;
+                }
+                return Err(ContextError::Name(full));
+            };
+            let relative = join(directory, name);
+            if !self.visit(&relative, &full, inherited)? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    fn ignores_lossy(&self, directory: &str, name: &str, inherited: &Inherited) -> bool {
+        let relative = join(directory, name);
+        self.want(&relative) == Want::No || self.exclude.matches(&relative, inherited).0
+    }
+
+    fn visit(&mut self, relative: &str, full: &Path, inherited: &Inherited) -> Result<bool, ContextError> {
+        let want = self.want(relative);
+        if want == Want::No {
+            return Ok(true);
+        }
+        let metadata = match fs::symlink_metadata(full) {
+            Ok(metadata) => metadata,
+            // Gone since the directory was read: as if it had never been there.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(true),
+            Err(error) => return Err(ContextError::read(full)(error)),
+        };
+        let (ignored, own) = self.exclude.matches(relative, inherited);
+        if metadata.is_dir() {
+            if ignored && !self.exclude.may_keep_below(relative) {
+                return Ok(true);
+            }
+            let stat = stat(relative, full, &metadata)?;
+            let before = self.pending.len();
+            if ignored || want == Want::Below {
+                self.pending.push(stat);
+            } else if !self.send(stat) {
+                return Ok(false);
+            }
+            let go_on = self.directory(relative, &own)?;
+            self.pending.truncate(before);
+            return Ok(go_on);
+        }
+        let kind = metadata.file_type();
+        if ignored || want == Want::Below || kind.is_socket() {
+            return Ok(true);
+        }
+        if !(kind.is_file() || kind.is_symlink()) {
+            // Pipes and devices have no content that could be sent.
+            return Ok(true);
+        }
+        let stat = stat(relative, full, &metadata)?;
+        Ok(self.send(stat))
+    }
+
+    /// Sends the directories above, where they wait, and then the entry.
+    fn send(&mut self, stat: Stat) -> bool {
+        for directory in self.pending.drain(..) {
+            if !(self.entry)(directory) {
+                return false;
+            }
+        }
+        (self.entry)(stat)
+    }
+
+    fn want(&self, relative: &str) -> Want {
+        if self.everything {
+            return Want::Yes;
+        }
+        let names: Vec<&str> = relative.split('/').collect();
+        let mut best = Want::No;
+        for wanted in &self.include {
+            match wants(wanted, &names) {
+                Want::Yes => return Want::Yes,
+                Want::Below => best = Want::Below,
+                Want::No => {}
+            }
+        }
+        best
+    }
+}
+
+fn wants(wanted: &[Wanted], names: &[&str]) -> Want {
+    match (wanted.first(), names.first()) {
+        (None, _) => Want::Yes,
+        (Some(_), None) => Want::Below,
+        (Some(Wanted::Any), Some(_)) => Want::Yes,
+        (Some(Wanted::Pattern(pattern)), Some(name)) => {
+            if pattern.matches(name, &Inherited::default()).0 {
+                wants(&wanted[1..], &names[1..])
+            } else {
+                Want::No
+            }
+        }
+    }
+}
+
+fn join(directory: &str, name: &str) -> String {
+    if directory.is_empty() { name.to_owned() } else { format!("{directory}/{name}") }
+}
+
+fn stat(relative: &str, full: &Path, metadata: &Metadata) -> Result<Stat, ContextError> {
+    let permissions = metadata.permissions().mode();
+    let mut mode = permissions & 0o777;
+    for (unix, go) in GO_SPECIAL {
+        if permissions & unix != 0 {
+            mode |= go;
+        }
+    }
+    let mut stat = Stat {
+        path: relative.to_owned(),
+        // Owners are those of the machine that builds; as with the docker command, everything belongs to root.
+        uid: 0,
+        gid: 0,
+        mod_time: metadata.mtime().saturating_mul(1_000_000_000).saturating_add(metadata.mtime_nsec()),
+        ..Stat::default()
+    };
+    if metadata.is_dir() {
+        mode |= GO_DIR;
+    } else if metadata.is_symlink() {
+        mode |= GO_SYMLINK;
+        let target = fs::read_link(full).map_err(ContextError::read(full))?;
+        stat.linkname =
+            target.into_os_string().into_string().map_err(|name| ContextError::Name(name.into()))?;
+    } else {
+        stat.size = i64::try_from(metadata.len()).unwrap_or(i64::MAX);
+    }
+    stat.mode = mode;
+    Ok(stat)
+}
+
+/// The paths themselves and those that symbolic links on the way lead to, within the context.
+fn follow_links(root: &Path, paths: &[String]) -> Vec<String> {
+    let mut found = BTreeSet::new();
+    for path in paths {
+        let mut todo = vec![path.trim_start_matches('/').to_owned()];
+        let mut steps = 0;
+        while let Some(path) = todo.pop() {
+            steps += 1;
+            if steps > MAX_LINKS || !found.insert(path.clone()) {
+                continue;
+            }
+            let mut walked = PathBuf::new();
+            for (at, component) in path.split('/').enumerate() {
+                let target = fs::read_link(root.join(&walked).join(component)).ok();
+                if let Some(target) = target {
+                    let rest: PathBuf = path.split('/').skip(at + 1).collect();
+                    let below = if target.is_absolute() {
+                        target.strip_prefix("/").unwrap_or(&target).to_owned()
+                    } else {
+                        walked.join(&target)
+                    };
+                    if let Some(resolved) = normalize(&below.join(rest)) {
+                        found.insert(walked.join(component).to_string_lossy().into_owned());
+                        todo.push(resolved);
+                    }
+                    break;
+                }
+                walked.push(component);
+            }
+        }
+    }
+    found.into_iter().collect()
+}
+
+/// A path without `.` and `..`, as a chroot into the context would see it.
+fn normalize(path: &Path) -> Option<String> {
+    let mut parts: Vec<&str> = Vec::new();
+    for part in path.to_str()?.split('/') {
+        match part {
+            "" | "." => {}
+            ".." => {
+                parts.pop();
+            }
+            other => parts.push(other),
+        }
+    }
+    Some(parts.join("/"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::symlink;
+
+    fn tree() -> tempfile::TempDir {
+        let root = tempfile::tempdir().unwrap();
+        for file in [
+            "Dockerfile",
+            "src/main",
+            "src/deep/keep",
+            "src/deep/drop",
+            "a.txt",
+            "a/b",
+            ".runner/state.json",
+            "imagedefinitions.json",
+            "sub/.runner/x",
+        ] {
+            let path = root.path().join(file);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, "x").unwrap();
+        }
+        symlink("src/main", root.path().join("link")).unwrap();
+        root
+    }
+
+    fn walked(selection: &Selection) -> Vec<String> {
+        let root = tree();
+        let mut paths = Vec::new();
+        walk(root.path(), selection, &mut |stat| {
+            paths.push(stat.path);
+            true
+        })
+        .unwrap();
+        paths
+    }
+
+    fn texts(texts: &[&str]) -> Vec<String> {
+        texts.iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn runners_own_files_are_never_part_of_a_context() {
+        let paths = walked(&Selection::default());
+        assert_eq!(
+            paths,
+            [
+                "Dockerfile",
+                "a",
+                "a/b",
+                "a.txt",
+                "link",
+                "src",
+                "src/deep",
+                "src/deep/drop",
+                "src/deep/keep",
+                "src/main",
+                "sub"
+            ]
+        );
+    }
+
+    #[test]
+    fn directories_above_what_an_exclusion_keeps_are_sent() {
+        let paths = walked(&Selection { exclude: texts(&["*", "!src/deep/keep"]), ..Selection::default() });
+        assert_eq!(paths, ["src", "src/deep", "src/deep/keep"]);
+    }
+
+    #[test]
+    fn only_what_is_followed_is_sent_with_the_targets_of_links() {
+        let paths = walked(&Selection { follow: texts(&["/link", "a"]), ..Selection::default() });
+        assert_eq!(paths, ["a", "a/b", "link", "src", "src/main"]);
+    }
+
+    #[test]
+    fn stats_carry_gos_mode_bits() {
+        let root = tree();
+        let mut modes = std::collections::HashMap::new();
+        walk(root.path(), &Selection::default(), &mut |stat| {
+            modes.insert(stat.path.clone(), stat);
+            true
+        })
+        .unwrap();
+        assert_eq!(modes["src"].mode & GO_DIR, GO_DIR);
+        assert_eq!(modes["link"].mode & GO_SYMLINK, GO_SYMLINK);
+        assert_eq!(modes["link"].linkname, "src/main");
+        assert_eq!(modes["a.txt"].size, 1);
+    }
+}

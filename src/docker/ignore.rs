@@ -1,0 +1,223 @@
+//! `.dockerignore` patterns, with the semantics of moby/patternmatcher: `**`, `!`, the last match wins, and what holds
+//! for a directory holds for everything below it.
+
+use regex::bytes::Regex;
+use std::path::Path;
+
+/// A list of patterns.
+#[derive(Debug, Default)]
+pub struct Patterns {
+    patterns: Vec<Pattern>,
+}
+
+#[derive(Debug)]
+struct Pattern {
+    regex: Regex,
+    /// The pattern's literal directories, to tell what a `!` could bring back.
+    text: String,
+    exclusion: bool,
+}
+
+/// Which patterns matched a directory; its entries start from there.
+#[derive(Debug, Clone, Default)]
+pub struct Inherited(Vec<bool>);
+
+/// A pattern that cannot be understood.
+#[derive(Debug, thiserror::Error)]
+#[error("`{0}` is not a valid ignore pattern")]
+pub struct PatternError(String);
+
+impl Patterns {
+    /// Compiles patterns as they stand in an ignore file, one each.
+    pub fn new<'a>(patterns: impl IntoIterator<Item = &'a str>) -> Result<Self, PatternError> {
+        let mut compiled = Vec::new();
+        for written in patterns {
+            let text = written.trim();
+            if text.is_empty() {
+                continue;
+            }
+            let invalid = || PatternError(written.to_owned());
+            let (exclusion, text) = match text.strip_prefix('!') {
+                Some("") => return Err(invalid()),
+                Some(rest) => (true, rest.trim()),
+                None => (false, text),
+            };
+            let text = clean(text);
+            let regex = Regex::new(&translate(&text)).map_err(|_| invalid())?;
+            compiled.push(Pattern { regex, text, exclusion });
+        }
+        Ok(Self { patterns: compiled })
+    }
+
+    /// Whether a path (relative, with `/`) is ignored, given what its directory matched; and what its own entries
+    /// inherit.
+    pub fn matches(&self, path: &str, inherited: &Inherited) -> (bool, Inherited) {
+        let mut ignored = false;
+        let mut hits = vec![false; self.patterns.len()];
+        for (at, pattern) in self.patterns.iter().enumerate() {
+            let hit = inherited.0.get(at).copied().unwrap_or_default()
+                || (pattern.exclusion == ignored && pattern.regex.is_match(path.as_bytes()));
+            hits[at] = hit;
+            if hit {
+                ignored = !pattern.exclusion;
+            }
+        }
+        (ignored, Inherited(hits))
+    }
+
+    /// Whether something below an ignored directory could be brought back by a `!` pattern.
+    pub fn may_keep_below(&self, directory: &str) -> bool {
+        self.patterns
+            .iter()
+            .filter(|pattern| pattern.exclusion)
+            .any(|pattern| reaches_below(&pattern.text, directory))
+    }
+}
+
+/// Whether a pattern could match a path below `directory`: its components agree as far as both go.
+fn reaches_below(pattern: &str, directory: &str) -> bool {
+    let mut components = pattern.split('/');
+    for name in directory.split('/') {
+        match components.next() {
+            None => return true,
+            Some(component) if component.contains("**") => return true,
+            Some(component) => {
+                let matches =
+                    Regex::new(&translate(component)).is_ok_and(|regex| regex.is_match(name.as_bytes()));
+                if !matches {
+                    return false;
+                }
+            }
+        }
+    }
+    true
+}
+
+/// Go's `filepath.Clean` with the leading slash taken off.
+fn clean(text: &str) -> String {
+    let mut components: Vec<&str> = Vec::new();
+    for component in text.split('/') {
+        match component {
+            "" | "." => {}
+            ".." if components.last().is_some_and(|last| *last != "..") => {
+                components.pop();
+            }
+            ".." if text.starts_with('/') => {}
+            other => components.push(other),
+        }
+    }
+    if components.is_empty() { ".".to_owned() } else { components.join("/") }
+}
+
+/// The regular expression of a pattern, made character by character as moby does.
+fn translate(pattern: &str) -> String {
+    let mut regex = String::from("(?s-u)^");
+    let mut characters = pattern.chars().peekable();
+    while let Some(character) = characters.next() {
+        match character {
+            '*' if characters.peek() == Some(&'*') => {
+                characters.next();
+                if characters.peek() == Some(&'/') {
+                    characters.next();
+                }
+                regex.push_str(if characters.peek().is_none() { ".*" } else { "(.*/)?" });
+            }
+            '*' => regex.push_str("[^/]*"),
+            '?' => regex.push_str("[^/]"),
+            '\\' => match characters.next() {
+                Some(next) => push_literal(&mut regex, next),
+                None => regex.push_str("\\\\"),
+            },
+            '[' => regex.push('['),
+            ']' => regex.push(']'),
+            '^' | '-' => regex.push(character),
+            other => push_literal(&mut regex, other),
+        }
+    }
+    regex.push('$');
+    regex
+}
+
+fn push_literal(regex: &mut String, character: char) {
+    if character.is_ascii() {
+        regex.push_str(&regex::escape(character.encode_utf8(&mut [0; 4])));
+    } else {
+        // Bytes of UTF-8, since the expression matches bytes.
+        for byte in character.encode_utf8(&mut [0; 4]).bytes() {
+            regex.push_str(&format!("\\x{byte:02x}"));
+        }
+    }
+}
+
+/// Whether a path of a build context is never sent, whatever the ignore files say: runner's own files.
+pub fn is_own_file(path: &Path) -> bool {
+    path.file_name().is_some_and(|name| {
+        name == ".runner" || name == "imagedefinitions.json" || name == "imageDetail.json"
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Whether a path is ignored, asked directory by directory as a walk does.
+    fn ignored(patterns: &[&str], path: &str) -> bool {
+        let patterns = Patterns::new(patterns.iter().copied()).unwrap();
+        let mut inherited = Inherited::default();
+        let mut result = false;
+        for (at, _) in path.match_indices('/').chain([(path.len(), "")]) {
+            (result, inherited) = patterns.matches(&path[..at], &inherited);
+        }
+        result
+    }
+
+    #[test]
+    fn moby_semantics() {
+        let cases: &[(&[&str], &str, bool)] = &[
+            (&["*"], "a", true),
+            (&["*"], "a/b", true),
+            (&["*.go"], "a.go", true),
+            (&["*.go"], "a/b.go", false),
+            (&["**/*.go"], "a/b.go", true),
+            (&["**/*.go"], "b.go", true),
+            (&["a/**"], "a/b/c", true),
+            (&["a/**"], "a", false),
+            (&["/a"], "a", true),
+            (&["a/"], "a/b", true),
+            (&["./a/../b"], "b", true),
+            (&["*", "!keep"], "keep", false),
+            (&["*", "!keep/file"], "keep/file", false),
+            (&["*", "!keep/file"], "keep/other", true),
+            (&["!keep", "*"], "keep", true),
+            (&["a?c"], "abc", true),
+            (&["a?c"], "a/c", false),
+            (&["[a-c]x"], "bx", true),
+            (&["[^a]x"], "bx", true),
+            (&["a\\*"], "a*", true),
+            (&["a\\*"], "ab", false),
+            (&["a.b"], "axb", false),
+            (&["(x)|{y}+$"], "(x)|{y}+$", true),
+            (&["ü*"], "übung", true),
+            (&["**"], "any/thing", true),
+            (&["a/**/z"], "a/z", true),
+            (&["a/**/z"], "a/b/c/z", true),
+        ];
+        for (patterns, path, expected) in cases {
+            assert_eq!(ignored(patterns, path), *expected, "{patterns:?} {path}");
+        }
+    }
+
+    #[test]
+    fn a_bare_exclamation_mark_is_an_error() {
+        assert!(Patterns::new(["!"]).is_err());
+    }
+
+    #[test]
+    fn an_ignored_directory_is_entered_only_where_something_may_come_back() {
+        let patterns = Patterns::new(["*", "!src/*/keep", "!**/deep"]).unwrap();
+        assert!(patterns.may_keep_below("src"));
+        assert!(patterns.may_keep_below("src/a"));
+        let patterns = Patterns::new(["*", "!src/*/keep"]).unwrap();
+        assert!(!patterns.may_keep_below("node_modules"));
+    }
+}

@@ -1,0 +1,133 @@
+//! Errors of the adapters as failures: exit code, sentence, next step to take.
+
+use crate::aws::AwsError;
+use crate::docker::DockerError;
+use crate::docker::context::ContextError;
+use crate::ecs::task_definition::TaskDefinitionError;
+use crate::exit::{Exit, Failure};
+use crate::files::WriteError;
+use crate::process::ProcessError;
+use crate::registry::RegistryError;
+
+/// The message of steps that end because the run is being stopped.
+pub(super) const STOPPED: &str = "the run was stopped";
+
+impl From<ProcessError> for Failure {
+    fn from(error: ProcessError) -> Self {
+        let failure = Self::caused(Exit::Environment, &error);
+        match error {
+            ProcessError::NoProgram(program) if program == "bash" => {
+                failure.help("install bash, or write `env: { shell: sh }` in the pipeline file")
+            }
+            ProcessError::NoProgram(_) => failure.help(
+                "install it in the build image; a script for the shell is written as text, not as a list",
+            ),
+            ProcessError::NoDirectory(_) => {
+                failure.help("`dir` starts from the directory of the pipeline file")
+            }
+            ProcessError::Start { .. } => failure,
+        }
+    }
+}
+
+impl From<DockerError> for Failure {
+    fn from(error: DockerError) -> Self {
+        let exit = match &error {
+            DockerError::Build(_) => Exit::StepFailed,
+            DockerError::Start(_) => Exit::TestsFailed,
+            DockerError::NoDockerfile(_)
+            | DockerError::Context(ContextError::Name(_) | ContextError::Pattern(_)) => Exit::Usage,
+            _ => Exit::Environment,
+        };
+        let failure = Self::caused(exit, &error);
+        match &error {
+            DockerError::NoSocket(_) => failure.help(
+                "start Docker; in CodeBuild turn on privileged mode; in a container mount /var/run/docker.sock; or set DOCKER_HOST",
+            ),
+            DockerError::Denied(_) => {
+                failure.help("add your user to the group `docker`, or run as root")
+            }
+            DockerError::Address(_) => failure.help("use unix:///path/to/socket or tcp://host:port"),
+            DockerError::Unreachable { .. } => {
+                failure.help("is the engine running? `docker info` says more; DOCKER_HOST names another one")
+            }
+            DockerError::TooOld { .. } => failure.help("use a newer CodeBuild image or engine"),
+            DockerError::NoImage(_) => {
+                failure.help("it was removed since it was built; run the build phase again")
+            }
+            DockerError::NoDockerfile(_) => failure.help(
+                "`dockerfile` starts from the directory of the pipeline file, and is `Dockerfile` in the context where it is not given",
+            ),
+            DockerError::Stopped => Self::environment(STOPPED),
+            _ => failure,
+        }
+    }
+}
+
+impl From<RegistryError> for Failure {
+    fn from(error: RegistryError) -> Self {
+        let exit = match &error {
+            RegistryError::Name { .. } => Exit::Usage,
+            RegistryError::Verification { .. } | RegistryError::ImmutableTag { .. } => Exit::StepFailed,
+            _ => Exit::Environment,
+        };
+        let failure = Self::caused(exit, &error);
+        match &error {
+            RegistryError::Denied { host, .. } => failure.help(format!(
+                "for ECR allow the role to push to this repository; elsewhere log in with `docker login {host}`"
+            )),
+            RegistryError::NoRepository { repository, .. } => failure.help(format!(
+                "create it (`aws ecr create-repository --repository-name {repository}`), or write `create: true` for the image"
+            )),
+            RegistryError::Unreachable { .. } => {
+                failure.help("check the name in `repository`, the network and the proxy settings")
+            }
+            RegistryError::ImmutableTag { .. } => {
+                failure.help("give the image a tag that is unique to the commit, such as `${source.commit}`")
+            }
+            RegistryError::Stopped => Self::environment(STOPPED),
+            _ => failure,
+        }
+    }
+}
+
+impl From<AwsError> for Failure {
+    fn from(error: AwsError) -> Self {
+        let exit = match &error {
+            AwsError::Service { .. } => Exit::StepFailed,
+            _ => Exit::Environment,
+        };
+        let failure = Self::caused(exit, &error);
+        match &error {
+            AwsError::NoRegion => failure.help("set AWS_REGION, or a region in the profile"),
+            AwsError::NoCredentials(_) => Self::environment("there are no AWS credentials").help(
+                "give the CodeBuild project a service role; elsewhere set AWS_PROFILE or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or run with --local",
+            ),
+            AwsError::BadCredentials { .. } => {
+                failure.help("renew them; `aws sts get-caller-identity` says whose they are")
+            }
+            AwsError::Denied { action, .. } => {
+                failure.help(format!("allow `{action}` in a policy of the role that runs this"))
+            }
+            AwsError::Unreachable { .. } => {
+                failure.help("check the network, the region and AWS_ENDPOINT_URL")
+            }
+            AwsError::NotFound { what, .. } => {
+                failure.help(format!("create the {what}, or correct its name in the pipeline file"))
+            }
+            AwsError::Tls(_) | AwsError::Service { .. } => failure,
+        }
+    }
+}
+
+impl From<TaskDefinitionError> for Failure {
+    fn from(error: TaskDefinitionError) -> Self {
+        Self::caused(Exit::Usage, &error)
+    }
+}
+
+impl From<WriteError> for Failure {
+    fn from(error: WriteError) -> Self {
+        Self::caused(Exit::Environment, &error).help("is the disk full, or the directory not writable?")
+    }
+}

@@ -1,0 +1,353 @@
+//! Runs a plan: phases, steps, `finally`, stopping; tells events what happens and keeps the state.
+
+mod failure;
+mod output;
+mod secrets;
+mod services;
+mod state;
+mod step;
+
+use crate::event::{Event, Events, RunFinished, RunStarted, Status};
+use crate::exit::{Exit, Failure};
+use crate::files::{self, Access};
+use crate::pipeline::diagnostic::Diagnostic;
+use crate::pipeline::model::{Phase, PhaseName, Pipeline, Step, When};
+use crate::pipeline::source::SourceFile;
+use crate::pipeline::template::{Template, Undefined};
+use crate::plan::context::BuildContext;
+use crate::plan::scope::Values;
+use crate::plan::{self, Mode, Plan};
+use crate::process::Stopping;
+use crate::secret::Masks;
+use output::Output;
+use services::Services;
+pub use services::Settings;
+use state::{Identity, RecordedFailure, State};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::time::{Duration, Instant};
+
+/// How long `finally` may take once the run has been stopped.
+const FINALLY_AFTER_STOP: Duration = Duration::from_mins(1);
+/// The directory for everything that runner writes.
+const WORK_DIRECTORY: &str = ".runner";
+
+/// Everything that a run is made from.
+#[derive(Debug, Clone)]
+pub struct Job {
+    /// The pipeline.
+    pub pipeline: Pipeline,
+    /// Its file, for errors that show up while it runs.
+    pub source: SourceFile,
+    /// What will run.
+    pub plan: Plan,
+    /// The values of `${…}` and the environment of commands.
+    pub values: Values,
+    /// What is being built.
+    pub context: BuildContext,
+    /// Where effects go.
+    pub mode: Mode,
+    /// The pipeline file, as a full path: calls of one build share it.
+    pub pipeline_file: PathBuf,
+    /// The pipeline file's directory.
+    pub directory: PathBuf,
+    /// Where the files for CodePipeline go when publishing.
+    pub artifacts: PathBuf,
+    /// How connections are made.
+    pub settings: Settings,
+    /// The secrets of the run.
+    pub masks: Masks,
+}
+
+impl Job {
+    /// `.runner/` of this pipeline.
+    pub fn work_directory(&self) -> PathBuf {
+        self.directory.join(WORK_DIRECTORY)
+    }
+
+    /// A template's text; its failure names the place in the file.
+    pub fn resolve(&self, values: &Values, template: &Template) -> Result<String, Failure> {
+        template.resolve(values).map_err(|undefined| self.undefined(&undefined, values))
+    }
+
+    fn undefined(&self, undefined: &Undefined, values: &Values) -> Failure {
+        self.located(&plan::undefined(undefined, values))
+    }
+
+    /// A mistake in the file that only showed up now.
+    fn located(&self, problem: &Diagnostic) -> Failure {
+        let (line, column) = self.source.line_column(problem.span.start);
+        let message = format!("{}:{line}:{column}: {}", self.source.name, problem.message);
+        let failure = Failure::usage(message);
+        match &problem.help {
+            Some(help) => failure.help(help.as_str()),
+            None => failure,
+        }
+    }
+}
+
+/// How a run is stopped from outside.
+#[derive(Debug, Clone, Default)]
+pub struct Cancellation {
+    /// What running commands are told.
+    pub stopping: Stopping,
+    /// The signal that asked for it; 0 while none has.
+    pub signal: Arc<AtomicU8>,
+}
+
+/// A job that can begin: `.runner/` is ours, earlier calls are remembered, secrets have their values.
+pub struct Prepared {
+    job: Job,
+    state: State,
+    services: Services,
+    warnings: Vec<String>,
+    work: PathBuf,
+    /// Held until the run is through.
+    _lock: std::fs::File,
+}
+
+impl Prepared {
+    /// The job, its values complete.
+    pub fn job(&self) -> &Job {
+        &self.job
+    }
+
+    /// Runs the job to its end. The error is the first failure, or the signal that stopped the run.
+    pub async fn run(self, events: &Events, cancellation: &Cancellation) -> Result<(), Failure> {
+        let begin = Instant::now();
+        let mut run = Run {
+            job: self.job,
+            state: self.state,
+            services: self.services,
+            events: events.clone(),
+            cancellation: cancellation.clone(),
+            work: self.work,
+        };
+        run.begin(self.warnings).await;
+        let failure = match run.phases().await {
+            Ok(()) => run.state.failure.as_ref().map(RecordedFailure::to_failure),
+            Err(failure) => Some(failure),
+        };
+        // A signal beats all.
+        let failure = run.stopped().or(failure);
+        let last = run.end(failure.as_ref());
+        let finished = RunFinished { failure: failure.clone(), last, elapsed: begin.elapsed() };
+        events.send(Event::RunFinished(finished)).await;
+        failure.map_or(Ok(()), Err)
+    }
+}
+
+/// Prepares a job. Nothing has run yet, so a failure needs no report.
+pub async fn prepare(mut job: Job) -> Result<Prepared, Failure> {
+    let work = job.work_directory();
+    let lock = lock(&work)?;
+    let identity = Identity {
+        build_id: job.context.build_id.clone(),
+        pipeline: job.pipeline_file.display().to_string(),
+        commit: job.context.commit.clone(),
+        mode: job.mode,
+    };
+    let state = State::join(&work.join("state.json"), &identity, &job.plan.phases);
+    let services = Services::new(&job);
+    let warnings = secrets::resolve(&mut job, &services).await?;
+    Ok(Prepared { job, state, services, warnings, work, _lock: lock })
+}
+
+/// Makes `.runner/`, invisible to git, and takes its lock: two runs would overwrite each other's state.
+fn lock(work: &Path) -> Result<std::fs::File, Failure> {
+    let unusable = |error: std::io::Error| {
+        Failure::environment(format!("cannot use {}: {error}", work.display()))
+            .help("is the disk full, or the directory not writable?")
+    };
+    std::fs::create_dir_all(work).map_err(unusable)?;
+    let ignore = work.join(".gitignore");
+    if !ignore.exists() {
+        files::write_whole(&ignore, b"*\n", Access::Everybody)?;
+    }
+    let lock = std::fs::File::create(work.join("lock")).map_err(unusable)?;
+    rustix::fs::flock(&lock, rustix::fs::FlockOperation::NonBlockingLockExclusive).map_err(|_| {
+        Failure::environment(format!("another runner is at work in {}", work.display()))
+            .help("wait for it to end, or run in another copy of the source")
+    })?;
+    Ok(lock)
+}
+
+/// A run under way.
+struct Run {
+    job: Job,
+    state: State,
+    services: Services,
+    events: Events,
+    cancellation: Cancellation,
+    work: PathBuf,
+}
+
+impl Run {
+    async fn begin(&mut self, warnings: Vec<String>) {
+        let first = self.state.phases.is_empty();
+        let started = RunStarted {
+            pipeline: self.job.pipeline.name.clone(),
+            build_id: self.state.build_id.clone(),
+            mode: self.job.mode.as_str(),
+            source: self.job.context.summary(),
+            first,
+        };
+        if first && self.job.mode == Mode::Local {
+            // What an earlier build would have sent or changed says nothing about this one.
+            for stale in ["notifications", "ecs"] {
+                let _ = std::fs::remove_dir_all(self.work.join(stale));
+            }
+        }
+        self.events.send(Event::RunStarted(started)).await;
+        for warning in warnings {
+            self.events.warn(warning).await;
+        }
+        // The built-ins of images that an earlier call pushed.
+        for (name, image) in &self.state.images {
+            if let (Some(uri), Some(digest)) = (&image.uri, &image.digest) {
+                self.job.values.set_image(name, uri, digest);
+            }
+        }
+    }
+
+    async fn phases(&mut self) -> Result<(), Failure> {
+        let pipeline = self.job.pipeline.clone();
+        for name in self.job.plan.phases.clone() {
+            if let Some(phase) = pipeline.phase(name) {
+                self.phase(phase).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn phase(&mut self, phase: &Phase) -> Result<(), Failure> {
+        let failed = self.state.failure.is_some();
+        let runs = |step: &Step| step.when.unwrap_or(phase.when).allows(failed);
+        let reason = if self.signal() != 0 {
+            Some("the run is being stopped")
+        } else if !phase.steps.iter().any(runs) && (failed || !phase.steps.is_empty()) {
+            Some(if failed { "something failed before" } else { "nothing has failed" })
+        } else {
+            None
+        };
+        if let Some(reason) = reason {
+            let reason = reason.to_owned();
+            let phase = phase.name;
+            self.events.send(Event::PhaseSkipped { phase, reason }).await;
+            return self.phase_done(phase);
+        }
+        let begin = Instant::now();
+        self.events.send(Event::PhaseStarted { phase: phase.name }).await;
+        let mut failure = None;
+        for step in &phase.steps {
+            if let Err(failed) = self.step(step, phase.when, false).await {
+                failure.get_or_insert(failed);
+            }
+        }
+        for step in &phase.finally {
+            if let Err(failed) = self.step(step, When::Always, true).await {
+                failure.get_or_insert(failed);
+            }
+        }
+        let status = failure.map_or(Status::Succeeded, Status::Failed);
+        self.events.send(Event::PhaseFinished { phase: phase.name, status, elapsed: begin.elapsed() }).await;
+        self.phase_done(phase.name)
+    }
+
+    fn phase_done(&mut self, phase: PhaseName) -> Result<(), Failure> {
+        if self.signal() == 0 {
+            self.state.phases.push(phase);
+        }
+        self.save()
+    }
+
+    async fn step(&mut self, step: &Step, default: When, finally: bool) -> Result<(), Failure> {
+        let failed = self.state.failure.is_some();
+        let title = match &step.name {
+            Some(name) => self.job.resolve(&self.job.values, name)?,
+            None => plan::describe(&step.action),
+        };
+        let skip = if self.signal() != 0 && !finally {
+            Some("the run is being stopped")
+        } else if !step.when.unwrap_or(default).allows(failed) {
+            Some(if failed { "something failed before" } else { "nothing has failed" })
+        } else {
+            self.job.plan.skip_reason(step)
+        };
+        if let Some(reason) = skip {
+            let reason = reason.to_owned();
+            self.events.send(Event::StepSkipped { title, reason }).await;
+            return Ok(());
+        }
+        let begin = Instant::now();
+        let started = Event::StepStarted { title: title.clone(), finally };
+        self.events.send(started).await;
+        let (output, log) = Output::open(&self.events);
+        let stopping = self.stopping(finally);
+        let result = step::run(self, step, &output, &stopping).await;
+        drop(output);
+        log.close().await;
+        if let Err(failure) = &result
+            && self.state.failure.is_none()
+        {
+            self.state.failure = Some(RecordedFailure::new(failure));
+        }
+        let status = match &result {
+            Ok(()) => Status::Succeeded,
+            Err(failure) => Status::Failed(failure.clone()),
+        };
+        self.events.send(Event::StepFinished { title, status, elapsed: begin.elapsed() }).await;
+        self.save()?;
+        result
+    }
+
+    /// What stops a step. Steps of `finally` also run when the run is being stopped, but then only for a while.
+    fn stopping(&self, finally: bool) -> Stopping {
+        let outer = &self.cancellation.stopping;
+        if !finally {
+            return outer.clone();
+        }
+        let soft = outer.hard.child_token();
+        let (watched, timeout) = (outer.soft.clone(), soft.clone());
+        tokio::spawn(async move {
+            watched.cancelled().await;
+            tokio::time::sleep(FINALLY_AFTER_STOP).await;
+            timeout.cancel();
+        });
+        Stopping { soft, ..outer.clone() }
+    }
+
+    fn signal(&self) -> u8 {
+        self.cancellation.signal.load(Ordering::SeqCst)
+    }
+
+    /// The failure that a signal makes of the run.
+    fn stopped(&self) -> Option<Failure> {
+        let number = self.signal();
+        let name = match number {
+            0 => return None,
+            2 => "SIGINT".to_owned(),
+            15 => "SIGTERM".to_owned(),
+            other => format!("signal {other}"),
+        };
+        Some(Failure::new(Exit::Signal(number), format!("stopped by {name}")))
+    }
+
+    /// Notes the end in the state. The answer is whether this call ended the whole pipeline.
+    fn end(&mut self, failure: Option<&Failure>) -> bool {
+        let through = || {
+            let phases = &self.job.pipeline.phases;
+            phases.iter().all(|phase| self.state.phases.contains(&phase.name))
+        };
+        let last = !self.state.ended && (failure.is_some() || through());
+        self.state.ended |= last;
+        // The result is known; a state that cannot be written has been reported by the step before.
+        let _ = self.save();
+        last
+    }
+
+    fn save(&self) -> Result<(), Failure> {
+        Ok(self.state.save(&self.work.join("state.json"))?)
+    }
+}

@@ -1,0 +1,167 @@
+//! `.runner/state.json`: what one call produced and the next one finds.
+
+use crate::exit::{Exit, Failure};
+use crate::files::{self, Access, WriteError};
+use crate::pipeline::model::PhaseName;
+use crate::plan::Mode;
+use indexmap::IndexMap;
+use serde::{Deserialize, Serialize};
+use std::path::Path;
+
+/// The version of the file's format.
+const VERSION: u32 = 1;
+
+/// Everything that later calls of the same build need.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) struct State {
+    version: u32,
+    /// The build that it belongs to.
+    pub(super) build_id: String,
+    /// The pipeline file, so that two pipelines in one directory keep apart.
+    pipeline: String,
+    commit: Option<String>,
+    mode: Mode,
+    /// The phases that have run.
+    pub(super) phases: Vec<PhaseName>,
+    /// The first failure.
+    pub(super) failure: Option<RecordedFailure>,
+    /// Images by their name in the pipeline.
+    pub(super) images: IndexMap<String, ImageState>,
+    /// Registered revisions by family: the ARN, or the family alone in local mode.
+    pub(super) task_definitions: IndexMap<String, String>,
+    /// The whole pipeline has been announced as ended.
+    pub(super) ended: bool,
+}
+
+/// A failure as the state keeps it.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) struct RecordedFailure {
+    exit: u8,
+    message: String,
+}
+
+impl RecordedFailure {
+    pub(super) fn new(failure: &Failure) -> Self {
+        Self { exit: failure.exit.code(), message: failure.message.clone() }
+    }
+
+    pub(super) fn to_failure(&self) -> Failure {
+        Failure::new(Exit::from_code(self.exit), self.message.clone())
+    }
+}
+
+/// What is known of an image.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub(super) struct ImageState {
+    /// Its id in the engine.
+    pub(super) id: String,
+    /// The manifest's digest, once it is pushed.
+    pub(super) digest: Option<String>,
+    /// `repository@sha256:…`, once it is pushed.
+    pub(super) uri: Option<String>,
+}
+
+/// What a call has in common with the calls that it may continue.
+#[derive(Debug, Clone)]
+pub(super) struct Identity {
+    /// CodeBuild's build id, where there is one.
+    pub(super) build_id: Option<String>,
+    pub(super) pipeline: String,
+    pub(super) commit: Option<String>,
+    pub(super) mode: Mode,
+}
+
+impl State {
+    /// The state that this call continues, or a new one. In CodeBuild that is the state of the same build; elsewhere that of
+    /// the same file, commit and mode, as long as none of this call's phases has run in it.
+    pub(super) fn join(path: &Path, identity: &Identity, phases: &[PhaseName]) -> Self {
+        let found = std::fs::read(path)
+            .ok()
+            .and_then(|bytes| serde_json::from_slice::<Self>(&bytes).ok())
+            .filter(|state| state.version == VERSION && state.pipeline == identity.pipeline);
+        let joined = found.filter(|state| match &identity.build_id {
+            Some(build_id) => state.build_id == *build_id,
+            None => {
+                state.commit == identity.commit
+                    && state.mode == identity.mode
+                    && !state.ended
+                    && state.build_id.starts_with(LOCAL)
+                    && !phases.iter().any(|phase| state.phases.contains(phase))
+            }
+        });
+        joined.unwrap_or_else(|| Self {
+            version: VERSION,
+            build_id: identity.build_id.clone().unwrap_or_else(local_build_id),
+            pipeline: identity.pipeline.clone(),
+            commit: identity.commit.clone(),
+            mode: identity.mode,
+            phases: Vec::new(),
+            failure: None,
+            images: IndexMap::new(),
+            task_definitions: IndexMap::new(),
+            ended: false,
+        })
+    }
+
+    /// Writes the file whole, readable by its owner alone.
+    pub(super) fn save(&self, path: &Path) -> Result<(), WriteError> {
+        files::write_json(path, self, Access::Owner)
+    }
+}
+
+/// How build ids begin that CodeBuild did not give.
+const LOCAL: &str = "local-";
+
+fn local_build_id() -> String {
+    let now = jiff::Zoned::now();
+    format!("{LOCAL}{}-{}", now.strftime("%Y%m%d-%H%M%S"), std::process::id())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use PhaseName::{Build, PostBuild};
+
+    fn identity(build_id: Option<&str>, commit: &str) -> Identity {
+        Identity {
+            build_id: build_id.map(ToOwned::to_owned),
+            pipeline: "pipeline.yml".to_owned(),
+            commit: Some(commit.to_owned()),
+            mode: Mode::Local,
+        }
+    }
+
+    fn after_build(identity: &Identity) -> (tempfile::TempDir, std::path::PathBuf, String) {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("state.json");
+        let mut state = State::join(&path, identity, &[Build]);
+        state.phases.push(Build);
+        state.save(&path).unwrap();
+        (directory, path, state.build_id)
+    }
+
+    #[test]
+    fn a_call_joins_the_same_commit_once_for_each_phase() {
+        let (_directory, path, id) = after_build(&identity(None, "a"));
+        let join = |commit, phases: &[PhaseName]| State::join(&path, &identity(None, commit), phases);
+        assert_eq!(join("a", &[PostBuild]).build_id, id);
+        assert!(join("a", &[Build]).phases.is_empty());
+        assert!(join("b", &[PostBuild]).phases.is_empty());
+    }
+
+    #[test]
+    fn a_state_of_another_build_is_never_used() {
+        let (_directory, path, _) = after_build(&identity(Some("web:1"), "a"));
+        assert_eq!(State::join(&path, &identity(Some("web:1"), "a"), &[PostBuild]).phases, [Build]);
+        assert!(State::join(&path, &identity(Some("web:2"), "a"), &[PostBuild]).phases.is_empty());
+        assert!(State::join(&path, &identity(None, "a"), &[PostBuild]).phases.is_empty());
+    }
+
+    #[test]
+    fn an_unreadable_state_is_a_new_one() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("state.json");
+        std::fs::write(&path, "{ half").unwrap();
+        assert!(State::join(&path, &identity(None, "a"), &[Build]).phases.is_empty());
+    }
+}

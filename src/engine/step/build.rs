@@ -1,0 +1,149 @@
+//! `build`.
+
+use super::Context;
+use crate::docker::solver::Build;
+use crate::engine::state::ImageState;
+use crate::exit::Failure;
+use crate::pipeline::model::{CacheTo, Image, Name};
+use crate::registry::reference;
+use crate::secret::Secret;
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+
+/// The host that images carry whose repository is not in a registry of this name. It never resolves (RFC 6761).
+pub(super) const LOCAL_HOST: &str = "local.invalid";
+
+pub(super) async fn run(cx: &mut Context<'_>, images: &[Name]) -> Result<(), Failure> {
+    for name in images {
+        one(cx, name).await?;
+    }
+    Ok(())
+}
+
+async fn one(cx: &mut Context<'_>, name: &Name) -> Result<(), Failure> {
+    let image = cx.image(name)?;
+    let repository = cx.repository(&image)?;
+    let tags = cx.tags(&image)?;
+    let context = cx.path(&image.context)?;
+    let build = Build {
+        dockerfile: dockerfile(cx, &image, &context)?,
+        context,
+        target: image.target.as_ref().map(|target| cx.resolve(target)).transpose()?,
+        args: cx.resolve_pairs(&image.args)?,
+        labels: cx.resolve_pairs(&image.labels)?,
+        secrets: secrets(cx, &image)?,
+        cache_from: cx.resolve_all(&image.cache_from)?,
+        inline_cache: image.cache_to == CacheTo::Inline,
+        names: tags.iter().map(|tag| format!("{repository}:{tag}")).collect(),
+        logins: cx.run.services.logins(),
+    };
+    let engine = cx.run.services.docker().await?.clone();
+    let built = engine.build(&build, cx.output, &cx.stopping.soft).await?;
+    let size = engine.image(&built.id).await?.size;
+    let state = ImageState { id: built.id.clone(), ..ImageState::default() };
+    cx.run.state.images.insert(name.value.clone(), state);
+    let detail = format!(
+        "{} · {} · {} of {} steps cached",
+        short_id(&built.id),
+        human_size(size),
+        built.summary.cached,
+        built.summary.cached + built.summary.run,
+    );
+    cx.run.events.result("built", &name.value, detail).await;
+    Ok(())
+}
+
+impl Context<'_> {
+    /// The image of that name; references have been checked with the file.
+    pub(super) fn image(&self, name: &Name) -> Result<Image, Failure> {
+        let image = self.run.job.pipeline.images.get(&name.value).cloned();
+        image.ok_or_else(|| Failure::usage(format!("there is no image `{}`", name.value)))
+    }
+
+    /// The name that the image's repository has in the engine: with its registry where the file names one.
+    pub(super) fn repository(&self, image: &Image) -> Result<String, Failure> {
+        let name = self.resolve(&image.repository)?;
+        let known =
+            reference::Repository::parse(&name).map_err(|error| self.at(image.repository.span, error))?;
+        Ok(known.map_or_else(|| format!("{LOCAL_HOST}/{name}"), |repository| repository.to_string()))
+    }
+
+    /// The image's tags, each once.
+    pub(super) fn tags(&self, image: &Image) -> Result<Vec<String>, Failure> {
+        let mut tags = Vec::new();
+        for template in &image.tags {
+            let tag = self.resolve(template)?;
+            reference::check_tag(&tag).map_err(|error| self.at(template.span, error))?;
+            if !tags.contains(&tag) {
+                tags.push(tag);
+            }
+        }
+        Ok(tags)
+    }
+
+    /// A failure about a value of the pipeline file, with its place.
+    fn at(&self, span: crate::pipeline::source::Span, error: impl std::error::Error) -> Failure {
+        let message = crate::exit::chain(&error);
+        self.run.job.located(&crate::pipeline::diagnostic::Diagnostic::new(message, span))
+    }
+}
+
+/// The Dockerfile: from the pipeline file's directory where it is given, and otherwise the context's own. The other place
+/// is tried where the first has none.
+fn dockerfile(cx: &Context<'_>, image: &Image, context: &Path) -> Result<PathBuf, Failure> {
+    let directory = &cx.run.job.directory;
+    let (first, second) = match &image.dockerfile {
+        Some(dockerfile) => {
+            let written = cx.resolve(dockerfile)?;
+            (directory.join(&written), context.join(&written))
+        }
+        None => (context.join("Dockerfile"), directory.join("Dockerfile")),
+    };
+    Ok(if !first.is_file() && second.is_file() { second } else { first })
+}
+
+fn secrets(cx: &Context<'_>, image: &Image) -> Result<HashMap<String, Secret>, Failure> {
+    image.secrets.iter().map(|name| Ok((name.value.clone(), cx.secret(name)?))).collect()
+}
+
+impl Context<'_> {
+    /// The value of a secret variable.
+    pub(super) fn secret(&self, name: &Name) -> Result<Secret, Failure> {
+        self.values.get(&name.value).map(Secret::new).ok_or_else(|| {
+            let problem = crate::pipeline::diagnostic::Diagnostic::new(
+                format!("the secret `{}` has no value", name.value),
+                name.span,
+            );
+            self.run.job.located(&problem.help("give it in --env-file or in the environment"))
+        })
+    }
+}
+
+/// The first twelve digits of an id, as the docker command shows it.
+fn short_id(id: &str) -> &str {
+    let hex = id.strip_prefix("sha256:").unwrap_or(id);
+    hex.get(..12).unwrap_or(hex)
+}
+
+/// A size as people read it, in decimal units like the docker command.
+pub(super) fn human_size(bytes: u64) -> String {
+    let units = [(1_000_000_000, "GB"), (1_000_000, "MB"), (1_000, "kB")];
+    for (unit, name) in units {
+        if bytes >= unit {
+            return format!("{}.{} {name}", bytes / unit, bytes % unit * 10 / unit);
+        }
+    }
+    format!("{bytes} B")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_and_ids_are_short() {
+        assert_eq!(human_size(2_345_678), "2.3 MB");
+        assert_eq!(human_size(999), "999 B");
+        assert_eq!(short_id("sha256:0123456789abcdef"), "0123456789ab");
+    }
+}

@@ -1,0 +1,131 @@
+//! `push`: to a registry, or into an OCI layout with the same digest.
+
+use super::Context;
+use super::build::{LOCAL_HOST, human_size};
+use crate::aws::ecr::EcrHost;
+use crate::docker::Engine;
+use crate::exit::Failure;
+use crate::pipeline::model::{Image, Name};
+use crate::plan::Mode;
+use crate::registry::RegistryError;
+use crate::registry::convert::{Converted, convert};
+use crate::registry::layout::Layout;
+use crate::registry::push::{http_client, push};
+use crate::registry::reference::Repository;
+use futures_util::TryStreamExt;
+use std::path::Path;
+use tokio_util::io::{StreamReader, SyncIoBridge};
+
+pub(super) async fn run(cx: &mut Context<'_>, images: &[Name]) -> Result<(), Failure> {
+    for name in images {
+        let image = cx.image(name)?;
+        let id = cx.built_image(&name.value)?;
+        let uri = match cx.run.job.mode {
+            Mode::Local => to_layout(cx, name, &image, &id).await?,
+            Mode::Publish => to_registry(cx, name, &image, &id).await?,
+        };
+        let digest = uri.rsplit('@').next().unwrap_or_default().to_owned();
+        cx.run.job.values.set_image(&name.value, &uri, &digest);
+        if let Some(state) = cx.run.state.images.get_mut(&name.value) {
+            state.uri = Some(uri);
+            state.digest = Some(digest);
+        }
+    }
+    Ok(())
+}
+
+async fn to_layout(cx: &Context<'_>, name: &Name, image: &Image, id: &str) -> Result<String, Failure> {
+    let repository = cx.resolve(&image.repository)?;
+    let tags = cx.tags(image)?;
+    // The name has been checked to hold no `..`; a colon of a port stays as it is.
+    let layout = Layout::create(&cx.run.work.join("registry").join(&repository))?;
+    let converted = export(cx, id, &layout).await?;
+    layout.tag(&converted, &tags)?;
+    layout.remove_unused()?;
+    let uri = format!("{LOCAL_HOST}/{repository}@{}", converted.digest);
+    cx.run.events.result("stored", &name.value, &uri).await;
+    Ok(uri)
+}
+
+async fn to_registry(cx: &Context<'_>, name: &Name, image: &Image, id: &str) -> Result<String, Failure> {
+    let tags = cx.tags(image)?;
+    let repository = target(cx, image).await?;
+    let login = cx.run.services.login(&repository.host).await?;
+    let directory = cx.run.work.join("tmp");
+    std::fs::create_dir_all(&directory).map_err(|error| unusable(&directory, &error))?;
+    // Removed when the push is through, however it ends.
+    let blobs = tempfile::tempdir_in(&directory).map_err(|error| unusable(&directory, &error))?;
+    let layout = Layout::create(blobs.path())?;
+    let converted = export(cx, id, &layout).await?;
+    let authorities = cx.run.services.settings().authorities();
+    let http = http_client(&repository.host, authorities)?;
+    let stop = &cx.stopping.soft;
+    let summary = push(&http, &layout, &converted, &repository, &tags, login.as_ref(), stop).await?;
+    for cause in &summary.retries {
+        cx.run.events.warn(format!("a layer had to be sent again: {cause}")).await;
+    }
+    let uri = format!("{repository}@{}", converted.digest);
+    let note = format!(
+        "{} blobs sent ({}), {} were there already; tags: {}",
+        summary.sent,
+        human_size(summary.sent_bytes),
+        summary.present,
+        tags.join(", ")
+    );
+    cx.run.events.note(note).await;
+    cx.run.events.result("pushed", &name.value, &uri).await;
+    Ok(uri)
+}
+
+fn unusable(directory: &Path, error: &std::io::Error) -> Failure {
+    Failure::environment(format!("cannot use {}: {error}", directory.display()))
+        .help("is the disk full, or the directory not writable?")
+}
+
+/// The repository in its registry. A bare name is one of ECR, in the account and region of the credentials.
+async fn target(cx: &Context<'_>, image: &Image) -> Result<Repository, Failure> {
+    let name = cx.resolve(&image.repository)?;
+    let known = Repository::parse(&name)?;
+    let ecr = known.as_ref().and_then(|repository| EcrHost::parse(&repository.host));
+    let (aws, path) = match (known, ecr) {
+        (None, _) => (cx.run.services.aws().await?.clone(), name),
+        (Some(repository), Some(ecr)) if image.create => {
+            (cx.run.services.aws().await?.in_region(&ecr.region), repository.path)
+        }
+        (Some(repository), _) => return Ok(repository),
+    };
+    let address = match aws.ecr_repository(&path).await? {
+        Some(address) => address,
+        None if image.create => {
+            cx.run.events.note(format!("creating the ECR repository {path}")).await;
+            aws.ecr_create_repository(&path).await?
+        }
+        None => {
+            let host = format!("ECR in {}", aws.region());
+            let repository = path;
+            return Err(RegistryError::NoRepository { host, repository }.into());
+        }
+    };
+    Repository::parse(&address)?
+        .ok_or_else(|| Failure::environment(format!("ECR gave `{address}` as a repository's address")))
+}
+
+/// Exports the image from the engine and converts it on the way.
+async fn export(cx: &Context<'_>, id: &str, layout: &Layout) -> Result<Converted, Failure> {
+    let engine: &Engine = cx.run.services.docker().await?;
+    // Asked first, because the export of an image that is gone has a poorer error.
+    engine.image(id).await?;
+    let stream = engine.export(id).map_err(std::io::Error::other);
+    let reader = SyncIoBridge::new(StreamReader::new(stream));
+    let layout = layout.clone();
+    let conversion = tokio::task::spawn_blocking(move || convert(reader, &layout));
+    let stopped = cx.stopping.soft.cancelled();
+    let converted = tokio::select! {
+        converted = conversion => converted,
+        () = stopped => return Err(RegistryError::Stopped.into()),
+    };
+    match converted {
+        Ok(converted) => Ok(converted?),
+        Err(error) => Err(Failure::environment(format!("the image could not be converted: {error}"))),
+    }
+}

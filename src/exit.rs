@@ -1,0 +1,114 @@
+//! The exit codes of `runner`, and failures that carry one.
+
+use std::fmt;
+
+/// How a run ends; the numbers are part of the contract with callers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Exit {
+    /// 0: done.
+    Done,
+    /// 1: a step failed: a command, a verification, a scan gate.
+    StepFailed,
+    /// 2: bad usage, or an invalid pipeline file.
+    Usage,
+    /// 3: the environment cannot serve: Docker, credentials, permission, registry or network.
+    Environment,
+    /// 4: image tests failed.
+    TestsFailed,
+    /// 128+N: stopped by signal N.
+    Signal(u8),
+}
+
+impl Exit {
+    /// The number that the process ends with.
+    pub fn code(self) -> u8 {
+        match self {
+            Self::Done => 0,
+            Self::StepFailed => 1,
+            Self::Usage => 2,
+            Self::Environment => 3,
+            Self::TestsFailed => 4,
+            Self::Signal(number) => 128 + number,
+        }
+    }
+
+    /// The exit of a code that an earlier process recorded.
+    pub fn from_code(code: u8) -> Self {
+        match code {
+            0 => Self::Done,
+            2 => Self::Usage,
+            3 => Self::Environment,
+            4 => Self::TestsFailed,
+            129.. => Self::Signal(code - 128),
+            _ => Self::StepFailed,
+        }
+    }
+}
+
+/// Why something could not be done: the exit code it leads to, one sentence, and the next step to take.
+#[derive(Debug, Clone)]
+pub struct Failure {
+    /// The exit code.
+    pub exit: Exit,
+    /// What went wrong, as a sentence fragment.
+    pub message: String,
+    /// What to do about it.
+    pub help: Option<String>,
+}
+
+impl Failure {
+    /// A failure with its sentence.
+    pub fn new(exit: Exit, message: impl Into<String>) -> Self {
+        Self { exit, message: message.into(), help: None }
+    }
+
+    /// A failure of the environment: exit 3.
+    pub fn environment(message: impl Into<String>) -> Self {
+        Self::new(Exit::Environment, message)
+    }
+
+    /// A failed step: exit 1.
+    pub fn step(message: impl Into<String>) -> Self {
+        Self::new(Exit::StepFailed, message)
+    }
+
+    /// Wrong usage: exit 2.
+    pub fn usage(message: impl Into<String>) -> Self {
+        Self::new(Exit::Usage, message)
+    }
+
+    /// Adds the next step to take.
+    #[must_use]
+    pub fn help(mut self, help: impl Into<String>) -> Self {
+        self.help = Some(help.into());
+        self
+    }
+
+    /// A failure told by an error and everything that caused it.
+    pub fn caused(exit: Exit, error: &dyn std::error::Error) -> Self {
+        Self::new(exit, chain(error))
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl std::error::Error for Failure {}
+
+/// An error's text followed by those of its causes, without repeating what a cause already says.
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let said = error.to_string();
+        if !said.is_empty() && !text.contains(&said) {
+            text.push_str(": ");
+            text.push_str(&said);
+        }
+        cause = error.source();
+    }
+    text
+}

@@ -1,0 +1,53 @@
+//! Files written whole: a reader sees the old content or the new one, never half of it.
+
+use std::io::{self, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+/// Who may read a file that runner writes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Access {
+    /// Everybody, as the umask of most machines has it (0644).
+    Everybody,
+    /// Its owner alone (0600).
+    Owner,
+}
+
+/// A file that could not be written.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot write {}", path.display())]
+pub struct WriteError {
+    /// The file.
+    pub path: PathBuf,
+    /// Why not.
+    #[source]
+    pub source: io::Error,
+}
+
+/// Writes a file by way of a temporary one beside it, creating the directories above it.
+pub fn write_whole(path: &Path, content: &[u8], access: Access) -> Result<(), WriteError> {
+    let write = || -> io::Result<()> {
+        let directory = path.parent().unwrap_or(Path::new("."));
+        std::fs::create_dir_all(directory)?;
+        let mode = match access {
+            Access::Everybody => 0o644,
+            Access::Owner => 0o600,
+        };
+        let mut file = tempfile::Builder::new()
+            .prefix(".runner-")
+            .permissions(std::fs::Permissions::from_mode(mode))
+            .tempfile_in(directory)?;
+        file.write_all(content)?;
+        file.persist(path).map_err(|error| error.error)?;
+        Ok(())
+    };
+    write().map_err(|source| WriteError { path: path.to_owned(), source })
+}
+
+/// Writes a JSON document, indented and with a final newline.
+pub fn write_json(path: &Path, value: &impl serde::Serialize, access: Access) -> Result<(), WriteError> {
+    let mut content = serde_json::to_vec_pretty(value)
+        .map_err(|source| WriteError { path: path.to_owned(), source: source.into() })?;
+    content.push(b'\n');
+    write_whole(path, &content, access)
+}

@@ -1,0 +1,163 @@
+//! Finds out what is being built: from CodeBuild's variables inside of CodeBuild, from git elsewhere.
+//!
+//! Source of the variables: the CodeBuild user guide, "Environment variables in build environments".
+
+use crate::plan::context::{BuildContext, EventKind};
+use std::collections::HashMap;
+use std::path::Path;
+
+/// Reads the environment, and asks git in `directory` where CodeBuild is not there to say.
+pub fn detect(environment: &HashMap<String, String>, directory: &Path) -> BuildContext {
+    let get = |name: &str| environment.get(name).filter(|value| !value.is_empty()).cloned();
+    let mut context = if environment.contains_key("CODEBUILD_BUILD_ID") {
+        from_codebuild(&get)
+    } else {
+        from_git(directory)
+    };
+    if let Some(branch) = get("RUNNER_BRANCH") {
+        context.branch = Some(branch);
+    }
+    context.region = get("AWS_REGION").or_else(|| get("AWS_DEFAULT_REGION"));
+    context
+}
+
+fn from_codebuild(get: &dyn Fn(&str) -> Option<String>) -> BuildContext {
+    let head = get("CODEBUILD_WEBHOOK_HEAD_REF");
+    let webhook = get("CODEBUILD_WEBHOOK_EVENT").unwrap_or_default();
+    let reference = if webhook.starts_with("PULL_REQUEST") {
+        // The head's name belongs to whoever opened the pull request; the base is ours.
+        get("CODEBUILD_WEBHOOK_BASE_REF")
+    } else {
+        head.or_else(|| get("CODEBUILD_SOURCE_VERSION"))
+    };
+    let tag = reference.as_deref().and_then(|name| name.strip_prefix("refs/tags/"));
+    let event = if webhook.starts_with("PULL_REQUEST") {
+        EventKind::PullRequest
+    } else if tag.is_some() {
+        EventKind::Tag
+    } else if webhook == "PUSH" {
+        EventKind::Push
+    } else {
+        EventKind::Manual
+    };
+    BuildContext {
+        commit: get("CODEBUILD_RESOLVED_SOURCE_VERSION").filter(|version| is_commit(version)),
+        branch: reference.as_deref().and_then(branch_of),
+        tag: tag.map(|tag| without_commit(tag).to_owned()),
+        event,
+        build_id: get("CODEBUILD_BUILD_ID"),
+        build_number: get("CODEBUILD_BUILD_NUMBER"),
+        build_url: get("CODEBUILD_BUILD_URL"),
+        // arn:aws:codebuild:REGION:ACCOUNT:build/ID
+        account: get("CODEBUILD_BUILD_ARN")
+            .and_then(|arn| arn.split(':').nth(4).map(ToOwned::to_owned))
+            .filter(|account| !account.is_empty()),
+        region: None,
+    }
+}
+
+/// A resolved source version may also be an S3 version or an image digest; those are no commits.
+fn is_commit(version: &str) -> bool {
+    matches!(version.len(), 40 | 64) && version.bytes().all(|byte| byte.is_ascii_hexdigit())
+}
+
+/// `refs/heads/main^{1a2b…}` without its last part.
+fn without_commit(name: &str) -> &str {
+    name.split_once("^{").map_or(name, |(name, _)| name)
+}
+
+/// The branch of a reference. A source version that is a commit, a tag, a pull request or an ARN names none.
+fn branch_of(reference: &str) -> Option<String> {
+    let name = without_commit(reference);
+    let branch = match name.strip_prefix("refs/heads/") {
+        Some(branch) => branch,
+        None if name.starts_with("refs/")
+            || name.starts_with("pr/")
+            || name.starts_with("arn:")
+            || is_commit(name) =>
+        {
+            return None;
+        }
+        None => name,
+    };
+    (!branch.is_empty()).then(|| branch.to_owned())
+}
+
+fn from_git(directory: &Path) -> BuildContext {
+    let git = |arguments: &[&str]| {
+        let output = duct::cmd("git", arguments)
+            .dir(directory)
+            .stdin_null()
+            .stdout_capture()
+            .stderr_null()
+            .unchecked()
+            .run()
+            .ok()?;
+        let text = String::from_utf8_lossy(&output.stdout).trim().to_owned();
+        (output.status.success() && !text.is_empty()).then_some(text)
+    };
+    let Some(commit) = git(&["rev-parse", "--verify", "--quiet", "HEAD"]) else {
+        return BuildContext::default();
+    };
+    BuildContext {
+        commit: Some(commit),
+        branch: git(&["symbolic-ref", "--quiet", "--short", "HEAD"]),
+        tag: git(&["describe", "--tags", "--exact-match", "HEAD"]),
+        ..BuildContext::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
+
+    fn context(variables: &[(&str, &str)]) -> BuildContext {
+        let mut environment: HashMap<String, String> =
+            variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        environment.insert("CODEBUILD_BUILD_ID".to_owned(), "web:1".to_owned());
+        detect(&environment, Path::new("/"))
+    }
+
+    #[test]
+    fn a_push() {
+        let context = context(&[
+            ("CODEBUILD_WEBHOOK_EVENT", "PUSH"),
+            ("CODEBUILD_WEBHOOK_HEAD_REF", "refs/heads/feature/x"),
+            ("CODEBUILD_RESOLVED_SOURCE_VERSION", COMMIT),
+        ]);
+        assert_eq!(context.branch.as_deref(), Some("feature/x"));
+        assert_eq!((context.event, context.commit.as_deref()), (EventKind::Push, Some(COMMIT)));
+    }
+
+    #[test]
+    fn a_pull_request_has_its_base_branch() {
+        let context = context(&[
+            ("CODEBUILD_WEBHOOK_EVENT", "PULL_REQUEST_UPDATED"),
+            ("CODEBUILD_WEBHOOK_HEAD_REF", "refs/heads/$(evil)"),
+            ("CODEBUILD_WEBHOOK_BASE_REF", "refs/heads/main"),
+            ("CODEBUILD_SOURCE_VERSION", "pr/12"),
+        ]);
+        assert_eq!((context.event, context.branch.as_deref()), (EventKind::PullRequest, Some("main")));
+    }
+
+    #[test]
+    fn an_s3_version_is_no_commit() {
+        let context = context(&[
+            ("CODEBUILD_RESOLVED_SOURCE_VERSION", "nE2Q0v.9V7Lb"),
+            ("CODEBUILD_SOURCE_VERSION", "arn:aws:s3:::bucket/source.zip"),
+            ("CODEBUILD_BUILD_ARN", "arn:aws:codebuild:eu-west-1:123456789012:build/web:1"),
+        ]);
+        assert_eq!((context.commit, context.branch), (None, None));
+        assert_eq!(context.account.as_deref(), Some("123456789012"));
+    }
+
+    #[test]
+    fn tags_and_runner_branch() {
+        let tagged = context(&[("CODEBUILD_SOURCE_VERSION", "refs/tags/v1^{0123}")]);
+        assert_eq!((tagged.event, tagged.tag.as_deref()), (EventKind::Tag, Some("v1")));
+        let named = context(&[("RUNNER_BRANCH", "release")]);
+        assert_eq!(named.branch.as_deref(), Some("release"));
+    }
+}

@@ -1,0 +1,281 @@
+//! `${…}` in typed fields: parsed once with the file, resolved by a [`Scope`] when the values are known.
+
+use super::diagnostic::Diagnostic;
+use super::source::Span;
+use crate::text::closest;
+use std::fmt;
+
+/// A text in which `${…}` stands for values.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Template {
+    parts: Vec<Part>,
+    /// The scalar it was written in.
+    pub span: Span,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Part {
+    Text(String),
+    Value { reference: Reference, default: Option<String> },
+}
+
+/// What a `${…}` names.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Reference {
+    /// `${NAME}`: an environment variable.
+    Env(String),
+    /// `${a.b}`: a value that runner knows.
+    Builtin(Builtin),
+}
+
+/// The values that runner itself knows.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Builtin {
+    /// The full commit id.
+    SourceCommit,
+    /// The first seven digits of the commit id.
+    SourceCommitShort,
+    /// The branch's name.
+    SourceBranch,
+    /// The branch's name made fit for tags and host names.
+    SourceBranchSlug,
+    /// The git tag that is being built.
+    SourceTag,
+    /// CodeBuild's build id, or a local one.
+    BuildId,
+    /// CodeBuild's build number.
+    BuildNumber,
+    /// The page of the build in the console.
+    BuildUrl,
+    /// The AWS region in use.
+    AwsRegion,
+    /// The AWS account in use.
+    AwsAccount,
+    /// `repository@sha256:…` of a pushed image.
+    ImageUri(String),
+    /// `sha256:…` of a pushed image.
+    ImageDigest(String),
+}
+
+const FIXED: [(&str, Builtin); 10] = [
+    ("source.commit", Builtin::SourceCommit),
+    ("source.commit.short", Builtin::SourceCommitShort),
+    ("source.branch", Builtin::SourceBranch),
+    ("source.branch.slug", Builtin::SourceBranchSlug),
+    ("source.tag", Builtin::SourceTag),
+    ("build.id", Builtin::BuildId),
+    ("build.number", Builtin::BuildNumber),
+    ("build.url", Builtin::BuildUrl),
+    ("aws.region", Builtin::AwsRegion),
+    ("aws.account", Builtin::AwsAccount),
+];
+
+impl Builtin {
+    /// Every built-in that does not depend on an image's name, with its spelling.
+    pub fn fixed() -> impl Iterator<Item = (&'static str, Builtin)> {
+        FIXED.into_iter()
+    }
+
+    fn parse(path: &str) -> Option<Self> {
+        if let Some(rest) = path.strip_prefix("image.") {
+            let (name, field) = rest.rsplit_once('.')?;
+            return match field {
+                "uri" => Some(Self::ImageUri(name.to_owned())),
+                "digest" => Some(Self::ImageDigest(name.to_owned())),
+                _ => None,
+            };
+        }
+        FIXED.into_iter().find(|(name, _)| *name == path).map(|(_, builtin)| builtin)
+    }
+}
+
+impl fmt::Display for Builtin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::ImageUri(name) => write!(f, "image.{name}.uri"),
+            Self::ImageDigest(name) => write!(f, "image.{name}.digest"),
+            other => {
+                let name = FIXED.iter().find(|(_, builtin)| builtin == other);
+                f.write_str(name.map_or("", |(name, _)| name))
+            }
+        }
+    }
+}
+
+impl fmt::Display for Reference {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Env(name) => f.write_str(name),
+            Self::Builtin(builtin) => builtin.fmt(f),
+        }
+    }
+}
+
+/// Where values come from when a template is resolved.
+pub trait Scope {
+    /// The value of a reference, or nothing where there is none.
+    fn value(&self, reference: &Reference) -> Option<String>;
+}
+
+/// A reference without a value.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Undefined {
+    /// What was asked for.
+    pub reference: Reference,
+    /// The scalar that asks for it.
+    pub span: Span,
+}
+
+impl Template {
+    /// Parses the text of a scalar.
+    pub fn parse(text: &str, span: Span) -> Result<Self, Diagnostic> {
+        let mut parts = Vec::new();
+        let mut literal = String::new();
+        let mut rest = text;
+        while let Some(at) = rest.find('$') {
+            literal.push_str(&rest[..at]);
+            rest = &rest[at + 1..];
+            if let Some(after) = rest.strip_prefix('$') {
+                literal.push('$');
+                rest = after;
+            } else if let Some(after) = rest.strip_prefix('{') {
+                let Some(end) = after.find('}') else {
+                    return Err(Diagnostic::new("this `${` is never closed", span)
+                        .help("write `$$` for a dollar sign"));
+                };
+                if !literal.is_empty() {
+                    parts.push(Part::Text(std::mem::take(&mut literal)));
+                }
+                parts.push(reference(&after[..end], span)?);
+                rest = &after[end + 1..];
+            } else {
+                literal.push('$');
+            }
+        }
+        literal.push_str(rest);
+        if !literal.is_empty() || parts.is_empty() {
+            parts.push(Part::Text(literal));
+        }
+        Ok(Self { parts, span })
+    }
+
+    /// A template that stands for exactly this text.
+    pub fn literal(text: impl Into<String>) -> Self {
+        Self { parts: vec![Part::Text(text.into())], span: Span::default() }
+    }
+
+    /// The text, with every reference replaced by its value or its default.
+    pub fn resolve(&self, scope: &dyn Scope) -> Result<String, Undefined> {
+        let mut text = String::new();
+        for part in &self.parts {
+            match part {
+                Part::Text(literal) => text.push_str(literal),
+                Part::Value { reference, default } => {
+                    let value = scope
+                        .value(reference)
+                        .or_else(|| default.clone())
+                        .ok_or_else(|| Undefined { reference: reference.clone(), span: self.span })?;
+                    text.push_str(&value);
+                }
+            }
+        }
+        Ok(text)
+    }
+
+    /// What the template refers to, and whether it brings a default.
+    pub fn references(&self) -> impl Iterator<Item = (&Reference, bool)> {
+        self.parts.iter().filter_map(|part| match part {
+            Part::Text(_) => None,
+            Part::Value { reference, default } => Some((reference, default.is_some())),
+        })
+    }
+}
+
+fn reference(inner: &str, span: Span) -> Result<Part, Diagnostic> {
+    let (name, default) = match inner.split_once(":-") {
+        Some((name, default)) => (name, Some(default.to_owned())),
+        None => (inner, None),
+    };
+    let reference = if is_variable_name(name) {
+        Reference::Env(name.to_owned())
+    } else if name.contains('.') {
+        match Builtin::parse(name) {
+            Some(builtin) => Reference::Builtin(builtin),
+            None => return Err(unknown_builtin(name, span)),
+        }
+    } else {
+        return Err(Diagnostic::new(format!("`${{{inner}}}` names nothing"), span).help(
+            "write `${NAME}`, `${NAME:-default}` or a built-in such as `${source.commit}`; `$$` is a dollar sign",
+        ));
+    };
+    Ok(Part::Value { reference, default })
+}
+
+fn unknown_builtin(name: &str, span: Span) -> Diagnostic {
+    let names = FIXED.iter().map(|(name, _)| *name);
+    let help = closest(name, names).map_or_else(
+        || {
+            "built-ins begin with `source.`, `build.`, `aws.` or `image.NAME.`; the last end in `uri` or `digest`"
+                .to_owned()
+        },
+        |candidate| format!("did you mean `${{{candidate}}}`?"),
+    );
+    Diagnostic::new(format!("unknown built-in `${{{name}}}`"), span).help(help)
+}
+
+/// Whether a text can be the name of an environment variable.
+pub fn is_variable_name(name: &str) -> bool {
+    let mut characters = name.chars();
+    characters.next().is_some_and(|first| first.is_ascii_alphabetic() || first == '_')
+        && characters.all(|c| c.is_ascii_alphanumeric() || c == '_')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Fixed;
+
+    impl Scope for Fixed {
+        fn value(&self, reference: &Reference) -> Option<String> {
+            match reference {
+                Reference::Env(name) => (name == "NAME").then(|| "$(touch x) ${NAME}".to_owned()),
+                Reference::Builtin(Builtin::SourceCommit) => Some("abc".to_owned()),
+                Reference::Builtin(_) => None,
+            }
+        }
+    }
+
+    fn resolve(text: &str) -> Result<String, Undefined> {
+        Template::parse(text, Span::default()).unwrap().resolve(&Fixed)
+    }
+
+    #[test]
+    fn values_defaults_and_dollars() {
+        assert_eq!(resolve("v-${source.commit}").unwrap(), "v-abc");
+        assert_eq!(resolve("${source.tag:-none}${X:-}").unwrap(), "none");
+        assert_eq!(resolve("$$ $PATH $${NAME} 5$").unwrap(), "$ $PATH ${NAME} 5$");
+        assert_eq!(resolve("").unwrap(), "");
+    }
+
+    #[test]
+    fn a_value_is_never_interpolated_again() {
+        assert_eq!(resolve("${NAME}").unwrap(), "$(touch x) ${NAME}");
+    }
+
+    #[test]
+    fn undefined_and_malformed_references_are_errors() {
+        assert!(resolve("${OTHER}").is_err());
+        assert!(Template::parse("${", Span::default()).is_err());
+        assert!(Template::parse("${a b}", Span::default()).is_err());
+        let error = Template::parse("${source.comit}", Span::default()).unwrap_err();
+        assert_eq!(error.help.unwrap(), "did you mean `${source.commit}`?");
+    }
+
+    #[test]
+    fn image_names_may_hold_dots() {
+        let template = Template::parse("${image.a.b.uri}", Span::default()).unwrap();
+        let references: Vec<_> = template.references().collect();
+        assert_eq!(*references[0].0, Reference::Builtin(Builtin::ImageUri("a.b".to_owned())));
+    }
+}

@@ -1,0 +1,117 @@
+//! What is being built, and why: the facts that CodeBuild or git know. Finding them out is `crate::origin`'s.
+
+use crate::pipeline::template::Builtin;
+use std::collections::HashMap;
+
+/// Why a build runs.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum EventKind {
+    /// Somebody started it.
+    #[default]
+    Manual,
+    /// A push to a branch.
+    Push,
+    /// A pushed tag.
+    Tag,
+    /// A pull request.
+    PullRequest,
+}
+
+/// What is being built.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct BuildContext {
+    /// The commit, where the source is one.
+    pub commit: Option<String>,
+    /// The branch; the base branch for a pull request.
+    pub branch: Option<String>,
+    /// The git tag.
+    pub tag: Option<String>,
+    /// Why the build runs.
+    pub event: EventKind,
+    /// CodeBuild's build id.
+    pub build_id: Option<String>,
+    /// CodeBuild's build number.
+    pub build_number: Option<String>,
+    /// The build's page in the console.
+    pub build_url: Option<String>,
+    /// The AWS region, where the environment names it.
+    pub region: Option<String>,
+    /// The AWS account, where the environment names it.
+    pub account: Option<String>,
+}
+
+impl BuildContext {
+    /// Whether CodeBuild runs this.
+    pub fn in_codebuild(&self) -> bool {
+        self.build_id.is_some()
+    }
+
+    /// The values of the built-ins that are known from the beginning.
+    pub fn builtins(&self) -> HashMap<Builtin, String> {
+        let short = self.commit.as_ref().map(|commit| commit.chars().take(7).collect());
+        let slug = self.branch.as_deref().map(slug);
+        [
+            (Builtin::SourceCommit, self.commit.clone()),
+            (Builtin::SourceCommitShort, short),
+            (Builtin::SourceBranch, self.branch.clone()),
+            (Builtin::SourceBranchSlug, slug),
+            (Builtin::SourceTag, self.tag.clone()),
+            (Builtin::BuildId, self.build_id.clone()),
+            (Builtin::BuildNumber, self.build_number.clone()),
+            (Builtin::BuildUrl, self.build_url.clone()),
+            (Builtin::AwsRegion, self.region.clone()),
+            (Builtin::AwsAccount, self.account.clone()),
+        ]
+        .into_iter()
+        .filter_map(|(builtin, value)| Some((builtin, value?)))
+        .collect()
+    }
+
+    /// One phrase for people: `main at 1a2b3c4`.
+    pub fn summary(&self) -> String {
+        let what = self.tag.as_ref().or(self.branch.as_ref());
+        let commit = self.commit.as_ref().map(|commit| &commit[..commit.len().min(7)]);
+        match (what, commit) {
+            (Some(what), Some(commit)) => format!("{what} at {commit}"),
+            (Some(what), None) => what.clone(),
+            (None, Some(commit)) => format!("commit {commit}"),
+            (None, None) => "no commit known".to_owned(),
+        }
+    }
+}
+
+/// A branch's name made fit for tags, host names and paths: lower-case letters, digits and single dashes, at most 63.
+fn slug(branch: &str) -> String {
+    let mut slug = String::new();
+    for character in branch.chars() {
+        let character = character.to_ascii_lowercase();
+        if character.is_ascii_alphanumeric() {
+            slug.push(character);
+        } else if !slug.is_empty() && !slug.ends_with('-') {
+            slug.push('-');
+        }
+    }
+    slug.truncate(63);
+    slug.trim_end_matches('-').to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn slugs_are_fit_for_tags() {
+        assert_eq!(slug("feature/JIRA-1_x"), "feature-jira-1-x");
+        assert_eq!(slug("--$(touch x)--"), "touch-x");
+        assert_eq!(slug(&"a".repeat(80)).len(), 63);
+    }
+
+    #[test]
+    fn only_what_is_known_has_a_value() {
+        let context = BuildContext { commit: Some("0123456789abcdef".to_owned()), ..BuildContext::default() };
+        let builtins = context.builtins();
+        assert_eq!(builtins[&Builtin::SourceCommitShort], "0123456");
+        assert!(!builtins.contains_key(&Builtin::SourceBranch));
+        assert_eq!(context.summary(), "commit 0123456");
+    }
+}

@@ -1,0 +1,196 @@
+//! The values that `${…}` and the environment of steps have, and which source wins.
+
+use crate::pipeline::model::Pipeline;
+use crate::pipeline::template::{Builtin, Reference, Scope, Template, Undefined};
+use indexmap::IndexMap;
+use std::collections::{HashMap, HashSet};
+
+/// All values of a run.
+#[derive(Debug, Clone, Default)]
+pub struct Values {
+    /// Environment variables, secrets included once they are known.
+    env: IndexMap<String, String>,
+    builtins: HashMap<Builtin, String>,
+    /// Variables that will have a value when the run starts: secrets still to be fetched.
+    promised: HashSet<String>,
+    /// Variables that somebody gave on purpose: in `--env-file`, or in CodeBuild's project or start-build.
+    given: HashSet<String>,
+    /// Built-ins that will have a value when the run comes to them.
+    promised_builtins: HashSet<Builtin>,
+}
+
+/// Where variables come from; how they rank depends on the place.
+#[derive(Debug, Clone, Default)]
+pub struct Sources {
+    /// The environment that runner was started with.
+    pub process: Vec<(String, String)>,
+    /// `--env-file`.
+    pub env_file: Vec<(String, String)>,
+    /// In CodeBuild what start-build and the project set wins over the file.
+    pub process_wins: bool,
+}
+
+impl Values {
+    /// Joins the sources with the file's `env.variables`, which may refer to built-ins, to the environment and to variables
+    /// before them. Those that cannot be resolved are named beside the values.
+    pub fn new(
+        pipeline: &Pipeline,
+        sources: &Sources,
+        builtins: HashMap<Builtin, String>,
+    ) -> (Self, Vec<Undefined>) {
+        let mut values = Self { builtins, ..Self::default() };
+        for image in pipeline.images.keys() {
+            values.promised_builtins.insert(Builtin::ImageUri(image.clone()));
+            values.promised_builtins.insert(Builtin::ImageDigest(image.clone()));
+        }
+        values.env.extend(sources.process.iter().cloned());
+        // The env file wins: it is there before the file's variables refer to it.
+        values.env.extend(sources.env_file.iter().cloned());
+        let winners = if sources.process_wins { sources.process.as_slice() } else { &[] };
+        let given = sources.env_file.iter().chain(winners);
+        values.given.extend(given.map(|(name, _)| name.clone()));
+        let mut problems = Vec::new();
+        for (name, template) in &pipeline.env.variables {
+            if values.is_given(name) {
+                continue;
+            }
+            match template.resolve(&values) {
+                Ok(value) => {
+                    values.env.insert(name.clone(), value);
+                }
+                Err(undefined) => problems.push(undefined),
+            }
+        }
+        (values, problems)
+    }
+
+    /// Says that a variable will have a value.
+    pub fn promise(&mut self, name: &str) {
+        self.promised.insert(name.to_owned());
+    }
+
+    /// Says that a built-in will have a value.
+    pub fn promise_builtin(&mut self, builtin: Builtin) {
+        self.promised_builtins.insert(builtin);
+    }
+
+    /// Whether somebody gave the variable on purpose, so that nothing in the file overrides it.
+    pub fn is_given(&self, name: &str) -> bool {
+        self.given.contains(name)
+    }
+
+    /// Sets the built-ins of an image that has been pushed.
+    pub fn set_image(&mut self, name: &str, uri: &str, digest: &str) {
+        self.set_builtin(Builtin::ImageUri(name.to_owned()), uri.to_owned());
+        self.set_builtin(Builtin::ImageDigest(name.to_owned()), digest.to_owned());
+    }
+
+    /// Sets a variable.
+    pub fn set(&mut self, name: &str, value: &str) {
+        self.env.insert(name.to_owned(), value.to_owned());
+    }
+
+    /// Sets a built-in.
+    pub fn set_builtin(&mut self, builtin: Builtin, value: String) {
+        self.builtins.insert(builtin, value);
+    }
+
+    /// A variable's value.
+    pub fn get(&self, name: &str) -> Option<&str> {
+        self.env.get(name).map(String::as_str)
+    }
+
+    /// Whether a reference has a value, or will have one when it is needed.
+    pub fn may_have(&self, reference: &Reference) -> bool {
+        match reference {
+            Reference::Env(name) => self.env.contains_key(name) || self.promised.contains(name),
+            Reference::Builtin(builtin) => {
+                self.builtins.contains_key(builtin) || self.promised_builtins.contains(builtin)
+            }
+        }
+    }
+
+    /// The names of all variables.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.env.keys().chain(&self.promised).map(String::as_str)
+    }
+
+    /// All variables, and the built-ins as `RUNNER_…`, for a command on this machine.
+    pub fn environment(&self) -> IndexMap<String, String> {
+        let mut environment = self.env.clone();
+        for (builtin, value) in &self.builtins {
+            environment.insert(variable_name(builtin), value.clone());
+        }
+        environment
+    }
+
+    /// The values with a step's own variables on top.
+    pub fn with_step(&self, step: &IndexMap<String, Template>) -> Result<Self, Undefined> {
+        let mut values = self.clone();
+        for (name, template) in step {
+            let value = template.resolve(self)?;
+            values.env.insert(name.clone(), value);
+        }
+        Ok(values)
+    }
+}
+
+impl Scope for Values {
+    fn value(&self, reference: &Reference) -> Option<String> {
+        match reference {
+            Reference::Env(name) => self.env.get(name).cloned(),
+            Reference::Builtin(builtin) => self.builtins.get(builtin).cloned(),
+        }
+    }
+}
+
+/// `source.commit.short` as `RUNNER_SOURCE_COMMIT_SHORT`.
+fn variable_name(builtin: &Builtin) -> String {
+    let spelled: String = builtin
+        .to_string()
+        .chars()
+        .map(|c| if c.is_ascii_alphanumeric() { c.to_ascii_uppercase() } else { '_' })
+        .collect();
+    format!("RUNNER_{spelled}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pipeline::{self, source::SourceFile};
+
+    fn pairs(pairs: &[(&str, &str)]) -> Vec<(String, String)> {
+        pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect()
+    }
+
+    fn values(process_wins: bool) -> Values {
+        let text =
+            "version: 1\nname: t\nenv: { variables: { A: file, B: \"${A}-b\", C: file } }\nphases: {}\n";
+        let pipeline = pipeline::parse(&SourceFile::new("p", text)).unwrap();
+        let sources = Sources {
+            process: pairs(&[("A", "shell"), ("HOME", "/root")]),
+            env_file: pairs(&[("C", "env-file")]),
+            process_wins,
+        };
+        Values::new(&pipeline, &sources, HashMap::new()).0
+    }
+
+    #[test]
+    fn on_a_laptop_the_env_file_wins_then_the_file_then_the_shell() {
+        let values = values(false);
+        let get = |name| values.get(name).unwrap();
+        assert_eq!((get("A"), get("B"), get("C"), get("HOME")), ("file", "file-b", "env-file", "/root"));
+    }
+
+    #[test]
+    fn in_codebuild_what_the_project_sets_wins() {
+        let values = values(true);
+        assert_eq!((values.get("A").unwrap(), values.get("B").unwrap()), ("shell", "shell-b"));
+    }
+
+    #[test]
+    fn builtins_reach_commands_as_variables() {
+        let name = variable_name(&Builtin::ImageUri("my-app".to_owned()));
+        assert_eq!(name, "RUNNER_IMAGE_MY_APP_URI");
+    }
+}

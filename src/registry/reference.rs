@@ -1,0 +1,119 @@
+//! Names of repositories and tags, by the rules of the OCI distribution specification.
+
+use super::RegistryError;
+use std::fmt;
+
+/// Docker Hub's registry, which names without a host mean elsewhere.
+const HUB: &str = "registry-1.docker.io";
+
+/// A repository in a registry.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Repository {
+    /// The registry's host, with its port where it has one.
+    pub host: String,
+    /// The path within the registry.
+    pub path: String,
+}
+
+impl Repository {
+    /// Reads `host/path`. A name whose first part cannot be a host is none: nothing where `name` is a bare path.
+    pub fn parse(name: &str) -> Result<Option<Self>, RegistryError> {
+        let Some((host, path)) = name.split_once('/') else {
+            check_path(name)?;
+            return Ok(None);
+        };
+        if !is_host(host) {
+            check_path(name)?;
+            return Ok(None);
+        }
+        check_path(path)?;
+        check_host(host)?;
+        let host = match host {
+            "docker.io" | "index.docker.io" => HUB,
+            host => host,
+        };
+        Ok(Some(Self { host: host.to_owned(), path: path.to_owned() }))
+    }
+}
+
+impl fmt::Display for Repository {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.host, self.path)
+    }
+}
+
+/// The rule of the docker command: a host has a dot or a port, or is `localhost`.
+fn is_host(part: &str) -> bool {
+    part == "localhost" || part.contains(['.', ':'])
+}
+
+fn check_host(host: &str) -> Result<(), RegistryError> {
+    let ends = |character: Option<char>| character.is_some_and(|c| c.is_ascii_alphanumeric());
+    let valid = ends(host.chars().next())
+        && ends(host.chars().last())
+        && host.chars().all(|c| c.is_ascii_alphanumeric() || ".-:".contains(c));
+    if valid { Ok(()) } else { Err(RegistryError::Name { what: "registry host", name: host.to_owned() }) }
+}
+
+fn check_path(path: &str) -> Result<(), RegistryError> {
+    let valid = !path.is_empty()
+        && path.len() <= 255
+        && path.split('/').all(|component| {
+            let ends = |character: Option<char>| character.is_some_and(|c| c.is_ascii_alphanumeric());
+            ends(component.chars().next())
+                && ends(component.chars().last())
+                && component
+                    .chars()
+                    .all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || "._-".contains(c))
+        });
+    if valid {
+        Ok(())
+    } else {
+        Err(RegistryError::Name {
+            what: "repository name (lower-case letters, digits, `.`, `_`, `-` and `/`)",
+            name: path.to_owned(),
+        })
+    }
+}
+
+/// Checks a tag's name.
+pub fn check_tag(tag: &str) -> Result<(), RegistryError> {
+    let first = tag.chars().next();
+    let valid = tag.len() <= 128
+        && first.is_some_and(|c| c.is_ascii_alphanumeric() || c == '_')
+        && tag.chars().all(|c| c.is_ascii_alphanumeric() || "._-".contains(c));
+    if valid {
+        Ok(())
+    } else {
+        Err(RegistryError::Name {
+            what: "tag (letters, digits, `.`, `_` and `-`, at most 128; `source.branch.slug` is a branch made fit)",
+            name: tag.to_owned(),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hosts_are_told_from_paths() {
+        let parse = |name| Repository::parse(name).unwrap().map(|repository| repository.to_string());
+        assert_eq!(parse("webapp"), None);
+        assert_eq!(parse("team/webapp"), None);
+        assert_eq!(parse("localhost/webapp").as_deref(), Some("localhost/webapp"));
+        assert_eq!(parse("r.example:5000/a/b").as_deref(), Some("r.example:5000/a/b"));
+        assert_eq!(parse("docker.io/library/a").as_deref(), Some("registry-1.docker.io/library/a"));
+    }
+
+    #[test]
+    fn invalid_names_are_refused() {
+        for name in ["", "Web", "a//b", "a b", "-a", "r.example/", "../a"] {
+            assert!(Repository::parse(name).is_err(), "{name}");
+        }
+        for tag in ["", "a/b", "-x", "a b", &"x".repeat(129)] {
+            assert!(check_tag(tag).is_err(), "{tag}");
+        }
+        assert!(check_tag("v1.2_x-3").is_ok());
+    }
+}
