@@ -251,7 +251,7 @@ fn read(path: &Path) -> Result<SourceFile, Failure> {
 fn refuse(source: &SourceFile, problems: &[Diagnostic], no_color: bool) -> Failure {
     let color = stdio::color(&std::io::stderr(), no_color);
     for problem in problems {
-        stdio::text(&problem.render(source, color));
+        stdio::text(&format!("{}\n", problem.render(source, color)));
     }
     let count = match problems.len() {
         1 => "an error".to_owned(),

@@ -4,7 +4,7 @@ use super::{DockerError, Engine};
 use crate::secret::Secret;
 use bollard::container::LogOutput;
 use bollard::errors::Error as BollardError;
-use bollard::models::{ContainerCreateBody, HostConfig};
+use bollard::models::ContainerCreateBody;
 use bollard::query_parameters::{
     AttachContainerOptions, InspectContainerOptions, RemoveContainerOptions, StartContainerOptions,
     WaitContainerOptions,
@@ -151,11 +151,6 @@ fn body(container: &ContainerRun) -> ContainerCreateBody {
         labels: Some(labels),
         attach_stdout: Some(true),
         attach_stderr: Some(true),
-        host_config: Some(HostConfig {
-            // A process that reaps what the command leaves behind and passes signals on.
-            init: Some(true),
-            ..HostConfig::default()
-        }),
         ..ContainerCreateBody::default()
     }
 }

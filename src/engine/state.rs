@@ -38,15 +38,18 @@ pub(super) struct State {
 pub(super) struct RecordedFailure {
     exit: u8,
     message: String,
+    help: Option<String>,
 }
 
 impl RecordedFailure {
     pub(super) fn new(failure: &Failure) -> Self {
-        Self { exit: failure.exit.code(), message: failure.message.clone() }
+        let Failure { exit, message, help } = failure.clone();
+        Self { exit: exit.code(), message, help }
     }
 
     pub(super) fn to_failure(&self) -> Failure {
-        Failure::new(Exit::from_code(self.exit), self.message.clone())
+        let Self { exit, message, help } = self.clone();
+        Failure { exit: Exit::from_code(exit), message, help }
     }
 }
 
@@ -84,7 +87,6 @@ impl State {
             None => {
                 state.commit == identity.commit
                     && state.mode == identity.mode
-                    && !state.ended
                     && state.build_id.starts_with(LOCAL)
                     && !phases.iter().any(|phase| state.phases.contains(phase))
             }

@@ -19,6 +19,8 @@ const ACCEPTED: &str = "application/vnd.oci.image.manifest.v1+json, application/
 const CONTENT_DIGEST: &str = "docker-content-digest";
 /// How long a call may take that carries no blob.
 const PATIENCE: Duration = Duration::from_mins(1);
+/// How long a registry on this machine may take to show that it speaks TLS.
+const HANDSHAKE: Duration = Duration::from_secs(2);
 /// How much of a blob is read at a time, in bytes.
 const CHUNK: usize = 256 * 1024;
 
@@ -64,13 +66,12 @@ impl RepositoryClient {
             repository: repository.clone(),
             authorization: None,
         };
-        let answer = match client.ping().await {
-            // As the docker command does, plain HTTP is spoken only on this machine.
-            Err(RegistryError::Unreachable { .. }) if is_loopback(&repository.host) => {
-                client.base = base(&repository.host, "http")?;
-                client.ping().await?
-            }
-            answer => answer?,
+        // As the docker command does, plain HTTP is spoken only on this machine, and only where TLS is not.
+        let answer = if is_loopback(&repository.host) && !client.speaks_tls().await {
+            client.base = base(&repository.host, "http")?;
+            client.ping().await?
+        } else {
+            client.ping().await?
         };
         if answer.status() == StatusCode::UNAUTHORIZED {
             client.authorization = Some(client.authorize(&answer, login).await?);
@@ -80,6 +81,10 @@ impl RepositoryClient {
             }
         }
         Ok(client)
+    }
+
+    async fn speaks_tls(&self) -> bool {
+        self.request(Method::GET, &self.base).timeout(HANDSHAKE).send().await.is_ok()
     }
 
     async fn ping(&self) -> Result<Response, RegistryError> {

@@ -1,0 +1,113 @@
+//! The directions of the house (docs/architecture.md), read off the `use` lines and paths of the sources.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+/// What each module may know of the others.
+const MAY_USE: &[(&str, &[&str])] = &[
+    ("aws", &["secret", "tls"]),
+    ("docker", &["exit", "secret"]),
+    ("ecs", &["text"]),
+    (
+        "engine",
+        &[
+            "aws", "docker", "ecs", "event", "exit", "files", "pipeline", "plan", "process", "registry",
+            "secret", "text", "tls",
+        ],
+    ),
+    ("event", &["exit", "pipeline"]),
+    ("exit", &[]),
+    ("files", &[]),
+    ("origin", &["plan"]),
+    ("pipeline", &["text"]),
+    ("plan", &["pipeline", "text"]),
+    ("process", &[]),
+    ("registry", &["exit", "files", "secret", "tls"]),
+    ("report", &["event", "exit", "files", "pipeline", "secret"]),
+    ("secret", &[]),
+    ("text", &[]),
+    ("tls", &[]),
+];
+
+/// What pure modules must not touch.
+const IMPURE: &[&str] =
+    &["std::fs", "std::env", "std::net", "std::process", "tokio", "async fn", "reqwest", "duct::"];
+const PURE: &[&str] = &["ecs", "pipeline", "plan", "text"];
+
+fn sources(module: &str) -> Vec<(String, String)> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut todo = vec![root.join(module), root.join(format!("{module}.rs"))];
+    let mut found = Vec::new();
+    while let Some(path) = todo.pop() {
+        if path.is_dir() {
+            todo.extend(std::fs::read_dir(path).unwrap().map(|entry| entry.unwrap().path()));
+        } else if path.is_file() {
+            let text = std::fs::read_to_string(&path).unwrap();
+            // Unit tests may use what they like.
+            let text = text.split("#[cfg(test)]").next().unwrap().to_owned();
+            let code: Vec<&str> = text.lines().filter(|line| !line.trim_start().starts_with("//")).collect();
+            found.push((path.display().to_string(), code.join("\n")));
+        }
+    }
+    found
+}
+
+/// The modules of this crate that a text names.
+fn used(text: &str) -> BTreeSet<String> {
+    let mut modules = BTreeSet::new();
+    for (at, _) in text.match_indices("crate::") {
+        let rest = &text[at + "crate::".len()..];
+        let names = match rest.strip_prefix('{') {
+            Some(group) => group.split('}').next().unwrap().split(',').collect(),
+            None => vec![rest],
+        };
+        for name in names {
+            let name: String =
+                name.trim().chars().take_while(|c| c.is_ascii_lowercase() || *c == '_').collect();
+            modules.insert(name);
+        }
+    }
+    modules
+}
+
+#[test]
+fn data_flows_one_way() {
+    for (module, allowed) in MAY_USE {
+        let sources = sources(module);
+        assert!(!sources.is_empty(), "there is no module {module}");
+        for (path, text) in sources {
+            for name in used(&text) {
+                assert!(
+                    name == *module || allowed.contains(&name.as_str()),
+                    "{path} must not use crate::{name}"
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn every_module_has_its_directions() {
+    let lib = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("src/lib.rs")).unwrap();
+    let modules = lib.lines().filter_map(|line| line.strip_prefix("pub mod ")?.strip_suffix(';'));
+    for module in modules.filter(|module| *module != "cli") {
+        assert!(MAY_USE.iter().any(|(name, _)| *name == module), "{module} is missing in MAY_USE");
+    }
+}
+
+#[test]
+fn pure_modules_touch_nothing() {
+    for module in PURE {
+        for (path, text) in sources(module) {
+            for word in IMPURE {
+                assert!(!text.contains(word), "{path} must not use {word}");
+            }
+        }
+    }
+}
+
+#[test]
+fn main_is_short() {
+    let main = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("src/main.rs")).unwrap();
+    assert!(main.lines().count() < 30);
+}

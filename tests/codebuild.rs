@@ -1,0 +1,77 @@
+//! Inside CodeBuild: its variables decide.
+
+use crate::harness::{Call, Project, registry, unique};
+
+const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
+
+fn in_codebuild<'p>(call: Call<'p>, project: &Project) -> Call<'p> {
+    call.aws()
+        .env("CODEBUILD_BUILD_ID", "webapp:11111111-2222")
+        .env("CODEBUILD_BUILD_NUMBER", "7")
+        .env("CODEBUILD_BUILD_ARN", "arn:aws:codebuild:us-east-1:123456789012:build/webapp:11111111-2222")
+        .env("CODEBUILD_RESOLVED_SOURCE_VERSION", COMMIT)
+        .env("CODEBUILD_SRC_DIR", project.root().display().to_string())
+}
+
+fn project(repository: &str) -> Project {
+    Project::new("")
+        .file("service/Dockerfile", "FROM busybox:1.36\n")
+        .file(
+            "service/pipeline.yml",
+            format!(
+                "version: 1\nname: t\nenv: {{ shell: sh, variables: {{ WHO: file }} }}\nimages: {{ app: {{ repository: \"${{aws.account}}.dkr.ecr.${{aws.region}}.amazonaws.com/{repository}\", create: true }} }}\nphases:\n  build: {{ steps: [{{ build: app }}, {{ push: app }}, {{ image-definitions: {{ web: app }} }}, {{ run: 'echo \"$WHO $RUNNER_MODE $RUNNER_BUILD_NUMBER\"' }}] }}\n"
+            ),
+        )
+}
+
+#[test]
+fn it_publishes_and_leaves_the_artifacts_where_codebuild_takes_them() {
+    let repository = unique("cb");
+    let project = project(&repository);
+    let call =
+        in_codebuild(project.runner("run --file service/pipeline.yml"), &project).env("WHO", "project");
+    let outcome = call.run().exits(0).says("project publish 7\n").says("build webapp:11111111-2222");
+    let uri = project.json("imagedefinitions.json")[0]["imageUri"].as_str().unwrap().to_owned();
+    assert!(uri.starts_with(&format!("{}/{repository}@sha256:", registry())), "{uri}");
+    assert!(project.exists("imageDetail.json"));
+    outcome.says(&format!("tags: {COMMIT}"));
+    assert_eq!(crate::harness::served_digest(&repository, COMMIT), uri.split('@').nth(1).unwrap());
+}
+
+#[test]
+fn a_pull_request_publishes_nothing() {
+    let repository = unique("pr");
+    let project = project(&repository);
+    let call = in_codebuild(project.runner("run --file service/pipeline.yml"), &project)
+        .env("CODEBUILD_WEBHOOK_EVENT", "PULL_REQUEST_CREATED")
+        .env("CODEBUILD_WEBHOOK_HEAD_REF", "refs/heads/main")
+        .env("CODEBUILD_WEBHOOK_BASE_REF", "refs/heads/main");
+    let outcome =
+        call.run().exits(0).says("▸ build app").says("▹ push app: skipped, pull requests publish nothing");
+    outcome.says("▹ image definitions: skipped");
+    assert!(!project.exists("imagedefinitions.json"));
+}
+
+#[test]
+fn one_call_for_each_phase_is_one_build_and_another_build_starts_anew() {
+    let project = Project::phases(
+        "  build: { steps: [{ run: exit 5 }] }\n  post_build: { steps: [{ run: echo deployed }] }\n",
+    );
+    in_codebuild(project.runner("run --phase build"), &project).run().exits(1);
+    let second = in_codebuild(project.runner("run --phase post_build"), &project).run().exits(1);
+    second.says("skipped, something failed before").ends_with("exit code 5");
+    let other = in_codebuild(project.runner("run --phase post_build"), &project)
+        .env("CODEBUILD_BUILD_ID", "webapp:3333");
+    other.run().exits(0).says("deployed\n");
+}
+
+#[test]
+fn a_pipeline_that_needs_a_branch_and_has_none_is_refused() {
+    let project = Project::new(
+        "version: 1\nname: t\nenv: { shell: sh, variables: { B: \"${source.branch}\" } }\nphases: { build: { steps: [{ run: \"echo on $B\" }] } }\n",
+    );
+    let call =
+        || in_codebuild(project.runner("run"), &project).env("CODEBUILD_INITIATOR", "codepipeline/main");
+    call().run().exits(2).complains("`${source.branch}` has no value").complains("set RUNNER_BRANCH");
+    call().env("RUNNER_BRANCH", "release").run().exits(0).says("on release\n");
+}

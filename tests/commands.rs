@@ -1,0 +1,130 @@
+//! `run` steps: scripts, programs, order, `when`, `finally`, output.
+
+use crate::harness::Project;
+
+#[test]
+fn a_failing_command_stops_the_run_and_finally_runs() {
+    let project = Project::phases(
+        "  build:\n    steps:\n      - run: |\n          echo one\n          false\n          echo never-inline\n      - run: echo never-step\n    finally:\n      - run: echo cleaned\n  post_build:\n    steps:\n      - run: echo never-phase\n",
+    );
+    project
+        .runner("run")
+        .run()
+        .exits(1)
+        .says("one\n")
+        .says("cleaned\n")
+        .says("post_build: skipped, something failed before")
+        .says_not("never-inline\n")
+        .says_not("\nnever-step")
+        .says_not("\nnever-phase")
+        .ends_with("failed after")
+        .ends_with("the command ended with exit code 1");
+}
+
+#[test]
+fn a_failure_in_a_pipe_counts_in_bash() {
+    let project =
+        Project::new("version: 1\nname: t\nphases: { build: { steps: [{ run: \"false | cat\" }] } }\n");
+    project.runner("run").run().exits(1);
+}
+
+#[test]
+fn a_list_is_a_program_without_a_shell() {
+    let project = Project::phases(
+        "  build:\n    steps:\n      - run: [printf, \"%s|\", \"$HOME\", \"a b\", \"*\", \"${x}\"]\n",
+    );
+    project.runner("run").run().exits(0).says("$HOME|a b|*|${x}|");
+}
+
+#[test]
+fn what_is_missing_on_the_machine_is_said_with_a_way_out() {
+    let project = Project::phases("  build: { steps: [{ run: [no-such-program] }] }\n");
+    project.runner("run").run().exits(3).ends_with("there is no program `no-such-program`");
+    let project = Project::phases("  build: { steps: [{ run: \"true\", dir: nowhere }] }\n");
+    project.runner("run").run().exits(3).ends_with("nowhere does not exist");
+    let project = Project::new("version: 1\nname: t\nphases: { build: { steps: [{ run: \"true\" }] } }\n");
+    let outcome = project.runner("run").env("PATH", "/nonexistent").run();
+    outcome.exits(3).ends_with("there is no program `bash`").ends_with("shell: sh");
+}
+
+#[test]
+fn when_decides_after_a_failure() {
+    let project = Project::phases(
+        "  install:\n    steps:\n      - run: exit 7\n      - { run: echo mended, when: failure }\n      - { run: echo anyway, when: always }\n  build: { steps: [{ run: echo no-build }] }\n  post_build:\n    when: always\n    steps:\n      - run: echo post\n      - { run: echo no-success, when: success }\n",
+    );
+    let outcome = project.runner("run").run().exits(1);
+    outcome
+        .says("mended\n")
+        .says("anyway\n")
+        .says("post\n")
+        .says_not("\nno-build")
+        .says_not("\nno-success")
+        .ends_with("install › exit 7: the command ended with exit code 7");
+}
+
+#[test]
+fn a_failing_finally_fails_the_phase_but_the_first_failure_decides() {
+    let project = Project::phases(
+        "  build:\n    steps: [{ run: \"true\" }]\n    finally: [{ run: exit 3 }, { run: echo second }]\n",
+    );
+    project.runner("run").run().exits(1).says("second\n").ends_with("exit code 3");
+}
+
+#[test]
+fn output_is_passed_on_byte_for_byte() {
+    let project = Project::phases(
+        "  build:\n    steps:\n      - run: printf 'a\\000b\\377c\\rd'; printf 'err\\n' >&2; printf 'no end'\n",
+    );
+    let outcome = project.runner("run").run().exits(0);
+    let expected = b"a\0b\xffc\rderr\nno end\n";
+    let found = outcome.bytes.windows(expected.len()).any(|window| window == expected);
+    assert!(found, "{outcome}");
+}
+
+#[test]
+fn a_lot_of_output_arrives_whole() {
+    let project = Project::phases("  build: { steps: [{ run: seq 1 200000 }] }\n");
+    let outcome = project.runner("run").run().exits(0);
+    assert_eq!(outcome.stdout.lines().filter(|line| line.parse::<u32>().is_ok()).count(), 200_000);
+}
+
+#[test]
+fn nothing_leaks_between_steps() {
+    let project = Project::phases(
+        "  build:\n    steps:\n      - { run: \"cd /; export X=1; umask 077; sleep 300 & echo $! > $OLDPWD/pid\" }\n      - run: \"pwd; echo X=$X.\"\n",
+    );
+    let outcome = project.runner("run").run().exits(0).says("X=.\n");
+    outcome.says(&project.root().canonicalize().unwrap().display().to_string());
+    let pid = project.read("pid");
+    let status = std::fs::read_to_string(format!("/proc/{}/status", pid.trim())).unwrap_or_default();
+    assert!(status.is_empty() || status.contains("State:\tZ"), "the background process lives: {status}");
+}
+
+#[test]
+fn a_grandchild_that_holds_the_output_does_not_hang_the_step() {
+    let project = Project::phases("  build: { steps: [{ run: \"setsid sleep 8 & echo started\" }] }\n");
+    let begin = std::time::Instant::now();
+    project.runner("run").run().exits(0).says("started\n");
+    assert!(begin.elapsed().as_secs() < 6, "{:?}", begin.elapsed());
+}
+
+#[test]
+fn dir_env_and_name_of_a_step() {
+    let project = Project::phases(
+        "  build:\n    steps:\n      - name: \"Say ${WHAT:-hello}\"\n        run: \"pwd; echo $A\"\n        dir: sub\n        env: { A: \"${source.commit.short}!\" }\n",
+    );
+    let project = project.file("sub/file", "").git();
+    project.runner("run").run().exits(0).says("▸ Say hello\n").says("/sub\n").says("!\n");
+}
+
+#[test]
+fn help_shows_what_works_and_an_example() {
+    let project = Project::phases("  build: { steps: [] }\n");
+    let help = project.runner("--help").run().exits(0).says("runner run --phase build").says("Exit codes");
+    for later in ["plan", "validate", "doctor", "gc", "completions"] {
+        assert!(!help.stdout.contains(later), "{later} does not work yet");
+    }
+    project.runner("run --help").run().exits(0).says("--env-file").says("Examples:").says_not("--with-aws");
+    project.runner("run --publish --local").run().exits(2);
+    project.runner("walk").run().exits(2);
+}

@@ -1,0 +1,73 @@
+//! Where values come from, who wins, and what becomes of secrets.
+
+use crate::harness::Project;
+
+#[test]
+fn the_env_file_wins_over_the_file_and_the_file_over_the_shell() {
+    let project = Project::new(
+        "version: 1\nname: t\nenv: { shell: sh, variables: { A: file, B: file, C: \"${A}+${D}\" } }\nphases: { build: { steps: [{ run: 'echo \"$A,$B,$C,$D\"' }] } }\n",
+    )
+    .file("e", "# mine\nA='env $x'\n");
+    let outcome = project.runner("run --env-file e").env("B", "shell").env("D", "shell").run();
+    outcome.exits(0).says("env $x,file,env $x+shell,shell\n");
+    project
+        .runner("run --env-file nowhere")
+        .run()
+        .exits(2)
+        .complains("cannot read the environment file nowhere");
+    let project = project.file("bad", "A=1\nnonsense\n");
+    project.runner("run --env-file bad").run().exits(2).complains("line 2: there is no `=`");
+}
+
+#[test]
+fn a_branch_is_data_and_never_code() {
+    let branch = "x-$(touch${IFS}pwned)-`touch${IFS}pwned2`";
+    let project = Project::new(
+        "version: 1\nname: t\nenv: { shell: sh, variables: { B: \"${source.branch}\" } }\nphases:\n  build:\n    steps:\n      - name: \"on ${source.branch}\"\n        run: 'echo \"<$RUNNER_SOURCE_BRANCH|$B|$RUNNER_SOURCE_BRANCH_SLUG>\"; echo \"${source.branch:-}\" || true'\n",
+    );
+    // A script is the shell's alone: what looks like one of runner's references is not resolved in it.
+    let outcome = project.runner("run").env("RUNNER_BRANCH", branch).run();
+    assert!(outcome.stdout.contains(&format!("<{branch}|{branch}|x-touch")), "{outcome}");
+    assert!(!project.exists("pwned") && !project.exists("pwned2"));
+}
+
+#[test]
+fn local_mode_takes_aws_credentials_out_of_the_environment() {
+    let project = Project::phases("  build: { steps: [{ run: 'env; echo mode=$RUNNER_MODE' }] }\n");
+    let outcome = project
+        .runner("run --local")
+        .env("AWS_ACCESS_KEY_ID", "AKIAEXAMPLE")
+        .env("AWS_SECRET_ACCESS_KEY", "very-secret")
+        .env("AWS_SESSION_TOKEN", "token-value")
+        .env("AWS_PROFILE", "production")
+        .env("AWS_CONTAINER_CREDENTIALS_RELATIVE_URI", "/v2/credentials")
+        .env("AWS_WEB_IDENTITY_TOKEN_FILE", "/token")
+        .run();
+    let outcome = outcome.exits(0).says("mode=local").says("AWS_SHARED_CREDENTIALS_FILE=/dev/null");
+    for name in ["AKIAEXAMPLE", "very-secret", "token-value", "production", "/v2/credentials", "/token"] {
+        assert!(!outcome.stdout.contains(name), "{name}\n{outcome}");
+    }
+}
+
+const SECRETS: &str = "version: 1\nname: t\nenv:\n  shell: sh\n  parameter-store: { TOKEN: /app/token }\n  secrets-manager: { URL: \"app/slack:url\" }\nphases:\n  build:\n    steps:\n      - run: 'echo \"token $TOKEN\"; printf %s \"$TOKEN\" | base64; echo \"url ${URL:-none}\"'\n";
+
+#[test]
+fn secrets_come_from_the_env_file_locally_and_are_masked() {
+    let project = Project::new(SECRETS).file(".env", "TOKEN=\"hunter2-hunter2\"\n");
+    let outcome = project.runner("run --local --env-file .env").run().exits(0);
+    outcome
+        .says("token ***\n")
+        .says("url none\n")
+        .says("warning: the secret URL has no value here")
+        .says_not("hunter2")
+        .says_not("aHVudGVyMi1odW50ZXIy");
+    assert!(!project.read(".runner/state.json").contains("hunter2"));
+}
+
+#[test]
+fn a_missing_secret_is_an_error_where_a_typed_field_uses_it() {
+    let project = Project::new(
+        "version: 1\nname: t\nenv: { shell: sh, parameter-store: { TOKEN: /t } }\nphases: { build: { steps: [{ run: \"true\", env: { X: \"${TOKEN}\" } }] } }\n",
+    );
+    project.runner("run --local").run().exits(2).complains("`${TOKEN}` has no value");
+}

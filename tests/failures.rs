@@ -1,0 +1,141 @@
+//! What the environment lacks: exit 3, one clear sentence, the next step to take.
+
+use crate::harness::{Project, aws_endpoint, ecs, unique};
+use serde_json::json;
+
+const BUILD: &str = "version: 1\nname: t\nimages: { app: { repository: a, tags: [t] } }\nphases: { build: { steps: [{ build: app }, { push: app }] } }\n";
+
+fn app(pipeline: &str) -> Project {
+    Project::new(pipeline).file("Dockerfile", "FROM busybox:1.36\n")
+}
+
+#[test]
+fn no_docker() {
+    let project = app(BUILD);
+    let run = |host: &str| project.runner("run").env("DOCKER_HOST", host).run();
+    run("unix:///nonexistent/docker.sock")
+        .exits(3)
+        .ends_with("there is no Docker Engine: /nonexistent/docker.sock does not exist")
+        .ends_with("privileged mode");
+    run("tcp://127.0.0.1:1").exits(3).ends_with("the Docker Engine at 127.0.0.1:1 does not answer");
+    run("ssh://host").exits(3).ends_with("`ssh://host` in DOCKER_HOST");
+    std::fs::write(project.path("socket"), "").unwrap();
+    let file = format!("unix://{}", project.path("socket").display());
+    run(&file).exits(3).ends_with("does not answer");
+}
+
+#[test]
+fn an_engine_that_is_too_old() {
+    let server = tiny_http::Server::http("127.0.0.1:0").unwrap();
+    let address = server.server_addr().to_ip().unwrap();
+    std::thread::spawn(move || {
+        for request in server.incoming_requests() {
+            let _ = request.respond(tiny_http::Response::from_string("{\"ApiVersion\":\"1.40\"}"));
+        }
+    });
+    let outcome = app(BUILD).runner("run").env("DOCKER_HOST", format!("tcp://{address}")).run();
+    outcome.exits(3).ends_with("speaks API 1.40, but runner needs 1.41");
+}
+
+#[test]
+fn no_region_and_no_credentials() {
+    let project = app(BUILD);
+    let outcome = project.runner("run --publish").env("AWS_EC2_METADATA_DISABLED", "true").run();
+    outcome.exits(3).ends_with("no AWS region is set").ends_with("set AWS_REGION");
+    let call = project
+        .runner("run --publish")
+        .env("AWS_EC2_METADATA_DISABLED", "true")
+        .env("AWS_REGION", "us-east-1");
+    call.run().exits(3).ends_with("there are no AWS credentials").ends_with("--local");
+}
+
+#[test]
+fn aws_that_does_not_answer() {
+    let call = app(BUILD).runner("run --publish").aws().env("AWS_ENDPOINT_URL", "http://127.0.0.1:1").run();
+    call.exits(3)
+        .ends_with("AWS cannot be reached for ecr:DescribeRepositories")
+        .ends_with("AWS_ENDPOINT_URL");
+}
+
+#[test]
+fn a_denied_call_names_the_action() {
+    let server = tiny_http::Server::http("127.0.0.1:0").unwrap();
+    let address = server.server_addr().to_ip().unwrap();
+    std::thread::spawn(move || {
+        for request in server.incoming_requests() {
+            let body = "{\"__type\":\"AccessDeniedException\",\"message\":\"User: me is not authorized\"}";
+            let _ = request.respond(tiny_http::Response::from_string(body).with_status_code(400));
+        }
+    });
+    let call =
+        app(BUILD).runner("run --publish").aws().env("AWS_ENDPOINT_URL", format!("http://{address}")).run();
+    let outcome = call.exits(3).ends_with("AWS denies ecr:DescribeRepositories: User: me is not authorized");
+    outcome.ends_with("allow `ecr:DescribeRepositories`");
+}
+
+#[test]
+fn no_such_cluster_service_family_or_container() {
+    let name = unique("none");
+    ecs("CreateCluster", &json!({ "clusterName": name }));
+    let task =
+        json!({ "family": name, "containerDefinitions": [{ "name": "web", "image": "x", "memory": 64 }] });
+    let run = |steps: &str| {
+        let project =
+            Project::new(&format!("version: 1\nname: t\nphases: {{ build: {{ steps: [{steps}] }} }}\n"))
+                .file("td.json", task.to_string());
+        project.runner("run --publish").aws().run()
+    };
+    let file = "{ task-definition: { file: td.json } }";
+    run(&format!("{file}, {{ deploy: {{ cluster: {name}-x, service: s }} }}"))
+        .exits(3)
+        .ends_with("there is no cluster");
+    run(&format!("{file}, {{ deploy: {{ cluster: {name}, service: s }} }}"))
+        .exits(3)
+        .ends_with(&format!("there is no service `{name}/s`"));
+    run(&format!("{{ task-definition: {{ service: {{ cluster: {name}, name: s }} }} }}"))
+        .exits(3)
+        .ends_with("there is no service");
+    run(&format!("{{ task-definition: {{ family: {name}-x }} }}"))
+        .exits(3)
+        .ends_with(&format!("there is no task definition `{name}-x`"));
+    run("{ task-definition: { file: td.json, containers: { wbe: { environment: { A: b } } } } }")
+        .exits(2)
+        .ends_with("no container `wbe`; it has `web`");
+    run("{ task-definition: { file: nowhere.json } }").exits(2).ends_with("nowhere.json cannot be read");
+    run(&format!("{{ deploy: {{ cluster: {name}, service: s }} }}"))
+        .exits(2)
+        .ends_with("no task definition has been");
+}
+
+#[test]
+fn no_such_secret() {
+    let project = Project::new(
+        "version: 1\nname: t\nenv: { parameter-store: { T: /no/such } }\nphases: { build: { steps: [] } }\n",
+    );
+    project.runner("run --publish").aws().run().exits(3).complains("there is no parameter `/no/such`");
+}
+
+#[test]
+fn local_mode_connects_to_nothing_but_docker() {
+    let name = unique("connect");
+    let project = Project::new(&format!(
+        "version: 1\nname: t\nenv: {{ shell: sh, parameter-store: {{ T: /t }} }}\nimages: {{ app: {{ repository: {name}, create: true, tags: [t] }} }}\nphases:\n  build:\n    steps: [{{ build: app }}, {{ test: app, command: [\"true\"] }}, {{ push: app }}, {{ image-definitions: {{ web: app }} }}, {{ task-definition: {{ family: f }} }}, {{ deploy: {{ cluster: c, service: s }} }}]\nnotify: [{{ slack: \"http://127.0.0.1:1/\" }}]\n"
+    ))
+    .file("Dockerfile", "FROM busybox:1.36\n");
+    let trace = project.path("trace");
+    let under = [
+        "strace",
+        "-f",
+        "-qq",
+        "-e",
+        "trace=connect,sendto,sendmsg",
+        "-e",
+        "signal=none",
+        "-o",
+        trace.to_str().unwrap(),
+    ];
+    project.runner("run --local").aws().env("AWS_ENDPOINT_URL", aws_endpoint()).run_under(&under).exits(0);
+    let trace = project.read("trace");
+    assert!(trace.contains("docker.sock"), "{trace}");
+    assert!(!trace.contains("AF_INET"), "{trace}");
+}

@@ -1,0 +1,348 @@
+//! A project in a directory of its own, and calls of `runner` in it with a scrubbed environment.
+
+use serde_json::Value;
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+/// A directory with a pipeline file.
+pub struct Project {
+    directory: tempfile::TempDir,
+}
+
+impl Project {
+    pub fn new(pipeline: &str) -> Self {
+        let project = Self { directory: tempfile::tempdir().unwrap() };
+        std::fs::create_dir(project.path(".home")).unwrap();
+        project.file("pipeline.yml", pipeline)
+    }
+
+    /// A project whose pipeline is only its phases.
+    pub fn phases(phases: &str) -> Self {
+        Self::new(&format!("version: 1\nname: test\nenv: {{ shell: sh }}\nphases:\n{phases}"))
+    }
+
+    pub fn file(self, path: &str, content: impl AsRef<[u8]>) -> Self {
+        let path = self.path(path);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, content).unwrap();
+        self
+    }
+
+    /// Makes a git repository with one commit of it.
+    pub fn git(self) -> Self {
+        for arguments in [
+            ["init", "-q", "-b", "main"].as_slice(),
+            &["add", "-A"],
+            &["-c", "user.name=t", "-c", "user.email=t@example.com", "commit", "-qm", "test"],
+        ] {
+            let status = Command::new("git").args(arguments).current_dir(self.root()).status();
+            assert!(status.unwrap().success());
+        }
+        self
+    }
+
+    pub fn root(&self) -> &Path {
+        self.directory.path()
+    }
+
+    pub fn path(&self, path: &str) -> PathBuf {
+        self.root().join(path)
+    }
+
+    pub fn read(&self, path: &str) -> String {
+        std::fs::read_to_string(self.path(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
+    }
+
+    pub fn json(&self, path: &str) -> Value {
+        serde_json::from_str(&self.read(path)).unwrap()
+    }
+
+    pub fn exists(&self, path: &str) -> bool {
+        self.path(path).exists()
+    }
+
+    /// A call of `runner` with these arguments, separated by blanks.
+    pub fn runner(&self, arguments: &str) -> Call<'_> {
+        let mut env = BTreeMap::new();
+        for (name, value) in [
+            ("PATH", std::env::var("PATH").unwrap()),
+            ("HOME", self.path(".home").display().to_string()),
+            ("LANG", "C.UTF-8".to_owned()),
+        ] {
+            env.insert(name.to_owned(), value);
+        }
+        Call { project: self, arguments: arguments.split_whitespace().map(ToOwned::to_owned).collect(), env }
+    }
+}
+
+/// A call of `runner`, before it is made.
+pub struct Call<'p> {
+    project: &'p Project,
+    arguments: Vec<String>,
+    env: BTreeMap<String, String>,
+}
+
+impl Call<'_> {
+    pub fn env(mut self, name: &str, value: impl Into<String>) -> Self {
+        self.env.insert(name.to_owned(), value.into());
+        self
+    }
+
+    /// The AWS API of the test bed.
+    pub fn aws(self) -> Self {
+        self.env("AWS_ENDPOINT_URL", aws_endpoint())
+            .env("AWS_REGION", "us-east-1")
+            .env("AWS_ACCESS_KEY_ID", "test")
+            .env("AWS_SECRET_ACCESS_KEY", "test")
+            .env("AWS_EC2_METADATA_DISABLED", "true")
+    }
+
+    fn command(&self) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_runner"));
+        command
+            .args(&self.arguments)
+            .current_dir(self.project.root())
+            .env_clear()
+            .envs(&self.env)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        command
+    }
+
+    /// Makes the call and waits for its end.
+    pub fn run(self) -> Outcome {
+        Outcome::new(&self.command().output().unwrap())
+    }
+
+    /// Starts the call.
+    pub fn start(self) -> Running {
+        Running { child: self.command().spawn().unwrap(), peak: 0 }
+    }
+
+    /// Makes the call by way of another program, whose own arguments come first.
+    pub fn run_under(self, program: &[&str]) -> Outcome {
+        let mut command = Command::new(program[0]);
+        command.args(&program[1..]).arg(env!("CARGO_BIN_EXE_runner")).args(&self.arguments);
+        command.current_dir(self.project.root()).env_clear().envs(&self.env).stdin(Stdio::null());
+        Outcome::new(&command.output().unwrap())
+    }
+}
+
+/// A call under way.
+pub struct Running {
+    child: Child,
+    peak: u64,
+}
+
+impl Running {
+    pub fn signal(&self, name: &str) {
+        let status = Command::new("kill").args(["-s", name, &self.child.id().to_string()]).status();
+        assert!(status.unwrap().success());
+    }
+
+    /// Waits until the file exists, which a step of the pipeline makes.
+    pub fn until_exists(&self, path: &Path) {
+        eventually(|| path.exists(), &format!("{} never came", path.display()));
+    }
+
+    /// Closes the reading end of the log.
+    pub fn close_stdout(&mut self) {
+        drop(self.child.stdout.take());
+    }
+
+    pub fn finish(self) -> Outcome {
+        Outcome::new(&self.child.wait_with_output().unwrap())
+    }
+
+    /// Waits for the end; the outcome and the largest resident size on the way, in bytes. Only for short logs.
+    pub fn finish_measured(mut self) -> (Outcome, u64) {
+        let status = format!("/proc/{}/status", self.child.id());
+        while self.child.try_wait().unwrap().is_none() {
+            let text = std::fs::read_to_string(&status).unwrap_or_default();
+            let peak = text.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+            let peak = peak.and_then(|rest| rest.trim().trim_end_matches(" kB").parse::<u64>().ok());
+            self.peak = self.peak.max(peak.unwrap_or_default() * 1024);
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        let peak = self.peak;
+        (self.finish(), peak)
+    }
+}
+
+/// What a call did.
+#[derive(Debug)]
+pub struct Outcome {
+    pub code: Option<i32>,
+    pub stdout: String,
+    pub bytes: Vec<u8>,
+    pub stderr: String,
+}
+
+impl Outcome {
+    fn new(output: &Output) -> Self {
+        Self {
+            code: output.status.code(),
+            stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
+            bytes: output.stdout.clone(),
+            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+        }
+    }
+
+    #[track_caller]
+    pub fn exits(self, code: i32) -> Self {
+        assert_eq!(self.code, Some(code), "{self}");
+        self
+    }
+
+    #[track_caller]
+    pub fn says(self, text: &str) -> Self {
+        assert!(self.stdout.contains(text), "the log lacks {text:?}\n{self}");
+        self
+    }
+
+    #[track_caller]
+    pub fn says_not(self, text: &str) -> Self {
+        assert!(!self.stdout.contains(text) && !self.stderr.contains(text), "it says {text:?}\n{self}");
+        self
+    }
+
+    #[track_caller]
+    pub fn complains(self, text: &str) -> Self {
+        assert!(self.stderr.contains(text), "stderr lacks {text:?}\n{self}");
+        self
+    }
+
+    /// The last lines of the log, where people look first.
+    #[track_caller]
+    pub fn ends_with(self, text: &str) -> Self {
+        let lines: Vec<&str> = self.stdout.lines().collect();
+        let tail = lines[lines.len().saturating_sub(4)..].join("\n");
+        assert!(tail.contains(text), "the last lines lack {text:?}\n{self}");
+        self
+    }
+}
+
+impl std::fmt::Display for Outcome {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "exit {:?}\n--- stdout\n{}\n--- stderr\n{}", self.code, self.stdout, self.stderr)
+    }
+}
+
+/// A name that no other test uses, fit for repositories, clusters and families.
+pub fn unique(prefix: &str) -> String {
+    static COUNT: AtomicUsize = AtomicUsize::new(0);
+    let count = COUNT.fetch_add(1, Ordering::SeqCst);
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_nanos();
+    format!("{prefix}-{}-{count}-{}", std::process::id(), now % 1_000_000_000)
+}
+
+/// Waits up to ten seconds for a condition.
+#[track_caller]
+pub fn eventually(condition: impl Fn() -> bool, message: &str) {
+    let end = Instant::now() + Duration::from_secs(20);
+    while !condition() {
+        assert!(Instant::now() < end, "{message}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// Holds a lock that all test processes share, for tests that disturb each other.
+pub fn exclusive(name: &str) -> File {
+    let file = File::create(std::env::temp_dir().join(format!("runner-test-{name}.lock"))).unwrap();
+    file.lock().unwrap();
+    file
+}
+
+fn bed(name: &str) -> String {
+    std::env::var(name).unwrap_or_else(|_| panic!("{name} is not set: run the tests with ./dev test"))
+}
+
+/// The host name of the bed's registry.
+pub fn registry() -> String {
+    bed("RUNNER_TEST_REGISTRY")
+}
+
+/// The address of the bed's AWS API.
+pub fn aws_endpoint() -> String {
+    bed("RUNNER_TEST_AWS")
+}
+
+/// The login that the bed's registry takes, as Docker's configuration writes it.
+pub fn docker_config() -> String {
+    let auth = "QVdTOjEyMzQ1Njc4OTAxMi1hdXRoLXRva2Vu";
+    format!("{{\"auths\":{{\"{}\":{{\"auth\":\"{auth}\"}}}}}}", registry())
+}
+
+/// Runs a program of the machine and gives what it prints.
+#[track_caller]
+pub fn shell(program: &str, arguments: &[&str]) -> String {
+    let output = Command::new(program).args(arguments).stdin(Stdio::null()).output().unwrap();
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{program} {arguments:?}: {stderr}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+#[track_caller]
+pub fn docker(arguments: &[&str]) -> String {
+    shell("docker", arguments)
+}
+
+/// A call of the AWS API, by its target header.
+#[track_caller]
+fn api(service: &str, target: &str, body: &Value) -> Value {
+    let target = format!("X-Amz-Target: {target}");
+    let authorization = format!(
+        "Authorization: AWS4-HMAC-SHA256 Credential=test/20200101/us-east-1/{service}/aws4_request, SignedHeaders=host, Signature=x"
+    );
+    let content = "Content-Type: application/x-amz-json-1.1";
+    let body = body.to_string();
+    let answer = shell(
+        "curl",
+        &["-sS", "-H", &target, "-H", content, "-H", &authorization, "-d", &body, &aws_endpoint()],
+    );
+    serde_json::from_str(&answer).unwrap_or_else(|error| panic!("{target}: {error}: {answer}"))
+}
+
+#[track_caller]
+pub fn ecs(operation: &str, body: &Value) -> Value {
+    api("ecs", &format!("AmazonEC2ContainerServiceV20141113.{operation}"), body)
+}
+
+#[track_caller]
+pub fn ecr(operation: &str, body: &Value) -> Value {
+    api("ecr", &format!("AmazonEC2ContainerRegistry_V20150921.{operation}"), body)
+}
+
+#[track_caller]
+pub fn ssm(operation: &str, body: &Value) -> Value {
+    api("ssm", &format!("AmazonSSM.{operation}"), body)
+}
+
+#[track_caller]
+pub fn secrets_manager(operation: &str, body: &Value) -> Value {
+    api("secretsmanager", &format!("secretsmanager.{operation}"), body)
+}
+
+/// The digest that the bed's registry serves for a tag.
+#[track_caller]
+pub fn served_digest(repository: &str, tag: &str) -> String {
+    let url = format!("https://{}/v2/{repository}/manifests/{tag}", registry());
+    let accept = "Accept: application/vnd.oci.image.manifest.v1+json";
+    let ca = bed("RUNNER_TEST_CA");
+    let login = "AWS:123456789012-auth-token";
+    let head = shell("curl", &["-fsSI", "--cacert", &ca, "-u", login, "-H", accept, &url]);
+    let line = head.lines().find(|line| line.to_lowercase().starts_with("docker-content-digest:")).unwrap();
+    line.split_once(':').unwrap().1.trim().to_owned()
+}
+
+/// The containers that a build left behind.
+pub fn containers_of(project: &Project) -> String {
+    let state = project.json(".runner/state.json");
+    let label = format!("label=dev.runner.run={}", state["build_id"].as_str().unwrap());
+    docker(&["ps", "-aq", "--filter", &label])
+}

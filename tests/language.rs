@@ -1,0 +1,141 @@
+//! The pipeline file: what is wrong with it is said before anything runs, with its place.
+
+use crate::harness::Project;
+
+fn refused(pipeline: &str, expected: &[&str]) {
+    let project = Project::new(pipeline).git();
+    let outcome = project.runner("run").run().exits(2);
+    for text in expected {
+        assert!(outcome.stderr.contains(text), "lacks {text:?}\n{outcome}");
+    }
+    assert_eq!(outcome.stdout, "", "nothing runs");
+    assert!(!project.exists(".runner"), "nothing is written");
+}
+
+const HEAD: &str = "version: 1\nname: t\n";
+
+#[test]
+fn an_unknown_key_is_shown_with_its_place_and_a_suggestion() {
+    refused(
+        &format!("{HEAD}phases:\n  build:\n    setps:\n      - run: echo hello\n"),
+        &["pipeline.yml:5:5", "unknown key `setps` in a phase", "^^^^^", "did you mean `steps`?"],
+    );
+}
+
+#[test]
+fn keys_whose_executor_does_not_exist_yet_are_refused_by_name() {
+    refused(
+        &format!(
+            "{HEAD}phases:\n  build:\n    steps:\n      - run: echo hello\n        retry: 2\n      - parallel: []\n"
+        ),
+        &["pipeline.yml:7:9", "`retry` is part of the language", "pipeline.yml:8:9", "`parallel`"],
+    );
+    refused(
+        &format!(
+            "{HEAD}images: {{ a: {{ repository: a, platforms: [linux/amd64] }} }}\nphases: {{ build: {{ steps: [{{ build: a }}] }} }}\n"
+        ),
+        &["pipeline.yml:3:31", "`platforms`"],
+    );
+    let deploy = "{ cluster: c, service: s, wait: 10m, on-failure: rollback }";
+    refused(
+        &format!("{HEAD}phases:\n  build:\n    steps:\n      - deploy: {deploy}\n"),
+        &["`wait` is part", "`on-failure` is part"],
+    );
+}
+
+#[test]
+fn all_errors_are_shown_in_one_go() {
+    refused(
+        "version: 2\nname: t\nname: u\nimages: { app: { repository: app, args: [a] } }\nphases:\n  build:\n    when: sometimes\n    steps:\n      - build: apq\n      - {}\n      - { run: a, build: app }\n",
+        &[
+            "pipeline.yml:1:10",
+            "expected 1",
+            "pipeline.yml:3:1",
+            "duplicate key `name`",
+            "pipeline.yml:4:41",
+            "a mapping from names to texts",
+            "pipeline.yml:7:11",
+            "not one of `success`, `failure` and `always`",
+            "pipeline.yml:9:16",
+            "did you mean `app`?",
+            "pipeline.yml:10:9",
+            "this step does nothing",
+            "pipeline.yml:11:19",
+            "a step does one thing",
+            "has 7 errors; nothing was run",
+        ],
+    );
+}
+
+#[test]
+fn undefined_values_are_errors_and_never_empty() {
+    refused(
+        &format!(
+            "{HEAD}images: {{ a: {{ repository: a, tags: [\"${{VERSOIN}}\"] }} }}\nenv: {{ variables: {{ VERSION: x }} }}\nphases: {{ build: {{ steps: [{{ build: a }}] }} }}\n"
+        ),
+        &["pipeline.yml:3:38", "`${VERSOIN}` has no value", "did you mean `${VERSION}`?"],
+    );
+    refused(
+        &format!(
+            "{HEAD}phases:\n  build:\n    steps:\n      - test: a\n        command: [\"${{source.comit}}\"]\nimages: {{ a: {{ repository: a }} }}\n"
+        ),
+        &["unknown built-in `${source.comit}`", "did you mean `${source.commit}`?"],
+    );
+}
+
+#[test]
+fn without_git_a_commit_is_asked_for_by_place() {
+    let project = Project::new(&format!(
+        "{HEAD}images: {{ a: {{ repository: a, tags: [\"${{source.commit}}\"] }} }}\nphases: {{ build: {{ steps: [{{ build: a }}] }} }}\n"
+    ));
+    let outcome = project.runner("run").run().exits(2);
+    outcome.complains("pipeline.yml:3:38").complains("run in a git repository with a commit");
+}
+
+#[test]
+fn files_that_cannot_be_read_end_in_one_sentence() {
+    let project = Project::phases("  build: { steps: [{ run: \"true\" }] }\n");
+    let call = |arguments: &str| project.runner(arguments).run();
+    call("run --file nothing.yml")
+        .exits(2)
+        .complains("cannot read the pipeline file nothing.yml")
+        .complains("--file");
+    call("run --file .").exits(2).complains("it is a directory");
+    let project =
+        project.file("large.yml", vec![b'#'; 1024 * 1024 + 1]).file("latin.yml", b"version: 1\nname: \xfc\n");
+    let call = |arguments: &str| project.runner(arguments).run();
+    call("run -f large.yml").exits(2).complains("larger than 1024 KiB");
+    call("run -f latin.yml").exits(2).complains("line 2 is not UTF-8");
+}
+
+#[test]
+fn broken_yaml_is_located() {
+    refused("version: 1\nname: \"open\nphases: {}\n", &["this is not valid YAML", "pipeline.yml:"]);
+    refused("- a\n- b\n", &["a pipeline is a mapping, but this is a list"]);
+    refused("", &["a pipeline is a mapping, but this is nothing"]);
+    refused(&format!("{HEAD}phases: !Ref x\n"), &["pipeline.yml:3:", "the tag"]);
+    refused(&format!("{HEAD}phases: {}{}\n", "[".repeat(100), "]".repeat(100)), &["nested too deeply"]);
+}
+
+#[test]
+fn alias_bombs_are_refused_quickly() {
+    let mut text = format!("{HEAD}x-0: &a0 [x, x, x, x, x, x, x, x, x, x]\n");
+    for level in 1..12 {
+        let aliases = vec![format!("*a{}", level - 1); 10].join(", ");
+        text.push_str(&format!("x-{level}: &a{level} [{aliases}]\n"));
+    }
+    refused(&text, &["too large once its aliases are resolved"]);
+}
+
+#[test]
+fn a_bom_windows_line_ends_anchors_and_own_keys_are_fine() {
+    let text = "\u{feff}version: 1\r\nname: t\r\nx-base: &base { shell: sh }\r\nenv:\r\n  <<: *base\r\n  variables: { N: 3.10, Y: yes }\r\nphases:\r\n  build:\r\n    x-note: mine\r\n    steps:\r\n      - run: echo \"$N $Y\"\r\n";
+    Project::new(text).runner("run").run().exits(0).says("3.10 yes\n");
+}
+
+#[test]
+fn a_phase_that_the_file_does_not_have_is_an_error() {
+    let project = Project::phases("  build: { steps: [{ run: \"true\" }] }\n");
+    project.runner("run --phase install").run().exits(2).complains("the pipeline has no phase `install`");
+    project.runner("run --phase biuld").run().exits(2).complains("did you mean `build`?");
+}

@@ -1,0 +1,24 @@
+//! Black-box tests of the binary `runner`, one file a feature. They need the test bed: `./dev test`.
+#![allow(unreachable_pub, reason = "nobody uses these tests from outside")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a test that cannot go on has failed, and says where"
+)]
+
+mod architecture;
+mod build;
+mod codebuild;
+mod commands;
+mod environment;
+mod failures;
+mod harness;
+mod image_tests;
+mod language;
+mod notifications;
+mod publish;
+mod push;
+mod scratch;
+mod servers;
+mod signals;
+mod state;

@@ -1,0 +1,137 @@
+//! `push`: the registry, the layout, and what they have in common.
+
+use crate::harness::{Project, docker, docker_config, ecr, registry, served_digest, unique};
+use serde_json::json;
+
+fn project(repository: &str, more: &str) -> Project {
+    Project::new(&format!(
+        "version: 1\nname: t\nenv: {{ shell: sh }}\nimages: {{ app: {{ repository: \"{repository}\", tags: [\"${{TAG:-v1}}\", latest], {more} }} }}\nphases:\n  build:\n    steps: [{{ build: app }}, {{ push: app }}, {{ run: 'echo $RUNNER_IMAGE_APP_URI' }}]\n    finally: [{{ run: echo cleaned }}]\n  post_build: {{ steps: [{{ run: echo never }}] }}\n"
+    ))
+    .file("Dockerfile", "FROM busybox:1.36\nRUN mkdir /d && echo one > /d/one\nCOPY Dockerfile /d/\nCMD [\"cat\", \"/d/one\"]\n")
+}
+
+#[test]
+fn local_and_publish_give_the_same_digest_and_the_engine_runs_it() {
+    let repository = unique("push");
+    let project = project(&repository, "create: true");
+    let local = project.runner("run --local").run().exits(0);
+    let index = project.json(&format!(".runner/registry/{repository}/index.json"));
+    let digest = index["manifests"][0]["digest"].as_str().unwrap().to_owned();
+    let local = local.says(&format!("local.invalid/{repository}@{digest}\n"));
+    assert!(!local.stdout.contains(&registry()));
+    let reference = format!("{}/{repository}@{digest}", registry());
+    project.runner("run --publish").aws().run().exits(0).says(&format!("{reference}\n"));
+    for tag in ["v1", "latest"] {
+        assert_eq!(served_digest(&repository, tag), digest);
+    }
+    // What was pushed is pulled by the engine, and is the image that was built.
+    let built = project.json(".runner/state.json")["images"]["app"]["id"].as_str().unwrap().to_owned();
+    docker(&["rmi", "-f", &built]);
+    let home = tempfile::tempdir().unwrap();
+    std::fs::write(home.path().join("config.json"), docker_config()).unwrap();
+    docker(&["--config", home.path().to_str().unwrap(), "pull", "-q", &reference]);
+    assert_eq!(docker(&["run", "--rm", &reference]), "one\n");
+    assert_eq!(docker(&["image", "inspect", "-f", "{{.Id}}", &reference]).trim(), built);
+    docker(&["rmi", "-f", &built]);
+}
+
+#[test]
+fn the_layout_is_read_by_other_tools_and_keeps_only_what_is_tagged() {
+    let repository = unique("layout");
+    let project = project(&repository, "");
+    project.runner("run").env("TAG", "v1").run().exits(0);
+    let layout = project.path(&format!(".runner/registry/{repository}"));
+    let inspect = |tag: &str| {
+        let reference = format!("oci:{}:{tag}", layout.display());
+        crate::harness::shell("skopeo", &["inspect", &reference])
+    };
+    assert!(inspect("latest").contains("sha256:"));
+    let blobs = || std::fs::read_dir(layout.join("blobs/sha256")).unwrap().count();
+    let before = blobs();
+    project.runner("run").env("TAG", "v1").run().exits(0);
+    assert_eq!(blobs(), before, "nothing is stored twice");
+    let project = project.file("Dockerfile", "FROM busybox:1.36\nRUN echo other > /other\n");
+    project.runner("run").env("TAG", "v1").run().exits(0);
+    assert!(blobs() <= before, "what no tag leads to is gone");
+    assert!(inspect("v1").contains("sha256:"));
+}
+
+#[test]
+fn a_second_push_sends_nothing() {
+    let repository = unique("again");
+    let project = project(&repository, "create: true");
+    project.runner("run --publish").aws().run().exits(0).says("blobs sent");
+    project.runner("run --publish").aws().run().exits(0).says("0 blobs sent (0 B)");
+}
+
+#[test]
+fn a_repository_that_does_not_exist_is_named_unless_it_may_be_created() {
+    let repository = unique("missing");
+    let outcome = project(&repository, "").runner("run --publish").aws().run().exits(3);
+    outcome
+        .says("cleaned\n")
+        .says_not("\nnever")
+        .ends_with(&format!("has no repository `{repository}`"))
+        .ends_with("create: true");
+    project(&repository, "create: true")
+        .runner("run --publish")
+        .aws()
+        .run()
+        .exits(0)
+        .says("creating the ECR repository");
+    let found = ecr("DescribeRepositories", &json!({ "repositoryNames": [repository] }));
+    assert_eq!(found["repositories"][0]["repositoryName"], repository.as_str());
+}
+
+/// A registry on this machine that answers every request with this status.
+fn refusing_registry(status: u16) -> String {
+    let server = tiny_http::Server::http("127.0.0.1:0").unwrap();
+    let address = server.server_addr().to_ip().unwrap();
+    std::thread::spawn(move || {
+        for request in server.incoming_requests() {
+            let ping = request.url() == "/v2/";
+            let code = if ping && status != 401 { 200 } else { status };
+            let body = "{\"errors\":[{\"code\":\"DENIED\",\"message\":\"you may not\"}]}";
+            let basic = tiny_http::Header::from_bytes("WWW-Authenticate", "Basic realm=\"test\"").unwrap();
+            let _ = request
+                .respond(tiny_http::Response::from_string(body).with_status_code(code).with_header(basic));
+        }
+    });
+    address.to_string()
+}
+
+#[test]
+fn a_refused_push_stops_the_run_with_the_cause() {
+    for (status, cause) in
+        [(401, "wants a login"), (403, "DENIED you may not"), (400, "400 DENIED you may not")]
+    {
+        let address = refusing_registry(status);
+        let project = project(&format!("{address}/app"), "");
+        let outcome = project.runner("run --publish").run().exits(3).says("cleaned\n").says_not("\nnever");
+        outcome.ends_with("build › push app").ends_with(cause).ends_with(&address);
+        assert!(
+            !project.exists(".runner/tmp") || project.path(".runner/tmp").read_dir().unwrap().count() == 0
+        );
+    }
+}
+
+#[test]
+fn a_registry_that_does_not_answer_is_named() {
+    let project = project("127.0.0.1:1/app", "");
+    project.runner("run --publish").run().exits(3).ends_with("the registry 127.0.0.1:1 cannot be reached");
+}
+
+#[test]
+fn names_that_no_registry_accepts_are_located() {
+    let project = project("Web App", "");
+    project
+        .runner("run")
+        .run()
+        .exits(2)
+        .ends_with("pipeline.yml:4:30: `Web App` is not a valid repository name");
+    let project = Project::new(
+        "version: 1\nname: t\nimages: { app: { repository: a, tags: [a/b] } }\nphases: { build: { steps: [{ build: app }] } }\n",
+    );
+    let project = project.file("Dockerfile", "FROM scratch\n");
+    project.runner("run").run().exits(2).ends_with("pipeline.yml:3:40: `a/b` is not a valid tag");
+}

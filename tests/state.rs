@@ -1,0 +1,58 @@
+//! `.runner/`: what one call leaves for the next.
+
+use crate::harness::{Project, eventually, shell};
+use std::os::unix::fs::PermissionsExt;
+
+const PHASES: &str = "  build:\n    steps: [{ run: 'exit ${FAIL:-0}' }]\n  post_build:\n    steps:\n      - run: echo deployed\n      - { run: echo always, when: always }\n";
+
+#[test]
+fn calls_for_single_phases_are_one_build() {
+    let project = Project::phases(PHASES).git();
+    project.runner("run --phase build").run().exits(0);
+    let first = project.json(".runner/state.json");
+    project.runner("run --phase post_build").run().exits(0).says("deployed\n");
+    let second = project.json(".runner/state.json");
+    assert_eq!(first["build_id"], second["build_id"]);
+    assert_eq!(second["phases"], serde_json::json!(["build", "post_build"]));
+    // The same phase again is a new build.
+    std::thread::sleep(std::time::Duration::from_millis(1100));
+    project.runner("run --phase build").run().exits(0);
+    assert_ne!(project.json(".runner/state.json")["build_id"], first["build_id"]);
+}
+
+#[test]
+fn after_a_failed_phase_a_later_call_ends_with_the_first_failure() {
+    let project = Project::phases(PHASES).git();
+    project.runner("run --phase build").env("FAIL", "9").run().exits(1);
+    let outcome = project.runner("run --phase post_build").run().exits(1);
+    outcome.says("always\n").says_not("\ndeployed").ends_with("exit code 9");
+}
+
+#[test]
+fn runners_directory_is_private_and_ignores_itself() {
+    let project = Project::phases(PHASES).git();
+    project.runner("run").run().exits(0);
+    let state = std::fs::metadata(project.path(".runner/state.json")).unwrap();
+    assert_eq!(state.permissions().mode() & 0o777, 0o600);
+    let status = shell("git", &["-C", project.root().to_str().unwrap(), "status", "--porcelain"]);
+    assert_eq!(status, "");
+}
+
+#[test]
+fn a_second_run_in_the_same_directory_is_refused() {
+    let project = Project::phases(
+        "  build: { steps: [{ run: 'touch begun; until test -e go; do sleep 0.05; done' }] }\n",
+    );
+    let running = project.runner("run").start();
+    running.until_exists(&project.path("begun"));
+    project.runner("run").run().exits(3).complains("another runner is at work in");
+    std::fs::write(project.path("go"), "").unwrap();
+    running.finish().exits(0);
+    eventually(|| project.runner("run").run().code == Some(0), "the lock stays");
+}
+
+#[test]
+fn a_directory_that_cannot_be_written_is_named() {
+    let project = Project::phases(PHASES).file(".runner", "a file");
+    project.runner("run").run().exits(3).complains(".runner").complains("is the disk full");
+}
