@@ -63,6 +63,15 @@ fn when_decides_after_a_failure() {
 }
 
 #[test]
+fn a_failed_step_ends_its_phase_even_where_the_phase_always_runs() {
+    let project = Project::phases(
+        "  build: { steps: [{ run: exit 5 }] }\n  post_build:\n    when: always\n    steps: [{ run: echo first }, { run: exit 6 }, { run: echo never }, { run: echo own, when: always }]\n",
+    );
+    let outcome = project.runner("run").run().exits(1).says("first\n").says("own\n").says_not("\nnever");
+    outcome.ends_with("build › exit 5: the command ended with exit code 5");
+}
+
+#[test]
 fn a_failing_finally_fails_the_phase_but_the_first_failure_decides() {
     let project = Project::phases(
         "  build:\n    steps: [{ run: \"true\" }]\n    finally: [{ run: exit 3 }, { run: echo second }]\n",

@@ -11,7 +11,7 @@ use crate::event::{Event, Events, RunFinished, RunStarted, Status};
 use crate::exit::{Exit, Failure};
 use crate::files::{self, Access};
 use crate::pipeline::diagnostic::Diagnostic;
-use crate::pipeline::model::{Phase, PhaseName, Pipeline, Step, When};
+use crate::pipeline::model::{Phase, PhaseName, Pipeline, Step};
 use crate::pipeline::source::SourceFile;
 use crate::pipeline::template::{Template, Undefined};
 use crate::plan::context::BuildContext;
@@ -241,12 +241,14 @@ impl Run {
         self.events.send(Event::PhaseStarted { phase: phase.name }).await;
         let mut failure = None;
         for step in &phase.steps {
-            if let Err(failed) = self.step(step, phase.when, false).await {
+            // A failed step ends the others, whatever the phase's `when` is; a step's own overrides that.
+            let default = phase.when.allows(failed) && failure.is_none();
+            if let Err(failed) = self.step(step, default, false).await {
                 failure.get_or_insert(failed);
             }
         }
         for step in &phase.finally {
-            if let Err(failed) = self.step(step, When::Always, true).await {
+            if let Err(failed) = self.step(step, true, true).await {
                 failure.get_or_insert(failed);
             }
         }
@@ -262,7 +264,26 @@ impl Run {
         self.save()
     }
 
-    async fn step(&mut self, step: &Step, default: When, finally: bool) -> Result<(), Failure> {
+    /// Runs a step, or says why not. `default` is whether it runs where it has no `when` of its own.
+    async fn step(&mut self, step: &Step, default: bool, finally: bool) -> Result<(), Failure> {
+        let result = self.try_step(step, default, finally).await;
+        self.record(&result);
+        // What the step did is in the state before anything else begins.
+        let saved = self.save();
+        self.record(&saved);
+        result.and(saved)
+    }
+
+    /// The first failure decides how the build ends.
+    fn record(&mut self, result: &Result<(), Failure>) {
+        if let Err(failure) = result
+            && self.state.failure.is_none()
+        {
+            self.state.failure = Some(RecordedFailure::new(failure));
+        }
+    }
+
+    async fn try_step(&mut self, step: &Step, default: bool, finally: bool) -> Result<(), Failure> {
         let failed = self.state.failure.is_some();
         let title = match &step.name {
             Some(name) => self.job.resolve(&self.job.values, name)?,
@@ -270,7 +291,7 @@ impl Run {
         };
         let skip = if self.signal() != 0 && !finally {
             Some("the run is being stopped")
-        } else if !step.when.unwrap_or(default).allows(failed) {
+        } else if !step.when.map_or(default, |when| when.allows(failed)) {
             Some(if failed { "something failed before" } else { "nothing has failed" })
         } else {
             self.job.plan.skip_reason(step)
@@ -288,17 +309,11 @@ impl Run {
         let result = step::run(self, step, &output, &stopping).await;
         drop(output);
         log.close().await;
-        if let Err(failure) = &result
-            && self.state.failure.is_none()
-        {
-            self.state.failure = Some(RecordedFailure::new(failure));
-        }
         let status = match &result {
             Ok(()) => Status::Succeeded,
             Err(failure) => Status::Failed(failure.clone()),
         };
         self.events.send(Event::StepFinished { title, status, elapsed: begin.elapsed() }).await;
-        self.save()?;
         result
     }
 
