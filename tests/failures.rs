@@ -41,12 +41,16 @@ fn an_engine_that_is_too_old() {
 fn no_region_and_no_credentials() {
     let project = app(BUILD);
     let outcome = project.runner("run --publish").env("AWS_EC2_METADATA_DISABLED", "true").run();
-    outcome.exits(3).ends_with("no AWS region is set").ends_with("set AWS_REGION");
+    outcome.exits(3).complains("no AWS region is set").complains("set AWS_REGION").says_not("▸ build app");
     let call = project
         .runner("run --publish")
         .env("AWS_EC2_METADATA_DISABLED", "true")
         .env("AWS_REGION", "us-east-1");
-    call.run().exits(3).ends_with("there are no AWS credentials").ends_with("--local");
+    call.run()
+        .exits(3)
+        .complains("there are no AWS credentials")
+        .complains("--local")
+        .says_not("▸ build app");
 }
 
 #[test]

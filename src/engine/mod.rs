@@ -151,6 +151,10 @@ pub async fn prepare(mut job: Job) -> Result<Prepared, Failure> {
     let state = State::join(&work.join("state.json"), &identity, &job.plan.phases);
     let services = Services::new(&job);
     let warnings = secrets::resolve(&mut job, &services).await?;
+    if job.mode == Mode::Publish && step::need_aws(&job) {
+        // A missing region or missing credentials should not cost an image build first.
+        services.aws().await?;
+    }
     Ok(Prepared { job, state, services, warnings, work, _lock: lock })
 }
 

@@ -8,9 +8,9 @@ mod push;
 mod task_definition;
 mod test;
 
-use super::Run;
+use super::{Job, Run};
 use crate::exit::Failure;
-use crate::pipeline::model::{Action, Step};
+use crate::pipeline::model::{Action, Phase, Step};
 use crate::pipeline::template::Template;
 use crate::plan::scope::Values;
 use crate::process::Stopping;
@@ -49,6 +49,22 @@ impl Context<'_> {
     fn path(&self, template: &Template) -> Result<PathBuf, Failure> {
         Ok(self.run.job.directory.join(self.resolve(template)?))
     }
+}
+
+/// Whether a step of the job's plan will ask AWS for something.
+pub(super) fn need_aws(job: &Job) -> bool {
+    let phases = job.plan.phases.iter().filter_map(|name| job.pipeline.phase(*name));
+    phases.flat_map(Phase::all_steps).filter(|step| job.plan.skip_reason(step).is_none()).any(|step| {
+        match &step.action {
+            Action::TaskDefinition(_) | Action::Deploy(_) => true,
+            Action::Push(images) => images.iter().any(|name| {
+                let image = job.pipeline.images.get(&name.value);
+                let repository = image.and_then(|image| image.repository.resolve(&job.values).ok());
+                repository.is_some_and(|repository| push::is_in_ecr(&repository))
+            }),
+            Action::Run(_) | Action::Build(_) | Action::Test(_) | Action::ImageDefinitions(_) => false,
+        }
+    })
 }
 
 /// Runs a step.

@@ -77,6 +77,16 @@ async fn to_registry(cx: &Context<'_>, name: &Name, image: &Image, id: &str) -> 
     Ok(uri)
 }
 
+/// Whether a repository's name means one in ECR: a bare name, or one with a host of ECR.
+pub(super) fn is_in_ecr(name: &str) -> bool {
+    match Repository::parse(name) {
+        Ok(Some(repository)) => EcrHost::parse(&repository.host).is_some(),
+        Ok(None) => true,
+        // The step itself says what is wrong with the name.
+        Err(_) => false,
+    }
+}
+
 fn unusable(directory: &Path, error: &std::io::Error) -> Failure {
     Failure::environment(format!("cannot use {}: {error}", directory.display()))
         .help("is the disk full, or the directory not writable?")
