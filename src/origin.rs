@@ -22,16 +22,26 @@ pub fn detect(environment: &HashMap<String, String>, directory: &Path) -> BuildC
 }
 
 fn from_codebuild(get: &dyn Fn(&str) -> Option<String>) -> BuildContext {
-    let head = get("CODEBUILD_WEBHOOK_HEAD_REF");
+    let commit = get("CODEBUILD_RESOLVED_SOURCE_VERSION").filter(|version| is_commit(version));
+    let source = get("CODEBUILD_SOURCE_VERSION");
     let webhook = get("CODEBUILD_WEBHOOK_EVENT").unwrap_or_default();
-    let reference = if webhook.starts_with("PULL_REQUEST") {
+    // A pull request that is built again by hand has no webhook, but its source version still says what it is.
+    let is_request = |name: &String| name.starts_with("pr/") || name.starts_with("refs/pull/");
+    let pull_request = webhook.starts_with("PULL_REQUEST")
+        || source.iter().chain(&get("CODEBUILD_WEBHOOK_TRIGGER")).any(is_request);
+    let reference = if pull_request {
         // The head's name belongs to whoever opened the pull request; the base is ours.
         get("CODEBUILD_WEBHOOK_BASE_REF")
     } else {
-        head.or_else(|| get("CODEBUILD_SOURCE_VERSION"))
+        // A source version without `refs/` may be a branch, but also a part of a commit's id or a version in S3.
+        let named = |name: &String| {
+            name.starts_with("refs/")
+                || commit.as_ref().is_some_and(|commit| !commit.starts_with(name.as_str()))
+        };
+        get("CODEBUILD_WEBHOOK_HEAD_REF").or_else(|| source.filter(named))
     };
     let tag = reference.as_deref().and_then(|name| name.strip_prefix("refs/tags/"));
-    let event = if webhook.starts_with("PULL_REQUEST") {
+    let event = if pull_request {
         EventKind::PullRequest
     } else if tag.is_some() {
         EventKind::Tag
@@ -41,9 +51,9 @@ fn from_codebuild(get: &dyn Fn(&str) -> Option<String>) -> BuildContext {
         EventKind::Manual
     };
     BuildContext {
-        commit: get("CODEBUILD_RESOLVED_SOURCE_VERSION").filter(|version| is_commit(version)),
         branch: reference.as_deref().and_then(branch_of),
         tag: tag.map(|tag| without_commit(tag).to_owned()),
+        commit,
         event,
         build_id: get("CODEBUILD_BUILD_ID"),
         build_number: get("CODEBUILD_BUILD_NUMBER"),
@@ -71,11 +81,7 @@ fn branch_of(reference: &str) -> Option<String> {
     let name = without_commit(reference);
     let branch = match name.strip_prefix("refs/heads/") {
         Some(branch) => branch,
-        None if name.starts_with("refs/")
-            || name.starts_with("pr/")
-            || name.starts_with("arn:")
-            || is_commit(name) =>
-        {
+        None if name.starts_with("refs/") || name.starts_with("arn:") => {
             return None;
         }
         None => name,
@@ -151,6 +157,23 @@ mod tests {
         ]);
         assert_eq!((context.commit, context.branch), (None, None));
         assert_eq!(context.account.as_deref(), Some("123456789012"));
+    }
+
+    #[test]
+    fn a_pull_request_that_is_built_by_hand_is_one() {
+        let context = context(&[("CODEBUILD_SOURCE_VERSION", "pr/12")]);
+        assert_eq!((context.event, context.branch), (EventKind::PullRequest, None));
+    }
+
+    #[test]
+    fn a_bare_source_version_is_a_branch_only_beside_a_commit() {
+        let branch = |source, resolved| {
+            let version = ("CODEBUILD_RESOLVED_SOURCE_VERSION", resolved);
+            context(&[("CODEBUILD_SOURCE_VERSION", source), version]).branch
+        };
+        assert_eq!(branch("main", COMMIT).as_deref(), Some("main"));
+        assert_eq!(branch("0123456", COMMIT), None);
+        assert_eq!(branch("nE2Q0v.9V7Lb", "nE2Q0v.9V7Lb"), None);
     }
 
     #[test]

@@ -2,20 +2,15 @@
 
 use std::path::Path;
 
-/// Certificates in DER form: those of `AWS_CA_BUNDLE` where it is set, otherwise the machine's (`SSL_CERT_FILE` and
-/// `SSL_CERT_DIR` are honoured), otherwise Mozilla's, which are part of the binary for `FROM scratch`.
+/// Certificates in DER form: the machine's (`SSL_CERT_FILE` and `SSL_CERT_DIR` are honoured), or Mozilla's, which are part of
+/// the binary for `FROM scratch`; and those of `AWS_CA_BUNDLE` where it is set.
 pub fn authorities(aws_ca_bundle: Option<&Path>) -> Vec<Vec<u8>> {
-    let mut found = Vec::new();
-    if let Some(bundle) = aws_ca_bundle {
-        found = from_file(bundle);
-    }
-    if found.is_empty() {
-        let native = rustls_native_certs::load_native_certs();
-        found = native.certs.iter().map(|der| der.to_vec()).collect();
-    }
+    let native = rustls_native_certs::load_native_certs();
+    let mut found: Vec<Vec<u8>> = native.certs.iter().map(|der| der.to_vec()).collect();
     if found.is_empty() {
         found = webpki_root_certs::TLS_SERVER_ROOT_CERTS.iter().map(|der| der.to_vec()).collect();
     }
+    found.extend(aws_ca_bundle.map(from_file).unwrap_or_default());
     found
 }
 
@@ -36,12 +31,25 @@ pub fn pem(der: &[u8]) -> String {
     format!("-----BEGIN CERTIFICATE-----\n{encoded}\n-----END CERTIFICATE-----\n")
 }
 
+/// What a client does when it is sent elsewhere.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Redirects {
+    /// Goes there, without the `Authorization` header where the host is another one.
+    Follow,
+    /// Takes it for the answer: what is sent along may be meant for the first host only.
+    Refuse,
+}
+
 /// A client for plain HTTP work (registries, webhooks) that trusts these authorities.
-pub fn http_client(authorities: &[Vec<u8>]) -> Result<reqwest::Client, reqwest::Error> {
+pub fn http_client(authorities: &[Vec<u8>], redirects: Redirects) -> Result<reqwest::Client, reqwest::Error> {
     let certificates = authorities.iter().filter_map(|der| reqwest::Certificate::from_der(der).ok());
     reqwest::Client::builder()
         .user_agent(concat!("codebuild-runner/", env!("CARGO_PKG_VERSION")))
         .connect_timeout(std::time::Duration::from_secs(10))
         .tls_certs_only(certificates)
+        .redirect(match redirects {
+            Redirects::Follow => reqwest::redirect::Policy::default(),
+            Redirects::Refuse => reqwest::redirect::Policy::none(),
+        })
         .build()
 }

@@ -105,6 +105,21 @@ fn a_second_build_of_the_same_commit_is_from_the_cache_only() {
 }
 
 #[test]
+fn dockerfiles_of_one_context_are_told_apart() {
+    let project = Project::new(&format!(
+        "version: 1\nname: t\nimages:\n  a: {{ repository: {0}-a, dockerfile: a/Dockerfile, tags: [t] }}\n  b: {{ repository: {0}-b, dockerfile: b/Dockerfile, tags: [t] }}\nphases: {{ build: {{ steps: [{{ build: [a, b] }}, {{ test: a, command: [cat, /is] }}, {{ test: b, command: [cat, /is] }}] }} }}\n",
+        unique("two")
+    ))
+    .file("a/Dockerfile", "FROM busybox:1.36\nRUN echo aaa > /is\n")
+    .file("b/Dockerfile", "FROM busybox:1.36\nRUN echo bbb > /is\n");
+    for file in ["a/Dockerfile", "b/Dockerfile"] {
+        let file = std::fs::File::options().write(true).open(project.path(file)).unwrap();
+        file.set_modified(std::time::UNIX_EPOCH + std::time::Duration::from_secs(1_700_000_000)).unwrap();
+    }
+    project.runner("run").run().exits(0).says("\naaa\n").says("\nbbb\n");
+}
+
+#[test]
 fn secrets_reach_the_build_and_stay_out_of_image_and_log() {
     let project = project(
         "FROM busybox:1.36\nRUN --mount=type=secret,id=NPM_TOKEN wc -c < /run/secrets/NPM_TOKEN > /length; cat /run/secrets/NPM_TOKEN\n",

@@ -37,6 +37,17 @@ fn a_list_is_a_program_without_a_shell() {
 }
 
 #[test]
+fn a_program_beside_the_pipeline_file_is_found_from_anywhere() {
+    let project = Project::new("").file(
+        "sub/pipeline.yml",
+        "version: 1\nname: t\nphases: { build: { steps: [{ run: [./x.sh, one] }, { run: [../x.sh, two], dir: deep }] } }\n",
+    );
+    let project = project.file("sub/x.sh", "#!/bin/sh\necho \"x $1\"\n").file("sub/deep/file", "");
+    crate::harness::shell("chmod", &["+x", project.path("sub/x.sh").to_str().unwrap()]);
+    project.runner("run --file sub/pipeline.yml").run().exits(0).says("x one\n").says("x two\n");
+}
+
+#[test]
 fn what_is_missing_on_the_machine_is_said_with_a_way_out() {
     let project = Project::phases("  build: { steps: [{ run: [no-such-program] }] }\n");
     project.runner("run").run().exits(3).ends_with("there is no program `no-such-program`");

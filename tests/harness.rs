@@ -146,8 +146,12 @@ impl Running {
     }
 
     /// Waits until the file exists, which a step of the pipeline makes.
-    pub fn until_exists(&self, path: &Path) {
-        eventually(|| path.exists(), &format!("{} never came", path.display()));
+    pub fn until_exists(&mut self, path: &Path) {
+        let mut alive = || self.child.try_wait().unwrap().is_none();
+        while alive() && !path.exists() {
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        assert!(path.exists(), "{} never came", path.display());
     }
 
     /// Closes the reading end of the log.

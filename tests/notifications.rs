@@ -47,7 +47,7 @@ fn publishing_sends_them_with_headers() {
         }
     });
     let target = format!(
-        "  - webhook: {{ url: \"http://{address}/hook\", headers: {{ X-Token: \"${{TOKEN}}\" }} }}\n"
+        "  - webhook: {{ url: \"http://{address}/hook\", headers: {{ x-token: \"${{TOKEN}}\" }} }}\n"
     );
     let project = Project::new(&pipeline(&target));
     project.runner("run --publish").env("TOKEN", "hunter2").run().exits(0);

@@ -108,8 +108,10 @@ fn local_mode_without_the_current_definition_shows_the_changes() {
     let name = unique("local");
     let project = project(&name, &format!("family: {name}"));
     project.runner("run").run().exits(0).says("local mode does not read the current task definition");
-    let changes = project.json(".runner/ecs/task-definition-changes.json");
+    let changes = project.json(&format!(".runner/ecs/{name}-changes.json"));
     assert_eq!(changes["containers"][0]["name"], "web");
+    let deploy = project.json(&format!(".runner/ecs/deploy-{name}-{name}.json"));
+    assert_eq!(deploy["taskDefinition"], name.as_str());
 }
 
 #[test]

@@ -43,7 +43,7 @@ fn a_second_run_in_the_same_directory_is_refused() {
     let project = Project::phases(
         "  build: { steps: [{ run: 'touch begun; until test -e go; do sleep 0.05; done' }] }\n",
     );
-    let running = project.runner("run").start();
+    let mut running = project.runner("run").start();
     running.until_exists(&project.path("begun"));
     project.runner("run").run().exits(3).complains("another runner is at work in");
     std::fs::write(project.path("go"), "").unwrap();
@@ -55,4 +55,26 @@ fn a_second_run_in_the_same_directory_is_refused() {
 fn a_directory_that_cannot_be_written_is_named() {
     let project = Project::phases(PHASES).file(".runner", "a file");
     project.runner("run").run().exits(3).complains(".runner").complains("is the disk full");
+}
+
+#[test]
+fn a_build_that_could_not_begin_has_failed_for_later_phases_too() {
+    let project = Project::new(
+        "version: 1\nname: t\nenv: { shell: sh, parameter-store: { T: /no/such } }\nphases:\n  build: { steps: [{ run: echo built }] }\n  post_build: { steps: [{ run: echo deployed }, { run: echo always, when: always }] }\n",
+    );
+    let call = |phase: &str| {
+        project.runner(&format!("run --publish --phase {phase}")).aws().env("CODEBUILD_BUILD_ID", "t:1")
+    };
+    call("build").run().exits(3).complains("there is no parameter `/no/such`");
+    // The parameter is there now, but the build is the same.
+    let outcome = call("post_build").env("T", "given-now").run().exits(3);
+    outcome.says("always\n").says_not("\ndeployed").ends_with("there is no parameter `/no/such`");
+}
+
+#[test]
+fn the_state_keeps_failures_without_secrets() {
+    let project = Project::new("version: 1\nname: t\nenv: { shell: sh, parameter-store: { T: /t } }\nimages: { app: { repository: t, tags: [\"${T}/x\"] } }\nphases: { build: { steps: [{ build: app }] } }\n")
+        .file("Dockerfile", "FROM scratch\n");
+    project.runner("run").env("T", "hunter2-hunter2").run().exits(2).says_not("hunter2");
+    assert!(!project.read(".runner/state.json").contains("hunter2"));
 }

@@ -12,6 +12,8 @@ use aws_smithy_http_client::tls::rustls_provider::CryptoMode;
 use aws_smithy_http_client::tls::{Provider, TlsContext, TrustStore};
 use aws_smithy_runtime_api::client::result::SdkError;
 use aws_smithy_types::error::metadata::ProvideErrorMetadata;
+use aws_smithy_types::timeout::TimeoutConfig;
+use std::time::Duration;
 
 /// Access to AWS with the region and credentials of the usual places: variables, profiles, the container, the instance.
 #[derive(Debug, Clone)]
@@ -77,6 +79,10 @@ pub enum AwsError {
     },
 }
 
+/// How long a connection may take.
+const CONNECT: Duration = Duration::from_secs(5);
+/// How long one attempt of a call may take.
+const ANSWER: Duration = Duration::from_secs(30);
 /// Error codes that mean "you may not".
 const DENIED: [&str; 4] = ["AccessDenied", "AccessDeniedException", "UnauthorizedOperation", "NotAuthorized"];
 /// Error codes that mean "we do not know you".
@@ -94,6 +100,9 @@ impl Aws {
     pub async fn connect(authorities: &[Vec<u8>]) -> Result<Self, AwsError> {
         let config = aws_config::defaults(BehaviorVersion::latest())
             .http_client(http_client(authorities)?)
+            .timeout_config(
+                TimeoutConfig::builder().connect_timeout(CONNECT).operation_attempt_timeout(ANSWER).build(),
+            )
             .load()
             .await;
         let region = config.region().map(ToString::to_string).ok_or(AwsError::NoRegion)?;

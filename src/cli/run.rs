@@ -8,6 +8,7 @@ use crate::origin;
 use crate::pipeline::diagnostic::Diagnostic;
 use crate::pipeline::model::{NotifyTarget, PhaseName};
 use crate::pipeline::source::SourceFile;
+use crate::pipeline::template::Builtin;
 use crate::pipeline::{self, MAX_BYTES};
 use crate::plan::context::BuildContext;
 use crate::plan::scope::{Sources, Values};
@@ -17,7 +18,7 @@ use crate::report::console::Console;
 use crate::report::notify::{Deliveries, Delivery, Notifier, Target, TargetKind};
 use crate::report::{self, Sink};
 use crate::secret::{Masks, Secret};
-use crate::tls;
+use crate::tls::{self, Redirects};
 use clap::Args;
 use std::collections::HashMap;
 use std::io::Read;
@@ -181,6 +182,8 @@ fn job(arguments: &Arguments, no_color: bool) -> Result<Job, Failure> {
     if !problems.is_empty() {
         return Err(invalid(&problems));
     }
+    // A build that CodeBuild did not start gets its id when it begins.
+    values.promise_builtin(Builtin::BuildId);
     if mode == Mode::Publish {
         promise(&mut values, &pipeline, &context);
     }
@@ -203,7 +206,6 @@ fn job(arguments: &Arguments, no_color: bool) -> Result<Job, Failure> {
 
 /// Publishing asks AWS for what is not known yet.
 fn promise(values: &mut Values, pipeline: &pipeline::Pipeline, context: &BuildContext) {
-    use crate::pipeline::template::Builtin;
     for name in pipeline.env.secret_names() {
         values.promise(name);
     }
@@ -299,7 +301,10 @@ fn notifier(job: &Job, deliveries: &Deliveries) -> Result<Notifier, Failure> {
                 let headers = headers
                     .iter()
                     .map(|(name, value)| Ok((name.clone(), secret(value)?)))
-                    .collect::<Result<_, Failure>>()?;
+                    .collect::<Result<Vec<_>, Failure>>()?;
+                for (_, value) in &headers {
+                    job.masks.add(value);
+                }
                 (TargetKind::Webhook(headers), secret(url)?)
             }
         };
@@ -311,7 +316,7 @@ fn notifier(job: &Job, deliveries: &Deliveries) -> Result<Notifier, Failure> {
     let delivery = match job.mode {
         Mode::Local => Delivery::Write(job.work_directory().join("notifications")),
         Mode::Publish => Delivery::Send(
-            tls::http_client(&job.settings.authorities())
+            tls::http_client(&job.settings.authorities(), Redirects::Refuse)
                 .map_err(|error| Failure::environment(crate::exit::chain(&error)))?,
         ),
     };

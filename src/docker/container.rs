@@ -2,7 +2,6 @@
 
 use super::{DockerError, Engine};
 use crate::secret::Secret;
-use bollard::container::LogOutput;
 use bollard::errors::Error as BollardError;
 use bollard::models::ContainerCreateBody;
 use bollard::query_parameters::{
@@ -15,7 +14,7 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-/// How long output is still awaited when the container has ended: the engine may keep the stream open.
+/// How long further output is awaited when the container has ended: the engine may keep the stream open.
 const DRAIN: Duration = Duration::from_secs(2);
 /// The label that marks what runner creates, with the build's id.
 pub const RUN_LABEL: &str = "dev.runner.run";
@@ -92,28 +91,27 @@ impl Engine {
             .await
             .map_err(DockerError::api("attach to a container"))?;
         let mut log = attached.output;
-        let copy = async {
-            while let Some(Ok(chunk)) = log.next().await {
-                let (LogOutput::StdOut { message }
-                | LogOutput::StdErr { message }
-                | LogOutput::StdIn { message }
-                | LogOutput::Console { message }) = chunk;
-                let _ = output.send(message.to_vec()).await;
-            }
-        };
-        tokio::pin!(copy);
         let run = async {
             self.client.start_container(id, None::<StartContainerOptions>).await.map_err(start_error)?;
             self.wait(id).await
         };
         tokio::pin!(run);
-        let (code, copied) = tokio::select! {
-            code = &mut run => (code?, false),
-            () = &mut copy => (run.await?, true),
-        };
-        if !copied {
-            let _ = tokio::time::timeout(DRAIN, copy).await;
+        let mut code = None;
+        let mut open = true;
+        while open || code.is_none() {
+            tokio::select! {
+                ended = &mut run, if code.is_none() => code = Some(ended?),
+                chunk = log.next(), if open => match chunk {
+                    Some(Ok(chunk)) => {
+                        // Where nobody listens any more the container goes on.
+                        let _ = output.send(chunk.into_bytes().to_vec()).await;
+                    }
+                    Some(Err(_)) | None => open = false,
+                },
+                () = tokio::time::sleep(DRAIN), if code.is_some() => open = false,
+            }
         }
+        let code = code.unwrap_or_default();
         let state = self
             .client
             .inspect_container(id, None::<InspectContainerOptions>)
@@ -130,7 +128,7 @@ impl Engine {
             // The client makes an error of every exit code but 0.
             Some(Err(BollardError::DockerContainerWaitError { code, .. })) => Ok(code),
             Some(Err(error)) => Err(DockerError::api("wait for a container")(error)),
-            None => Err(DockerError::Start("the engine did not say how it ended".to_owned())),
+            None => Err(DockerError::Lost),
         }
     }
 }
@@ -160,14 +158,17 @@ fn creation_error(container: &ContainerRun, error: BollardError) -> DockerError 
         BollardError::DockerResponseServerError { status_code: 404, .. } => {
             DockerError::NoImage(container.image.clone())
         }
-        BollardError::DockerResponseServerError { message, .. } => DockerError::Start(message),
+        BollardError::DockerResponseServerError { status_code: 400, message } => DockerError::Start(message),
         error => DockerError::api("create a container")(error),
     }
 }
 
 fn start_error(error: BollardError) -> DockerError {
     match error {
-        BollardError::DockerResponseServerError { message, .. } => DockerError::Start(message),
+        // The engine's way to say that the command is not in the image, or cannot be executed there.
+        BollardError::DockerResponseServerError { status_code: 400 | 404, message } => {
+            DockerError::Start(message)
+        }
         error => DockerError::api("start a container")(error),
     }
 }

@@ -63,7 +63,7 @@ pub fn walk(
 ) -> Result<(), ContextError> {
     let exclude = Patterns::new(selection.exclude.iter().map(String::as_str))?;
     let mut include: Vec<Vec<Wanted>> = Vec::new();
-    let followed = follow_links(root, &selection.follow);
+    let followed = follow_links(root, &selection.follow)?;
     for pattern in selection.include.iter().chain(&followed) {
         include.push(components(pattern)?);
     }
@@ -266,38 +266,63 @@ fn stat(relative: &str, full: &Path, metadata: &Metadata) -> Result<Stat, Contex
     Ok(stat)
 }
 
-/// The paths themselves and those that symbolic links on the way lead to, within the context.
-fn follow_links(root: &Path, paths: &[String]) -> Vec<String> {
+/// The paths themselves, which may hold wildcards, and those that symbolic links on the way lead to, within the context.
+fn follow_links(root: &Path, paths: &[String]) -> Result<Vec<String>, PatternError> {
     let mut found = BTreeSet::new();
-    for path in paths {
-        let mut todo = vec![path.trim_start_matches('/').to_owned()];
-        let mut steps = 0;
-        while let Some(path) = todo.pop() {
-            steps += 1;
-            if steps > MAX_LINKS || !found.insert(path.clone()) {
-                continue;
-            }
-            let mut walked = PathBuf::new();
-            for (at, component) in path.split('/').enumerate() {
-                let target = fs::read_link(root.join(&walked).join(component)).ok();
-                if let Some(target) = target {
-                    let rest: PathBuf = path.split('/').skip(at + 1).collect();
-                    let below = if target.is_absolute() {
-                        target.strip_prefix("/").unwrap_or(&target).to_owned()
-                    } else {
-                        walked.join(&target)
-                    };
-                    if let Some(resolved) = normalize(&below.join(rest)) {
-                        found.insert(walked.join(component).to_string_lossy().into_owned());
-                        todo.push(resolved);
-                    }
-                    break;
-                }
-                walked.push(component);
-            }
+    let mut todo: Vec<String> = paths.iter().map(|path| path.trim_start_matches('/').to_owned()).collect();
+    let mut steps = 0;
+    while let Some(path) = todo.pop() {
+        steps += 1;
+        if steps > MAX_LINKS * paths.len() || !found.insert(path.clone()) {
+            continue;
+        }
+        for (link, target) in links_on(root, &path)? {
+            found.insert(link);
+            todo.push(target);
         }
     }
-    found.into_iter().collect()
+    Ok(found.into_iter().collect())
+}
+
+/// The first symbolic link on a path, or the first of every path that its wildcards stand for; each with the path that it
+/// leads to.
+fn links_on(root: &Path, path: &str) -> Result<Vec<(String, String)>, PatternError> {
+    let mut links = Vec::new();
+    let mut walked = vec![String::new()];
+    let components: Vec<&str> = path.split('/').collect();
+    for (at, component) in components.iter().enumerate() {
+        let mut next = Vec::new();
+        for directory in &walked {
+            for name in matching_names(&root.join(directory), component)? {
+                let here = join(directory, &name);
+                let Ok(target) = fs::read_link(root.join(&here)) else {
+                    next.push(here);
+                    continue;
+                };
+                let below = match target.strip_prefix("/") {
+                    Ok(absolute) => absolute.to_owned(),
+                    Err(_) => Path::new(directory).join(&target),
+                };
+                let rest: PathBuf = components[at + 1..].iter().collect();
+                if let Some(target) = normalize(&below.join(rest)) {
+                    links.push((here, target));
+                }
+            }
+        }
+        walked = next;
+    }
+    Ok(links)
+}
+
+/// The names of a directory that a component of a path stands for.
+fn matching_names(directory: &Path, component: &str) -> Result<Vec<String>, PatternError> {
+    if !component.contains(['*', '?', '[', '\\']) {
+        return Ok(vec![component.to_owned()]);
+    }
+    let pattern = Patterns::new([component])?;
+    let entries = fs::read_dir(directory).into_iter().flatten().flatten();
+    let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
+    Ok(names.filter(|name| pattern.matches(name, &Inherited::default()).0).collect())
 }
 
 /// A path without `.` and `..`, as a chroot into the context would see it.
@@ -387,6 +412,12 @@ mod tests {
     fn only_what_is_followed_is_sent_with_the_targets_of_links() {
         let paths = walked(&Selection { follow: texts(&["/link", "a"]), ..Selection::default() });
         assert_eq!(paths, ["a", "a/b", "link", "src", "src/main"]);
+    }
+
+    #[test]
+    fn links_behind_wildcards_are_followed() {
+        let paths = walked(&Selection { follow: texts(&["l*k", "s?c/deep/[k]eep"]), ..Selection::default() });
+        assert_eq!(paths, ["link", "src", "src/deep", "src/deep/keep", "src/main"]);
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! `.dockerignore` patterns, with the semantics of moby/patternmatcher: `**`, `!`, the last match wins, and what holds
 //! for a directory holds for everything below it.
 
-use regex::bytes::Regex;
+use regex::Regex;
 use std::path::Path;
 
 /// A list of patterns.
@@ -56,7 +56,7 @@ impl Patterns {
         let mut hits = vec![false; self.patterns.len()];
         for (at, pattern) in self.patterns.iter().enumerate() {
             let hit = inherited.0.get(at).copied().unwrap_or_default()
-                || (pattern.exclusion == ignored && pattern.regex.is_match(path.as_bytes()));
+                || (pattern.exclusion == ignored && pattern.regex.is_match(path));
             hits[at] = hit;
             if hit {
                 ignored = !pattern.exclusion;
@@ -82,8 +82,7 @@ fn reaches_below(pattern: &str, directory: &str) -> bool {
             None => return true,
             Some(component) if component.contains("**") => return true,
             Some(component) => {
-                let matches =
-                    Regex::new(&translate(component)).is_ok_and(|regex| regex.is_match(name.as_bytes()));
+                let matches = Regex::new(&translate(component)).is_ok_and(|regex| regex.is_match(name));
                 if !matches {
                     return false;
                 }
@@ -111,7 +110,15 @@ fn clean(text: &str) -> String {
 
 /// The regular expression of a pattern, made character by character as moby does.
 fn translate(pattern: &str) -> String {
-    let mut regex = String::from("(?s-u)^");
+    let mut regex = String::from("(?s)^");
+    // moby's shortcut, which is also a meaning of its own: `**` and then plain text is any path with that end.
+    if let Some(end) = pattern.strip_prefix("**")
+        && !end.is_empty()
+        && !end.starts_with('/')
+        && !end.contains(['*', '?', '[', ']', '\\'])
+    {
+        return format!("{regex}.*{}$", regex::escape(end));
+    }
     let mut characters = pattern.chars().peekable();
     while let Some(character) = characters.next() {
         match character {
@@ -139,14 +146,7 @@ fn translate(pattern: &str) -> String {
 }
 
 fn push_literal(regex: &mut String, character: char) {
-    if character.is_ascii() {
-        regex.push_str(&regex::escape(character.encode_utf8(&mut [0; 4])));
-    } else {
-        // Bytes of UTF-8, since the expression matches bytes.
-        for byte in character.encode_utf8(&mut [0; 4]).bytes() {
-            regex.push_str(&format!("\\x{byte:02x}"));
-        }
-    }
+    regex.push_str(&regex::escape(character.encode_utf8(&mut [0; 4])));
 }
 
 /// Whether a path of a build context is never sent, whatever the ignore files say: runner's own files.
@@ -199,6 +199,10 @@ mod tests {
             (&["(x)|{y}+$"], "(x)|{y}+$", true),
             (&["ü*"], "übung", true),
             (&["**"], "any/thing", true),
+            (&["**.pem"], "x.pem", true),
+            (&["**.pem"], "a/x.pem", true),
+            (&["**/x"], "yx", false),
+            (&["?bc"], "übc", true),
             (&["a/**/z"], "a/z", true),
             (&["a/**/z"], "a/b/c/z", true),
         ];

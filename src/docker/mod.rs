@@ -11,11 +11,15 @@ use bollard::Docker;
 use bollard::errors::Error as BollardError;
 use host::Host;
 use std::path::PathBuf;
+use std::time::Duration;
 
 /// The oldest Engine API that is spoken: Docker 20.10.
 const OLDEST_API: (usize, usize) = (1, 41);
 /// How long the engine may take to answer, in seconds: exporting a large image takes minutes before the first byte.
 const TIMEOUT: u64 = 4 * 60 * 60;
+
+/// How long a connection and the first answer may take.
+const CONNECT: Duration = Duration::from_secs(10);
 
 /// A connection to a Docker Engine that has answered.
 #[derive(Debug, Clone)]
@@ -66,6 +70,9 @@ pub enum DockerError {
     /// A container could not be started.
     #[error("the container could not be started: {0}")]
     Start(String),
+    /// The engine never said how a container ended.
+    #[error("the Docker Engine did not say how the container ended")]
+    Lost,
     /// The connection to BuildKit broke.
     #[error("the connection to the engine's BuildKit failed")]
     Session(#[source] Box<dyn std::error::Error + Send + Sync>),
@@ -94,6 +101,14 @@ impl Engine {
     /// agrees on a version of the API with it.
     pub async fn connect(docker_host: Option<&str>) -> Result<Self, DockerError> {
         let host = Host::parse(docker_host)?;
+        let silent = DockerError::Unreachable {
+            address: host.to_string(),
+            source: format!("no answer within {} s", CONNECT.as_secs()).into(),
+        };
+        tokio::time::timeout(CONNECT, Self::agree(host)).await.unwrap_or(Err(silent))
+    }
+
+    async fn agree(host: Host) -> Result<Self, DockerError> {
         // A connection of our own first: its error says more than the client's.
         drop(host.open().await?);
         let unreachable = |source: BollardError| DockerError::Unreachable {

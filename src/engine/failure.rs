@@ -100,7 +100,7 @@ impl From<AwsError> for Failure {
         let failure = Self::caused(exit, &error);
         match &error {
             AwsError::NoRegion => failure.help("set AWS_REGION, or a region in the profile"),
-            AwsError::NoCredentials(_) => Self::environment("there are no AWS credentials").help(
+            AwsError::NoCredentials(_) => failure.help(
                 "give the CodeBuild project a service role; elsewhere set AWS_PROFILE or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or run with --local",
             ),
             AwsError::BadCredentials { .. } => {

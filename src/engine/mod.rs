@@ -11,9 +11,9 @@ use crate::event::{Event, Events, RunFinished, RunStarted, Status};
 use crate::exit::{Exit, Failure};
 use crate::files::{self, Access};
 use crate::pipeline::diagnostic::Diagnostic;
-use crate::pipeline::model::{Phase, PhaseName, Pipeline, Step};
+use crate::pipeline::model::{Action, Phase, Pipeline, Step};
 use crate::pipeline::source::SourceFile;
-use crate::pipeline::template::{Template, Undefined};
+use crate::pipeline::template::{Builtin, Template, Undefined};
 use crate::plan::context::BuildContext;
 use crate::plan::scope::Values;
 use crate::plan::{self, Mode, Plan};
@@ -27,9 +27,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::{Duration, Instant};
+use tokio_util::sync::CancellationToken;
 
 /// How long `finally` may take once the run has been stopped.
 const FINALLY_AFTER_STOP: Duration = Duration::from_mins(1);
+/// How long a step may take to end once it has been stopped.
+const LEFT_BEHIND: Duration = Duration::from_secs(5);
 /// The directory for everything that runner writes.
 const WORK_DIRECTORY: &str = ".runner";
 
@@ -122,6 +125,7 @@ impl Prepared {
             services: self.services,
             events: events.clone(),
             cancellation: cancellation.clone(),
+            finally: finally_token(&cancellation.stopping),
             work: self.work,
         };
         run.begin(self.warnings).await;
@@ -148,14 +152,30 @@ pub async fn prepare(mut job: Job) -> Result<Prepared, Failure> {
         commit: job.context.commit.clone(),
         mode: job.mode,
     };
-    let state = State::join(&work.join("state.json"), &identity, &job.plan.phases);
+    let mut state = State::join(&work.join("state.json"), &identity, &job.plan.phases);
+    job.values.set_builtin(Builtin::BuildId, state.build_id.clone());
     let services = Services::new(&job);
-    let warnings = secrets::resolve(&mut job, &services).await?;
-    if job.mode == Mode::Publish && step::need_aws(&job) {
+    let warnings = match resolve(&mut job, &services).await {
+        Ok(warnings) => warnings,
+        Err(failure) => {
+            // CodeBuild may call for the next phase all the same, which must not run as if nothing had failed.
+            state.phases.extend(&job.plan.phases);
+            state.record(&failure, &job.masks);
+            state.save(&work.join("state.json"))?;
+            return Err(failure);
+        }
+    };
+    Ok(Prepared { job, state, services, warnings, work, _lock: lock })
+}
+
+/// Asks for what has to be known before anything runs.
+async fn resolve(job: &mut Job, services: &Services) -> Result<Vec<String>, Failure> {
+    let warnings = secrets::resolve(job, services).await?;
+    if job.mode == Mode::Publish && step::need_aws(job) {
         // A missing region or missing credentials should not cost an image build first.
         services.aws().await?;
     }
-    Ok(Prepared { job, state, services, warnings, work, _lock: lock })
+    Ok(warnings)
 }
 
 /// Makes `.runner/`, invisible to git, and takes its lock: two runs would overwrite each other's state.
@@ -184,12 +204,27 @@ struct Run {
     services: Services,
     events: Events,
     cancellation: Cancellation,
+    /// Stops the steps of `finally`.
+    finally: CancellationToken,
     work: PathBuf,
+}
+
+/// A token that is cancelled with everything else at once, or when the time for `finally` after a stop is over.
+fn finally_token(stopping: &Stopping) -> CancellationToken {
+    let token = stopping.hard.child_token();
+    let (stopped, timeout) = (stopping.soft.clone(), token.clone());
+    tokio::spawn(async move {
+        stopped.cancelled().await;
+        tokio::time::sleep(FINALLY_AFTER_STOP).await;
+        timeout.cancel();
+    });
+    token
 }
 
 impl Run {
     async fn begin(&mut self, warnings: Vec<String>) {
-        let first = self.state.phases.is_empty();
+        let first = !self.state.announced;
+        self.state.announced = true;
         let started = RunStarted {
             pipeline: self.job.pipeline.name.clone(),
             build_id: self.state.build_id.clone(),
@@ -239,9 +274,13 @@ impl Run {
             let reason = reason.to_owned();
             let phase = phase.name;
             self.events.send(Event::PhaseSkipped { phase, reason }).await;
-            return self.phase_done(phase);
+            if self.signal() == 0 {
+                self.state.phases.push(phase);
+            }
+            return self.save();
         }
         let begin = Instant::now();
+        self.state.phases.push(phase.name);
         self.events.send(Event::PhaseStarted { phase: phase.name }).await;
         let mut failure = None;
         for step in &phase.steps {
@@ -256,15 +295,8 @@ impl Run {
                 failure.get_or_insert(failed);
             }
         }
-        let status = failure.map_or(Status::Succeeded, Status::Failed);
+        let status = failure.or_else(|| self.stopped()).map_or(Status::Succeeded, Status::Failed);
         self.events.send(Event::PhaseFinished { phase: phase.name, status, elapsed: begin.elapsed() }).await;
-        self.phase_done(phase.name)
-    }
-
-    fn phase_done(&mut self, phase: PhaseName) -> Result<(), Failure> {
-        if self.signal() == 0 {
-            self.state.phases.push(phase);
-        }
         self.save()
     }
 
@@ -280,10 +312,9 @@ impl Run {
 
     /// The first failure decides how the build ends.
     fn record(&mut self, result: &Result<(), Failure>) {
-        if let Err(failure) = result
-            && self.state.failure.is_none()
-        {
-            self.state.failure = Some(RecordedFailure::new(failure));
+        if let Err(failure) = result {
+            let failure = self.stopped().unwrap_or_else(|| failure.clone());
+            self.state.record(&failure, &self.job.masks);
         }
     }
 
@@ -310,7 +341,19 @@ impl Run {
         self.events.send(started).await;
         let (output, log) = Output::open(&self.events);
         let stopping = self.stopping(finally);
-        let result = step::run(self, step, &output, &stopping).await;
+        // A step ends by itself when it is stopped; one that waits for an answer that never comes is left behind.
+        let patience = match step.action {
+            Action::Run(_) => stopping.grace + LEFT_BEHIND,
+            _ => LEFT_BEHIND,
+        };
+        let left_behind = async {
+            stopping.soft.cancelled().await;
+            tokio::time::sleep(patience).await;
+        };
+        let result = tokio::select! {
+            result = step::run(self, step, &output, &stopping) => result,
+            () = left_behind => Err(Failure::environment(failure::STOPPED)),
+        };
         drop(output);
         log.close().await;
         let status = match &result {
@@ -323,18 +366,8 @@ impl Run {
 
     /// What stops a step. Steps of `finally` also run when the run is being stopped, but then only for a while.
     fn stopping(&self, finally: bool) -> Stopping {
-        let outer = &self.cancellation.stopping;
-        if !finally {
-            return outer.clone();
-        }
-        let soft = outer.hard.child_token();
-        let (watched, timeout) = (outer.soft.clone(), soft.clone());
-        tokio::spawn(async move {
-            watched.cancelled().await;
-            tokio::time::sleep(FINALLY_AFTER_STOP).await;
-            timeout.cancel();
-        });
-        Stopping { soft, ..outer.clone() }
+        let soft = if finally { &self.finally } else { &self.cancellation.stopping.soft };
+        Stopping { soft: soft.clone(), ..self.cancellation.stopping.clone() }
     }
 
     fn signal(&self) -> u8 {

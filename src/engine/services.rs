@@ -10,9 +10,10 @@ use crate::plan::Mode;
 use crate::registry::login::DockerConfig;
 use crate::secret::{Login, Masks};
 use crate::tls;
+use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
-use tokio::sync::OnceCell;
+use tokio::sync::{Mutex, OnceCell};
 
 /// What connections are made with.
 #[derive(Debug, Clone)]
@@ -41,6 +42,10 @@ pub(super) struct Services {
     docker: Arc<OnceCell<Engine>>,
     aws: Arc<OnceCell<Aws>>,
     docker_config: Arc<OnceCell<Arc<DockerConfig>>>,
+    /// ECR's tokens by host; they are good for hours.
+    ecr_logins: Arc<Mutex<HashMap<String, Login>>>,
+    /// Why a build got no login that it asked for.
+    login_failure: Arc<Mutex<Option<Failure>>>,
 }
 
 impl Services {
@@ -52,6 +57,8 @@ impl Services {
             docker: Arc::default(),
             aws: Arc::default(),
             docker_config: Arc::default(),
+            ecr_logins: Arc::default(),
+            login_failure: Arc::default(),
         }
     }
 
@@ -75,16 +82,28 @@ impl Services {
     /// The login for a registry: ECR's own token where AWS may be asked, Docker's configuration otherwise.
     pub(super) async fn login(&self, host: &str) -> Result<Option<Login>, Failure> {
         let login = match EcrHost::parse(host) {
-            Some(ecr) if self.mode == Mode::Publish => {
-                let aws = self.aws().await?.in_region(&ecr.region);
-                Some(aws.ecr_login().await?)
-            }
+            Some(ecr) if self.mode == Mode::Publish => Some(self.ecr_login(host, &ecr.region).await?),
             _ => self.docker_login(host).await?,
         };
         if let Some(login) = &login {
             self.masks.add(&login.password);
         }
         Ok(login)
+    }
+
+    async fn ecr_login(&self, host: &str, region: &str) -> Result<Login, Failure> {
+        let mut logins = self.ecr_logins.lock().await;
+        if let Some(login) = logins.get(host) {
+            return Ok(login.clone());
+        }
+        let login = self.aws().await?.in_region(region).ecr_login().await?;
+        logins.insert(host.to_owned(), login.clone());
+        Ok(login)
+    }
+
+    /// Why the last build got no login that it asked for, where that is so.
+    pub(super) async fn take_login_failure(&self) -> Option<Failure> {
+        self.login_failure.lock().await.take()
     }
 
     async fn docker_login(&self, host: &str) -> Result<Option<Login>, Failure> {
@@ -109,8 +128,16 @@ impl Services {
         let services = self.clone();
         Arc::new(move |host| {
             let services = services.clone();
-            // Without a login the registry itself says what is wrong, by the image's name.
-            Box::pin(async move { services.login(&host).await.ok().flatten() })
+            Box::pin(async move {
+                match services.login(&host).await {
+                    Ok(login) => login,
+                    Err(failure) => {
+                        // The build goes on without; if it fails, this is why.
+                        *services.login_failure.lock().await = Some(failure);
+                        None
+                    }
+                }
+            })
         })
     }
 }

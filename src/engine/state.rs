@@ -4,6 +4,7 @@ use crate::exit::{Exit, Failure};
 use crate::files::{self, Access, WriteError};
 use crate::pipeline::model::PhaseName;
 use crate::plan::Mode;
+use crate::secret::Masks;
 use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
 use std::path::Path;
@@ -29,6 +30,8 @@ pub(super) struct State {
     pub(super) images: IndexMap<String, ImageState>,
     /// Registered revisions by family: the ARN, or the family alone in local mode.
     pub(super) task_definitions: IndexMap<String, String>,
+    /// The build has been announced as started.
+    pub(super) announced: bool,
     /// The whole pipeline has been announced as ended.
     pub(super) ended: bool,
 }
@@ -42,11 +45,6 @@ pub(super) struct RecordedFailure {
 }
 
 impl RecordedFailure {
-    pub(super) fn new(failure: &Failure) -> Self {
-        let Failure { exit, message, help } = failure.clone();
-        Self { exit: exit.code(), message, help }
-    }
-
     pub(super) fn to_failure(&self) -> Failure {
         let Self { exit, message, help } = self.clone();
         Failure { exit: Exit::from_code(exit), message, help }
@@ -101,8 +99,18 @@ impl State {
             failure: None,
             images: IndexMap::new(),
             task_definitions: IndexMap::new(),
+            announced: false,
             ended: false,
         })
+    }
+
+    /// Notes a failure, without secrets; the first one stays.
+    pub(super) fn record(&mut self, failure: &Failure, masks: &Masks) {
+        self.failure.get_or_insert_with(|| RecordedFailure {
+            exit: failure.exit.code(),
+            message: masks.text(&failure.message),
+            help: failure.help.as_ref().map(|help| masks.text(help)),
+        });
     }
 
     /// Writes the file whole, readable by its owner alone.

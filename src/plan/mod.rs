@@ -111,7 +111,7 @@ pub fn undefined(undefined: &Undefined, values: &Values) -> Diagnostic {
         }
         Reference::Builtin(builtin) => problem.help(match builtin {
             Builtin::SourceCommit | Builtin::SourceCommitShort => {
-                "it comes from git or from CodeBuild: run in a git repository with a commit, or give the image other `tags`"
+                "it comes from git or from CodeBuild: run in a git repository with a commit (in a container git may first need `git config --global --add safe.directory DIR`), or give the image other `tags`"
                     .to_owned()
             }
             Builtin::SourceBranch | Builtin::SourceBranchSlug => {

@@ -85,6 +85,12 @@ impl Values {
         self.set_builtin(Builtin::ImageDigest(name.to_owned()), digest.to_owned());
     }
 
+    /// Forgets what was pushed of an image: it has been built anew.
+    pub fn forget_image(&mut self, name: &str) {
+        self.builtins.remove(&Builtin::ImageUri(name.to_owned()));
+        self.builtins.remove(&Builtin::ImageDigest(name.to_owned()));
+    }
+
     /// Sets a variable.
     pub fn set(&mut self, name: &str, value: &str) {
         self.env.insert(name.to_owned(), value.to_owned());

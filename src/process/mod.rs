@@ -2,6 +2,7 @@
 //! when the step is.
 
 use rustix::process::{Pid, Signal, kill_process_group};
+use std::ffi::OsString;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
@@ -16,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 /// How much is read from a command at a time, in bytes.
 const CHUNK: usize = 64 * 1024;
-/// How long output is still awaited when the command is gone but something it started holds the pipe.
+/// How long further output is awaited when the command is gone but something it started holds the pipe.
 const DRAIN: Duration = Duration::from_secs(2);
 
 /// A command to run.
@@ -83,13 +84,19 @@ pub async fn run(
     if !command.dir.is_dir() {
         return Err(ProcessError::NoDirectory(command.dir.clone()));
     }
+    // `./x.sh` starts from the command's directory, not from ours.
+    let path = if program.contains('/') {
+        command.dir.join(program).into_os_string()
+    } else {
+        OsString::from(program)
+    };
     let failed = |source: io::Error| match source.kind() {
         io::ErrorKind::NotFound => ProcessError::NoProgram(program.clone()),
         _ => ProcessError::Start { program: program.clone(), source },
     };
     let (reader, writer) = os_pipe::pipe().map_err(failed)?;
     // The expression owns the pipe's writing end; it must be gone before the end of the output can be seen.
-    let handle = duct::cmd(program, arguments)
+    let handle = duct::cmd(path, arguments)
         .dir(&command.dir)
         .full_env(command.env.iter().cloned())
         .stdin_null()
@@ -131,6 +138,9 @@ async fn follow(
             read = pipe.read_buf(&mut buffer), if open && !pending => open = read? > 0,
             permit = output.reserve(), if pending => {
                 let bytes = std::mem::replace(&mut buffer, Vec::with_capacity(CHUNK));
+                if status.is_some() {
+                    patience = Some(Instant::now() + DRAIN);
+                }
                 // Where nobody listens any more the command goes on; its output is dropped.
                 if let Ok(permit) = permit {
                     permit.send(bytes);
@@ -149,7 +159,7 @@ async fn follow(
                 (stopped, killed) = (true, true);
                 signal(group, Signal::KILL);
             }
-            () = sleep_until(patience.unwrap_or_else(Instant::now)), if patience.is_some() => {
+            () = sleep_until(patience.unwrap_or_else(Instant::now)), if patience.is_some() && !(pending && status.is_some()) => {
                 patience = None;
                 if status.is_some() {
                     open = false;

@@ -1,7 +1,7 @@
 //! One repository of a registry over HTTP: authentication and the calls that a push is made of.
 
 use super::RegistryError;
-use super::convert::MANIFEST_TYPE;
+use super::convert::{MANIFEST_TYPE, digest_of};
 use super::reference::Repository;
 use crate::secret::{Login, Secret};
 use base64::Engine;
@@ -62,13 +62,13 @@ impl RepositoryClient {
     ) -> Result<Self, RegistryError> {
         let mut client = Self {
             http: http.clone(),
-            base: base(&repository.host, "https")?,
+            base: base(repository.api_host(), "https")?,
             repository: repository.clone(),
             authorization: None,
         };
         // As the docker command does, plain HTTP is spoken only on this machine, and only where TLS is not.
         let answer = if is_loopback(&repository.host) && !client.speaks_tls().await {
-            client.base = base(&repository.host, "http")?;
+            client.base = base(repository.api_host(), "http")?;
             client.ping().await?
         } else {
             client.ping().await?
@@ -170,6 +170,9 @@ impl RepositoryClient {
             .and_then(|value| value.to_str().ok())
             .and_then(|location| self.base.join(location).ok())
             .ok_or_else(|| self.denied("it gave no address for the upload"))?;
+        if self.base.scheme() == "https" && url.scheme() != "https" {
+            return Err(self.denied("it wants the layers in clear"));
+        }
         url.query_pairs_mut().append_pair("digest", digest);
         let file = tokio::fs::File::open(path).await.map_err(RegistryError::file(path))?;
         let size = file.metadata().await.map_err(RegistryError::file(path))?.len();
@@ -200,11 +203,18 @@ impl RepositoryClient {
         let request =
             self.request(Method::HEAD, &self.url(&format!("manifests/{tag}"))?).header(ACCEPT, ACCEPTED);
         let answer = self.send(request).await?;
-        let digest = answer.headers().get(CONTENT_DIGEST);
-        Ok(digest
-            .filter(|_| answer.status().is_success())
-            .and_then(|value| value.to_str().ok())
-            .map(ToOwned::to_owned))
+        if !answer.status().is_success() {
+            return Ok(None);
+        }
+        let digest = answer.headers().get(CONTENT_DIGEST).and_then(|value| value.to_str().ok());
+        if let Some(digest) = digest {
+            return Ok(Some(digest.to_owned()));
+        }
+        // The header is optional in the specification; the manifest itself always tells.
+        let request =
+            self.request(Method::GET, &self.url(&format!("manifests/{tag}"))?).header(ACCEPT, ACCEPTED);
+        let body = self.send(request).await?.bytes().await.map_err(|error| self.unreachable(error))?;
+        Ok(Some(digest_of(&body)))
     }
 
     async fn check(&self, answer: Response, doing: &str) -> Result<Response, RegistryError> {
@@ -230,6 +240,7 @@ impl RepositoryClient {
                 host: self.repository.host.clone(),
                 doing: doing.to_owned(),
                 status: status.as_u16(),
+                code,
                 reason,
             },
         })

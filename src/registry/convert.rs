@@ -16,6 +16,9 @@ use std::io::{self, Read, Write};
 pub const MANIFEST_TYPE: &str = "application/vnd.oci.image.manifest.v1+json";
 const CONFIG_TYPE: &str = "application/vnd.oci.image.config.v1+json";
 const LAYER_TYPE: &str = "application/vnd.oci.image.layer.v1.tar+gzip";
+const ZSTD_LAYER_TYPE: &str = "application/vnd.oci.image.layer.v1.tar+zstd";
+const GZIP_MAGIC: [u8; 2] = [0x1f, 0x8b];
+const ZSTD_MAGIC: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
 
 /// Part of the format: changing it changes every digest. In bytes.
 const BLOCK: usize = 1024 * 1024;
@@ -158,7 +161,7 @@ fn resolve(link: &str, target: &str) -> String {
 fn read_content<R: Read>(entry: &mut tar::Entry<'_, R>, layout: &Layout) -> Result<Content, RegistryError> {
     let invalid = |error: io::Error| RegistryError::Export(error.to_string());
     let size = entry.header().size().map_err(invalid)?;
-    let mut head = [0; 2];
+    let mut head = [0; 4];
     let mut length = 0;
     while length < head.len() {
         match entry.read(&mut head[length..]).map_err(invalid)? {
@@ -173,9 +176,12 @@ fn read_content<R: Read>(entry: &mut tar::Entry<'_, R>, layout: &Layout) -> Resu
         whole.read_to_end(&mut bytes).map_err(invalid)?;
         return Ok(Content::Document(bytes));
     }
-    if head == [0x1f, 0x8b] {
-        // Compressed already, as containerd's image store keeps it: it stays what it is.
-        return copy(&mut whole, layout).map(Content::Layer);
+    // Compressed already, as containerd's image store keeps layers: it stays what it is.
+    if head.starts_with(&GZIP_MAGIC) {
+        return copy(&mut whole, layout, LAYER_TYPE).map(Content::Layer);
+    }
+    if head == ZSTD_MAGIC {
+        return copy(&mut whole, layout, ZSTD_LAYER_TYPE).map(Content::Layer);
     }
     compress(&mut whole, layout).map(Content::Layer)
 }
@@ -199,19 +205,19 @@ impl BlobWriter {
         file.write_all(bytes).map_err(RegistryError::file(self.file.path()))
     }
 
-    fn finish(self, layout: &Layout) -> Result<Descriptor, RegistryError> {
+    fn finish(self, layout: &Layout, media_type: &str) -> Result<Descriptor, RegistryError> {
         let digest = sha256_name(&self.hash.finish());
         layout.keep_blob(self.file, &digest)?;
-        Ok(Descriptor { media_type: LAYER_TYPE.to_owned(), digest, size: self.size })
+        Ok(Descriptor { media_type: media_type.to_owned(), digest, size: self.size })
     }
 }
 
-fn copy(source: &mut dyn Read, layout: &Layout) -> Result<Descriptor, RegistryError> {
+fn copy(source: &mut dyn Read, layout: &Layout, media_type: &str) -> Result<Descriptor, RegistryError> {
     let mut blob = BlobWriter::new(layout)?;
     let mut buffer = vec![0; BLOCK];
     loop {
         match read_block(source, &mut buffer)? {
-            0 => return blob.finish(layout),
+            0 => return blob.finish(layout, media_type),
             length => blob.write(&buffer[..length])?,
         }
     }
@@ -233,7 +239,7 @@ fn compress(source: &mut dyn Read, layout: &Layout) -> Result<Descriptor, Regist
             filled += 1;
         }
         if filled == 0 && !first {
-            return blob.finish(layout);
+            return blob.finish(layout, LAYER_TYPE);
         }
         // An empty layer is one empty member, not an empty file.
         let batch = &blocks[..filled.max(usize::from(first))];

@@ -80,6 +80,8 @@ pub enum RegistryError {
         doing: String,
         /// The HTTP status.
         status: u16,
+        /// The registry's error code, where it gives one.
+        code: String,
         /// Its own words.
         reason: String,
     },

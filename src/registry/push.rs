@@ -6,6 +6,7 @@ use super::convert::{Converted, Descriptor};
 use super::layout::Layout;
 use super::reference::Repository;
 use crate::secret::Login;
+use crate::tls::Redirects;
 use std::collections::HashSet;
 use std::path::Path;
 use std::time::Duration;
@@ -13,6 +14,8 @@ use tokio_util::sync::CancellationToken;
 
 /// Where Docker keeps the certificate authorities of single registries.
 const CERTS_D: &str = "/etc/docker/certs.d";
+/// ECR's error code for a tag that may not be moved.
+const TAG_INVALID: &str = "TAG_INVALID";
 /// How often a blob is sent before its push fails.
 const ATTEMPTS: u32 = 3;
 
@@ -32,7 +35,7 @@ pub struct PushSummary {
 /// A client for a registry: it trusts the given authorities and those that Docker has for this very host.
 pub fn http_client(host: &str, mut authorities: Vec<Vec<u8>>) -> Result<reqwest::Client, RegistryError> {
     authorities.extend(crate::tls::from_file(&Path::new(CERTS_D).join(host)));
-    crate::tls::http_client(&authorities)
+    crate::tls::http_client(&authorities, Redirects::Follow)
         .map_err(|source| RegistryError::Unreachable { host: host.to_owned(), source })
 }
 
@@ -130,10 +133,7 @@ async fn put_tag(client: &RepositoryClient, image: &Converted, tag: &str) -> Res
     match client.tag_digest(tag).await? {
         Some(existing) if existing == image.digest => Ok(()),
         Some(existing) => {
-            let RegistryError::Refused { reason, .. } = &refused else {
-                return Err(refused);
-            };
-            if !reason.contains("immutable") {
+            if !matches!(&refused, RegistryError::Refused { code, .. } if code == TAG_INVALID) {
                 return Err(refused);
             }
             Err(RegistryError::ImmutableTag { tag: tag.to_owned(), existing, digest: image.digest.clone() })

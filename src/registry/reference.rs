@@ -3,7 +3,7 @@
 use super::RegistryError;
 use std::fmt;
 
-/// Docker Hub's registry, which names without a host mean elsewhere.
+/// Where Docker Hub's registry answers.
 const HUB: &str = "registry-1.docker.io";
 
 /// A repository in a registry.
@@ -28,11 +28,17 @@ impl Repository {
         }
         check_path(path)?;
         check_host(host)?;
-        let host = match host {
+        Ok(Some(Self { host: host.to_owned(), path: path.to_owned() }))
+    }
+}
+
+impl Repository {
+    /// The host to connect to, which for Docker Hub is not the one in names.
+    pub fn api_host(&self) -> &str {
+        match self.host.as_str() {
             "docker.io" | "index.docker.io" => HUB,
             host => host,
-        };
-        Ok(Some(Self { host: host.to_owned(), path: path.to_owned() }))
+        }
     }
 }
 
@@ -103,7 +109,7 @@ mod tests {
         assert_eq!(parse("team/webapp"), None);
         assert_eq!(parse("localhost/webapp").as_deref(), Some("localhost/webapp"));
         assert_eq!(parse("r.example:5000/a/b").as_deref(), Some("r.example:5000/a/b"));
-        assert_eq!(parse("docker.io/library/a").as_deref(), Some("registry-1.docker.io/library/a"));
+        assert_eq!(parse("docker.io/library/a").as_deref(), Some("docker.io/library/a"));
     }
 
     #[test]

@@ -64,9 +64,8 @@ impl<W: Write> Console<W> {
         }
     }
 
+    /// Writes a line of runner's own. What the mask holds back stays there: it may be the first half of a secret.
     fn line(&mut self, color: Color, text: &str) {
-        let rest = self.masker.finish();
-        self.write(&rest);
         let text = self.masks.text(text);
         let start = if self.mid_line { "\n" } else { "" };
         let line = if self.color {
@@ -203,5 +202,18 @@ mod tests {
             &masks,
         );
         assert_eq!(log, "pass ***\n  warning: *** is weak\n");
+    }
+
+    #[test]
+    fn a_line_in_between_does_not_tear_a_secret_apart() {
+        let masks = Masks::default();
+        masks.add(&Secret::new("hunter2"));
+        let events = [
+            Event::Output(b"a hunt".to_vec()),
+            Event::Note("note".to_owned()),
+            Event::Output(b"er2 b hun".to_vec()),
+            Event::OutputEnd,
+        ];
+        assert_eq!(log(&events, &masks), "a \n  note\n*** b hun");
     }
 }

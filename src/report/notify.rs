@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::task::JoinHandle;
 
-/// How long one delivery may take, its retry included.
+/// How long one delivery may take.
 const DELIVERY: Duration = Duration::from_secs(10);
 /// Slack's limit for the text of a section, in characters.
 const SLACK_TEXT: usize = 3000;
@@ -218,10 +218,11 @@ impl Sink for Notifier {
 }
 
 fn slack(text: &str) -> Value {
+    let text = escape_mrkdwn(text);
     let section: String = text.chars().take(SLACK_TEXT).collect();
     json!({
         "text": text,
-        "blocks": [{ "type": "section", "text": { "type": "mrkdwn", "text": escape_mrkdwn(&section) } }],
+        "blocks": [{ "type": "section", "text": { "type": "mrkdwn", "text": section } }],
     })
 }
 

@@ -7,6 +7,8 @@ use std::sync::{Arc, PoisonError, RwLock};
 const MASK: &[u8] = b"***";
 /// Shorter values would mask half of every log.
 const SHORTEST: usize = 4;
+/// The length of the lines that the command `base64` writes.
+const BASE64_LINE: usize = 76;
 
 /// The secret values of a run, shared by everything that writes.
 #[derive(Debug, Clone, Default)]
@@ -19,11 +21,13 @@ impl Masks {
     /// the answer says whether this one is.
     pub fn add(&self, secret: &Secret) -> bool {
         use base64::Engine;
-        let value = secret.expose().trim_matches(['\r', '\n']);
+        let value = secret.expose().trim();
         let mut forms = vec![value.as_bytes().to_vec()];
-        forms.extend(value.lines().map(|line| line.trim_end().as_bytes().to_vec()));
-        let encoded = base64::engine::general_purpose::STANDARD_NO_PAD.encode(secret.expose());
-        forms.push(encoded.into_bytes());
+        forms.extend(value.lines().map(|line| line.trim().as_bytes().to_vec()));
+        let encoded = base64::engine::general_purpose::STANDARD_NO_PAD.encode(secret.expose()).into_bytes();
+        // The command `base64` breaks lines.
+        forms.extend(encoded.chunks(BASE64_LINE).map(<[u8]>::to_vec));
+        forms.push(encoded);
         if let Ok(json) = serde_json::to_string(value) {
             forms.push(json.trim_matches('"').as_bytes().to_vec());
         }

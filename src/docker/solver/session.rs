@@ -20,7 +20,7 @@ use bollard_buildkit_proto::moby::filesync::v1::{
 };
 use futures_util::{StreamExt, stream};
 use std::collections::HashMap;
-use tokio::task::JoinHandle;
+use tokio_util::sync::{CancellationToken, DropGuard};
 use tonic::{Request, Response, Status};
 
 /// The methods that BuildKit may call, as it wants them announced. `FetchToken` and its relatives are left out on purpose:
@@ -35,13 +35,7 @@ const METHODS: [&str; 4] = [
 /// An open session. Dropping it closes the connection.
 pub(super) struct Session {
     pub(super) id: String,
-    server: JoinHandle<()>,
-}
-
-impl Drop for Session {
-    fn drop(&mut self) {
-        self.server.abort();
-    }
+    _closing: DropGuard,
 }
 
 /// Announces a session to the engine and serves it in the background.
@@ -67,11 +61,13 @@ pub(super) async fn open(
     // The server stops when nothing more can come in, even while the one connection is in use: the tail never ends.
     let incoming =
         stream::once(async { Ok::<Connection, std::io::Error>(connection) }).chain(stream::pending());
-    let server = tokio::spawn(async move {
+    let closing = CancellationToken::new();
+    let closed = closing.clone().cancelled_owned();
+    tokio::spawn(async move {
         // The engine closes the connection when the build is through.
-        let _ = router.serve_with_incoming(incoming).await;
+        let _ = router.serve_with_incoming_shutdown(incoming, closed).await;
     });
-    Ok(Session { id, server })
+    Ok(Session { id, _closing: closing.drop_guard() })
 }
 
 /// A fresh identifier of 25 letters and digits, as BuildKit's own are.
@@ -87,7 +83,8 @@ pub(super) fn random_id() -> String {
 
 /// Says which earlier transfer this one resembles, so that BuildKit asks only for changed files.
 fn shared_key(build: &Build) -> String {
-    let path = format!("runner:{}", build.context.display());
+    // The Dockerfile belongs to it: its directory is transferred under the same key.
+    let path = format!("runner:{}:{}", build.context.display(), build.dockerfile.display());
     let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, path.as_bytes());
     digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
 }

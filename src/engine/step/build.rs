@@ -38,10 +38,17 @@ async fn one(cx: &mut Context<'_>, name: &Name) -> Result<(), Failure> {
         logins: cx.run.services.logins(),
     };
     let engine = cx.run.services.docker().await?.clone();
-    let built = engine.build(&build, cx.output, &cx.stopping.soft).await?;
+    let built = match engine.build(&build, cx.output, &cx.stopping.soft).await {
+        Ok(built) => built,
+        Err(error) => {
+            let login = cx.run.services.take_login_failure().await;
+            return Err(login.unwrap_or_else(|| error.into()));
+        }
+    };
     let size = engine.image(&built.id).await?.size;
     let state = ImageState { id: built.id.clone(), ..ImageState::default() };
     cx.run.state.images.insert(name.value.clone(), state);
+    cx.run.job.values.forget_image(&name.value);
     let detail = format!(
         "{} · {} · {} of {} steps cached",
         short_id(&built.id),

@@ -73,9 +73,7 @@ fn environment(cx: &Context<'_>) -> Vec<(String, String)> {
     environment.insert("RUNNER_MODE".to_owned(), mode.as_str().to_owned());
     if mode == Mode::Local {
         for name in CREDENTIALS {
-            if !cx.values.is_given(name) {
-                environment.shift_remove(name);
-            }
+            environment.shift_remove(name);
         }
         for (name, value) in CLOSED {
             environment.insert(name.to_owned(), value.to_owned());

@@ -13,7 +13,7 @@ use std::path::Path;
 pub(super) async fn run(cx: &mut Context<'_>, definition: &TaskDefinition) -> Result<(), Failure> {
     let patches = patches(cx, definition)?;
     let Some(document) = base(cx, &definition.base).await? else {
-        return planned(cx, &patches).await;
+        return planned(cx, &definition.base, &patches).await;
     };
     let mut request = Request::from_document(document)?;
     for patch in &patches {
@@ -39,7 +39,16 @@ pub(super) async fn run(cx: &mut Context<'_>, definition: &TaskDefinition) -> Re
 }
 
 /// Local mode does not ask AWS, so only the changes to a revision that lives there can be shown.
-async fn planned(cx: &mut Context<'_>, patches: &[ContainerPatch]) -> Result<(), Failure> {
+async fn planned(
+    cx: &mut Context<'_>,
+    base: &TaskDefinitionBase,
+    patches: &[ContainerPatch],
+) -> Result<(), Failure> {
+    let name = match base {
+        TaskDefinitionBase::Family(name)
+        | TaskDefinitionBase::Service { name, .. }
+        | TaskDefinitionBase::File(name) => cx.resolve(name)?,
+    };
     let changes: Vec<Value> = patches
         .iter()
         .map(|patch| {
@@ -51,13 +60,16 @@ async fn planned(cx: &mut Context<'_>, patches: &[ContainerPatch]) -> Result<(),
             json!({ "name": patch.name, "image": patch.image, "environment": environment })
         })
         .collect();
-    let path = cx.run.ecs_file("task-definition-changes");
+    let path = cx.run.ecs_file(&format!("{name}-changes"));
     files::write_json(&path, &json!({ "containers": changes }), Access::Owner)?;
     cx.run
         .events
         .note("local mode does not read the current task definition from ECS; only the changes are written")
         .await;
-    cx.run.events.result("planned", "changes", path.display().to_string()).await;
+    cx.run.events.result("planned", &name, path.display().to_string()).await;
+    if let TaskDefinitionBase::Family(_) = base {
+        cx.run.state.task_definitions.insert(name.clone(), name);
+    }
     Ok(())
 }
 

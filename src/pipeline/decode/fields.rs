@@ -236,18 +236,38 @@ impl Decoder<'_> {
         self.one_or_more(node, "text", Self::template)
     }
 
-    /// A mapping from names of the user's choice to values.
+    /// A mapping from names that the file itself uses to values. As in every table of the language, `x-` keys are ignored.
+    pub(super) fn defined<T>(
+        &mut self,
+        node: Option<&Node>,
+        what: &str,
+        read: impl FnMut(&mut Self, &Node) -> Option<T>,
+    ) -> IndexMap<String, T> {
+        self.entries(node, what, |key| !is_ignored(key), read)
+    }
+
+    /// A mapping from names that mean something outside (headers, labels, containers), where `x-` is nothing special.
     pub(super) fn named<T>(
         &mut self,
         node: Option<&Node>,
         what: &str,
+        read: impl FnMut(&mut Self, &Node) -> Option<T>,
+    ) -> IndexMap<String, T> {
+        self.entries(node, what, |_| true, read)
+    }
+
+    fn entries<T>(
+        &mut self,
+        node: Option<&Node>,
+        what: &str,
+        wanted: impl Fn(&str) -> bool,
         mut read: impl FnMut(&mut Self, &Node) -> Option<T>,
     ) -> IndexMap<String, T> {
         match node.map(|node| (&node.value, node)) {
             None | Some((Value::Null, _)) => IndexMap::new(),
             Some((Value::Map(entries), _)) => entries
                 .iter()
-                .filter(|entry| !is_ignored(&entry.key))
+                .filter(|entry| wanted(&entry.key))
                 .filter_map(|entry| Some((entry.key.clone(), read(self, &entry.node)?)))
                 .collect(),
             Some((_, node)) => {
@@ -257,8 +277,8 @@ impl Decoder<'_> {
         }
     }
 
-    /// A mapping from names of the user's choice to texts.
+    /// A mapping from names that mean something outside to texts.
     pub(super) fn text_map(&mut self, node: Option<&Node>) -> IndexMap<String, Template> {
-        self.named(node, "texts", Decoder::template)
+        self.named(node, "texts", Self::template)
     }
 }

@@ -20,7 +20,7 @@ pub(super) fn pipeline(root: &Node, problems: &mut Vec<Diagnostic>) -> Option<Pi
     version(&mut d, &fields);
     let name = d.required(&fields, "name").and_then(|node| d.literal(node)).unwrap_or_default();
     let env = fields.get("env").and_then(|node| env(&mut d, node)).unwrap_or_default();
-    let images = d.named(fields.get("images"), "an image", image);
+    let images = d.defined(fields.get("images"), "an image", image);
     let phases = d.required(&fields, "phases").map(|node| phases::phases(&mut d, node)).unwrap_or_default();
     let notify = fields.get("notify").map(|node| d.list(node, "notifications", notify)).unwrap_or_default();
     Some(Pipeline { name, env, images, phases, notify })
@@ -168,6 +168,6 @@ impl Decoder<'_> {
                 }
             }
         }
-        self.text_map(node)
+        self.defined(node, "texts", Self::template)
     }
 }
