@@ -79,6 +79,29 @@ impl Project {
     }
 }
 
+impl Drop for Project {
+    /// Takes the project's tags out of the engine; with its last tag an image is gone.
+    fn drop(&mut self) {
+        let pipeline = std::fs::read_to_string(self.path("pipeline.yml")).unwrap_or_default();
+        let own = format!("-{}-", std::process::id());
+        let words = pipeline.split(|c: char| !(c.is_ascii_alphanumeric() || c == '-'));
+        let mut names: Vec<&str> = words.filter(|word| word.contains(&own)).collect();
+        names.sort_unstable();
+        names.dedup();
+        for name in names {
+            let filter = format!("reference=*/{name}");
+            let listed = Command::new("docker")
+                .args(["images", "--format", "{{.Repository}}:{{.Tag}}", "--filter", &filter])
+                .output();
+            let tags =
+                listed.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default();
+            for tag in tags.lines() {
+                let _ = Command::new("docker").args(["rmi", tag]).output();
+            }
+        }
+    }
+}
+
 /// A call of `runner`, before it is made.
 pub struct Call<'p> {
     project: &'p Project,
