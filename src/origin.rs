@@ -55,6 +55,7 @@ fn from_codebuild(get: &dyn Fn(&str) -> Option<String>) -> BuildContext {
         tag: tag.map(|tag| without_commit(tag).to_owned()),
         commit,
         event,
+        failing: get("CODEBUILD_BUILD_SUCCEEDING").as_deref() == Some("0"),
         build_id: get("CODEBUILD_BUILD_ID"),
         build_number: get("CODEBUILD_BUILD_NUMBER"),
         build_url: get("CODEBUILD_BUILD_URL"),

@@ -75,3 +75,14 @@ fn a_pipeline_that_needs_a_branch_and_has_none_is_refused() {
     call().run().exits(2).complains("`${source.branch}` has no value").complains("set RUNNER_BRANCH");
     call().env("RUNNER_BRANCH", "release").run().exits(0).says("on release\n");
 }
+
+#[test]
+fn what_failed_in_the_build_before_counts() {
+    let project = Project::phases(
+        "  post_build: { steps: [{ run: echo deployed }, { run: echo always, when: always }] }\n",
+    );
+    let call = in_codebuild(project.runner("run --phase post_build"), &project)
+        .env("CODEBUILD_BUILD_SUCCEEDING", "0");
+    let outcome = call.run().exits(1).says("always\n").says_not("\ndeployed");
+    outcome.ends_with("an earlier command of this CodeBuild build has failed");
+}

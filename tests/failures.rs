@@ -105,6 +105,10 @@ fn no_such_cluster_service_family_or_container() {
     run("{ task-definition: { file: td.json, containers: { wbe: { environment: { A: b } } } } }")
         .exits(2)
         .ends_with("no container `wbe`; it has `web`");
+    let local = Project::new(
+        "version: 1\nname: t\nphases: { build: { steps: [{ deploy: { cluster: c, service: s } }] } }\n",
+    );
+    local.runner("run --local").run().exits(2).ends_with("no task definition has been registered");
     run("{ task-definition: { file: nowhere.json } }").exits(2).ends_with("nowhere.json cannot be read");
     run(&format!("{{ deploy: {{ cluster: {name}, service: s }} }}"))
         .exits(2)

@@ -68,6 +68,22 @@ fn all_errors_are_shown_in_one_go() {
 }
 
 #[test]
+fn a_mistake_in_an_image_is_one_mistake() {
+    let with = |image: &str| {
+        format!(
+            "{HEAD}images: {{ app: {{ {image} }} }}\nphases: {{ build: {{ steps: [{{ build: app }}] }} }}\n"
+        )
+    };
+    for image in ["repository: a, tags: []", "repository: a, tags: [\"${source.comit}\"]", "target: x"] {
+        refused(&with(image), &["pipeline.yml:3:", "has an error; nothing was run"]);
+    }
+    refused(
+        &format!("{HEAD}images: {{ a.b: {{ repository: x }}, a-b: {{ repository: y }} }}\nphases: {{}}\n"),
+        &["would share the variable RUNNER_IMAGE_A_B_URI"],
+    );
+}
+
+#[test]
 fn undefined_values_are_errors_and_never_empty() {
     refused(
         &format!(

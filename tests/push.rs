@@ -142,3 +142,22 @@ fn names_that_no_registry_accepts_are_located() {
     let project = project.file("Dockerfile", "FROM scratch\n");
     project.runner("run").run().exits(2).ends_with("pipeline.yml:3:40: `a/b` is not a valid tag");
 }
+
+#[test]
+fn a_push_that_is_stopped_leaves_no_half_written_blob() {
+    let repository = unique("stopped");
+    let project = Project::new(&format!(
+        "version: 1\nname: t\nimages: {{ app: {{ repository: {repository}, tags: [t] }} }}\nphases: {{ build: {{ steps: [{{ build: app }}, {{ push: app }}] }} }}\n"
+    ))
+    .file("Dockerfile", "FROM busybox:1.36\nRUN head -c 100000000 /dev/urandom > /large\n");
+    let running = project.runner("run").start();
+    let blobs = project.path(&format!(".runner/registry/{repository}/blobs/sha256"));
+    let half_written = || {
+        let names = std::fs::read_dir(&blobs).into_iter().flatten().flatten().map(|entry| entry.file_name());
+        names.filter(|name| name.to_string_lossy().starts_with('.')).count()
+    };
+    crate::harness::eventually(|| half_written() > 0, "no blob was begun");
+    running.signal("TERM");
+    running.finish().exits(143);
+    assert_eq!(half_written(), 0);
+}

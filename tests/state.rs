@@ -78,3 +78,25 @@ fn the_state_keeps_failures_without_secrets() {
     project.runner("run").env("T", "hunter2-hunter2").run().exits(2).says_not("hunter2");
     assert!(!project.read(".runner/state.json").contains("hunter2"));
 }
+
+#[test]
+fn a_phase_whose_process_was_killed_has_failed() {
+    let project = Project::phases(
+        "  build: { steps: [{ run: 'touch begun; sleep 60' }] }\n  post_build: { steps: [{ run: echo deployed }] }\n",
+    );
+    let mut running = project.runner("run --phase build").start();
+    running.until_exists(&project.path("begun"));
+    running.signal("KILL");
+    assert_eq!(running.finish().code, None);
+    let outcome = project.runner("run --phase post_build").run().exits(1).says_not("\ndeployed");
+    outcome.ends_with("the phase build did not come to its end");
+}
+
+#[test]
+fn a_whole_run_never_continues_another() {
+    let project = Project::phases("  install: { steps: [{ run: \"false\" }] }\n").git();
+    project.runner("run").run().exits(1);
+    let pipeline = project.read("pipeline.yml").replace("install", "build").replace("false", "true");
+    let project = project.file("pipeline.yml", pipeline);
+    project.runner("run").run().exits(0);
+}

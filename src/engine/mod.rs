@@ -11,7 +11,7 @@ use crate::event::{Event, Events, RunFinished, RunStarted, Status};
 use crate::exit::{Exit, Failure};
 use crate::files::{self, Access};
 use crate::pipeline::diagnostic::Diagnostic;
-use crate::pipeline::model::{Action, Phase, Pipeline, Step};
+use crate::pipeline::model::{Action, Phase, PhaseName, Pipeline, Step};
 use crate::pipeline::source::SourceFile;
 use crate::pipeline::template::{Builtin, Template, Undefined};
 use crate::plan::context::BuildContext;
@@ -151,16 +151,21 @@ pub async fn prepare(mut job: Job) -> Result<Prepared, Failure> {
         pipeline: job.pipeline_file.display().to_string(),
         commit: job.context.commit.clone(),
         mode: job.mode,
+        continues: job.plan.single_phases,
     };
     let mut state = State::join(&work.join("state.json"), &identity, &job.plan.phases);
     job.values.set_builtin(Builtin::BuildId, state.build_id.clone());
     let services = Services::new(&job);
+    if job.context.failing {
+        let failure = Failure::step("an earlier command of this CodeBuild build has failed");
+        state.record(&failure, None, &job.masks);
+    }
     let warnings = match resolve(&mut job, &services).await {
         Ok(warnings) => warnings,
         Err(failure) => {
             // CodeBuild may call for the next phase all the same, which must not run as if nothing had failed.
             state.phases.extend(&job.plan.phases);
-            state.record(&failure, &job.masks);
+            state.record(&failure, None, &job.masks);
             state.save(&work.join("state.json"))?;
             return Err(failure);
         }
@@ -281,49 +286,71 @@ impl Run {
         }
         let begin = Instant::now();
         self.state.phases.push(phase.name);
+        self.state.running = Some(phase.name);
+        self.save()?;
         self.events.send(Event::PhaseStarted { phase: phase.name }).await;
         let mut failure = None;
         for step in &phase.steps {
             // A failed step ends the others, whatever the phase's `when` is; a step's own overrides that.
             let default = phase.when.allows(failed) && failure.is_none();
-            if let Err(failed) = self.step(step, default, false).await {
+            if let Err(failed) = self.step(phase.name, step, default, false).await {
                 failure.get_or_insert(failed);
             }
         }
         for step in &phase.finally {
-            if let Err(failed) = self.step(step, true, true).await {
+            if let Err(failed) = self.step(phase.name, step, true, true).await {
                 failure.get_or_insert(failed);
             }
         }
         let status = failure.or_else(|| self.stopped()).map_or(Status::Succeeded, Status::Failed);
         self.events.send(Event::PhaseFinished { phase: phase.name, status, elapsed: begin.elapsed() }).await;
+        self.state.running = None;
         self.save()
     }
 
     /// Runs a step, or says why not. `default` is whether it runs where it has no `when` of its own.
-    async fn step(&mut self, step: &Step, default: bool, finally: bool) -> Result<(), Failure> {
-        let result = self.try_step(step, default, finally).await;
-        self.record(&result);
+    async fn step(
+        &mut self,
+        phase: PhaseName,
+        step: &Step,
+        default: bool,
+        finally: bool,
+    ) -> Result<(), Failure> {
+        let title = match &step.name {
+            Some(name) => self.job.resolve(&self.job.values, name),
+            None => Ok(plan::describe(&step.action)),
+        };
+        let (place, result) = match title {
+            Ok(title) => {
+                let place = format!("{phase} › {title}");
+                (place, self.try_step(title, step, default, finally).await)
+            }
+            Err(failure) => (phase.to_string(), Err(failure)),
+        };
+        self.record(&result, &place);
         // What the step did is in the state before anything else begins.
         let saved = self.save();
-        self.record(&saved);
+        self.record(&saved, &place);
         result.and(saved)
     }
 
     /// The first failure decides how the build ends.
-    fn record(&mut self, result: &Result<(), Failure>) {
-        if let Err(failure) = result {
-            let failure = self.stopped().unwrap_or_else(|| failure.clone());
-            self.state.record(&failure, &self.job.masks);
+    fn record(&mut self, result: &Result<(), Failure>, place: &str) {
+        match (result, self.stopped()) {
+            (Ok(()), _) => {}
+            (Err(_), Some(stopped)) => self.state.record(&stopped, None, &self.job.masks),
+            (Err(failure), None) => self.state.record(failure, Some(place), &self.job.masks),
         }
     }
 
-    async fn try_step(&mut self, step: &Step, default: bool, finally: bool) -> Result<(), Failure> {
+    async fn try_step(
+        &mut self,
+        title: String,
+        step: &Step,
+        default: bool,
+        finally: bool,
+    ) -> Result<(), Failure> {
         let failed = self.state.failure.is_some();
-        let title = match &step.name {
-            Some(name) => self.job.resolve(&self.job.values, name)?,
-            None => plan::describe(&step.action),
-        };
         let skip = if self.signal() != 0 && !finally {
             Some("the run is being stopped")
         } else if !step.when.map_or(default, |when| when.allows(failed)) {

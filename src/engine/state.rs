@@ -22,8 +22,10 @@ pub(super) struct State {
     pipeline: String,
     commit: Option<String>,
     mode: Mode,
-    /// The phases that have run.
+    /// The phases that have begun.
     pub(super) phases: Vec<PhaseName>,
+    /// The phase that is under way. Where a later call finds one, the process that ran it was killed.
+    pub(super) running: Option<PhaseName>,
     /// The first failure.
     pub(super) failure: Option<RecordedFailure>,
     /// Images by their name in the pipeline.
@@ -70,6 +72,8 @@ pub(super) struct Identity {
     pub(super) pipeline: String,
     pub(super) commit: Option<String>,
     pub(super) mode: Mode,
+    /// The call names single phases, and so may continue what an earlier call began.
+    pub(super) continues: bool,
 }
 
 impl State {
@@ -83,32 +87,44 @@ impl State {
         let joined = found.filter(|state| match &identity.build_id {
             Some(build_id) => state.build_id == *build_id,
             None => {
-                state.commit == identity.commit
+                identity.continues
+                    && state.commit == identity.commit
                     && state.mode == identity.mode
                     && state.build_id.starts_with(LOCAL)
                     && !phases.iter().any(|phase| state.phases.contains(phase))
             }
         });
-        joined.unwrap_or_else(|| Self {
+        let mut state = joined.unwrap_or_else(|| Self {
             version: VERSION,
             build_id: identity.build_id.clone().unwrap_or_else(local_build_id),
             pipeline: identity.pipeline.clone(),
             commit: identity.commit.clone(),
             mode: identity.mode,
             phases: Vec::new(),
+            running: None,
             failure: None,
             images: IndexMap::new(),
             task_definitions: IndexMap::new(),
             announced: false,
             ended: false,
-        })
+        });
+        if let Some(phase) = state.running.take() {
+            let message = format!("the phase {phase} did not come to its end: its process was killed");
+            state.failure.get_or_insert(RecordedFailure {
+                exit: Exit::StepFailed.code(),
+                message,
+                help: None,
+            });
+        }
+        state
     }
 
-    /// Notes a failure, without secrets; the first one stays.
-    pub(super) fn record(&mut self, failure: &Failure, masks: &Masks) {
+    /// Notes a failure with its place (phase and step), without secrets; the first one stays.
+    pub(super) fn record(&mut self, failure: &Failure, place: Option<&str>, masks: &Masks) {
+        let place = place.map(|place| format!("{place}: ")).unwrap_or_default();
         self.failure.get_or_insert_with(|| RecordedFailure {
             exit: failure.exit.code(),
-            message: masks.text(&failure.message),
+            message: masks.text(&format!("{place}{}", failure.message)),
             help: failure.help.as_ref().map(|help| masks.text(help)),
         });
     }
@@ -138,6 +154,7 @@ mod tests {
             pipeline: "pipeline.yml".to_owned(),
             commit: Some(commit.to_owned()),
             mode: Mode::Local,
+            continues: true,
         }
     }
 

@@ -3,12 +3,24 @@
 use super::diagnostic::Diagnostic;
 use super::model::{Action, Name, NotifyTarget, Phase, Pipeline, TaskDefinitionBase};
 use super::source::Span;
-use super::template::{Builtin, Reference, Template};
+use super::template::{Builtin, Reference, Template, variable_part};
 use crate::text::{closest, listed};
 use indexmap::IndexMap;
 
 /// Reports every reference to an image or a secret that the file does not define.
 pub(super) fn references(pipeline: &Pipeline, problems: &mut Vec<Diagnostic>) {
+    for (at, name) in pipeline.images.keys().enumerate() {
+        let same = |other: &&String| variable_part(other) == variable_part(name);
+        if let (Some(other), Some(image)) =
+            (pipeline.images.keys().take(at).find(same), pipeline.images.get(name))
+        {
+            let message = format!(
+                "the images `{other}` and `{name}` would share the variable RUNNER_IMAGE_{}_URI",
+                variable_part(name)
+            );
+            problems.push(Diagnostic::new(message, image.repository.span).help("rename one of the two"));
+        }
+    }
     for image in pipeline.images.values() {
         for secret in &image.secrets {
             secret_exists(pipeline, secret, problems);

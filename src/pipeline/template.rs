@@ -223,6 +223,11 @@ fn unknown_builtin(name: &str, span: Span) -> Diagnostic {
     Diagnostic::new(format!("unknown built-in `${{{name}}}`"), span).help(help)
 }
 
+/// A name as a part of an environment variable's name: `my-app` as `MY_APP`.
+pub fn variable_part(name: &str) -> String {
+    name.chars().map(|c| if c.is_ascii_alphanumeric() { c.to_ascii_uppercase() } else { '_' }).collect()
+}
+
 /// Whether a text can be the name of an environment variable.
 pub fn is_variable_name(name: &str) -> bool {
     let mut characters = name.chars();

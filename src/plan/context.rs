@@ -28,6 +28,8 @@ pub struct BuildContext {
     pub tag: Option<String>,
     /// Why the build runs.
     pub event: EventKind,
+    /// CodeBuild says that something of this build has failed already.
+    pub failing: bool,
     /// CodeBuild's build id.
     pub build_id: Option<String>,
     /// CodeBuild's build number.

@@ -39,6 +39,8 @@ impl Mode {
 pub struct Plan {
     /// The phases of this call, in order.
     pub phases: Vec<PhaseName>,
+    /// The user has named the phases of this call; others may come in further calls.
+    pub single_phases: bool,
     /// Whether steps that publish are left out, because a pull request is being built.
     pub withhold_publishing: bool,
 }
@@ -90,7 +92,11 @@ pub fn plan(
         .map(|phase| phase.name)
         .filter(|name| selected.is_empty() || selected.contains(name))
         .collect();
-    Ok(Plan { phases, withhold_publishing: context.event == EventKind::PullRequest })
+    Ok(Plan {
+        phases,
+        single_phases: !selected.is_empty(),
+        withhold_publishing: context.event == EventKind::PullRequest,
+    })
 }
 
 /// The message for a reference without a value, with the way to give it one.
@@ -111,7 +117,7 @@ pub fn undefined(undefined: &Undefined, values: &Values) -> Diagnostic {
         }
         Reference::Builtin(builtin) => problem.help(match builtin {
             Builtin::SourceCommit | Builtin::SourceCommitShort => {
-                "it comes from git or from CodeBuild: run in a git repository with a commit (in a container git may first need `git config --global --add safe.directory DIR`), or give the image other `tags`"
+                "it comes from git, or in CodeBuild from a source that is a commit (a zip from S3 is none): run in a git repository with a commit (in a container git may first need `git config --global --add safe.directory DIR`), or give the image other `tags`"
                     .to_owned()
             }
             Builtin::SourceBranch | Builtin::SourceBranchSlug => {

@@ -1,7 +1,7 @@
 //! The values that `${…}` and the environment of steps have, and which source wins.
 
 use crate::pipeline::model::Pipeline;
-use crate::pipeline::template::{Builtin, Reference, Scope, Template, Undefined};
+use crate::pipeline::template::{Builtin, Reference, Scope, Template, Undefined, variable_part};
 use indexmap::IndexMap;
 use std::collections::{HashMap, HashSet};
 
@@ -152,12 +152,7 @@ impl Scope for Values {
 
 /// `source.commit.short` as `RUNNER_SOURCE_COMMIT_SHORT`.
 fn variable_name(builtin: &Builtin) -> String {
-    let spelled: String = builtin
-        .to_string()
-        .chars()
-        .map(|c| if c.is_ascii_alphanumeric() { c.to_ascii_uppercase() } else { '_' })
-        .collect();
-    format!("RUNNER_{spelled}")
+    format!("RUNNER_{}", variable_part(&builtin.to_string()))
 }
 
 #[cfg(test)]

@@ -15,9 +15,6 @@ pub struct Console<W> {
     /// The commands' output ended in the middle of a line.
     mid_line: bool,
     results: Vec<Outcome>,
-    /// The step that failed first, for the last lines.
-    failed_step: Option<String>,
-    failed_phase: Option<&'static str>,
 }
 
 #[derive(Clone, Copy)]
@@ -51,8 +48,6 @@ impl<W: Write> Console<W> {
             masker: Masker::new(masks),
             mid_line: false,
             results: Vec::new(),
-            failed_step: None,
-            failed_phase: None,
         }
     }
 
@@ -111,11 +106,7 @@ impl<W: Write> Console<W> {
             _ => "failed",
         };
         self.line(Color::Red, &format!("✘ {ending} after {took} (exit {})", failure.exit.code()));
-        let prefix = match (self.failed_phase, self.failed_step.clone()) {
-            (Some(phase), Some(step)) => format!("  {phase} › {step}: "),
-            _ => "  ".to_owned(),
-        };
-        self.failure(&prefix, failure);
+        self.failure("  ", failure);
     }
 }
 
@@ -130,7 +121,6 @@ impl<W: Write + Send> Sink for Console<W> {
             Event::PhaseFinished { phase, status, elapsed } => {
                 let took = human_duration(*elapsed);
                 if status.failure().is_some() {
-                    self.failed_phase.get_or_insert(phase.as_str());
                     self.line(Color::Red, &format!("── {phase} failed after {took}"));
                 } else {
                     self.line(Color::Bold, &format!("── {phase} done in {took}"));
@@ -157,10 +147,7 @@ impl<W: Write + Send> Sink for Console<W> {
                 let took = human_duration(*elapsed);
                 match status {
                     Status::Succeeded => self.line(Color::Green, &format!("✔ {title} ({took})")),
-                    Status::Failed(failure) => {
-                        self.failed_step.get_or_insert_with(|| title.clone());
-                        self.failure(&format!("✘ {title} ({took}): "), failure);
-                    }
+                    Status::Failed(failure) => self.failure(&format!("✘ {title} ({took}): "), failure),
                 }
             }
             Event::Result(outcome) => self.results.push(outcome.clone()),

@@ -44,10 +44,6 @@ fn revision(cx: &Context<'_>, deploy: &Deploy) -> Result<(String, String), Failu
     let mut all = registered.iter();
     match (all.next(), all.next()) {
         (Some((family, revision)), None) => Ok((family.clone(), revision.clone())),
-        // In local mode a base that lives in ECS was not read, and its family is not known.
-        (None, _) if cx.run.job.mode == Mode::Local => {
-            Ok(("the task definition".to_owned(), "(a new revision)".to_owned()))
-        }
         (None, _) => Err(none_registered("no task definition")),
         (Some(_), Some(_)) => {
             let families = listed(registered.keys().map(String::as_str));

@@ -12,7 +12,7 @@ use crate::registry::convert::{Converted, convert};
 use crate::registry::layout::Layout;
 use crate::registry::push::{http_client, push};
 use crate::registry::reference::Repository;
-use futures_util::TryStreamExt;
+use futures_util::{StreamExt, TryStreamExt};
 use std::path::Path;
 use tokio_util::io::{StreamReader, SyncIoBridge};
 
@@ -42,7 +42,8 @@ async fn to_layout(cx: &Context<'_>, name: &Name, image: &Image, id: &str) -> Re
     let converted = export(cx, id, &layout).await?;
     layout.tag(&converted, &tags)?;
     layout.remove_unused()?;
-    let uri = format!("{LOCAL_HOST}/{repository}@{}", converted.digest);
+    // A registry's port is no part of a name under another host.
+    let uri = format!("{LOCAL_HOST}/{}@{}", repository.replace(':', "-"), converted.digest);
     cx.run.events.result("stored", &name.value, &uri).await;
     Ok(uri)
 }
@@ -125,16 +126,13 @@ async fn export(cx: &Context<'_>, id: &str, layout: &Layout) -> Result<Converted
     let engine: &Engine = cx.run.services.docker().await?;
     // Asked first, because the export of an image that is gone has a poorer error.
     engine.image(id).await?;
-    let stream = engine.export(id).map_err(std::io::Error::other);
-    let reader = SyncIoBridge::new(StreamReader::new(stream));
+    let stop = cx.stopping.soft.clone();
+    // When the run is stopped the export ends, and with it the conversion, which takes its half-written blob away.
+    let stream = engine.export(id).map_err(std::io::Error::other).take_until(stop.clone().cancelled_owned());
+    let reader = SyncIoBridge::new(StreamReader::new(Box::pin(stream)));
     let layout = layout.clone();
-    let conversion = tokio::task::spawn_blocking(move || convert(reader, &layout));
-    let stopped = cx.stopping.soft.cancelled();
-    let converted = tokio::select! {
-        converted = conversion => converted,
-        () = stopped => return Err(RegistryError::Stopped.into()),
-    };
-    match converted {
+    match tokio::task::spawn_blocking(move || convert(reader, &layout)).await {
+        _ if stop.is_cancelled() => Err(RegistryError::Stopped.into()),
         Ok(converted) => Ok(converted?),
         Err(error) => Err(Failure::environment(format!("the image could not be converted: {error}"))),
     }

@@ -67,9 +67,8 @@ async fn planned(
         .note("local mode does not read the current task definition from ECS; only the changes are written")
         .await;
     cx.run.events.result("planned", &name, path.display().to_string()).await;
-    if let TaskDefinitionBase::Family(_) = base {
-        cx.run.state.task_definitions.insert(name.clone(), name);
-    }
+    // The name stands for the family where only ECS knows that.
+    cx.run.state.task_definitions.insert(name.clone(), name);
     Ok(())
 }
 

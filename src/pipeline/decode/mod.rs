@@ -70,10 +70,15 @@ fn image(d: &mut Decoder<'_>, node: &Node) -> Option<Image> {
         let from = d.optional(&cache, "from", Decoder::one_or_more_templates);
         (from.unwrap_or_default(), cache_to(d, &cache))
     });
-    let tags = d
-        .optional(&fields, "tags", |d, node| d.list(node, "tags", fields::Decoder::template).into())
-        .unwrap_or_else(default_tags);
-    let repository = d.required(&fields, "repository").and_then(|node| d.template(node));
+    let tags = match fields.get("tags") {
+        Some(node) => d.one_or_more_templates(node).unwrap_or_default(),
+        None => default_tags(fields.span),
+    };
+    // A mistake in an image is one mistake: steps that name it are right.
+    let repository = d
+        .required(&fields, "repository")
+        .and_then(|node| d.template(node))
+        .unwrap_or_else(|| Template::literal(""));
     Some(Image {
         context: d.optional(&fields, "context", Decoder::template).unwrap_or_else(|| Template::literal(".")),
         dockerfile: d.optional(&fields, "dockerfile", Decoder::template),
@@ -85,13 +90,13 @@ fn image(d: &mut Decoder<'_>, node: &Node) -> Option<Image> {
         cache_from,
         cache_to,
         create: fields.get("create").is_some_and(|node| create(d, node)),
-        repository: repository?,
+        repository,
     })
 }
 
 /// `images.NAME.tags` where the file does not say.
-fn default_tags() -> Vec<Template> {
-    Template::parse("${source.commit}", Span::default()).into_iter().collect()
+fn default_tags(image: Span) -> Vec<Template> {
+    Template::parse("${source.commit}", image).into_iter().collect()
 }
 
 fn cache_to(d: &mut Decoder<'_>, cache: &Fields<'_>) -> CacheTo {
