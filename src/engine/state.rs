@@ -7,7 +7,7 @@ use crate::plan::Mode;
 use crate::secret::Masks;
 use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// The version of the file's format.
 const VERSION: u32 = 1;
@@ -80,10 +80,13 @@ impl State {
     /// The state that this call continues, or a new one. In CodeBuild that is the state of the same build; elsewhere that of
     /// the same file, commit and mode, as long as none of this call's phases has run in it.
     pub(super) fn join(path: &Path, identity: &Identity, phases: &[PhaseName]) -> Self {
-        let found = std::fs::read(path)
-            .ok()
-            .and_then(|bytes| serde_json::from_slice::<Self>(&bytes).ok())
-            .filter(|state| state.version == VERSION && state.pipeline == identity.pipeline);
+        let mut found = Self::read(path);
+        if let Some(other) = found.take_if(|state| state.pipeline != identity.pipeline) {
+            // Another pipeline file of this directory: its build may go on later. Ours may have been put aside before.
+            let _ = std::fs::rename(path, aside(path, &other.pipeline));
+            found = Self::read(&aside(path, &identity.pipeline))
+                .filter(|state| state.pipeline == identity.pipeline);
+        }
         let joined = found.filter(|state| match &identity.build_id {
             Some(build_id) => state.build_id == *build_id,
             None => {
@@ -119,6 +122,11 @@ impl State {
         state
     }
 
+    fn read(path: &Path) -> Option<Self> {
+        let bytes = std::fs::read(path).ok()?;
+        serde_json::from_slice(&bytes).ok().filter(|state: &Self| state.version == VERSION)
+    }
+
     /// Notes a failure with its place (phase and step), without secrets; the first one stays.
     pub(super) fn record(&mut self, failure: &Failure, place: Option<&str>, masks: &Masks) {
         let place = place.map(|place| format!("{place}: ")).unwrap_or_default();
@@ -133,6 +141,12 @@ impl State {
     pub(super) fn save(&self, path: &Path) -> Result<(), WriteError> {
         files::write_json(path, self, Access::Owner)
     }
+}
+
+/// Where the state of a pipeline file is kept while another one of the same directory runs.
+fn aside(path: &Path, pipeline: &str) -> PathBuf {
+    let name = Path::new(pipeline).file_name().unwrap_or_default();
+    path.with_file_name(format!("state-{}.json", name.to_string_lossy()))
 }
 
 /// How build ids begin that CodeBuild did not give.
@@ -182,6 +196,16 @@ mod tests {
         assert_eq!(State::join(&path, &identity(Some("web:1"), "a"), &[PostBuild]).phases, [Build]);
         assert!(State::join(&path, &identity(Some("web:2"), "a"), &[PostBuild]).phases.is_empty());
         assert!(State::join(&path, &identity(None, "a"), &[PostBuild]).phases.is_empty());
+    }
+
+    #[test]
+    fn pipelines_of_one_directory_keep_apart() {
+        let (_directory, path, id) = after_build(&identity(None, "a"));
+        let other = Identity { pipeline: "other.yml".to_owned(), ..identity(None, "a") };
+        let state = State::join(&path, &other, &[PostBuild]);
+        assert!(state.phases.is_empty());
+        state.save(&path).unwrap();
+        assert_eq!(State::join(&path, &identity(None, "a"), &[PostBuild]).build_id, id);
     }
 
     #[test]
