@@ -415,6 +415,10 @@ impl Run {
 
     /// Notes the end in the state. The answer is whether this call ended the whole pipeline.
     fn end(&mut self, failure: Option<&Failure>) -> bool {
+        if let Some(failure) = failure {
+            // A signal may have come between two steps.
+            self.state.record(failure, None, &self.job.masks);
+        }
         let through = || {
             let phases = &self.job.pipeline.phases;
             phases.iter().all(|phase| self.state.phases.contains(&phase.name))
