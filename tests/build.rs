@@ -173,10 +173,14 @@ fn cache_from_brings_layers_of_an_earlier_image() {
     let _cache = exclusive("build-cache");
     let registry = PlainRegistry::start();
     let image = format!("{}/{}", registry.host, unique("cache"));
+    // A base of its own: BuildKit joins equal steps of builds that run at the same time, and one that another test began
+    // without the cache would not look into it.
+    let base = format!("{}:v1", unique("base"));
+    docker(&["tag", "busybox:1.36", &base]);
     let project = Project::new(&format!(
         "version: 1\nname: t\nimages:\n  app: {{ repository: \"{image}\", tags: [v1], cache: {{ from: \"{image}:v1\", to: inline }} }}\nphases: {{ build: {{ steps: [{{ build: app }}, {{ push: app }}] }} }}\n"
     ))
-    .file("Dockerfile", "FROM busybox:1.36\nRUN head -c 16 /dev/urandom > /random\n")
+    .file("Dockerfile", format!("FROM {base}\nRUN head -c 16 /dev/urandom > /random\n"))
     .file(".home/.docker/config.json", registry.docker_config());
     // The cache does not exist yet: that is no failure.
     project.runner("run --publish").run().exits(0);
@@ -185,7 +189,7 @@ fn cache_from_brings_layers_of_an_earlier_image() {
     docker(&["builder", "prune", "-af"]);
     project.runner("run --publish").run().exits(0).says("1 of 1 steps cached");
     assert_eq!(project.json(".runner/state.json")["images"]["app"]["digest"], first);
-    docker(&["rmi", "-f", &image_id(&project)]);
+    docker(&["rmi", "-f", &image_id(&project), &base]);
 }
 
 #[test]
