@@ -25,7 +25,13 @@ impl Project {
         Self::new(&format!("version: 1\nname: test\nenv: {{ shell: sh }}\nphases:\n{phases}"))
     }
 
+    /// Writes a file. A Dockerfile gets a label of its own: equal images of two tests would be one in the engine, and
+    /// the test that ends first would take it away.
     pub fn file(self, path: &str, content: impl AsRef<[u8]>) -> Self {
+        let mut content = content.as_ref().to_vec();
+        if path.ends_with("Dockerfile") {
+            content.extend_from_slice(format!("LABEL of={}\n", unique("image")).as_bytes());
+        }
         let path = self.path(path);
         std::fs::create_dir_all(path.parent().unwrap()).unwrap();
         std::fs::write(path, content).unwrap();

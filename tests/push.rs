@@ -7,13 +7,9 @@ fn project(repository: &str, more: &str) -> Project {
     Project::new(&format!(
         "version: 1\nname: t\nenv: {{ shell: sh }}\nimages: {{ app: {{ repository: \"{repository}\", tags: [\"${{TAG:-v1}}\", latest], {more} }} }}\nphases:\n  build:\n    steps: [{{ build: app }}, {{ push: app }}, {{ run: 'echo $RUNNER_IMAGE_APP_URI' }}]\n    finally: [{{ run: echo cleaned }}]\n  post_build: {{ steps: [{{ run: echo never }}] }}\n"
     ))
-    // An image of its own: other tests remove theirs by id.
     .file(
         "Dockerfile",
-        format!(
-            "FROM busybox:1.36\nRUN mkdir /d && echo one > /d/one\nCOPY Dockerfile /d/\nENV OF={}\nCMD [\"cat\", \"/d/one\"]\n",
-            unique("of")
-        ),
+        "FROM busybox:1.36\nRUN mkdir /d && echo one > /d/one\nCOPY Dockerfile /d/\nCMD [\"cat\", \"/d/one\"]\n",
     )
 }
 
