@@ -71,11 +71,6 @@ const FIXED: [(&str, Builtin); 10] = [
 ];
 
 impl Builtin {
-    /// Every built-in that does not depend on an image's name, with its spelling.
-    pub fn fixed() -> impl Iterator<Item = (&'static str, Builtin)> {
-        FIXED.into_iter()
-    }
-
     fn parse(path: &str) -> Option<Self> {
         if let Some(rest) = path.strip_prefix("image.") {
             let (name, field) = rest.rsplit_once('.')?;
