@@ -1,4 +1,5 @@
 //! `runner` takes the place of shell in AWS CodeBuild buildspecs.
+pub mod address;
 pub mod aws;
 pub mod cli;
 pub mod docker;

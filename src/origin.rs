@@ -2,7 +2,8 @@
 //!
 //! Source of the variables: the CodeBuild user guide, "Environment variables in build environments".
 
-use crate::plan::context::{BuildContext, EventKind};
+use crate::pipeline::model::EventKind;
+use crate::plan::context::BuildContext;
 use std::collections::HashMap;
 use std::path::Path;
 
@@ -25,6 +26,7 @@ fn from_codebuild(get: &dyn Fn(&str) -> Option<String>) -> BuildContext {
     let commit = get("CODEBUILD_RESOLVED_SOURCE_VERSION").filter(|version| is_commit(version));
     let source = get("CODEBUILD_SOURCE_VERSION");
     let webhook = get("CODEBUILD_WEBHOOK_EVENT").unwrap_or_default();
+    let initiator = get("CODEBUILD_INITIATOR").unwrap_or_default();
     // A pull request that is built again by hand has no webhook, but its source version still says what it is.
     let is_request = |name: &String| name.starts_with("pr/") || name.starts_with("refs/pull/");
     let pull_request = webhook.starts_with("PULL_REQUEST")
@@ -45,7 +47,8 @@ fn from_codebuild(get: &dyn Fn(&str) -> Option<String>) -> BuildContext {
         EventKind::PullRequest
     } else if tag.is_some() {
         EventKind::Tag
-    } else if webhook == "PUSH" {
+    } else if webhook == "PUSH" || initiator.starts_with("codepipeline/") {
+        // A pipeline starts for a change of its source; a release by hand cannot be told from that.
         EventKind::Push
     } else {
         EventKind::Manual

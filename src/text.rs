@@ -25,6 +25,17 @@ pub fn listed<'a>(names: impl IntoIterator<Item = &'a str>) -> String {
     }
 }
 
+/// A size as people read it, in decimal units like the docker command.
+pub fn human_size(bytes: u64) -> String {
+    let units = [(1_000_000_000, "GB"), (1_000_000, "MB"), (1_000, "kB")];
+    for (unit, name) in units {
+        if bytes >= unit {
+            return format!("{}.{} {name}", bytes / unit, bytes % unit * 10 / unit);
+        }
+    }
+    format!("{bytes} B")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -34,5 +45,11 @@ mod tests {
         assert_eq!(closest("imagse", ["images", "phases"]), Some("images"));
         assert_eq!(closest("pre-build", ["pre_build"]), Some("pre_build"));
         assert_eq!(closest("banana", ["images", "phases"]), None);
+    }
+
+    #[test]
+    fn sizes_are_short() {
+        assert_eq!(human_size(2_345_678), "2.3 MB");
+        assert_eq!(human_size(999), "999 B");
     }
 }

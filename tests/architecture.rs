@@ -5,24 +5,25 @@ use std::path::Path;
 
 /// What each module may know of the others.
 const MAY_USE: &[(&str, &[&str])] = &[
+    ("address", &[]),
     ("aws", &["secret", "tls"]),
     ("docker", &["exit", "secret"]),
     ("ecs", &["text"]),
     (
         "engine",
         &[
-            "aws", "docker", "ecs", "event", "exit", "files", "pipeline", "plan", "process", "registry",
-            "secret", "text", "tls",
+            "address", "aws", "docker", "ecs", "event", "exit", "files", "pipeline", "plan", "process",
+            "registry", "secret", "text", "tls",
         ],
     ),
     ("event", &["exit", "pipeline"]),
     ("exit", &[]),
     ("files", &[]),
-    ("origin", &["plan"]),
-    ("pipeline", &["text"]),
-    ("plan", &["pipeline", "text"]),
+    ("origin", &["pipeline", "plan"]),
+    ("pipeline", &["address", "text"]),
+    ("plan", &["address", "pipeline", "text"]),
     ("process", &[]),
-    ("registry", &["exit", "files", "secret", "tls"]),
+    ("registry", &["address", "exit", "files", "secret", "tls"]),
     ("report", &["event", "exit", "files", "pipeline", "secret"]),
     ("secret", &[]),
     ("text", &[]),
@@ -32,7 +33,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
 /// What pure modules must not touch.
 const IMPURE: &[&str] =
     &["std::fs", "std::env", "std::net", "std::process", "tokio", "async fn", "reqwest", "duct::"];
-const PURE: &[&str] = &["ecs", "pipeline", "plan", "text"];
+const PURE: &[&str] = &["address", "ecs", "pipeline", "plan", "text"];
 
 fn sources(module: &str) -> Vec<(String, String)> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");

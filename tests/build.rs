@@ -7,7 +7,7 @@ use crate::servers::{OwnEngine, PlainRegistry, copy_to_registry};
 fn project(dockerfile: &str, image: &str, steps: &str) -> Project {
     let repository = unique("build");
     Project::new(&format!(
-        "version: 1\nname: t\nenv: {{ shell: sh, variables: {{ NPM_TOKEN: \"\" }} }}\nimages:\n  app: {{ repository: {repository}, tags: [t1, t2], {image} }}\nphases:\n  build:\n    steps:\n      - build: app\n{steps}"
+        "version: 1\nname: t\nenv: {{ shell: sh, variables: {{ NPM_TOKEN: \"\" }} }}\nimages:\n  app: {{ repository: {repository}, tags: [t1, \"${{TAG:-t2}}\"], {image} }}\nphases:\n  build:\n    steps:\n      - build: app\n{steps}"
     ))
     .file("Dockerfile", dockerfile)
 }
@@ -178,7 +178,7 @@ fn cache_from_brings_layers_of_an_earlier_image() {
     let base = format!("{}:v1", unique("base"));
     docker(&["tag", "busybox:1.36", &base]);
     let project = Project::new(&format!(
-        "version: 1\nname: t\nimages:\n  app: {{ repository: \"{image}\", tags: [v1], cache: {{ from: \"{image}:v1\", to: inline }} }}\nphases: {{ build: {{ steps: [{{ build: app }}, {{ push: app }}] }} }}\n"
+        "version: 1\nname: t\nimages:\n  app: {{ repository: \"{image}\", tags: [\"${{TAG:-v1}}\"], cache: {{ from: \"{image}:v1\", to: inline }} }}\nphases: {{ build: {{ steps: [{{ build: app }}, {{ push: app }}] }} }}\n"
     ))
     .file("Dockerfile", format!("FROM {base}\nRUN head -c 16 /dev/urandom > /random\n"))
     .file(".home/.docker/config.json", registry.docker_config());

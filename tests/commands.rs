@@ -141,8 +141,8 @@ fn dir_env_and_name_of_a_step() {
 fn help_shows_what_works_and_an_example() {
     let project = Project::phases("  build: { steps: [] }\n");
     let help = project.runner("--help").run().exits(0).says("runner run --phase build").says("Exit codes");
-    for later in ["plan", "validate", "doctor", "gc", "completions"] {
-        assert!(!help.stdout.contains(later), "{later} does not work yet");
+    for later in ["gc", "completions", "ecs", "image"] {
+        assert!(!help.stdout.contains(&format!("  {later} ")), "{later} does not work yet");
     }
     project.runner("run --help").run().exits(0).says("--env-file").says("Examples:").says_not("--with-aws");
     project.runner("run --publish --local").run().exits(2);

@@ -49,10 +49,10 @@ fn a_killed_command_names_its_signal() {
 #[test]
 fn an_image_that_was_not_built_is_asked_for() {
     let project = Project::new(
-        "version: 1\nname: t\nimages: { app: { repository: a, tags: [t] } }\nphases: { build: { steps: [{ test: app }] } }\n",
+        "version: 1\nname: t\nimages: { app: { repository: a, tags: [t] } }\nphases: { install: { steps: [{ build: app }] }, build: { steps: [{ test: app }] } }\n",
     );
     project
-        .runner("run")
+        .runner("run --phase build")
         .run()
         .exits(2)
         .ends_with("has not been built")

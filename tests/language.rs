@@ -26,7 +26,7 @@ fn an_unknown_key_is_shown_with_its_place_and_a_suggestion() {
 fn keys_whose_executor_does_not_exist_yet_are_refused_by_name() {
     refused(
         &format!(
-            "{HEAD}phases:\n  build:\n    steps:\n      - run: echo hello\n        retry: 2\n      - parallel: []\n"
+            "{HEAD}phases:\n  build:\n    steps:\n      - run: echo hello\n        retry: 2\n      - parallel: [{{ run: x }}]\n"
         ),
         &["pipeline.yml:7:9", "`retry` is part of the language", "pipeline.yml:8:9", "`parallel`"],
     );
@@ -36,7 +36,7 @@ fn keys_whose_executor_does_not_exist_yet_are_refused_by_name() {
         ),
         &["pipeline.yml:3:31", "`platforms`"],
     );
-    let deploy = "{ cluster: c, service: s, wait: 10m, on-failure: rollback }";
+    let deploy = "{ cluster: c, service: s, task-definition: f, wait: 10m, on-failure: rollback }";
     refused(
         &format!("{HEAD}phases:\n  build:\n    steps:\n      - deploy: {deploy}\n"),
         &["`wait` is part", "`on-failure` is part"],

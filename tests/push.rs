@@ -131,19 +131,27 @@ fn names_that_no_registry_accepts_are_located() {
         .runner("run")
         .run()
         .exits(2)
-        .ends_with("pipeline.yml:4:30: `Web App` is not a valid repository name");
+        .complains("`Web App` is not a valid repository name")
+        .complains("pipeline.yml:4:30");
     let project = Project::new(
         "version: 1\nname: t\nimages: { app: { repository: a, tags: [a/b] } }\nphases: { build: { steps: [{ build: app }] } }\n",
     );
     let project = project.file("Dockerfile", "FROM scratch\n");
-    project.runner("run").run().exits(2).ends_with("pipeline.yml:3:40: `a/b` is not a valid tag");
+    project.runner("run").run().exits(2).complains("`a/b` is not a valid tag").complains("pipeline.yml:3:40");
+    // What only a value brings in is said when the step comes to it.
+    let project = Project::new(
+        "version: 1\nname: t\nimages: { app: { repository: a, tags: [\"${TAG}\"] } }\nphases: { build: { steps: [{ build: app }] } }\n",
+    );
+    let project = project.file("Dockerfile", "FROM scratch\n");
+    let outcome = project.runner("run").env("TAG", "a/b").run();
+    outcome.exits(2).ends_with("pipeline.yml:3:40: `a/b` is not a valid tag");
 }
 
 #[test]
 fn a_push_that_is_stopped_leaves_no_half_written_blob() {
     let repository = unique("stopped");
     let project = Project::new(&format!(
-        "version: 1\nname: t\nimages: {{ app: {{ repository: {repository}, tags: [t] }} }}\nphases: {{ build: {{ steps: [{{ build: app }}, {{ push: app }}] }} }}\n"
+        "version: 1\nname: t\nimages: {{ app: {{ repository: {repository}, tags: [\"${{TAG:-t}}\"] }} }}\nphases: {{ build: {{ steps: [{{ build: app }}, {{ push: app }}] }} }}\n"
     ))
     .file("Dockerfile", "FROM busybox:1.36\nRUN head -c 100000000 /dev/urandom > /large\n");
     let running = project.runner("run").start();

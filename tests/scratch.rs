@@ -7,7 +7,7 @@ use std::process::Command;
 fn from_scratch_it_reaches_docker_the_registry_and_aws() {
     let repository = unique("scratch");
     let project = Project::new(&format!(
-        "version: 1\nname: t\nimages: {{ app: {{ repository: {repository}, create: true, tags: [v1] }} }}\nphases: {{ build: {{ steps: [{{ build: app }}, {{ test: app, command: [\"true\"] }}, {{ push: app }}] }} }}\n"
+        "version: 1\nname: t\nimages: {{ app: {{ repository: {repository}, create: true, tags: [\"${{TAG:-v1}}\"] }} }}\nphases: {{ build: {{ steps: [{{ build: app }}, {{ test: app, command: [\"true\"] }}, {{ push: app }}] }} }}\n"
     ))
     .file("Dockerfile", "FROM busybox:1.36\n");
     let image = unique("runner-scratch");

@@ -73,7 +73,7 @@ fn a_build_that_could_not_begin_has_failed_for_later_phases_too() {
 
 #[test]
 fn the_state_keeps_failures_without_secrets() {
-    let project = Project::new("version: 1\nname: t\nenv: { shell: sh, parameter-store: { T: /t } }\nimages: { app: { repository: t, tags: [\"${T}/x\"] } }\nphases: { build: { steps: [{ build: app }] } }\n")
+    let project = Project::new("version: 1\nname: t\nenv: { shell: sh, parameter-store: { T: /t } }\nimages: { app: { repository: t, tags: [t], dockerfile: \"${T}/x\" } }\nphases: { build: { steps: [{ build: app }] } }\n")
         .file("Dockerfile", "FROM scratch\n");
     project.runner("run").env("T", "hunter2-hunter2").run().exits(2).says_not("hunter2");
     assert!(!project.read(".runner/state.json").contains("hunter2"));

@@ -4,30 +4,6 @@ use super::{Aws, AwsError, error};
 use crate::secret::{Login, Secret};
 use base64::Engine;
 
-/// An ECR registry, as its host name tells.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct EcrHost {
-    /// The account that owns it.
-    pub account: String,
-    /// Its region.
-    pub region: String,
-}
-
-impl EcrHost {
-    /// Reads `ACCOUNT.dkr.ecr.REGION.amazonaws.com`, its FIPS and its Chinese form. Nothing for any other host.
-    pub fn parse(host: &str) -> Option<Self> {
-        let (account, rest) = host.split_once(".dkr.ecr")?;
-        let rest = rest.strip_prefix("-fips").unwrap_or(rest).strip_prefix('.')?;
-        let region =
-            rest.strip_suffix(".amazonaws.com.cn").or_else(|| rest.strip_suffix(".amazonaws.com"))?;
-        let valid = account.len() == 12
-            && account.bytes().all(|byte| byte.is_ascii_digit())
-            && !region.is_empty()
-            && !region.contains('.');
-        valid.then(|| Self { account: account.to_owned(), region: region.to_owned() })
-    }
-}
-
 impl Aws {
     /// A login for the region's registries, valid for twelve hours.
     pub async fn ecr_login(&self) -> Result<Login, AwsError> {
@@ -36,7 +12,7 @@ impl Aws {
             .get_authorization_token()
             .send()
             .await
-            .map_err(|failed| error(ACTION, failed))?;
+            .map_err(|failed| error(ACTION, "*", failed))?;
         let pair = answer
             .authorization_data()
             .first()
@@ -72,8 +48,12 @@ impl Aws {
             {
                 Ok(None)
             }
-            Err(failed) => Err(error("ecr:DescribeRepositories", failed)),
+            Err(failed) => Err(error("ecr:DescribeRepositories", &self.repository_arn(name), failed)),
         }
+    }
+
+    fn repository_arn(&self, name: &str) -> String {
+        self.arn("ecr", &format!("repository/{name}"))
     }
 
     /// Creates a repository and gives its address.
@@ -84,28 +64,11 @@ impl Aws {
             .repository_name(name)
             .send()
             .await
-            .map_err(|failed| error(ACTION, failed))?;
+            .map_err(|failed| error(ACTION, &self.repository_arn(name), failed))?;
         answer.repository.and_then(|repository| repository.repository_uri).ok_or(AwsError::Service {
             action: ACTION,
             code: "invalid answer".to_owned(),
             message: "the answer holds no address".to_owned(),
         })
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn hosts_of_ecr_are_known() {
-        let region = |host: &str| EcrHost::parse(host).map(|host| host.region);
-        let account = "123456789012.dkr.ecr";
-        assert_eq!(region(&format!("{account}.eu-west-1.amazonaws.com")).unwrap(), "eu-west-1");
-        assert_eq!(region(&format!("{account}-fips.us-east-1.amazonaws.com")).unwrap(), "us-east-1");
-        assert_eq!(region(&format!("{account}.cn-north-1.amazonaws.com.cn")).unwrap(), "cn-north-1");
-        assert_eq!(region("public.ecr.aws"), None);
-        assert_eq!(region("12.dkr.ecr.eu-west-1.amazonaws.com"), None);
-        assert_eq!(region(&format!("{account}.evil.example.amazonaws.com")), None);
     }
 }

@@ -41,7 +41,7 @@ impl Aws {
             .await;
         if let Err(failed) = answer {
             // ECS has no error of its own for this: the call is so simple that nothing else can be wrong with it.
-            return Err(match error(ACTION, failed) {
+            return Err(match error(ACTION, "*", failed) {
                 AwsError::Service { code, .. } if code == "ClientException" => {
                     AwsError::NotFound { what: "task definition", name: name.to_owned() }
                 }
@@ -68,7 +68,13 @@ impl Aws {
             .services(service)
             .send()
             .await
-            .map_err(|failed| missing(error("ecs:DescribeServices", failed), cluster, service))?;
+            .map_err(|failed| {
+                missing(
+                    error("ecs:DescribeServices", &self.service_arn(cluster, service), failed),
+                    cluster,
+                    service,
+                )
+            })?;
         answer
             .services()
             .iter()
@@ -78,10 +84,20 @@ impl Aws {
             .ok_or_else(|| AwsError::NotFound { what: "service", name: format!("{cluster}/{service}") })
     }
 
+    fn service_arn(&self, cluster: &str, service: &str) -> String {
+        if service.starts_with("arn:") {
+            return service.to_owned();
+        }
+        let cluster = cluster.rsplit('/').next().unwrap_or_default();
+        self.arn("ecs", &format!("service/{cluster}/{service}"))
+    }
+
     /// Registers exactly this request and gives the new revision.
     pub async fn ecs_register(&self, request: &Value) -> Result<Revision, AwsError> {
         const ACTION: &str = "ecs:RegisterTaskDefinition";
         let body = request.to_string();
+        let family = request.get("family").and_then(Value::as_str).unwrap_or("*");
+        let resource = self.arn("ecs", &format!("task-definition/{family}:*"));
         let answer = aws_sdk_ecs::Client::new(&self.config)
             .register_task_definition()
             .customize()
@@ -92,7 +108,7 @@ impl Aws {
             })
             .send()
             .await
-            .map_err(|failed| error(ACTION, failed))?;
+            .map_err(|failed| error(ACTION, &resource, failed))?;
         answer
             .task_definition
             .and_then(|definition| definition.task_definition_arn)
@@ -118,7 +134,13 @@ impl Aws {
             .task_definition(revision)
             .send()
             .await
-            .map_err(|failed| missing(error("ecs:UpdateService", failed), cluster, service))?;
+            .map_err(|failed| {
+                missing(
+                    error("ecs:UpdateService", &self.service_arn(cluster, service), failed),
+                    cluster,
+                    service,
+                )
+            })?;
         let deployments = answer.service.and_then(|service| service.deployments);
         Ok(deployments
             .unwrap_or_default()

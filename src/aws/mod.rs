@@ -2,10 +2,12 @@
 
 pub mod ecr;
 pub mod ecs;
+pub mod iam;
 pub mod secrets_manager;
 pub mod ssm;
 pub mod sts;
 
+use crate::secret::Secret;
 use aws_config::{BehaviorVersion, Region, SdkConfig};
 use aws_credential_types::provider::ProvideCredentials;
 use aws_smithy_http_client::tls::rustls_provider::CryptoMode;
@@ -43,10 +45,10 @@ pub enum AwsError {
         message: String,
     },
     /// The credentials do not allow the call.
-    #[error("AWS denies {action}: {message}")]
+    #[error("AWS denies {}: {message}", denial.action)]
     Denied {
-        /// The action, as IAM spells it.
-        action: &'static str,
+        /// What would have to be allowed.
+        denial: Denial,
         /// AWS's own words.
         message: String,
     },
@@ -96,9 +98,14 @@ const BAD_CREDENTIALS: [&str; 6] = [
 ];
 
 impl Aws {
-    /// Reads the configuration. Fails where there is no region or no credentials, before the first call is made.
-    pub async fn connect(authorities: &[Vec<u8>]) -> Result<Self, AwsError> {
-        let config = aws_config::defaults(BehaviorVersion::latest())
+    /// Reads the configuration. Fails where there is no region or no credentials, before the first call is made. `region`
+    /// wins over what the environment and the profile say.
+    pub async fn connect(authorities: &[Vec<u8>], region: Option<&str>) -> Result<Self, AwsError> {
+        let mut loader = aws_config::defaults(BehaviorVersion::latest());
+        if let Some(region) = region {
+            loader = loader.region(Region::new(region.to_owned()));
+        }
+        let config = loader
             .http_client(http_client(authorities)?)
             .timeout_config(
                 TimeoutConfig::builder().connect_timeout(CONNECT).operation_attempt_timeout(ANSWER).build(),
@@ -119,6 +126,29 @@ impl Aws {
     /// The region in use.
     pub fn region(&self) -> &str {
         &self.region
+    }
+
+    /// The keys in use, for commands that are given this access.
+    pub async fn credentials(&self) -> Result<Keys, AwsError> {
+        let provider = self.config.credentials_provider();
+        let provider = provider.ok_or_else(|| AwsError::NoCredentials("no provider is set up".into()))?;
+        let keys =
+            provider.provide_credentials().await.map_err(|error| AwsError::NoCredentials(error.into()))?;
+        Ok(Keys {
+            id: keys.access_key_id().to_owned(),
+            secret: Secret::new(keys.secret_access_key()),
+            session_token: keys.session_token().map(Secret::new),
+        })
+    }
+
+    /// The ARN of something in this region. Which account it is in is known to AWS alone.
+    fn arn(&self, service: &str, name: &str) -> String {
+        let partition = match self.region.as_str() {
+            region if region.starts_with("cn-") => "aws-cn",
+            region if region.starts_with("us-gov-") => "aws-us-gov",
+            _ => "aws",
+        };
+        format!("arn:{partition}:{service}:{}:*:{name}", self.region)
     }
 
     /// The same access in another region.
@@ -146,19 +176,65 @@ fn http_client(
         .build_https())
 }
 
-/// An SDK error in our words.
-fn error<E, R>(action: &'static str, error: SdkError<E, R>) -> AwsError
+/// Keys of AWS, as environment variables carry them.
+#[derive(Debug, Clone)]
+pub struct Keys {
+    /// The access key's id, which is no secret.
+    pub id: String,
+    /// The secret access key.
+    pub secret: Secret,
+    /// The session's token, where there is one.
+    pub session_token: Option<Secret>,
+}
+
+/// What a policy would have to allow.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Denial {
+    /// The action, as IAM spells it.
+    pub action: String,
+    /// What it would work on: an ARN, or `*`.
+    pub resource: String,
+}
+
+impl Denial {
+    /// Reads AWS's sentence: `… is not authorized to perform: ACTION on resource: ARN because …`.
+    pub fn read(message: &str) -> Option<Self> {
+        let (_, rest) = message.split_once("not authorized to perform: ")?;
+        let word = |text: &str| {
+            let word = text.split_whitespace().next().unwrap_or_default();
+            word.trim_end_matches(['.', ',', '"', '\'']).to_owned()
+        };
+        let action = word(rest);
+        let resource =
+            rest.split_once("on resource: ").map_or_else(|| "*".to_owned(), |(_, rest)| word(rest));
+        action.contains(':').then_some(Self { action, resource })
+    }
+
+    /// The statement that allows it.
+    pub fn statement(&self) -> String {
+        serde_json::json!({ "Effect": "Allow", "Action": self.action, "Resource": self.resource }).to_string()
+    }
+}
+
+/// An SDK error in our words. `resource` is what the action works on, as far as it is known here; AWS's own words know better.
+fn error<E, R>(action: &'static str, resource: &str, error: SdkError<E, R>) -> AwsError
 where
     E: std::error::Error + ProvideErrorMetadata + Send + Sync + 'static,
     R: std::fmt::Debug + Send + Sync + 'static,
 {
     let Some(service) = error.as_service_error() else {
+        // The keys themselves come from a role that may not be assumed.
+        if let Some(denied) = sts::denied_on_the_way(&error) {
+            return denied;
+        }
         return AwsError::Unreachable { action, source: Box::new(error) };
     };
     let code = service.code().unwrap_or("unknown error").to_owned();
     let message = service.message().unwrap_or_default().to_owned();
     if DENIED.contains(&code.as_str()) {
-        AwsError::Denied { action, message }
+        let denial = Denial::read(&message)
+            .unwrap_or_else(|| Denial { action: action.to_owned(), resource: resource.to_owned() });
+        AwsError::Denied { denial, message }
     } else if BAD_CREDENTIALS.contains(&code.as_str()) {
         AwsError::BadCredentials { action, message }
     } else {

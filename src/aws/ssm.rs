@@ -6,13 +6,17 @@ use crate::secret::Secret;
 impl Aws {
     /// A parameter's value, decrypted.
     pub async fn parameter(&self, name: &str) -> Result<Secret, AwsError> {
+        let resource = match name.strip_prefix("arn:") {
+            Some(_) => name.to_owned(),
+            None => self.arn("ssm", &format!("parameter/{}", name.trim_start_matches('/'))),
+        };
         let answer = aws_sdk_ssm::Client::new(&self.config)
             .get_parameter()
             .name(name)
             .with_decryption(true)
             .send()
             .await
-            .map_err(|failed| match error("ssm:GetParameter", failed) {
+            .map_err(|failed| match error("ssm:GetParameter", &resource, failed) {
                 AwsError::Service { code, .. } if code == "ParameterNotFound" => not_found(name),
                 other => other,
             })?;

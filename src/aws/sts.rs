@@ -1,15 +1,74 @@
 //! AWS Security Token Service: who we are.
 
-use super::{Aws, AwsError, error};
+use super::{Aws, AwsError, Denial, error};
+use aws_config::sts::AssumeRoleProvider;
+use aws_credential_types::provider::{ProvideCredentials, SharedCredentialsProvider};
+use aws_sdk_sts::operation::assume_role::AssumeRoleError;
+use aws_smithy_types::error::metadata::ProvideErrorMetadata;
+
+/// Whose credentials these are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Identity {
+    /// The account.
+    pub account: String,
+    /// The user or role.
+    pub arn: String,
+}
 
 impl Aws {
-    /// The account that the credentials belong to.
-    pub async fn account(&self) -> Result<String, AwsError> {
+    /// Whose the credentials are.
+    pub async fn identity(&self) -> Result<Identity, AwsError> {
         let answer = aws_sdk_sts::Client::new(&self.config)
             .get_caller_identity()
             .send()
             .await
-            .map_err(|failed| error("sts:GetCallerIdentity", failed))?;
-        Ok(answer.account.unwrap_or_default())
+            .map_err(|failed| error("sts:GetCallerIdentity", "*", failed))?;
+        Ok(Identity { account: answer.account.unwrap_or_default(), arn: answer.arn.unwrap_or_default() })
     }
+
+    /// The same access under a role, which is assumed now and again whenever its keys run out.
+    pub async fn assume(
+        &self,
+        role: &str,
+        external_id: Option<&str>,
+        session: &str,
+    ) -> Result<Self, AwsError> {
+        let mut builder =
+            AssumeRoleProvider::builder(role).configure(&self.config).session_name(session_name(session));
+        if let Some(external_id) = external_id {
+            builder = builder.external_id(external_id);
+        }
+        let provider = SharedCredentialsProvider::new(builder.build().await);
+        let config = self.config.to_builder().credentials_provider(provider.clone()).build();
+        if let Err(failed) = provider.provide_credentials().await {
+            return Err(denied(&failed, role).unwrap_or_else(|| AwsError::NoCredentials(Box::new(failed))));
+        }
+        Ok(Self { config, region: self.region.clone() })
+    }
+}
+
+/// Session names hold letters, digits and a few marks, at most 64.
+fn session_name(text: &str) -> String {
+    let safe = |c: char| if c.is_ascii_alphanumeric() || "+=,.@-".contains(c) { c } else { '-' };
+    text.chars().map(safe).take(64).collect()
+}
+
+/// What STS says where a role may not be assumed, found among the causes of an error.
+fn denied(failed: &(dyn std::error::Error + 'static), role: &str) -> Option<AwsError> {
+    let mut cause = Some(failed);
+    while let Some(current) = cause {
+        if let Some(refused) = current.downcast_ref::<AssumeRoleError>() {
+            let message = refused.message().unwrap_or_default().to_owned();
+            let denial = Denial::read(&message)
+                .unwrap_or_else(|| Denial { action: "sts:AssumeRole".to_owned(), resource: role.to_owned() });
+            return (refused.code() == Some("AccessDenied")).then_some(AwsError::Denied { denial, message });
+        }
+        cause = current.source();
+    }
+    None
+}
+
+/// The refusal of a role where a call failed because its keys could not be renewed.
+pub(super) fn denied_on_the_way(failed: &(dyn std::error::Error + 'static)) -> Option<AwsError> {
+    denied(failed, "*")
 }

@@ -1,7 +1,14 @@
 //! The command line: raw arguments become typed configuration once, before anything happens.
 
+mod doctor;
+mod facts;
+mod iam;
+mod load;
+mod plan;
 mod run;
+mod schema;
 mod stdio;
+mod validate;
 
 use crate::exit::Failure;
 use clap::{Parser, Subcommand};
@@ -26,13 +33,24 @@ struct Arguments {
 #[derive(Debug, Subcommand)]
 enum Command {
     Run(run::Arguments),
+    Plan(plan::Arguments),
+    Validate(validate::Arguments),
+    Schema(schema::Arguments),
+    Iam(iam::Arguments),
+    Doctor(doctor::Arguments),
 }
 
 /// Parses the arguments, does what they say, and gives the exit code.
 pub fn main() -> ExitCode {
     let arguments = Arguments::parse();
+    let no_color = arguments.no_color;
     let result = match arguments.command {
-        Command::Run(run) => run::main(&run, arguments.no_color),
+        Command::Run(run) => run::main(&run, no_color),
+        Command::Plan(plan) => plan::main(&plan, no_color),
+        Command::Validate(validate) => validate::main(&validate, no_color),
+        Command::Schema(schema) => schema::main(&schema),
+        Command::Iam(iam) => iam::main(&iam, no_color),
+        Command::Doctor(doctor) => doctor::main(&doctor, no_color),
     };
     match result {
         Ok(code) => ExitCode::from(code.code()),

@@ -1,18 +1,13 @@
 //! `runner run`.
 
+use super::load::{self, Loaded};
 use super::stdio;
-use crate::engine::{self, Cancellation, Job, Settings};
+use crate::engine::{self, Cancellation, Job};
 use crate::event::Events;
 use crate::exit::{Exit, Failure};
-use crate::origin;
-use crate::pipeline::diagnostic::Diagnostic;
+use crate::pipeline;
 use crate::pipeline::model::{NotifyTarget, PhaseName};
-use crate::pipeline::source::SourceFile;
-use crate::pipeline::template::Builtin;
-use crate::pipeline::{self, MAX_BYTES};
-use crate::plan::context::BuildContext;
-use crate::plan::scope::{Sources, Values};
-use crate::plan::{self, Mode, environment};
+use crate::plan::{self, Mode};
 use crate::process::Stopping;
 use crate::report::console::Console;
 use crate::report::notify::{Deliveries, Delivery, Notifier, Target, TargetKind};
@@ -20,9 +15,7 @@ use crate::report::{self, Sink};
 use crate::secret::{Masks, Secret};
 use crate::tls::{self, Redirects};
 use clap::Args;
-use std::collections::HashMap;
-use std::io::Read;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -55,7 +48,7 @@ pub(super) struct Arguments {
     env_file: Option<PathBuf>,
 }
 
-fn phase(name: &str) -> Result<PhaseName, String> {
+pub(super) fn phase(name: &str) -> Result<PhaseName, String> {
     PhaseName::ALL.into_iter().find(|phase| phase.as_str() == name).ok_or_else(|| {
         let names = PhaseName::ALL.map(PhaseName::as_str);
         let known = crate::text::listed(names);
@@ -149,46 +142,30 @@ async fn next_signal(interrupt: &mut Signal, terminate: &mut Signal, hangup: &mu
 
 /// From raw arguments and the environment to a job.
 fn job(arguments: &Arguments, no_color: bool) -> Result<Job, Failure> {
-    let source = read(&arguments.file)?;
-    let invalid = |problems: &[Diagnostic]| refuse(&source, problems, no_color);
-    let pipeline = pipeline::parse(&source).map_err(|problems| invalid(&problems))?;
-    let pipeline_file = arguments
-        .file
-        .canonicalize()
-        .map_err(|error| Failure::usage(format!("cannot read {}: {error}", arguments.file.display())))?;
-    let directory = pipeline_file.parent().unwrap_or(Path::new("/")).to_owned();
-    let process: HashMap<String, String> = std::env::vars_os()
-        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
-        .collect();
-    let context = origin::detect(&process, &directory);
-    let mode = match (arguments.publish, arguments.local) {
-        (true, _) => Mode::Publish,
-        (_, true) => Mode::Local,
-        _ if context.in_codebuild() => Mode::Publish,
-        _ => Mode::Local,
+    let loaded = load::load(&load::Request {
+        file: &arguments.file,
+        publish: arguments.publish,
+        local: arguments.local,
+        env_file: arguments.env_file.as_deref(),
+        elsewhere: false,
+        no_color,
+    })?;
+    let settings = loaded.settings();
+    let Loaded { pipeline, source, file, directory, process, context, mode, values } = loaded;
+    let planned = plan::plan(&pipeline, &arguments.phases, &context, mode, &values);
+    let plan = match planned {
+        Ok(plan) if pipeline.unready.is_empty() => plan,
+        planned => {
+            let mut problems = planned.err().unwrap_or_default();
+            problems.extend(pipeline.unready);
+            pipeline::sort(&mut problems);
+            return Err(load::refuse(&source, &problems, no_color));
+        }
     };
     let artifacts = process
         .get("CODEBUILD_SRC_DIR")
         .filter(|_| context.in_codebuild())
         .map_or_else(|| directory.clone(), PathBuf::from);
-    let settings = settings(&process);
-    let sources = Sources {
-        process: process.into_iter().collect(),
-        env_file: env_file(arguments.env_file.as_deref())?,
-        process_wins: context.in_codebuild(),
-    };
-    let (mut values, problems) = Values::new(&pipeline, &sources, context.builtins());
-    let problems: Vec<_> = problems.iter().map(|problem| plan::undefined(problem, &values)).collect();
-    if !problems.is_empty() {
-        return Err(invalid(&problems));
-    }
-    // A build that CodeBuild did not start gets its id when it begins.
-    values.promise_builtin(Builtin::BuildId);
-    if mode == Mode::Publish {
-        promise(&mut values, &pipeline, &context);
-    }
-    let plan = plan::plan(&pipeline, &arguments.phases, &context, mode, &values)
-        .map_err(|problems| invalid(&problems))?;
     Ok(Job {
         pipeline,
         source,
@@ -196,7 +173,7 @@ fn job(arguments: &Arguments, no_color: bool) -> Result<Job, Failure> {
         values,
         context,
         mode,
-        pipeline_file,
+        pipeline_file: file,
         directory,
         artifacts,
         settings,
@@ -204,92 +181,10 @@ fn job(arguments: &Arguments, no_color: bool) -> Result<Job, Failure> {
     })
 }
 
-/// Publishing asks AWS for what is not known yet.
-fn promise(values: &mut Values, pipeline: &pipeline::Pipeline, context: &BuildContext) {
-    for name in pipeline.env.secret_names() {
-        values.promise(name);
-    }
-    if context.region.is_none() {
-        values.promise_builtin(Builtin::AwsRegion);
-    }
-    if context.account.is_none() {
-        values.promise_builtin(Builtin::AwsAccount);
-    }
-}
-
-/// Reads the pipeline file.
-fn read(path: &Path) -> Result<SourceFile, Failure> {
-    let unreadable =
-        |reason: &str| Failure::usage(format!("cannot read the pipeline file {}: {reason}", path.display()));
-    let metadata = std::fs::metadata(path).map_err(|error| {
-        unreadable(&error.to_string())
-            .help("go to the directory that holds pipeline.yml, or name the file with --file")
-    })?;
-    if metadata.is_dir() {
-        return Err(unreadable("it is a directory").help("name the file in it with --file"));
-    }
-    let too_large = || unreadable(&format!("it is larger than {} KiB", MAX_BYTES / 1024));
-    if metadata.len() > MAX_BYTES {
-        return Err(too_large());
-    }
-    let mut bytes = Vec::new();
-    std::fs::File::open(path)
-        .and_then(|file| file.take(MAX_BYTES + 1).read_to_end(&mut bytes))
-        .map_err(|error| unreadable(&error.to_string()))?;
-    // What is no regular file has no size that could be trusted.
-    if bytes.len() as u64 > MAX_BYTES {
-        return Err(too_large());
-    }
-    match std::str::from_utf8(&bytes) {
-        Ok(text) => Ok(SourceFile::new(path.display().to_string(), text)),
-        Err(error) => {
-            let line = bytes[..error.valid_up_to()].iter().filter(|byte| **byte == b'\n').count() + 1;
-            Err(unreadable(&format!("line {line} is not UTF-8")).help("save the file as UTF-8"))
-        }
-    }
-}
-
-/// Shows everything that is wrong with the file.
-fn refuse(source: &SourceFile, problems: &[Diagnostic], no_color: bool) -> Failure {
-    let color = stdio::color(&std::io::stderr(), no_color);
-    for problem in problems {
-        stdio::text(&format!("{}\n", problem.render(source, color)));
-    }
-    let count = match problems.len() {
-        1 => "an error".to_owned(),
-        count => format!("{count} errors"),
-    };
-    Failure::usage(format!("{} has {count}; nothing was run", source.name))
-}
-
-fn env_file(path: Option<&Path>) -> Result<Vec<(String, String)>, Failure> {
-    let Some(path) = path else {
-        return Ok(Vec::new());
-    };
-    let unreadable = |reason: String| {
-        Failure::usage(format!("cannot read the environment file {}: {reason}", path.display()))
-    };
-    let text = std::fs::read_to_string(path).map_err(|error| unreadable(error.to_string()))?;
-    environment::parse(&text).map_err(|error| unreadable(error.to_string()))
-}
-
-fn settings(process: &HashMap<String, String>) -> Settings {
-    let get = |name: &str| process.get(name).filter(|value| !value.is_empty());
-    let docker_config = get("DOCKER_CONFIG")
-        .map(PathBuf::from)
-        .or_else(|| get("HOME").map(|home| Path::new(home).join(".docker")))
-        .map(|directory| directory.join("config.json"));
-    Settings {
-        docker_host: get("DOCKER_HOST").cloned(),
-        docker_config,
-        aws_ca_bundle: get("AWS_CA_BUNDLE").map(PathBuf::from),
-    }
-}
-
 /// Who is told, their addresses resolved.
 fn notifier(job: &Job, deliveries: &Deliveries) -> Result<Notifier, Failure> {
     let mut targets = Vec::new();
-    for notify in &job.pipeline.notify {
+    for notify in job.pipeline.notify.iter().filter(|notify| plan::condition::is_told(notify, &job.context)) {
         let secret = |template| match job.mode {
             // Nothing is sent, so nothing has to have a value.
             Mode::Local => Ok(Secret::new("")),
@@ -297,7 +192,7 @@ fn notifier(job: &Job, deliveries: &Deliveries) -> Result<Notifier, Failure> {
         };
         let (kind, url) = match &notify.target {
             NotifyTarget::Slack { url } => (TargetKind::Slack, secret(url)?),
-            NotifyTarget::Webhook { url, headers } => {
+            NotifyTarget::Webhook { url, headers, .. } => {
                 let headers = headers
                     .iter()
                     .map(|(name, value)| Ok((name.clone(), secret(value)?)))
@@ -307,6 +202,8 @@ fn notifier(job: &Job, deliveries: &Deliveries) -> Result<Notifier, Failure> {
                 }
                 (TargetKind::Webhook(headers), secret(url)?)
             }
+            // Files with one are refused before anything runs.
+            NotifyTarget::Sns(_) => continue,
         };
         // Whoever knows the address of a webhook can post to it.
         job.masks.add(&url);

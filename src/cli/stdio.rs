@@ -9,6 +9,24 @@ pub(super) fn color(stream: &impl IsTerminal, no_color: bool) -> bool {
     !forbidden && stream.is_terminal()
 }
 
+/// Writes the result of a command to stdout. A reader that has gone away is no failure.
+pub(super) fn result(text: &str) -> Result<(), Failure> {
+    let mut out = std::io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
+            Err(Failure::environment(format!("cannot write to stdout: {error}")))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Writes a result as an indented JSON document.
+pub(super) fn json(value: &impl serde::Serialize) -> Result<(), Failure> {
+    let text =
+        serde_json::to_string_pretty(value).map_err(|error| Failure::environment(error.to_string()))?;
+    result(&format!("{text}\n"))
+}
+
 /// Writes a text to stderr. Where nobody reads it there is nobody left to tell.
 pub(super) fn text(text: &str) {
     let _ = writeln!(std::io::stderr(), "{text}");

@@ -74,6 +74,21 @@ impl Patterns {
     }
 }
 
+/// The patterns that hold for a context: those of `<Dockerfile>.dockerignore`, or else of `.dockerignore`. Comments and empty
+/// lines are left out. In builds the engine asks for these files itself; this is for what happens without one.
+pub fn patterns_of(dockerfile: Option<&Path>, context: &Path) -> Vec<String> {
+    let own = dockerfile.map(|path| {
+        let mut name = path.as_os_str().to_owned();
+        name.push(".dockerignore");
+        std::path::PathBuf::from(name)
+    });
+    let read = |path: &Path| std::fs::read_to_string(path).ok();
+    let text = own.as_deref().and_then(read).or_else(|| read(&context.join(".dockerignore")));
+    let text = text.unwrap_or_default();
+    let lines = text.trim_start_matches('\u{feff}').lines().filter(|line| !line.starts_with('#'));
+    lines.map(str::trim).filter(|line| !line.is_empty()).map(ToOwned::to_owned).collect()
+}
+
 /// Whether a pattern could match a path below `directory`: its components agree as far as both go.
 fn reaches_below(pattern: &str, directory: &str) -> bool {
     let mut components = pattern.split('/');

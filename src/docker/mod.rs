@@ -1,5 +1,6 @@
 //! The Docker Engine: connecting, builds through its embedded BuildKit, containers for tests, images to push.
 
+pub mod about;
 pub mod container;
 pub mod context;
 pub mod host;

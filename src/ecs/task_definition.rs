@@ -47,6 +47,17 @@ pub struct ContainerPatch {
 #[derive(Debug, Clone, PartialEq)]
 pub struct Request(Map<String, Value>);
 
+/// Reads the text of a file: JSON as JSON, so that numbers and order stay as written; anything else as YAML. The error is
+/// the parser's.
+pub fn parse(text: &str) -> Result<Value, String> {
+    let text = text.trim_start_matches('\u{feff}');
+    if text.trim_start().starts_with('{') {
+        serde_json::from_str(text).map_err(|error| error.to_string())
+    } else {
+        serde_yaml::from_str(text).map_err(|error| error.to_string())
+    }
+}
+
 impl Request {
     /// Takes a task definition in any shape that files and answers have: bare, wrapped in `taskDefinition` with its tags
     /// beside it, with read-only fields, with nulls. Zero, `false` and empty texts stay.
@@ -84,6 +95,37 @@ impl Request {
     /// The family's name.
     pub fn family(&self) -> &str {
         self.0.get("family").and_then(Value::as_str).unwrap_or_default()
+    }
+
+    /// The roles that it names: of the task, and for starting it.
+    pub fn roles(&self) -> Vec<String> {
+        let roles =
+            ["taskRoleArn", "executionRoleArn"].into_iter().filter_map(|key| self.0.get(key)?.as_str());
+        roles.filter(|role| !role.is_empty()).map(ToOwned::to_owned).collect()
+    }
+
+    /// Whether it has tags.
+    pub fn is_tagged(&self) -> bool {
+        self.0.contains_key("tags")
+    }
+
+    /// The names of its containers.
+    pub fn containers(&self) -> Vec<String> {
+        self.container_fields().filter_map(name_of).map(ToOwned::to_owned).collect()
+    }
+
+    /// The CloudWatch log groups that its containers write to.
+    pub fn log_groups(&self) -> Vec<String> {
+        let group = |container: &Map<String, Value>| {
+            let log = container.get("logConfiguration")?;
+            Some(log.get("options")?.get("awslogs-group")?.as_str()?.to_owned())
+        };
+        self.container_fields().filter_map(group).collect()
+    }
+
+    fn container_fields(&self) -> impl Iterator<Item = &Map<String, Value>> {
+        let containers = self.0.get("containerDefinitions").and_then(Value::as_array);
+        containers.into_iter().flatten().filter_map(Value::as_object)
     }
 
     /// Applies a change to the container of its name.

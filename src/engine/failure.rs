@@ -1,6 +1,7 @@
 //! Errors of the adapters as failures: exit code, sentence, next step to take.
 
-use crate::aws::AwsError;
+use crate::address::InvalidName;
+use crate::aws::{AwsError, Denial};
 use crate::docker::DockerError;
 use crate::docker::context::ContextError;
 use crate::ecs::task_definition::TaskDefinitionError;
@@ -32,6 +33,12 @@ impl From<ProcessError> for Failure {
 
 impl From<DockerError> for Failure {
     fn from(error: DockerError) -> Self {
+        if let DockerError::Build(text) = &error
+            && let Some(denial) = Denial::read(text)
+        {
+            // A base image in ECR that may not be pulled.
+            return Self::caused(Exit::Environment, &error).help(allow(&denial));
+        }
         let exit = match &error {
             DockerError::Build(_) => Exit::StepFailed,
             DockerError::Start(_) => Exit::TestsFailed,
@@ -64,17 +71,24 @@ impl From<DockerError> for Failure {
     }
 }
 
+impl From<InvalidName> for Failure {
+    fn from(error: InvalidName) -> Self {
+        Self::caused(Exit::Usage, &error)
+    }
+}
+
 impl From<RegistryError> for Failure {
     fn from(error: RegistryError) -> Self {
         let exit = match &error {
-            RegistryError::Name { .. } => Exit::Usage,
+            RegistryError::Name(_) => Exit::Usage,
             RegistryError::Verification { .. } | RegistryError::ImmutableTag { .. } => Exit::StepFailed,
             _ => Exit::Environment,
         };
         let failure = Self::caused(exit, &error);
         match &error {
-            RegistryError::Denied { host, .. } => failure.help(format!(
-                "for ECR allow the role to push to this repository; elsewhere log in with `docker login {host}`"
+            RegistryError::Denied { host, reason } => failure.help(Denial::read(reason).map_or_else(
+                || format!("for ECR allow the role to push to this repository (`runner iam` prints the policy); elsewhere log in with `docker login {host}`"),
+                |denial| allow(&denial),
             )),
             RegistryError::NoRepository { repository, .. } => failure.help(format!(
                 "create it (`aws ecr create-repository --repository-name {repository}`), or write `create: true` for the image"
@@ -89,6 +103,15 @@ impl From<RegistryError> for Failure {
             _ => failure,
         }
     }
+}
+
+/// The way out of a refusal by IAM.
+fn allow(denial: &Denial) -> String {
+    let Denial { action, resource } = denial;
+    format!(
+        "allow `{action}` on `{resource}` to the role that runs this, with the statement {}; `runner iam` prints the whole policy",
+        denial.statement()
+    )
 }
 
 impl From<AwsError> for Failure {
@@ -106,9 +129,7 @@ impl From<AwsError> for Failure {
             AwsError::BadCredentials { .. } => {
                 failure.help("renew them; `aws sts get-caller-identity` says whose they are")
             }
-            AwsError::Denied { action, .. } => {
-                failure.help(format!("allow `{action}` in a policy of the role that runs this"))
-            }
+            AwsError::Denied { denial, .. } => failure.help(allow(denial)),
             AwsError::Unreachable { .. } => {
                 failure.help("check the network, the region and AWS_ENDPOINT_URL")
             }

@@ -9,9 +9,9 @@ mod step;
 
 use crate::event::{Event, Events, RunFinished, RunStarted, Status};
 use crate::exit::{Exit, Failure};
-use crate::files::{self, Access};
+use crate::files;
 use crate::pipeline::diagnostic::Diagnostic;
-use crate::pipeline::model::{Action, Phase, PhaseName, Pipeline, Step};
+use crate::pipeline::model::{Action, AwsAccess, Phase, PhaseName, Pipeline, Step};
 use crate::pipeline::source::SourceFile;
 use crate::pipeline::template::{Builtin, Template, Undefined};
 use crate::plan::context::BuildContext;
@@ -20,8 +20,8 @@ use crate::plan::{self, Mode, Plan};
 use crate::process::Stopping;
 use crate::secret::Masks;
 use output::Output;
-use services::Services;
 pub use services::Settings;
+use services::{Access, Services};
 use state::{Identity, RecordedFailure, State};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -72,6 +72,18 @@ impl Job {
     /// A template's text; its failure names the place in the file.
     pub fn resolve(&self, values: &Values, template: &Template) -> Result<String, Failure> {
         template.resolve(values).map_err(|undefined| self.undefined(&undefined, values))
+    }
+
+    /// Where AWS calls go, with values in the place of `${…}`.
+    fn access(&self, values: &Values, access: &AwsAccess) -> Result<Access, Failure> {
+        let resolve = |template: &Option<Template>| {
+            template.as_ref().map(|template| self.resolve(values, template)).transpose()
+        };
+        Ok(Access {
+            region: resolve(&access.region)?,
+            role: resolve(&access.role_arn)?,
+            external_id: resolve(&access.external_id)?,
+        })
     }
 
     fn undefined(&self, undefined: &Undefined, values: &Values) -> Failure {
@@ -136,6 +148,7 @@ impl Prepared {
         // A signal beats all.
         let failure = run.stopped().or(failure);
         let last = run.end(failure.as_ref());
+        let failure = run.export(last).await.err().or(failure);
         let finished = RunFinished { failure: failure.clone(), last, elapsed: begin.elapsed() };
         events.send(Event::RunFinished(finished)).await;
         failure.map_or(Ok(()), Err)
@@ -176,9 +189,11 @@ pub async fn prepare(mut job: Job) -> Result<Prepared, Failure> {
 /// Asks for what has to be known before anything runs.
 async fn resolve(job: &mut Job, services: &Services) -> Result<Vec<String>, Failure> {
     let warnings = secrets::resolve(job, services).await?;
-    if job.mode == Mode::Publish && step::need_aws(job) {
-        // A missing region or missing credentials should not cost an image build first.
-        services.aws().await?;
+    if job.mode == Mode::Publish {
+        // A missing region, missing credentials or a role that may not be assumed should not cost an image build first.
+        for access in step::accesses(job) {
+            services.aws(&access).await?;
+        }
     }
     Ok(warnings)
 }
@@ -192,7 +207,7 @@ fn lock(work: &Path) -> Result<std::fs::File, Failure> {
     std::fs::create_dir_all(work).map_err(unusable)?;
     let ignore = work.join(".gitignore");
     if !ignore.exists() {
-        files::write_whole(&ignore, b"*\n", Access::Everybody)?;
+        files::write_whole(&ignore, b"*\n", files::Access::Everybody)?;
     }
     let lock = std::fs::File::create(work.join("lock")).map_err(unusable)?;
     rustix::fs::flock(&lock, rustix::fs::FlockOperation::NonBlockingLockExclusive).map_err(|_| {
@@ -246,6 +261,9 @@ impl Run {
         self.events.send(Event::RunStarted(started)).await;
         for warning in warnings {
             self.events.warn(warning).await;
+        }
+        for (name, value) in &self.state.variables {
+            self.job.values.set(name, value);
         }
         // The built-ins of images that an earlier call pushed.
         for (name, image) in &self.state.images {
@@ -353,10 +371,12 @@ impl Run {
         let failed = self.state.failure.is_some();
         let skip = if self.signal() != 0 && !finally {
             Some("the run is being stopped")
+        } else if let Some(reason) = self.job.plan.skip_reason(step) {
+            Some(reason)
         } else if !step.when.map_or(default, |when| when.allows(failed)) {
             Some(if failed { "something failed before" } else { "nothing has failed" })
         } else {
-            self.job.plan.skip_reason(step)
+            None
         };
         if let Some(reason) = skip {
             let reason = reason.to_owned();
@@ -428,6 +448,31 @@ impl Run {
         // The result is known; a state that cannot be written has been reported by the step before.
         let _ = self.save();
         last
+    }
+
+    /// Writes the exported variables for a buildspec to source.
+    async fn export(&self, last: bool) -> Result<(), Failure> {
+        let exported = &self.job.pipeline.env.exported;
+        if exported.is_empty() {
+            return Ok(());
+        }
+        let mut text = String::new();
+        for name in exported {
+            match self.job.values.get(name) {
+                Some(value) if self.job.masks.text(value) != value => {
+                    self.events.warn(format!("{} holds a secret and is not exported", name.value)).await;
+                }
+                // The value is data to the shell, whatever it holds.
+                Some(value) => {
+                    text.push_str(&format!("export {}='{}'\n", name.value, value.replace('\'', "'\\''")))
+                }
+                None if last => {
+                    self.events.warn(format!("{} has no value and is not exported", name.value)).await
+                }
+                None => {}
+            }
+        }
+        Ok(files::write_whole(&self.work.join("exports.sh"), text.as_bytes(), files::Access::Owner)?)
     }
 
     fn save(&self) -> Result<(), Failure> {

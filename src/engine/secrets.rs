@@ -2,11 +2,11 @@
 
 use super::Job;
 use super::services::Services;
-use crate::aws::secrets_manager::SecretReference;
+use crate::aws::secrets_manager::SecretId;
 use crate::exit::Failure;
-use crate::pipeline::model::Action;
-use crate::pipeline::template::{Builtin, Reference};
-use crate::pipeline::templates;
+use crate::pipeline::diagnostic::Diagnostic;
+use crate::pipeline::reference::{SECRET_HELP, SecretReference};
+use crate::pipeline::template::{Builtin, Reference, Scope};
 use crate::plan::Mode;
 use crate::secret::Secret;
 
@@ -31,9 +31,11 @@ pub(super) async fn resolve(job: &mut Job, services: &Services) -> Result<Vec<St
             )),
         }
     }
-    for name in named_secrets(job) {
-        if let Some(secret) = job.values.get(&name).map(Secret::new) {
-            mask(job, &name, &secret, &mut warnings);
+    // Variables that the file calls secrets where it uses them.
+    let fetched: Vec<&str> = job.pipeline.env.secret_names().collect();
+    for name in job.pipeline.secret_names().into_iter().filter(|name| !fetched.contains(name)) {
+        if let Some(secret) = job.values.get(name).map(Secret::new) {
+            mask(job, name, &secret, &mut warnings);
         }
     }
     if job.mode == Mode::Publish {
@@ -48,51 +50,40 @@ fn mask(job: &Job, name: &str, secret: &Secret, warnings: &mut Vec<String>) {
     }
 }
 
-/// Variables that the file calls secrets where it uses them.
-fn named_secrets(job: &Job) -> Vec<String> {
-    let pipeline = &job.pipeline;
-    let images = pipeline.images.values().flat_map(|image| &image.secrets);
-    let steps = pipeline.phases.iter().flat_map(super::super::pipeline::model::Phase::all_steps);
-    let tests = steps.filter_map(|step| match &step.action {
-        Action::Test(test) => Some(&test.secrets),
-        _ => None,
-    });
-    let names = images.chain(tests.flatten());
-    let fetched: Vec<&str> = pipeline.env.secret_names().collect();
-    names.map(|name| name.value.clone()).filter(|name| !fetched.contains(&name.as_str())).collect()
-}
-
 async fn fetch(job: &Job, services: &Services, name: &str) -> Result<Secret, Failure> {
     let env = &job.pipeline.env;
-    let aws = services.aws().await?;
+    let aws = services.aws(&job.access(&job.values, &job.pipeline.aws)?).await?;
     if let Some(parameter) = env.parameter_store.get(name) {
         let parameter = job.resolve(&job.values, parameter)?;
         return Ok(aws.parameter(&parameter).await?);
     }
-    let reference = match env.secrets_manager.get(name) {
-        Some(reference) => job.resolve(&job.values, reference)?,
-        None => String::new(),
+    let Some(template) = env.secrets_manager.get(name) else {
+        return Err(Failure::usage(format!("`env` gives no secret `{name}`")));
     };
-    Ok(aws.secret(&SecretReference::parse(&reference)).await?)
+    let text = job.resolve(&job.values, template)?;
+    let SecretReference { id, json_key, stage, version } =
+        SecretReference::parse(&text).map_err(|reason| {
+            job.located(&Diagnostic::new(format!("`{text}`: {reason}"), template.span).help(SECRET_HELP))
+        })?;
+    Ok(aws.secret(&SecretId { id, json_key, stage, version }).await?)
 }
 
 /// Region and account, where the environment does not name them.
 async fn aws_builtins(job: &mut Job, services: &Services) -> Result<(), Failure> {
-    let mut region = false;
-    let mut account = false;
-    templates(&job.pipeline, &mut |template, _| {
-        for (reference, _) in template.references() {
-            region |= *reference == Reference::Builtin(Builtin::AwsRegion);
-            account |= *reference == Reference::Builtin(Builtin::AwsAccount);
+    let uses = |builtin: Builtin| {
+        let reference = Reference::Builtin(builtin);
+        job.pipeline.uses.iter().any(|used| used.reference == reference)
+            && job.values.value(&reference).is_none()
+    };
+    let (region, account) = (uses(Builtin::AwsRegion), uses(Builtin::AwsAccount));
+    if region || account {
+        let aws = services.aws(&job.access(&job.values, &job.pipeline.aws)?).await?;
+        if region {
+            job.values.set_builtin(Builtin::AwsRegion, aws.region().to_owned());
         }
-    });
-    if region && job.context.region.is_none() {
-        let value = services.aws().await?.region().to_owned();
-        job.values.set_builtin(Builtin::AwsRegion, value);
-    }
-    if account && job.context.account.is_none() {
-        let value = services.aws().await?.account().await?;
-        job.values.set_builtin(Builtin::AwsAccount, value);
+        if account {
+            job.values.set_builtin(Builtin::AwsAccount, aws.identity().await?.account);
+        }
     }
     Ok(())
 }

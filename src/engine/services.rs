@@ -1,8 +1,8 @@
 //! Connections to what is outside, made when the first step needs them.
 
 use super::Job;
+use crate::address::EcrHost;
 use crate::aws::Aws;
-use crate::aws::ecr::EcrHost;
 use crate::docker::Engine;
 use crate::docker::solver::Logins;
 use crate::exit::Failure;
@@ -33,6 +33,17 @@ impl Settings {
     }
 }
 
+/// An access to AWS: `aws` of the pipeline file, with values in the place of `${…}`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
+pub(super) struct Access {
+    /// The region; the environment's or the profile's where absent.
+    pub(super) region: Option<String>,
+    /// A role to assume.
+    pub(super) role: Option<String>,
+    /// What the role's trust policy asks for.
+    pub(super) external_id: Option<String>,
+}
+
 /// The connections of a run.
 #[derive(Clone)]
 pub(super) struct Services {
@@ -40,10 +51,12 @@ pub(super) struct Services {
     mode: Mode,
     masks: Masks,
     docker: Arc<OnceCell<Engine>>,
-    aws: Arc<OnceCell<Aws>>,
+    aws: Arc<Mutex<HashMap<Access, Aws>>>,
+    /// What sessions of roles are called.
+    session: Arc<str>,
     docker_config: Arc<OnceCell<Arc<DockerConfig>>>,
     /// ECR's tokens by host; they are good for hours.
-    ecr_logins: Arc<Mutex<HashMap<String, Login>>>,
+    ecr_logins: Arc<Mutex<HashMap<(Access, String), Login>>>,
     /// Why a build got no login that it asked for.
     login_failure: Arc<Mutex<Option<Failure>>>,
 }
@@ -56,6 +69,7 @@ impl Services {
             masks: job.masks.clone(),
             docker: Arc::default(),
             aws: Arc::default(),
+            session: job.pipeline.name.as_str().into(),
             docker_config: Arc::default(),
             ecr_logins: Arc::default(),
             login_failure: Arc::default(),
@@ -74,15 +88,23 @@ impl Services {
     }
 
     /// AWS. In local mode there is no step that may ask for it.
-    pub(super) async fn aws(&self) -> Result<&Aws, Failure> {
-        let connect = || async { Ok(Aws::connect(&self.settings.authorities()).await?) };
-        self.aws.get_or_try_init(connect).await
+    pub(super) async fn aws(&self, access: &Access) -> Result<Aws, Failure> {
+        let mut known = self.aws.lock().await;
+        if let Some(aws) = known.get(access) {
+            return Ok(aws.clone());
+        }
+        let mut aws = Aws::connect(&self.settings.authorities(), access.region.as_deref()).await?;
+        if let Some(role) = &access.role {
+            aws = aws.assume(role, access.external_id.as_deref(), &self.session).await?;
+        }
+        known.insert(access.clone(), aws.clone());
+        Ok(aws)
     }
 
     /// The login for a registry: ECR's own token where AWS may be asked, Docker's configuration otherwise.
-    pub(super) async fn login(&self, host: &str) -> Result<Option<Login>, Failure> {
+    pub(super) async fn login(&self, host: &str, access: &Access) -> Result<Option<Login>, Failure> {
         let login = match EcrHost::parse(host) {
-            Some(ecr) if self.mode == Mode::Publish => Some(self.ecr_login(host, &ecr.region).await?),
+            Some(ecr) if self.mode == Mode::Publish => Some(self.ecr_login(host, &ecr.region, access).await?),
             _ => self.docker_login(host).await?,
         };
         if let Some(login) = &login {
@@ -91,13 +113,14 @@ impl Services {
         Ok(login)
     }
 
-    async fn ecr_login(&self, host: &str, region: &str) -> Result<Login, Failure> {
+    async fn ecr_login(&self, host: &str, region: &str, access: &Access) -> Result<Login, Failure> {
         let mut logins = self.ecr_logins.lock().await;
-        if let Some(login) = logins.get(host) {
+        let key = (access.clone(), host.to_owned());
+        if let Some(login) = logins.get(&key) {
             return Ok(login.clone());
         }
-        let login = self.aws().await?.in_region(region).ecr_login().await?;
-        logins.insert(host.to_owned(), login.clone());
+        let login = self.aws(access).await?.in_region(region).ecr_login().await?;
+        logins.insert(key, login.clone());
         Ok(login)
     }
 
@@ -124,12 +147,12 @@ impl Services {
     }
 
     /// Logins for a build, which asks for them by host name when it comes to a private image.
-    pub(super) fn logins(&self) -> Logins {
+    pub(super) fn logins(&self, access: Access) -> Logins {
         let services = self.clone();
         Arc::new(move |host| {
-            let services = services.clone();
+            let (services, access) = (services.clone(), access.clone());
             Box::pin(async move {
-                match services.login(&host).await {
+                match services.login(&host, &access).await {
                     Ok(login) => login,
                     Err(failure) => {
                         // The build goes on without; if it fails, this is why.

@@ -32,6 +32,9 @@ pub(super) struct State {
     pub(super) images: IndexMap<String, ImageState>,
     /// Registered revisions by family: the ARN, or the family alone in local mode.
     pub(super) task_definitions: IndexMap<String, String>,
+    /// What commands have handed on through `$RUNNER_ENV`.
+    #[serde(default)]
+    pub(super) variables: IndexMap<String, String>,
     /// The build has been announced as started.
     pub(super) announced: bool,
     /// The whole pipeline has been announced as ended.
@@ -108,6 +111,7 @@ impl State {
             failure: None,
             images: IndexMap::new(),
             task_definitions: IndexMap::new(),
+            variables: IndexMap::new(),
             announced: false,
             ended: false,
         });

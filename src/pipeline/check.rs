@@ -1,32 +1,161 @@
-//! References between the parts of a pipeline: everything that is named must exist.
+//! What the parts of a pipeline say of each other: everything that is named must exist, and be there when it is used.
 
 use super::diagnostic::Diagnostic;
-use super::model::{Action, Name, NotifyTarget, Phase, Pipeline, TaskDefinitionBase};
+use super::model::{Action, Name, Phase, PhaseName, Pipeline, Step, StepId, TaskDefinition, Use, When, Zone};
 use super::source::Span;
 use super::template::{Builtin, Reference, Template, variable_part};
 use crate::text::{closest, listed};
-use indexmap::IndexMap;
+use std::collections::{BTreeMap, HashMap, HashSet};
 
-/// Reports every reference to an image or a secret that the file does not define.
-pub(super) fn references(pipeline: &Pipeline, problems: &mut Vec<Diagnostic>) {
-    for (at, name) in pipeline.images.keys().enumerate() {
-        let same = |other: &&String| variable_part(other) == variable_part(name);
-        if let (Some(other), Some(image)) =
-            (pipeline.images.keys().take(at).find(same), pipeline.images.get(name))
-        {
+/// More mistakes than anybody reads at once: beyond so many, the costly checks end.
+const ENOUGH: usize = 500;
+
+/// Reports every reference to something that the file does not define, and every use of something that cannot be there.
+/// `whole` says that no step was lost on the way, so that what steps give each other can be judged.
+pub(super) fn references(pipeline: &Pipeline, whole: bool, problems: &mut Vec<Diagnostic>) {
+    images(pipeline, problems);
+    names(pipeline, problems);
+    secrets(pipeline, problems);
+    containers(pipeline, problems);
+    for used in pipeline.uses.iter().filter(|used| used.zone == Zone::Variables) {
+        early(pipeline, used, problems);
+    }
+    if whole {
+        Flow::new(pipeline, &HashMap::new(), problems).check();
+    }
+}
+
+/// Reports every step of this build that needs what only steps make that are left out of it, with the reasons why they are.
+pub fn unmet(pipeline: &Pipeline, left_out: &HashMap<StepId, String>) -> Vec<Diagnostic> {
+    let mut problems = Vec::new();
+    if !left_out.is_empty() {
+        Flow::new(pipeline, left_out, &mut problems).check();
+    }
+    problems
+}
+
+fn images(pipeline: &Pipeline, problems: &mut Vec<Diagnostic>) {
+    let mut variables: HashMap<String, (&str, Span)> = HashMap::new();
+    let mut addresses: HashMap<(String, String), &str> = HashMap::new();
+    let pushed: HashSet<&str> = pipeline
+        .steps()
+        .filter_map(|step| match &step.action {
+            Action::Push(images) => Some(images),
+            _ => None,
+        })
+        .flatten()
+        .map(|name| name.value.as_str())
+        .collect();
+    for (name, image) in &pipeline.images {
+        if let Some((other, place)) = variables.insert(variable_part(name), (name, image.span)) {
             let message = format!(
                 "the images `{other}` and `{name}` would share the variable RUNNER_IMAGE_{}_URI",
                 variable_part(name)
             );
-            problems.push(Diagnostic::new(message, image.repository.span).help("rename one of the two"));
+            problems.push(
+                Diagnostic::new(message, image.span)
+                    .related(place, "the other one")
+                    .help("rename one of the two"),
+            );
+        }
+        // What is not pushed, no lifecycle rule deletes.
+        let is_pushed = pushed.contains(name.as_str());
+        if is_pushed && !image.tags.is_empty() && !image.tags.iter().any(|tag| is_unique(pipeline, tag)) {
+            problems.push(
+                Diagnostic::new(format!("no tag of the image `{name}` is unique to the commit"), image.tags[0].span)
+                    .help("add `\"${source.commit}\"`: when a tag moves on, lifecycle rules can delete the image that runs"),
+            );
+        }
+        for tag in &image.tags {
+            let address = (written(&image.repository), written(tag));
+            if let Some(other) = addresses.insert(address, name).filter(|other| *other != name.as_str()) {
+                let message =
+                    format!("the images `{other}` and `{name}` would be pushed to one tag of one repository");
+                problems.push(
+                    Diagnostic::new(message, tag.span).help("give one of the two another tag or repository"),
+                );
+            }
+        }
+        for other in &image.depends_on {
+            if !pipeline.images.contains_key(&other.value) {
+                problems.push(unknown_image(pipeline, &other.value, other.span));
+            }
         }
     }
-    for image in pipeline.images.values() {
-        for secret in &image.secrets {
-            secret_exists(pipeline, secret, problems);
+    circles(pipeline, problems);
+}
+
+/// A template as the file has it.
+fn written(template: &Template) -> String {
+    template.render(|reference, default| format!("${{{reference}:-{}}}", default.unwrap_or_default()))
+}
+
+/// Whether a tag can differ from commit to commit. Of variables that the file does not give nothing is known.
+fn is_unique(pipeline: &Pipeline, tag: &Template) -> bool {
+    fn unique(pipeline: &Pipeline, template: &Template, depth: usize) -> bool {
+        template.references().any(|(reference, _)| match reference {
+            Reference::Builtin(Builtin::SourceBranch | Builtin::SourceBranchSlug) => false,
+            Reference::Builtin(Builtin::AwsRegion | Builtin::AwsAccount) => false,
+            Reference::Builtin(_) => true,
+            Reference::Env(name) => pipeline
+                .env
+                .variables
+                .get(name)
+                .is_none_or(|value| depth < 16 && unique(pipeline, value, depth + 1)),
+        })
+    }
+    unique(pipeline, tag, 0)
+}
+
+/// Follows `depends-on` from every image, and reports where it comes back.
+fn circles(pipeline: &Pipeline, problems: &mut Vec<Diagnostic>) {
+    let mut done = HashSet::new();
+    for start in pipeline.images.keys() {
+        // The way so far, each image with the number of its dependencies that have been followed.
+        let mut path: Vec<(&str, usize)> = vec![(start, 0)];
+        let mut on_path: HashMap<&str, usize> = HashMap::from([(start.as_str(), 0)]);
+        while let Some((name, followed)) = path.last_mut() {
+            let name = *name;
+            let image = pipeline.images.get(name).filter(|_| !done.contains(name));
+            let next = image.and_then(|image| image.depends_on.get(*followed));
+            *followed += 1;
+            match next {
+                Some(next) => match on_path.get(next.value.as_str()) {
+                    Some(begin) => problems.push(circle(&path[*begin..], next)),
+                    None => {
+                        on_path.insert(&next.value, path.len());
+                        path.push((&next.value, 0));
+                    }
+                },
+                None => {
+                    done.insert(name);
+                    on_path.remove(name);
+                    path.pop();
+                }
+            }
         }
     }
-    for step in pipeline.phases.iter().flat_map(Phase::all_steps) {
+}
+
+fn circle(path: &[(&str, usize)], back: &Name) -> Diagnostic {
+    let message = if let [(only, _)] = path {
+        format!("the image `{only}` depends on itself")
+    } else {
+        let names: Vec<&str> = path.iter().map(|(name, _)| *name).chain([back.value.as_str()]).collect();
+        format!("`depends-on` goes in a circle: {}", names.join(" → "))
+    };
+    Diagnostic::new(message, back.span).help("take one of these dependencies out")
+}
+
+fn names(pipeline: &Pipeline, problems: &mut Vec<Diagnostic>) {
+    let known: HashSet<&str> = pipeline.env.names().collect();
+    for secret in pipeline.images.values().flat_map(|image| &image.secrets) {
+        secret_exists(pipeline, &known, secret, problems);
+    }
+    for step in pipeline.steps() {
+        if problems.len() > ENOUGH {
+            return;
+        }
         for image in step.action.images() {
             if !pipeline.images.contains_key(&image.value) {
                 problems.push(unknown_image(pipeline, &image.value, image.span));
@@ -34,34 +163,42 @@ pub(super) fn references(pipeline: &Pipeline, problems: &mut Vec<Diagnostic>) {
         }
         if let Action::Test(test) = &step.action {
             for secret in &test.secrets {
-                secret_exists(pipeline, secret, problems);
+                secret_exists(pipeline, &known, secret, problems);
             }
         }
     }
-    let mut images_exist = |template: &Template| {
-        for (reference, _) in template.references() {
-            if let Reference::Builtin(Builtin::ImageUri(name) | Builtin::ImageDigest(name)) = reference
-                && !pipeline.images.contains_key(name)
-            {
-                problems.push(unknown_image(pipeline, name, template.span));
-            }
+    for used in &pipeline.uses {
+        if let Some(name) = used.image()
+            && !pipeline.images.contains_key(name)
+            && problems.len() < ENOUGH
+        {
+            problems.push(unknown_image(pipeline, name, used.span));
         }
-    };
-    templates(pipeline, &mut |template, _| images_exist(template));
-    notify_templates(pipeline).for_each(images_exist);
+    }
+}
+
+impl Use {
+    /// The image whose address or digest is referred to.
+    fn image(&self) -> Option<&str> {
+        match &self.reference {
+            Reference::Builtin(Builtin::ImageUri(name) | Builtin::ImageDigest(name)) => Some(name),
+            _ => None,
+        }
+    }
 }
 
 fn unknown_image(pipeline: &Pipeline, name: &str, span: Span) -> Diagnostic {
     let known = || pipeline.images.keys().map(String::as_str);
-    let help = closest(name, known()).map_or_else(
-        || format!("known images: {}", listed(known())),
-        |candidate| format!("did you mean `{candidate}`?"),
-    );
+    let help = match closest(name, known()) {
+        Some(candidate) => format!("did you mean `{candidate}`?"),
+        None if pipeline.images.is_empty() => "the file describes no image; add it under `images`".to_owned(),
+        None => format!("known images: {}", listed(known())),
+    };
     Diagnostic::new(format!("there is no image `{name}`"), span).help(help)
 }
 
-fn secret_exists(pipeline: &Pipeline, name: &Name, problems: &mut Vec<Diagnostic>) {
-    if pipeline.env.names().any(|known| known == name.value) {
+fn secret_exists(pipeline: &Pipeline, known: &HashSet<&str>, name: &Name, problems: &mut Vec<Diagnostic>) {
+    if known.contains(name.value.as_str()) || problems.len() > ENOUGH {
         return;
     }
     let help = closest(&name.value, pipeline.env.names()).map_or_else(
@@ -71,64 +208,342 @@ fn secret_exists(pipeline: &Pipeline, name: &Name, problems: &mut Vec<Diagnostic
     problems.push(Diagnostic::new(format!("`env` gives no `{}`", name.value), name.span).help(help));
 }
 
-/// A step's own variables, for templates that may use them.
-type Own<'p> = Option<&'p IndexMap<String, Template>>;
-
-/// Calls `visit` with every template of the pipeline that is resolved when a step or an image needs it, and with the
-/// variables that only its step has. Not among them: `env.variables`, which is resolved before all else, and `notify`,
-/// which has values only where something is sent.
-pub fn templates<'p>(pipeline: &'p Pipeline, visit: &mut dyn FnMut(&'p Template, Own<'p>)) {
-    let env = &pipeline.env;
-    for template in env.parameter_store.values().chain(env.secrets_manager.values()) {
-        visit(template, None);
+/// Secrets must not get where they stay: into the history or the labels of images, into tags.
+fn secrets(pipeline: &Pipeline, problems: &mut Vec<Diagnostic>) {
+    let mut secret: HashSet<&str> = pipeline.secret_names().into_iter().collect();
+    // A variable that is made of a secret is one. Variables may refer to those before them.
+    let tables = std::iter::once(&pipeline.env.variables).chain(pipeline.steps().map(|step| &step.env));
+    for (name, value) in tables.flatten() {
+        if secret_in(value, &secret).is_some() {
+            secret.insert(name);
+        }
     }
     for image in pipeline.images.values() {
-        let fields = [&image.repository, &image.context].into_iter();
-        let fields = fields.chain(&image.dockerfile).chain(&image.target);
-        let fields = fields.chain(image.args.values()).chain(image.labels.values());
-        for template in fields.chain(&image.tags).chain(&image.cache_from) {
-            visit(template, None);
+        for value in image.args.values() {
+            if let Some(name) = secret_in(value, &secret) {
+                let message = format!(
+                    "the secret `{name}` is passed as a build argument, which stays in the image's history"
+                );
+                let help = format!(
+                    "write `secrets: [{name}]` for the image, and `RUN --mount=type=secret,id={name}` in the Dockerfile"
+                );
+                problems.push(Diagnostic::new(message, value.span).help(help));
+            }
+        }
+        for (what, values) in
+            [("a label", image.labels.values().collect::<Vec<_>>()), ("a tag", image.tags.iter().collect())]
+        {
+            for value in values {
+                if let Some(name) = secret_in(value, &secret) {
+                    let message = format!("the secret `{name}` would be readable in {what} of the image");
+                    problems
+                        .push(Diagnostic::new(message, value.span).help("use a variable that is no secret"));
+                }
+            }
         }
     }
-    for step in pipeline.phases.iter().flat_map(Phase::all_steps) {
-        for template in step.env.values() {
-            visit(template, None);
-        }
-        for template in step.name.iter().chain(&step.dir).chain(action_templates(&step.action)) {
-            visit(template, Some(&step.env));
+    for definition in pipeline.steps().filter_map(task_definition) {
+        for value in definition.containers.values().flat_map(|container| container.environment.values()) {
+            if let Some(name) = secret_in(value, &secret) {
+                let message = format!("the secret `{name}` would be readable in the task definition");
+                problems.push(
+                    Diagnostic::new(message, value.span)
+                        .warning()
+                        .help("let ECS inject it: `secrets: { NAME: ARN }` in the task definition"),
+                );
+            }
         }
     }
 }
 
-/// The templates of `notify`.
-pub fn notify_templates(pipeline: &Pipeline) -> impl Iterator<Item = &Template> {
-    pipeline.notify.iter().flat_map(|notify| {
-        let (url, headers) = match &notify.target {
-            NotifyTarget::Slack { url } => (url, None),
-            NotifyTarget::Webhook { url, headers } => (url, Some(headers.values())),
-        };
-        std::iter::once(url).chain(headers.into_iter().flatten())
+fn task_definition(step: &Step) -> Option<&TaskDefinition> {
+    match &step.action {
+        Action::TaskDefinition(definition) => Some(definition),
+        _ => None,
+    }
+}
+
+fn secret_in<'t>(value: &'t Template, secret: &HashSet<&str>) -> Option<&'t str> {
+    value.references().find_map(|(reference, _)| match reference {
+        Reference::Env(name) if secret.contains(name.as_str()) => Some(name.as_str()),
+        _ => None,
     })
 }
 
-fn action_templates(action: &Action) -> Vec<&Template> {
-    match action {
-        Action::Run(_) | Action::Build(_) | Action::Push(_) | Action::ImageDefinitions(_) => Vec::new(),
-        Action::Test(test) => {
-            let argv = test.command.iter().chain(&test.entrypoint).flatten();
-            argv.chain(&test.user).chain(&test.workdir).collect()
+/// Containers are named in several steps, and only ECS knows all of them: a name that looks like a typing mistake of
+/// another one is worth a warning.
+fn containers(pipeline: &Pipeline, problems: &mut Vec<Diagnostic>) {
+    let known: HashMap<&str, Span> = pipeline
+        .steps()
+        .filter_map(task_definition)
+        .flat_map(|definition| &definition.containers)
+        .map(|(name, container)| (name.as_str(), container.span))
+        .collect();
+    let named = pipeline.steps().flat_map(|step| match &step.action {
+        Action::RunTask(task) => {
+            task.container.iter().map(|name| (name.value.as_str(), name.span)).collect::<Vec<_>>()
         }
-        Action::TaskDefinition(definition) => {
-            let mut templates = match &definition.base {
-                TaskDefinitionBase::Family(text) | TaskDefinitionBase::File(text) => vec![text],
-                TaskDefinitionBase::Service { cluster, name } => vec![cluster, name],
-            };
-            let containers = definition.containers.values();
-            templates.extend(containers.flat_map(|container| container.environment.values()));
-            templates
-        }
-        Action::Deploy(deploy) => {
-            std::iter::once(&deploy.cluster).chain(&deploy.services).chain(&deploy.task_definition).collect()
+        _ => Vec::new(),
+    });
+    for (name, span) in named.filter(|(name, _)| !known.contains_key(name)) {
+        if let Some(candidate) = closest(name, known.keys().copied()) {
+            problems.push(
+                Diagnostic::new(format!("no `task-definition` step mentions the container `{name}`"), span)
+                    .warning()
+                    .related(known[candidate], "this one is similar")
+                    .help(format!("did you mean `{candidate}`?")),
+            );
         }
     }
+}
+
+/// `env.variables` have their values before anything is fetched or pushed.
+fn early(pipeline: &Pipeline, used: &Use, problems: &mut Vec<Diagnostic>) {
+    let what = match &used.reference {
+        Reference::Env(name) if pipeline.env.secret_names().any(|secret| secret == name) => {
+            format!("the secret `{name}`")
+        }
+        _ => match used.image() {
+            Some(image) => format!("the address of the image `{image}`"),
+            None => return,
+        },
+    };
+    problems.push(
+        Diagnostic::new(format!("{what} is not known yet when `env.variables` get their values"), used.span)
+            .help("write it in the `env` of the steps that need it"),
+    );
+}
+
+/// What steps give each other.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+enum Thing {
+    Built(String),
+    Pushed(String),
+    Registered,
+}
+
+impl Thing {
+    fn missing(&self) -> (String, String) {
+        match self {
+            Self::Built(image) => (
+                format!("the image `{image}` is never built"),
+                format!("put `build: {image}` before this step"),
+            ),
+            Self::Pushed(image) => (
+                format!("the image `{image}` is used by its address, but never pushed"),
+                format!("put `push: {image}` before this step"),
+            ),
+            Self::Registered => (
+                "no task definition is registered that could run".to_owned(),
+                "put a `task-definition` step before this one".to_owned(),
+            ),
+        }
+    }
+
+    fn made(&self) -> String {
+        match self {
+            Self::Built(image) => format!("the image `{image}` is built"),
+            Self::Pushed(image) => format!("the image `{image}` is pushed"),
+            Self::Registered => "the task definition is registered".to_owned(),
+        }
+    }
+}
+
+/// A step that makes something.
+#[derive(Debug, Clone, Copy)]
+struct Maker {
+    step: StepId,
+    when: When,
+    phase: PhaseName,
+    span: Span,
+}
+
+/// What has been made before a step.
+type Made = BTreeMap<Thing, Vec<Maker>>;
+
+/// Goes through the steps in the order in which they run.
+struct Flow<'p, 'd> {
+    pipeline: &'p Pipeline,
+    /// Steps that this build does not come to.
+    left_out: &'p HashMap<StepId, String>,
+    problems: &'d mut Vec<Diagnostic>,
+    /// All makers, wherever they stand.
+    all: Made,
+    /// The addresses of images that steps use, by step.
+    of_steps: HashMap<StepId, Vec<&'p Use>>,
+    /// Those that images use, by the image's position.
+    of_images: HashMap<usize, Vec<&'p Use>>,
+}
+
+/// Where a step stands.
+#[derive(Clone, Copy)]
+struct Place {
+    phase: PhaseName,
+    when: When,
+}
+
+impl<'p, 'd> Flow<'p, 'd> {
+    fn new(
+        pipeline: &'p Pipeline,
+        left_out: &'p HashMap<StepId, String>,
+        problems: &'d mut Vec<Diagnostic>,
+    ) -> Self {
+        let (mut of_steps, mut of_images): (HashMap<_, Vec<_>>, HashMap<_, Vec<_>>) = Default::default();
+        for used in pipeline.uses.iter().filter(|used| !used.has_default && used.image().is_some()) {
+            match used.zone {
+                Zone::Step(id) | Zone::StepEnv(id) => of_steps.entry(id).or_default().push(used),
+                Zone::Image(position) => of_images.entry(position).or_default().push(used),
+                Zone::Start | Zone::Variables | Zone::Notify => {}
+            }
+        }
+        let mut flow = Self { pipeline, left_out, problems, all: Made::new(), of_steps, of_images };
+        let mut all = Made::new();
+        for phase in &pipeline.phases {
+            for step in phase.all_steps().flat_map(Step::tree) {
+                flow.makes(step, Place { phase: phase.name, when: When::Success }, &mut all);
+            }
+        }
+        flow.all = all;
+        flow
+    }
+
+    fn check(&mut self) {
+        let mut made = Made::new();
+        for phase in &self.pipeline.phases {
+            self.phase(phase, &mut made);
+        }
+    }
+
+    fn phase(&mut self, phase: &Phase, made: &mut Made) {
+        for step in &phase.steps {
+            let place = Place { phase: phase.name, when: step.when.unwrap_or(phase.when) };
+            self.step(step, place, made);
+        }
+        for step in &phase.finally {
+            let place = Place { phase: phase.name, when: step.when.unwrap_or(When::Always) };
+            self.step(step, place, made);
+        }
+    }
+
+    fn step(&mut self, step: &Step, place: Place, made: &mut Made) {
+        // The steps of a group run side by side: none can count on what another one makes.
+        let steps: Vec<(&Step, Place)> = step
+            .tree()
+            .into_iter()
+            .filter(|inner| !self.left_out.contains_key(&inner.id))
+            .map(|inner| (inner, Place { when: inner.when.unwrap_or(place.when), ..place }))
+            .collect();
+        for (inner, place) in &steps {
+            for (thing, span) in self.needs(inner) {
+                self.need(&thing, span, *place, made);
+            }
+        }
+        for (inner, place) in steps {
+            self.makes(inner, place, made);
+        }
+    }
+
+    fn makes(&self, step: &Step, place: Place, made: &mut Made) {
+        let things: Vec<(Thing, Span)> = match &step.action {
+            Action::Build(images) => {
+                // A rebuilt image has to be pushed anew; what was pushed of it before stays known to the registry only.
+                images.iter().map(|name| (Thing::Built(name.value.clone()), name.span)).collect()
+            }
+            Action::Push(images) => {
+                images.iter().map(|name| (Thing::Pushed(name.value.clone()), name.span)).collect()
+            }
+            Action::TaskDefinition(_) => vec![(Thing::Registered, step.span)],
+            _ => Vec::new(),
+        };
+        for (thing, span) in things {
+            let maker = Maker { step: step.id, when: place.when, phase: place.phase, span };
+            made.entry(thing).or_default().push(maker);
+        }
+    }
+
+    /// What a step needs, with the places that say so.
+    fn needs(&self, step: &Step) -> Vec<(Thing, Span)> {
+        let built = |name: &Name| (Thing::Built(name.value.clone()), name.span);
+        let pushed = |name: &Name| (Thing::Pushed(name.value.clone()), name.span);
+        let mut needs: Vec<(Thing, Span)> = match &step.action {
+            Action::Push(images) => images.iter().map(built).collect(),
+            Action::Test(test) => vec![built(&test.image)],
+            Action::ImageDefinitions(_) | Action::TaskDefinition(_) => {
+                step.action.images().into_iter().map(pushed).collect()
+            }
+            Action::Deploy(deploy) if deploy.task_definition.is_none() => {
+                vec![(Thing::Registered, step.span)]
+            }
+            Action::RunTask(task) if task.task_definition.is_none() => vec![(Thing::Registered, step.span)],
+            _ => Vec::new(),
+        };
+        let mut uses: Vec<&Use> = self.of_steps.get(&step.id).into_iter().flatten().copied().collect();
+        if let Action::Build(images) = &step.action {
+            for position in images.iter().filter_map(|name| self.pipeline.images.get_index_of(&name.value)) {
+                uses.extend(self.of_images.get(&position).into_iter().flatten());
+            }
+        }
+        for used in uses {
+            if let Some(image) = used.image() {
+                needs.push((Thing::Pushed(image.to_owned()), used.span));
+            }
+        }
+        // What does not exist has been reported.
+        needs.retain(|(thing, _)| match thing {
+            Thing::Built(image) | Thing::Pushed(image) => self.pipeline.images.contains_key(image),
+            Thing::Registered => true,
+        });
+        needs
+    }
+
+    fn need(&mut self, thing: &Thing, span: Span, place: Place, made: &Made) {
+        let makers = made.get(thing).map(Vec::as_slice).unwrap_or_default();
+        if makers.iter().any(|maker| maker.when == When::Always || (maker.when == place.when)) {
+            return;
+        }
+        let problem = match (makers.last(), self.all.get(thing).and_then(|all| all.first())) {
+            (Some(maker), _) => skipped(thing, span, place, *maker),
+            (None, Some(other)) if self.left_out.contains_key(&other.step) => {
+                let reason = &self.left_out[&other.step];
+                Diagnostic::new(
+                    format!(
+                        "{} by a step that is left out of this build, but this step is not",
+                        thing.made()
+                    ),
+                    span,
+                )
+                .related(other.span, reason.as_str())
+                .help("give both the same `only` and `except`")
+            }
+            (None, Some(later)) => {
+                let (_, help) = thing.missing();
+                Diagnostic::new(format!("{} only later, or at the same time", thing.made()), span)
+                    .related(later.span, "here")
+                    .help(help)
+            }
+            (None, None) => {
+                let (message, help) = thing.missing();
+                Diagnostic::new(message, span).help(help)
+            }
+        };
+        self.problems.push(problem);
+    }
+}
+
+/// The step may run although what it needs was skipped.
+fn skipped(thing: &Thing, span: Span, place: Place, maker: Maker) -> Diagnostic {
+    let made = thing.made();
+    let message = match (place.when, maker.when) {
+        (When::Success, _) => format!("{made} only after a failure, when this step is skipped"),
+        (_, When::Failure) => format!("{made} only after a failure, but this step also runs without one"),
+        _ => {
+            let before = if maker.phase == place.phase {
+                "a step that is".to_owned()
+            } else {
+                format!("the phase `{}`, which is", maker.phase)
+            };
+            format!("this step also runs after a failure, but {made} in {before} skipped then")
+        }
+    };
+    Diagnostic::new(message, span).related(maker.span, "here").help("give both the same `when`")
 }

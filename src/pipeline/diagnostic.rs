@@ -3,24 +3,61 @@
 use super::source::{SourceFile, Span};
 use crate::text::closest;
 use annotate_snippets::{AnnotationKind, Level, Renderer, Snippet};
+use serde::Serialize;
+use serde_json::{Value, json};
 
-/// One mistake in a pipeline file.
+/// One mistake in a pipeline file, or something that its author should know.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Diagnostic {
+    /// Whether the file can be used all the same.
+    pub severity: Severity,
     /// What is wrong, as a sentence fragment.
     pub message: String,
     /// The key or scalar at fault.
     pub span: Span,
     /// What was expected there; printed beside the caret.
     pub label: Option<String>,
+    /// Other places that have to do with it, and what they are.
+    pub related: Vec<(Span, String)>,
     /// What to do about it.
     pub help: Option<String>,
+}
+
+/// How bad a diagnostic is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Severity {
+    /// The file cannot be used.
+    Error,
+    /// The file can be used.
+    Warning,
 }
 
 impl Diagnostic {
     /// A mistake at a place.
     pub fn new(message: impl Into<String>, span: Span) -> Self {
-        Self { message: message.into(), span, label: None, help: None }
+        Self {
+            severity: Severity::Error,
+            message: message.into(),
+            span,
+            label: None,
+            related: Vec::new(),
+            help: None,
+        }
+    }
+
+    /// The same as a warning.
+    #[must_use]
+    pub fn warning(mut self) -> Self {
+        self.severity = Severity::Warning;
+        self
+    }
+
+    /// Adds another place that has to do with it.
+    #[must_use]
+    pub fn related(mut self, span: Span, label: impl Into<String>) -> Self {
+        self.related.push((span, label.into()));
+        self
     }
 
     /// Adds the text beside the caret.
@@ -46,18 +83,59 @@ impl Diagnostic {
         self
     }
 
-    /// The message with file, line, column, source line, caret and help, without a final newline.
+    /// The message with file, line, column, source lines, carets and help, without a final newline.
     pub fn render(&self, source: &SourceFile, color: bool) -> String {
-        let span = source.first_line(self.span);
-        let snippet = Snippet::source(&source.text)
+        let places = || std::iter::once(self.span).chain(self.related.iter().map(|(span, _)| *span));
+        let window = source.window(places());
+        let within = |span: Span| {
+            let span = source.first_line(span);
+            span.start - window.start..span.end - window.start
+        };
+        let mut snippet = Snippet::source(&source.text[window.start..window.end])
             .path(source.name.as_str())
-            .annotation(AnnotationKind::Primary.span(span.start..span.end).label(self.label.as_deref()));
-        let mut group = Level::ERROR.primary_title(self.message.as_str()).element(snippet);
+            .line_start(source.line_column(window.start).0)
+            .annotation(AnnotationKind::Primary.span(within(self.span)).label(self.label.as_deref()));
+        for (span, label) in &self.related {
+            snippet = snippet.annotation(AnnotationKind::Context.span(within(*span)).label(label.as_str()));
+        }
+        let level = match self.severity {
+            Severity::Error => Level::ERROR,
+            Severity::Warning => Level::WARNING,
+        };
+        let mut group = level.primary_title(self.message.as_str()).element(snippet);
         if let Some(help) = &self.help {
             group = group.element(Level::HELP.message(help.as_str()));
         }
         let renderer = if color { Renderer::styled() } else { Renderer::plain() };
         renderer.render(&[group])
+    }
+
+    /// The diagnostic as data, with lines and columns counted from 1 and columns in characters.
+    pub fn to_json(&self, source: &SourceFile) -> Value {
+        let place = |span: Span| {
+            let span = source.first_line(span);
+            let ((line, column), (end_line, end_column)) =
+                (source.line_column(span.start), source.line_column(span.end));
+            json!({ "line": line, "column": column, "end-line": end_line, "end-column": end_column })
+        };
+        let mut value = place(self.span);
+        value["severity"] = json!(self.severity);
+        value["message"] = json!(self.message);
+        if let Some(label) = &self.label {
+            value["label"] = json!(label);
+        }
+        if let Some(help) = &self.help {
+            value["help"] = json!(help);
+        }
+        if !self.related.is_empty() {
+            let related = self.related.iter().map(|(span, label)| {
+                let mut value = place(*span);
+                value["label"] = json!(label);
+                value
+            });
+            value["related"] = related.collect();
+        }
+        value
     }
 }
 

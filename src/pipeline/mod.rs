@@ -1,43 +1,60 @@
 //! The pipeline language: from the text of a file to a [`Pipeline`], or to every mistake in it, each with its place.
 //!
 //! Pure: no file system, no environment, no async. The way through is [`tree`] (YAML with spans) → `decode` (the closed,
-//! typed model) → `check` (references between its parts); [`template`] holds `${…}`.
+//! typed model) → `check` (references between its parts); [`template`] holds `${…}`, [`language`] the known keys.
 
 mod check;
 mod decode;
 pub mod diagnostic;
-mod keys;
+pub mod duration;
+pub mod glob;
+pub mod language;
 pub mod model;
+pub mod reference;
 pub mod source;
 pub mod template;
 pub mod tree;
 
-pub use check::{notify_templates, templates};
-use diagnostic::Diagnostic;
+pub use check::unmet;
+use diagnostic::{Diagnostic, Severity};
 pub use model::Pipeline;
-use source::{SourceFile, Span};
+use source::SourceFile;
 
 /// The largest pipeline file that is read, in bytes.
 pub const MAX_BYTES: u64 = 1024 * 1024;
 
-/// Reads a pipeline. On failure the list holds every mistake that could be found, in the order of the file.
-pub fn parse(source: &SourceFile) -> Result<Pipeline, Vec<Diagnostic>> {
-    let mut problems = Vec::new();
-    let pipeline = match tree::parse(source, &mut problems) {
-        Ok(node) => decode::pipeline(&node, &mut problems),
+/// What a file holds.
+#[derive(Debug)]
+pub struct Parsed {
+    /// The pipeline, where there is no error.
+    pub pipeline: Option<Pipeline>,
+    /// Every mistake that could be found and everything worth knowing, in the order of the file.
+    pub diagnostics: Vec<Diagnostic>,
+}
+
+/// Reads a pipeline.
+pub fn parse(source: &SourceFile) -> Parsed {
+    let mut diagnostics = Vec::new();
+    let decoded = match tree::parse(source, &mut diagnostics) {
+        Ok(node) => decode::pipeline(&node, &mut diagnostics),
         Err(problem) => {
-            problems.push(problem);
+            diagnostics.push(problem);
             None
         }
     };
-    if let Some(pipeline) = &pipeline {
-        check::references(pipeline, &mut problems);
+    let mut pipeline = decoded.map(|(pipeline, whole)| {
+        check::references(&pipeline, whole, &mut diagnostics);
+        pipeline
+    });
+    sort(&mut diagnostics);
+    if diagnostics.iter().any(|diagnostic| diagnostic.severity == Severity::Error) {
+        pipeline = None;
     }
-    problems.sort_by_key(|problem| (problem.span.start, problem.span.end));
-    problems.dedup();
-    match pipeline {
-        Some(pipeline) if problems.is_empty() => Ok(pipeline),
-        _ if problems.is_empty() => Err(vec![Diagnostic::new("the file holds no pipeline", Span::default())]),
-        _ => Err(problems),
-    }
+    Parsed { pipeline, diagnostics }
+}
+
+/// Puts diagnostics into the order of the file, each once.
+pub fn sort(diagnostics: &mut Vec<Diagnostic>) {
+    diagnostics.sort_by_key(|diagnostic| (diagnostic.span.start, diagnostic.span.end));
+    diagnostics.dedup();
 }

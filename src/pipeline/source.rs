@@ -26,6 +26,13 @@ impl<T> std::ops::Deref for Spanned<T> {
     }
 }
 
+impl<T> Spanned<T> {
+    /// A value with its place.
+    pub fn new(value: T, span: Span) -> Self {
+        Self { value, span }
+    }
+}
+
 /// A pipeline file as the user named it, with its text.
 #[derive(Debug, Clone)]
 pub struct SourceFile {
@@ -33,21 +40,23 @@ pub struct SourceFile {
     pub name: String,
     /// The whole text, without a byte order mark.
     pub text: String,
+    /// Where each line begins.
+    lines: Vec<usize>,
 }
 
 impl SourceFile {
     /// Takes the text of a file, dropping a leading byte order mark.
     pub fn new(name: impl Into<String>, text: &str) -> Self {
         let text = text.strip_prefix('\u{feff}').unwrap_or(text);
-        Self { name: name.into(), text: text.to_owned() }
+        let lines = std::iter::once(0).chain(text.match_indices('\n').map(|(at, _)| at + 1)).collect();
+        Self { name: name.into(), text: text.to_owned(), lines }
     }
 
     /// The line and column of a byte offset, both counted from 1, the column in characters.
     pub fn line_column(&self, offset: usize) -> (usize, usize) {
-        let before = &self.text[..floor_boundary(&self.text, offset)];
-        let line_start = before.rfind('\n').map_or(0, |at| at + 1);
-        let line = before.matches('\n').count() + 1;
-        (line, before[line_start..].chars().count() + 1)
+        let offset = floor_boundary(&self.text, offset);
+        let line = self.lines.partition_point(|start| *start <= offset);
+        (line, self.text[self.lines[line - 1]..offset].chars().count() + 1)
     }
 
     /// `span` cut down to its first line and to character boundaries: what a caret can underline.
@@ -56,6 +65,18 @@ impl SourceFile {
         let end = floor_boundary(&self.text, span.end).max(start);
         let line_end = self.text[start..end].find(['\n', '\r']).map_or(end, |length| start + length);
         Span { start, end: line_end }
+    }
+
+    /// The whole lines from the first to the last of these places.
+    pub fn window(&self, places: impl Iterator<Item = Span>) -> Span {
+        let (mut start, mut end) = (self.text.len(), 0);
+        for span in places.map(|span| self.first_line(span)) {
+            start = start.min(span.start);
+            end = end.max(span.end);
+        }
+        let line = self.lines.partition_point(|line| *line <= start);
+        let line_end = self.text[end..].find('\n').map_or(self.text.len(), |length| end + length);
+        Span { start: self.lines[line - 1], end: line_end }
     }
 }
 

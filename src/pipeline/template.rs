@@ -6,7 +6,7 @@ use crate::text::closest;
 use std::fmt;
 
 /// A text in which `${…}` stands for values.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Template {
     parts: Vec<Part>,
     /// The scalar it was written in.
@@ -175,6 +175,30 @@ impl Template {
             }
         }
         Ok(text)
+    }
+
+    /// The text with `x` in the place of every reference: what can be said of it before values are known.
+    pub fn shape(&self) -> String {
+        self.render(|_, _| "x".to_owned())
+    }
+
+    /// The text with something in the place of every reference, made from it and its default.
+    pub fn render(&self, mut value: impl FnMut(&Reference, Option<&str>) -> String) -> String {
+        let parts = self.parts.iter().map(|part| match part {
+            Part::Text(text) => text.clone(),
+            Part::Value { reference, default } => value(reference, default.as_deref()),
+        });
+        parts.collect()
+    }
+
+    /// The text, where it has no references.
+    pub fn as_literal(&self) -> Option<String> {
+        self.references().next().is_none().then(|| self.shape())
+    }
+
+    /// The text begins with a reference, so that nothing is known of its beginning.
+    pub fn begins_with_reference(&self) -> bool {
+        matches!(self.parts.first(), Some(Part::Value { .. }))
     }
 
     /// What the template refers to, and whether it brings a default.

@@ -7,7 +7,7 @@ use super::diagnostic::Diagnostic;
 use super::source::{SourceFile, Span};
 use saphyr_parser::{Event, Parser, ScalarStyle, Span as Marks, Tag};
 use std::borrow::Cow;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 /// More levels than a person writes; deeper input is refused before it can exhaust the stack.
 const MAX_DEPTH: usize = 64;
@@ -21,6 +21,8 @@ pub struct Node {
     pub value: Value,
     /// Where it stands; for an alias, where the alias stands is lost in favour of the anchored text.
     pub span: Span,
+    /// What points to it as a whole: its key in a mapping, itself elsewhere.
+    pub at: Span,
 }
 
 /// The three shapes of YAML, with the empty value told apart.
@@ -53,6 +55,10 @@ pub struct Entry {
 }
 
 impl Node {
+    fn new(value: Value, span: Span) -> Self {
+        Self { value, span, at: span }
+    }
+
     /// The kind of value, with its article, for messages.
     pub fn kind(&self) -> &'static str {
         match &self.value {
@@ -125,7 +131,7 @@ impl<'s> Reader<'s, '_> {
                 event => root = Some(self.node(event, span, 0)?),
             }
         }
-        Ok(root.unwrap_or(Node { value: Value::Null, span: Span::default() }))
+        Ok(root.unwrap_or(Node::new(Value::Null, Span::default())))
     }
 
     fn count(&mut self, nodes: usize, span: Span) -> Result<(), Diagnostic> {
@@ -184,7 +190,7 @@ impl<'s> Reader<'s, '_> {
         } else {
             Value::Scalar { text: text.to_owned(), plain }
         };
-        Node { value, span }
+        Node::new(value, span)
     }
 
     fn list(&mut self, span: Span, depth: usize) -> Result<Node, Diagnostic> {
@@ -193,7 +199,7 @@ impl<'s> Reader<'s, '_> {
             let (event, item_span) = self.next()?;
             if matches!(event, Event::SequenceEnd) {
                 let value = Value::List(items);
-                return Ok(Node { value, span });
+                return Ok(Node::new(value, span));
             }
             items.push(self.node(event, item_span, depth + 1)?);
         }
@@ -201,6 +207,7 @@ impl<'s> Reader<'s, '_> {
 
     fn map(&mut self, span: Span, depth: usize) -> Result<Node, Diagnostic> {
         let mut entries: Vec<Entry> = Vec::new();
+        let mut places: HashMap<String, Span> = HashMap::new();
         let mut merged = Vec::new();
         loop {
             let (event, key_span) = self.next()?;
@@ -220,38 +227,47 @@ impl<'s> Reader<'s, '_> {
                 // An absent value has no place of its own: errors about it point to the key.
                 node.span = key_span;
             }
+            node.at = key_span;
             if key == "<<" {
                 merged.push((node, key_span));
-            } else if entries.iter().any(|entry| entry.key == key) {
+            } else if let Some(first) = places.insert(key.clone(), key_span) {
                 self.problems.push(
                     Diagnostic::new(format!("duplicate key `{key}`"), key_span)
-                        .label("already given above")
+                        .label("given a second time")
+                        .related(first, "given here first")
                         .help("keep one of the two"),
                 );
+                places.insert(key, first);
             } else {
                 entries.push(Entry { key, key_span, node });
             }
         }
+        let mut known: HashSet<String> = places.into_keys().collect();
         for (node, key_span) in merged {
-            merge(&mut entries, node, key_span)?;
+            merge(&mut entries, &mut known, node, key_span)?;
         }
         let value = Value::Map(entries);
-        Ok(Node { value, span })
+        Ok(Node::new(value, span))
     }
 }
 
 /// Adds the entries of a `<<` value (a mapping, or a list of them) that the mapping does not have itself.
-fn merge(entries: &mut Vec<Entry>, node: Node, key_span: Span) -> Result<(), Diagnostic> {
+fn merge(
+    entries: &mut Vec<Entry>,
+    known: &mut HashSet<String>,
+    node: Node,
+    key_span: Span,
+) -> Result<(), Diagnostic> {
     match node.value {
         Value::Map(others) => {
             for other in others {
-                if !entries.iter().any(|entry| entry.key == other.key) {
+                if known.insert(other.key.clone()) {
                     entries.push(other);
                 }
             }
             Ok(())
         }
-        Value::List(items) => items.into_iter().try_for_each(|item| merge(entries, item, key_span)),
+        Value::List(items) => items.into_iter().try_for_each(|item| merge(entries, known, item, key_span)),
         _ => Err(Diagnostic::new("`<<` needs an alias of a mapping", key_span)),
     }
 }

@@ -1,21 +1,8 @@
 //! What is being built, and why: the facts that CodeBuild or git know. Finding them out is `crate::origin`'s.
 
+use crate::pipeline::model::EventKind;
 use crate::pipeline::template::Builtin;
 use std::collections::HashMap;
-
-/// Why a build runs.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum EventKind {
-    /// Somebody started it.
-    #[default]
-    Manual,
-    /// A push to a branch.
-    Push,
-    /// A pushed tag.
-    Tag,
-    /// A pull request.
-    PullRequest,
-}
 
 /// What is being built.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -67,6 +54,19 @@ impl BuildContext {
         .into_iter()
         .filter_map(|(builtin, value)| Some((builtin, value?)))
         .collect()
+    }
+
+    /// What kind of build this is, for reasons: `a push to main`.
+    pub fn what(&self) -> String {
+        let of =
+            |word: &str| self.branch.as_ref().map(|branch| format!(" {word} `{branch}`")).unwrap_or_default();
+        match (self.event, &self.tag) {
+            (EventKind::Tag, Some(tag)) => format!("the tag `{tag}`"),
+            (EventKind::Tag, None) => "a tag".to_owned(),
+            (EventKind::PullRequest, _) => format!("a pull request{}", of("to")),
+            (EventKind::Push, _) => format!("a push{}", of("to")),
+            (EventKind::Manual, _) => format!("a manual build{}", of("of")),
+        }
     }
 
     /// One phrase for people: `main at 1a2b3c4`.

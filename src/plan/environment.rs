@@ -34,6 +34,52 @@ pub fn parse(text: &str) -> Result<Vec<(String, String)>, EnvFileError> {
     Ok(variables)
 }
 
+/// Reads what a command wrote to `$RUNNER_ENV`: `KEY=value` lines, values as they are, and blocks that begin with `KEY<<MARK`
+/// and end with a line `MARK`. Empty lines mean nothing.
+pub fn parse_handed_on(text: &str) -> Result<Vec<(String, String)>, EnvFileError> {
+    let mut variables = Vec::new();
+    let mut lines = text.split('\n').map(|line| line.strip_suffix('\r').unwrap_or(line)).enumerate();
+    while let Some((at, line)) = lines.next() {
+        if line.is_empty() {
+            continue;
+        }
+        let error = |reason| EnvFileError { line: at + 1, reason };
+        let (equals, block) = (line.find('='), line.find("<<"));
+        let (name, value) = match (equals, block) {
+            (Some(equals), block) if block.is_none_or(|block| equals < block) => {
+                (&line[..equals], line[equals + 1..].to_owned())
+            }
+            (_, Some(block)) => {
+                let mark = &line[block + 2..];
+                if mark.is_empty() {
+                    return Err(error("there is no mark behind `<<`"));
+                }
+                let mut value = Vec::new();
+                loop {
+                    match lines.next() {
+                        Some((_, line)) if line == mark => break,
+                        Some((_, line)) => value.push(line),
+                        None => return Err(error("the block that begins here has no end")),
+                    }
+                }
+                (&line[..block], value.join("\n"))
+            }
+            _ => return Err(error("there is no `=`")),
+        };
+        if !is_variable_name(name) {
+            return Err(error("what stands before `=` or `<<` is not the name of a variable"));
+        }
+        if name.starts_with("RUNNER_") {
+            return Err(error("names that begin with RUNNER_ are runner's own"));
+        }
+        if value.contains('\0') {
+            return Err(error("a variable cannot hold a NUL"));
+        }
+        variables.push((name.to_owned(), value));
+    }
+    Ok(variables)
+}
+
 fn value_of(text: &str) -> Option<String> {
     if let Some(rest) = text.strip_prefix('\'') {
         return rest.strip_suffix('\'').filter(|inner| !inner.contains('\'')).map(ToOwned::to_owned);
@@ -69,6 +115,19 @@ mod tests {
         let expected =
             [("A", "1"), ("B", "two words"), ("C", "$x \\n"), ("D", "a\nb\"c"), ("E", ""), ("F", "a=b#c")];
         assert_eq!(variables, expected.map(|(k, v)| (k.to_owned(), v.to_owned())));
+    }
+
+    #[test]
+    fn what_commands_hand_on() {
+        let text = "A=1\n\nB=x=<<y \r\nC<<END\ntwo\n=lines\nEND\nA=2\n";
+        let variables = parse_handed_on(text).unwrap();
+        let expected = [("A", "1"), ("B", "x=<<y "), ("C", "two\n=lines"), ("A", "2")];
+        assert_eq!(variables, expected.map(|(k, v)| (k.to_owned(), v.to_owned())));
+        for (text, line) in
+            [("A=1\nnonsense", 2), ("A<<E\nx", 1), ("A<<\n", 1), ("1A=x", 1), ("RUNNER_MODE=x", 1)]
+        {
+            assert_eq!(parse_handed_on(text).unwrap_err().line, line, "{text}");
+        }
     }
 
     #[test]

@@ -1,18 +1,25 @@
 //! Pipeline and build context joined: what will run, with every `${…}` known to have a value. Pure.
 
+pub mod calls;
+pub mod condition;
 pub mod context;
 pub mod environment;
+pub mod outline;
+pub mod policy;
 pub mod scope;
 
+use crate::pipeline;
 use crate::pipeline::diagnostic::Diagnostic;
-use crate::pipeline::model::{Action, PhaseName, Pipeline, Step};
+use crate::pipeline::model::{
+    Action, Command, Name, PhaseName, Pipeline, Step, StepId, TaskDefinitionBase, Zone,
+};
 use crate::pipeline::source::Span;
-use crate::pipeline::template::{Builtin, Reference, Template, Undefined};
-use crate::pipeline::{notify_templates, templates};
+use crate::pipeline::template::{Builtin, Reference, Undefined};
 use crate::text::closest;
-use context::{BuildContext, EventKind};
-use indexmap::IndexMap;
-use scope::Values;
+use condition::Verdict;
+use context::BuildContext;
+use scope::{Sources, Values};
+use std::collections::{HashMap, HashSet};
 
 /// Where a run's effects go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -41,18 +48,41 @@ pub struct Plan {
     pub phases: Vec<PhaseName>,
     /// The user has named the phases of this call; others may come in further calls.
     pub single_phases: bool,
-    /// Whether steps that publish are left out, because a pull request is being built.
-    pub withhold_publishing: bool,
+    /// Steps that are not meant for this build, with the reasons.
+    left_out: HashMap<StepId, String>,
 }
 
 impl Plan {
     /// Why a step is left out of this plan, where it is.
-    pub fn skip_reason(&self, step: &Step) -> Option<&'static str> {
-        (self.withhold_publishing && step.action.publishes()).then_some("pull requests publish nothing")
+    pub fn skip_reason(&self, step: &Step) -> Option<&str> {
+        self.left_out.get(&step.id).map(String::as_str)
     }
 }
 
-/// Plans a call. `selected` are the phases that the user names; all that the file has where there are none.
+/// The values of a run before it begins, with the mistakes of `env.variables`.
+pub fn values(
+    pipeline: &Pipeline,
+    sources: &Sources,
+    context: &BuildContext,
+    mode: Mode,
+) -> (Values, Vec<Diagnostic>) {
+    let (mut values, problems) = Values::new(pipeline, sources, context.builtins());
+    let problems = problems.iter().map(|problem| undefined(problem, &values)).collect();
+    // A build that CodeBuild did not start gets its id when it begins.
+    values.promise_builtin(Builtin::BuildId);
+    if mode == Mode::Publish {
+        // Publishing asks AWS for what is not known yet.
+        for name in pipeline.env.secret_names() {
+            values.promise(name);
+        }
+        values.promise_builtin(Builtin::AwsRegion);
+        values.promise_builtin(Builtin::AwsAccount);
+    }
+    (values, problems)
+}
+
+/// Plans a call. `selected` are the phases that the user names; all that the file has where there are none. The errors are
+/// what keeps the call from beginning.
 pub fn plan(
     pipeline: &Pipeline,
     selected: &[PhaseName],
@@ -67,23 +97,17 @@ pub fn plan(
             problems.push(Diagnostic::new(message, Span::default()));
         }
     }
-    let mut check = |template: &Template, own: Option<&IndexMap<String, Template>>| {
-        for (reference, has_default) in template.references() {
-            let own =
-                matches!(reference, Reference::Env(name) if own.is_some_and(|own| own.contains_key(name)));
-            if !has_default && !own && !values.may_have(reference) {
-                let reference = reference.clone();
-                let span = template.span;
-                problems.push(undefined(&Undefined { reference, span }, values));
-            }
+    let verdicts = condition::verdicts(pipeline, context);
+    let left_out = condition::left_out(&verdicts);
+    for verdict in verdicts.into_values() {
+        if let Verdict::Unknown(problem) = verdict {
+            problems.push(problem);
         }
-    };
-    templates(pipeline, &mut check);
-    if mode == Mode::Publish {
-        notify_templates(pipeline).for_each(|template| check(template, None));
     }
+    problems.extend(undefined_uses(pipeline, mode, values, &left_out));
+    problems.extend(pipeline::unmet(pipeline, &left_out));
     if !problems.is_empty() {
-        problems.sort_by_key(|problem| problem.span.start);
+        pipeline::sort(&mut problems);
         return Err(problems);
     }
     let phases = pipeline
@@ -92,11 +116,78 @@ pub fn plan(
         .map(|phase| phase.name)
         .filter(|name| selected.is_empty() || selected.contains(name))
         .collect();
-    Ok(Plan {
-        phases,
-        single_phases: !selected.is_empty(),
-        withhold_publishing: context.event == EventKind::PullRequest,
-    })
+    Ok(Plan { phases, single_phases: !selected.is_empty(), left_out })
+}
+
+/// Every `${…}` that can have no value when it is needed.
+pub fn undefined_uses(
+    pipeline: &Pipeline,
+    mode: Mode,
+    values: &Values,
+    left_out: &HashMap<StepId, String>,
+) -> Vec<Diagnostic> {
+    let steps: HashMap<StepId, &Step> = pipeline.steps().map(|step| (step.id, step)).collect();
+    let idle = idle_images(pipeline, left_out);
+    let of_steps: HashSet<&str> =
+        pipeline.steps().flat_map(|step| step.env.keys()).map(String::as_str).collect();
+    let handed_on = handed_on(pipeline);
+    let mut problems = Vec::new();
+    for used in pipeline.uses.iter().filter(|used| !used.has_default && !values.may_have(&used.reference)) {
+        let is_builtin = matches!(used.reference, Reference::Builtin(_));
+        let needed = match used.zone {
+            // `env.variables` have been resolved already.
+            Zone::Variables => false,
+            Zone::Notify => mode == Mode::Publish,
+            // What this build does not come to needs no commit, branch or tag.
+            Zone::Step(id) | Zone::StepEnv(id) if is_builtin => !left_out.contains_key(&id),
+            Zone::Image(position) if is_builtin => !idle.contains(&position),
+            _ => true,
+        };
+        let own = match (&used.reference, used.zone) {
+            (Reference::Env(name), Zone::Step(id)) => {
+                steps.get(&id).is_some_and(|step| step.env.contains_key(name))
+            }
+            // Images are resolved by the steps that build and push them.
+            (Reference::Env(name), Zone::Image(_)) => of_steps.contains(name.as_str()),
+            _ => false,
+        };
+        let handed_on = matches!(&used.reference, Reference::Env(name)
+            if used.zone != Zone::Start && handed_on.contains(name.as_str()));
+        if needed && !own && !handed_on && problems.len() < ENOUGH {
+            problems
+                .push(undefined(&Undefined { reference: used.reference.clone(), span: used.span }, values));
+        }
+    }
+    problems
+}
+
+/// More mistakes than anybody reads at once.
+const ENOUGH: usize = 500;
+
+/// The positions of images that are used in this pipeline, but by no step of this build.
+fn idle_images(pipeline: &Pipeline, left_out: &HashMap<StepId, String>) -> HashSet<usize> {
+    let (mut used, mut idle) = (HashSet::new(), HashSet::new());
+    for step in pipeline.steps() {
+        let positions =
+            step.action.images().into_iter().filter_map(|name| pipeline.images.get_index_of(&name.value));
+        if left_out.contains_key(&step.id) { idle.extend(positions) } else { used.extend(positions) }
+    }
+    idle.retain(|position| !used.contains(position));
+    idle
+}
+
+/// The words that may be variables which a step hands on through the file `$RUNNER_ENV`: those of every command that names
+/// the file, and the variables that are exported and so have to come from somewhere.
+fn handed_on(pipeline: &Pipeline) -> HashSet<&str> {
+    let texts = pipeline.steps().flat_map(|step| match &step.action {
+        Action::Run(Command::Script(script)) => vec![script.as_str()],
+        Action::Run(Command::Argv(argv)) => argv.iter().map(String::as_str).collect(),
+        _ => Vec::new(),
+    });
+    let words = texts
+        .filter(|text| text.contains("RUNNER_ENV"))
+        .flat_map(|text| text.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_')));
+    words.chain(pipeline.env.exported.iter().map(|name| name.value.as_str())).collect()
 }
 
 /// The message for a reference without a value, with the way to give it one.
@@ -135,8 +226,7 @@ pub fn undefined(undefined: &Undefined, values: &Values) -> Diagnostic {
 
 /// The name under which a step is shown where the user gave it none.
 pub fn describe(action: &Action) -> String {
-    use crate::pipeline::model::{Command, TaskDefinitionBase};
-    let names = |names: &[crate::pipeline::model::Name]| {
+    let names = |names: &[Name]| {
         let names: Vec<&str> = names.iter().map(|name| name.value.as_str()).collect();
         names.join(", ")
     };
@@ -156,7 +246,9 @@ pub fn describe(action: &Action) -> String {
             TaskDefinitionBase::File(_) => "task definition of a file".to_owned(),
             TaskDefinitionBase::Service { .. } => "task definition of a service".to_owned(),
         },
+        Action::RunTask(_) => "run a task".to_owned(),
         Action::Deploy(_) => "deploy".to_owned(),
+        Action::Parallel(steps) => format!("{} steps side by side", steps.len()),
     }
 }
 

@@ -17,6 +17,8 @@ pub struct Values {
     given: HashSet<String>,
     /// Built-ins that will have a value when the run comes to them.
     promised_builtins: HashSet<Builtin>,
+    /// The run happens elsewhere.
+    elsewhere: bool,
 }
 
 /// Where variables come from; how they rank depends on the place.
@@ -28,7 +30,12 @@ pub struct Sources {
     pub env_file: Vec<(String, String)>,
     /// In CodeBuild what start-build and the project set wins over the file.
     pub process_wins: bool,
+    /// The run happens elsewhere: what CodeBuild, git and AWS will say there will have a value.
+    pub elsewhere: bool,
 }
+
+/// How the variables begin that CodeBuild sets for every build.
+const OF_CODEBUILD: [&str; 2] = ["CODEBUILD_", "AWS_"];
 
 impl Values {
     /// Joins the sources with the file's `env.variables`, which may refer to built-ins, to the environment and to variables
@@ -38,7 +45,7 @@ impl Values {
         sources: &Sources,
         builtins: HashMap<Builtin, String>,
     ) -> (Self, Vec<Undefined>) {
-        let mut values = Self { builtins, ..Self::default() };
+        let mut values = Self { builtins, elsewhere: sources.elsewhere, ..Self::default() };
         for image in pipeline.images.keys() {
             values.promised_builtins.insert(Builtin::ImageUri(image.clone()));
             values.promised_builtins.insert(Builtin::ImageDigest(image.clone()));
@@ -58,7 +65,13 @@ impl Values {
                 Ok(value) => {
                     values.env.insert(name.clone(), value);
                 }
-                Err(undefined) => problems.push(undefined),
+                Err(undefined) => {
+                    // One mistake: what refers to this variable is right.
+                    values.promise(name);
+                    if !values.may_have(&undefined.reference) {
+                        problems.push(undefined);
+                    }
+                }
             }
         }
         (values, problems)
@@ -109,9 +122,15 @@ impl Values {
     /// Whether a reference has a value, or will have one when it is needed.
     pub fn may_have(&self, reference: &Reference) -> bool {
         match reference {
-            Reference::Env(name) => self.env.contains_key(name) || self.promised.contains(name),
+            Reference::Env(name) => {
+                self.env.contains_key(name)
+                    || self.promised.contains(name)
+                    || (self.elsewhere && OF_CODEBUILD.iter().any(|prefix| name.starts_with(prefix)))
+            }
             Reference::Builtin(builtin) => {
-                self.builtins.contains_key(builtin) || self.promised_builtins.contains(builtin)
+                self.elsewhere
+                    || self.builtins.contains_key(builtin)
+                    || self.promised_builtins.contains(builtin)
             }
         }
     }
@@ -167,11 +186,12 @@ mod tests {
     fn values(process_wins: bool) -> Values {
         let text =
             "version: 1\nname: t\nenv: { variables: { A: file, B: \"${A}-b\", C: file } }\nphases: {}\n";
-        let pipeline = pipeline::parse(&SourceFile::new("p", text)).unwrap();
+        let pipeline = pipeline::parse(&SourceFile::new("p", text)).pipeline.unwrap();
         let sources = Sources {
             process: pairs(&[("A", "shell"), ("HOME", "/root")]),
             env_file: pairs(&[("C", "env-file")]),
             process_wins,
+            elsewhere: false,
         };
         Values::new(&pipeline, &sources, HashMap::new()).0
     }

@@ -2,7 +2,7 @@
 
 use super::RegistryError;
 use super::convert::{MANIFEST_TYPE, digest_of};
-use super::reference::Repository;
+use crate::address::{InvalidName, Repository};
 use crate::secret::{Login, Secret};
 use base64::Engine;
 use reqwest::header::{ACCEPT, AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, LOCATION, WWW_AUTHENTICATE};
@@ -252,7 +252,7 @@ fn base(host: &str, scheme: &str) -> Result<Url, RegistryError> {
 }
 
 fn invalid_host(host: &str) -> RegistryError {
-    RegistryError::Name { what: "registry host", name: host.to_owned() }
+    InvalidName { what: "registry host", name: host.to_owned() }.into()
 }
 
 fn is_loopback(host: &str) -> bool {

@@ -8,8 +8,8 @@ pub mod convert;
 pub mod layout;
 pub mod login;
 pub mod push;
-pub mod reference;
 
+use crate::address::InvalidName;
 use std::io;
 use std::path::PathBuf;
 
@@ -17,13 +17,8 @@ use std::path::PathBuf;
 #[derive(Debug, thiserror::Error)]
 pub enum RegistryError {
     /// A name that no registry accepts.
-    #[error("`{name}` is not a valid {what}")]
-    Name {
-        /// What it should be.
-        what: &'static str,
-        /// What it is.
-        name: String,
-    },
+    #[error(transparent)]
+    Name(#[from] InvalidName),
     /// The engine's export is not one that is understood.
     #[error("the engine's export of the image cannot be read: {0}")]
     Export(String),

@@ -4,7 +4,7 @@ use super::RegistryError;
 use super::client::RepositoryClient;
 use super::convert::{Converted, Descriptor};
 use super::layout::Layout;
-use super::reference::Repository;
+use crate::address::Repository;
 use crate::secret::Login;
 use crate::tls::Redirects;
 use std::collections::HashSet;

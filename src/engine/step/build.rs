@@ -1,12 +1,13 @@
 //! `build`.
 
 use super::Context;
+use crate::address;
 use crate::docker::solver::Build;
 use crate::engine::state::ImageState;
 use crate::exit::Failure;
 use crate::pipeline::model::{CacheTo, Image, Name};
-use crate::registry::reference;
 use crate::secret::Secret;
+use crate::text::human_size;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
@@ -35,7 +36,7 @@ async fn one(cx: &mut Context<'_>, name: &Name) -> Result<(), Failure> {
         cache_from: cx.resolve_all(&image.cache_from)?,
         inline_cache: image.cache_to == CacheTo::Inline,
         names: tags.iter().map(|tag| format!("{repository}:{tag}")).collect(),
-        logins: cx.run.services.logins(),
+        logins: cx.run.services.logins(cx.access()?),
     };
     let engine = cx.run.services.docker().await?.clone();
     let built = match engine.build(&build, cx.output, &cx.stopping.soft).await {
@@ -71,7 +72,7 @@ impl Context<'_> {
     pub(super) fn repository(&self, image: &Image) -> Result<String, Failure> {
         let name = self.resolve(&image.repository)?;
         let known =
-            reference::Repository::parse(&name).map_err(|error| self.at(image.repository.span, error))?;
+            address::Repository::parse(&name).map_err(|error| self.at(image.repository.span, error))?;
         Ok(known.map_or_else(|| format!("{LOCAL_HOST}/{name}"), |repository| repository.to_string()))
     }
 
@@ -80,7 +81,7 @@ impl Context<'_> {
         let mut tags = Vec::new();
         for template in &image.tags {
             let tag = self.resolve(template)?;
-            reference::check_tag(&tag).map_err(|error| self.at(template.span, error))?;
+            address::check_tag(&tag).map_err(|error| self.at(template.span, error))?;
             if !tags.contains(&tag) {
                 tags.push(tag);
             }
@@ -132,25 +133,12 @@ fn short_id(id: &str) -> &str {
     hex.get(..12).unwrap_or(hex)
 }
 
-/// A size as people read it, in decimal units like the docker command.
-pub(super) fn human_size(bytes: u64) -> String {
-    let units = [(1_000_000_000, "GB"), (1_000_000, "MB"), (1_000, "kB")];
-    for (unit, name) in units {
-        if bytes >= unit {
-            return format!("{}.{} {name}", bytes / unit, bytes % unit * 10 / unit);
-        }
-    }
-    format!("{bytes} B")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn sizes_and_ids_are_short() {
-        assert_eq!(human_size(2_345_678), "2.3 MB");
-        assert_eq!(human_size(999), "999 B");
+    fn ids_are_short() {
         assert_eq!(short_id("sha256:0123456789abcdef"), "0123456789ab");
     }
 }

@@ -3,10 +3,11 @@
 use super::Context;
 use crate::engine::failure::STOPPED;
 use crate::exit::Failure;
-use crate::pipeline::model::{Command, Shell};
-use crate::pipeline::template::Template;
-use crate::plan::Mode;
+use crate::pipeline::model::{Command, Shell, Step};
+use crate::plan::{Mode, environment};
 use crate::process::{self, Ending};
+use indexmap::IndexMap;
+use std::path::Path;
 
 /// What would let a command reach AWS; local mode takes it away.
 const CREDENTIALS: [&str; 14] = [
@@ -32,23 +33,93 @@ const CLOSED: [(&str, &str); 3] = [
     ("AWS_EC2_METADATA_DISABLED", "true"),
 ];
 
-pub(super) async fn run(
-    cx: &mut Context<'_>,
-    command: &Command,
-    dir: Option<&Template>,
-) -> Result<(), Failure> {
-    let dir = match dir {
+/// The largest file `$RUNNER_ENV` that is read, in bytes.
+const MAX_HANDED_ON: u64 = 1024 * 1024;
+
+pub(super) async fn run(cx: &mut Context<'_>, command: &Command, step: &Step) -> Result<(), Failure> {
+    let dir = match &step.dir {
         Some(dir) => cx.path(dir)?,
         None => cx.run.job.directory.clone(),
     };
-    let command =
-        process::Command { argv: argv(command, cx.run.job.pipeline.env.shell), dir, env: environment(cx) };
-    match process::run(&command, cx.output, cx.stopping).await? {
+    // For what the command hands on to later steps; removed when this step is over.
+    let handed_on = tempfile::Builder::new().prefix("env-").tempfile_in(&cx.run.work).map_err(|error| {
+        Failure::environment(format!("cannot write to {}: {error}", cx.run.work.display()))
+            .help("is the disk full, or the directory not writable?")
+    })?;
+    let mut env = environment(cx);
+    env.insert("RUNNER_ENV".to_owned(), handed_on.path().display().to_string());
+    if step.aws.is_some() && cx.run.job.mode == Mode::Publish {
+        give_access(cx, &mut env).await?;
+    }
+    let command = process::Command {
+        argv: argv(command, cx.run.job.pipeline.env.shell),
+        dir,
+        env: env.into_iter().collect(),
+    };
+    let result = match process::run(&command, cx.output, cx.stopping).await? {
         Ending::Exited(0) => Ok(()),
         Ending::Exited(code) => Err(Failure::step(format!("the command ended with exit code {code}"))),
         Ending::Signalled(signal) => Err(Failure::step(format!("the command was ended by signal {signal}"))),
         Ending::Stopped => Err(Failure::environment(STOPPED)),
+    };
+    // A failed command hands on what it wrote before it failed: a step after the failure may need it.
+    result.and(take_over(cx, handed_on.path()).await)
+}
+
+/// Sets the variables that a command has written to `$RUNNER_ENV` for all later steps.
+async fn take_over(cx: &mut Context<'_>, path: &Path) -> Result<(), Failure> {
+    let invalid = |reason: String| {
+        Failure::step(format!("the command wrote to $RUNNER_ENV what cannot be read: {reason}"))
+            .help("write lines `KEY=value`, or blocks of `KEY<<MARK`, the value's lines and `MARK`")
+    };
+    let text = match std::fs::metadata(path) {
+        // A command may take its file away.
+        Err(_) => return Ok(()),
+        Ok(metadata) if metadata.len() > MAX_HANDED_ON => return Err(invalid("more than 1 MiB".to_owned())),
+        Ok(_) => std::fs::read(path).unwrap_or_default(),
+    };
+    let text = String::from_utf8(text).map_err(|_| invalid("it is not UTF-8".to_owned()))?;
+    let variables = environment::parse_handed_on(&text).map_err(|error| invalid(error.to_string()))?;
+    for (name, value) in variables {
+        cx.run.job.values.set(&name, &value);
+        if cx.run.job.masks.text(&value) == value {
+            cx.run.state.variables.insert(name, value);
+        } else {
+            cx.run.state.variables.shift_remove(&name);
+            let warning = format!(
+                "{name} holds a secret: it is set for the steps of this call, but not kept for later ones"
+            );
+            cx.run.events.warn(warning).await;
+        }
     }
+    Ok(())
+}
+
+/// The keys of the step's role, and its region.
+async fn give_access(cx: &Context<'_>, env: &mut IndexMap<String, String>) -> Result<(), Failure> {
+    let access = cx.access()?;
+    if let Some(region) = &access.region {
+        for name in ["AWS_REGION", "AWS_DEFAULT_REGION"] {
+            env.insert(name.to_owned(), region.clone());
+        }
+    }
+    if access.role.is_none() {
+        return Ok(());
+    }
+    let keys = cx.aws().await?.credentials().await?;
+    for name in CREDENTIALS {
+        env.shift_remove(name);
+    }
+    env.insert("AWS_ACCESS_KEY_ID".to_owned(), keys.id);
+    for (name, secret) in
+        [("AWS_SECRET_ACCESS_KEY", Some(keys.secret)), ("AWS_SESSION_TOKEN", keys.session_token)]
+    {
+        if let Some(secret) = secret {
+            cx.run.job.masks.add(&secret);
+            env.insert(name.to_owned(), secret.expose().to_owned());
+        }
+    }
+    Ok(())
 }
 
 /// A script gets `-e`, and `pipefail` where the shell knows it.
@@ -67,7 +138,7 @@ fn argv(command: &Command, shell: Shell) -> Vec<String> {
     argv
 }
 
-fn environment(cx: &Context<'_>) -> Vec<(String, String)> {
+fn environment(cx: &Context<'_>) -> IndexMap<String, String> {
     let mode = cx.run.job.mode;
     let mut environment = cx.values.environment();
     environment.insert("RUNNER_MODE".to_owned(), mode.as_str().to_owned());
@@ -79,5 +150,5 @@ fn environment(cx: &Context<'_>) -> Vec<(String, String)> {
             environment.insert(name.to_owned(), value.to_owned());
         }
     }
-    environment.into_iter().collect()
+    environment
 }

@@ -21,7 +21,7 @@ pub(super) async fn run(cx: &mut Context<'_>, deploy: &Deploy) -> Result<(), Fai
             cx.run.events.result("planned", service, detail).await;
             continue;
         }
-        let aws = cx.run.services.aws().await?;
+        let aws = cx.aws().await?;
         let deployment = aws.ecs_update_service(&cluster, service, &revision).await?;
         let id = deployment.unwrap_or_else(|| "a deployment".to_owned());
         cx.run.events.note(format!("{id} has begun; this version of runner does not wait for its end")).await;

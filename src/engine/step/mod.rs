@@ -8,9 +8,11 @@ mod push;
 mod task_definition;
 mod test;
 
+use super::services::Access;
 use super::{Job, Run};
+use crate::aws::Aws;
 use crate::exit::Failure;
-use crate::pipeline::model::{Action, Phase, Step};
+use crate::pipeline::model::{Action, AwsAccess, Phase, Step};
 use crate::pipeline::template::Template;
 use crate::plan::scope::Values;
 use crate::process::Stopping;
@@ -24,11 +26,23 @@ struct Context<'a> {
     values: Values,
     output: &'a mpsc::Sender<Vec<u8>>,
     stopping: &'a Stopping,
+    /// Where its AWS calls go.
+    aws: &'a AwsAccess,
 }
 
 impl Context<'_> {
     fn resolve(&self, template: &Template) -> Result<String, Failure> {
         self.run.job.resolve(&self.values, template)
+    }
+
+    /// Where the step's AWS calls go, with values in the place of `${…}`.
+    fn access(&self) -> Result<Access, Failure> {
+        self.run.job.access(&self.values, self.aws)
+    }
+
+    /// AWS, as the step reaches it.
+    async fn aws(&self) -> Result<Aws, Failure> {
+        self.run.services.aws(&self.access()?).await
     }
 
     fn resolve_all<'t>(
@@ -51,20 +65,32 @@ impl Context<'_> {
     }
 }
 
-/// Whether a step of the job's plan will ask AWS for something.
-pub(super) fn need_aws(job: &Job) -> bool {
+/// The accesses to AWS that steps of the job's plan will use, each once.
+pub(super) fn accesses(job: &Job) -> Vec<Access> {
+    let mut accesses: Vec<Access> = Vec::new();
     let phases = job.plan.phases.iter().filter_map(|name| job.pipeline.phase(*name));
-    phases.flat_map(Phase::all_steps).filter(|step| job.plan.skip_reason(step).is_none()).any(|step| {
-        match &step.action {
+    for step in phases.flat_map(Phase::all_steps).filter(|step| job.plan.skip_reason(step).is_none()) {
+        let needs = match &step.action {
             Action::TaskDefinition(_) | Action::Deploy(_) => true,
             Action::Push(images) => images.iter().any(|name| {
                 let image = job.pipeline.images.get(&name.value);
                 let repository = image.and_then(|image| image.repository.resolve(&job.values).ok());
                 repository.is_some_and(|repository| push::is_in_ecr(&repository))
             }),
-            Action::Run(_) | Action::Build(_) | Action::Test(_) | Action::ImageDefinitions(_) => false,
+            Action::Run(_) => step.aws.as_ref().is_some_and(|aws| aws.role_arn.is_some()),
+            Action::Build(_) | Action::Test(_) | Action::ImageDefinitions(_) => false,
+            Action::RunTask(_) | Action::Parallel(_) => false,
+        };
+        // What only gets its value on the way is met when the step comes to it.
+        let access = || {
+            let values = job.values.with_step(&step.env).ok()?;
+            job.access(&values, step.aws.as_ref().unwrap_or(&job.pipeline.aws)).ok()
+        };
+        if needs && let Some(access) = access().filter(|access| !accesses.contains(access)) {
+            accesses.push(access);
         }
-    })
+    }
+    accesses
 }
 
 /// Runs a step.
@@ -79,15 +105,21 @@ pub(super) async fn run(
         .values
         .with_step(&step.env)
         .map_err(|undefined| run.job.undefined(&undefined, &run.job.values))?;
-    let mut context = Context { run, values, output, stopping };
+    let default = run.job.pipeline.aws.clone();
+    let aws = step.aws.as_ref().unwrap_or(&default);
+    let mut context = Context { run, values, output, stopping, aws };
     let cx = &mut context;
     match &step.action {
-        Action::Run(command) => command::run(cx, command, step.dir.as_ref()).await,
+        Action::Run(command) => command::run(cx, command, step).await,
         Action::Build(images) => build::run(cx, images).await,
         Action::Test(test) => test::run(cx, test, &step.env).await,
         Action::Push(images) => push::run(cx, images).await,
         Action::ImageDefinitions(pairs) => image_definitions::run(cx, pairs).await,
         Action::TaskDefinition(definition) => task_definition::run(cx, definition).await,
         Action::Deploy(deploy) => deploy::run(cx, deploy).await,
+        // Such files are refused before anything runs.
+        Action::RunTask(_) | Action::Parallel(_) => {
+            Err(Failure::usage(format!("`{}` cannot be carried out yet", step.action.kind())))
+        }
     }
 }

@@ -1,8 +1,8 @@
 //! `push`: to a registry, or into an OCI layout with the same digest.
 
 use super::Context;
-use super::build::{LOCAL_HOST, human_size};
-use crate::aws::ecr::EcrHost;
+use super::build::LOCAL_HOST;
+use crate::address::{EcrHost, Repository};
 use crate::docker::Engine;
 use crate::exit::Failure;
 use crate::pipeline::model::{Image, Name};
@@ -11,7 +11,7 @@ use crate::registry::RegistryError;
 use crate::registry::convert::{Converted, convert};
 use crate::registry::layout::Layout;
 use crate::registry::push::{http_client, push};
-use crate::registry::reference::Repository;
+use crate::text::human_size;
 use futures_util::{StreamExt, TryStreamExt};
 use std::path::Path;
 use tokio_util::io::{StreamReader, SyncIoBridge};
@@ -51,7 +51,7 @@ async fn to_layout(cx: &Context<'_>, name: &Name, image: &Image, id: &str) -> Re
 async fn to_registry(cx: &Context<'_>, name: &Name, image: &Image, id: &str) -> Result<String, Failure> {
     let tags = cx.tags(image)?;
     let repository = target(cx, image).await?;
-    let login = cx.run.services.login(&repository.host).await?;
+    let login = cx.run.services.login(&repository.host, &cx.access()?).await?;
     let directory = cx.run.work.join("tmp");
     std::fs::create_dir_all(&directory).map_err(|error| unusable(&directory, &error))?;
     // Removed when the push is through, however it ends.
@@ -99,15 +99,15 @@ async fn target(cx: &Context<'_>, image: &Image) -> Result<Repository, Failure> 
     let known = Repository::parse(&name)?;
     let ecr = known.as_ref().and_then(|repository| EcrHost::parse(&repository.host));
     let (aws, path) = match (known, ecr) {
-        (None, _) => (cx.run.services.aws().await?.clone(), name),
-        (Some(repository), Some(ecr)) if image.create => {
-            (cx.run.services.aws().await?.in_region(&ecr.region), repository.path)
+        (None, _) => (cx.aws().await?, name),
+        (Some(repository), Some(ecr)) if image.create.is_some() => {
+            (cx.aws().await?.in_region(&ecr.region), repository.path)
         }
         (Some(repository), _) => return Ok(repository),
     };
     let address = match aws.ecr_repository(&path).await? {
         Some(address) => address,
-        None if image.create => {
+        None if image.create.is_some() => {
             cx.run.events.note(format!("creating the ECR repository {path}")).await;
             aws.ecr_create_repository(&path).await?
         }

@@ -1,8 +1,7 @@
 //! `task-definition`: a new revision, made from a file, a family's latest revision or what a service runs.
 
 use super::Context;
-use crate::aws::Aws;
-use crate::ecs::task_definition::{ContainerPatch, Request};
+use crate::ecs::task_definition::{self, ContainerPatch, Request};
 use crate::exit::Failure;
 use crate::files::{self, Access};
 use crate::pipeline::model::{TaskDefinition, TaskDefinitionBase};
@@ -28,7 +27,7 @@ pub(super) async fn run(cx: &mut Context<'_>, definition: &TaskDefinition) -> Re
             family.clone()
         }
         Mode::Publish => {
-            let aws = cx.run.services.aws().await?;
+            let aws = cx.aws().await?;
             let revision = aws.ecs_register(&request.into_json()).await?;
             cx.run.events.result("registered", revision.short(), &revision.arn).await;
             revision.arn
@@ -95,7 +94,7 @@ async fn base(cx: &Context<'_>, base: &TaskDefinitionBase) -> Result<Option<Valu
     if cx.run.job.mode == Mode::Local {
         return Ok(None);
     }
-    let aws: &Aws = cx.run.services.aws().await?;
+    let aws = cx.aws().await?;
     let name = match base {
         TaskDefinitionBase::Family(family) => cx.resolve(family)?,
         TaskDefinitionBase::Service { cluster, name } => {
@@ -107,19 +106,14 @@ async fn base(cx: &Context<'_>, base: &TaskDefinitionBase) -> Result<Option<Valu
     Ok(Some(aws.ecs_task_definition(&name).await?))
 }
 
-/// JSON is read as JSON, so that numbers and order stay as written; anything else as YAML.
+/// Reads a file of the source.
 fn from_file(path: &Path) -> Result<Value, Failure> {
     let unreadable = |reason: String| {
         Failure::usage(format!("the task definition {} cannot be read: {reason}", path.display()))
             .help("`file` starts from the directory of the pipeline file")
     };
     let text = std::fs::read_to_string(path).map_err(|error| unreadable(error.to_string()))?;
-    let text = text.trim_start_matches('\u{feff}');
-    if text.trim_start().starts_with('{') {
-        serde_json::from_str(text).map_err(|error| unreadable(error.to_string()))
-    } else {
-        serde_yaml::from_str(text).map_err(|error| unreadable(error.to_string()))
-    }
+    task_definition::parse(&text).map_err(unreadable)
 }
 
 impl crate::engine::Run {

@@ -1,29 +1,42 @@
 //! The small vocabulary that all decoding is made of: mappings with known keys, lists, texts, choices.
 
 use crate::pipeline::diagnostic::Diagnostic;
-use crate::pipeline::keys::Table;
-use crate::pipeline::model::Name;
+use crate::pipeline::duration;
+use crate::pipeline::glob::Glob;
+use crate::pipeline::language::Table;
+use crate::pipeline::model::{Name, StepId, Use, Zone};
 use crate::pipeline::source::{Span, Spanned};
-use crate::pipeline::template::Template;
+use crate::pipeline::template::{Template, is_variable_name};
 use crate::pipeline::tree::{Entry, Node, Value};
 use crate::text::listed;
 use indexmap::IndexMap;
+use std::time::Duration;
 
-/// Collects what is wrong while values are read.
+/// Collects what is wrong, and what is worth knowing, while values are read.
 pub(super) struct Decoder<'p> {
     pub(super) problems: &'p mut Vec<Diagnostic>,
+    /// What no executor carries out yet.
+    pub(super) unready: Vec<Diagnostic>,
+    /// Every `${…}`.
+    pub(super) uses: Vec<Use>,
+    /// The part of the file that is being read.
+    pub(super) zone: Zone,
+    /// The number of steps read so far.
+    pub(super) steps: usize,
+    /// A step, or a part of it that other steps count on, could not be read.
+    pub(super) lost_steps: bool,
 }
 
 /// A mapping whose keys have been checked.
 pub(super) struct Fields<'n> {
     entries: &'n [Entry],
     table: &'static Table,
-    /// The mapping's place.
-    pub(super) span: Span,
+    /// What points to the mapping.
+    pub(super) at: Span,
 }
 
 impl<'n> Fields<'n> {
-    /// The value under a key; nothing where the key is absent or empty.
+    /// The value under a key; nothing where the key is absent.
     pub(super) fn get(&self, key: &str) -> Option<&'n Node> {
         self.entry(key).map(|entry| &entry.node)
     }
@@ -32,11 +45,6 @@ impl<'n> Fields<'n> {
     pub(super) fn entry(&self, key: &str) -> Option<&'n Entry> {
         self.entries.iter().find(|entry| entry.key == key)
     }
-
-    /// Whether a key was written that this version does not carry out, so that its absence needs no second message.
-    pub(super) fn refused(&self) -> bool {
-        self.entries.iter().any(|entry| self.table.later.contains(&entry.key.as_str()))
-    }
 }
 
 /// Keys that begin with `x-` are the user's own.
@@ -44,18 +52,42 @@ pub(super) fn is_ignored(key: &str) -> bool {
     key.starts_with("x-")
 }
 
-/// The refusal of a part of the language that no executor carries out yet.
-pub(super) fn not_yet(what: &str, span: Span) -> Diagnostic {
-    Diagnostic::new(
-        format!("{what} is part of the language, but this version of runner cannot carry it out yet"),
-        span,
-    )
-    .help(format!("remove it, or use a runner newer than {}", env!("CARGO_PKG_VERSION")))
-}
+impl<'p> Decoder<'p> {
+    pub(super) fn new(problems: &'p mut Vec<Diagnostic>) -> Self {
+        Self {
+            problems,
+            unready: Vec::new(),
+            uses: Vec::new(),
+            zone: Zone::Start,
+            steps: 0,
+            lost_steps: false,
+        }
+    }
 
-impl Decoder<'_> {
     pub(super) fn problem(&mut self, problem: Diagnostic) {
         self.problems.push(problem);
+    }
+
+    /// Notes a part of the language that no executor carries out yet.
+    pub(super) fn not_yet(&mut self, what: &str, span: Span) {
+        let message =
+            format!("{what} is part of the language, but this version of runner cannot carry it out yet");
+        let help = format!("remove it, or use a runner newer than {}", env!("CARGO_PKG_VERSION"));
+        self.unready.push(Diagnostic::new(message, span).help(help));
+    }
+
+    /// Reads a part of the file whose `${…}` are resolved at a time of their own.
+    pub(super) fn within<T>(&mut self, zone: Zone, read: impl FnOnce(&mut Self) -> T) -> T {
+        let outer = std::mem::replace(&mut self.zone, zone);
+        let value = read(self);
+        self.zone = outer;
+        value
+    }
+
+    /// The id of the step that is about to be read.
+    pub(super) fn next_step(&mut self) -> StepId {
+        self.steps += 1;
+        StepId(self.steps - 1)
     }
 
     fn expected(&mut self, expected: &str, node: &Node) {
@@ -65,53 +97,63 @@ impl Decoder<'_> {
 
     /// A mapping of the table's keys. Unknown keys are errors.
     pub(super) fn fields<'n>(&mut self, node: &'n Node, table: &'static Table) -> Option<Fields<'n>> {
-        self.fields_of(node, table, &[])
-    }
-
-    /// A mapping of the table's keys and those of further tables.
-    pub(super) fn fields_of<'n>(
-        &mut self,
-        node: &'n Node,
-        table: &'static Table,
-        more: &[&'static Table],
-    ) -> Option<Fields<'n>> {
         let Value::Map(entries) = &node.value else {
             self.problem(
                 Diagnostic::new(
                     format!("{} is a mapping, but this is {}", table.what, node.kind()),
                     node.span,
                 )
-                .help(format!("its keys are {}", listed(table.ready.iter().copied()))),
+                .help(format!("its keys are {}", listed(table.names()))),
             );
             return None;
         };
-        let tables = || std::iter::once(table).chain(more.iter().copied());
-        for entry in entries {
-            let key = entry.key.as_str();
-            if is_ignored(key) || tables().any(|table| table.ready.contains(&key)) {
-                continue;
+        for entry in entries.iter().filter(|entry| !is_ignored(&entry.key)) {
+            let written = entry.key.as_str();
+            match table.key(written) {
+                Some(key) if key.ready => {}
+                Some(_) => self.not_yet(&format!("`{written}`"), entry.key_span),
+                None => self.problem(
+                    Diagnostic::new(format!("unknown key `{written}` in {}", table.what), entry.key_span)
+                        .help(format!("known keys: {}", listed(table.names())))
+                        .suggest(written, table.names()),
+                ),
             }
-            if tables().any(|table| table.later.contains(&key)) {
-                self.problem(not_yet(&format!("`{key}`"), entry.key_span));
-                continue;
-            }
-            let known = || tables().flat_map(|table| table.ready.iter().copied());
-            self.problem(
-                Diagnostic::new(format!("unknown key `{key}` in {}", table.what), entry.key_span)
-                    .help(format!("known keys: {}", listed(known())))
-                    .suggest(key, known()),
-            );
         }
-        Some(Fields { entries, table, span: node.span })
+        Some(Fields { entries, table, at: node.at })
     }
 
     /// The value of a key that must be there.
     pub(super) fn required<'n>(&mut self, fields: &Fields<'n>, key: &str) -> Option<&'n Node> {
         let node = fields.get(key);
         if node.is_none() {
-            self.problem(Diagnostic::new(format!("{} needs `{key}`", fields.table.what), fields.span));
+            self.problem(Diagnostic::new(format!("{} needs `{key}`", fields.table.what), fields.at));
         }
         node
+    }
+
+    /// The one key of a group that is there. None and several are errors.
+    pub(super) fn exactly_one<'n>(&mut self, fields: &Fields<'n>, keys: &[&str]) -> Option<&'n Entry> {
+        let mut found = keys.iter().filter_map(|key| fields.entry(key));
+        match (found.next(), found.next()) {
+            (Some(one), None) => return Some(one),
+            (None, _) => {
+                let message = format!("{} needs one of {}", fields.table.what, listed(keys.iter().copied()));
+                self.problem(Diagnostic::new(message, fields.at));
+            }
+            (Some(one), Some(other)) => {
+                let (first, second) =
+                    if one.key_span.start < other.key_span.start { (one, other) } else { (other, one) };
+                self.problem(
+                    Diagnostic::new(
+                        format!("`{}` and `{}` exclude each other", first.key, second.key),
+                        second.key_span,
+                    )
+                    .related(first.key_span, "given here")
+                    .help("keep one of the two"),
+                );
+            }
+        }
+        None
     }
 
     /// The value of a key, read by `read` where the key is there.
@@ -122,6 +164,11 @@ impl Decoder<'_> {
         read: impl FnOnce(&mut Self, &Node) -> Option<T>,
     ) -> Option<T> {
         fields.get(key).and_then(|node| read(self, node))
+    }
+
+    /// Whether a key is there and says `true`.
+    pub(super) fn flag(&mut self, fields: &Fields<'_>, key: &str) -> bool {
+        self.optional(fields, key, Self::boolean).unwrap_or_default()
     }
 
     /// A scalar's text, as written.
@@ -156,7 +203,10 @@ impl Decoder<'_> {
     pub(super) fn template(&mut self, node: &Node) -> Option<Template> {
         let text = self.text(node)?;
         match Template::parse(&text, node.span) {
-            Ok(template) => Some(template),
+            Ok(template) => {
+                self.note_uses(&template);
+                Some(template)
+            }
             Err(problem) => {
                 self.problem(problem);
                 None
@@ -164,10 +214,51 @@ impl Decoder<'_> {
         }
     }
 
+    /// A text in which `${…}` is resolved, and which names something.
+    pub(super) fn named_text(&mut self, node: &Node) -> Option<Template> {
+        self.literal(node)?;
+        self.template(node)
+    }
+
+    /// Remembers what a template refers to.
+    pub(super) fn note_uses(&mut self, template: &Template) {
+        let zone = self.zone;
+        self.uses.extend(template.references().map(|(reference, has_default)| Use {
+            reference: reference.clone(),
+            has_default,
+            span: template.span,
+            zone,
+        }));
+    }
+
     /// The name of something.
     pub(super) fn name(&mut self, node: &Node) -> Option<Name> {
         let value = self.literal(node)?;
+        if value.contains("${") {
+            self.problem(
+                Diagnostic::new("a name cannot hold `${…}`", node.span)
+                    .help("write the name as the file gives it"),
+            );
+            return None;
+        }
         Some(Spanned { value, span: node.span })
+    }
+
+    /// The name of an environment variable.
+    pub(super) fn variable(&mut self, node: &Node) -> Option<Name> {
+        let name = self.name(node)?;
+        if is_variable_name(&name.value) {
+            return Some(name);
+        }
+        self.not_a_variable(&name.value, node.span);
+        None
+    }
+
+    fn not_a_variable(&mut self, name: &str, span: Span) {
+        self.problem(
+            Diagnostic::new(format!("`{name}` cannot be the name of a variable"), span)
+                .help("use letters, digits and `_`, not beginning with a digit"),
+        );
     }
 
     /// `true` or `false`, unquoted.
@@ -175,8 +266,80 @@ impl Decoder<'_> {
         match &node.value {
             Value::Scalar { text, plain: true } if text == "true" => Some(true),
             Value::Scalar { text, plain: true } if text == "false" => Some(false),
+            Value::Scalar { text, .. } => {
+                let message = format!("expected `true` or `false`, found `{text}`");
+                self.problem(Diagnostic::new(message, node.span));
+                None
+            }
             _ => {
                 self.expected("`true` or `false`", node);
+                None
+            }
+        }
+    }
+
+    /// A whole number of a range.
+    pub(super) fn integer(&mut self, node: &Node, least: u32, most: u32) -> Option<u32> {
+        let Value::Scalar { text, .. } = &node.value else {
+            self.expected("a number", node);
+            return None;
+        };
+        let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+        match text.parse::<u32>() {
+            Ok(number) if digits && (least..=most).contains(&number) => Some(number),
+            _ => {
+                let message = format!("expected a whole number from {least} to {most}, found `{text}`");
+                self.problem(Diagnostic::new(message, node.span));
+                None
+            }
+        }
+    }
+
+    /// A duration such as `10m`.
+    pub(super) fn duration(&mut self, node: &Node) -> Option<Duration> {
+        let text = self.text(node)?;
+        match duration::parse(&text) {
+            Ok(duration) => Some(duration),
+            Err(reason) => {
+                self.problem(
+                    Diagnostic::new(reason, node.span).label("expected a duration").help(duration::HELP),
+                );
+                None
+            }
+        }
+    }
+
+    /// An amount of memory, in bytes.
+    pub(super) fn size(&mut self, node: &Node) -> Option<u64> {
+        let text = self.text(node)?;
+        let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+        let factor = match text[digits.len()..].to_ascii_lowercase().as_str() {
+            "b" => Some(1),
+            "k" | "kb" => Some(1 << 10),
+            "m" | "mb" => Some(1 << 20),
+            "g" | "gb" => Some(1 << 30),
+            _ => None,
+        };
+        let size =
+            factor.zip(digits.parse::<u64>().ok()).and_then(|(factor, number)| number.checked_mul(factor));
+        // Docker's own minimum.
+        if size.is_none_or(|size| size < 6 << 20) {
+            self.problem(
+                Diagnostic::new(format!("`{text}` is not an amount of memory"), node.span)
+                    .help("write a number and a unit, at least `6m`: `512m`, `2g`"),
+            );
+            return None;
+        }
+        size
+    }
+
+    /// A pattern for names of branches or tags.
+    pub(super) fn glob(&mut self, node: &Node) -> Option<Spanned<Glob>> {
+        let text = self.text(node)?;
+        match Glob::parse(&text) {
+            Ok(glob) => Some(Spanned::new(glob, node.span)),
+            Err((message, help)) => {
+                self.problem(Diagnostic::new(message, node.span).help(help));
                 None
             }
         }
@@ -210,7 +373,8 @@ impl Decoder<'_> {
         items.iter().filter_map(|item| read(self, item)).collect()
     }
 
-    fn one_or_more<T>(
+    /// One value, or a list of them that is not empty.
+    pub(super) fn one_or_more<T>(
         &mut self,
         node: &Node,
         what: &str,
@@ -218,7 +382,12 @@ impl Decoder<'_> {
     ) -> Option<Vec<T>> {
         match &node.value {
             Value::Scalar { .. } => read(self, node).map(|one| vec![one]),
-            Value::List(items) if !items.is_empty() => Some(self.list(node, what, read)),
+            Value::List(items) if items.is_empty() => {
+                let message = format!("expected {what}, or a list of them, found an empty list");
+                self.problem(Diagnostic::new(message, node.span));
+                None
+            }
+            Value::List(_) => Some(self.list(node, what, read)),
             _ => {
                 self.expected(&format!("{what}, or a list of them"), node);
                 None
@@ -226,9 +395,19 @@ impl Decoder<'_> {
         }
     }
 
-    /// A name or a list of names.
+    /// A name or a list of names, each once.
     pub(super) fn one_or_more_names(&mut self, node: &Node) -> Option<Vec<Name>> {
-        self.one_or_more(node, "a name", Self::name)
+        let names = self.one_or_more(node, "a name", Self::name)?;
+        for (at, name) in names.iter().enumerate() {
+            if let Some(first) = names[..at].iter().find(|first| first.value == name.value) {
+                self.problem(
+                    Diagnostic::new(format!("`{}` is named twice", name.value), name.span)
+                        .related(first.span, "named here first")
+                        .help("keep one of the two"),
+                );
+            }
+        }
+        Some(names)
     }
 
     /// A text or a list of texts.
@@ -241,7 +420,7 @@ impl Decoder<'_> {
         &mut self,
         node: Option<&Node>,
         what: &str,
-        read: impl FnMut(&mut Self, &Node) -> Option<T>,
+        read: impl FnMut(&mut Self, &Entry) -> Option<T>,
     ) -> IndexMap<String, T> {
         self.entries(node, what, |key| !is_ignored(key), read)
     }
@@ -251,7 +430,7 @@ impl Decoder<'_> {
         &mut self,
         node: Option<&Node>,
         what: &str,
-        read: impl FnMut(&mut Self, &Node) -> Option<T>,
+        read: impl FnMut(&mut Self, &Entry) -> Option<T>,
     ) -> IndexMap<String, T> {
         self.entries(node, what, |_| true, read)
     }
@@ -261,14 +440,14 @@ impl Decoder<'_> {
         node: Option<&Node>,
         what: &str,
         wanted: impl Fn(&str) -> bool,
-        mut read: impl FnMut(&mut Self, &Node) -> Option<T>,
+        mut read: impl FnMut(&mut Self, &Entry) -> Option<T>,
     ) -> IndexMap<String, T> {
         match node.map(|node| (&node.value, node)) {
             None | Some((Value::Null, _)) => IndexMap::new(),
             Some((Value::Map(entries), _)) => entries
                 .iter()
                 .filter(|entry| wanted(&entry.key))
-                .filter_map(|entry| Some((entry.key.clone(), read(self, &entry.node)?)))
+                .filter_map(|entry| Some((entry.key.clone(), read(self, entry)?)))
                 .collect(),
             Some((_, node)) => {
                 self.expected(&format!("a mapping from names to {what}"), node);
@@ -278,7 +457,17 @@ impl Decoder<'_> {
     }
 
     /// A mapping from names that mean something outside to texts.
-    pub(super) fn text_map(&mut self, node: Option<&Node>) -> IndexMap<String, Template> {
-        self.named(node, "texts", Self::template)
+    pub(super) fn text_map(&mut self, fields: &Fields<'_>, key: &str) -> IndexMap<String, Template> {
+        self.named(fields.get(key), "texts", |d, entry| d.template(&entry.node))
+    }
+
+    /// A mapping of environment variables.
+    pub(super) fn variables(&mut self, fields: &Fields<'_>, key: &str) -> IndexMap<String, Template> {
+        self.defined(fields.get(key), "texts", |d, entry| {
+            if !is_variable_name(&entry.key) {
+                d.not_a_variable(&entry.key, entry.key_span);
+            }
+            d.template(&entry.node)
+        })
     }
 }

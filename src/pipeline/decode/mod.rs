@@ -1,29 +1,38 @@
 //! From the tree to the model. Every mistake is noted and decoding goes on, so that one run shows them all.
 
 mod fields;
+mod images;
 mod phases;
 mod steps;
 
 use super::diagnostic::Diagnostic;
-use super::keys;
-use super::model::{CacheTo, Env, Image, Notify, NotifyOn, NotifyTarget, Pipeline, Shell};
+use super::language;
+use super::model::{
+    AwsAccess, Env, EventKind, Filter, Notify, NotifyOn, NotifyTarget, Pipeline, Shell, Zone,
+};
+use super::reference::{self, SecretReference};
 use super::source::Span;
-use super::template::{Template, is_variable_name};
+use super::template::Template;
 use super::tree::{Node, Value};
-use fields::{Decoder, Fields};
-use indexmap::IndexMap;
+use fields::{Decoder, Fields, is_ignored};
+use std::collections::HashMap;
 
-/// Decodes the root of a pipeline file; nothing where the root itself is unusable.
-pub(super) fn pipeline(root: &Node, problems: &mut Vec<Diagnostic>) -> Option<Pipeline> {
-    let mut d = Decoder { problems };
-    let fields = d.fields(root, &keys::PIPELINE)?;
+/// Decodes the root of a pipeline file; nothing where the root itself is unusable. Beside it: whether no step was lost.
+pub(super) fn pipeline(root: &Node, problems: &mut Vec<Diagnostic>) -> Option<(Pipeline, bool)> {
+    let mut d = Decoder::new(problems);
+    let fields = d.fields(root, &language::PIPELINE)?;
     version(&mut d, &fields);
     let name = d.required(&fields, "name").and_then(|node| d.literal(node)).unwrap_or_default();
-    let env = fields.get("env").and_then(|node| env(&mut d, node)).unwrap_or_default();
-    let images = d.defined(fields.get("images"), "an image", image);
+    let aws = d.optional(&fields, "aws", aws).unwrap_or_default();
+    let env = d.optional(&fields, "env", env).unwrap_or_default();
+    let images = images::images(&mut d, fields.get("images"));
     let phases = d.required(&fields, "phases").map(|node| phases::phases(&mut d, node)).unwrap_or_default();
-    let notify = fields.get("notify").map(|node| d.list(node, "notifications", notify)).unwrap_or_default();
-    Some(Pipeline { name, env, images, phases, notify })
+    let notify = d.within(Zone::Notify, |d| {
+        fields.get("notify").map(|node| d.list(node, "notifications", notify)).unwrap_or_default()
+    });
+    let timeout = d.optional(&fields, "timeout", Decoder::duration);
+    let Decoder { uses, unready, lost_steps, .. } = d;
+    Some((Pipeline { name, aws, env, images, phases, notify, timeout, uses, unready }, !lost_steps))
 }
 
 fn version(d: &mut Decoder<'_>, fields: &Fields<'_>) {
@@ -39,140 +48,145 @@ fn version(d: &mut Decoder<'_>, fields: &Fields<'_>) {
     }
 }
 
-fn env(d: &mut Decoder<'_>, node: &Node) -> Option<Env> {
-    let fields = d.fields(node, &keys::ENV)?;
-    let shell =
-        fields.get("shell").and_then(|node| d.choice(node, &[("bash", Shell::Bash), ("sh", Shell::Sh)]));
-    let mut table = |key: &str| d.variables(fields.get(key));
-    let env = Env {
-        shell: shell.unwrap_or_default(),
-        variables: table("variables"),
-        parameter_store: table("parameter-store"),
-        secrets_manager: table("secrets-manager"),
+fn aws(d: &mut Decoder<'_>, node: &Node) -> Option<AwsAccess> {
+    let fields = d.fields(node, &language::AWS)?;
+    let access = AwsAccess {
+        region: d.optional(&fields, "region", Decoder::named_text),
+        role_arn: d.optional(&fields, "role-arn", Decoder::named_text),
+        external_id: d.optional(&fields, "external-id", Decoder::named_text),
     };
-    for name in env.secret_names() {
-        if env.variables.contains_key(name)
-            || (env.parameter_store.contains_key(name) && env.secrets_manager.contains_key(name))
-        {
+    if let Some(role) = &access.role_arn
+        && !(role.shape().starts_with("arn:") || role.begins_with_reference())
+    {
+        d.problem(
+            Diagnostic::new("this is not the ARN of a role", role.span)
+                .help("write `arn:aws:iam::ACCOUNT:role/NAME`"),
+        );
+    }
+    if let (Some(entry), None) = (fields.entry("external-id"), fields.entry("role-arn")) {
+        d.problem(
+            Diagnostic::new("`external-id` needs `role-arn`", entry.key_span)
+                .help("it is sent along when that role is assumed"),
+        );
+    }
+    Some(access)
+}
+
+fn env(d: &mut Decoder<'_>, node: &Node) -> Option<Env> {
+    let fields = d.fields(node, &language::ENV)?;
+    each_variable_once(d, &fields);
+    let env = Env {
+        shell: d
+            .optional(&fields, "shell", |d, node| d.choice(node, &[("bash", Shell::Bash), ("sh", Shell::Sh)]))
+            .unwrap_or_default(),
+        variables: d.within(Zone::Variables, |d| d.variables(&fields, "variables")),
+        parameter_store: d.variables(&fields, "parameter-store"),
+        secrets_manager: d.variables(&fields, "secrets-manager"),
+        exported: d
+            .optional(&fields, "exported-variables", |d, node| {
+                d.one_or_more(node, "a name", Decoder::variable)
+            })
+            .unwrap_or_default(),
+    };
+    for parameter in env.parameter_store.values() {
+        if let Err(reason) = reference::check_parameter(&parameter.shape()) {
             d.problem(
-                Diagnostic::new(format!("`{name}` is given twice under `env`"), node.span)
-                    .help("keep one of the two"),
+                Diagnostic::new(reason, parameter.span)
+                    .help("write `/name` or `arn:aws:ssm:REGION:ACCOUNT:parameter/name`"),
+            );
+        }
+    }
+    for secret in env.secrets_manager.values().filter(|secret| !secret.begins_with_reference()) {
+        if let Err(reason) = SecretReference::parse(&secret.shape()) {
+            d.problem(Diagnostic::new(reason, secret.span).help(reference::SECRET_HELP));
+        }
+    }
+    for name in &env.exported {
+        if env.secret_names().any(|secret| secret == name.value) {
+            d.problem(
+                Diagnostic::new(format!("the secret `{}` cannot be exported", name.value), name.span)
+                    .help("exported variables are shown in the console and kept with the build"),
             );
         }
     }
     Some(env)
 }
 
-fn image(d: &mut Decoder<'_>, node: &Node) -> Option<Image> {
-    let fields = d.fields(node, &keys::IMAGE)?;
-    let cache = fields.get("cache").and_then(|node| d.fields(node, &keys::CACHE));
-    let (cache_from, cache_to) = cache.map_or((Vec::new(), CacheTo::None), |cache| {
-        let from = d.optional(&cache, "from", Decoder::one_or_more_templates);
-        (from.unwrap_or_default(), cache_to(d, &cache))
-    });
-    let tags = match fields.get("tags") {
-        Some(node) => d.one_or_more_templates(node).unwrap_or_default(),
-        None => default_tags(fields.span),
-    };
-    // A mistake in an image is one mistake: steps that name it are right.
-    let repository = d
-        .required(&fields, "repository")
-        .and_then(|node| d.template(node))
-        .unwrap_or_else(|| Template::literal(""));
-    Some(Image {
-        context: d.optional(&fields, "context", Decoder::template).unwrap_or_else(|| Template::literal(".")),
-        dockerfile: d.optional(&fields, "dockerfile", Decoder::template),
-        target: d.optional(&fields, "target", Decoder::template),
-        args: d.text_map(fields.get("args")),
-        labels: d.text_map(fields.get("labels")),
-        secrets: d.optional(&fields, "secrets", Decoder::one_or_more_names).unwrap_or_default(),
-        tags,
-        cache_from,
-        cache_to,
-        create: fields.get("create").is_some_and(|node| create(d, node)),
-        repository,
+/// A name has one source.
+fn each_variable_once(d: &mut Decoder<'_>, fields: &Fields<'_>) {
+    let mut places: HashMap<&str, Span> = HashMap::new();
+    for table in ["variables", "parameter-store", "secrets-manager"] {
+        let Some(Value::Map(entries)) = fields.get(table).map(|node| &node.value) else {
+            continue;
+        };
+        for entry in entries.iter().filter(|entry| !is_ignored(&entry.key)) {
+            if let Some(first) = places.insert(&entry.key, entry.key_span) {
+                d.problem(
+                    Diagnostic::new(format!("`{}` is given twice under `env`", entry.key), entry.key_span)
+                        .related(first, "given here first")
+                        .help("keep one of the two"),
+                );
+            }
+        }
+    }
+}
+
+/// `only` and `except`.
+fn filter(d: &mut Decoder<'_>, node: &Node) -> Option<Filter> {
+    let fields = d.fields(node, &language::FILTER)?;
+    if ["branches", "tags", "events"].iter().all(|key| fields.entry(key).is_none()) {
+        d.problem(
+            Diagnostic::new("this filter says nothing", fields.at)
+                .help("give it `branches`, `tags` or `events`"),
+        );
+        return None;
+    }
+    let globs = |d: &mut Decoder<'_>, node: &Node| d.one_or_more(node, "a pattern", Decoder::glob);
+    let events = EventKind::ALL.map(|event| (event.as_str(), event));
+    Some(Filter {
+        branches: d.optional(&fields, "branches", globs).unwrap_or_default(),
+        tags: d.optional(&fields, "tags", globs).unwrap_or_default(),
+        events: d
+            .optional(&fields, "events", |d, node| {
+                d.one_or_more(node, "an event", |d, node| d.choice(node, &events))
+            })
+            .unwrap_or_default(),
     })
 }
 
-/// `images.NAME.tags` where the file does not say.
-fn default_tags(image: Span) -> Vec<Template> {
-    Template::parse("${source.commit}", image).into_iter().collect()
-}
-
-fn cache_to(d: &mut Decoder<'_>, cache: &Fields<'_>) -> CacheTo {
-    let Some(node) = cache.get("to") else {
-        return CacheTo::None;
-    };
-    if matches!(&node.value, Value::Scalar { text, .. } if text == "registry") {
-        d.problem(fields::not_yet("`to: registry`", node.span).help("use `to: inline`"));
-        return CacheTo::None;
-    }
-    d.choice(node, &[("none", CacheTo::None), ("inline", CacheTo::Inline)]).unwrap_or_default()
-}
-
-fn create(d: &mut Decoder<'_>, node: &Node) -> bool {
-    if matches!(node.value, Value::Map(_)) {
-        d.problem(
-            fields::not_yet("a mapping under `create`", node.span)
-                .help("write `create: true`, and set the repository up outside the pipeline"),
-        );
-        return false;
-    }
-    d.boolean(node).unwrap_or_default()
-}
-
 fn notify(d: &mut Decoder<'_>, node: &Node) -> Option<Notify> {
-    let fields = d.fields(node, &keys::NOTIFY)?;
+    let fields = d.fields(node, &language::NOTIFY)?;
     let on = d
         .optional(&fields, "on", |d, node| {
             let choices = NotifyOn::ALL.map(|on| (on.as_str(), on));
-            Some(d.list(node, "events", |d, node| d.choice(node, &choices)))
+            d.one_or_more(node, "an event", |d, node| d.choice(node, &choices))
         })
         .unwrap_or_else(|| NotifyOn::ALL.to_vec());
-    let target = match (fields.get("slack"), fields.entry("webhook")) {
-        (Some(node), None) => NotifyTarget::Slack { url: d.template(node)? },
-        (None, Some(entry)) => webhook(d, &entry.node)?,
-        (Some(_), Some(entry)) => {
-            d.problem(
-                Diagnostic::new("a notification has one target", entry.key_span)
-                    .help("make this a second entry of `notify`"),
-            );
-            return None;
-        }
-        (None, None) => {
-            if !fields.refused() {
-                d.problem(
-                    Diagnostic::new("this notification has no target", fields.span)
-                        .help("give it `slack` or `webhook`"),
-                );
-            }
-            return None;
-        }
+    let only = d.optional(&fields, "only", filter);
+    let entry = d.exactly_one(&fields, language::NOTIFY.one_of[0])?;
+    let target = match entry.key.as_str() {
+        "slack" => NotifyTarget::Slack { url: d.named_text(&entry.node)? },
+        "webhook" => webhook(d, &entry.node)?,
+        _ => NotifyTarget::Sns(topic(d, &entry.node)?),
     };
-    Some(Notify { target, on })
+    Some(Notify { target, on, only })
+}
+
+fn topic(d: &mut Decoder<'_>, node: &Node) -> Option<Template> {
+    let topic = d.named_text(node)?;
+    if !topic.shape().starts_with("arn:") && !topic.begins_with_reference() {
+        d.problem(
+            Diagnostic::new("this is not the ARN of a topic", topic.span)
+                .help("write `arn:aws:sns:REGION:ACCOUNT:NAME`"),
+        );
+    }
+    Some(topic)
 }
 
 fn webhook(d: &mut Decoder<'_>, node: &Node) -> Option<NotifyTarget> {
-    let fields = d.fields(node, &keys::WEBHOOK)?;
-    let headers = d.text_map(fields.get("headers"));
-    let url = d.required(&fields, "url").and_then(|node| d.template(node))?;
-    Some(NotifyTarget::Webhook { url, headers })
-}
-
-impl Decoder<'_> {
-    /// A mapping of environment variables.
-    fn variables(&mut self, node: Option<&Node>) -> IndexMap<String, Template> {
-        if let Some(Node { value: Value::Map(entries), .. }) = node {
-            for entry in entries {
-                if !is_variable_name(&entry.key) && !fields::is_ignored(&entry.key) {
-                    let message = format!("`{}` cannot be the name of a variable", entry.key);
-                    self.problem(
-                        Diagnostic::new(message, entry.key_span)
-                            .help("use letters, digits and `_`, not beginning with a digit"),
-                    );
-                }
-            }
-        }
-        self.defined(node, "texts", Self::template)
-    }
+    let fields = d.fields(node, &language::WEBHOOK)?;
+    let headers = d.text_map(&fields, "headers");
+    let secret = d.optional(&fields, "secret", Decoder::template);
+    let url = d.required(&fields, "url").and_then(|node| d.named_text(node))?;
+    Some(NotifyTarget::Webhook { url, headers, secret })
 }

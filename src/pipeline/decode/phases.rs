@@ -2,29 +2,48 @@
 
 use super::fields::Decoder;
 use super::steps;
-use crate::pipeline::keys;
+use crate::pipeline::language;
 use crate::pipeline::model::{Phase, PhaseName, When};
-use crate::pipeline::tree::Node;
+use crate::pipeline::tree::{Entry, Node, Value};
 
 pub(super) fn phases(d: &mut Decoder<'_>, node: &Node) -> Vec<Phase> {
-    let Some(fields) = d.fields(node, &keys::PHASES) else {
+    let Some(fields) = d.fields(node, &language::PHASES) else {
         return Vec::new();
     };
     PhaseName::ALL
         .into_iter()
         .filter_map(|name| {
-            let node = fields.get(name.as_str())?;
-            phase(d, name, node)
+            let phase = phase(d, name, fields.entry(name.as_str())?);
+            d.lost_steps |= phase.is_none();
+            phase
         })
         .collect()
 }
 
-fn phase(d: &mut Decoder<'_>, name: PhaseName, node: &Node) -> Option<Phase> {
-    let fields = d.fields(node, &keys::PHASE)?;
+fn phase(d: &mut Decoder<'_>, name: PhaseName, entry: &Entry) -> Option<Phase> {
+    let node = &entry.node;
+    if let Value::List(_) = node.value {
+        d.problem(
+            crate::pipeline::diagnostic::Diagnostic::new(
+                "a phase is a mapping, but this is a list",
+                entry.key_span,
+            )
+            .help("put the list under `steps`"),
+        );
+        return None;
+    }
+    let fields = d.fields(node, &language::PHASE)?;
     let mut list =
         |key: &str| fields.get(key).map(|node| d.list(node, "steps", steps::step)).unwrap_or_default();
     let (steps, finally) = (list("steps"), list("finally"));
-    Some(Phase { name, when: d.optional(&fields, "when", when).unwrap_or_default(), steps, finally })
+    Some(Phase {
+        name,
+        when: d.optional(&fields, "when", when).unwrap_or_default(),
+        steps,
+        finally,
+        timeout: d.optional(&fields, "timeout", Decoder::duration),
+        span: entry.key_span,
+    })
 }
 
 pub(super) fn when(d: &mut Decoder<'_>, node: &Node) -> Option<When> {

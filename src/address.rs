@@ -1,7 +1,16 @@
-//! Names of repositories and tags, by the rules of the OCI distribution specification.
+//! Names of repositories and tags, by the rules of the OCI distribution specification, and what ECR's hosts tell. Pure.
 
-use super::RegistryError;
 use std::fmt;
+
+/// A name that no registry accepts.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("`{name}` is not a valid {what}")]
+pub struct InvalidName {
+    /// What it should be.
+    pub what: &'static str,
+    /// What it is.
+    pub name: String,
+}
 
 /// Where Docker Hub's registry answers.
 const HUB: &str = "registry-1.docker.io";
@@ -17,7 +26,7 @@ pub struct Repository {
 
 impl Repository {
     /// Reads `host/path`. A name whose first part cannot be a host is none: nothing where `name` is a bare path.
-    pub fn parse(name: &str) -> Result<Option<Self>, RegistryError> {
+    pub fn parse(name: &str) -> Result<Option<Self>, InvalidName> {
         let Some((host, path)) = name.split_once('/') else {
             check_path(name)?;
             return Ok(None);
@@ -53,15 +62,15 @@ fn is_host(part: &str) -> bool {
     part == "localhost" || part.contains(['.', ':'])
 }
 
-fn check_host(host: &str) -> Result<(), RegistryError> {
+fn check_host(host: &str) -> Result<(), InvalidName> {
     let ends = |character: Option<char>| character.is_some_and(|c| c.is_ascii_alphanumeric());
     let valid = ends(host.chars().next())
         && ends(host.chars().last())
         && host.chars().all(|c| c.is_ascii_alphanumeric() || ".-:".contains(c));
-    if valid { Ok(()) } else { Err(RegistryError::Name { what: "registry host", name: host.to_owned() }) }
+    if valid { Ok(()) } else { Err(InvalidName { what: "registry host", name: host.to_owned() }) }
 }
 
-fn check_path(path: &str) -> Result<(), RegistryError> {
+fn check_path(path: &str) -> Result<(), InvalidName> {
     let valid = !path.is_empty()
         && path.len() <= 255
         && path.split('/').all(|component| {
@@ -75,7 +84,7 @@ fn check_path(path: &str) -> Result<(), RegistryError> {
     if valid {
         Ok(())
     } else {
-        Err(RegistryError::Name {
+        Err(InvalidName {
             what: "repository name (lower-case letters, digits, `.`, `_`, `-` and `/`)",
             name: path.to_owned(),
         })
@@ -83,7 +92,7 @@ fn check_path(path: &str) -> Result<(), RegistryError> {
 }
 
 /// Checks a tag's name.
-pub fn check_tag(tag: &str) -> Result<(), RegistryError> {
+pub fn check_tag(tag: &str) -> Result<(), InvalidName> {
     let first = tag.chars().next();
     let valid = tag.len() <= 128
         && first.is_some_and(|c| c.is_ascii_alphanumeric() || c == '_')
@@ -91,10 +100,34 @@ pub fn check_tag(tag: &str) -> Result<(), RegistryError> {
     if valid {
         Ok(())
     } else {
-        Err(RegistryError::Name {
+        Err(InvalidName {
             what: "tag (letters, digits, `.`, `_` and `-`, at most 128; `source.branch.slug` is a branch made fit)",
             name: tag.to_owned(),
         })
+    }
+}
+
+/// An ECR registry, as its host name tells.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EcrHost {
+    /// The account that owns it.
+    pub account: String,
+    /// Its region.
+    pub region: String,
+}
+
+impl EcrHost {
+    /// Reads `ACCOUNT.dkr.ecr.REGION.amazonaws.com`, its FIPS and its Chinese form. Nothing for any other host.
+    pub fn parse(host: &str) -> Option<Self> {
+        let (account, rest) = host.split_once(".dkr.ecr")?;
+        let rest = rest.strip_prefix("-fips").unwrap_or(rest).strip_prefix('.')?;
+        let region =
+            rest.strip_suffix(".amazonaws.com.cn").or_else(|| rest.strip_suffix(".amazonaws.com"))?;
+        let valid = account.len() == 12
+            && account.bytes().all(|byte| byte.is_ascii_digit())
+            && !region.is_empty()
+            && !region.contains('.');
+        valid.then(|| Self { account: account.to_owned(), region: region.to_owned() })
     }
 }
 
@@ -121,5 +154,17 @@ mod tests {
             assert!(check_tag(tag).is_err(), "{tag}");
         }
         assert!(check_tag("v1.2_x-3").is_ok());
+    }
+
+    #[test]
+    fn hosts_of_ecr_are_known() {
+        let region = |host: &str| EcrHost::parse(host).map(|host| host.region);
+        let account = "123456789012.dkr.ecr";
+        assert_eq!(region(&format!("{account}.eu-west-1.amazonaws.com")).unwrap(), "eu-west-1");
+        assert_eq!(region(&format!("{account}-fips.us-east-1.amazonaws.com")).unwrap(), "us-east-1");
+        assert_eq!(region(&format!("{account}.cn-north-1.amazonaws.com.cn")).unwrap(), "cn-north-1");
+        assert_eq!(region("public.ecr.aws"), None);
+        assert_eq!(region("12.dkr.ecr.eu-west-1.amazonaws.com"), None);
+        assert_eq!(region(&format!("{account}.evil.example.amazonaws.com")), None);
     }
 }

@@ -1,0 +1,136 @@
+//! What files of the source say that plans and policies depend on. What cannot be read is simply not known.
+
+use crate::docker::context::{self, Selection};
+use crate::docker::ignore;
+use crate::ecs::task_definition::{self, Request};
+use crate::pipeline::diagnostic::Diagnostic;
+use crate::pipeline::model::{Action, Image, Pipeline, StepId, TaskDefinitionBase};
+use crate::plan::calls::{Definition, Facts};
+use crate::plan::outline::ContextSize;
+use crate::plan::scope::Values;
+use crate::text::{closest, listed};
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+
+/// Go's `os.ModeDir`, as the walk gives it.
+const DIRECTORY: u32 = 1 << 31;
+
+/// Reads what the pipeline's steps and images name.
+pub(super) fn facts(pipeline: &Pipeline, values: &Values, directory: &Path) -> Facts {
+    let base_images = pipeline.images.iter().filter_map(|(name, image)| {
+        let text = std::fs::read_to_string(dockerfile(image, values, directory)?).ok()?;
+        Some((name.clone(), base_images(&text)))
+    });
+    Facts { definitions: definitions(pipeline, values, directory), base_images: base_images.collect() }
+}
+
+/// The documents that `task-definition` steps start from.
+pub(super) fn definitions(
+    pipeline: &Pipeline,
+    values: &Values,
+    directory: &Path,
+) -> HashMap<StepId, Definition> {
+    let read = |file: &Path| {
+        let text = std::fs::read_to_string(file).ok()?;
+        let request = Request::from_document(task_definition::parse(&text).ok()?).ok()?;
+        Some(Definition {
+            family: Some(request.family().to_owned()),
+            roles: request.roles(),
+            log_groups: request.log_groups(),
+            containers: request.containers(),
+            tagged: request.is_tagged(),
+        })
+    };
+    let steps = pipeline.steps().filter_map(|step| match &step.action {
+        Action::TaskDefinition(definition) => match &definition.base {
+            TaskDefinitionBase::File(file) => Some((step.id, file.resolve(values).ok()?)),
+            _ => None,
+        },
+        _ => None,
+    });
+    steps.filter_map(|(id, file)| Some((id, read(&directory.join(file))?))).collect()
+}
+
+/// Containers that the pipeline changes and the task definition's file does not have.
+pub(super) fn containers(pipeline: &Pipeline, definitions: &HashMap<StepId, Definition>) -> Vec<Diagnostic> {
+    let mut problems = Vec::new();
+    for step in pipeline.steps() {
+        let (Action::TaskDefinition(definition), Some(known)) = (&step.action, definitions.get(&step.id))
+        else {
+            continue;
+        };
+        let names = || known.containers.iter().map(String::as_str);
+        for (name, change) in &definition.containers {
+            if !known.containers.contains(name) {
+                let help = closest(name, names()).map_or_else(
+                    || format!("it has {}", listed(names())),
+                    |found| format!("did you mean `{found}`?"),
+                );
+                let message = format!("the task definition's file has no container `{name}`");
+                problems.push(Diagnostic::new(message, change.span).help(help));
+            }
+        }
+    }
+    problems
+}
+
+/// The Dockerfile of an image, as a build would find it.
+fn dockerfile(image: &Image, values: &Values, directory: &Path) -> Option<PathBuf> {
+    let context = directory.join(image.context.resolve(values).ok()?);
+    let candidates = match &image.dockerfile {
+        Some(dockerfile) => {
+            let written = dockerfile.resolve(values).ok()?;
+            [directory.join(&written), context.join(&written)]
+        }
+        None => [context.join("Dockerfile"), directory.join("Dockerfile")],
+    };
+    candidates.into_iter().find(|path| path.is_file())
+}
+
+/// The images that a Dockerfile names in `FROM` and `COPY --from`.
+fn base_images(dockerfile: &str) -> Vec<String> {
+    let mut images = Vec::new();
+    for line in dockerfile.lines() {
+        let mut words = line.split_whitespace();
+        let found = match words.next().map(str::to_ascii_uppercase).as_deref() {
+            Some("FROM") => words.find(|word| !word.starts_with("--")),
+            Some("COPY") => words.find_map(|word| word.strip_prefix("--from=")),
+            _ => None,
+        };
+        images.extend(found.filter(|image| image.contains('/')).map(ToOwned::to_owned));
+    }
+    images
+}
+
+/// How large the contexts of the pipeline's images are, without what `.dockerignore` leaves out.
+pub(super) fn context_sizes(
+    pipeline: &Pipeline,
+    values: &Values,
+    directory: &Path,
+) -> HashMap<String, ContextSize> {
+    let size = |image: &Image| {
+        let unknown =
+            |reason: String| ContextSize { context_problem: Some(reason), ..ContextSize::default() };
+        let Ok(context) = image.context.resolve(values) else {
+            return unknown("the directory is not known before the run".to_owned());
+        };
+        let context = directory.join(context);
+        let exclude = ignore::patterns_of(dockerfile(image, values, directory).as_deref(), &context);
+        let (mut files, mut bytes) = (0, 0);
+        let selection = Selection { exclude, ..Selection::default() };
+        let walked = context::walk(&context, &selection, &mut |stat| {
+            if stat.mode & DIRECTORY == 0 {
+                files += 1;
+                bytes += u64::try_from(stat.size).unwrap_or_default();
+            }
+            true
+        });
+        match walked {
+            Ok(()) => {
+                ContextSize { context_files: Some(files), context_bytes: Some(bytes), context_problem: None }
+            }
+            Err(error) => unknown(crate::exit::chain(&error)),
+        }
+    };
+    pipeline.images.iter().map(|(name, image)| (name.clone(), size(image))).collect()
+}

@@ -1,0 +1,96 @@
+//! `runner iam`.
+
+use super::load::{self, Loaded};
+use super::{facts, stdio};
+use crate::exit::{Exit, Failure};
+use crate::plan::calls::Caller;
+use crate::plan::policy::{Policy, policies};
+use clap::{Args, ValueEnum};
+use std::path::PathBuf;
+
+/// Print the least-privilege IAM policy that this pipeline needs
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Examples:\n  runner iam > policy.json\n  aws iam put-role-policy --role-name codebuild-webapp --policy-name runner --policy-document file://policy.json\n  runner iam --format terraform --region eu-central-1\n\nWhat the file leaves open is `*` in JSON, and the stack's or the provider's own account and region otherwise.\nWhat CodeBuild itself needs (its logs, artifacts, networks) is not part of it."
+)]
+pub(super) struct Arguments {
+    /// The pipeline file
+    #[arg(long, short, default_value = "pipeline.yml", value_name = "FILE")]
+    file: PathBuf,
+    /// The form to print
+    #[arg(long, value_enum, default_value_t = Format::Json)]
+    format: Format,
+    /// The region of names that have none (AWS_REGION where this is absent)
+    #[arg(long, value_name = "REGION")]
+    region: Option<String>,
+    /// The account of names that have none
+    #[arg(long, value_name = "ID")]
+    account: Option<String>,
+    /// Print the policy of a role that steps assume, instead of the build's own
+    #[arg(long, value_name = "ARN")]
+    role: Option<String>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Format {
+    /// A policy document
+    Json,
+    /// A data source `aws_iam_policy_document`
+    Terraform,
+    /// A template with a managed policy, as YAML
+    Cloudformation,
+}
+
+pub(super) fn main(arguments: &Arguments, no_color: bool) -> Result<Exit, Failure> {
+    let loaded = load::load(&load::Request {
+        file: &arguments.file,
+        publish: true,
+        local: false,
+        env_file: None,
+        elsewhere: true,
+        no_color,
+    })?;
+    let region = arguments.region.as_deref().or(loaded.context.region.as_deref());
+    let account = arguments.account.as_deref().or(loaded.context.account.as_deref());
+    let all = pipeline_policies(&loaded, (region, account));
+    let policy = all.iter().find(|policy| policy.role == arguments.role).ok_or_else(|| {
+        let known: Vec<&str> = all.iter().filter_map(|policy| policy.role.as_deref()).collect();
+        Failure::usage("no step of this pipeline assumes that role")
+            .help(format!("the roles that are assumed: {}", crate::text::listed(known)))
+    })?;
+    match arguments.format {
+        Format::Json => stdio::json(&policy.to_json())?,
+        Format::Terraform => stdio::result(&policy.to_terraform())?,
+        Format::Cloudformation => {
+            let template = serde_yaml::to_string(&policy.to_cloudformation())
+                .map_err(|error| Failure::environment(error.to_string()))?;
+            stdio::result(&template)?;
+        }
+    }
+    notes(&all, policy, arguments.format);
+    Ok(Exit::Done)
+}
+
+/// The policies of a pipeline, whatever this build is.
+pub(super) fn pipeline_policies(loaded: &Loaded, place: (Option<&str>, Option<&str>)) -> Vec<Policy> {
+    let facts = facts::facts(&loaded.pipeline, &loaded.values, &loaded.directory);
+    let caller = Caller::of_every_build(&loaded.pipeline, &loaded.values, &facts, place);
+    policies(&loaded.pipeline, &caller)
+}
+
+/// What the user should know of the policy; the policy itself is on stdout.
+fn notes(all: &[Policy], policy: &Policy, format: Format) {
+    if format == Format::Json && policy.has_unknown_place() {
+        stdio::text(
+            "note: the account or the region is not known and `*` in its place; --account and --region set them",
+        );
+    }
+    if policy.passes_any_role() {
+        stdio::text(
+            "note: iam:PassRole is on `role/*`, because only ECS knows the roles of the task definition; put their ARNs there, or set task-role and execution-role",
+        );
+    }
+    for role in all.iter().filter_map(|other| other.role.as_ref()).filter(|_| policy.role.is_none()) {
+        stdio::text(&format!("note: the role {role} needs a policy of its own: runner iam --role {role}"));
+    }
+}

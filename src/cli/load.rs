@@ -1,0 +1,180 @@
+//! From a pipeline file and the environment to everything that the commands start from.
+
+use super::stdio;
+use crate::engine::Settings;
+use crate::exit::Failure;
+use crate::origin;
+use crate::pipeline::diagnostic::{Diagnostic, Severity};
+use crate::pipeline::model::Pipeline;
+use crate::pipeline::source::SourceFile;
+use crate::pipeline::{self, MAX_BYTES};
+use crate::plan::context::BuildContext;
+use crate::plan::scope::{Sources, Values};
+use crate::plan::{self, Mode, environment};
+use std::collections::HashMap;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+/// What the user asks for.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Request<'a> {
+    /// The pipeline file.
+    pub(super) file: &'a Path,
+    /// `--publish`
+    pub(super) publish: bool,
+    /// `--local`
+    pub(super) local: bool,
+    /// `--env-file`
+    pub(super) env_file: Option<&'a Path>,
+    /// The run happens elsewhere: what CodeBuild and git will say there counts as known.
+    pub(super) elsewhere: bool,
+    /// `--no-color`
+    pub(super) no_color: bool,
+}
+
+/// A pipeline with all that surrounds it.
+pub(super) struct Loaded {
+    pub(super) pipeline: Pipeline,
+    pub(super) source: SourceFile,
+    /// The pipeline file, as a full path.
+    pub(super) file: PathBuf,
+    /// Its directory.
+    pub(super) directory: PathBuf,
+    /// The environment of this process.
+    pub(super) process: HashMap<String, String>,
+    pub(super) context: BuildContext,
+    pub(super) mode: Mode,
+    pub(super) values: Values,
+}
+
+/// Reads the file and joins it with the environment. Mistakes in it are shown, and are a failure.
+pub(super) fn load(request: &Request<'_>) -> Result<Loaded, Failure> {
+    let source = read(request.file)?;
+    let refuse = |problems: &[Diagnostic]| refuse(&source, problems, request.no_color);
+    let parsed = pipeline::parse(&source);
+    let Some(pipeline) = parsed.pipeline else {
+        return Err(refuse(&parsed.diagnostics));
+    };
+    let file = request
+        .file
+        .canonicalize()
+        .map_err(|error| Failure::usage(format!("cannot read {}: {error}", request.file.display())))?;
+    let directory = file.parent().unwrap_or(Path::new("/")).to_owned();
+    let process = process();
+    let context = origin::detect(&process, &directory);
+    let mode = match (request.publish, request.local) {
+        (true, _) => Mode::Publish,
+        (_, true) => Mode::Local,
+        _ if context.in_codebuild() || request.elsewhere => Mode::Publish,
+        _ => Mode::Local,
+    };
+    let sources = Sources {
+        process: process.clone().into_iter().collect(),
+        env_file: env_file(request.env_file)?,
+        process_wins: context.in_codebuild(),
+        elsewhere: request.elsewhere,
+    };
+    let (values, problems) = plan::values(&pipeline, &sources, &context, mode);
+    if !problems.is_empty() {
+        return Err(refuse(&problems));
+    }
+    Ok(Loaded { pipeline, source, file, directory, process, context, mode, values })
+}
+
+/// The environment, as far as it is text.
+pub(super) fn process() -> HashMap<String, String> {
+    std::env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+        .collect()
+}
+
+/// Reads a pipeline file.
+pub(super) fn read(path: &Path) -> Result<SourceFile, Failure> {
+    let unreadable =
+        |reason: &str| Failure::usage(format!("cannot read the pipeline file {}: {reason}", path.display()));
+    let metadata = std::fs::metadata(path).map_err(|error| {
+        unreadable(&error.to_string())
+            .help("go to the directory that holds pipeline.yml, or name the file with --file")
+    })?;
+    if metadata.is_dir() {
+        return Err(unreadable("it is a directory").help("name the file in it with --file"));
+    }
+    let too_large = || {
+        unreadable(&format!("it is larger than {} KiB", MAX_BYTES / 1024))
+            .help("a pipeline file is written by people; put data into files of its own")
+    };
+    if metadata.len() > MAX_BYTES {
+        return Err(too_large());
+    }
+    let mut bytes = Vec::new();
+    std::fs::File::open(path)
+        .and_then(|file| file.take(MAX_BYTES + 1).read_to_end(&mut bytes))
+        .map_err(|error| unreadable(&error.to_string()))?;
+    // What is no regular file has no size that could be trusted.
+    if bytes.len() as u64 > MAX_BYTES {
+        return Err(too_large());
+    }
+    match std::str::from_utf8(&bytes) {
+        Ok(text) => Ok(SourceFile::new(path.display().to_string(), text)),
+        Err(error) => {
+            let line = bytes[..error.valid_up_to()].iter().filter(|byte| **byte == b'\n').count() + 1;
+            Err(unreadable(&format!("line {line} is not UTF-8")).help("save the file as UTF-8"))
+        }
+    }
+}
+
+/// Shows what is wrong with the file, or worth knowing.
+pub(super) fn show(source: &SourceFile, diagnostics: &[Diagnostic], no_color: bool) {
+    let color = stdio::color(&std::io::stderr(), no_color);
+    let texts: Vec<String> =
+        diagnostics.iter().map(|one| format!("{}\n", one.render(source, color))).collect();
+    if !texts.is_empty() {
+        stdio::text(&texts.join("\n"));
+    }
+}
+
+/// `an error`, `3 errors`.
+pub(super) fn count(diagnostics: &[Diagnostic]) -> String {
+    match diagnostics.iter().filter(|diagnostic| diagnostic.severity == Severity::Error).count() {
+        1 => "an error".to_owned(),
+        count => format!("{count} errors"),
+    }
+}
+
+/// Shows everything that is wrong with the file.
+pub(super) fn refuse(source: &SourceFile, problems: &[Diagnostic], no_color: bool) -> Failure {
+    show(source, problems, no_color);
+    Failure::usage(format!("{} has {}; nothing was run", source.name, count(problems)))
+}
+
+fn env_file(path: Option<&Path>) -> Result<Vec<(String, String)>, Failure> {
+    let Some(path) = path else {
+        return Ok(Vec::new());
+    };
+    let unreadable = |reason: String| {
+        Failure::usage(format!("cannot read the environment file {}: {reason}", path.display()))
+    };
+    let text = std::fs::read_to_string(path).map_err(|error| unreadable(error.to_string()))?;
+    environment::parse(&text).map_err(|error| unreadable(error.to_string()))
+}
+
+/// How connections are made.
+pub(super) fn settings(process: &HashMap<String, String>) -> Settings {
+    let get = |name: &str| process.get(name).filter(|value| !value.is_empty());
+    let docker_config = get("DOCKER_CONFIG")
+        .map(PathBuf::from)
+        .or_else(|| get("HOME").map(|home| Path::new(home).join(".docker")))
+        .map(|directory| directory.join("config.json"));
+    Settings {
+        docker_host: get("DOCKER_HOST").cloned(),
+        docker_config,
+        aws_ca_bundle: get("AWS_CA_BUNDLE").map(PathBuf::from),
+    }
+}
+
+impl Loaded {
+    /// How connections are made.
+    pub(super) fn settings(&self) -> Settings {
+        settings(&self.process)
+    }
+}

@@ -1,0 +1,124 @@
+//! The language as data: every table, its keys, their kinds, defaults and descriptions.
+//!
+//! One source serves the decoder and its suggestions, `runner schema` ([`schema`]) and the reference in `docs/`
+//! ([`reference`]), so that they cannot disagree.
+
+pub mod reference;
+pub mod schema;
+mod tables;
+
+pub use tables::*;
+
+/// One kind of mapping.
+#[derive(Debug)]
+pub struct Table {
+    /// Its name in the schema.
+    pub name: &'static str,
+    /// What it is, with its article, for messages.
+    pub what: &'static str,
+    /// Its heading in the reference.
+    pub title: &'static str,
+    /// What it is for.
+    pub about: &'static str,
+    /// Its keys.
+    pub keys: &'static [Key],
+    /// Groups of keys of which exactly one must be there.
+    pub one_of: &'static [&'static [&'static str]],
+}
+
+/// A key of a [`Table`].
+#[derive(Debug)]
+pub struct Key {
+    /// The key itself.
+    pub name: &'static str,
+    /// What may stand under it.
+    pub kind: Kind,
+    /// It must be there.
+    pub required: bool,
+    /// What holds where it is absent, as YAML.
+    pub default: Option<&'static str>,
+    /// What it means.
+    pub about: &'static str,
+    /// A value, as YAML.
+    pub example: Option<&'static str>,
+    /// This version of runner carries it out. What it does not is refused by `run`.
+    pub ready: bool,
+}
+
+/// What may stand under a key.
+#[derive(Debug)]
+pub enum Kind {
+    /// Text in which `${…}` is resolved. Numbers and booleans are taken as they are written.
+    Text,
+    /// Text that is taken as it is.
+    Plain,
+    /// The number 1: the version of the language.
+    Version,
+    /// `true` or `false`.
+    Boolean,
+    /// A whole number of this range.
+    Integer(u32, u32),
+    /// `90s`, `10m`, `1h30m`.
+    Duration,
+    /// An amount of memory: `512m`, `2g`.
+    Size,
+    /// One of these words.
+    Choice(&'static [&'static str]),
+    /// The name of an image of the pipeline.
+    Image,
+    /// The name of a variable under `env`.
+    Variable,
+    /// A pattern for branches or tags.
+    Glob,
+    /// A mapping with these keys.
+    Table(&'static Table),
+    /// A list.
+    List(&'static Kind),
+    /// One value, or a list of them.
+    OneOrMore(&'static Kind),
+    /// A mapping from names, which this word stands for, to values.
+    Map(&'static str, &'static Kind),
+    /// Any of these.
+    Either(&'static [Kind]),
+    /// A JSON document of another system, taken as it is.
+    Document,
+}
+
+impl Table {
+    /// The key of that name.
+    pub fn key(&self, name: &str) -> Option<&Key> {
+        self.keys.iter().find(|key| key.name == name)
+    }
+
+    /// The names of its keys.
+    pub fn names(&self) -> impl Iterator<Item = &'static str> {
+        self.keys.iter().map(|key| key.name)
+    }
+}
+
+impl Key {
+    const fn new(name: &'static str, kind: Kind, about: &'static str) -> Self {
+        Self { name, kind, required: false, default: None, about, example: None, ready: true }
+    }
+
+    const fn required(mut self) -> Self {
+        self.required = true;
+        self
+    }
+
+    const fn default(mut self, yaml: &'static str) -> Self {
+        self.default = Some(yaml);
+        self
+    }
+
+    const fn example(mut self, yaml: &'static str) -> Self {
+        self.example = Some(yaml);
+        self
+    }
+
+    /// No executor carries it out yet.
+    const fn later(mut self) -> Self {
+        self.ready = false;
+        self
+    }
+}

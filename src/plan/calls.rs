@@ -1,0 +1,652 @@
+//! What steps ask of AWS and of registries: the calls that change something, for `runner plan`, and the permissions that
+//! all of them need, for `runner iam` and `runner doctor`. One list serves both, so that they cannot disagree.
+//!
+//! Source of actions and resource types: the service authorization reference of AWS.
+
+use super::scope::Values;
+use crate::address::{EcrHost, Repository};
+use crate::pipeline::model::{
+    Action, AwsAccess, Deploy, Image, Name, Notify, NotifyTarget, Pipeline, RunTask, Step, StepId,
+    TaskDefinition, TaskDefinitionBase, TaskPlace,
+};
+use crate::pipeline::reference::SecretReference;
+use crate::pipeline::template::{Builtin, Reference, Scope, Template};
+use indexmap::IndexMap;
+use std::collections::HashMap;
+use std::fmt;
+
+/// What files of the source say, as far as they could be read.
+#[derive(Debug, Clone, Default)]
+pub struct Facts {
+    /// The documents that `task-definition` steps start from, by step.
+    pub definitions: HashMap<StepId, Definition>,
+    /// The images that Dockerfiles start from, by image.
+    pub base_images: HashMap<String, Vec<String>>,
+}
+
+/// What the document of a task definition says that permissions depend on.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Definition {
+    /// Its family.
+    pub family: Option<String>,
+    /// Task role and execution role, as ARNs or names.
+    pub roles: Vec<String>,
+    /// The log groups of its containers.
+    pub log_groups: Vec<String>,
+    /// The names of its containers.
+    pub containers: Vec<String>,
+    /// It has tags.
+    pub tagged: bool,
+}
+
+/// Something that a step asks of the world outside.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Call {
+    /// What changes, where something does.
+    pub change: Option<Change>,
+    /// What has to be allowed: action and resource.
+    pub permissions: Vec<(&'static str, Resource)>,
+    /// The role under which it happens: the build's own where absent.
+    pub role: Option<String>,
+}
+
+/// A call that changes something.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Change {
+    /// The action: as IAM spells it, or `registry:UploadBlobs` and `registry:PutManifest`.
+    pub action: &'static str,
+    /// What it changes.
+    pub target: String,
+    /// When it happens, where it does not always.
+    pub condition: Option<&'static str>,
+}
+
+/// What an action works on.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Resource {
+    /// The action takes no resource.
+    Any,
+    /// An ARN that is known whole.
+    Exact(String),
+    /// An ARN made from what the pipeline names.
+    Made {
+        /// The service, as ARNs spell it.
+        service: &'static str,
+        /// The region; nothing where it is not known.
+        region: Option<String>,
+        /// The service has no regions (IAM).
+        global: bool,
+        /// The account; nothing where it is not known.
+        account: Option<String>,
+        /// The part behind the account.
+        name: String,
+    },
+}
+
+/// What stands in an ARN for what is not known.
+#[derive(Debug, Clone, Copy)]
+pub struct Fill<'a> {
+    /// The partition.
+    pub partition: Option<&'a str>,
+    /// The region.
+    pub region: &'a str,
+    /// The account.
+    pub account: &'a str,
+}
+
+impl Fill<'static> {
+    /// A pattern for all of them.
+    pub const ANY: Self = Self { partition: None, region: "*", account: "*" };
+}
+
+impl Resource {
+    /// The ARN, or `*`.
+    pub fn arn(&self, fill: Fill<'_>) -> String {
+        match self {
+            Self::Any => "*".to_owned(),
+            Self::Exact(arn) => arn.clone(),
+            Self::Made { service, region, global, account, name } => {
+                let known = region.as_deref().map(partition_of);
+                let partition = known.or(fill.partition).unwrap_or("aws");
+                let region = if *global { "" } else { region.as_deref().unwrap_or(fill.region) };
+                let account = account.as_deref().unwrap_or(fill.account);
+                format!("arn:{partition}:{service}:{region}:{account}:{name}")
+            }
+        }
+    }
+}
+
+/// The partition that a region belongs to.
+fn partition_of(region: &str) -> &'static str {
+    match region {
+        region if region.starts_with("cn-") => "aws-cn",
+        region if region.starts_with("us-gov-") => "aws-us-gov",
+        _ => "aws",
+    }
+}
+
+/// How values are written that are not known before the build runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unknowns {
+    /// As the file writes them: `${source.branch}`.
+    Written,
+    /// As `*`: the names are patterns of IAM, for every build of this pipeline.
+    Patterns,
+}
+
+/// Finds the calls of a pipeline.
+#[derive(Debug, Clone, Copy)]
+pub struct Caller<'a> {
+    pipeline: &'a Pipeline,
+    values: &'a Values,
+    facts: &'a Facts,
+    unknowns: Unknowns,
+    region: Option<&'a str>,
+    account: Option<&'a str>,
+}
+
+/// Where the calls of a step go.
+struct Place {
+    region: Option<String>,
+    account: Option<String>,
+    role: Option<String>,
+}
+
+impl Place {
+    fn made(&self, service: &'static str, name: impl Into<String>) -> Resource {
+        Resource::Made {
+            service,
+            region: self.region.clone(),
+            global: false,
+            account: self.account.clone(),
+            name: name.into(),
+        }
+    }
+
+    /// `text` where it is an ARN, and one made of it otherwise.
+    fn arn_or(&self, text: String, service: &'static str, name: impl FnOnce(&str) -> String) -> Resource {
+        if text.starts_with("arn:") {
+            return Resource::Exact(text);
+        }
+        let name = name(&text);
+        self.made(service, name)
+    }
+
+    fn role_named(&self, role: &str) -> Resource {
+        if role.starts_with("arn:") {
+            return Resource::Exact(role.to_owned());
+        }
+        Resource::Made {
+            service: "iam",
+            region: self.region.clone(),
+            global: true,
+            account: self.account.clone(),
+            name: format!("role/{role}"),
+        }
+    }
+
+    fn call(&self, permissions: impl IntoIterator<Item = (&'static str, Resource)>) -> Call {
+        Call { change: None, permissions: permissions.into_iter().collect(), role: self.role.clone() }
+    }
+
+    fn change(
+        &self,
+        action: &'static str,
+        resource: Resource,
+        condition: Option<&'static str>,
+        fill: Fill<'_>,
+    ) -> Call {
+        let change = Change { action, target: resource.arn(fill), condition };
+        Call { change: Some(change), permissions: vec![(action, resource)], role: self.role.clone() }
+    }
+}
+
+impl<'a> Caller<'a> {
+    /// Calls with the names of this build, as far as they are known.
+    pub fn of_this_build(
+        pipeline: &'a Pipeline,
+        values: &'a Values,
+        facts: &'a Facts,
+        (region, account): (Option<&'a str>, Option<&'a str>),
+    ) -> Self {
+        Self { pipeline, values, facts, unknowns: Unknowns::Written, region, account }
+    }
+
+    /// Calls of every build, with patterns in the place of what differs from build to build.
+    pub fn of_every_build(
+        pipeline: &'a Pipeline,
+        values: &'a Values,
+        facts: &'a Facts,
+        (region, account): (Option<&'a str>, Option<&'a str>),
+    ) -> Self {
+        Self { pipeline, values, facts, unknowns: Unknowns::Patterns, region, account }
+    }
+
+    fn fill(&self) -> Fill<'static> {
+        match self.unknowns {
+            Unknowns::Written => Fill { partition: None, region: "REGION", account: "ACCOUNT" },
+            Unknowns::Patterns => Fill::ANY,
+        }
+    }
+
+    /// A template's text, as far as it is known.
+    fn text(&self, template: &Template, own: Option<&IndexMap<String, Template>>) -> String {
+        template.render(|reference, default| match self.unknowns {
+            Unknowns::Written => {
+                let own = match reference {
+                    Reference::Env(name) => {
+                        own.and_then(|own| own.get(name)).map(|value| self.text(value, None))
+                    }
+                    Reference::Builtin(_) => None,
+                };
+                let value =
+                    own.or_else(|| self.values.value(reference)).or_else(|| default.map(ToOwned::to_owned));
+                value.unwrap_or_else(|| format!("${{{reference}}}"))
+            }
+            Unknowns::Patterns => match reference {
+                // What the file says for all builds.
+                Reference::Env(name) => {
+                    let value =
+                        own.and_then(|own| own.get(name)).or_else(|| self.pipeline.env.variables.get(name));
+                    value
+                        .and_then(Template::as_literal)
+                        .map_or_else(|| "*".to_owned(), |value| escaped(&value))
+                }
+                Reference::Builtin(Builtin::AwsRegion) => self.region.unwrap_or("*").to_owned(),
+                Reference::Builtin(Builtin::AwsAccount) => self.account.unwrap_or("*").to_owned(),
+                Reference::Builtin(_) => "*".to_owned(),
+            },
+        })
+    }
+
+    fn place(&self, access: &AwsAccess) -> Place {
+        let role = access.role_arn.as_ref().map(|role| self.text(role, None));
+        // arn:aws:iam::ACCOUNT:role/NAME
+        let account = role.as_ref().and_then(|arn| arn.split(':').nth(4)).map(ToOwned::to_owned);
+        let region = access.region.as_ref().map(|region| self.text(region, None));
+        Place {
+            region: region.or_else(|| self.region.map(ToOwned::to_owned)),
+            account: if role.is_some() { account } else { self.account.map(ToOwned::to_owned) },
+            role,
+        }
+    }
+
+    /// What happens before the first step: secrets are fetched.
+    pub fn at_start(&self) -> Vec<Call> {
+        let env = &self.pipeline.env;
+        let place = self.place(&self.pipeline.aws);
+        let mut calls = Vec::new();
+        for parameter in env.parameter_store.values() {
+            let text = self.text(parameter, None);
+            let resource = if text.starts_with("arn:") {
+                Resource::Exact(text)
+            } else {
+                // A version or a label is no part of the name.
+                let name = text.split(':').next().unwrap_or_default();
+                place.made("ssm", format!("parameter/{}", name.trim_start_matches('/')))
+            };
+            calls.push(place.call([("ssm:GetParameter", resource)]));
+        }
+        for secret in env.secrets_manager.values() {
+            let text = self.text(secret, None);
+            let id = SecretReference::parse(&text).map_or(text, |reference| reference.id);
+            // ARNs of secrets end in six random characters.
+            let resource = place.arn_or(id, "secretsmanager", |name| format!("secret:{name}-??????"));
+            calls.push(place.call([("secretsmanager:GetSecretValue", resource)]));
+        }
+        self.assume(&place, &mut calls);
+        calls
+    }
+
+    /// What a notification asks of AWS.
+    pub fn notification(&self, notify: &Notify) -> Vec<Call> {
+        let NotifyTarget::Sns(topic) = &notify.target else {
+            return Vec::new();
+        };
+        let place = self.place(&self.pipeline.aws);
+        let topic = self.text(topic, None);
+        vec![place.change("sns:Publish", Resource::Exact(topic), None, self.fill())]
+    }
+
+    /// The calls of a step, in the order in which it makes them. A parallel group has none of its own.
+    pub fn step(&self, step: &Step) -> Vec<Call> {
+        let place = self.place(step.aws.as_ref().unwrap_or(&self.pipeline.aws));
+        let mut calls = match &step.action {
+            Action::Build(images) => self.build(images, step, &place),
+            Action::Push(images) => self.push(images, step, &place),
+            Action::TaskDefinition(definition) => self.task_definition(definition, step, &place),
+            Action::RunTask(task) => self.run_task(task, step, &place),
+            Action::Deploy(deploy) => self.deploy(deploy, step, &place),
+            // A command that is given a role needs the role, and what it does with it is its own.
+            Action::Run(_) if step.aws.is_some() => vec![place.call([])],
+            Action::Run(_) | Action::Test(_) | Action::ImageDefinitions(_) | Action::Parallel(_) => {
+                Vec::new()
+            }
+        };
+        self.assume(&place, &mut calls);
+        calls
+    }
+
+    /// A role that is assumed has to be allowed to the build's own role.
+    fn assume(&self, place: &Place, calls: &mut Vec<Call>) {
+        if let (Some(role), false) = (&place.role, calls.is_empty()) {
+            let permissions = vec![("sts:AssumeRole", Resource::Exact(role.clone()))];
+            calls.insert(0, Call { change: None, permissions, role: None });
+        }
+    }
+
+    fn image(&self, name: &Name) -> Option<&'a Image> {
+        self.pipeline.images.get(&name.value)
+    }
+
+    fn build(&self, images: &[Name], step: &Step, place: &Place) -> Vec<Call> {
+        let mut calls = Vec::new();
+        for name in images {
+            let Some(image) = self.image(name) else { continue };
+            let caches = image.cache_from.iter().map(|cache| self.text(cache, Some(&step.env)));
+            let bases = self.facts.base_images.get(&name.value).into_iter().flatten().cloned();
+            for source in caches.chain(bases) {
+                let name = source.split('@').next().unwrap_or_default();
+                let name = match name.rsplit_once(':') {
+                    Some((name, tag)) if !tag.contains('/') => name,
+                    _ => name,
+                };
+                if let Ok(Some(repository)) = Repository::parse(name)
+                    && let Some(host) = EcrHost::parse(&repository.host)
+                {
+                    let resource = ecr_repository(&host, &repository.path);
+                    calls.push(place.call([
+                        ("ecr:GetAuthorizationToken", Resource::Any),
+                        ("ecr:BatchGetImage", resource.clone()),
+                        ("ecr:GetDownloadUrlForLayer", resource),
+                    ]));
+                }
+            }
+        }
+        calls
+    }
+
+    fn push(&self, images: &[Name], step: &Step, place: &Place) -> Vec<Call> {
+        let mut calls = Vec::new();
+        for name in images {
+            if let Some(image) = self.image(name) {
+                self.push_one(image, step, place, &mut calls);
+            }
+        }
+        calls
+    }
+
+    fn push_one(&self, image: &Image, step: &Step, place: &Place, calls: &mut Vec<Call>) {
+        let own = Some(&step.env);
+        let name = self.text(&image.repository, own);
+        let known = Repository::parse(&name).ok().flatten();
+        let host = known.as_ref().map(|repository| repository.host.clone());
+        let ecr = host.as_deref().and_then(EcrHost::parse);
+        // The address in its registry, and in ECR the ARN.
+        let (address, arn) = match (&known, &ecr) {
+            (Some(repository), Some(ecr)) => (name.clone(), Some(ecr_repository(ecr, &repository.path))),
+            // Only the host tells, and patterns in it hide whether it is one of ECR.
+            (Some(_), None) => (name.clone(), None),
+            (None, _) => {
+                let fill = self.fill();
+                let account = place.account.as_deref().unwrap_or(fill.account);
+                let region = place.region.as_deref().unwrap_or(fill.region);
+                let suffix = if region.starts_with("cn-") { ".cn" } else { "" };
+                let address = format!("{account}.dkr.ecr.{region}.amazonaws.com{suffix}/{name}");
+                (address, Some(place.made("ecr", format!("repository/{name}"))))
+            }
+        };
+        let registry = |action, target: String, condition, actions: &[&'static str]| {
+            let permissions = arn.iter().flat_map(|arn| actions.iter().map(|action| (*action, arn.clone())));
+            let change = Some(Change { action, target, condition });
+            Call { change, permissions: permissions.collect(), role: place.role.clone() }
+        };
+        if let Some(arn) = &arn {
+            if known.is_none() || image.create.is_some() {
+                calls.push(place.call([("ecr:DescribeRepositories", arn.clone())]));
+            }
+            if let Some(create) = &image.create {
+                let condition = Some("where the repository does not exist");
+                calls.push(place.change("ecr:CreateRepository", arn.clone(), condition, self.fill()));
+                if create.lifecycle_policy.is_some() {
+                    calls.push(place.change("ecr:PutLifecyclePolicy", arn.clone(), condition, self.fill()));
+                }
+            }
+            calls.push(place.call([("ecr:GetAuthorizationToken", Resource::Any)]));
+            calls.push(place.call([("ecr:BatchCheckLayerAvailability", arn.clone())]));
+        }
+        calls.push(registry(
+            "registry:UploadBlobs",
+            address.clone(),
+            Some("those that the registry does not have"),
+            &["ecr:InitiateLayerUpload", "ecr:UploadLayerPart", "ecr:CompleteLayerUpload"],
+        ));
+        let mut tags: Vec<String> = Vec::new();
+        for tag in &image.tags {
+            let tag = self.text(tag, own);
+            if !tags.contains(&tag) {
+                calls.push(registry(
+                    "registry:PutManifest",
+                    format!("{address}:{tag}"),
+                    None,
+                    &["ecr:PutImage"],
+                ));
+                tags.push(tag);
+            }
+        }
+        if let Some(arn) = &arn {
+            // What is served afterwards is compared with what was pushed.
+            calls.push(place.call([("ecr:BatchGetImage", arn.clone())]));
+            if image.scan.is_some() {
+                calls.push(place.call([("ecr:DescribeImageScanFindings", arn.clone())]));
+            }
+        }
+    }
+
+    fn task_definition(&self, definition: &TaskDefinition, step: &Step, place: &Place) -> Vec<Call> {
+        let own = Some(&step.env);
+        let mut calls = Vec::new();
+        let facts = self.facts.definitions.get(&step.id);
+        let unknown = match self.unknowns {
+            Unknowns::Written => "FAMILY",
+            Unknowns::Patterns => "*",
+        };
+        let family = match &definition.base {
+            TaskDefinitionBase::Family(family) => {
+                calls.push(place.call([("ecs:DescribeTaskDefinition", Resource::Any)]));
+                let family = self.text(family, own);
+                // A revision may be named with it.
+                let family = family.rsplit('/').next().unwrap_or_default();
+                Some(family.split(':').next().unwrap_or_default().to_owned())
+            }
+            TaskDefinitionBase::Service { cluster, name } => {
+                let service = self.service(&self.text(cluster, own), self.text(name, own), place);
+                calls.push(place.call([
+                    ("ecs:DescribeServices", service),
+                    ("ecs:DescribeTaskDefinition", Resource::Any),
+                ]));
+                None
+            }
+            TaskDefinitionBase::File(_) => facts.and_then(|facts| facts.family.clone()),
+        };
+        let family = family.unwrap_or_else(|| unknown.to_owned());
+        let resource = place.made("ecs", format!("task-definition/{family}:*"));
+        let mut call = place.change("ecs:RegisterTaskDefinition", resource.clone(), None, self.fill());
+        if let Some(change) = &mut call.change {
+            change.target = change.target.trim_end_matches(":*").to_owned();
+        }
+        if !definition.tags.is_empty() || facts.is_some_and(|facts| facts.tagged) {
+            call.permissions.push(("ecs:TagResource", resource));
+        }
+        call.permissions.extend(self.pass_role(definition, step, place));
+        calls.push(call);
+        calls
+    }
+
+    /// The roles that tasks of this definition get.
+    fn pass_role(
+        &self,
+        definition: &TaskDefinition,
+        step: &Step,
+        place: &Place,
+    ) -> Vec<(&'static str, Resource)> {
+        let own = Some(&step.env);
+        let named = [&definition.task_role, &definition.execution_role];
+        let mut roles: Vec<Resource> =
+            named.into_iter().flatten().map(|role| place.role_named(&self.text(role, own))).collect();
+        match self.facts.definitions.get(&step.id) {
+            Some(facts) => roles.extend(facts.roles.iter().map(|role| place.role_named(role))),
+            // Only ECS, or a file that is not here, knows the roles of the base.
+            None if named.iter().any(|role| role.is_none()) => roles.push(place.role_named("*")),
+            None => {}
+        }
+        roles.sort();
+        roles.dedup();
+        roles.into_iter().map(|role| ("iam:PassRole", role)).collect()
+    }
+
+    fn service(&self, cluster: &str, service: String, place: &Place) -> Resource {
+        let cluster = cluster.rsplit('/').next().unwrap_or_default().to_owned();
+        place.arn_or(service, "ecs", |service| format!("service/{cluster}/{service}"))
+    }
+
+    fn run_task(&self, task: &RunTask, step: &Step, place: &Place) -> Vec<Call> {
+        let own = Some(&step.env);
+        let cluster = self.text(&task.cluster, own);
+        let short = cluster.rsplit('/').next().unwrap_or_default();
+        let mut calls = Vec::new();
+        if let TaskPlace::Service(service) = &task.place {
+            let service = self.service(&cluster, self.text(service, own), place);
+            calls.push(place.call([("ecs:DescribeServices", service)]));
+        }
+        let families = match &task.task_definition {
+            Some(family) => vec![self.text(family, own)],
+            None => self.families(),
+        };
+        for family in families {
+            let resource = place.made("ecs", format!("task-definition/{family}:*"));
+            let mut call = place.change("ecs:RunTask", resource, None, self.fill());
+            if let Some(change) = &mut call.change {
+                change.target = place.made("ecs", format!("task-definition/{family}")).arn(self.fill());
+            }
+            calls.push(call);
+        }
+        let tasks = place.made("ecs", format!("task/{short}/*"));
+        calls.push(place.call([("ecs:DescribeTasks", tasks.clone())]));
+        calls.push(place.change("ecs:StopTask", tasks, Some("where the task takes too long"), self.fill()));
+        for group in self.log_groups() {
+            let name = format!("log-group:{group}:log-stream:*");
+            calls.push(place.call([("logs:GetLogEvents", place.made("logs", name))]));
+        }
+        for definition in self.pipeline.steps() {
+            if let Action::TaskDefinition(inner) = &definition.action {
+                let roles = self.pass_role(inner, definition, place);
+                calls.push(place.call(roles));
+            }
+        }
+        calls
+    }
+
+    /// The families that the pipeline registers, as far as they are known.
+    fn families(&self) -> Vec<String> {
+        let mut families = Vec::new();
+        for step in self.pipeline.steps() {
+            let Action::TaskDefinition(definition) = &step.action else { continue };
+            let family = match &definition.base {
+                TaskDefinitionBase::Family(family) => Some(self.text(family, Some(&step.env))),
+                _ => self.facts.definitions.get(&step.id).and_then(|facts| facts.family.clone()),
+            };
+            let unknown = if self.unknowns == Unknowns::Patterns { "*" } else { "FAMILY" };
+            let family = family.unwrap_or_else(|| unknown.to_owned());
+            if !families.contains(&family) {
+                families.push(family);
+            }
+        }
+        families
+    }
+
+    /// The log groups that the pipeline's task definitions name; any where one is not known.
+    fn log_groups(&self) -> Vec<String> {
+        let mut groups = Vec::new();
+        for step in self.pipeline.steps() {
+            let Action::TaskDefinition(definition) = &step.action else { continue };
+            let named = definition
+                .containers
+                .values()
+                .filter_map(|container| container.log_options.get("awslogs-group"));
+            let mut own: Vec<String> = named.map(|group| self.text(group, Some(&step.env))).collect();
+            match self.facts.definitions.get(&step.id) {
+                Some(facts) if own.is_empty() => own.clone_from(&facts.log_groups),
+                None if own.is_empty() => own.push("*".to_owned()),
+                _ => {}
+            }
+            groups.extend(own);
+        }
+        groups.sort();
+        groups.dedup();
+        groups
+    }
+
+    fn deploy(&self, deploy: &Deploy, step: &Step, place: &Place) -> Vec<Call> {
+        let own = Some(&step.env);
+        let cluster = self.text(&deploy.cluster, own);
+        let mut calls = Vec::new();
+        if let Some(code_deploy) = &deploy.code_deploy {
+            let (application, group) =
+                (self.text(&code_deploy.application, own), self.text(&code_deploy.group, own));
+            let resource = place.made("codedeploy", format!("deploymentgroup:{application}/{group}"));
+            let mut call = place.change("codedeploy:CreateDeployment", resource.clone(), None, self.fill());
+            call.permissions.extend([
+                ("codedeploy:GetDeployment", resource),
+                (
+                    "codedeploy:RegisterApplicationRevision",
+                    place.made("codedeploy", format!("application:{application}")),
+                ),
+                ("codedeploy:GetDeploymentConfig", place.made("codedeploy", "deploymentconfig:*")),
+            ]);
+            calls.push(call);
+        } else {
+            for service in &deploy.services {
+                let service = self.service(&cluster, self.text(service, own), place);
+                calls.push(place.change("ecs:UpdateService", service, None, self.fill()));
+            }
+        }
+        if deploy.keep_revisions.is_some() {
+            let mut call = place.change(
+                "ecs:DeregisterTaskDefinition",
+                Resource::Any,
+                Some("for revisions that are older and not in use"),
+                self.fill(),
+            );
+            call.permissions.push(("ecs:ListTaskDefinitions", Resource::Any));
+            calls.push(call);
+        }
+        calls
+    }
+}
+
+fn ecr_repository(host: &EcrHost, path: &str) -> Resource {
+    Resource::Made {
+        service: "ecr",
+        region: Some(host.region.clone()),
+        global: false,
+        account: Some(host.account.clone()),
+        name: format!("repository/{path}"),
+    }
+}
+
+/// A text in which nothing is special to IAM.
+fn escaped(text: &str) -> String {
+    let escape = |c: char| if "*?$".contains(c) { format!("${{{c}}}") } else { c.to_string() };
+    text.chars().map(escape).collect()
+}
+
+impl fmt::Display for Change {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.action, self.target)?;
+        match self.condition {
+            Some(condition) => write!(f, " ({condition})"),
+            None => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,195 @@
+//! Whether a step is meant for this build: `only`, `except`, and that pull requests publish nothing.
+
+use super::context::BuildContext;
+use crate::pipeline::diagnostic::Diagnostic;
+use crate::pipeline::model::{Action, EventKind, Filter, Notify, Pipeline, Step, StepId};
+use crate::pipeline::source::Span;
+use crate::text::listed;
+use std::collections::HashMap;
+
+/// What is said of a step before anything runs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Verdict {
+    /// It runs, as far as the build goes well.
+    Runs,
+    /// It is left out, for this reason.
+    LeftOut(String),
+    /// It depends on the branch, and nothing says which that is.
+    Unknown(Diagnostic),
+}
+
+/// The verdict on every step, those of parallel groups included.
+pub fn verdicts(pipeline: &Pipeline, context: &BuildContext) -> HashMap<StepId, Verdict> {
+    let mut verdicts = HashMap::new();
+    for step in pipeline.phases.iter().flat_map(crate::pipeline::model::Phase::all_steps) {
+        visit(step, None, false, context, &mut verdicts);
+    }
+    verdicts
+}
+
+/// The steps that are left out, with the reasons.
+pub fn left_out(verdicts: &HashMap<StepId, Verdict>) -> HashMap<StepId, String> {
+    let reason = |verdict: &Verdict| match verdict {
+        Verdict::LeftOut(reason) => Some(reason.clone()),
+        Verdict::Runs | Verdict::Unknown(_) => None,
+    };
+    verdicts.iter().filter_map(|(step, verdict)| Some((*step, reason(verdict)?))).collect()
+}
+
+/// `outer` is the verdict on the group, `asked` whether the group is there for pull requests in so many words.
+fn visit(
+    step: &Step,
+    outer: Option<&Verdict>,
+    asked: bool,
+    context: &BuildContext,
+    verdicts: &mut HashMap<StepId, Verdict>,
+) {
+    let names_requests = |filter: &Option<Filter>| {
+        filter.as_ref().is_some_and(|only| only.events.contains(&EventKind::PullRequest))
+    };
+    let asked = asked || names_requests(&step.only);
+    let verdict = match outer {
+        Some(outer) if *outer != Verdict::Runs => outer.clone(),
+        _ if context.event == EventKind::PullRequest && step.action.publishes() && !asked => {
+            Verdict::LeftOut("pull requests publish nothing".to_owned())
+        }
+        _ => judge(step.only.as_ref(), step.except.as_ref(), context),
+    };
+    if let Action::Parallel(steps) = &step.action {
+        for inner in steps {
+            visit(inner, Some(&verdict), asked, context, verdicts);
+        }
+    }
+    verdicts.insert(step.id, verdict);
+}
+
+/// Whether somebody is told about this build. Where that depends on a branch that nobody knows, they are.
+pub fn is_told(notify: &Notify, context: &BuildContext) -> bool {
+    !matches!(judge(notify.only.as_ref(), None, context), Verdict::LeftOut(_))
+}
+
+fn judge(only: Option<&Filter>, except: Option<&Filter>, context: &BuildContext) -> Verdict {
+    for (filter, wanted, word) in [(only, true, "only for"), (except, false, "not for")] {
+        let Some(filter) = filter else { continue };
+        match matches(filter, context) {
+            Ok(found) if found == wanted => {}
+            Ok(_) => {
+                let reason = format!("{word} {}; this is {}", describe(filter), context.what());
+                return Verdict::LeftOut(reason);
+            }
+            Err(span) => return Verdict::Unknown(no_branch(span)),
+        }
+    }
+    Verdict::Runs
+}
+
+/// Whether a build is one of those that a filter means. Where the branch decides and nothing says which it is: the place
+/// that asks for it.
+fn matches(filter: &Filter, context: &BuildContext) -> Result<bool, Span> {
+    if !filter.events.is_empty() && !filter.events.contains(&context.event) {
+        return Ok(false);
+    }
+    if filter.branches.is_empty() && filter.tags.is_empty() {
+        return Ok(true);
+    }
+    if let Some(tag) = &context.tag
+        && filter.tags.iter().any(|pattern| pattern.matches(tag))
+    {
+        return Ok(true);
+    }
+    match (filter.branches.first(), &context.branch) {
+        (None, _) => Ok(false),
+        (Some(_), Some(branch)) => Ok(filter.branches.iter().any(|pattern| pattern.matches(branch))),
+        // The build of a tag is not one of a branch.
+        (Some(_), None) if context.event == EventKind::Tag => Ok(false),
+        (Some(pattern), None) => Err(pattern.span),
+    }
+}
+
+fn no_branch(span: Span) -> Diagnostic {
+    Diagnostic::new("this depends on the branch, and nothing says which branch is being built", span).help(
+        "set RUNNER_BRANCH, which under CodePipeline can be `#{SourceVariables.BranchName}`; in a git repository check a branch out",
+    )
+}
+
+fn describe(filter: &Filter) -> String {
+    let mut parts = Vec::new();
+    for (what, patterns) in [("branch", &filter.branches), ("tag", &filter.tags)] {
+        if !patterns.is_empty() {
+            let plural = if patterns.len() == 1 {
+                ""
+            } else if what == "branch" {
+                "es"
+            } else {
+                "s"
+            };
+            parts.push(format!(
+                "the {what}{plural} {}",
+                listed(patterns.iter().map(|pattern| pattern.as_str()))
+            ));
+        }
+    }
+    let mut text = parts.join(" or ");
+    if !filter.events.is_empty() {
+        let plural = if filter.events.len() == 1 { "" } else { "s" };
+        let events = listed(filter.events.iter().map(|event| event.as_str()));
+        if !text.is_empty() {
+            text.push_str(" with ");
+        }
+        text.push_str(&format!("the event{plural} {events}"));
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pipeline::{self, source::SourceFile};
+
+    fn verdict(filters: &str, context: &BuildContext) -> Verdict {
+        let text =
+            format!("version: 1\nname: t\nphases: {{ build: {{ steps: [{{ run: x, {filters} }}] }} }}\n");
+        let parsed = pipeline::parse(&SourceFile::new("p", &text));
+        let pipeline = parsed.pipeline.unwrap_or_else(|| panic!("{:?}", parsed.diagnostics));
+        verdicts(&pipeline, context)[&StepId(0)].clone()
+    }
+
+    fn on(event: EventKind, branch: Option<&str>, tag: Option<&str>) -> BuildContext {
+        let own = |text: Option<&str>| text.map(ToOwned::to_owned);
+        BuildContext { event, branch: own(branch), tag: own(tag), ..BuildContext::default() }
+    }
+
+    #[test]
+    fn branches_tags_and_events() {
+        let main = on(EventKind::Push, Some("main"), None);
+        let tag = on(EventKind::Tag, None, Some("v1"));
+        let runs = |filters: &str, context: &BuildContext| verdict(filters, context) == Verdict::Runs;
+        assert!(runs("only: { branches: main }", &main) && !runs("only: { branches: [dev, x/*] }", &main));
+        assert!(!runs("except: { branches: main }", &main) && runs("except: { branches: dev }", &main));
+        assert!(
+            runs("only: { branches: main, tags: v* }", &tag)
+                && runs("only: { branches: main, tags: v* }", &main)
+        );
+        assert!(!runs("only: { branches: main }", &tag), "the build of a tag is not one of a branch");
+        assert!(runs("only: { branches: main, events: push }", &main));
+        assert!(!runs("only: { branches: main, events: manual }", &main));
+        assert!(runs("only: { events: tag }, except: { tags: v2 }", &tag));
+    }
+
+    #[test]
+    fn reasons_name_both_sides() {
+        let main = on(EventKind::Push, Some("main"), None);
+        let expected =
+            "only for the branches `dev` and `x/*` with the event `manual`; this is a push to `main`";
+        let verdict = verdict("only: { branches: [dev, x/*], events: manual }", &main);
+        assert_eq!(verdict, Verdict::LeftOut(expected.to_owned()));
+    }
+
+    #[test]
+    fn a_branch_that_nobody_knows_is_asked_for_only_where_it_decides() {
+        let nowhere = on(EventKind::Push, None, None);
+        assert!(matches!(verdict("only: { branches: main }", &nowhere), Verdict::Unknown(_)));
+        assert!(matches!(verdict("only: { branches: main, events: manual }", &nowhere), Verdict::LeftOut(_)));
+        assert_eq!(verdict("only: { events: push }", &nowhere), Verdict::Runs);
+    }
+}

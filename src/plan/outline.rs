@@ -1,0 +1,272 @@
+//! A plan as people and programs read it: `runner plan`.
+
+use super::calls::Caller;
+use super::condition::{Verdict, verdicts};
+use super::context::BuildContext;
+use super::scope::Values;
+use super::{Mode, describe};
+use crate::pipeline::model::{Action, Phase, PhaseName, Pipeline, Step, StepId, When};
+use crate::pipeline::template::{Scope, Template};
+use serde::Serialize;
+use std::collections::HashMap;
+
+/// The whole plan.
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Outline {
+    /// The version of this form.
+    pub version: u32,
+    /// The pipeline's name.
+    pub pipeline: String,
+    /// Where effects would go.
+    pub mode: Mode,
+    /// What would be built.
+    pub source: Source,
+    /// The phases, in the order in which they run.
+    pub phases: Vec<PhaseOutline>,
+    /// The images that steps use.
+    pub images: Vec<ImageOutline>,
+    /// The calls that notifications would make to AWS.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub notifications: Vec<ChangeOutline>,
+    /// What cannot be known before the run.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub unknown: Vec<String>,
+    /// What keeps this version of runner from running the pipeline.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub refused: Vec<String>,
+}
+
+/// What would be built.
+#[derive(Debug, Clone, Serialize)]
+pub struct Source {
+    /// Why the build runs.
+    pub event: &'static str,
+    /// The commit.
+    pub commit: Option<String>,
+    /// The branch.
+    pub branch: Option<String>,
+    /// The git tag.
+    pub tag: Option<String>,
+}
+
+/// A phase.
+#[derive(Debug, Clone, Serialize)]
+pub struct PhaseOutline {
+    /// Which one.
+    pub name: PhaseName,
+    /// After which outcome it runs.
+    pub when: &'static str,
+    /// Its steps.
+    pub steps: Vec<StepOutline>,
+    /// The steps that run whatever happened.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub finally: Vec<StepOutline>,
+}
+
+/// A step.
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct StepOutline {
+    /// What the log would call it.
+    pub title: String,
+    /// What it does: the key of its kind.
+    pub kind: &'static str,
+    /// After which outcome it runs.
+    pub when: &'static str,
+    /// `runs`, `left-out`, or `unknown` where it depends on what nothing says.
+    pub verdict: &'static str,
+    /// Why it is left out or not known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// What it changes, in order.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub changes: Vec<ChangeOutline>,
+    /// The steps of a parallel group, which run in any order.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub parallel: Vec<StepOutline>,
+}
+
+/// A call that changes something.
+#[derive(Debug, Clone, Serialize)]
+pub struct ChangeOutline {
+    /// As IAM spells it, or `registry:UploadBlobs` (all blobs of an image) and `registry:PutManifest`.
+    pub action: &'static str,
+    /// What is changed.
+    pub target: String,
+    /// When it happens, where it does not always.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub condition: Option<&'static str>,
+    /// The role that is assumed for it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub role: Option<String>,
+}
+
+/// An image.
+#[derive(Debug, Clone, Serialize)]
+pub struct ImageOutline {
+    /// Its name in the pipeline.
+    pub name: String,
+    /// Where it goes.
+    pub repository: String,
+    /// Its tags.
+    pub tags: Vec<String>,
+    /// The context's directory, as the file writes it.
+    pub context: String,
+    /// How large the context is.
+    #[serde(flatten)]
+    pub size: ContextSize,
+}
+
+/// How large a build context is, without what `.dockerignore` leaves out.
+#[derive(Debug, Clone, Default, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct ContextSize {
+    /// Its files.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub context_files: Option<u64>,
+    /// Their bytes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub context_bytes: Option<u64>,
+    /// Why it is not known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub context_problem: Option<String>,
+}
+
+/// Everything an outline is made from.
+#[derive(Debug, Clone, Copy)]
+pub struct Input<'a> {
+    /// The pipeline.
+    pub pipeline: &'a Pipeline,
+    /// The phases that are asked for; all where there are none.
+    pub selected: &'a [PhaseName],
+    /// What is being built.
+    pub context: &'a BuildContext,
+    /// Where effects would go.
+    pub mode: Mode,
+    /// The values of `${…}`.
+    pub values: &'a Values,
+    /// Finds the calls.
+    pub caller: &'a Caller<'a>,
+    /// Sizes of contexts, by image.
+    pub sizes: &'a HashMap<String, ContextSize>,
+}
+
+/// Makes the outline.
+pub fn outline(input: &Input<'_>) -> Outline {
+    let Input { pipeline, context, mode, .. } = *input;
+    let verdicts = verdicts(pipeline, context);
+    let wanted = |phase: &&Phase| input.selected.is_empty() || input.selected.contains(&phase.name);
+    let phases =
+        pipeline.phases.iter().filter(wanted).map(|phase| phase_outline(input, &verdicts, phase)).collect();
+    let notifications = pipeline
+        .notify
+        .iter()
+        .filter(|notify| mode == Mode::Publish && super::condition::is_told(notify, context))
+        .flat_map(|notify| changes(input.caller.notification(notify), None))
+        .collect();
+    let used: Vec<&str> =
+        pipeline.steps().flat_map(|step| step.action.images()).map(|name| name.value.as_str()).collect();
+    Outline {
+        version: 1,
+        pipeline: pipeline.name.clone(),
+        mode,
+        source: Source {
+            event: context.event.as_str(),
+            commit: context.commit.clone(),
+            branch: context.branch.clone(),
+            tag: context.tag.clone(),
+        },
+        phases,
+        images: pipeline
+            .images
+            .iter()
+            .filter(|(name, _)| used.contains(&name.as_str()))
+            .map(|(name, image)| ImageOutline {
+                name: name.clone(),
+                repository: known(input.values, &image.repository),
+                tags: image.tags.iter().map(|tag| known(input.values, tag)).collect(),
+                context: known(input.values, &image.context),
+                size: input.sizes.get(name).cloned().unwrap_or_default(),
+            })
+            .collect(),
+        notifications,
+        unknown: Vec::new(),
+        refused: Vec::new(),
+    }
+}
+
+/// A template's text, with what is not known yet as it is written.
+pub fn known(values: &Values, template: &Template) -> String {
+    template.render(|reference, default| {
+        let value = values.value(reference).or_else(|| default.map(ToOwned::to_owned));
+        value.unwrap_or_else(|| format!("${{{reference}}}"))
+    })
+}
+
+fn phase_outline(input: &Input<'_>, verdicts: &HashMap<StepId, Verdict>, phase: &Phase) -> PhaseOutline {
+    let steps = |steps: &[Step], default: When| {
+        steps.iter().map(|step| step_outline(input, verdicts, step, default)).collect()
+    };
+    PhaseOutline {
+        name: phase.name,
+        when: phase.when.as_str(),
+        steps: steps(&phase.steps, phase.when),
+        finally: steps(&phase.finally, When::Always),
+    }
+}
+
+fn step_outline(
+    input: &Input<'_>,
+    verdicts: &HashMap<StepId, Verdict>,
+    step: &Step,
+    default: When,
+) -> StepOutline {
+    let when = step.when.unwrap_or(default);
+    let (verdict, reason) = match verdicts.get(&step.id) {
+        None | Some(Verdict::Runs) => ("runs", None),
+        Some(Verdict::LeftOut(reason)) => ("left-out", Some(reason.clone())),
+        Some(Verdict::Unknown(problem)) => ("unknown", Some(problem.message.clone())),
+    };
+    let condition = match (when, verdict) {
+        (_, "unknown") => Some("if the branch matches"),
+        (When::Failure, _) => Some("only after a failure"),
+        _ => None,
+    };
+    let calls = if verdict == "left-out" || input.mode == Mode::Local {
+        Vec::new()
+    } else {
+        changes(input.caller.step(step), condition)
+    };
+    let parallel = match &step.action {
+        Action::Parallel(steps) => {
+            steps.iter().map(|inner| step_outline(input, verdicts, inner, when)).collect()
+        }
+        _ => Vec::new(),
+    };
+    StepOutline {
+        title: step.name.as_ref().map_or_else(|| describe(&step.action), |name| known(input.values, name)),
+        kind: step.action.kind(),
+        when: when.as_str(),
+        verdict,
+        reason,
+        changes: calls,
+        parallel,
+    }
+}
+
+/// The changes among calls; `condition` holds for all of them.
+fn changes(calls: Vec<super::calls::Call>, condition: Option<&'static str>) -> Vec<ChangeOutline> {
+    calls
+        .into_iter()
+        .filter_map(|call| {
+            let change = call.change?;
+            Some(ChangeOutline {
+                action: change.action,
+                target: change.target,
+                condition: change.condition.or(condition),
+                role: call.role,
+            })
+        })
+        .collect()
+}

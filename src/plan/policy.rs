@@ -1,0 +1,203 @@
+//! The least-privilege policy of a pipeline: exactly what its steps ask for, as JSON, Terraform or CloudFormation.
+
+use super::calls::{Call, Caller, Fill, Resource};
+use crate::pipeline::model::Pipeline;
+use serde_json::{Map, Value, json};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// What one role must be allowed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Policy {
+    /// The role that is assumed for some of the steps; the build's own where absent.
+    pub role: Option<String>,
+    /// Its statements.
+    pub statements: Vec<Statement>,
+}
+
+/// One statement: every action on every resource.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Statement {
+    /// Its name within the policy.
+    pub sid: String,
+    /// Actions, as IAM spells them.
+    pub actions: Vec<&'static str>,
+    /// What they work on.
+    pub resources: Vec<Resource>,
+    /// The service that roles may be passed to.
+    pub passed_to: Option<&'static str>,
+}
+
+/// The policies of all roles of a pipeline, the build's own first.
+pub fn policies(pipeline: &Pipeline, caller: &Caller<'_>) -> Vec<Policy> {
+    let steps = pipeline.steps().flat_map(|step| caller.step(step));
+    let notifications = pipeline.notify.iter().flat_map(|notify| caller.notification(notify));
+    let calls: Vec<Call> = caller.at_start().into_iter().chain(steps).chain(notifications).collect();
+    let mut roles: BTreeMap<Option<String>, BTreeMap<&'static str, BTreeSet<Resource>>> = BTreeMap::new();
+    roles.entry(None).or_default();
+    for call in calls {
+        let actions = roles.entry(call.role).or_default();
+        for (action, resource) in call.permissions {
+            actions.entry(action).or_default().insert(resource);
+        }
+    }
+    roles.into_iter().map(|(role, actions)| Policy { role, statements: statements(actions) }).collect()
+}
+
+/// Actions of one service that work on the same resources share a statement.
+fn statements(actions: BTreeMap<&'static str, BTreeSet<Resource>>) -> Vec<Statement> {
+    let mut groups: BTreeMap<(&str, Vec<Resource>, bool), Vec<&'static str>> = BTreeMap::new();
+    for (action, mut resources) in actions {
+        if action == "iam:PassRole" && resources.iter().any(is_any_role) {
+            // The pattern holds the others.
+            resources.retain(is_any_role);
+        }
+        let service = action.split(':').next().unwrap_or_default();
+        let key = (service, resources.into_iter().collect(), action == "iam:PassRole");
+        groups.entry(key).or_default().push(action);
+    }
+    let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
+    groups
+        .into_iter()
+        .map(|((service, resources, passes), actions)| {
+            let count = counts.entry(service).or_default();
+            *count += 1;
+            let mut sid: String = service[..1].to_uppercase() + &service[1..];
+            if *count > 1 {
+                sid.push_str(&count.to_string());
+            }
+            let passed_to = passes.then_some("ecs-tasks.amazonaws.com");
+            Statement { sid, actions, resources, passed_to }
+        })
+        .collect()
+}
+
+fn is_any_role(resource: &Resource) -> bool {
+    matches!(resource, Resource::Made { name, .. } if name == "role/*")
+}
+
+impl Statement {
+    /// The statement as IAM reads it.
+    pub fn to_json(&self, fill: Fill<'_>) -> Value {
+        self.json_with(|resource| Value::from(resource.arn(fill)))
+    }
+
+    fn json_with(&self, resource: impl Fn(&Resource) -> Value) -> Value {
+        let mut resources: Vec<Value> = Vec::new();
+        for one in self.resources.iter().map(resource) {
+            if !resources.contains(&one) {
+                resources.push(one);
+            }
+        }
+        let one_or_all = |mut values: Vec<Value>| match values.len() {
+            1 => values.swap_remove(0),
+            _ => Value::from(values),
+        };
+        let mut statement = Map::new();
+        statement.insert("Sid".to_owned(), self.sid.as_str().into());
+        statement.insert("Effect".to_owned(), "Allow".into());
+        let actions = self.actions.iter().map(|action| Value::from(*action)).collect();
+        statement.insert("Action".to_owned(), one_or_all(actions));
+        statement.insert("Resource".to_owned(), one_or_all(resources));
+        if let Some(service) = self.passed_to {
+            let condition = json!({ "StringEquals": { "iam:PassedToService": service } });
+            statement.insert("Condition".to_owned(), condition);
+        }
+        Value::Object(statement)
+    }
+}
+
+impl Policy {
+    /// As a policy document. What is not known is `*`.
+    pub fn to_json(&self) -> Value {
+        document(self.statements.iter().map(|statement| statement.to_json(Fill::ANY)))
+    }
+
+    /// As a managed policy in a CloudFormation template. What is not known comes from the stack.
+    pub fn to_cloudformation(&self) -> Value {
+        let resource = |resource: &Resource| match resource {
+            Resource::Any => Value::from("*"),
+            Resource::Exact(arn) => arn.as_str().into(),
+            Resource::Made { .. } => {
+                const FILL: Fill<'static> = Fill {
+                    partition: Some("${AWS::Partition}"),
+                    region: "${AWS::Region}",
+                    account: "${AWS::AccountId}",
+                };
+                // IAM's own `${*}` is a literal to CloudFormation.
+                let arn = resource.arn(FILL);
+                let arn = ["*", "?", "$"]
+                    .iter()
+                    .fold(arn, |arn, c| arn.replace(&format!("${{{c}}}"), &format!("${{!{c}}}")));
+                if arn.contains("${") { json!({ "Fn::Sub": arn }) } else { arn.into() }
+            }
+        };
+        let statements = self.statements.iter().map(|statement| statement.json_with(resource));
+        json!({
+            "AWSTemplateFormatVersion": "2010-09-09",
+            "Resources": {
+                "RunnerPolicy": {
+                    "Type": "AWS::IAM::ManagedPolicy",
+                    "Properties": { "PolicyDocument": document(statements) },
+                },
+            },
+        })
+    }
+
+    /// As a policy document of Terraform. What is not known comes from the provider.
+    pub fn to_terraform(&self) -> String {
+        const FILL: Fill<'static> = Fill { partition: Some("\u{1}p"), region: "\u{1}r", account: "\u{1}a" };
+        let quoted = |text: &str| {
+            let text =
+                text.replace('\\', "\\\\").replace('"', "\\\"").replace("${", "$${").replace("%{", "%%{");
+            let text = text
+                .replace("\u{1}p", "${data.aws_partition.current.partition}")
+                .replace("\u{1}r", "${data.aws_region.current.id}")
+                .replace("\u{1}a", "${data.aws_caller_identity.current.account_id}");
+            format!("\"{text}\"")
+        };
+        let list = |items: Vec<String>| {
+            let lines: Vec<String> = items.iter().map(|item| format!("      {},\n", quoted(item))).collect();
+            format!("[\n{}    ]", lines.concat())
+        };
+        let mut text = String::new();
+        for statement in &self.statements {
+            text.push_str(&format!("\n  statement {{\n    sid       = {}\n", quoted(&statement.sid)));
+            let actions = statement.actions.iter().map(ToString::to_string).collect();
+            text.push_str(&format!("    actions   = {}\n", list(actions)));
+            let resources = statement.resources.iter().map(|resource| resource.arn(FILL)).collect();
+            text.push_str(&format!("    resources = {}\n", list(resources)));
+            if let Some(service) = statement.passed_to {
+                text.push_str(&format!(
+                    "\n    condition {{\n      test     = \"StringEquals\"\n      variable = \"iam:PassedToService\"\n      values   = [{}]\n    }}\n",
+                    quoted(service)
+                ));
+            }
+            text.push_str("  }\n");
+        }
+        let mut sources = String::new();
+        for name in ["partition", "region", "caller_identity"] {
+            if text.contains(&format!("data.aws_{name}.current")) {
+                sources.push_str(&format!("data \"aws_{name}\" \"current\" {{}}\n\n"));
+            }
+        }
+        format!("{sources}data \"aws_iam_policy_document\" \"runner\" {{{text}}}\n")
+    }
+
+    /// Whether something in it is open because the pipeline alone does not say it.
+    pub fn has_unknown_place(&self) -> bool {
+        let mut resources = self.statements.iter().flat_map(|statement| &statement.resources);
+        resources.any(|resource| {
+            matches!(resource, Resource::Made { region, global, account, .. }
+                if account.is_none() || (region.is_none() && !global))
+        })
+    }
+
+    /// Whether any role may be passed, because only ECS knows the roles of the base.
+    pub fn passes_any_role(&self) -> bool {
+        self.statements.iter().flat_map(|statement| &statement.resources).any(is_any_role)
+    }
+}
+
+fn document(statements: impl Iterator<Item = Value>) -> Value {
+    json!({ "Version": "2012-10-17", "Statement": statements.collect::<Vec<_>>() })
+}
