@@ -16,6 +16,8 @@ mod harness;
 mod image_tests;
 mod language;
 mod notifications;
+mod planning;
+mod policy;
 mod publish;
 mod push;
 mod scratch;

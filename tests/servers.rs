@@ -1,8 +1,12 @@
 //! Servers that a single test starts for itself, and ends.
 
-use crate::harness::{docker, eventually, shell};
+use crate::harness::{aws_endpoint, docker, eventually, shell};
+use serde_json::Value;
+use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex};
 
 /// A child process that ends with the test.
 struct Server(Child);
@@ -31,7 +35,7 @@ impl Drop for Server {
 /// A registry over plain HTTP that wants a login. BuildKit speaks to it because it is on this machine.
 pub struct PlainRegistry {
     _server: Server,
-    _directory: tempfile::TempDir,
+    directory: tempfile::TempDir,
     /// `127.0.0.1:PORT`
     pub host: String,
 }
@@ -45,14 +49,28 @@ impl PlainRegistry {
         std::fs::write(directory.path().join("htpasswd"), shell("htpasswd", &["-nbB", "user", "pass"]))
             .unwrap();
         let config = format!(
-            "version: 0.1\nstorage: {{ filesystem: {{ rootdirectory: {root}/data }} }}\nauth: {{ htpasswd: {{ realm: t, path: {root}/htpasswd }} }}\nhttp: {{ addr: {host} }}\n"
+            "version: 0.1\nlog: {{ level: error, accesslog: {{ disabled: false }} }}\nstorage: {{ filesystem: {{ rootdirectory: {root}/data }} }}\nauth: {{ htpasswd: {{ realm: t, path: {root}/htpasswd }} }}\nhttp: {{ addr: {host} }}\n"
         );
         let path = directory.path().join("config.yml");
         std::fs::write(&path, config).unwrap();
         let log = directory.path().join("log");
         let server = Server::start("docker-registry", &["serve", path.to_str().unwrap()], &log);
         eventually(|| std::net::TcpStream::connect(&host).is_ok(), "the registry does not come up");
-        Self { _server: server, _directory: directory, host }
+        Self { _server: server, directory, host }
+    }
+
+    /// The requests that were answered with success or `not found`, as method and path, in their order.
+    pub fn requests(&self) -> Vec<(String, String)> {
+        let log = std::fs::read_to_string(self.directory.path().join("log")).unwrap();
+        // 127.0.0.1 - - [time] "PUT /v2/name/manifests/tag HTTP/1.1" 201 0 "" ""
+        let request = |line: &str| {
+            let mut quoted = line.split('"');
+            let (request, status) = (quoted.nth(1)?, quoted.next()?.split_whitespace().next()?);
+            let mut words = request.split(' ');
+            let (method, path) = (words.next()?, words.next()?);
+            (path.starts_with("/v2/") && status != "401").then(|| (method.to_owned(), path.to_owned()))
+        };
+        log.lines().filter_map(request).collect()
     }
 
     /// Docker's configuration with the login of this registry.
@@ -140,4 +158,176 @@ pub fn copy_to_registry(image: &str, name: &str, config: &str) {
     docker(&["tag", image, name]);
     docker(&["--config", home.path().to_str().unwrap(), "push", "-q", name]);
     docker(&["rmi", name]);
+}
+
+/// A call of AWS: the action as IAM spells it, and what it works on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AwsCall {
+    pub action: String,
+    pub arn: String,
+}
+
+/// The bed's AWS API with a record of what is asked of it. Calls of one action can be denied, in AWS's own words.
+pub struct RecordedAws {
+    calls: Arc<Mutex<Vec<AwsCall>>>,
+    /// For `AWS_ENDPOINT_URL`.
+    pub endpoint: String,
+}
+
+impl RecordedAws {
+    pub fn start(denied: Option<&str>) -> Self {
+        Self::scripted(denied, |_, _| None)
+    }
+
+    /// `answer` may answer a call (its action and body) in the API's place: status and body.
+    pub fn scripted(
+        denied: Option<&str>,
+        answer: impl Fn(&str, &str) -> Option<(u16, String)> + Send + 'static,
+    ) -> Self {
+        let server = tiny_http::Server::http("127.0.0.1:0").unwrap();
+        let endpoint = format!("http://{}", server.server_addr().to_ip().unwrap());
+        let calls: Arc<Mutex<Vec<AwsCall>>> = Arc::default();
+        let (record, denied) = (calls.clone(), denied.map(ToOwned::to_owned));
+        std::thread::spawn(move || {
+            for mut request in server.incoming_requests() {
+                let mut body = String::new();
+                request.as_reader().read_to_string(&mut body).unwrap();
+                let head: Vec<(String, String)> = request
+                    .headers()
+                    .iter()
+                    .map(|header| (header.field.to_string(), header.value.to_string()))
+                    .collect();
+                let calls = aws_calls(&head, &body);
+                record.lock().unwrap().extend(calls.iter().cloned());
+                let refused = calls.iter().find(|call| Some(&call.action) == denied.as_ref());
+                let (status, text) = match refused {
+                    Some(call) => denial(&head, call),
+                    None => answer(&calls[0].action, &body)
+                        .unwrap_or_else(|| forward(request.url(), &head, &body)),
+                };
+                let response = tiny_http::Response::from_string(text).with_status_code(status);
+                let _ = request.respond(response);
+            }
+        });
+        Self { calls, endpoint }
+    }
+
+    pub fn calls(&self) -> Vec<AwsCall> {
+        self.calls.lock().unwrap().clone()
+    }
+}
+
+/// What AWS says to whoever may not.
+fn denial(head: &[(String, String)], call: &AwsCall) -> (u16, String) {
+    let message = format!(
+        "User: arn:aws:sts::123456789012:assumed-role/build/x is not authorized to perform: {} on resource: {} because no identity-based policy allows the {} action",
+        call.action, call.arn, call.action
+    );
+    if head.iter().any(|(name, _)| name.eq_ignore_ascii_case("x-amz-target")) {
+        (400, serde_json::json!({ "__type": "AccessDeniedException", "message": message }).to_string())
+    } else {
+        (
+            403,
+            format!(
+                "<ErrorResponse><Error><Type>Sender</Type><Code>AccessDenied</Code><Message>{message}</Message></Error></ErrorResponse>"
+            ),
+        )
+    }
+}
+
+/// Passes a request on to the bed's API.
+fn forward(url: &str, head: &[(String, String)], body: &str) -> (u16, String) {
+    let address = aws_endpoint();
+    let host = address.strip_prefix("http://").unwrap();
+    let mut stream = TcpStream::connect(host).unwrap();
+    // HTTP/1.0: the answer ends with the connection and is never in chunks.
+    let mut text = format!("POST {url} HTTP/1.0\r\nHost: {host}\r\n");
+    let own = ["host", "connection", "content-length", "transfer-encoding"];
+    for (name, value) in head.iter().filter(|(name, _)| !own.contains(&name.to_lowercase().as_str())) {
+        text.push_str(&format!("{name}: {value}\r\n"));
+    }
+    text.push_str(&format!("Content-Length: {}\r\n\r\n{body}", body.len()));
+    stream.write_all(text.as_bytes()).unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    (head.split(' ').nth(1).unwrap().parse().unwrap(), body.to_owned())
+}
+
+/// The actions that a request needs, the one that it names first. Written from AWS's documentation, not from runner's code.
+fn aws_calls(head: &[(String, String)], body: &str) -> Vec<AwsCall> {
+    let call = |action: String, arn: String| AwsCall { action, arn };
+    let of = |service: &str, name: String| format!("arn:aws:{service}:us-east-1:123456789012:{name}");
+    let target = head.iter().find(|(name, _)| name.eq_ignore_ascii_case("x-amz-target"));
+    let Some((_, target)) = target else {
+        // The query protocol: STS and IAM.
+        let field = |name: &str| {
+            let pair = body.split('&').find_map(|pair| pair.strip_prefix(&format!("{name}=")));
+            pair.unwrap_or_default().replace("%3A", ":").replace("%2F", "/")
+        };
+        return vec![match field("Action").as_str() {
+            "AssumeRole" => call("sts:AssumeRole".to_owned(), field("RoleArn")),
+            "GetRole" => call(
+                "iam:GetRole".to_owned(),
+                format!("arn:aws:iam::123456789012:role/{}", field("RoleName")),
+            ),
+            "SimulatePrincipalPolicy" => {
+                call("iam:SimulatePrincipalPolicy".to_owned(), field("PolicySourceArn"))
+            }
+            other => call(format!("sts:{other}"), "*".to_owned()),
+        }];
+    };
+    let (service, operation) = target.split_once('.').unwrap();
+    let json: Value = serde_json::from_str(body).unwrap();
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    match (service, operation) {
+        ("AmazonEC2ContainerRegistry_V20150921", "GetAuthorizationToken") => {
+            vec![call(format!("ecr:{operation}"), "*".to_owned())]
+        }
+        ("AmazonEC2ContainerRegistry_V20150921", _) => {
+            let name = json["repositoryNames"][0].as_str().or(json["repositoryName"].as_str()).unwrap();
+            vec![call(format!("ecr:{operation}"), of("ecr", format!("repository/{name}")))]
+        }
+        ("AmazonEC2ContainerServiceV20141113", _) => {
+            let action = format!("ecs:{operation}");
+            let cluster = text(&json["cluster"]);
+            match operation {
+                "UpdateService" => {
+                    vec![call(action, of("ecs", format!("service/{cluster}/{}", text(&json["service"]))))]
+                }
+                "DescribeServices" => {
+                    vec![call(action, of("ecs", format!("service/{cluster}/{}", text(&json["services"][0]))))]
+                }
+                "RegisterTaskDefinition" => {
+                    let family = text(&json["family"]);
+                    let arn = of("ecs", format!("task-definition/{family}:1"));
+                    let mut calls = vec![call(action, arn.clone())];
+                    if json.get("tags").is_some() {
+                        calls.push(call("ecs:TagResource".to_owned(), arn));
+                    }
+                    for role in ["taskRoleArn", "executionRoleArn"] {
+                        if let Some(role) = json[role].as_str() {
+                            calls.push(call("iam:PassRole".to_owned(), role.to_owned()));
+                        }
+                    }
+                    calls
+                }
+                // It takes no resource.
+                _ => vec![call(action, "*".to_owned())],
+            }
+        }
+        ("AmazonSSM", _) => {
+            let name = text(&json["Name"]);
+            let name = name.rsplit("parameter/").next().unwrap().trim_start_matches('/').to_owned();
+            let name = name.split(':').next().unwrap().to_owned();
+            vec![call(format!("ssm:{operation}"), of("ssm", format!("parameter/{name}")))]
+        }
+        ("secretsmanager", _) => {
+            let id = text(&json["SecretId"]);
+            let arn =
+                if id.starts_with("arn:") { id } else { of("secretsmanager", format!("secret:{id}-AbCdEf")) };
+            vec![call(format!("secretsmanager:{operation}"), arn)]
+        }
+        _ => panic!("the recorder does not know {target}"),
+    }
 }

@@ -14,6 +14,7 @@ use crate::pipeline::model::{
 };
 use crate::pipeline::reference::SecretReference;
 use crate::pipeline::template::Template;
+use crate::plan::Mode;
 use crate::plan::calls::Fill;
 use crate::plan::policy::Policy;
 use crate::plan::scope::Values;
@@ -111,8 +112,7 @@ pub(super) fn main(arguments: &Arguments, no_color: bool) -> Result<Exit, Failur
     let loaded = match file {
         Some(file) => Some(load::load(&load::Request {
             file,
-            publish: true,
-            local: false,
+            mode: Some(Mode::Publish),
             env_file: arguments.env_file.as_deref(),
             elsewhere: true,
             no_color,
@@ -208,16 +208,17 @@ fn shell(checks: &mut Checks, pipeline: &Pipeline, process: &HashMap<String, Str
     }
     let program = pipeline.env.shell.program();
     let path = process.get("PATH").map(String::as_str).unwrap_or_default();
-    match path.split(':').map(|directory| Path::new(directory).join(program)).find(|path| path.is_file()) {
-        Some(path) => checks.good(format!("shell {program}"), path.display().to_string()),
-        None => {
-            let mend = match pipeline.env.shell {
-                Shell::Bash => "install bash, or write `env: { shell: sh }`",
-                Shell::Sh => "install a POSIX shell in the build image",
-            };
-            checks.missing(format!("shell {program}"), "it is not in PATH", mend);
-        }
+    let found =
+        path.split(':').map(|directory| Path::new(directory).join(program)).find(|path| path.is_file());
+    if let Some(path) = found {
+        checks.good(format!("shell {program}"), path.display().to_string());
+        return;
     }
+    let mend = match pipeline.env.shell {
+        Shell::Bash => "install bash, or write `env: { shell: sh }`",
+        Shell::Sh => "install a POSIX shell in the build image",
+    };
+    checks.missing(format!("shell {program}"), "it is not in PATH", mend);
 }
 
 /// A pipeline that is examined.
@@ -426,13 +427,13 @@ impl Patient<'_> {
         let subject = format!("repository {name}");
         let (path, region) = match Repository::parse(&name) {
             Ok(None) => (name, None),
-            Ok(Some(repository)) => match EcrHost::parse(&repository.host) {
-                Some(ecr) => (repository.path, Some(ecr.region)),
-                None => {
+            Ok(Some(repository)) => {
+                let Some(ecr) = EcrHost::parse(&repository.host) else {
                     checks.unknown(subject, "not in ECR: its login is tried when it is pushed", None);
                     return;
-                }
-            },
+                };
+                (repository.path, Some(ecr.region))
+            }
             Err(error) => {
                 checks.missing(subject, error.to_string(), "correct `repository` in the pipeline file");
                 return;

@@ -3,6 +3,7 @@
 use super::load::{self, Loaded};
 use super::{facts, stdio};
 use crate::exit::{Exit, Failure};
+use crate::plan::Mode;
 use crate::plan::calls::Caller;
 use crate::plan::policy::{Policy, policies};
 use clap::{Args, ValueEnum};
@@ -20,7 +21,7 @@ pub(super) struct Arguments {
     /// The form to print
     #[arg(long, value_enum, default_value_t = Format::Json)]
     format: Format,
-    /// The region of names that have none (AWS_REGION where this is absent)
+    /// The region of names that have none (that of the environment where this is absent)
     #[arg(long, value_name = "REGION")]
     region: Option<String>,
     /// The account of names that have none
@@ -44,8 +45,7 @@ enum Format {
 pub(super) fn main(arguments: &Arguments, no_color: bool) -> Result<Exit, Failure> {
     let loaded = load::load(&load::Request {
         file: &arguments.file,
-        publish: true,
-        local: false,
+        mode: Some(Mode::Publish),
         env_file: None,
         elsewhere: true,
         no_color,

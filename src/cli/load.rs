@@ -20,16 +20,23 @@ use std::path::{Path, PathBuf};
 pub(super) struct Request<'a> {
     /// The pipeline file.
     pub(super) file: &'a Path,
-    /// `--publish`
-    pub(super) publish: bool,
-    /// `--local`
-    pub(super) local: bool,
+    /// `--publish` or `--local`; the place decides where there is neither.
+    pub(super) mode: Option<Mode>,
     /// `--env-file`
     pub(super) env_file: Option<&'a Path>,
     /// The run happens elsewhere: what CodeBuild and git will say there counts as known.
     pub(super) elsewhere: bool,
     /// `--no-color`
     pub(super) no_color: bool,
+}
+
+/// What `--publish` and `--local` say.
+pub(super) fn mode(publish: bool, local: bool) -> Option<Mode> {
+    match (publish, local) {
+        (true, _) => Some(Mode::Publish),
+        (_, true) => Some(Mode::Local),
+        _ => None,
+    }
 }
 
 /// A pipeline with all that surrounds it.
@@ -62,12 +69,8 @@ pub(super) fn load(request: &Request<'_>) -> Result<Loaded, Failure> {
     let directory = file.parent().unwrap_or(Path::new("/")).to_owned();
     let process = process();
     let context = origin::detect(&process, &directory);
-    let mode = match (request.publish, request.local) {
-        (true, _) => Mode::Publish,
-        (_, true) => Mode::Local,
-        _ if context.in_codebuild() || request.elsewhere => Mode::Publish,
-        _ => Mode::Local,
-    };
+    let publishes = context.in_codebuild() || request.elsewhere;
+    let mode = request.mode.unwrap_or(if publishes { Mode::Publish } else { Mode::Local });
     let sources = Sources {
         process: process.clone().into_iter().collect(),
         env_file: env_file(request.env_file)?,

@@ -42,8 +42,7 @@ pub(super) struct Arguments {
 pub(super) fn main(arguments: &Arguments, no_color: bool) -> Result<Exit, Failure> {
     let loaded = load::load(&load::Request {
         file: &arguments.file,
-        publish: arguments.publish,
-        local: arguments.local,
+        mode: load::mode(arguments.publish, arguments.local),
         env_file: arguments.env_file.as_deref(),
         elsewhere: true,
         no_color,
@@ -54,7 +53,7 @@ pub(super) fn main(arguments: &Arguments, no_color: bool) -> Result<Exit, Failur
     let mut problems = plan::undefined_uses(pipeline, *mode, values, &left_out);
     problems.extend(pipeline::unmet(pipeline, &left_out));
     problems.extend(facts::containers(pipeline, &facts.definitions));
-    for phase in arguments.phases.iter().filter(|phase| pipeline.phase(**phase).is_none()) {
+    if let Some(phase) = arguments.phases.iter().find(|phase| pipeline.phase(**phase).is_none()) {
         return Err(Failure::usage(format!("the pipeline has no phase `{phase}`")));
     }
     if !problems.is_empty() {

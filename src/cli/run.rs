@@ -144,8 +144,7 @@ async fn next_signal(interrupt: &mut Signal, terminate: &mut Signal, hangup: &mu
 fn job(arguments: &Arguments, no_color: bool) -> Result<Job, Failure> {
     let loaded = load::load(&load::Request {
         file: &arguments.file,
-        publish: arguments.publish,
-        local: arguments.local,
+        mode: load::mode(arguments.publish, arguments.local),
         env_file: arguments.env_file.as_deref(),
         elsewhere: false,
         no_color,

@@ -464,10 +464,10 @@ impl Run {
                 }
                 // The value is data to the shell, whatever it holds.
                 Some(value) => {
-                    text.push_str(&format!("export {}='{}'\n", name.value, value.replace('\'', "'\\''")))
+                    text.push_str(&format!("export {}='{}'\n", name.value, value.replace('\'', "'\\''")));
                 }
                 None if last => {
-                    self.events.warn(format!("{} has no value and is not exported", name.value)).await
+                    self.events.warn(format!("{} has no value and is not exported", name.value)).await;
                 }
                 None => {}
             }

@@ -119,19 +119,17 @@ fn circles(pipeline: &Pipeline, problems: &mut Vec<Diagnostic>) {
             let image = pipeline.images.get(name).filter(|_| !done.contains(name));
             let next = image.and_then(|image| image.depends_on.get(*followed));
             *followed += 1;
-            match next {
-                Some(next) => match on_path.get(next.value.as_str()) {
-                    Some(begin) => problems.push(circle(&path[*begin..], next)),
-                    None => {
-                        on_path.insert(&next.value, path.len());
-                        path.push((&next.value, 0));
-                    }
-                },
-                None => {
-                    done.insert(name);
-                    on_path.remove(name);
-                    path.pop();
-                }
+            let Some(next) = next else {
+                done.insert(name);
+                on_path.remove(name);
+                path.pop();
+                continue;
+            };
+            if let Some(begin) = on_path.get(next.value.as_str()) {
+                problems.push(circle(&path[*begin..], next));
+            } else {
+                on_path.insert(&next.value, path.len());
+                path.push((&next.value, 0));
             }
         }
     }
@@ -400,7 +398,7 @@ impl<'p, 'd> Flow<'p, 'd> {
         let mut all = Made::new();
         for phase in &pipeline.phases {
             for step in phase.all_steps().flat_map(Step::tree) {
-                flow.makes(step, Place { phase: phase.name, when: When::Success }, &mut all);
+                Self::makes(step, Place { phase: phase.name, when: When::Success }, &mut all);
             }
         }
         flow.all = all;
@@ -439,11 +437,11 @@ impl<'p, 'd> Flow<'p, 'd> {
             }
         }
         for (inner, place) in steps {
-            self.makes(inner, place, made);
+            Self::makes(inner, place, made);
         }
     }
 
-    fn makes(&self, step: &Step, place: Place, made: &mut Made) {
+    fn makes(step: &Step, place: Place, made: &mut Made) {
         let things: Vec<(Thing, Span)> = match &step.action {
             Action::Build(images) => {
                 // A rebuilt image has to be pushed anew; what was pushed of it before stays known to the registry only.
@@ -542,7 +540,8 @@ fn skipped(thing: &Thing, span: Span, place: Place, maker: Maker) -> Diagnostic 
             } else {
                 format!("the phase `{}`, which is", maker.phase)
             };
-            format!("this step also runs after a failure, but {made} in {before} skipped then")
+            let also = if place.when == When::Always { "also " } else { "" };
+            format!("this step {also}runs after a failure, but {made} in {before} skipped then")
         }
     };
     Diagnostic::new(message, span).related(maker.span, "here").help("give both the same `when`")

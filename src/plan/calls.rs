@@ -4,7 +4,7 @@
 //! Source of actions and resource types: the service authorization reference of AWS.
 
 use super::scope::Values;
-use crate::address::{EcrHost, Repository};
+use crate::address::Repository;
 use crate::pipeline::model::{
     Action, AwsAccess, Deploy, Image, Name, Notify, NotifyTarget, Pipeline, RunTask, Step, StepId,
     TaskDefinition, TaskDefinitionBase, TaskPlace,
@@ -294,7 +294,7 @@ impl<'a> Caller<'a> {
             let resource = place.arn_or(id, "secretsmanager", |name| format!("secret:{name}-??????"));
             calls.push(place.call([("secretsmanager:GetSecretValue", resource)]));
         }
-        self.assume(&place, &mut calls);
+        Self::assume(&place, &mut calls);
         calls
     }
 
@@ -323,12 +323,12 @@ impl<'a> Caller<'a> {
                 Vec::new()
             }
         };
-        self.assume(&place, &mut calls);
+        Self::assume(&place, &mut calls);
         calls
     }
 
     /// A role that is assumed has to be allowed to the build's own role.
-    fn assume(&self, place: &Place, calls: &mut Vec<Call>) {
+    fn assume(place: &Place, calls: &mut Vec<Call>) {
         if let (Some(role), false) = (&place.role, calls.is_empty()) {
             let permissions = vec![("sts:AssumeRole", Resource::Exact(role.clone()))];
             calls.insert(0, Call { change: None, permissions, role: None });
@@ -351,10 +351,7 @@ impl<'a> Caller<'a> {
                     Some((name, tag)) if !tag.contains('/') => name,
                     _ => name,
                 };
-                if let Ok(Some(repository)) = Repository::parse(name)
-                    && let Some(host) = EcrHost::parse(&repository.host)
-                {
-                    let resource = ecr_repository(&host, &repository.path);
+                if let Some(resource) = in_ecr(name) {
                     calls.push(place.call([
                         ("ecr:GetAuthorizationToken", Resource::Any),
                         ("ecr:BatchGetImage", resource.clone()),
@@ -379,21 +376,17 @@ impl<'a> Caller<'a> {
     fn push_one(&self, image: &Image, step: &Step, place: &Place, calls: &mut Vec<Call>) {
         let own = Some(&step.env);
         let name = self.text(&image.repository, own);
-        let known = Repository::parse(&name).ok().flatten();
-        let host = known.as_ref().map(|repository| repository.host.clone());
-        let ecr = host.as_deref().and_then(EcrHost::parse);
         // The address in its registry, and in ECR the ARN.
-        let (address, arn) = match (&known, &ecr) {
-            (Some(repository), Some(ecr)) => (name.clone(), Some(ecr_repository(ecr, &repository.path))),
-            // Only the host tells, and patterns in it hide whether it is one of ECR.
-            (Some(_), None) => (name.clone(), None),
+        let (address, arn, is_full) = match (in_ecr(&name), Repository::parse(&name)) {
+            (Some(arn), _) => (name.clone(), Some(arn), true),
+            (None, Ok(Some(_))) => (name.clone(), None, true),
             (None, _) => {
                 let fill = self.fill();
                 let account = place.account.as_deref().unwrap_or(fill.account);
                 let region = place.region.as_deref().unwrap_or(fill.region);
                 let suffix = if region.starts_with("cn-") { ".cn" } else { "" };
                 let address = format!("{account}.dkr.ecr.{region}.amazonaws.com{suffix}/{name}");
-                (address, Some(place.made("ecr", format!("repository/{name}"))))
+                (address, Some(place.made("ecr", format!("repository/{name}"))), false)
             }
         };
         let registry = |action, target: String, condition, actions: &[&'static str]| {
@@ -402,7 +395,7 @@ impl<'a> Caller<'a> {
             Call { change, permissions: permissions.collect(), role: place.role.clone() }
         };
         if let Some(arn) = &arn {
-            if known.is_none() || image.create.is_some() {
+            if !is_full || image.create.is_some() {
                 calls.push(place.call([("ecr:DescribeRepositories", arn.clone())]));
             }
             if let Some(create) = &image.create {
@@ -460,7 +453,7 @@ impl<'a> Caller<'a> {
                 Some(family.split(':').next().unwrap_or_default().to_owned())
             }
             TaskDefinitionBase::Service { cluster, name } => {
-                let service = self.service(&self.text(cluster, own), self.text(name, own), place);
+                let service = Self::service(&self.text(cluster, own), self.text(name, own), place);
                 calls.push(place.call([
                     ("ecs:DescribeServices", service),
                     ("ecs:DescribeTaskDefinition", Resource::Any),
@@ -505,7 +498,7 @@ impl<'a> Caller<'a> {
         roles.into_iter().map(|role| ("iam:PassRole", role)).collect()
     }
 
-    fn service(&self, cluster: &str, service: String, place: &Place) -> Resource {
+    fn service(cluster: &str, service: String, place: &Place) -> Resource {
         let cluster = cluster.rsplit('/').next().unwrap_or_default().to_owned();
         place.arn_or(service, "ecs", |service| format!("service/{cluster}/{service}"))
     }
@@ -516,7 +509,7 @@ impl<'a> Caller<'a> {
         let short = cluster.rsplit('/').next().unwrap_or_default();
         let mut calls = Vec::new();
         if let TaskPlace::Service(service) = &task.place {
-            let service = self.service(&cluster, self.text(service, own), place);
+            let service = Self::service(&cluster, self.text(service, own), place);
             calls.push(place.call([("ecs:DescribeServices", service)]));
         }
         let families = match &task.task_definition {
@@ -607,7 +600,7 @@ impl<'a> Caller<'a> {
             calls.push(call);
         } else {
             for service in &deploy.services {
-                let service = self.service(&cluster, self.text(service, own), place);
+                let service = Self::service(&cluster, self.text(service, own), place);
                 calls.push(place.change("ecs:UpdateService", service, None, self.fill()));
             }
         }
@@ -625,14 +618,23 @@ impl<'a> Caller<'a> {
     }
 }
 
-fn ecr_repository(host: &EcrHost, path: &str) -> Resource {
-    Resource::Made {
+/// The repository of an address in ECR; nothing for any other address. Account and region may be unknown still.
+fn in_ecr(address: &str) -> Option<Resource> {
+    let (host, path) = address.split_once('/')?;
+    let (account, rest) = host.split_once(".dkr.ecr")?;
+    let region = rest.strip_prefix("-fips").unwrap_or(rest).strip_prefix('.')?;
+    let region =
+        region.strip_suffix(".amazonaws.com.cn").or_else(|| region.strip_suffix(".amazonaws.com"))?;
+    let plain = |text: &str| text.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
+    let known = |text: &str| (!text.is_empty() && plain(text)).then(|| text.to_owned());
+    let name = format!("repository/{path}");
+    Some(Resource::Made {
         service: "ecr",
-        region: Some(host.region.clone()),
+        region: known(region),
         global: false,
-        account: Some(host.account.clone()),
-        name: format!("repository/{path}"),
-    }
+        account: known(account),
+        name,
+    })
 }
 
 /// A text in which nothing is special to IAM.

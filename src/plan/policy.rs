@@ -161,9 +161,9 @@ impl Policy {
         };
         let mut text = String::new();
         for statement in &self.statements {
-            text.push_str(&format!("\n  statement {{\n    sid       = {}\n", quoted(&statement.sid)));
+            text.push_str(&format!("\n  statement {{\n    sid = {}\n", quoted(&statement.sid)));
             let actions = statement.actions.iter().map(ToString::to_string).collect();
-            text.push_str(&format!("    actions   = {}\n", list(actions)));
+            text.push_str(&format!("    actions = {}\n", list(actions)));
             let resources = statement.resources.iter().map(|resource| resource.arn(FILL)).collect();
             text.push_str(&format!("    resources = {}\n", list(resources)));
             if let Some(service) = statement.passed_to {

@@ -81,7 +81,7 @@ fn image(d: &mut Decoder<'_>, entry: &Entry) -> Option<Image> {
         compression: d
             .optional(&fields, "compression", |d, node| d.choice(node, &compressions))
             .unwrap_or_default(),
-        create: d.optional(&fields, "create", create).flatten(),
+        create: d.optional(&fields, "create", create),
         scan: d.optional(&fields, "scan", scan),
         skip_unchanged: d.flag(&fields, "skip-unchanged"),
         repository,
@@ -142,19 +142,19 @@ fn platform(d: &mut Decoder<'_>, node: &Node) -> Option<String> {
 }
 
 /// Nothing inside where the repository is not to be created.
-fn create(d: &mut Decoder<'_>, node: &Node) -> Option<Option<Create>> {
+fn create(d: &mut Decoder<'_>, node: &Node) -> Option<Create> {
     if !matches!(node.value, Value::Map(_)) {
-        return Some(d.boolean(node)?.then(Create::default));
+        return d.boolean(node)?.then(Create::default);
     }
     let fields = d.fields(node, &language::CREATE)?;
-    Some(Some(Create {
+    Some(Create {
         scan_on_push: d.flag(&fields, "scan-on-push"),
         immutable: d.flag(&fields, "immutable"),
         lifecycle_policy: d.optional(&fields, "lifecycle-policy", |d, node| match &node.value {
             Value::Map(_) => Some(LifecyclePolicy::Document(document(node))),
             _ => d.named_text(node).map(LifecyclePolicy::File),
         }),
-    }))
+    })
 }
 
 /// A document of another system. Plain scalars are numbers and booleans where JSON has them.

@@ -124,34 +124,36 @@ mod tests {
     use super::super::KINDS;
     use super::*;
 
+    fn visit(table: &'static Table, seen: &mut Vec<&'static str>) {
+        if seen.contains(&table.name) {
+            return;
+        }
+        seen.push(table.name);
+        for key in table.keys {
+            for text in key.default.iter().chain(&key.example) {
+                assert!(yaml(text).is_some(), "{}.{}: {text}", table.name, key.name);
+            }
+            assert!(key.about.ends_with('.'), "{}.{}", table.name, key.name);
+            inner(&key.kind, seen);
+        }
+        for group in table.one_of.iter().copied().flatten() {
+            assert!(table.key(group).is_some(), "{group}");
+        }
+    }
+
+    fn inner(kind: &'static Kind, seen: &mut Vec<&'static str>) {
+        match kind {
+            Kind::Table(table) => visit(table, seen),
+            Kind::List(kind) | Kind::OneOrMore(kind) | Kind::Map(_, kind) => inner(kind, seen),
+            Kind::Either(kinds) => kinds.iter().for_each(|kind| inner(kind, seen)),
+            _ => {}
+        }
+    }
+
     #[test]
     fn the_tables_agree_with_themselves() {
         for key in KINDS.iter().chain(TEST) {
             assert!(STEP.key(key).is_some(), "{key}");
-        }
-        fn visit(table: &'static Table, seen: &mut Vec<&'static str>) {
-            if seen.contains(&table.name) {
-                return;
-            }
-            seen.push(table.name);
-            for key in table.keys {
-                for text in key.default.iter().chain(&key.example) {
-                    assert!(yaml(text).is_some(), "{}.{}: {text}", table.name, key.name);
-                }
-                assert!(key.about.ends_with('.'), "{}.{}", table.name, key.name);
-                inner(&key.kind, seen);
-            }
-            for group in table.one_of.iter().copied().flatten() {
-                assert!(table.key(group).is_some(), "{group}");
-            }
-        }
-        fn inner(kind: &'static Kind, seen: &mut Vec<&'static str>) {
-            match kind {
-                Kind::Table(table) => visit(table, seen),
-                Kind::List(kind) | Kind::OneOrMore(kind) | Kind::Map(_, kind) => inner(kind, seen),
-                Kind::Either(kinds) => kinds.iter().for_each(|kind| inner(kind, seen)),
-                _ => {}
-            }
         }
         visit(&PIPELINE, &mut Vec::new());
     }

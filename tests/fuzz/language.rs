@@ -1,0 +1,88 @@
+//! Fuzzes everything that text from outside goes through before a run begins: parsing, checks, interpolation, planning,
+//! the policy, and the messages about all of it.
+#![no_main]
+#![allow(dead_code, unreachable_pub, unused_imports, reason = "only a part of the modules is used here")]
+
+#[path = "../../src/address.rs"]
+mod address;
+#[path = "../../src/pipeline/mod.rs"]
+mod pipeline;
+#[path = "../../src/plan/mod.rs"]
+mod plan;
+#[path = "../../src/text.rs"]
+mod text;
+
+use libfuzzer_sys::fuzz_target;
+use pipeline::model::EventKind;
+use pipeline::source::{SourceFile, Span};
+use plan::calls::{Caller, Facts};
+use plan::context::BuildContext;
+use plan::outline::{Input, outline};
+use plan::scope::Sources;
+use plan::{Mode, condition, policy};
+use std::collections::HashMap;
+
+/// The file's own bound is 1 MiB; smaller texts find as much, sooner.
+const MAX: usize = 64 * 1024;
+
+fuzz_target!(|data: &[u8]| {
+    let text = String::from_utf8_lossy(&data[..data.len().min(MAX)]);
+    small_parsers(&text);
+    let source = SourceFile::new("pipeline.yml", &text);
+    let parsed = pipeline::parse(&source);
+    for diagnostic in parsed.diagnostics.iter().take(20) {
+        assert!(!diagnostic.message.is_empty());
+        let _ = diagnostic.render(&source, false);
+        let _ = diagnostic.to_json(&source);
+    }
+    let Some(pipeline) = parsed.pipeline else {
+        assert!(!parsed.diagnostics.is_empty(), "a file without a pipeline has a reason");
+        return;
+    };
+    // A branch that would be harmful anywhere but in data.
+    let context = BuildContext {
+        commit: Some("0123456789abcdef0123456789abcdef01234567".to_owned()),
+        branch: Some("$(touch /tmp/x)`${SECRET}`*".to_owned()),
+        event: if data.len() % 2 == 0 { EventKind::Push } else { EventKind::PullRequest },
+        ..BuildContext::default()
+    };
+    for elsewhere in [false, true] {
+        let sources = Sources { elsewhere, ..Sources::default() };
+        let (values, _) = plan::values(&pipeline, &sources, &context, Mode::Publish);
+        let _ = plan::plan(&pipeline, &[], &context, Mode::Publish, &values);
+        let facts = Facts::default();
+        let caller = Caller::of_this_build(&pipeline, &values, &facts, (None, None));
+        let sizes = HashMap::new();
+        let input = Input {
+            pipeline: &pipeline,
+            selected: &[],
+            context: &context,
+            mode: Mode::Publish,
+            values: &values,
+            caller: &caller,
+            sizes: &sizes,
+        };
+        serde_json::to_string(&outline(&input)).expect("an outline is JSON");
+        let caller = Caller::of_every_build(&pipeline, &values, &facts, (None, None));
+        for policy in policy::policies(&pipeline, &caller) {
+            let _ = (policy.to_json(), policy.to_terraform(), policy.to_cloudformation());
+        }
+    }
+    let _ = condition::verdicts(&pipeline, &context);
+});
+
+fn small_parsers(text: &str) {
+    let _ = pipeline::template::Template::parse(text, Span::default()).map(|template| template.shape());
+    let _ = pipeline::duration::parse(text);
+    let _ = pipeline::reference::SecretReference::parse(text);
+    let _ = pipeline::reference::check_parameter(text);
+    let _ = plan::environment::parse(text);
+    let _ = plan::environment::parse_handed_on(text);
+    let _ = address::Repository::parse(text);
+    if let Some((pattern, name)) = text.split_once('\n')
+        && pattern.len() + name.len() < 2000
+        && let Ok(glob) = pipeline::glob::Glob::parse(pattern)
+    {
+        let _ = glob.matches(name);
+    }
+}

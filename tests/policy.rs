@@ -1,0 +1,279 @@
+//! `runner iam`: the policy allows every call of real runs, and nothing that no call needs.
+
+use crate::harness::{Project, docker_config, ecs, registry, secrets_manager, ssm, unique};
+use crate::servers::{AwsCall, PlainRegistry, RecordedAws};
+use serde_json::{Value, json};
+
+const PLACE: &str = "--region us-east-1 --account 123456789012";
+
+/// A policy evaluator: whether one of the statements allows a call. Conditions are not looked at.
+fn allows(policy: &Value, call: &AwsCall) -> bool {
+    statements(policy).iter().any(|(actions, resources)| {
+        actions.contains(&call.action) && resources.iter().any(|pattern| matches(pattern, &call.arn))
+    })
+}
+
+fn statements(policy: &Value) -> Vec<(Vec<String>, Vec<String>)> {
+    let list = |value: &Value| match value {
+        Value::Array(items) => items.iter().map(|item| item.as_str().unwrap().to_owned()).collect(),
+        one => vec![one.as_str().unwrap().to_owned()],
+    };
+    let all = policy["Statement"].as_array().unwrap().iter();
+    all.map(|statement| {
+        assert_eq!(statement["Effect"], "Allow");
+        (list(&statement["Action"]), list(&statement["Resource"]))
+    })
+    .collect()
+}
+
+/// IAM's patterns: `*` is any text, `?` one character.
+fn matches(pattern: &str, text: &str) -> bool {
+    match (pattern.chars().next(), text.chars().next()) {
+        (None, None) => true,
+        (Some('*'), _) => {
+            matches(&pattern[1..], text)
+                || text.chars().next().is_some_and(|c| matches(pattern, &text[c.len_utf8()..]))
+        }
+        (Some('?'), Some(c)) => matches(&pattern[1..], &text[c.len_utf8()..]),
+        (Some(p), Some(c)) if p == c => matches(&pattern[p.len_utf8()..], &text[c.len_utf8()..]),
+        _ => false,
+    }
+}
+
+/// Actions that take no resource, by the service authorization reference.
+const WITHOUT_RESOURCE: [&str; 2] = ["ecr:GetAuthorizationToken", "ecs:DescribeTaskDefinition"];
+
+/// Sufficient: every call is allowed. Minimal: every action and every resource is needed by some call, and `*` stands only
+/// where an action takes no resource.
+#[track_caller]
+fn fits(policy: &Value, calls: &[AwsCall]) {
+    // AWS allows this one to everybody.
+    let calls: Vec<&AwsCall> = calls.iter().filter(|call| call.action != "sts:GetCallerIdentity").collect();
+    for call in &calls {
+        assert!(allows(policy, call), "{call:?} is not allowed by\n{policy:#}");
+    }
+    for (actions, resources) in statements(policy) {
+        for action in &actions {
+            let own: Vec<&&AwsCall> = calls.iter().filter(|call| call.action == *action).collect();
+            for resource in &resources {
+                assert!(
+                    own.iter().any(|call| matches(resource, &call.arn)),
+                    "nothing needs {action} on {resource}\n{calls:#?}"
+                );
+                assert!(resource != "*" || WITHOUT_RESOURCE.contains(&action.as_str()), "{action} is on *");
+            }
+        }
+    }
+}
+
+/// What the requests to a registry would need in ECR. Source: the ECR user guide, "IAM permissions for pushing an image".
+fn in_ecr(requests: &[(String, String)], repository: &str) -> Vec<AwsCall> {
+    let arn = format!("arn:aws:ecr:us-east-1:123456789012:repository/{repository}");
+    let actions = requests.iter().filter(|(_, path)| *path != "/v2/").flat_map(|(method, path)| {
+        let is_blob = path.contains("/blobs/");
+        match (method.as_str(), is_blob) {
+            ("HEAD", true) => vec!["ecr:BatchCheckLayerAvailability"],
+            ("POST", true) => vec!["ecr:InitiateLayerUpload"],
+            ("PATCH", true) => vec!["ecr:UploadLayerPart"],
+            ("PUT", true) => vec!["ecr:UploadLayerPart", "ecr:CompleteLayerUpload"],
+            ("GET", true) => vec!["ecr:GetDownloadUrlForLayer"],
+            ("PUT", false) => vec!["ecr:PutImage"],
+            _ => vec!["ecr:BatchGetImage"],
+        }
+    });
+    actions.map(|action| AwsCall { action: action.to_owned(), arn: arn.clone() }).collect()
+}
+
+fn policy(project: &Project, arguments: &str) -> Value {
+    let outcome = project.runner(&format!("iam {PLACE} {arguments}")).run().exits(0);
+    serde_json::from_str(&outcome.stdout).unwrap_or_else(|error| panic!("{error}\n{outcome}"))
+}
+
+/// A cluster and a service that runs a first revision; the name serves for all of them.
+fn service() -> String {
+    let name = unique("iam");
+    ecs("CreateCluster", &json!({ "clusterName": name }));
+    let first =
+        json!({ "family": name, "containerDefinitions": [{ "name": "web", "image": "old", "memory": 64 }] });
+    ecs("RegisterTaskDefinition", &first);
+    ecs(
+        "CreateService",
+        &json!({ "cluster": name, "serviceName": name, "taskDefinition": name, "desiredCount": 1 }),
+    );
+    name
+}
+
+const DOCKERFILE: &str = "FROM busybox:1.36\nCMD [\"true\"]\n";
+
+/// Pushes to ECR, and the same to a registry whose requests can be read: the calls of both together are those of ECR.
+fn push_calls(
+    pipeline: impl Fn(&str) -> String,
+    name: &str,
+    files: &[(&str, String)],
+) -> (Value, Vec<AwsCall>) {
+    let project = |repository: &str| {
+        let project = Project::new(&pipeline(repository)).file("Dockerfile", DOCKERFILE);
+        files.iter().fold(project, |project, (path, text)| project.file(path, text)).git()
+    };
+    let aws = RecordedAws::start(None);
+    let ecr = project(name);
+    ecr.runner("run --publish").aws().env("AWS_ENDPOINT_URL", &aws.endpoint).run().exits(0);
+    let mut calls = aws.calls();
+    let plain = PlainRegistry::start();
+    let other = project(&format!("\"{}/{name}\"", plain.host))
+        .file(".home/.docker/config.json", plain.docker_config());
+    other.runner("run --publish").aws().run().exits(0);
+    calls.extend(in_ecr(&plain.requests(), name));
+    (policy(&ecr, ""), calls)
+}
+
+#[test]
+fn a_push_and_a_deployment_from_a_file() {
+    let name = service();
+    let role = |of: &str| format!("arn:aws:iam::123456789012:role/{name}-{of}");
+    let file = json!({
+        "family": name, "taskRoleArn": role("task"), "executionRoleArn": role("execution"),
+        "containerDefinitions": [{ "name": "web", "image": "x", "memory": 64 }],
+        "tags": [{ "key": "team", "value": "a" }],
+    });
+    let pipeline = |repository: &str| {
+        format!(
+            "version: 1\nname: t\nimages: {{ app: {{ repository: {repository}, create: true, tags: [\"${{source.commit}}\", latest] }} }}\nphases:\n  build: {{ steps: [{{ build: app }}, {{ push: app }}, {{ image-definitions: {{ web: app }} }}] }}\n  post_build:\n    steps:\n      - task-definition: {{ file: td.json, containers: {{ web: {{ image: app }} }} }}\n      - deploy: {{ cluster: {name}, service: {name} }}\n"
+        )
+    };
+    let (policy, calls) = push_calls(pipeline, &name, &[("td.json", file.to_string())]);
+    fits(&policy, &calls);
+    assert!(policy.to_string().contains("iam:PassedToService"), "{policy:#}");
+}
+
+#[test]
+fn a_push_by_full_address_asks_less() {
+    let name = unique("iam-address");
+    crate::harness::ecr("CreateRepository", &json!({ "repositoryName": name }));
+    let pipeline = |repository: &str| {
+        let repository =
+            if repository.contains(':') { repository.to_owned() } else { format!("{}/{name}", registry()) };
+        format!(
+            "version: 1\nname: t\nimages: {{ app: {{ repository: {repository} }} }}\nphases: {{ build: {{ steps: [{{ build: app }}, {{ push: app }}] }} }}\n"
+        )
+    };
+    let (policy, calls) = push_calls(pipeline, &name, &[]);
+    fits(&policy, &calls);
+    assert!(!policy.to_string().contains("DescribeRepositories"), "{policy:#}");
+}
+
+#[test]
+fn secrets_a_service_as_base_and_names_that_differ_from_build_to_build() {
+    let name = service();
+    ssm(
+        "PutParameter",
+        &json!({ "Name": format!("/{name}/a"), "Value": "value-of-a", "Type": "SecureString" }),
+    );
+    let secret = secrets_manager(
+        "CreateSecret",
+        &json!({ "Name": format!("{name}/s"), "SecretString": "{\"k\":\"value-of-s\"}" }),
+    );
+    let arn = secret["ARN"].as_str().unwrap();
+    let project = Project::new(&format!(
+        "version: 1\nname: t\nenv:\n  shell: sh\n  variables: {{ STAGE: {name} }}\n  parameter-store: {{ A: \"/${{STAGE}}/a\" }}\n  secrets-manager: {{ S: \"{name}/s:k\", W: \"{arn}:k:AWSCURRENT\" }}\nphases:\n  build:\n    steps:\n      - run: test \"$A$S$W\" = value-of-avalue-of-svalue-of-s\n      - task-definition: {{ service: {{ cluster: \"${{STAGE}}\", name: {name} }}, containers: {{ web: {{ environment: {{ A: b }} }} }} }}\n      - deploy: {{ cluster: {name}, service: \"${{CODEBUILD_X:-{name}}}\" }}\n"
+    ));
+    let aws = RecordedAws::start(None);
+    project.runner("run --publish").aws().env("AWS_ENDPOINT_URL", &aws.endpoint).run().exits(0);
+    let policy = policy(&project, "");
+    let mut calls = aws.calls();
+    // The roles of a service's task definition are known to ECS alone; this one has none.
+    calls.push(AwsCall {
+        action: "iam:PassRole".to_owned(),
+        arn: "arn:aws:iam::123456789012:role/x".to_owned(),
+    });
+    fits(&policy, &calls);
+    let text = policy.to_string();
+    assert!(
+        text.contains(&format!("service/{name}/*")),
+        "a name that a build can change is a pattern: {text}"
+    );
+    assert!(text.contains(&format!("parameter/{name}/a\"")), "a name that the file knows is exact: {text}");
+}
+
+#[test]
+fn every_role_has_a_policy_of_its_own() {
+    let name = service();
+    let role = "arn:aws:iam::123456789012:role/deploy";
+    let project = Project::new(&format!(
+        "version: 1\nname: t\nenv: {{ parameter-store: {{ A: \"/{name}\" }} }}\nphases:\n  build:\n    steps:\n      - task-definition: {{ family: {name}, containers: {{ web: {{ environment: {{ A: b }} }} }} }}\n        aws: {{ role-arn: \"{role}\", external-id: x }}\n      - deploy: {{ cluster: {name}, service: {name} }}\n        aws: {{ role-arn: \"{role}\" }}\n"
+    ));
+    ssm("PutParameter", &json!({ "Name": format!("/{name}"), "Value": "a-value", "Type": "String" }));
+    let aws = RecordedAws::start(None);
+    project.runner("run --publish").aws().env("AWS_ENDPOINT_URL", &aws.endpoint).run().exits(0);
+    let (own, assumed): (Vec<AwsCall>, Vec<AwsCall>) =
+        aws.calls().into_iter().partition(|call| !call.action.starts_with("ecs:"));
+    fits(&policy(&project, ""), &own);
+    let mut assumed = assumed;
+    assumed.push(AwsCall {
+        action: "iam:PassRole".to_owned(),
+        arn: "arn:aws:iam::123456789012:role/x".to_owned(),
+    });
+    fits(&policy(&project, &format!("--role {role}")), &assumed);
+    project.runner("iam").run().exits(0).complains(&format!("runner iam --role {role}"));
+    project.runner("iam --role arn:aws:iam::1:role/x").run().exits(2).complains(role);
+}
+
+#[test]
+fn terraform_and_cloudformation_say_the_same() {
+    let project = Project::new(
+        "version: 1\nname: t\nimages: { app: { repository: webapp, tags: [\"${source.commit}\"] } }\nphases: { build: { steps: [{ build: app }, { push: app }] } }\n",
+    );
+    let terraform = project.runner("iam --format terraform").run().exits(0);
+    let repository = "arn:${data.aws_partition.current.partition}:ecr:${data.aws_region.current.id}:${data.aws_caller_identity.current.account_id}:repository/webapp";
+    terraform
+        .says(repository)
+        .says("data \"aws_iam_policy_document\" \"runner\" {")
+        .says("data \"aws_region\" \"current\" {}");
+    let template = project.runner("iam --format cloudformation").run().exits(0).stdout;
+    let template: serde_yaml::Value = serde_yaml::from_str(&template).unwrap();
+    let document = &template["Resources"]["RunnerPolicy"]["Properties"]["PolicyDocument"];
+    let text = serde_json::to_string(document).unwrap();
+    assert!(
+        text.contains(
+            "{\"Fn::Sub\":\"arn:${AWS::Partition}:ecr:${AWS::Region}:${AWS::AccountId}:repository/webapp\"}"
+        ),
+        "{text}"
+    );
+    let json = project.runner("iam").run().exits(0).complains("--account and --region");
+    assert!(json.stdout.contains("arn:aws:ecr:*:*:repository/webapp"), "{json}");
+}
+
+#[test]
+fn any_call_that_is_denied_names_action_resource_and_statement() {
+    let name = service();
+    crate::harness::ecr("CreateRepository", &json!({ "repositoryName": name }));
+    ssm("PutParameter", &json!({ "Name": format!("/{name}"), "Value": "value-of-a", "Type": "String" }));
+    secrets_manager("CreateSecret", &json!({ "Name": name, "SecretString": "value-of-s" }));
+    let arn = |service: &str, what: &str| format!("arn:aws:{service}:us-east-1:123456789012:{what}");
+    let role = "arn:aws:iam::123456789012:role/deploy";
+    let project = Project::new(&format!(
+        "version: 1\nname: t\nenv: {{ parameter-store: {{ A: \"/{name}\" }}, secrets-manager: {{ S: {name} }} }}\nimages: {{ app: {{ repository: {name}, tags: [\"${{TAG:-t}}\"] }}, new: {{ repository: {name}-new, create: true, tags: [\"${{TAG:-t}}\"] }} }}\nphases:\n  build:\n    steps:\n      - build: [app, new]\n      - push: [app, new]\n      - task-definition: {{ service: {{ cluster: {name}, name: {name} }}, containers: {{ web: {{ image: app }} }} }}\n      - deploy: {{ cluster: {name}, service: {name} }}\n      - {{ run: 'true', aws: {{ role-arn: \"{role}\" }} }}\n"
+    ))
+    .file("Dockerfile", DOCKERFILE);
+    for (action, resource) in [
+        ("ssm:GetParameter", arn("ssm", &format!("parameter/{name}"))),
+        ("secretsmanager:GetSecretValue", arn("secretsmanager", &format!("secret:{name}-AbCdEf"))),
+        ("sts:AssumeRole", role.to_owned()),
+        ("ecr:DescribeRepositories", arn("ecr", &format!("repository/{name}"))),
+        ("ecr:CreateRepository", arn("ecr", &format!("repository/{name}-new"))),
+        ("ecr:GetAuthorizationToken", "*".to_owned()),
+        ("ecs:DescribeServices", arn("ecs", &format!("service/{name}/{name}"))),
+        ("ecs:DescribeTaskDefinition", "*".to_owned()),
+        ("ecs:RegisterTaskDefinition", arn("ecs", &format!("task-definition/{name}:1"))),
+        ("ecs:UpdateService", arn("ecs", &format!("service/{name}/{name}"))),
+    ] {
+        let aws = RecordedAws::start(Some(action));
+        let call = project.runner("run --publish").aws().env("AWS_ENDPOINT_URL", &aws.endpoint);
+        let outcome = call.env("DOCKER_CONFIG", project.path(".home").display().to_string()).run().exits(3);
+        let statement = json!({ "Effect": "Allow", "Action": action, "Resource": resource }).to_string();
+        let all = format!("{}{}", outcome.stdout, outcome.stderr);
+        assert!(all.contains(&format!("AWS denies {action}")), "{action}: {outcome}");
+        assert!(all.contains(&statement), "{action} lacks {statement}\n{outcome}");
+    }
+    let _ = docker_config();
+}
