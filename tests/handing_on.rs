@@ -1,0 +1,95 @@
+//! What steps hand on: `$RUNNER_ENV`, exported variables, roles for commands.
+
+use crate::harness::{Project, shell};
+use crate::servers::RecordedAws;
+
+#[test]
+fn a_step_hands_values_on_to_scripts_and_typed_fields() {
+    let project = Project::phases(
+        "  install:\n    steps:\n      - run: |\n          echo \"VERSION=1.2.3\" >> \"$RUNNER_ENV\"\n          { echo 'NOTES<<END'; echo 'two = lines'; echo '$(touch injected)'; echo END; } >> \"$RUNNER_ENV\"\n      - name: \"Release ${VERSION}\"\n        run: 'echo \"$VERSION|$NOTES|$ALSO\"'\n        env: { ALSO: \"v${VERSION}\" }\n  build: { steps: [{ run: 'echo \"later $VERSION\"' }] }\n",
+    );
+    let outcome = project.runner("run --phase install").run().exits(0).says("▸ Release 1.2.3\n");
+    outcome.says("1.2.3|two = lines\n$(touch injected)|v1.2.3\n");
+    // Another call of the same build finds it.
+    project.runner("run --phase build").run().exits(0).says("later 1.2.3\n");
+    assert!(!project.exists("injected"));
+    let left: Vec<_> = std::fs::read_dir(project.path(".runner")).unwrap().flatten().collect();
+    assert!(!left.iter().any(|entry| entry.file_name().to_string_lossy().starts_with("env-")), "{left:?}");
+}
+
+#[test]
+fn what_a_failing_step_wrote_is_there_for_the_steps_after_the_failure() {
+    let project = Project::phases(
+        "  build:\n    steps:\n      - run: echo WHY=disk >> \"$RUNNER_ENV\"; exit 1\n      - { run: 'echo \"because of $WHY\"', when: failure }\n",
+    );
+    project.runner("run").run().exits(1).says("because of disk\n");
+}
+
+#[test]
+fn what_cannot_be_read_fails_the_step_with_its_line() {
+    for (text, reason) in [
+        ("A=1\\nnonsense", "line 2: there is no `=`"),
+        ("A<<END\\nx", "line 1: the block that begins here has no end"),
+        ("RUNNER_MODE=publish", "line 1: names that begin with RUNNER_ are runner's own"),
+        ("PATH =x", "line 1: what stands before `=`"),
+    ] {
+        let project = Project::phases(&format!(
+            "  build:\n    steps:\n      - run: printf '{text}\\n' >> \"$RUNNER_ENV\"\n      - run: echo never\n"
+        ));
+        project.runner("run").run().exits(1).says_not("\nnever").ends_with(reason);
+    }
+}
+
+#[test]
+fn a_secret_that_is_handed_on_is_set_but_not_kept() {
+    let project = Project::new(
+        "version: 1\nname: t\nenv: { shell: sh, parameter-store: { TOKEN: /t } }\nphases:\n  build:\n    steps:\n      - run: echo \"HEADER=Bearer $TOKEN\" >> \"$RUNNER_ENV\"\n      - run: test \"$HEADER\" = \"Bearer $TOKEN\" && echo same\n  post_build: { steps: [{ run: 'echo \"[$HEADER]\"' }] }\n",
+    );
+    let call =
+        |phase: &str| project.runner(&format!("run --phase {phase}")).env("TOKEN", "hunter2-hunter2").run();
+    call("build").exits(0).says("\nsame\n").says("HEADER holds a secret").says_not("hunter2");
+    assert!(!project.read(".runner/state.json").contains("hunter2"));
+    call("post_build").exits(0).says("\n[]\n");
+}
+
+#[test]
+fn exported_variables_reach_the_shell_as_data() {
+    let project = Project::new(
+        "version: 1\nname: t\nenv:\n  shell: sh\n  variables: { PLAIN: \"it's $(touch injected) `x` \\\"\", BRANCH: \"${source.branch}\" }\n  exported-variables: [PLAIN, BRANCH, LATE, NEVER]\nphases: { build: { steps: [{ run: 'echo LATE=late >> \"$RUNNER_ENV\"' }] } }\n",
+    );
+    let run = project.runner("run").env("RUNNER_BRANCH", "$(touch injected);x").run().exits(0);
+    run.says("NEVER has no value and is not exported");
+    let script = "cd \"$1\"; . .runner/exports.sh; env | grep -E '^(PLAIN|BRANCH|LATE|NEVER)='";
+    let exported = shell("sh", &["-c", script, "sh", project.root().to_str().unwrap()]);
+    assert_eq!(
+        exported.lines().collect::<Vec<_>>(),
+        ["PLAIN=it's $(touch injected) `x` \"", "BRANCH=$(touch injected);x", "LATE=late"]
+    );
+    assert!(!project.exists("injected"));
+}
+
+#[test]
+fn a_branch_is_never_code_wherever_its_name_goes() {
+    let branch = "x'\"$(touch injected)`touch injected`;touch injected|&<>*?[]{}\\ ${HOME}";
+    let project = Project::new(
+        "version: 1\nname: t\nenv: { shell: sh, variables: { FROM: \"${source.branch}\" } }\nphases:\n  build:\n    steps:\n      - name: \"on ${source.branch}\"\n        run: 'printf \"%s\\n\" \"$FROM\" \"$RUNNER_SOURCE_BRANCH\" \"$OWN\"; eval true'\n        env: { OWN: \"${source.branch}\" }\n",
+    );
+    let outcome = project.runner("run").env("RUNNER_BRANCH", branch).run().exits(0);
+    assert_eq!(outcome.stdout.matches(&format!("\n{branch}")).count(), 3, "{outcome}");
+    assert!(!project.exists("injected"));
+}
+
+#[test]
+fn a_command_gets_the_keys_of_its_own_role() {
+    let role = "arn:aws:iam::123456789012:role/assets";
+    let project = Project::new(&format!(
+        "version: 1\nname: t\nenv: {{ shell: sh }}\naws: {{ region: eu-west-1 }}\nphases:\n  build:\n    steps:\n      - run: 'echo \"own $AWS_ACCESS_KEY_ID $AWS_REGION\"'\n      - run: 'echo \"role ${{#AWS_ACCESS_KEY_ID}} $AWS_REGION\"; test \"$AWS_ACCESS_KEY_ID\" != test; echo \"$AWS_SESSION_TOKEN\"'\n        aws: {{ role-arn: \"{role}\", region: us-west-2 }}\n"
+    ));
+    let aws = RecordedAws::start(None);
+    let outcome = project.runner("run --publish").aws().env("AWS_ENDPOINT_URL", &aws.endpoint).run().exits(0);
+    outcome.says("\nown test us-east-1\n").says("\nrole 20 us-west-2\n***\n");
+    let calls = aws.calls();
+    assert!(calls.iter().any(|call| call.action == "sts:AssumeRole" && call.arn == role), "{calls:?}");
+    // Locally nobody is asked.
+    project.runner("run --local").run().exits(1).says("\nrole 0 \n");
+}

@@ -1,0 +1,259 @@
+//! `runner validate` and `runner schema`: the folders of valid and invalid pipelines, and what they agree on.
+
+use crate::harness::Project;
+use serde_json::Value;
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// Set by whoever has read the difference and means it.
+const UPDATE: &str = "RUNNER_TEST_UPDATE";
+
+fn folder(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/pipelines").join(name)
+}
+
+fn files(name: &str) -> Vec<PathBuf> {
+    let mut files: Vec<PathBuf> = fs::read_dir(folder(name))
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.extension().is_some_and(|extension| extension == "yml"))
+        .collect();
+    files.sort();
+    files
+}
+
+/// A call in a copy of the folder, so that names in the output are the same everywhere.
+fn copy(name: &str) -> Project {
+    let project = Project::new("");
+    for entry in fs::read_dir(folder(name)).unwrap().flatten() {
+        fs::copy(entry.path(), project.path(&entry.file_name().to_string_lossy())).unwrap();
+    }
+    project
+}
+
+/// Compares a text with the one beside the pipeline, whole.
+fn compare(expected: &Path, found: &str, wrong: &mut Vec<String>) {
+    if std::env::var_os(UPDATE).is_some() {
+        fs::write(expected, found).unwrap();
+    }
+    let known = fs::read_to_string(expected).unwrap_or_default();
+    if known != found {
+        wrong.push(format!("{}\n--- expected\n{known}\n--- found\n{found}", expected.display()));
+    }
+}
+
+#[test]
+fn every_invalid_pipeline_has_its_expected_output() {
+    let project = copy("invalid");
+    let mut wrong = Vec::new();
+    let files = files("invalid");
+    assert!(files.len() >= 60, "{} files", files.len());
+    for file in files {
+        let name = file.file_name().unwrap().to_string_lossy();
+        let outcome = project.runner(&format!("validate {name}")).run();
+        assert_eq!((outcome.code, outcome.stdout.as_str()), (Some(2), ""), "{name}\n{outcome}");
+        compare(&file.with_extension("txt"), &outcome.stderr, &mut wrong);
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n\n"));
+}
+
+#[test]
+fn every_valid_pipeline_has_its_plan() {
+    let project = copy("valid");
+    let mut wrong = Vec::new();
+    for file in files("valid") {
+        let name = file.file_name().unwrap().to_string_lossy();
+        project.runner(&format!("validate {name}")).run().exits(0).says(&format!("{name}: valid\n"));
+        // The build that CodeBuild would start for a push to main.
+        let plan = project
+            .runner(&format!("plan --file {name}"))
+            .env("CODEBUILD_BUILD_ID", "web:1")
+            .env("CODEBUILD_BUILD_NUMBER", "7")
+            .env("CODEBUILD_BUILD_ARN", "arn:aws:codebuild:eu-central-1:123456789012:build/web:1")
+            .env("CODEBUILD_RESOLVED_SOURCE_VERSION", "0123456789abcdef0123456789abcdef01234567")
+            .env("CODEBUILD_WEBHOOK_EVENT", "PUSH")
+            .env("CODEBUILD_WEBHOOK_HEAD_REF", "refs/heads/main")
+            .env("AWS_REGION", "eu-central-1");
+        compare(&file.with_extension("plan"), &plan.run().exits(0).stdout, &mut wrong);
+        let policy = project
+            .runner(&format!("iam --file {name} --account 123456789012"))
+            .env("AWS_REGION", "eu-central-1");
+        compare(&file.with_extension("policy"), &policy.run().exits(0).stdout, &mut wrong);
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n\n"));
+}
+
+#[test]
+fn json_says_what_the_text_says() {
+    let project = copy("invalid");
+    for file in files("invalid") {
+        let name = file.file_name().unwrap().to_string_lossy();
+        let outcome = project.runner(&format!("validate --json {name}")).run().exits(2);
+        let report: Value = serde_json::from_str(&outcome.stdout).unwrap();
+        assert_eq!((&report["version"], &report["valid"]), (&1.into(), &false.into()));
+        let text = fs::read_to_string(file.with_extension("txt")).unwrap();
+        for one in report["files"][0]["diagnostics"].as_array().unwrap() {
+            assert!(text.contains(one["message"].as_str().unwrap()), "{name}: {one}");
+            let place = format!("{name}:{}:{}\n", one["line"], one["column"]);
+            assert!(text.contains(&place), "{name} lacks {place}: {text}");
+        }
+    }
+}
+
+#[test]
+fn the_schema_accepts_every_valid_pipeline_and_refuses_wrong_shapes() {
+    let schema = Project::new("").runner("schema").run().exits(0).stdout;
+    let schema: Value = serde_json::from_str(&schema).unwrap();
+    let validator = jsonschema::draft7::new(&schema).unwrap();
+    let document = |path: &Path| {
+        let text = fs::read_to_string(path).unwrap();
+        let yaml: Option<serde_yaml::Value> = serde_yaml::from_str(text.trim_start_matches('\u{feff}')).ok();
+        yaml.and_then(|mut yaml| {
+            yaml.apply_merge().ok()?;
+            serde_json::to_value(yaml).ok()
+        })
+    };
+    let own = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let own = [own.join("fixtures/webapp/pipeline.yml"), own.join(".ci/pipeline.yml")];
+    for path in files("valid").into_iter().chain(own) {
+        let errors: Vec<String> = validator
+            .iter_errors(&document(&path).unwrap())
+            .map(|error| format!("{error} at {}", error.instance_path()))
+            .collect();
+        assert!(errors.is_empty(), "{}: {errors:#?}", path.display());
+    }
+    // What the language calls a wrong key, type or word, an editor shows too.
+    let mut checked = 0;
+    for path in files("invalid") {
+        let said = fs::read_to_string(path.with_extension("txt")).unwrap();
+        let is_shape =
+            ["unknown key", "a mapping, but this is", "is not one of", "expected a whole number", " needs `"]
+                .iter()
+                .any(|words| said.starts_with("error: ") && said.lines().next().unwrap().contains(words));
+        if let (true, Some(document)) = (is_shape, document(&path)) {
+            assert!(!validator.is_valid(&document), "the schema accepts {}", path.display());
+            checked += 1;
+        }
+    }
+    assert!(checked > 15, "only {checked} files were compared");
+}
+
+#[test]
+fn every_key_of_the_language_is_in_a_valid_pipeline() {
+    let schema: Value =
+        serde_json::from_str(&Project::new("").runner("schema").run().exits(0).stdout).unwrap();
+    let mut keys: BTreeSet<String> = BTreeSet::new();
+    let tables = schema["definitions"].as_object().unwrap().values().chain([&schema]);
+    for table in tables {
+        keys.extend(table["properties"].as_object().unwrap().keys().cloned());
+    }
+    let texts: Vec<String> = files("valid").iter().map(|path| fs::read_to_string(path).unwrap()).collect();
+    let missing: Vec<&String> =
+        keys.iter().filter(|key| !texts.iter().any(|text| text.contains(&format!("{key}:")))).collect();
+    assert!(missing.is_empty(), "no valid pipeline has {missing:?}");
+}
+
+#[test]
+fn the_generated_documents_are_fresh() {
+    let project = Project::new("");
+    let docs = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs");
+    let mut wrong = Vec::new();
+    for (arguments, file) in [("schema", "pipeline.schema.json"), ("schema --markdown", "reference.md")] {
+        compare(&docs.join(file), &project.runner(arguments).run().exits(0).stdout, &mut wrong);
+    }
+    assert!(wrong.is_empty(), "run `./dev generate`\n{}", wrong.join("\n\n"));
+}
+
+#[test]
+fn several_files_are_checked_and_the_worst_decides() {
+    let good = "version: 1\nname: t\nphases: {}\n";
+    let project = Project::new(good)
+        .file("b.yml", "version: 1\nphases: {}\n")
+        .file("c.yml", "version: 1\nname: t\nphases: { build: { timeout: 5m, steps: [] } }\n");
+    project.runner("validate").run().exits(0).says("pipeline.yml: valid\n");
+    let outcome = project.runner("validate pipeline.yml b.yml nowhere.yml c.yml").run().exits(2);
+    let outcome = outcome.says("pipeline.yml: valid\n").says("c.yml: valid\n");
+    outcome
+        .complains("a pipeline needs `name`")
+        .complains("cannot read the pipeline file nowhere.yml")
+        .complains("warning: `timeout` is part of the language");
+    let report = project.runner("validate --json b.yml nowhere.yml").run().exits(2).stdout;
+    let report: Value = serde_json::from_str(&report).unwrap();
+    assert_eq!(report["files"][1]["file"], "nowhere.yml");
+}
+
+#[test]
+fn colours_are_for_terminals_only() {
+    let project = Project::new("version: 1\nname: t\nphases: { biuld: {} }\n");
+    project.runner("validate").run().exits(2).says_not("\u{1b}[");
+    let typescript = project.path("typescript").display().to_string();
+    let on_terminal = |no_color: &str| {
+        let call = project.runner("validate").env("NO_COLOR", no_color).env("TERM", "xterm");
+        let runner = env!("CARGO_BIN_EXE_runner");
+        let _ = call.run_under(&["script", "-qec", &format!("{runner} validate"), &typescript]);
+        project.read("typescript")
+    };
+    assert!(on_terminal("").contains("\u{1b}[1m\u{1b}[91merror"), "{}", on_terminal(""));
+    assert!(!on_terminal("1").contains("\u{1b}[1m"), "{}", on_terminal("1"));
+}
+
+#[test]
+fn hostile_files_end_in_one_clear_error() {
+    let head = "version: 1\nname: t\nphases: {}\n";
+    let deep = format!("{head}x-a: {}{}\n", "[".repeat(10_000), "]".repeat(10_000));
+    let block: String = (0..10_000).map(|level| format!("{}a:\n", " ".repeat(level % 300))).collect();
+    let mut bomb = format!("{head}x-0: &a0 [x, x, x, x, x, x, x, x, x, x]\n");
+    for level in 1..12 {
+        bomb.push_str(&format!(
+            "x-{level}: &a{level} [{}]\n",
+            vec![format!("*a{}", level - 1); 10].join(", ")
+        ));
+    }
+    let chain: String = (0..5_000)
+        .map(|at| {
+            format!(
+                "  i{at}: {{ repository: r, tags: [\"${{source.commit}}-{at}\"], depends-on: i{} }}\n",
+                at + 1
+            )
+        })
+        .collect();
+    let unknown: String = (0..20_000).map(|at| format!("      - build: image{at}\n")).collect();
+    let project = Project::new(head)
+        .file("deep.yml", &deep)
+        .file("block.yml", block)
+        .file("bomb.yml", &bomb)
+        .file("latin.yml", b"version: 1\nname: caf\xe9\n")
+        .file("bom.yml", format!("\u{feff}{head}"))
+        .file("crlf.yml", head.replace('\n', "\r\n"))
+        .file("large.yml", format!("{head}#{}", "x".repeat(1024 * 1024)))
+        .file("nul.yml", b"version: 1\nname: \"a\0b\"\nphases: {}\n")
+        .file("escape.yml", "version: 1\nname: t\nphases: { \"\u{1b}[31mred\": {} }\n")
+        .file("chain.yml", format!("version: 1\nname: t\nphases: {{}}\nimages:\n{chain}  i5000: {{ repository: r, depends-on: i0 }}\n"))
+        .file("unknown.yml", format!("version: 1\nname: t\nphases:\n  build:\n    steps:\n{unknown}"));
+    let validate = |name: &str| project.runner(&format!("validate {name}")).run();
+    for (name, reason) in [
+        ("deep.yml", "nested too deeply"),
+        ("bomb.yml", "too large once its aliases are resolved"),
+        ("latin.yml", "line 2 is not UTF-8"),
+        ("large.yml", "larger than 1024 KiB"),
+        (".", "it is a directory"),
+        ("chain.yml", "`depends-on` goes in a circle"),
+        ("escape.yml", "unknown key"),
+    ] {
+        let outcome = validate(name).exits(2).complains(reason);
+        assert_eq!(
+            outcome.stderr.matches("error: ").count() - outcome.stderr.matches(" has an error").count(),
+            1,
+            "{outcome}"
+        );
+        assert!(!outcome.stderr.contains('\u{1b}'), "an escape gets through: {outcome}");
+        assert!(outcome.stderr.len() < 200_000);
+    }
+    validate("block.yml").exits(2);
+    validate("nul.yml").exits(2);
+    validate("unknown.yml").exits(2).complains("there is no image `image0`");
+    for name in ["bom.yml", "crlf.yml"] {
+        validate(name).exits(0);
+    }
+}
