@@ -80,7 +80,9 @@ fn a_notification_that_fails_is_a_warning() {
 fn a_build_is_announced_once() {
     let two =
         "phases:\n  build: { steps: [{ run: \"true\" }] }\n  post_build: { steps: [{ run: \"true\" }] }\n";
-    let text = format!("version: 1\nname: webapp\nenv: {{ shell: sh }}\n{two}notify: [{{ slack: x }}]\n");
+    let text = format!(
+        "version: 1\nname: webapp\nenv: {{ shell: sh }}\n{two}notify: [{{ slack: \"http://127.0.0.1:1/\" }}]\n"
+    );
     let project = Project::new(&text).git();
     project.runner("run --phase build").run().exits(0);
     let names = || {

@@ -115,6 +115,9 @@ pub(super) fn context_sizes(
             return unknown("the directory is not known before the run".to_owned());
         };
         let context = directory.join(context);
+        if !context.is_dir() {
+            return unknown("there is no such directory here".to_owned());
+        }
         let exclude = ignore::patterns_of(dockerfile(image, values, directory).as_deref(), &context);
         let (mut files, mut bytes) = (0, 0);
         let selection = Selection { exclude, ..Selection::default() };

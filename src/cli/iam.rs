@@ -82,13 +82,24 @@ pub(super) fn pipeline_policies(loaded: &Loaded, place: (Option<&str>, Option<&s
 fn notes(all: &[Policy], policy: &Policy, format: Format) {
     if format == Format::Json && policy.has_unknown_place() {
         stdio::text(
-            "note: the account or the region is not known and `*` in its place; --account and --region set them",
+            "note: the account or the region is not known, `*` stands in its place; --account and --region set them",
         );
     }
     if policy.passes_any_role() {
         stdio::text(
-            "note: iam:PassRole is on `role/*`, because only ECS knows the roles of the task definition; put their ARNs there, or set task-role and execution-role",
+            "note: iam:PassRole is on `role/*`, because the roles of the task definition are not known here (only ECS knows them, or its file cannot be read): put their ARNs there",
         );
+    }
+    if policy.statements.is_empty() {
+        stdio::text(match policy.role {
+            None => {
+                "note: runner itself asks nothing of AWS for this pipeline; what its commands call is not known to runner"
+            }
+            Some(_) => "note: only commands use this role, and what they call is not known to runner",
+        });
+    }
+    if policy.statements.iter().any(|statement| ["Ssm", "Secretsmanager"].contains(&statement.sid.as_str())) {
+        stdio::text("note: secrets under a KMS key of your own need kms:Decrypt on that key as well");
     }
     for role in all.iter().filter_map(|other| other.role.as_ref()).filter(|_| policy.role.is_none()) {
         stdio::text(&format!("note: the role {role} needs a policy of its own: runner iam --role {role}"));

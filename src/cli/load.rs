@@ -58,10 +58,7 @@ pub(super) struct Loaded {
 pub(super) fn load(request: &Request<'_>) -> Result<Loaded, Failure> {
     let source = read(request.file)?;
     let refuse = |problems: &[Diagnostic]| refuse(&source, problems, request.no_color);
-    let parsed = pipeline::parse(&source);
-    let Some(pipeline) = parsed.pipeline else {
-        return Err(refuse(&parsed.diagnostics));
-    };
+    let pipeline = pipeline::parse(&source).into_valid().map_err(|problems| refuse(&problems))?;
     let file = request
         .file
         .canonicalize()
@@ -96,11 +93,12 @@ pub(super) fn read(path: &Path) -> Result<SourceFile, Failure> {
     let unreadable =
         |reason: &str| Failure::usage(format!("cannot read the pipeline file {}: {reason}", path.display()));
     let metadata = std::fs::metadata(path).map_err(|error| {
-        unreadable(&error.to_string())
-            .help("go to the directory that holds pipeline.yml, or name the file with --file")
+        unreadable(&error.to_string()).help(
+            "go to the directory that holds pipeline.yml, or name the file (`--file FILE`, `validate FILE`)",
+        )
     })?;
     if metadata.is_dir() {
-        return Err(unreadable("it is a directory").help("name the file in it with --file"));
+        return Err(unreadable("it is a directory").help("name the file in it"));
     }
     let too_large = || {
         unreadable(&format!("it is larger than {} KiB", MAX_BYTES / 1024))

@@ -8,7 +8,7 @@ use crate::pipeline::model::{Action, PhaseName, TaskDefinitionBase};
 use crate::pipeline::template::{Builtin, Reference};
 use crate::plan::calls::Caller;
 use crate::plan::outline::{ChangeOutline, Input, Outline, PhaseOutline, StepOutline, outline};
-use crate::plan::{self, Mode, condition};
+use crate::plan::{self, condition};
 use clap::Args;
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -72,7 +72,7 @@ pub(super) fn main(arguments: &Arguments, no_color: bool) -> Result<Exit, Failur
         caller: &caller,
         sizes: &sizes,
     });
-    outline.unknown = unknowns(&loaded, &facts.definitions);
+    outline.unknown = unknowns(&loaded, &facts.definitions, &outline);
     outline.refused = pipeline
         .unready
         .iter()
@@ -93,8 +93,12 @@ pub(super) fn main(arguments: &Arguments, no_color: bool) -> Result<Exit, Failur
 fn unknowns(
     loaded: &Loaded,
     definitions: &HashMap<pipeline::model::StepId, plan::calls::Definition>,
+    outline: &Outline,
 ) -> Vec<String> {
-    let Loaded { pipeline, context, mode, values, .. } = loaded;
+    let Loaded { pipeline, context, values, .. } = loaded;
+    let steps = outline.phases.iter().flat_map(|phase| phase.steps.iter().chain(&phase.finally));
+    let targets: Vec<&str> =
+        steps.flat_map(StepOutline::all_changes).map(|change| change.target.as_str()).collect();
     let mut unknown = Vec::new();
     let mut used: Vec<&Reference> =
         pipeline.uses.iter().filter(|used| !used.has_default).map(|used| &used.reference).collect();
@@ -107,10 +111,10 @@ fn unknowns(
     if context.commit.is_none() {
         say("the commit: this is no git repository with a commit, and CodeBuild names none".to_owned());
     }
-    if *mode == Mode::Publish && context.region.is_none() && pipeline.aws.region.is_none() {
+    if targets.iter().any(|target| target.contains("REGION")) {
         say("the region: AWS_REGION is not set".to_owned());
     }
-    if *mode == Mode::Publish && context.account.is_none() {
+    if targets.iter().any(|target| target.contains("ACCOUNT")) {
         say("the account: only CodeBuild's variables and AWS know it".to_owned());
     }
     for reference in used {
@@ -130,7 +134,17 @@ fn unknowns(
             ) => true,
             Reference::Builtin(builtin) => context.builtins().contains_key(builtin),
         };
-        if !known {
+        // Where the commit is known, so is what CodeBuild or git say of it.
+        let is_absent = context.commit.is_some()
+            && matches!(
+                reference,
+                Reference::Builtin(Builtin::SourceTag | Builtin::SourceBranch | Builtin::SourceBranchSlug)
+            );
+        if is_absent {
+            if !context.builtins().keys().any(|builtin| Reference::Builtin(builtin.clone()) == *reference) {
+                say(format!("${{{reference}}}: this build has none, so a run that comes to it is refused"));
+            }
+        } else if !known {
             say(format!("${{{reference}}}: it has its value when the build runs"));
         }
     }

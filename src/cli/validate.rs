@@ -85,8 +85,10 @@ fn check(source: &SourceFile, path: &Path) -> Vec<Diagnostic> {
     diagnostics.extend(plan::undefined_uses(&pipeline, Mode::Publish, &values, &HashMap::new()));
     let directory = path.parent().unwrap_or(Path::new(""));
     diagnostics.extend(facts::containers(&pipeline, &facts::definitions(&pipeline, &values, directory)));
-    // What cannot be carried out yet is no mistake.
-    diagnostics.extend(pipeline.unready.into_iter().map(Diagnostic::warning));
+    // What cannot be carried out yet is no mistake, and only of interest where there is none.
+    if !diagnostics.iter().any(|one| one.severity == Severity::Error) {
+        diagnostics.extend(pipeline.unready.into_iter().map(Diagnostic::warning));
+    }
     pipeline::sort(&mut diagnostics);
     diagnostics
 }

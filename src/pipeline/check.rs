@@ -68,13 +68,22 @@ fn images(pipeline: &Pipeline, problems: &mut Vec<Diagnostic>) {
         }
         for tag in &image.tags {
             let address = (written(&image.repository), written(tag));
-            if let Some(other) = addresses.insert(address, name).filter(|other| *other != name.as_str()) {
+            if let Some(other) = addresses.insert(address, name).filter(|other| *other != name.as_str())
+                && is_pushed
+                && pushed.contains(other)
+            {
                 let message =
                     format!("the images `{other}` and `{name}` would be pushed to one tag of one repository");
                 problems.push(
-                    Diagnostic::new(message, tag.span).help("give one of the two another tag or repository"),
+                    Diagnostic::new(message, image.span)
+                        .related(pipeline.images[other].span, "the other one")
+                        .help("give one of the two another tag or repository"),
                 );
+                break;
             }
+        }
+        for (reference, _, span) in image.tags.iter().flat_map(Template::places) {
+            problems.extend(unfit_for_tags(reference, span));
         }
         for other in &image.depends_on {
             if !pipeline.images.contains_key(&other.value) {
@@ -85,15 +94,33 @@ fn images(pipeline: &Pipeline, problems: &mut Vec<Diagnostic>) {
     circles(pipeline, problems);
 }
 
+/// Values that make no tag, or not always one.
+fn unfit_for_tags(reference: &Reference, span: Span) -> Option<Diagnostic> {
+    let (problem, help) = match reference {
+        Reference::Builtin(Builtin::SourceBranch) => {
+            ("can hold a `/`", "`source.branch.slug` is a branch made fit")
+        }
+        Reference::Builtin(Builtin::BuildId) => ("holds a `:` in CodeBuild", "`build.number` has none"),
+        Reference::Builtin(Builtin::BuildUrl | Builtin::ImageUri(_) | Builtin::ImageDigest(_)) => {
+            ("holds a `:`", "use `source.commit`")
+        }
+        _ => return None,
+    };
+    let message = format!("`${{{reference}}}` {problem}, which no tag may");
+    Some(Diagnostic::new(message, span).warning().help(help))
+}
+
 /// A template as the file has it.
 fn written(template: &Template) -> String {
-    template.render(|reference, default| format!("${{{reference}:-{}}}", default.unwrap_or_default()))
+    template.render(str::to_owned, |reference, default| {
+        format!("${{{reference}:-{}}}", default.unwrap_or_default())
+    })
 }
 
 /// Whether a tag can differ from commit to commit. Of variables that the file does not give nothing is known.
 fn is_unique(pipeline: &Pipeline, tag: &Template) -> bool {
     fn unique(pipeline: &Pipeline, template: &Template, depth: usize) -> bool {
-        template.references().any(|(reference, _)| match reference {
+        template.references().any(|reference| match reference {
             Reference::Builtin(Builtin::SourceBranch | Builtin::SourceBranchSlug) => false,
             Reference::Builtin(Builtin::AwsRegion | Builtin::AwsAccount) => false,
             Reference::Builtin(_) => true,
@@ -208,12 +235,14 @@ fn secret_exists(pipeline: &Pipeline, known: &HashSet<&str>, name: &Name, proble
 
 /// Secrets must not get where they stay: into the history or the labels of images, into tags.
 fn secrets(pipeline: &Pipeline, problems: &mut Vec<Diagnostic>) {
-    let mut secret: HashSet<&str> = pipeline.secret_names().into_iter().collect();
+    // Variables that hold a secret, and which one.
+    let mut secret: HashMap<&str, &str> =
+        pipeline.secret_names().into_iter().map(|name| (name, name)).collect();
     // A variable that is made of a secret is one. Variables may refer to those before them.
     let tables = std::iter::once(&pipeline.env.variables).chain(pipeline.steps().map(|step| &step.env));
     for (name, value) in tables.flatten() {
-        if secret_in(value, &secret).is_some() {
-            secret.insert(name);
+        if let Some(root) = secret_in(value, &secret) {
+            secret.entry(name).or_insert(root);
         }
     }
     for image in pipeline.images.values() {
@@ -228,9 +257,11 @@ fn secrets(pipeline: &Pipeline, problems: &mut Vec<Diagnostic>) {
                 problems.push(Diagnostic::new(message, value.span).help(help));
             }
         }
-        for (what, values) in
-            [("a label", image.labels.values().collect::<Vec<_>>()), ("a tag", image.tags.iter().collect())]
-        {
+        for (what, values) in [
+            ("a label", image.labels.values().collect::<Vec<_>>()),
+            ("a tag", image.tags.iter().collect()),
+            ("the address", vec![&image.repository]),
+        ] {
             for value in values {
                 if let Some(name) = secret_in(value, &secret) {
                     let message = format!("the secret `{name}` would be readable in {what} of the image");
@@ -261,10 +292,11 @@ fn task_definition(step: &Step) -> Option<&TaskDefinition> {
     }
 }
 
-fn secret_in<'t>(value: &'t Template, secret: &HashSet<&str>) -> Option<&'t str> {
-    value.references().find_map(|(reference, _)| match reference {
-        Reference::Env(name) if secret.contains(name.as_str()) => Some(name.as_str()),
-        _ => None,
+/// The secret that a template holds.
+fn secret_in<'p>(value: &Template, secret: &HashMap<&str, &'p str>) -> Option<&'p str> {
+    value.references().find_map(|reference| match reference {
+        Reference::Env(name) => secret.get(name.as_str()).copied(),
+        Reference::Builtin(_) => None,
     })
 }
 
@@ -496,7 +528,13 @@ impl<'p, 'd> Flow<'p, 'd> {
 
     fn need(&mut self, thing: &Thing, span: Span, place: Place, made: &Made) {
         let makers = made.get(thing).map(Vec::as_slice).unwrap_or_default();
-        if makers.iter().any(|maker| maker.when == When::Always || (maker.when == place.when)) {
+        // A step after a failure may find what was made before it, or may not: that only the run can tell.
+        let reached = |maker: &Maker| match (maker.when, place.when) {
+            (When::Always, _) | (When::Success, When::Success | When::Failure) => true,
+            (When::Failure, When::Failure) => true,
+            (When::Success, When::Always) | (When::Failure, When::Success | When::Always) => false,
+        };
+        if makers.iter().any(reached) {
             return;
         }
         let problem = match (makers.last(), self.all.get(thing).and_then(|all| all.first())) {
@@ -536,12 +574,13 @@ fn skipped(thing: &Thing, span: Span, place: Place, maker: Maker) -> Diagnostic 
         (_, When::Failure) => format!("{made} only after a failure, but this step also runs without one"),
         _ => {
             let before = if maker.phase == place.phase {
-                "a step that is".to_owned()
+                "a step".to_owned()
             } else {
-                format!("the phase `{}`, which is", maker.phase)
+                format!("the phase `{}`", maker.phase)
             };
-            let also = if place.when == When::Always { "also " } else { "" };
-            format!("this step {also}runs after a failure, but {made} in {before} skipped then")
+            format!(
+                "this step also runs after a failure, but {made} in {before}, which may have failed or been skipped then"
+            )
         }
     };
     Diagnostic::new(message, span).related(maker.span, "here").help("give both the same `when`")

@@ -91,7 +91,9 @@ impl Diagnostic {
             let span = source.first_line(span);
             span.start - window.start..span.end - window.start
         };
-        let mut snippet = Snippet::source(&source.text[window.start..window.end])
+        // The carriage returns of Windows would be shown as marks.
+        let text = source.text[window.start..window.end].replace('\r', " ");
+        let mut snippet = Snippet::source(text)
             .path(source.name.as_str())
             .line_start(source.line_column(window.start).0)
             .annotation(AnnotationKind::Primary.span(within(self.span)).label(self.label.as_deref()));

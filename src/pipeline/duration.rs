@@ -13,7 +13,7 @@ pub fn parse(text: &str) -> Result<Duration, String> {
     let mut seconds: u64 = 0;
     let mut units = UNITS.as_slice();
     if rest.is_empty() {
-        return Err("a duration is empty".to_owned());
+        return Err("this duration is empty".to_owned());
     }
     while !rest.is_empty() {
         let digits = rest.len() - rest.trim_start_matches(|c: char| c.is_ascii_digit()).len();
@@ -35,7 +35,7 @@ pub fn parse(text: &str) -> Result<Duration, String> {
     }
     let duration = Duration::from_secs(seconds);
     if duration > MAX {
-        return Err(format!("`{text}` is too long a time"));
+        return Err(format!("`{text}` is longer than 7 days"));
     }
     if duration.is_zero() {
         return Err(format!("`{text}` is no time at all"));

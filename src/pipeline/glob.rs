@@ -28,7 +28,13 @@ impl Glob {
                 "patterns are compared as a whole; `*` is any text without `/`, `**` any text",
             ));
         }
-        if let Some(found) = pattern.chars().find(|c| "[]{}\\".contains(*c)) {
+        if pattern.chars().any(char::is_whitespace) || pattern.contains(',') {
+            return Err((
+                format!("`{pattern}`: no branch or tag has blanks or commas in its name"),
+                "give several patterns as a list",
+            ));
+        }
+        if let Some(found) = pattern.chars().find(|c| "[]{}()|\\".contains(*c)) {
             return Err((
                 format!("`{pattern}`: `{found}` has no meaning in patterns"),
                 "`*` is any text without `/`, `**` any text, `?` one character; give several patterns as a list",

@@ -26,30 +26,35 @@ pub const MAX_BYTES: u64 = 1024 * 1024;
 /// What a file holds.
 #[derive(Debug)]
 pub struct Parsed {
-    /// The pipeline, where there is no error.
+    /// The pipeline as far as it could be read, mistakes included.
     pub pipeline: Option<Pipeline>,
     /// Every mistake that could be found and everything worth knowing, in the order of the file.
     pub diagnostics: Vec<Diagnostic>,
+}
+
+impl Parsed {
+    /// The pipeline, where nothing is wrong with it; what is wrong otherwise.
+    pub fn into_valid(self) -> Result<Pipeline, Vec<Diagnostic>> {
+        let is_wrong = self.diagnostics.iter().any(|diagnostic| diagnostic.severity == Severity::Error);
+        self.pipeline.filter(|_| !is_wrong).ok_or(self.diagnostics)
+    }
 }
 
 /// Reads a pipeline.
 pub fn parse(source: &SourceFile) -> Parsed {
     let mut diagnostics = Vec::new();
     let decoded = match tree::parse(source, &mut diagnostics) {
-        Ok(node) => decode::pipeline(&node, &mut diagnostics),
+        Ok(node) => decode::pipeline(&node, &source.text, &mut diagnostics),
         Err(problem) => {
             diagnostics.push(problem);
             None
         }
     };
-    let mut pipeline = decoded.map(|(pipeline, whole)| {
+    let pipeline = decoded.map(|(pipeline, whole)| {
         check::references(&pipeline, whole, &mut diagnostics);
         pipeline
     });
     sort(&mut diagnostics);
-    if diagnostics.iter().any(|diagnostic| diagnostic.severity == Severity::Error) {
-        pipeline = None;
-    }
     Parsed { pipeline, diagnostics }
 }
 

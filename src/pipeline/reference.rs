@@ -32,6 +32,11 @@ impl SecretReference {
         if parts[0].is_empty() {
             return Err("this names no secret".to_owned());
         }
+        // Source: the Secrets Manager API reference, CreateSecret.
+        let name = parts[id_parts - 1];
+        if let Some(bad) = name.chars().find(|c| !(c.is_ascii_alphanumeric() || "/_+=.@-!".contains(*c))) {
+            return Err(format!("the name of a secret cannot hold `{bad}`"));
+        }
         if parts.len() > id_parts + 3 {
             return Err("this reference has too many parts".to_owned());
         }
@@ -58,7 +63,9 @@ pub fn check_parameter(text: &str) -> Result<(), String> {
     if text.starts_with("arn:") {
         let parts: Vec<&str> = text.splitn(6, ':').collect();
         return match parts.as_slice() {
-            [_, _, "ssm", _, _, name] if name.starts_with("parameter/") => Ok(()),
+            [_, _, "ssm", _, _, name] if name.starts_with("parameter/") && !name.contains(['*', '?']) => {
+                Ok(())
+            }
             _ => Err("this is not the ARN of a parameter".to_owned()),
         };
     }

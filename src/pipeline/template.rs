@@ -2,7 +2,7 @@
 
 use super::diagnostic::Diagnostic;
 use super::source::Span;
-use crate::text::closest;
+use crate::text::{closest, listed};
 use std::fmt;
 
 /// A text in which `${…}` stands for values.
@@ -16,7 +16,7 @@ pub struct Template {
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Part {
     Text(String),
-    Value { reference: Reference, default: Option<String> },
+    Value { reference: Reference, default: Option<String>, span: Span },
 }
 
 /// What a `${…}` names.
@@ -117,16 +117,29 @@ pub trait Scope {
 pub struct Undefined {
     /// What was asked for.
     pub reference: Reference,
-    /// The scalar that asks for it.
+    /// Where it is asked for.
     pub span: Span,
 }
 
 impl Template {
-    /// Parses the text of a scalar.
-    pub fn parse(text: &str, span: Span) -> Result<Self, Diagnostic> {
+    /// Parses the text of a scalar. `raw` is the scalar as the file has it, beginning at `span`, so that in a scalar of several
+    /// lines every `${…}` gets a place of its own. The errors are all that is wrong with it.
+    pub fn parse(text: &str, span: Span, raw: &str) -> Result<Self, Vec<Diagnostic>> {
         let mut parts = Vec::new();
+        let mut problems = Vec::new();
         let mut literal = String::new();
         let mut rest = text;
+        // How far the places have been looked for.
+        let mut cursor = 0;
+        let mut place = |written: &str| match raw.get(cursor..).and_then(|rest| rest.find(written)) {
+            Some(at) if raw.contains('\n') => {
+                let start = span.start + cursor + at;
+                cursor += at + written.len();
+                Span { start, end: start + written.len() }
+            }
+            // A scalar of one line is a place of its own.
+            _ => span,
+        };
         while let Some(at) = rest.find('$') {
             literal.push_str(&rest[..at]);
             rest = &rest[at + 1..];
@@ -135,13 +148,21 @@ impl Template {
                 rest = after;
             } else if let Some(after) = rest.strip_prefix('{') {
                 let Some(end) = after.find('}') else {
-                    return Err(Diagnostic::new("this `${` is never closed", span)
-                        .help("write `$$` for a dollar sign"));
+                    problems.push(
+                        Diagnostic::new("this `${` is never closed", place("${"))
+                            .help("close it with `}`, or write `$$` for a dollar sign"),
+                    );
+                    rest = after;
+                    continue;
                 };
                 if !literal.is_empty() {
                     parts.push(Part::Text(std::mem::take(&mut literal)));
                 }
-                parts.push(reference(&after[..end], span)?);
+                let inner = &after[..end];
+                match reference(inner, place(&format!("${{{inner}}}"))) {
+                    Ok(part) => parts.push(part),
+                    Err(problem) => problems.push(problem),
+                }
                 rest = &after[end + 1..];
             } else {
                 literal.push('$');
@@ -151,7 +172,7 @@ impl Template {
         if !literal.is_empty() || parts.is_empty() {
             parts.push(Part::Text(literal));
         }
-        Ok(Self { parts, span })
+        if problems.is_empty() { Ok(Self { parts, span }) } else { Err(problems) }
     }
 
     /// A template that stands for exactly this text.
@@ -165,11 +186,11 @@ impl Template {
         for part in &self.parts {
             match part {
                 Part::Text(literal) => text.push_str(literal),
-                Part::Value { reference, default } => {
+                Part::Value { reference, default, span } => {
                     let value = scope
                         .value(reference)
                         .or_else(|| default.clone())
-                        .ok_or_else(|| Undefined { reference: reference.clone(), span: self.span })?;
+                        .ok_or_else(|| Undefined { reference: reference.clone(), span: *span })?;
                     text.push_str(&value);
                 }
             }
@@ -179,14 +200,18 @@ impl Template {
 
     /// The text with `x` in the place of every reference: what can be said of it before values are known.
     pub fn shape(&self) -> String {
-        self.render(|_, _| "x".to_owned())
+        self.render(str::to_owned, |_, _| "x".to_owned())
     }
 
-    /// The text with something in the place of every reference, made from it and its default.
-    pub fn render(&self, mut value: impl FnMut(&Reference, Option<&str>) -> String) -> String {
+    /// The text put together anew: from every literal part, and from every reference with its default.
+    pub fn render(
+        &self,
+        mut literal: impl FnMut(&str) -> String,
+        mut value: impl FnMut(&Reference, Option<&str>) -> String,
+    ) -> String {
         let parts = self.parts.iter().map(|part| match part {
-            Part::Text(text) => text.clone(),
-            Part::Value { reference, default } => value(reference, default.as_deref()),
+            Part::Text(text) => literal(text),
+            Part::Value { reference, default, .. } => value(reference, default.as_deref()),
         });
         parts.collect()
     }
@@ -201,11 +226,16 @@ impl Template {
         matches!(self.parts.first(), Some(Part::Value { .. }))
     }
 
-    /// What the template refers to, and whether it brings a default.
-    pub fn references(&self) -> impl Iterator<Item = (&Reference, bool)> {
+    /// What the template refers to.
+    pub fn references(&self) -> impl Iterator<Item = &Reference> {
+        self.places().map(|(reference, _, _)| reference)
+    }
+
+    /// What it refers to, whether that brings a default, and where it stands.
+    pub fn places(&self) -> impl Iterator<Item = (&Reference, bool, Span)> {
         self.parts.iter().filter_map(|part| match part {
             Part::Text(_) => None,
-            Part::Value { reference, default } => Some((reference, default.is_some())),
+            Part::Value { reference, default, span } => Some((reference, default.is_some(), *span)),
         })
     }
 }
@@ -227,15 +257,15 @@ fn reference(inner: &str, span: Span) -> Result<Part, Diagnostic> {
             "write `${NAME}`, `${NAME:-default}` or a built-in such as `${source.commit}`; `$$` is a dollar sign",
         ));
     };
-    Ok(Part::Value { reference, default })
+    Ok(Part::Value { reference, default, span })
 }
 
 fn unknown_builtin(name: &str, span: Span) -> Diagnostic {
     let names = FIXED.iter().map(|(name, _)| *name);
     let help = closest(name, names).map_or_else(
         || {
-            "built-ins begin with `source.`, `build.`, `aws.` or `image.NAME.`; the last end in `uri` or `digest`"
-                .to_owned()
+            let known = FIXED.iter().map(|(name, _)| *name).chain(["image.NAME.uri", "image.NAME.digest"]);
+            format!("the built-ins are {}", listed(known))
         },
         |candidate| format!("did you mean `${{{candidate}}}`?"),
     );
@@ -271,7 +301,7 @@ mod tests {
     }
 
     fn resolve(text: &str) -> Result<String, Undefined> {
-        Template::parse(text, Span::default()).unwrap().resolve(&Fixed)
+        Template::parse(text, Span::default(), "").unwrap().resolve(&Fixed)
     }
 
     #[test]
@@ -290,16 +320,19 @@ mod tests {
     #[test]
     fn undefined_and_malformed_references_are_errors() {
         assert!(resolve("${OTHER}").is_err());
-        assert!(Template::parse("${", Span::default()).is_err());
-        assert!(Template::parse("${a b}", Span::default()).is_err());
-        let error = Template::parse("${source.comit}", Span::default()).unwrap_err();
-        assert_eq!(error.help.unwrap(), "did you mean `${source.commit}`?");
+        assert!(Template::parse("${", Span::default(), "").is_err());
+        assert!(Template::parse("${a b}", Span::default(), "").is_err());
+        let text = "a\n${source.comit}\n${b c} ${";
+        let errors = Template::parse(text, Span { start: 10, end: 40 }, &format!("\"{text}\"")).unwrap_err();
+        assert_eq!(errors[0].help.as_deref(), Some("did you mean `${source.commit}`?"));
+        let places: Vec<_> = errors.iter().map(|error| (error.span.start, error.span.end)).collect();
+        assert_eq!(places, [(13, 28), (29, 35), (36, 38)]);
     }
 
     #[test]
     fn image_names_may_hold_dots() {
-        let template = Template::parse("${image.a.b.uri}", Span::default()).unwrap();
+        let template = Template::parse("${image.a.b.uri}", Span::default(), "").unwrap();
         let references: Vec<_> = template.references().collect();
-        assert_eq!(*references[0].0, Reference::Builtin(Builtin::ImageUri("a.b".to_owned())));
+        assert_eq!(*references[0], Reference::Builtin(Builtin::ImageUri("a.b".to_owned())));
     }
 }

@@ -59,6 +59,11 @@ impl Node {
         Self { value, span, at: span }
     }
 
+    /// What a caret can underline: a scalar, the opening bracket of a list or mapping, or the key of one without brackets.
+    pub fn place(&self) -> Span {
+        if self.span.start < self.span.end { self.span } else { self.at }
+    }
+
     /// The kind of value, with its article, for messages.
     pub fn kind(&self) -> &'static str {
         match &self.value {
@@ -106,8 +111,7 @@ impl<'s> Reader<'s, '_> {
             Some(Ok((event, marks))) => Ok((event, self.span(marks))),
             Some(Err(error)) => {
                 let at = self.offsets.byte(error.marker().index());
-                let span = Span { start: at, end: at + 1 };
-                Err(Diagnostic::new("this is not valid YAML", span).label(error.info()))
+                Err(syntax_error(self.text, at, error.info()))
             }
             None => Ok((Event::StreamEnd, Span::default())),
         }
@@ -123,11 +127,11 @@ impl<'s> Reader<'s, '_> {
             let (event, span) = self.next()?;
             match event {
                 Event::StreamEnd => break,
-                Event::StreamStart | Event::DocumentStart(_) | Event::DocumentEnd | Event::Nothing => {}
-                _ if root.is_some() => {
+                Event::DocumentStart(_) if root.is_some() => {
                     return Err(Diagnostic::new("a second YAML document begins here", span)
-                        .help("a pipeline file holds one document; remove the `---`"));
+                        .help("a pipeline file holds one document; put this one into a file of its own"));
                 }
+                Event::StreamStart | Event::DocumentStart(_) | Event::DocumentEnd | Event::Nothing => {}
                 event => root = Some(self.node(event, span, 0)?),
             }
         }
@@ -156,11 +160,11 @@ impl<'s> Reader<'s, '_> {
             }
             Event::SequenceStart(anchor, tag) => {
                 check_tag(tag.as_ref(), span)?;
-                (self.list(span, depth)?, anchor)
+                (self.list(self.opening(span), depth)?, anchor)
             }
             Event::MappingStart(anchor, tag) => {
                 check_tag(tag.as_ref(), span)?;
-                (self.map(span, depth)?, anchor)
+                (self.map(self.opening(span), depth)?, anchor)
             }
             Event::Alias(anchor) => {
                 let Some(node) = self.anchors.get(&anchor).cloned() else {
@@ -175,6 +179,12 @@ impl<'s> Reader<'s, '_> {
             self.anchors.insert(anchor, node.clone());
         }
         Ok(node)
+    }
+
+    /// The opening bracket of a list or mapping; nothing where it has none.
+    fn opening(&self, span: Span) -> Span {
+        let has_bracket = matches!(self.text.as_bytes().get(span.start), Some(b'[' | b'{'));
+        Span { start: span.start, end: span.start + usize::from(has_bracket) }
     }
 
     fn scalar(&self, text: &str, style: ScalarStyle, span: Span) -> Node {
@@ -201,7 +211,13 @@ impl<'s> Reader<'s, '_> {
                 let value = Value::List(items);
                 return Ok(Node::new(value, span));
             }
-            items.push(self.node(event, item_span, depth + 1)?);
+            let mut item = self.node(event, item_span, depth + 1)?;
+            if let Value::Map(entries) = &item.value
+                && let Some(first) = entries.first()
+            {
+                item.at = first.key_span;
+            }
+            items.push(item);
         }
     }
 
@@ -249,6 +265,46 @@ impl<'s> Reader<'s, '_> {
         let value = Value::Map(entries);
         Ok(Node::new(value, span))
     }
+}
+
+/// The parser's complaint with a way out. Its words are for those who know how YAML is scanned.
+fn syntax_error(text: &str, at: usize, info: &str) -> Diagnostic {
+    let span = Span { start: at, end: at + 1 };
+    if info.contains("recursion limit") {
+        return Diagnostic::new("the file is nested too deeply", span)
+            .help(format!("at most {MAX_DEPTH} levels are read"));
+    }
+    if let Some(tab) = indenting_tab(text, at) {
+        return Diagnostic::new(
+            "this is not valid YAML: a tab indents the line",
+            Span { start: tab, end: tab + 1 },
+        )
+        .help("indent with blanks");
+    }
+    let help = if info.contains("mapping values are not allowed") || info.contains("illegal placement of ':'")
+    {
+        "a `: ` in a text without quotes begins a mapping: quote the text, or write a script as a block after `run: |`"
+    } else if info.contains("quoted scalar") || info.contains("end of stream") {
+        "is a quote, `[` or `{` at or above this place never closed?"
+    } else if info.contains("unexpected character") || info.contains("cannot start any token") {
+        "quote the text: it begins with a character that means something to YAML"
+    } else if info.contains("anchor") {
+        "an alias `*name` needs an anchor `&name` before it"
+    } else {
+        "look at the indentation, at a missing blank after `-` or `:`, and at quotes and brackets, here and in the line above"
+    };
+    Diagnostic::new("this is not valid YAML", span).label(info).help(help)
+}
+
+/// A tab in the indentation of the line of an error, or of the next one.
+fn indenting_tab(text: &str, at: usize) -> Option<usize> {
+    let start = text.get(..at)?.rfind('\n').map_or(0, |end| end + 1);
+    let next = text[start..].find('\n').map(|end| start + end + 1);
+    [Some(start), next].into_iter().flatten().find_map(|line| {
+        let rest = &text[line..];
+        let indent = rest.len() - rest.trim_start_matches([' ', '\t']).len();
+        rest[..indent].find('\t').map(|tab| line + tab)
+    })
 }
 
 /// Adds the entries of a `<<` value (a mapping, or a list of them) that the mapping does not have itself.

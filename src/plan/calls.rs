@@ -231,7 +231,11 @@ impl<'a> Caller<'a> {
 
     /// A template's text, as far as it is known.
     fn text(&self, template: &Template, own: Option<&IndexMap<String, Template>>) -> String {
-        template.render(|reference, default| match self.unknowns {
+        let literal = |text: &str| match self.unknowns {
+            Unknowns::Written => text.to_owned(),
+            Unknowns::Patterns => escaped(text),
+        };
+        template.render(literal, |reference, default| match self.unknowns {
             Unknowns::Written => {
                 let own = match reference {
                     Reference::Env(name) => {
@@ -278,10 +282,10 @@ impl<'a> Caller<'a> {
         let mut calls = Vec::new();
         for parameter in env.parameter_store.values() {
             let text = self.text(parameter, None);
+            // A version or a label is no part of the name.
             let resource = if text.starts_with("arn:") {
-                Resource::Exact(text)
+                Resource::Exact(text.splitn(7, ':').take(6).collect::<Vec<_>>().join(":"))
             } else {
-                // A version or a label is no part of the name.
                 let name = text.split(':').next().unwrap_or_default();
                 place.made("ssm", format!("parameter/{}", name.trim_start_matches('/')))
             };
@@ -290,7 +294,11 @@ impl<'a> Caller<'a> {
         for secret in env.secrets_manager.values() {
             let text = self.text(secret, None);
             let id = SecretReference::parse(&text).map_or(text, |reference| reference.id);
-            // ARNs of secrets end in six random characters.
+            // ARNs of secrets end in six random characters, which people leave out.
+            let is_whole = id.rsplit_once('-').is_some_and(|(_, random)| {
+                random.len() == 6 && random.bytes().all(|byte| byte.is_ascii_alphanumeric())
+            });
+            let id = if id.starts_with("arn:") && !is_whole { format!("{id}-??????") } else { id };
             let resource = place.arn_or(id, "secretsmanager", |name| format!("secret:{name}-??????"));
             calls.push(place.call([("secretsmanager:GetSecretValue", resource)]));
         }
@@ -378,6 +386,10 @@ impl<'a> Caller<'a> {
         let name = self.text(&image.repository, own);
         // The address in its registry, and in ECR the ARN.
         let (address, arn, is_full) = match (in_ecr(&name), Repository::parse(&name)) {
+            // The beginning may be a registry or a part of the name.
+            _ if self.unknowns == Unknowns::Patterns && name.starts_with("*/") => {
+                (name.clone(), Some(place.made("ecr", format!("repository/*{}", &name[2..]))), false)
+            }
             (Some(arn), _) => (name.clone(), Some(arn), true),
             (None, Ok(Some(_))) => (name.clone(), None, true),
             (None, _) => {

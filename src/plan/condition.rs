@@ -149,8 +149,7 @@ mod tests {
     fn verdict(filters: &str, context: &BuildContext) -> Verdict {
         let text =
             format!("version: 1\nname: t\nphases: {{ build: {{ steps: [{{ run: x, {filters} }}] }} }}\n");
-        let parsed = pipeline::parse(&SourceFile::new("p", &text));
-        let pipeline = parsed.pipeline.unwrap_or_else(|| panic!("{:?}", parsed.diagnostics));
+        let pipeline = pipeline::parse(&SourceFile::new("p", &text)).into_valid().unwrap();
         verdicts(&pipeline, context)[&StepId(0)].clone()
     }
 

@@ -67,7 +67,22 @@ pub fn values(
     mode: Mode,
 ) -> (Values, Vec<Diagnostic>) {
     let (mut values, problems) = Values::new(pipeline, sources, context.builtins());
-    let problems = problems.iter().map(|problem| undefined(problem, &values)).collect();
+    // That a secret is not known yet is said with the file.
+    let is_secret = |reference: &Reference| matches!(reference, Reference::Env(name) if pipeline.env.secret_names().any(|secret| secret == name));
+    let problems = problems
+        .iter()
+        .filter(|problem| !is_secret(&problem.reference))
+        .map(|problem| match &problem.reference {
+            Reference::Env(name) if pipeline.env.variables.contains_key(name) => Diagnostic::new(
+                format!("`${{{name}}}` has no value here"),
+                problem.span,
+            )
+            .help(format!(
+                "a variable may refer to those before it: put `{name}` first, or set it in the environment"
+            )),
+            _ => undefined(problem, &values),
+        })
+        .collect();
     // A build that CodeBuild did not start gets its id when it begins.
     values.promise_builtin(Builtin::BuildId);
     if mode == Mode::Publish {
@@ -232,7 +247,8 @@ pub fn describe(action: &Action) -> String {
     };
     match action {
         Action::Run(Command::Script(script)) => {
-            let mut lines = script.lines().filter(|line| !line.trim().is_empty());
+            let mut lines =
+                script.lines().filter(|line| !line.trim().is_empty() && !line.trim_start().starts_with('#'));
             let first = lines.next().unwrap_or_default().trim();
             shorten(first, lines.next().is_some())
         }

@@ -87,6 +87,13 @@ pub struct StepOutline {
     pub parallel: Vec<StepOutline>,
 }
 
+impl StepOutline {
+    /// What the step and the steps of its group change.
+    pub fn all_changes(&self) -> Vec<&ChangeOutline> {
+        self.changes.iter().chain(self.parallel.iter().flat_map(Self::all_changes)).collect()
+    }
+}
+
 /// A call that changes something.
 #[derive(Debug, Clone, Serialize)]
 pub struct ChangeOutline {
@@ -198,7 +205,7 @@ pub fn outline(input: &Input<'_>) -> Outline {
 
 /// A template's text, with what is not known yet as it is written.
 pub fn known(values: &Values, template: &Template) -> String {
-    template.render(|reference, default| {
+    template.render(str::to_owned, |reference, default| {
         let value = values.value(reference).or_else(|| default.map(ToOwned::to_owned));
         value.unwrap_or_else(|| format!("${{{reference}}}"))
     })

@@ -66,11 +66,11 @@ impl Values {
                     values.env.insert(name.clone(), value);
                 }
                 Err(undefined) => {
-                    // One mistake: what refers to this variable is right.
-                    values.promise(name);
                     if !values.may_have(&undefined.reference) {
                         problems.push(undefined);
                     }
+                    // One mistake: what refers to this variable is right.
+                    values.promise(name);
                 }
             }
         }
@@ -186,7 +186,7 @@ mod tests {
     fn values(process_wins: bool) -> Values {
         let text =
             "version: 1\nname: t\nenv: { variables: { A: file, B: \"${A}-b\", C: file } }\nphases: {}\n";
-        let pipeline = pipeline::parse(&SourceFile::new("p", text)).pipeline.unwrap();
+        let pipeline = pipeline::parse(&SourceFile::new("p", text)).into_valid().unwrap();
         let sources = Sources {
             process: pairs(&[("A", "shell"), ("HOME", "/root")]),
             env_file: pairs(&[("C", "env-file")]),

@@ -3,18 +3,20 @@
 use crate::pipeline::diagnostic::Diagnostic;
 use crate::pipeline::duration;
 use crate::pipeline::glob::Glob;
-use crate::pipeline::language::Table;
+use crate::pipeline::language::{Table, alias};
 use crate::pipeline::model::{Name, StepId, Use, Zone};
 use crate::pipeline::source::{Span, Spanned};
 use crate::pipeline::template::{Template, is_variable_name};
 use crate::pipeline::tree::{Entry, Node, Value};
-use crate::text::listed;
+use crate::text::{either, listed};
 use indexmap::IndexMap;
 use std::time::Duration;
 
 /// Collects what is wrong, and what is worth knowing, while values are read.
 pub(super) struct Decoder<'p> {
     pub(super) problems: &'p mut Vec<Diagnostic>,
+    /// The text of the file.
+    pub(super) text: &'p str,
     /// What no executor carries out yet.
     pub(super) unready: Vec<Diagnostic>,
     /// Every `${…}`.
@@ -33,12 +35,24 @@ pub(super) struct Fields<'n> {
     table: &'static Table,
     /// What points to the mapping.
     pub(super) at: Span,
+    /// For every unknown key the known one that could have been meant.
+    unknown: Vec<Option<&'static str>>,
 }
 
 impl<'n> Fields<'n> {
     /// The value under a key; nothing where the key is absent.
     pub(super) fn get(&self, key: &str) -> Option<&'n Node> {
         self.entry(key).map(|entry| &entry.node)
+    }
+
+    /// Whether an unknown key could have been meant for one of these, so that their absence is no second mistake.
+    pub(super) fn is_misspelt(&self, keys: &[&str]) -> bool {
+        self.unknown.iter().flatten().any(|meant| keys.contains(meant))
+    }
+
+    /// Whether there are unknown keys.
+    pub(super) fn has_unknown(&self) -> bool {
+        !self.unknown.is_empty()
     }
 
     /// The key with its value, for errors about the key itself.
@@ -53,9 +67,10 @@ pub(super) fn is_ignored(key: &str) -> bool {
 }
 
 impl<'p> Decoder<'p> {
-    pub(super) fn new(problems: &'p mut Vec<Diagnostic>) -> Self {
+    pub(super) fn new(text: &'p str, problems: &'p mut Vec<Diagnostic>) -> Self {
         Self {
             problems,
+            text,
             unready: Vec::new(),
             uses: Vec::new(),
             zone: Zone::Start,
@@ -92,7 +107,7 @@ impl<'p> Decoder<'p> {
 
     fn expected(&mut self, expected: &str, node: &Node) {
         let message = format!("expected {expected}, found {}", node.kind());
-        self.problem(Diagnostic::new(message, node.span));
+        self.problem(Diagnostic::new(message, node.place()));
     }
 
     /// A mapping of the table's keys. Unknown keys are errors.
@@ -101,32 +116,42 @@ impl<'p> Decoder<'p> {
             self.problem(
                 Diagnostic::new(
                     format!("{} is a mapping, but this is {}", table.what, node.kind()),
-                    node.span,
+                    node.place(),
                 )
                 .help(format!("its keys are {}", listed(table.names()))),
             );
             return None;
         };
+        let mut unknown = Vec::new();
         for entry in entries.iter().filter(|entry| !is_ignored(&entry.key)) {
             let written = entry.key.as_str();
             match table.key(written) {
                 Some(key) if key.ready => {}
                 Some(_) => self.not_yet(&format!("`{written}`"), entry.key_span),
-                None => self.problem(
-                    Diagnostic::new(format!("unknown key `{written}` in {}", table.what), entry.key_span)
-                        .help(format!("known keys: {}", listed(table.names())))
-                        .suggest(written, table.names()),
-                ),
+                None => {
+                    let meant = table.meant(written);
+                    let help = meant.map_or_else(
+                        || format!("known keys: {}", listed(table.names())),
+                        |key| format!("did you mean `{key}`?"),
+                    );
+                    let message = format!("unknown key `{written}` in {}", table.what);
+                    self.problem(Diagnostic::new(message, entry.key_span).help(help));
+                    unknown.push(meant);
+                }
             }
         }
-        Some(Fields { entries, table, at: node.at })
+        Some(Fields { entries, table, at: node.at, unknown })
     }
 
     /// The value of a key that must be there.
     pub(super) fn required<'n>(&mut self, fields: &Fields<'n>, key: &str) -> Option<&'n Node> {
         let node = fields.get(key);
-        if node.is_none() {
-            self.problem(Diagnostic::new(format!("{} needs `{key}`", fields.table.what), fields.at));
+        if node.is_none() && !fields.is_misspelt(&[key]) {
+            let mut problem = Diagnostic::new(format!("{} needs `{key}`", fields.table.what), fields.at);
+            if let Some(example) = fields.table.key(key).and_then(|key| key.example) {
+                problem = problem.help(format!("for example `{key}: {example}`"));
+            }
+            self.problem(problem);
         }
         node
     }
@@ -136,8 +161,9 @@ impl<'p> Decoder<'p> {
         let mut found = keys.iter().filter_map(|key| fields.entry(key));
         match (found.next(), found.next()) {
             (Some(one), None) => return Some(one),
+            (None, _) if fields.is_misspelt(keys) => {}
             (None, _) => {
-                let message = format!("{} needs one of {}", fields.table.what, listed(keys.iter().copied()));
+                let message = format!("{} needs {}", fields.table.what, either(keys.iter().copied()));
                 self.problem(Diagnostic::new(message, fields.at));
             }
             (Some(one), Some(other)) => {
@@ -177,8 +203,8 @@ impl<'p> Decoder<'p> {
             Value::Scalar { text, .. } => Some(text.clone()),
             Value::Null => {
                 self.problem(
-                    Diagnostic::new("expected text, found nothing", node.span)
-                        .help("write `\"\"` for an empty text"),
+                    Diagnostic::new("there is no value here", node.span)
+                        .help("give it one, or remove the key"),
                 );
                 None
             }
@@ -202,13 +228,14 @@ impl<'p> Decoder<'p> {
     /// A text in which `${…}` is resolved.
     pub(super) fn template(&mut self, node: &Node) -> Option<Template> {
         let text = self.text(node)?;
-        match Template::parse(&text, node.span) {
+        let raw = self.text.get(node.span.start..node.span.end).unwrap_or_default();
+        match Template::parse(&text, node.span, raw) {
             Ok(template) => {
                 self.note_uses(&template);
                 Some(template)
             }
-            Err(problem) => {
-                self.problem(problem);
+            Err(problems) => {
+                self.problems.extend(problems);
                 None
             }
         }
@@ -223,10 +250,10 @@ impl<'p> Decoder<'p> {
     /// Remembers what a template refers to.
     pub(super) fn note_uses(&mut self, template: &Template) {
         let zone = self.zone;
-        self.uses.extend(template.references().map(|(reference, has_default)| Use {
+        self.uses.extend(template.places().map(|(reference, has_default, span)| Use {
             reference: reference.clone(),
             has_default,
-            span: template.span,
+            span,
             zone,
         }));
     }
@@ -266,9 +293,17 @@ impl<'p> Decoder<'p> {
         match &node.value {
             Value::Scalar { text, plain: true } if text == "true" => Some(true),
             Value::Scalar { text, plain: true } if text == "false" => Some(false),
-            Value::Scalar { text, .. } => {
-                let message = format!("expected `true` or `false`, found `{text}`");
-                self.problem(Diagnostic::new(message, node.span));
+            Value::Scalar { text, plain } => {
+                let quoted = if *plain { format!("`{text}`") } else { format!("the text `\"{text}\"`") };
+                let mut problem =
+                    Diagnostic::new(format!("expected `true` or `false`, found {quoted}"), node.span);
+                problem = match text.to_lowercase().as_str() {
+                    "true" | "false" if !plain => problem.help("remove the quotes"),
+                    "true" | "yes" | "on" | "1" => problem.help("did you mean `true`?"),
+                    "false" | "no" | "off" | "0" => problem.help("did you mean `false`?"),
+                    _ => problem,
+                };
+                self.problem(problem);
                 None
             }
             _ => {
@@ -351,10 +386,10 @@ impl<'p> Decoder<'p> {
         let found = choices.iter().find(|(word, _)| *word == text);
         if found.is_none() {
             let words = || choices.iter().map(|(word, _)| *word);
-            self.problem(
-                Diagnostic::new(format!("`{text}` is not one of {}", listed(words())), node.span)
-                    .suggest(&text, words()),
-            );
+            let mut problem =
+                Diagnostic::new(format!("`{text}` is not one of {}", listed(words())), node.span);
+            problem.help = alias(&text, words()).map(|word| format!("did you mean `{word}`?"));
+            self.problem(problem.suggest(&text, words()));
         }
         found.map(|(_, value)| *value)
     }
@@ -398,6 +433,18 @@ impl<'p> Decoder<'p> {
     /// A name or a list of names, each once.
     pub(super) fn one_or_more_names(&mut self, node: &Node) -> Option<Vec<Name>> {
         let names = self.one_or_more(node, "a name", Self::name)?;
+        self.each_once(&names);
+        Some(names)
+    }
+
+    /// A variable's name or a list of such names, each once.
+    pub(super) fn one_or_more_variables(&mut self, node: &Node) -> Option<Vec<Name>> {
+        let names = self.one_or_more(node, "a name", Self::variable)?;
+        self.each_once(&names);
+        Some(names)
+    }
+
+    fn each_once(&mut self, names: &[Name]) {
         for (at, name) in names.iter().enumerate() {
             if let Some(first) = names[..at].iter().find(|first| first.value == name.value) {
                 self.problem(
@@ -407,7 +454,6 @@ impl<'p> Decoder<'p> {
                 );
             }
         }
-        Some(names)
     }
 
     /// A text or a list of texts.

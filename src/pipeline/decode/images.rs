@@ -94,7 +94,21 @@ fn check_literals(d: &mut Decoder<'_>, repository: &Template, tags: &[Template])
     if let Some(name) = repository.as_literal().filter(|name| !name.is_empty())
         && let Err(error) = Repository::parse(&name)
     {
-        d.problem(Diagnostic::new(error.to_string(), repository.span));
+        let help = if name.contains("://") {
+            Some("leave the `https://` out")
+        } else if name.rsplit_once(':').is_some_and(|(_, tag)| !tag.contains('/')) {
+            Some("tags stand under `tags`")
+        } else if name.chars().any(char::is_uppercase) {
+            Some("write it in lower case")
+        } else {
+            None
+        };
+        let mut problem = Diagnostic::new(error.to_string(), repository.span);
+        problem.help = help.map(ToOwned::to_owned);
+        if name.contains("://") {
+            "an address of the web is not a repository".clone_into(&mut problem.message);
+        }
+        d.problem(problem);
     }
     for tag in tags {
         if let Some(name) = tag.as_literal()
@@ -107,7 +121,7 @@ fn check_literals(d: &mut Decoder<'_>, repository: &Template, tags: &[Template])
 
 /// `images.NAME.tags` where the file does not say.
 fn default_tags(d: &mut Decoder<'_>, image: Span) -> Vec<Template> {
-    let tags: Vec<_> = Template::parse("${source.commit}", image).into_iter().collect();
+    let tags: Vec<_> = Template::parse("${source.commit}", image, "").into_iter().collect();
     for tag in &tags {
         d.note_uses(tag);
     }

@@ -18,8 +18,8 @@ use fields::{Decoder, Fields, is_ignored};
 use std::collections::HashMap;
 
 /// Decodes the root of a pipeline file; nothing where the root itself is unusable. Beside it: whether no step was lost.
-pub(super) fn pipeline(root: &Node, problems: &mut Vec<Diagnostic>) -> Option<(Pipeline, bool)> {
-    let mut d = Decoder::new(problems);
+pub(super) fn pipeline(root: &Node, text: &str, problems: &mut Vec<Diagnostic>) -> Option<(Pipeline, bool)> {
+    let mut d = Decoder::new(text, problems);
     let fields = d.fields(root, &language::PIPELINE)?;
     version(&mut d, &fields);
     let name = d.required(&fields, "name").and_then(|node| d.literal(node)).unwrap_or_default();
@@ -31,7 +31,8 @@ pub(super) fn pipeline(root: &Node, problems: &mut Vec<Diagnostic>) -> Option<(P
         fields.get("notify").map(|node| d.list(node, "notifications", notify)).unwrap_or_default()
     });
     let timeout = d.optional(&fields, "timeout", Decoder::duration);
-    let Decoder { uses, unready, lost_steps, .. } = d;
+    let Decoder { uses, mut unready, lost_steps, .. } = d;
+    super::sort(&mut unready);
     Some((Pipeline { name, aws, env, images, phases, notify, timeout, uses, unready }, !lost_steps))
 }
 
@@ -63,7 +64,9 @@ fn aws(d: &mut Decoder<'_>, node: &Node) -> Option<AwsAccess> {
                 .help("write `arn:aws:iam::ACCOUNT:role/NAME`"),
         );
     }
-    if let (Some(entry), None) = (fields.entry("external-id"), fields.entry("role-arn")) {
+    if let (Some(entry), None, false) =
+        (fields.entry("external-id"), fields.entry("role-arn"), fields.is_misspelt(&["role-arn"]))
+    {
         d.problem(
             Diagnostic::new("`external-id` needs `role-arn`", entry.key_span)
                 .help("it is sent along when that role is assumed"),
@@ -83,12 +86,10 @@ fn env(d: &mut Decoder<'_>, node: &Node) -> Option<Env> {
         parameter_store: d.variables(&fields, "parameter-store"),
         secrets_manager: d.variables(&fields, "secrets-manager"),
         exported: d
-            .optional(&fields, "exported-variables", |d, node| {
-                d.one_or_more(node, "a name", Decoder::variable)
-            })
+            .optional(&fields, "exported-variables", Decoder::one_or_more_variables)
             .unwrap_or_default(),
     };
-    for parameter in env.parameter_store.values() {
+    for parameter in env.parameter_store.values().filter(|parameter| !parameter.begins_with_reference()) {
         if let Err(reason) = reference::check_parameter(&parameter.shape()) {
             d.problem(
                 Diagnostic::new(reason, parameter.span)
@@ -134,7 +135,7 @@ fn each_variable_once(d: &mut Decoder<'_>, fields: &Fields<'_>) {
 /// `only` and `except`.
 fn filter(d: &mut Decoder<'_>, node: &Node) -> Option<Filter> {
     let fields = d.fields(node, &language::FILTER)?;
-    if ["branches", "tags", "events"].iter().all(|key| fields.entry(key).is_none()) {
+    if ["branches", "tags", "events"].iter().all(|key| fields.entry(key).is_none()) && !fields.has_unknown() {
         d.problem(
             Diagnostic::new("this filter says nothing", fields.at)
                 .help("give it `branches`, `tags` or `events`"),
@@ -165,7 +166,7 @@ fn notify(d: &mut Decoder<'_>, node: &Node) -> Option<Notify> {
     let only = d.optional(&fields, "only", filter);
     let entry = d.exactly_one(&fields, language::NOTIFY.one_of[0])?;
     let target = match entry.key.as_str() {
-        "slack" => NotifyTarget::Slack { url: d.named_text(&entry.node)? },
+        "slack" => NotifyTarget::Slack { url: address(d, &entry.node)? },
         "webhook" => webhook(d, &entry.node)?,
         _ => NotifyTarget::Sns(topic(d, &entry.node)?),
     };
@@ -187,6 +188,19 @@ fn webhook(d: &mut Decoder<'_>, node: &Node) -> Option<NotifyTarget> {
     let fields = d.fields(node, &language::WEBHOOK)?;
     let headers = d.text_map(&fields, "headers");
     let secret = d.optional(&fields, "secret", Decoder::template);
-    let url = d.required(&fields, "url").and_then(|node| d.named_text(node))?;
+    let url = d.required(&fields, "url").and_then(|node| address(d, node))?;
     Some(NotifyTarget::Webhook { url, headers, secret })
+}
+
+/// The address of a webhook.
+fn address(d: &mut Decoder<'_>, node: &Node) -> Option<Template> {
+    let url = d.named_text(node)?;
+    let shape = url.shape();
+    if !url.begins_with_reference() && !shape.starts_with("https://") && !shape.starts_with("http://") {
+        d.problem(
+            Diagnostic::new("this is not the address of a webhook", url.span)
+                .help("it begins with `https://`"),
+        );
+    }
+    Some(url)
 }

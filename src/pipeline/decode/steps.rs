@@ -9,7 +9,7 @@ use crate::pipeline::model::{
     RunTask, Service, Step, TaskDefinition, TaskDefinitionBase, TaskPlace, Test, Zone,
 };
 use crate::pipeline::tree::{Entry, Node, Value};
-use crate::text::listed;
+use crate::text::either;
 use std::time::Duration;
 
 /// How long a service may take to come up where the file does not say.
@@ -44,10 +44,11 @@ fn read(d: &mut Decoder<'_>, node: &Node) -> Option<Step> {
                 action(d, kind, &fields)
             }
             [] => {
-                d.problem(
-                    Diagnostic::new("this step does nothing", node.at)
-                        .help(format!("a step needs one of {}", listed(KINDS.iter().copied()))),
-                );
+                // A kind that is misspelt is one mistake.
+                if !fields.has_unknown() {
+                    let help = format!("a step needs {}", either(KINDS.iter().copied()));
+                    d.problem(Diagnostic::new("this step does nothing", node.at).help(help));
+                }
                 None
             }
             several => {
@@ -90,6 +91,7 @@ fn own_keys(d: &mut Decoder<'_>, kind: &Entry, fields: &Fields<'_>) {
         let help = match (kind.key.as_str(), entry.key.as_str()) {
             ("build", "secrets") => "secrets of a build are named under `images`",
             ("run", "command") => "write the command as the value of `run`",
+            ("run", "secrets") => "remove it: `run` steps have the secrets of `env` in their environment",
             _ => "remove it, or make this a `test`",
         };
         d.problem(

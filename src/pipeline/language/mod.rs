@@ -7,7 +7,43 @@ pub mod reference;
 pub mod schema;
 mod tables;
 
+use crate::text::closest;
 pub use tables::*;
+
+/// Words of other tools (buildspecs, Compose, other CI systems) and what they may be called here.
+const ALIASES: &[(&str, &[&str])] = &[
+    ("commands", &["steps", "run", "command"]),
+    ("command", &["run"]),
+    ("script", &["run", "steps"]),
+    ("environment", &["env"]),
+    ("working-directory", &["dir", "workdir"]),
+    ("working-dir", &["dir", "workdir"]),
+    ("workdir", &["dir"]),
+    ("cwd", &["dir"]),
+    ("build-args", &["args"]),
+    ("buildargs", &["args"]),
+    ("needs", &["depends-on"]),
+    ("vars", &["variables"]),
+    ("if", &["when", "only"]),
+    ("retries", &["retry"]),
+    ("deployment-group", &["group"]),
+    ("healthcheck", &["ready"]),
+    ("notifications", &["notify"]),
+    ("success", &["succeeded"]),
+    ("failure", &["failed"]),
+    ("failed", &["failure"]),
+    ("role", &["role-arn"]),
+];
+
+/// What a word of another tool is called here, where it is one of these names.
+pub fn alias<'a>(written: &str, names: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+    let written = written.to_lowercase().replace('_', "-");
+    let names: Vec<&str> = names.collect();
+    // The habit may be misspelt too.
+    let known = closest(&written, ALIASES.iter().map(|(word, _)| *word))?;
+    let (_, here) = ALIASES.iter().find(|(word, _)| *word == known)?;
+    here.iter().find_map(|name| names.iter().find(|known| *known == name).copied())
+}
 
 /// One kind of mapping.
 #[derive(Debug)]
@@ -88,6 +124,11 @@ impl Table {
     /// The key of that name.
     pub fn key(&self, name: &str) -> Option<&Key> {
         self.keys.iter().find(|key| key.name == name)
+    }
+
+    /// The key that a typing mistake, or the habit of another tool, could have meant.
+    pub fn meant(&self, written: &str) -> Option<&'static str> {
+        closest(written, self.names()).or_else(|| alias(written, self.names()))
     }
 
     /// The names of its keys.

@@ -104,7 +104,11 @@ fn kind(what: &'static Kind, definitions: &mut Map<String, Value>) -> Value {
             json!({ "anyOf": [one, { "type": "array", "items": one, "minItems": 1 }] })
         }
         Kind::Map(_, value) => {
-            json!({ "type": ["object", "null"], "additionalProperties": kind(value, definitions) })
+            json!({
+                "type": ["object", "null"],
+                "patternProperties": { "^x-": {} },
+                "additionalProperties": kind(value, definitions),
+            })
         }
         Kind::Either(kinds) => {
             let kinds: Vec<Value> = kinds.iter().map(|one| kind(one, definitions)).collect();

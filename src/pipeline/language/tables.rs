@@ -171,12 +171,10 @@ pub static SCAN: Table = Table {
             Kind::Choice(&["low", "medium", "high", "critical"]),
             "The least severity that fails the push.",
         )
-        .default("high")
-        .later(),
-        Key::new("wait", Kind::Duration, "How long to wait for the findings.").default("5m").later(),
+        .default("high"),
+        Key::new("wait", Kind::Duration, "How long to wait for the findings.").default("5m"),
         Key::new("ignore", Kind::OneOrMore(&Kind::Plain), "Findings that do not count, by their id.")
-            .example("[CVE-2024-1234]")
-            .later(),
+            .example("[CVE-2024-1234]"),
     ],
 };
 
@@ -310,12 +308,9 @@ pub static RETRY: Table = Table {
     keys: &[
         Key::new("attempts", Kind::Integer(0, 100), "How many attempts follow the first.")
             .required()
-            .example("2")
-            .later(),
-        Key::new("delay", Kind::Duration, "The time before the second attempt.").default("1s").later(),
-        Key::new("backoff", Kind::Integer(1, 10), "What each further delay is multiplied with.")
-            .default("2")
-            .later(),
+            .example("2"),
+        Key::new("delay", Kind::Duration, "The time before the second attempt.").default("1s"),
+        Key::new("backoff", Kind::Integer(1, 10), "What each further delay is multiplied with.").default("2"),
     ],
 };
 
@@ -329,18 +324,16 @@ pub static SERVICE: Table = Table {
     keys: &[
         Key::new("image", Kind::Text, "The image: one of a registry, or the name of one of the pipeline's.")
             .required()
-            .example("\"postgres:16\"")
-            .later(),
-        Key::new("command", TEXTS, "The arguments; the image's own where absent.").later(),
-        Key::new("env", VARIABLES, "The container's variables.").example("{ POSTGRES_PASSWORD: x }").later(),
-        Key::new("volumes", VOLUMES, "Files for the container, as for the test.").later(),
+            .example("\"postgres:16\""),
+        Key::new("command", TEXTS, "The arguments; the image's own where absent."),
+        Key::new("env", VARIABLES, "The container's variables.").example("{ POSTGRES_PASSWORD: x }"),
+        Key::new("volumes", VOLUMES, "Files for the container, as for the test."),
         Key::new(
             "ready",
             Kind::Table(&READY),
             "How to tell that it is up. Where absent: once it has started.",
         )
-        .example("{ port: 5432 }")
-        .later(),
+        .example("{ port: 5432 }"),
     ],
 };
 
@@ -352,20 +345,13 @@ pub static READY: Table = Table {
     about: "How to tell that a service is up: exactly one way.",
     one_of: &[&["healthcheck", "port", "http", "log", "command"]],
     keys: &[
-        Key::new("healthcheck", Kind::Boolean, "`true`: the image's own health check.")
-            .example("true")
-            .later(),
-        Key::new("port", Kind::Integer(1, 65535), "A TCP port that accepts connections.")
-            .example("5432")
-            .later(),
+        Key::new("healthcheck", Kind::Boolean, "`true`: the image's own health check.").example("true"),
+        Key::new("port", Kind::Integer(1, 65535), "A TCP port that accepts connections.").example("5432"),
         Key::new("http", Kind::Text, "Port and path that answer with a status below 400.")
-            .example("\":8080/health\"")
-            .later(),
-        Key::new("log", Kind::Text, "A text in its output.").example("ready to accept connections").later(),
-        Key::new("command", TEXTS, "A command in the container that ends with 0.")
-            .example("[pg_isready]")
-            .later(),
-        Key::new("timeout", Kind::Duration, "How long it may take.").default("1m").later(),
+            .example("\":8080/health\""),
+        Key::new("log", Kind::Text, "A text in its output.").example("ready to accept connections"),
+        Key::new("command", TEXTS, "A command in the container that ends with 0.").example("[pg_isready]"),
+        Key::new("timeout", Kind::Duration, "How long it may take.").default("1m"),
     ],
 };
 
@@ -377,8 +363,7 @@ pub static REPORTS: Table = Table {
     about: "Reports that a test writes.",
     one_of: &[],
     keys: &[Key::new("junit", TEXTS, "JUnit XML files in the container; `*` is allowed.")
-        .example("\"/app/reports/*.xml\"")
-        .later()],
+        .example("\"/app/reports/*.xml\"")],
 };
 
 /// `task-definition`
@@ -462,28 +447,25 @@ pub static RUN_TASK: Table = Table {
     about: "Runs a task once. Where it runs is copied from a service, or given by `network` and `launch-type`.",
     one_of: &[&["service", "network"]],
     keys: &[
-        Key::new("cluster", Kind::Text, "The cluster.").required().example("prod").later(),
+        Key::new("cluster", Kind::Text, "The cluster.").required().example("prod"),
         Key::new("service", Kind::Text, "A service whose network, launch type and platform are copied.")
-            .example("webapp")
-            .later(),
-        Key::new("network", Kind::Table(&NETWORK), "The task's network. Needs `launch-type`.").later(),
+            .example("webapp"),
+        Key::new("network", Kind::Table(&NETWORK), "The task's network. Needs `launch-type`."),
         Key::new(
             "launch-type",
             Kind::Choice(&["FARGATE", "EC2", "EXTERNAL"]),
             "Where the task runs, beside `network`.",
-        )
-        .later(),
-        Key::new("task-definition", Kind::Text, "The family, where the build registers several.").later(),
+        ),
+        Key::new("task-definition", Kind::Text, "The family, where the build registers several."),
         Key::new(
             "container",
             Kind::Plain,
             "The container whose command is replaced and whose exit code decides.",
         )
-        .example("web")
-        .later(),
-        Key::new("command", TEXTS, "The container's arguments for this run.").example("[./migrate]").later(),
-        Key::new("environment", TEXT_MAP, "Variables for this run.").later(),
-        Key::new("wait", Kind::Duration, "How long the task may take.").default("15m").later(),
+        .example("web"),
+        Key::new("command", TEXTS, "The container's arguments for this run.").example("[./migrate]"),
+        Key::new("environment", TEXT_MAP, "Variables for this run."),
+        Key::new("wait", Kind::Duration, "How long the task may take.").default("15m"),
     ],
 };
 
@@ -495,11 +477,9 @@ pub static NETWORK: Table = Table {
     about: "The network of a task.",
     one_of: &[],
     keys: &[
-        Key::new("subnets", TEXTS, "Subnet ids.").required().example("[subnet-0a1b2c3d]").later(),
-        Key::new("security-groups", TEXTS, "Security group ids.").example("[sg-0a1b2c3d]").later(),
-        Key::new("assign-public-ip", Kind::Boolean, "Give the task a public address.")
-            .default("false")
-            .later(),
+        Key::new("subnets", TEXTS, "Subnet ids.").required().example("[subnet-0a1b2c3d]"),
+        Key::new("security-groups", TEXTS, "Security group ids.").example("[sg-0a1b2c3d]"),
+        Key::new("assign-public-ip", Kind::Boolean, "Give the task a public address.").default("false"),
     ],
 };
 
@@ -544,8 +524,8 @@ pub static CODE_DEPLOY: Table = Table {
     about: "CodeDeploy's application and deployment group.",
     one_of: &[],
     keys: &[
-        Key::new("application", Kind::Text, "The application.").required().example("webapp").later(),
-        Key::new("group", Kind::Text, "The deployment group.").required().example("webapp-prod").later(),
+        Key::new("application", Kind::Text, "The application.").required().example("webapp"),
+        Key::new("group", Kind::Text, "The deployment group.").required().example("webapp-prod"),
     ],
 };
 
