@@ -86,3 +86,39 @@ fn what_failed_in_the_build_before_counts() {
     let outcome = call.run().exits(1).says("always\n").says_not("\ndeployed");
     outcome.ends_with("an earlier command of this CodeBuild build has failed");
 }
+
+#[test]
+fn a_pull_request_publishes_what_says_so_in_so_many_words() {
+    let project = Project::new(
+        "version: 1\nname: t\nenv: { shell: sh }\nphases:\n  build:\n    steps:\n      - { task-definition: { file: td.json }, only: { events: [pull-request, push] } }\n      - { deploy: { cluster: c, service: s }, except: { events: tag } }\n      - { run: echo base, only: { branches: main } }\n      - { run: echo fork, only: { branches: \"fork/*\" } }\n",
+    )
+    .file("td.json", format!("{{\"family\":\"{}\",\"containerDefinitions\":[]}}", unique("pr")));
+    let call = in_codebuild(project.runner("run"), &project)
+        .env("CODEBUILD_WEBHOOK_EVENT", "PULL_REQUEST_UPDATED")
+        .env("CODEBUILD_WEBHOOK_HEAD_REF", "refs/heads/fork/main")
+        .env("CODEBUILD_WEBHOOK_BASE_REF", "refs/heads/main");
+    let outcome = call
+        .run()
+        .exits(0)
+        .says("▸ task definition")
+        .says("▹ deploy: skipped, pull requests publish nothing");
+    outcome
+        .says("\nbase\n")
+        .says("▹ echo fork: skipped, only for the branch `fork/*`; this is a pull request to `main`");
+}
+
+#[test]
+fn under_codepipeline_a_build_is_a_push_of_a_branch_that_has_to_be_named() {
+    let project = Project::phases(
+        "  build:\n    steps:\n      - { run: echo pushed, only: { events: push } }\n      - { run: echo by-hand, only: { events: manual } }\n      - { run: echo on-main, only: { branches: main, events: push } }\n",
+    );
+    let call = || {
+        in_codebuild(project.runner("run"), &project)
+            .env("CODEBUILD_INITIATOR", "codepipeline/web")
+            .env("CODEBUILD_RESOLVED_SOURCE_VERSION", "nE2Q0v.9V7Lb")
+            .env("CODEBUILD_SOURCE_VERSION", "arn:aws:s3:::bucket/source.zip")
+    };
+    call().run().exits(2).complains("nothing says which branch").complains("#{SourceVariables.BranchName}");
+    let outcome = call().env("RUNNER_BRANCH", "main").run().exits(0);
+    outcome.says("\npushed\n").says("\non-main\n").says_not("\nby-hand\n");
+}

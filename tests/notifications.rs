@@ -97,3 +97,16 @@ fn a_build_is_announced_once() {
     project.runner("run --phase post_build").run().exits(0);
     assert_eq!(names(), ["001-started-slack.json", "001-succeeded-slack.json"]);
 }
+
+#[test]
+fn who_is_told_only_about_some_builds_hears_nothing_of_others() {
+    let project = Project::new(
+        "version: 1\nname: t\nenv: { shell: sh }\nphases: { build: { steps: [{ run: 'true' }] } }\nnotify:\n  - { slack: \"http://127.0.0.1:1/\", only: { branches: main } }\n  - { webhook: { url: \"http://127.0.0.1:1/\" }, only: { branches: other } }\n",
+    );
+    project.runner("run").env("RUNNER_BRANCH", "main").run().exits(0);
+    let names: Vec<String> = std::fs::read_dir(project.path(".runner/notifications"))
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    assert!(!names.is_empty() && names.iter().all(|name| name.ends_with("-slack.json")), "{names:?}");
+}

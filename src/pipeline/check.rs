@@ -1,7 +1,10 @@
 //! What the parts of a pipeline say of each other: everything that is named must exist, and be there when it is used.
 
 use super::diagnostic::Diagnostic;
-use super::model::{Action, Name, Phase, PhaseName, Pipeline, Step, StepId, TaskDefinition, Use, When, Zone};
+use super::model::{
+    Action, Name, Phase, PhaseName, Pipeline, Step, StepId, TaskDefinition, TaskDefinitionBase, Use, When,
+    Zone,
+};
 use super::source::Span;
 use super::template::{Builtin, Reference, Template, variable_part};
 use crate::text::{closest, listed};
@@ -17,6 +20,7 @@ pub(super) fn references(pipeline: &Pipeline, whole: bool, problems: &mut Vec<Di
     names(pipeline, problems);
     secrets(pipeline, problems);
     containers(pipeline, problems);
+    families(pipeline, problems);
     for used in pipeline.uses.iter().filter(|used| used.zone == Zone::Variables) {
         early(pipeline, used, problems);
     }
@@ -298,6 +302,56 @@ fn secret_in<'p>(value: &Template, secret: &HashMap<&str, &'p str>) -> Option<&'
         Reference::Env(name) => secret.get(name.as_str()).copied(),
         Reference::Builtin(_) => None,
     })
+}
+
+/// Families that `deploy` and `run-task` name. Where every family that the pipeline registers is known, one that looks like a
+/// typing mistake is one; and where there are several, the step has to say which it means.
+fn families(pipeline: &Pipeline, problems: &mut Vec<Diagnostic>) {
+    let mut known: Vec<String> = Vec::new();
+    for definition in pipeline.steps().filter_map(task_definition) {
+        let family = match &definition.base {
+            TaskDefinitionBase::Family(family) => family.as_literal(),
+            TaskDefinitionBase::File(_) | TaskDefinitionBase::Service { .. } => None,
+        };
+        // One that is known elsewhere only may be any.
+        let Some(family) = family else { return };
+        if !known.contains(&family) {
+            known.push(family);
+        }
+        if known.len() > ENOUGH {
+            return;
+        }
+    }
+    for step in pipeline.steps() {
+        let named = match &step.action {
+            Action::Deploy(deploy) => &deploy.task_definition,
+            Action::RunTask(task) => &task.task_definition,
+            _ => continue,
+        };
+        match named {
+            Some(template) => {
+                let name = template.as_literal().filter(|name| !known.contains(name));
+                let meant = name.as_deref().and_then(|name| closest(name, known.iter().map(String::as_str)));
+                if let (Some(name), Some(meant)) = (&name, meant) {
+                    let message = format!("no step registers the task definition `{name}`");
+                    problems.push(
+                        Diagnostic::new(message, template.span).help(format!("did you mean `{meant}`?")),
+                    );
+                }
+            }
+            None if known.len() > 1 => {
+                let families = listed(known.iter().map(String::as_str));
+                problems.push(
+                    Diagnostic::new(
+                        format!("the pipeline registers several task definitions: {families}"),
+                        step.span,
+                    )
+                    .help("say which with `task-definition: FAMILY`"),
+                );
+            }
+            None => {}
+        }
+    }
 }
 
 /// Containers are named in several steps, and only ECS knows all of them: a name that looks like a typing mistake of

@@ -187,9 +187,7 @@ impl Template {
             match part {
                 Part::Text(literal) => text.push_str(literal),
                 Part::Value { reference, default, span } => {
-                    let value = scope
-                        .value(reference)
-                        .or_else(|| default.clone())
+                    let value = or_default(scope.value(reference), default.as_deref())
                         .ok_or_else(|| Undefined { reference: reference.clone(), span: *span })?;
                     text.push_str(&value);
                 }
@@ -237,6 +235,14 @@ impl Template {
             Part::Text(_) => None,
             Part::Value { reference, default, span } => Some((reference, default.is_some(), *span)),
         })
+    }
+}
+
+/// As in a shell, `:-` stands in for what is not defined and for what is empty.
+pub fn or_default(value: Option<String>, default: Option<&str>) -> Option<String> {
+    match default {
+        Some(default) => value.filter(|value| !value.is_empty()).or_else(|| Some(default.to_owned())),
+        None => value,
     }
 }
 
@@ -293,6 +299,7 @@ mod tests {
     impl Scope for Fixed {
         fn value(&self, reference: &Reference) -> Option<String> {
             match reference {
+                Reference::Env(name) if name == "EMPTY" => Some(String::new()),
                 Reference::Env(name) => (name == "NAME").then(|| "$(touch x) ${NAME}".to_owned()),
                 Reference::Builtin(Builtin::SourceCommit) => Some("abc".to_owned()),
                 Reference::Builtin(_) => None,
@@ -308,6 +315,7 @@ mod tests {
     fn values_defaults_and_dollars() {
         assert_eq!(resolve("v-${source.commit}").unwrap(), "v-abc");
         assert_eq!(resolve("${source.tag:-none}${X:-}").unwrap(), "none");
+        assert_eq!(resolve("${EMPTY:-as in a shell}${EMPTY}").unwrap(), "as in a shell");
         assert_eq!(resolve("$$ $PATH $${NAME} 5$").unwrap(), "$ $PATH ${NAME} 5$");
         assert_eq!(resolve("").unwrap(), "");
     }

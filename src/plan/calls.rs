@@ -10,7 +10,7 @@ use crate::pipeline::model::{
     TaskDefinition, TaskDefinitionBase, TaskPlace,
 };
 use crate::pipeline::reference::SecretReference;
-use crate::pipeline::template::{Builtin, Reference, Scope, Template};
+use crate::pipeline::template::{Builtin, Reference, Scope, Template, or_default};
 use indexmap::IndexMap;
 use std::collections::HashMap;
 use std::fmt;
@@ -243,9 +243,8 @@ impl<'a> Caller<'a> {
                     }
                     Reference::Builtin(_) => None,
                 };
-                let value =
-                    own.or_else(|| self.values.value(reference)).or_else(|| default.map(ToOwned::to_owned));
-                value.unwrap_or_else(|| format!("${{{reference}}}"))
+                let value = own.or_else(|| self.values.value(reference));
+                or_default(value, default).unwrap_or_else(|| format!("${{{reference}}}"))
             }
             Unknowns::Patterns => match reference {
                 // What the file says for all builds.

@@ -6,7 +6,7 @@ use super::context::BuildContext;
 use super::scope::Values;
 use super::{Mode, describe};
 use crate::pipeline::model::{Action, Phase, PhaseName, Pipeline, Step, StepId, When};
-use crate::pipeline::template::{Scope, Template};
+use crate::pipeline::template::{Scope, Template, or_default};
 use serde::Serialize;
 use std::collections::HashMap;
 
@@ -206,8 +206,7 @@ pub fn outline(input: &Input<'_>) -> Outline {
 /// A template's text, with what is not known yet as it is written.
 pub fn known(values: &Values, template: &Template) -> String {
     template.render(str::to_owned, |reference, default| {
-        let value = values.value(reference).or_else(|| default.map(ToOwned::to_owned));
-        value.unwrap_or_else(|| format!("${{{reference}}}"))
+        or_default(values.value(reference), default).unwrap_or_else(|| format!("${{{reference}}}"))
     })
 }
 
