@@ -1,7 +1,7 @@
 //! The language as data: every table, its keys, their kinds, defaults and descriptions.
 //!
 //! One source serves the decoder and its suggestions, `runner schema` ([`schema`]) and the reference in `docs/`
-//! ([`reference`]), so that they cannot disagree.
+//! ([`mod@reference`]), so that they cannot disagree.
 
 pub mod reference;
 pub mod schema;
