@@ -39,9 +39,7 @@ impl Repository {
         check_host(host)?;
         Ok(Some(Self { host: host.to_owned(), path: path.to_owned() }))
     }
-}
 
-impl Repository {
     /// The host to connect to, which for Docker Hub is not the one in names.
     pub fn api_host(&self) -> &str {
         match self.host.as_str() {
@@ -104,6 +102,15 @@ pub fn check_tag(tag: &str) -> Result<(), InvalidName> {
             what: "tag (letters, digits, `.`, `_` and `-`, at most 128; `source.branch.slug` is a branch made fit)",
             name: tag.to_owned(),
         })
+    }
+}
+
+/// The partition of AWS that a region belongs to.
+pub fn partition_of(region: &str) -> &'static str {
+    match region {
+        region if region.starts_with("cn-") => "aws-cn",
+        region if region.starts_with("us-gov-") => "aws-us-gov",
+        _ => "aws",
     }
 }
 

@@ -1,6 +1,7 @@
 //! Files written whole: a reader sees the old content or the new one, never half of it.
 
-use std::io::{self, Write};
+use rustix::fs::{Mode, OFlags};
+use std::io::{self, Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
@@ -22,6 +23,21 @@ pub struct WriteError {
     /// Why not.
     #[source]
     pub source: io::Error,
+}
+
+/// Reads a regular file of at most so many bytes. Pipes and devices are refused: they may have no end.
+pub fn read_small(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let file = std::fs::File::from(rustix::fs::open(path, flags, Mode::empty())?);
+    if !file.metadata()?.is_file() {
+        return Err(io::Error::other("it is no regular file"));
+    }
+    let mut bytes = Vec::new();
+    file.take(limit + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > limit {
+        return Err(io::Error::other(format!("it is larger than {} KiB", limit / 1024)));
+    }
+    Ok(bytes)
 }
 
 /// Writes a file by way of a temporary one beside it, creating the directories above it.

@@ -1,28 +1,32 @@
 //! Small helpers for sentences.
 
+/// More candidates than people have; those behind are not looked at.
+const CANDIDATES: usize = 1000;
+/// More names than a message can list.
+const NAMES: usize = 40;
+
 /// The candidate that a typing mistake away from `written` could have been meant.
 pub fn closest<'a>(written: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let written = written.to_lowercase().replace('_', "-");
     let allowed = (written.chars().count() / 3).clamp(1, 3);
     candidates
         .into_iter()
+        .take(CANDIDATES)
+        // What differs more in length differs more.
+        .filter(|candidate| candidate.len().abs_diff(written.len()) <= 4 * allowed)
         .map(|candidate| {
             let spelled = candidate.to_lowercase().replace('_', "-");
             (strsim::damerau_levenshtein(&written, &spelled), candidate)
         })
         .filter(|(distance, _)| *distance <= allowed)
-        .min_by_key(|(distance, _)| *distance)
+        // Of equally near ones always the same.
+        .min_by_key(|(distance, candidate)| (*distance, *candidate))
         .map(|(_, candidate)| candidate)
 }
 
 /// `a, b and c`, for messages that list what is known.
 pub fn listed<'a>(names: impl IntoIterator<Item = &'a str>) -> String {
-    let names: Vec<String> = names.into_iter().map(|name| format!("`{name}`")).collect();
-    match names.split_last() {
-        None => "none".to_owned(),
-        Some((only, [])) => only.clone(),
-        Some((last, rest)) => format!("{} and {last}", rest.join(", ")),
-    }
+    joined(names, "and", "none")
 }
 
 /// A size as people read it, in decimal units like the docker command.
@@ -38,11 +42,28 @@ pub fn human_size(bytes: u64) -> String {
 
 /// `a, b or c`.
 pub fn either<'a>(names: impl IntoIterator<Item = &'a str>) -> String {
-    let names: Vec<String> = names.into_iter().map(|name| format!("`{name}`")).collect();
-    match names.split_last() {
-        None => "nothing".to_owned(),
+    joined(names, "or", "nothing")
+}
+
+fn joined<'a>(names: impl IntoIterator<Item = &'a str>, word: &str, none: &str) -> String {
+    let mut names = names.into_iter();
+    let mut shown: Vec<String> = names.by_ref().take(NAMES).map(|name| format!("`{name}`")).collect();
+    match names.count() {
+        0 => {}
+        more => shown.push(format!("{more} more")),
+    }
+    match shown.split_last() {
+        None => none.to_owned(),
         Some((only, [])) => only.clone(),
-        Some((last, rest)) => format!("{} or {last}", rest.join(", ")),
+        Some((last, rest)) => format!("{} {word} {last}", rest.join(", ")),
+    }
+}
+
+/// At most so many characters, with an ellipsis where something is left out.
+pub fn shortened(text: &str, characters: usize) -> String {
+    match text.char_indices().nth(characters) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text.to_owned(),
     }
 }
 

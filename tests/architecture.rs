@@ -6,7 +6,7 @@ use std::path::Path;
 /// What each module may know of the others.
 const MAY_USE: &[(&str, &[&str])] = &[
     ("address", &[]),
-    ("aws", &["secret", "tls"]),
+    ("aws", &["address", "secret", "tls"]),
     ("docker", &["exit", "secret"]),
     ("ecs", &["text"]),
     (

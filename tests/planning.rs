@@ -204,3 +204,27 @@ fn a_plan_needs_neither_docker_nor_credentials_nor_a_commit() {
         .says("${CODEBUILD_BUILD_NUMBER}: it has its value when the build runs")
         .says("`run-task` is part of the language, but this version of runner cannot carry it out yet");
 }
+
+#[test]
+fn a_title_uses_the_steps_own_variables_and_never_fails() {
+    let project = Project::new(
+        "version: 1\nname: t\nenv: { shell: sh }\nphases:\n  build:\n    steps:\n      - { name: \"Deploy ${STAGE}\", env: { STAGE: prod }, run: echo \"to $STAGE\" }\n      - { name: \"Release ${source.tag}\", only: { tags: \"v*\" }, run: echo never }\n",
+    )
+    .git();
+    let run = project.runner("run").run().exits(0).says("▸ Deploy prod\n").says("\nto prod\n");
+    run.says("▹ Release ${source.tag}: skipped");
+    project.runner("plan --local").run().exits(0).says("+ Deploy prod\n").says("- Release ${source.tag} —");
+}
+
+#[test]
+fn secrets_that_are_given_stay_out_of_plans() {
+    let project = Project::new(
+        "version: 1\nname: t\nenv: { shell: sh, parameter-store: { TOKEN: /t } }\nphases: { build: { steps: [{ name: \"with ${TOKEN}\", run: x }, { deploy: { cluster: \"c-${TOKEN}\", service: s, task-definition: f } }] } }\n",
+    );
+    for command in ["plan", "plan --json", "doctor", "doctor --json"] {
+        let call =
+            project.runner(command).env("TOKEN", "hunter2-hunter2").env("AWS_EC2_METADATA_DISABLED", "true");
+        let outcome = call.run().says_not("hunter2");
+        assert!(command.starts_with("doctor") || outcome.stdout.contains("with ***"), "{outcome}");
+    }
+}

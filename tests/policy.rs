@@ -93,8 +93,7 @@ fn policy(project: &Project, arguments: &str) -> Value {
 fn service() -> String {
     let name = unique("iam");
     ecs("CreateCluster", &json!({ "clusterName": name }));
-    let first =
-        json!({ "family": name, "containerDefinitions": [{ "name": "web", "image": "old", "memory": 64 }] });
+    let first = json!({ "family": name, "containerDefinitions": [{ "name": "web", "image": "old", "memory": 64 }], "tags": [{ "key": "team", "value": "a" }] });
     ecs("RegisterTaskDefinition", &first);
     ecs(
         "CreateService",

@@ -185,6 +185,111 @@ fn several_files_are_checked_and_the_worst_decides() {
     assert_eq!(report["files"][1]["file"], "nowhere.yml");
 }
 
+/// Small files that ask for much: time, memory or output. In each of them a careless way is exponential or quadratic.
+#[test]
+fn files_that_ask_for_much_get_little() {
+    let head = "version: 1\nname: t\n";
+    let repeat = |count: usize, line: &dyn Fn(usize) -> String| (0..count).map(line).collect::<String>();
+    let next = |at: usize| format!("  V{at}: \"{}\"\n", format!("${{V{}}}", at + 1).repeat(10));
+    let last = |at: usize| format!("  W{at}: \"{}\"\n", format!("${{W{}}}", at - 1).repeat(10));
+    let push = "phases: { build: { steps: [{ build: a }, { push: a }] } }\n";
+    let names: Vec<String> = (0..30_000).map(|at| format!("name{at}")).collect();
+    let files = [
+        (
+            "paths",
+            format!(
+                "{head}env:\n variables:\n{}  V15: x\nimages: {{ a: {{ repository: r, tags: \"${{V0}}\" }} }}\n{push}",
+                repeat(15, &next)
+            ),
+        ),
+        (
+            "laughs",
+            format!("{head}env:\n variables:\n  W0: laugh\n{}phases: {{}}\n", repeat(20, &|at| last(at + 1))),
+        ),
+        (
+            "aliases",
+            format!(
+                "{head}phases: {{}}\nx-a: &a \"{}\"\nx-b: [{}]\n",
+                "x".repeat(500_000),
+                "*a,".repeat(100_000)
+            ),
+        ),
+        (
+            "tags",
+            format!(
+                "{head}images: {{ a: {{ repository: \"{}\", tags: [{}\"${{source.commit}}\"] }} }}\n{push}",
+                "r".repeat(400_000),
+                repeat(60_000, &|at| format!("t{at},"))
+            ),
+        ),
+        (
+            "device",
+            format!(
+                "{head}phases: {{ build: {{ steps: [{{ task-definition: {{ file: /dev/zero }} }}] }} }}\n"
+            ),
+        ),
+        (
+            "unknown-images",
+            format!(
+                "{head}images: {{ {} }}\nphases: {{ build: {{ steps: [{{ build: [{}] }}] }} }}\n",
+                repeat(15_000, &|at| format!("image{at}: {{repository: r}}, ")),
+                names.join(", ")
+            ),
+        ),
+        (
+            "undefined",
+            format!(
+                "{head}env:\n variables:\n{}phases: {{}}\n",
+                repeat(20_000, &|at| format!("  V{at}: ${{U{at}}}\n"))
+            ),
+        ),
+        (
+            "one-line",
+            format!("{head}phases: {{}}\nenv: {{ {} }}\n", repeat(60_000, &|at| format!("k{at}: 1, "))),
+        ),
+        (
+            "unclosed",
+            format!("{head}phases: {{}}\nenv: {{ variables: {{ A: \"{}\" }} }}\n", "${".repeat(300_000)),
+        ),
+        (
+            "group",
+            format!(
+                "{head}phases: {{ build: {{ steps: [{{ only: {{ branches: \"{}\" }}, parallel: [{}] }}] }} }}\n",
+                "b".repeat(300_000),
+                "{run: x},".repeat(40_000)
+            ),
+        ),
+        (
+            "anchors",
+            format!(
+                "{head}phases: {{}}\nx-a: {}[{}]{}\n",
+                repeat(60, &|at| format!("[&a{at} ")),
+                "x,".repeat(150_000),
+                "]".repeat(60)
+            ),
+        ),
+    ];
+    let project = Project::new("");
+    let project =
+        files.iter().fold(project, |project, (name, text)| project.file(&format!("{name}.yml"), text));
+    for (name, _) in &files {
+        for command in ["validate", "plan --file"] {
+            // The debug build is slow; what this is about takes minutes or gigabytes.
+            let begin = std::time::Instant::now();
+            let call = project.runner(&format!("{command} {name}.yml")).env("RUNNER_BRANCH", "main");
+            let limits = ["sh", "-c", "ulimit -v 1500000; exec timeout 30 \"$@\"", "sh"];
+            let outcome = call.run_under(&limits);
+            assert!(
+                matches!(outcome.code, Some(0 | 2)),
+                "{command} {name}: {:?}\n{:.2000}",
+                outcome.code,
+                outcome.stderr
+            );
+            assert!(outcome.stderr.len() < 2_000_000, "{command} {name}: {} bytes", outcome.stderr.len());
+        }
+    }
+}
+
 #[test]
 fn colours_are_for_terminals_only() {
     let project = Project::new("version: 1\nname: t\nphases: { biuld: {} }\n");

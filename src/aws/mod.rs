@@ -7,6 +7,7 @@ pub mod secrets_manager;
 pub mod ssm;
 pub mod sts;
 
+use crate::address::partition_of;
 use crate::secret::Secret;
 use aws_config::{BehaviorVersion, Region, SdkConfig};
 use aws_credential_types::provider::ProvideCredentials;
@@ -143,11 +144,7 @@ impl Aws {
 
     /// The ARN of something in this region. Which account it is in is known to AWS alone.
     fn arn(&self, service: &str, name: &str) -> String {
-        let partition = match self.region.as_str() {
-            region if region.starts_with("cn-") => "aws-cn",
-            region if region.starts_with("us-gov-") => "aws-us-gov",
-            _ => "aws",
-        };
+        let partition = partition_of(&self.region);
         format!("arn:{partition}:{service}:{}:*:{name}", self.region)
     }
 

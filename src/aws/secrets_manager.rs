@@ -3,6 +3,9 @@
 use super::{Aws, AwsError, error};
 use crate::secret::Secret;
 
+/// The code of errors that are about what a secret holds.
+pub const UNUSABLE: &str = "unusable secret";
+
 /// Which secret, which version of it, and which part.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SecretId {
@@ -40,7 +43,7 @@ impl Aws {
             })?;
         let invalid = |message: &str| AwsError::Service {
             action: ACTION,
-            code: "unusable secret".to_owned(),
+            code: UNUSABLE.to_owned(),
             message: format!("`{}` {message}", reference.id),
         };
         let text = answer.secret_string.ok_or_else(|| invalid("is binary, not text"))?;

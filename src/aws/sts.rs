@@ -47,10 +47,10 @@ impl Aws {
     }
 }
 
-/// Session names hold letters, digits and a few marks, at most 64.
+/// Session names hold letters, digits and a few marks, from 2 to 64.
 fn session_name(text: &str) -> String {
     let safe = |c: char| if c.is_ascii_alphanumeric() || "+=,.@-".contains(c) { c } else { '-' };
-    text.chars().map(safe).take(64).collect()
+    "runner-".chars().chain(text.chars().map(safe)).take(64).collect()
 }
 
 /// What STS says where a role may not be assumed, found among the causes of an error.

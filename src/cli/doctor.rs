@@ -92,13 +92,16 @@ impl Checks {
 
     /// What a call of AWS about something came to.
     fn answer(&mut self, subject: impl Into<String>, failed: AwsError, mend: impl FnOnce() -> String) {
-        let is_denied = matches!(failed, AwsError::Denied { .. });
         let is_absent = matches!(failed, AwsError::NotFound { .. });
-        let is_unusable = matches!(&failed, AwsError::Service { .. } | AwsError::BadCredentials { .. });
+        // Anything else that a service answers (throttling, an outage) says nothing of what is asked for.
+        let is_unusable = match &failed {
+            AwsError::Service { code, .. } => code == crate::aws::secrets_manager::UNUSABLE,
+            other => matches!(other, AwsError::BadCredentials { .. }),
+        };
         let failure = Failure::from(failed);
         if is_absent {
             self.missing(subject, failure.message, mend());
-        } else if is_unusable && !is_denied {
+        } else if is_unusable {
             self.add(subject, State::Missing, failure.message, failure.help.or_else(|| Some(mend())));
         } else {
             self.unknown(subject, failure.message, failure.help);
@@ -126,10 +129,14 @@ pub(super) fn main(arguments: &Arguments, no_color: bool) -> Result<Exit, Failur
     let checks = runtime.block_on(examine(loaded.as_ref()));
     runtime.shutdown_background();
     let ready = !checks.0.iter().any(|check| check.state == State::Missing);
+    // Secrets that are given here may stand in names.
+    let masks =
+        loaded.as_ref().map(|loaded| load::masks(&loaded.pipeline, &loaded.values)).unwrap_or_default();
     if arguments.json {
-        stdio::json(&serde_json::json!({ "version": 1, "ready": ready, "checks": checks.0 }))?;
+        let report = serde_json::json!({ "version": 1, "ready": ready, "checks": checks.0 });
+        stdio::result(&format!("{}\n", masks.text(&format!("{report:#}"))))?;
     } else {
-        stdio::result(&table(&checks.0, stdio::color(&std::io::stdout(), no_color)))?;
+        stdio::result(&masks.text(&table(&checks.0, stdio::color(&std::io::stdout(), no_color))))?;
     }
     Ok(if ready { Exit::Done } else { Exit::Environment })
 }
@@ -311,7 +318,7 @@ impl Patient<'_> {
             Err(failed) => {
                 let failure = Failure::from(failed);
                 checks.missing(
-                    format!("role {}", role.unwrap_or_default()),
+                    role.map_or_else(|| "access to AWS".to_owned(), |role| format!("role {role}")),
                     failure.message,
                     failure.help.unwrap_or_default(),
                 );
@@ -544,6 +551,10 @@ impl Patient<'_> {
 
 /// Asks IAM about each permission of a policy.
 async fn permissions(checks: &mut Checks, aws: &Aws, identity: &str, account: &str, policy: &Policy) {
+    if policy.role.as_ref().is_some_and(|role| role.contains("${")) {
+        checks.unknown("permissions", "a role of the pipeline is known only when the build runs", None);
+        return;
+    }
     let principal = match (&policy.role, principal(aws, identity).await) {
         (Some(role), _) => role.clone(),
         (None, Ok(principal)) => principal,
@@ -557,7 +568,7 @@ async fn permissions(checks: &mut Checks, aws: &Aws, identity: &str, account: &s
         let resources: Vec<String> = statement.resources.iter().map(|resource| resource.arn(fill)).collect();
         for action in &statement.actions {
             let subject = format!("permission {action}");
-            match aws.iam_allows(&principal, action, &resources).await {
+            match aws.iam_allows(&principal, action, &resources, statement.passed_to).await {
                 Ok(Some(true)) => checks.good(subject, resources.join(", ")),
                 Ok(Some(false)) => checks.missing(
                     subject,
@@ -565,6 +576,10 @@ async fn permissions(checks: &mut Checks, aws: &Aws, identity: &str, account: &s
                     format!("add the statement {}", statement.to_json(fill)),
                 ),
                 Ok(None) => checks.unknown(subject, "IAM says nothing", None),
+                // An odd name is a problem of this permission alone.
+                Err(AwsError::Service { message, .. }) if !message.is_empty() => {
+                    checks.unknown(subject, message, None);
+                }
                 Err(failed) => {
                     // The others would come to the same.
                     let failure = Failure::from(failed);

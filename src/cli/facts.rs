@@ -3,6 +3,7 @@
 use crate::docker::context::{self, Selection};
 use crate::docker::ignore;
 use crate::ecs::task_definition::{self, Request};
+use crate::files;
 use crate::pipeline::diagnostic::Diagnostic;
 use crate::pipeline::model::{Action, Image, Pipeline, StepId, TaskDefinitionBase};
 use crate::plan::calls::{Definition, Facts};
@@ -12,16 +13,24 @@ use crate::text::{closest, listed};
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
+/// The largest file that is looked into, in bytes.
+const MAX_BYTES: u64 = 1024 * 1024;
+
 /// Go's `os.ModeDir`, as the walk gives it.
 const DIRECTORY: u32 = 1 << 31;
 
 /// Reads what the pipeline's steps and images name.
 pub(super) fn facts(pipeline: &Pipeline, values: &Values, directory: &Path) -> Facts {
     let base_images = pipeline.images.iter().filter_map(|(name, image)| {
-        let text = std::fs::read_to_string(dockerfile(image, values, directory)?).ok()?;
+        let text = read(&dockerfile(image, values, directory)?)?;
         Some((name.clone(), base_images(&text)))
     });
     Facts { definitions: definitions(pipeline, values, directory), base_images: base_images.collect() }
+}
+
+/// The text of a file; nothing where it is no file, too large or not UTF-8.
+fn read(path: &Path) -> Option<String> {
+    String::from_utf8(files::read_small(path, MAX_BYTES).ok()?).ok()
 }
 
 /// The documents that `task-definition` steps start from.
@@ -30,8 +39,8 @@ pub(super) fn definitions(
     values: &Values,
     directory: &Path,
 ) -> HashMap<StepId, Definition> {
-    let read = |file: &Path| {
-        let text = std::fs::read_to_string(file).ok()?;
+    let definition = |file: &Path| {
+        let text = read(file)?;
         let request = Request::from_document(task_definition::parse(&text).ok()?).ok()?;
         Some(Definition {
             family: Some(request.family().to_owned()),
@@ -43,12 +52,14 @@ pub(super) fn definitions(
     };
     let steps = pipeline.steps().filter_map(|step| match &step.action {
         Action::TaskDefinition(definition) => match &definition.base {
-            TaskDefinitionBase::File(file) => Some((step.id, file.resolve(values).ok()?)),
+            TaskDefinitionBase::File(file) => {
+                Some((step.id, file.resolve(&values.with_step(&step.env).ok()?).ok()?))
+            }
             _ => None,
         },
         _ => None,
     });
-    steps.filter_map(|(id, file)| Some((id, read(&directory.join(file))?))).collect()
+    steps.filter_map(|(id, file)| Some((id, definition(&directory.join(file))?))).collect()
 }
 
 /// Containers that the pipeline changes and the task definition's file does not have.

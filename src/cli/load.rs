@@ -11,6 +11,7 @@ use crate::pipeline::{self, MAX_BYTES};
 use crate::plan::context::BuildContext;
 use crate::plan::scope::{Sources, Values};
 use crate::plan::{self, Mode, environment};
+use crate::secret::{Masks, Secret};
 use std::collections::HashMap;
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -79,6 +80,15 @@ pub(super) fn load(request: &Request<'_>) -> Result<Loaded, Failure> {
         return Err(refuse(&problems));
     }
     Ok(Loaded { pipeline, source, file, directory, process, context, mode, values })
+}
+
+/// Masks for the secrets whose values are given here.
+pub(super) fn masks(pipeline: &Pipeline, values: &Values) -> Masks {
+    let masks = Masks::default();
+    for secret in pipeline.secret_names().into_iter().filter_map(|name| values.get(name)) {
+        masks.add(&Secret::new(secret));
+    }
+    masks
 }
 
 /// The environment, as far as it is text.

@@ -81,10 +81,14 @@ pub(super) fn main(arguments: &Arguments, no_color: bool) -> Result<Exit, Failur
             format!("{}:{line}:{column}: {}", source.name, problem.message)
         })
         .collect();
+    // Secrets that are given here stand in names and titles too.
+    let masks = load::masks(pipeline, values);
     if arguments.json {
-        stdio::json(&outline)?;
+        let text = serde_json::to_string_pretty(&outline)
+            .map_err(|error| Failure::environment(error.to_string()))?;
+        stdio::result(&format!("{}\n", masks.text(&text)))?;
     } else {
-        stdio::result(&text(&outline))?;
+        stdio::result(&masks.text(&text(&outline)))?;
     }
     Ok(Exit::Done)
 }
@@ -111,10 +115,10 @@ fn unknowns(
     if context.commit.is_none() {
         say("the commit: this is no git repository with a commit, and CodeBuild names none".to_owned());
     }
-    if targets.iter().any(|target| target.contains("REGION")) {
+    if targets.iter().any(|target| target.contains(":REGION:") || target.contains(".REGION.amazonaws")) {
         say("the region: AWS_REGION is not set".to_owned());
     }
-    if targets.iter().any(|target| target.contains("ACCOUNT")) {
+    if targets.iter().any(|target| target.contains(":ACCOUNT:") || target.starts_with("ACCOUNT.dkr")) {
         say("the account: only CodeBuild's variables and AWS know it".to_owned());
     }
     for reference in used {
@@ -255,7 +259,7 @@ fn step_text(step: &StepOutline, default: &str, depth: usize, text: &mut String)
 }
 
 fn change_text(change: &ChangeOutline) -> String {
-    let condition = change.condition.map(|condition| format!(" ({condition})")).unwrap_or_default();
+    let condition = change.condition.as_ref().map(|condition| format!(" ({condition})")).unwrap_or_default();
     let role = change.role.as_ref().map(|role| format!(" as {role}")).unwrap_or_default();
     format!("{} {}{condition}{role}", change.action, change.target)
 }

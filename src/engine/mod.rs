@@ -334,17 +334,9 @@ impl Run {
         default: bool,
         finally: bool,
     ) -> Result<(), Failure> {
-        let title = match &step.name {
-            Some(name) => self.job.resolve(&self.job.values, name),
-            None => Ok(plan::describe(&step.action)),
-        };
-        let (place, result) = match title {
-            Ok(title) => {
-                let place = format!("{phase} › {title}");
-                (place, self.try_step(title, step, default, finally).await)
-            }
-            Err(failure) => (phase.to_string(), Err(failure)),
-        };
+        let title = plan::title(step, &self.job.values);
+        let place = format!("{phase} › {title}");
+        let result = self.try_step(title, step, default, finally).await;
         self.record(&result, &place);
         // What the step did is in the state before anything else begins.
         let saved = self.save();

@@ -40,7 +40,8 @@ pub fn unmet(pipeline: &Pipeline, left_out: &HashMap<StepId, String>) -> Vec<Dia
 
 fn images(pipeline: &Pipeline, problems: &mut Vec<Diagnostic>) {
     let mut variables: HashMap<String, (&str, Span)> = HashMap::new();
-    let mut addresses: HashMap<(String, String), &str> = HashMap::new();
+    // The images of each tag of each repository.
+    let mut addresses: HashMap<String, HashMap<String, &str>> = HashMap::new();
     let pushed: HashSet<&str> = pipeline
         .steps()
         .filter_map(|step| match &step.action {
@@ -70,9 +71,9 @@ fn images(pipeline: &Pipeline, problems: &mut Vec<Diagnostic>) {
                     .help("add `\"${source.commit}\"`: when a tag moves on, lifecycle rules can delete the image that runs"),
             );
         }
+        let tags = addresses.entry(written(&image.repository)).or_default();
         for tag in &image.tags {
-            let address = (written(&image.repository), written(tag));
-            if let Some(other) = addresses.insert(address, name).filter(|other| *other != name.as_str())
+            if let Some(other) = tags.insert(written(tag), name).filter(|other| *other != name.as_str())
                 && is_pushed
                 && pushed.contains(other)
             {
@@ -90,7 +91,7 @@ fn images(pipeline: &Pipeline, problems: &mut Vec<Diagnostic>) {
             problems.extend(unfit_for_tags(reference, span));
         }
         for other in &image.depends_on {
-            if !pipeline.images.contains_key(&other.value) {
+            if !pipeline.images.contains_key(&other.value) && problems.len() < ENOUGH {
                 problems.push(unknown_image(pipeline, &other.value, other.span));
             }
         }
@@ -123,19 +124,19 @@ fn written(template: &Template) -> String {
 
 /// Whether a tag can differ from commit to commit. Of variables that the file does not give nothing is known.
 fn is_unique(pipeline: &Pipeline, tag: &Template) -> bool {
-    fn unique(pipeline: &Pipeline, template: &Template, depth: usize) -> bool {
+    // Variables that have been followed without success need not be followed again.
+    fn unique<'p>(pipeline: &'p Pipeline, template: &'p Template, seen: &mut HashSet<&'p str>) -> bool {
         template.references().any(|reference| match reference {
             Reference::Builtin(Builtin::SourceBranch | Builtin::SourceBranchSlug) => false,
             Reference::Builtin(Builtin::AwsRegion | Builtin::AwsAccount) => false,
             Reference::Builtin(_) => true,
-            Reference::Env(name) => pipeline
-                .env
-                .variables
-                .get(name)
-                .is_none_or(|value| depth < 16 && unique(pipeline, value, depth + 1)),
+            Reference::Env(name) => match pipeline.env.variables.get(name) {
+                None => true,
+                Some(value) => seen.len() < ENOUGH && seen.insert(name) && unique(pipeline, value, seen),
+            },
         })
     }
-    unique(pipeline, tag, 0)
+    unique(pipeline, tag, &mut HashSet::new())
 }
 
 /// Follows `depends-on` from every image, and reports where it comes back.
@@ -157,7 +158,9 @@ fn circles(pipeline: &Pipeline, problems: &mut Vec<Diagnostic>) {
                 continue;
             };
             if let Some(begin) = on_path.get(next.value.as_str()) {
-                problems.push(circle(&path[*begin..], next));
+                if problems.len() < ENOUGH {
+                    problems.push(circle(&path[*begin..], next));
+                }
             } else {
                 on_path.insert(&next.value, path.len());
                 path.push((&next.value, 0));
@@ -186,7 +189,7 @@ fn names(pipeline: &Pipeline, problems: &mut Vec<Diagnostic>) {
             return;
         }
         for image in step.action.images() {
-            if !pipeline.images.contains_key(&image.value) {
+            if !pipeline.images.contains_key(&image.value) && problems.len() < ENOUGH {
                 problems.push(unknown_image(pipeline, &image.value, image.span));
             }
         }
@@ -310,7 +313,11 @@ fn families(pipeline: &Pipeline, problems: &mut Vec<Diagnostic>) {
     let mut known: Vec<String> = Vec::new();
     for definition in pipeline.steps().filter_map(task_definition) {
         let family = match &definition.base {
-            TaskDefinitionBase::Family(family) => family.as_literal(),
+            // A revision may be named with it, or the whole ARN.
+            TaskDefinitionBase::Family(family) => family.as_literal().map(|family| {
+                let family = family.rsplit('/').next().unwrap_or_default();
+                family.split(':').next().unwrap_or_default().to_owned()
+            }),
             TaskDefinitionBase::File(_) | TaskDefinitionBase::Service { .. } => None,
         };
         // One that is known elsewhere only may be any.
@@ -339,14 +346,14 @@ fn families(pipeline: &Pipeline, problems: &mut Vec<Diagnostic>) {
                     );
                 }
             }
+            // Each build may come to one of them only.
             None if known.len() > 1 => {
                 let families = listed(known.iter().map(String::as_str));
+                let message = format!("the pipeline registers several task definitions: {families}");
                 problems.push(
-                    Diagnostic::new(
-                        format!("the pipeline registers several task definitions: {families}"),
-                        step.span,
-                    )
-                    .help("say which with `task-definition: FAMILY`"),
+                    Diagnostic::new(message, step.span)
+                        .warning()
+                        .help("where one build registers several, say which with `task-definition: FAMILY`"),
                 );
             }
             None => {}
@@ -370,7 +377,10 @@ fn containers(pipeline: &Pipeline, problems: &mut Vec<Diagnostic>) {
         _ => Vec::new(),
     });
     for (name, span) in named.filter(|(name, _)| !known.contains_key(name)) {
-        if let Some(candidate) = closest(name, known.keys().copied()) {
+        if known.len() < ENOUGH
+            && problems.len() < ENOUGH
+            && let Some(candidate) = closest(name, known.keys().copied())
+        {
             problems.push(
                 Diagnostic::new(format!("no `task-definition` step mentions the container `{name}`"), span)
                     .warning()
@@ -472,6 +482,12 @@ impl<'p, 'd> Flow<'p, 'd> {
         left_out: &'p HashMap<StepId, String>,
         problems: &'d mut Vec<Diagnostic>,
     ) -> Self {
+        let mut all = Made::new();
+        for phase in &pipeline.phases {
+            for step in phase.all_steps().flat_map(Step::tree) {
+                Self::makes(step, Place { phase: phase.name, when: When::Success }, &mut all);
+            }
+        }
         let (mut of_steps, mut of_images): (HashMap<_, Vec<_>>, HashMap<_, Vec<_>>) = Default::default();
         for used in pipeline.uses.iter().filter(|used| !used.has_default && used.image().is_some()) {
             match used.zone {
@@ -480,15 +496,7 @@ impl<'p, 'd> Flow<'p, 'd> {
                 Zone::Start | Zone::Variables | Zone::Notify => {}
             }
         }
-        let mut flow = Self { pipeline, left_out, problems, all: Made::new(), of_steps, of_images };
-        let mut all = Made::new();
-        for phase in &pipeline.phases {
-            for step in phase.all_steps().flat_map(Step::tree) {
-                Self::makes(step, Place { phase: phase.name, when: When::Success }, &mut all);
-            }
-        }
-        flow.all = all;
-        flow
+        Self { pipeline, left_out, problems, all, of_steps, of_images }
     }
 
     fn check(&mut self) {

@@ -1,10 +1,13 @@
 //! What is wrong with a pipeline file, where, and the way out.
 
 use super::source::{SourceFile, Span};
-use crate::text::closest;
+use crate::text::{closest, shortened};
 use annotate_snippets::{AnnotationKind, Level, Renderer, Snippet};
 use serde::Serialize;
 use serde_json::{Value, json};
+
+/// More source than is shown, in bytes.
+const LONG: usize = 16 * 1024;
 
 /// One mistake in a pipeline file, or something that its author should know.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -87,6 +90,9 @@ impl Diagnostic {
     pub fn render(&self, source: &SourceFile, color: bool) -> String {
         let places = || std::iter::once(self.span).chain(self.related.iter().map(|(span, _)| *span));
         let window = source.window(places());
+        if window.end - window.start > LONG {
+            return self.render_without_lines(source);
+        }
         let within = |span: Span| {
             let span = source.first_line(span);
             span.start - window.start..span.end - window.start
@@ -110,6 +116,23 @@ impl Diagnostic {
         }
         let renderer = if color { Renderer::styled() } else { Renderer::plain() };
         renderer.render(&[group])
+    }
+
+    /// For lines that no person has written, such as a file of one line: the text at the place instead of its lines.
+    fn render_without_lines(&self, source: &SourceFile) -> String {
+        let span = source.first_line(self.span);
+        let (line, column) = source.line_column(span.start);
+        let level = match self.severity {
+            Severity::Error => "error",
+            Severity::Warning => "warning",
+        };
+        let at: String = source.text[span.start..].chars().take_while(|c| !c.is_control()).take(60).collect();
+        let help = self.help.as_ref().map(|help| format!("\n  = help: {help}")).unwrap_or_default();
+        format!(
+            "{level}: {}\n --> {}:{line}:{column}\n  | …{at}…{help}",
+            shortened(&self.message, 400),
+            source.name
+        )
     }
 
     /// The diagnostic as data, with lines and columns counted from 1 and columns in characters.

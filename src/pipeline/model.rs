@@ -4,7 +4,7 @@ use super::diagnostic::Diagnostic;
 use super::glob::Glob;
 use super::source::{Span, Spanned};
 use super::template::{Reference, Template};
-use indexmap::IndexMap;
+use indexmap::{IndexMap, IndexSet};
 use std::fmt;
 use std::time::Duration;
 
@@ -52,13 +52,9 @@ impl Pipeline {
             Action::Test(test) => Some(&test.secrets),
             _ => None,
         });
-        let mut names: Vec<&str> = self.env.secret_names().collect();
-        for name in images.chain(tests.flatten()) {
-            if !names.contains(&name.value.as_str()) {
-                names.push(&name.value);
-            }
-        }
-        names
+        let used = images.chain(tests.flatten()).map(|name| name.value.as_str());
+        let names: IndexSet<&str> = self.env.secret_names().chain(used).collect();
+        names.into_iter().collect()
     }
 }
 
@@ -157,7 +153,7 @@ pub struct Image {
     pub repository: Template,
     /// The build context's directory.
     pub context: Template,
-    /// The Dockerfile, relative to the pipeline file's directory as every path, looked up in the context first.
+    /// The Dockerfile, relative to the pipeline file's directory as every path, or else in the context.
     pub dockerfile: Option<Template>,
     /// The stage to build.
     pub target: Option<Template>,

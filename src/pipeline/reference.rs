@@ -15,6 +15,12 @@ pub struct SecretReference {
 }
 
 impl SecretReference {
+    /// The secret's name or ARN, where nothing is said of whether the reference is right.
+    pub fn id_of(text: &str) -> &str {
+        let parts = if text.starts_with("arn:") { 7 } else { 1 };
+        text.match_indices(':').nth(parts - 1).map_or(text, |(end, _)| &text[..end])
+    }
+
     /// Reads a reference. An ARN has seven parts: `arn:aws:secretsmanager:REGION:ACCOUNT:secret:NAME`. The error says what
     /// is wrong, as a sentence fragment.
     pub fn parse(text: &str) -> Result<Self, String> {
@@ -95,6 +101,8 @@ mod tests {
         assert_eq!(parse("a:::v1"), ("a".to_owned(), None, None, some("v1")));
         let arn = "arn:aws:secretsmanager:eu-west-1:123456789012:secret:web-AbCdEf";
         assert_eq!(parse(&format!("{arn}:k")), (arn.to_owned(), some("k"), None, None));
+        assert_eq!(SecretReference::id_of(&format!("{arn}:k:s")), arn);
+        assert_eq!(SecretReference::id_of("*/a:k"), "*/a");
         for bad in
             ["", ":k", "a:k:s:v", "a:b:c:d:e", "arn:aws:s3:::bucket", "arn:aws:secretsmanager:r:1:secret:"]
         {

@@ -119,7 +119,12 @@ pub struct Undefined {
     pub reference: Reference,
     /// Where it is asked for.
     pub span: Span,
+    /// There is a value, but the text grows beyond [`MAX_VALUE`] with it.
+    pub too_long: bool,
 }
+
+/// The longest text that `${…}` may make, in bytes: no environment variable can be longer (Linux, `MAX_ARG_STRLEN`).
+pub const MAX_VALUE: usize = 128 * 1024;
 
 impl Template {
     /// Parses the text of a scalar. `raw` is the scalar as the file has it, beginning at `span`, so that in a scalar of several
@@ -131,8 +136,9 @@ impl Template {
         let mut rest = text;
         // How far the places have been looked for.
         let mut cursor = 0;
+        let is_long = raw.contains('\n');
         let mut place = |written: &str| match raw.get(cursor..).and_then(|rest| rest.find(written)) {
-            Some(at) if raw.contains('\n') => {
+            Some(at) if is_long => {
                 let start = span.start + cursor + at;
                 cursor += at + written.len();
                 Span { start, end: start + written.len() }
@@ -152,8 +158,8 @@ impl Template {
                         Diagnostic::new("this `${` is never closed", place("${"))
                             .help("close it with `}`, or write `$$` for a dollar sign"),
                     );
-                    rest = after;
-                    continue;
+                    // Neither is any other one behind it.
+                    break;
                 };
                 if !literal.is_empty() {
                     parts.push(Part::Text(std::mem::take(&mut literal)));
@@ -187,9 +193,13 @@ impl Template {
             match part {
                 Part::Text(literal) => text.push_str(literal),
                 Part::Value { reference, default, span } => {
-                    let value = or_default(scope.value(reference), default.as_deref())
-                        .ok_or_else(|| Undefined { reference: reference.clone(), span: *span })?;
+                    let value = or_default(scope.value(reference), default.as_deref()).ok_or_else(|| {
+                        Undefined { reference: reference.clone(), span: *span, too_long: false }
+                    })?;
                     text.push_str(&value);
+                    if text.len() > MAX_VALUE {
+                        return Err(Undefined { reference: reference.clone(), span: *span, too_long: true });
+                    }
                 }
             }
         }
@@ -207,11 +217,20 @@ impl Template {
         mut literal: impl FnMut(&str) -> String,
         mut value: impl FnMut(&Reference, Option<&str>) -> String,
     ) -> String {
-        let parts = self.parts.iter().map(|part| match part {
-            Part::Text(text) => literal(text),
-            Part::Value { reference, default, .. } => value(reference, default.as_deref()),
-        });
-        parts.collect()
+        let mut text = String::new();
+        for part in &self.parts {
+            match part {
+                Part::Text(part) => text.push_str(&literal(part)),
+                Part::Value { reference, default, .. } => {
+                    text.push_str(&value(reference, default.as_deref()))
+                }
+            }
+            if text.len() > MAX_VALUE {
+                // What is only shown need not be whole.
+                break;
+            }
+        }
+        text
     }
 
     /// The text, where it has no references.
@@ -251,6 +270,10 @@ fn reference(inner: &str, span: Span) -> Result<Part, Diagnostic> {
         Some((name, default)) => (name, Some(default.to_owned())),
         None => (inner, None),
     };
+    if default.as_ref().is_some_and(|default| default.contains("${")) {
+        return Err(Diagnostic::new("a default cannot hold `${…}`", span)
+            .help("give the variable its value under `env.variables`, where it can refer to others"));
+    }
     let reference = if is_variable_name(name) {
         Reference::Env(name.to_owned())
     } else if name.contains('.') {
@@ -330,6 +353,7 @@ mod tests {
         assert!(resolve("${OTHER}").is_err());
         assert!(Template::parse("${", Span::default(), "").is_err());
         assert!(Template::parse("${a b}", Span::default(), "").is_err());
+        assert!(Template::parse("${A:-${B}}", Span::default(), "").is_err());
         let text = "a\n${source.comit}\n${b c} ${";
         let errors = Template::parse(text, Span { start: 10, end: 40 }, &format!("\"{text}\"")).unwrap_err();
         assert_eq!(errors[0].help.as_deref(), Some("did you mean `${source.commit}`?"));

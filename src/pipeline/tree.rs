@@ -11,8 +11,10 @@ use std::collections::{HashMap, HashSet};
 
 /// More levels than a person writes; deeper input is refused before it can exhaust the stack.
 const MAX_DEPTH: usize = 64;
-/// More nodes than a file of [`super::MAX_BYTES`] needs; aliases that unfold to more are an attack or a mistake.
+/// More values than a file of [`super::MAX_BYTES`] needs; aliases that unfold to more are an attack or a mistake.
 const MAX_NODES: usize = 200_000;
+/// As many bytes of text as one value may count for; longer text counts for several.
+const BYTES_PER_NODE: usize = 64;
 
 /// One value of the document.
 #[derive(Debug, Clone)]
@@ -77,8 +79,11 @@ impl Node {
     fn size(&self) -> usize {
         1 + match &self.value {
             Value::List(items) => items.iter().map(Node::size).sum(),
-            Value::Map(entries) => entries.iter().map(|entry| entry.node.size()).sum(),
-            _ => 0,
+            Value::Map(entries) => {
+                entries.iter().map(|entry| entry.key.len() / BYTES_PER_NODE + entry.node.size()).sum()
+            }
+            Value::Scalar { text, .. } => text.len() / BYTES_PER_NODE,
+            Value::Null => 0,
         }
     }
 }
@@ -176,6 +181,8 @@ impl<'s> Reader<'s, '_> {
             _ => return Err(Diagnostic::new("this is not valid YAML", span)),
         };
         if anchor > 0 {
+            // It is kept beside the tree.
+            self.count(node.size(), span)?;
             self.anchors.insert(anchor, node.clone());
         }
         Ok(node)

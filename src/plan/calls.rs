@@ -1,10 +1,11 @@
 //! What steps ask of AWS and of registries: the calls that change something, for `runner plan`, and the permissions that
-//! all of them need, for `runner iam` and `runner doctor`. One list serves both, so that they cannot disagree.
+//! all of them need, for `runner iam` and `runner doctor`. One list serves these; that the engine keeps to it is tested against
+//! recorded calls.
 //!
 //! Source of actions and resource types: the service authorization reference of AWS.
 
 use super::scope::Values;
-use crate::address::Repository;
+use crate::address::{Repository, partition_of};
 use crate::pipeline::model::{
     Action, AwsAccess, Deploy, Image, Name, Notify, NotifyTarget, Pipeline, RunTask, Step, StepId,
     TaskDefinition, TaskDefinitionBase, TaskPlace,
@@ -13,7 +14,6 @@ use crate::pipeline::reference::SecretReference;
 use crate::pipeline::template::{Builtin, Reference, Scope, Template, or_default};
 use indexmap::IndexMap;
 use std::collections::HashMap;
-use std::fmt;
 
 /// What files of the source say, as far as they could be read.
 #[derive(Debug, Clone, Default)]
@@ -116,15 +116,6 @@ impl Resource {
     }
 }
 
-/// The partition that a region belongs to.
-fn partition_of(region: &str) -> &'static str {
-    match region {
-        region if region.starts_with("cn-") => "aws-cn",
-        region if region.starts_with("us-gov-") => "aws-us-gov",
-        _ => "aws",
-    }
-}
-
 /// How values are written that are not known before the build runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Unknowns {
@@ -149,7 +140,10 @@ pub struct Caller<'a> {
 struct Place {
     region: Option<String>,
     account: Option<String>,
+    /// The role that is assumed, as the file writes it where it is not known.
     role: Option<String>,
+    /// What has to be allowed to assume it.
+    role_resource: Option<Resource>,
 }
 
 impl Place {
@@ -263,14 +257,39 @@ impl<'a> Caller<'a> {
     }
 
     fn place(&self, access: &AwsAccess) -> Place {
-        let role = access.role_arn.as_ref().map(|role| self.text(role, None));
+        let role = access.role_arn.as_ref().map(|role| {
+            let pattern = self.text(role, None);
+            let written = match self.unknowns {
+                Unknowns::Written => pattern.clone(),
+                Unknowns::Patterns => self.values.known(role, None),
+            };
+            (written, pattern)
+        });
         // arn:aws:iam::ACCOUNT:role/NAME
-        let account = role.as_ref().and_then(|arn| arn.split(':').nth(4)).map(ToOwned::to_owned);
-        let region = access.region.as_ref().map(|region| self.text(region, None));
+        let account = role.as_ref().and_then(|(_, arn)| arn.split(':').nth(4));
+        let account = account.filter(|account| account.bytes().all(|byte| byte.is_ascii_digit()));
+        let role_resource = role.as_ref().map(|(_, arn)| match arn.starts_with("arn:") {
+            true => Resource::Exact(arn.clone()),
+            // Whichever it will be.
+            false => Resource::Made {
+                service: "iam",
+                region: None,
+                global: true,
+                account: None,
+                name: "role/*".to_owned(),
+            },
+        });
+        let region =
+            access.region.as_ref().map(|region| self.text(region, None)).filter(|region| region != "*");
         Place {
             region: region.or_else(|| self.region.map(ToOwned::to_owned)),
-            account: if role.is_some() { account } else { self.account.map(ToOwned::to_owned) },
-            role,
+            account: if role.is_some() {
+                account.map(ToOwned::to_owned)
+            } else {
+                self.account.map(ToOwned::to_owned)
+            },
+            role: role.map(|(written, _)| written),
+            role_resource,
         }
     }
 
@@ -292,10 +311,13 @@ impl<'a> Caller<'a> {
         }
         for secret in env.secrets_manager.values() {
             let text = self.text(secret, None);
-            let id = SecretReference::parse(&text).map_or(text, |reference| reference.id);
+            let id = SecretReference::id_of(&text).to_owned();
             // ARNs of secrets end in six random characters, which people leave out.
             let is_whole = id.rsplit_once('-').is_some_and(|(_, random)| {
-                random.len() == 6 && random.bytes().all(|byte| byte.is_ascii_alphanumeric())
+                // Six small letters are rather a word of the name.
+                random.len() == 6
+                    && random.bytes().all(|byte| byte.is_ascii_alphanumeric())
+                    && !random.bytes().all(|byte| byte.is_ascii_lowercase())
             });
             let id = if id.starts_with("arn:") && !is_whole { format!("{id}-??????") } else { id };
             let resource = place.arn_or(id, "secretsmanager", |name| format!("secret:{name}-??????"));
@@ -311,8 +333,8 @@ impl<'a> Caller<'a> {
             return Vec::new();
         };
         let place = self.place(&self.pipeline.aws);
-        let topic = self.text(topic, None);
-        vec![place.change("sns:Publish", Resource::Exact(topic), None, self.fill())]
+        let topic = place.arn_or(self.text(topic, None), "sns", ToOwned::to_owned);
+        vec![place.change("sns:Publish", topic, None, self.fill())]
     }
 
     /// The calls of a step, in the order in which it makes them. A parallel group has none of its own.
@@ -336,8 +358,8 @@ impl<'a> Caller<'a> {
 
     /// A role that is assumed has to be allowed to the build's own role.
     fn assume(place: &Place, calls: &mut Vec<Call>) {
-        if let (Some(role), false) = (&place.role, calls.is_empty()) {
-            let permissions = vec![("sts:AssumeRole", Resource::Exact(role.clone()))];
+        if let (Some(role), false) = (&place.role_resource, calls.is_empty()) {
+            let permissions = vec![("sts:AssumeRole", role.clone())];
             calls.insert(0, Call { change: None, permissions, role: None });
         }
     }
@@ -391,6 +413,10 @@ impl<'a> Caller<'a> {
             }
             (Some(arn), _) => (name.clone(), Some(arn), true),
             (None, Ok(Some(_))) => (name.clone(), None, true),
+            // A registry whose name is known only when the build runs.
+            (None, _) if name.split_once('/').is_some_and(|(host, _)| host.contains(['.', ':', '$'])) => {
+                (name.clone(), None, true)
+            }
             (None, _) => {
                 let fill = self.fill();
                 let account = place.account.as_deref().unwrap_or(fill.account);
@@ -458,10 +484,7 @@ impl<'a> Caller<'a> {
         let family = match &definition.base {
             TaskDefinitionBase::Family(family) => {
                 calls.push(place.call([("ecs:DescribeTaskDefinition", Resource::Any)]));
-                let family = self.text(family, own);
-                // A revision may be named with it.
-                let family = family.rsplit('/').next().unwrap_or_default();
-                Some(family.split(':').next().unwrap_or_default().to_owned())
+                Some(family_of(&self.text(family, own)))
             }
             TaskDefinitionBase::Service { cluster, name } => {
                 let service = Self::service(&self.text(cluster, own), self.text(name, own), place);
@@ -479,7 +502,8 @@ impl<'a> Caller<'a> {
         if let Some(change) = &mut call.change {
             change.target = change.target.trim_end_matches(":*").to_owned();
         }
-        if !definition.tags.is_empty() || facts.is_some_and(|facts| facts.tagged) {
+        // What the base has is registered again, tags included; what base that is, ECS may be alone to know.
+        if !definition.tags.is_empty() || facts.is_none_or(|facts| facts.tagged) {
             call.permissions.push(("ecs:TagResource", resource));
         }
         call.permissions.extend(self.pass_role(definition, step, place));
@@ -524,7 +548,7 @@ impl<'a> Caller<'a> {
             calls.push(place.call([("ecs:DescribeServices", service)]));
         }
         let families = match &task.task_definition {
-            Some(family) => vec![self.text(family, own)],
+            Some(family) => vec![family_of(&self.text(family, own))],
             None => self.families(),
         };
         for family in families {
@@ -557,7 +581,7 @@ impl<'a> Caller<'a> {
         for step in self.pipeline.steps() {
             let Action::TaskDefinition(definition) = &step.action else { continue };
             let family = match &definition.base {
-                TaskDefinitionBase::Family(family) => Some(self.text(family, Some(&step.env))),
+                TaskDefinitionBase::Family(family) => Some(family_of(&self.text(family, Some(&step.env)))),
                 _ => self.facts.definitions.get(&step.id).and_then(|facts| facts.family.clone()),
             };
             let unknown = if self.unknowns == Unknowns::Patterns { "*" } else { "FAMILY" };
@@ -648,18 +672,14 @@ fn in_ecr(address: &str) -> Option<Resource> {
     })
 }
 
+/// The family of what may be named with its revision or as an ARN.
+fn family_of(name: &str) -> String {
+    let family = name.rsplit('/').next().unwrap_or_default();
+    family.split(':').next().unwrap_or_default().to_owned()
+}
+
 /// A text in which nothing is special to IAM.
 fn escaped(text: &str) -> String {
     let escape = |c: char| if "*?$".contains(c) { format!("${{{c}}}") } else { c.to_string() };
     text.chars().map(escape).collect()
-}
-
-impl fmt::Display for Change {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} {}", self.action, self.target)?;
-        match self.condition {
-            Some(condition) => write!(f, " ({condition})"),
-            None => Ok(()),
-        }
-    }
 }

@@ -4,7 +4,7 @@ use super::context::BuildContext;
 use crate::pipeline::diagnostic::Diagnostic;
 use crate::pipeline::model::{Action, EventKind, Filter, Notify, Pipeline, Step, StepId};
 use crate::pipeline::source::Span;
-use crate::text::listed;
+use crate::text::{listed, shortened};
 use std::collections::HashMap;
 
 /// What is said of a step before anything runs.
@@ -123,10 +123,9 @@ fn describe(filter: &Filter) -> String {
             } else {
                 "s"
             };
-            parts.push(format!(
-                "the {what}{plural} {}",
-                listed(patterns.iter().map(|pattern| pattern.as_str()))
-            ));
+            let patterns = listed(patterns.iter().map(|pattern| pattern.as_str()));
+            // A reason is a line, whatever the file holds.
+            parts.push(format!("the {what}{plural} {}", shortened(&patterns, 200)));
         }
     }
     let mut text = parts.join(" or ");

@@ -14,7 +14,7 @@ use crate::pipeline::model::{
     Action, Command, Name, PhaseName, Pipeline, Step, StepId, TaskDefinitionBase, Zone,
 };
 use crate::pipeline::source::Span;
-use crate::pipeline::template::{Builtin, Reference, Undefined};
+use crate::pipeline::template::{Builtin, MAX_VALUE, Reference, Template, Undefined};
 use crate::text::closest;
 use condition::Verdict;
 use context::BuildContext;
@@ -66,13 +66,30 @@ pub fn values(
     context: &BuildContext,
     mode: Mode,
 ) -> (Values, Vec<Diagnostic>) {
-    let (mut values, problems) = Values::new(pipeline, sources, context.builtins());
+    let mut builtins = context.builtins();
+    // Where the file says where AWS calls go, that is the region and the account meant.
+    let literal = |template: &Option<Template>| template.as_ref().and_then(Template::as_literal);
+    if let Some(region) = literal(&pipeline.aws.region) {
+        builtins.insert(Builtin::AwsRegion, region);
+    }
+    if let Some(role) = literal(&pipeline.aws.role_arn)
+        && let Some(account) = role.split(':').nth(4)
+    {
+        builtins.insert(Builtin::AwsAccount, account.to_owned());
+    }
+    let (mut values, problems) = Values::new(pipeline, sources, builtins);
     // That a secret is not known yet is said with the file.
     let is_secret = |reference: &Reference| matches!(reference, Reference::Env(name) if pipeline.env.secret_names().any(|secret| secret == name));
     let problems = problems
         .iter()
         .filter(|problem| !is_secret(&problem.reference))
+        .take(ENOUGH)
         .map(|problem| match &problem.reference {
+            Reference::Builtin(builtin @ (Builtin::BuildId | Builtin::AwsRegion | Builtin::AwsAccount)) => {
+                let message =
+                    format!("`${{{builtin}}}` is not known yet when `env.variables` get their values");
+                Diagnostic::new(message, problem.span).help("write it in the `env` of the steps that need it")
+            }
             Reference::Env(name) if pipeline.env.variables.contains_key(name) => Diagnostic::new(
                 format!("`${{{name}}}` has no value here"),
                 problem.span,
@@ -169,8 +186,10 @@ pub fn undefined_uses(
         let handed_on = matches!(&used.reference, Reference::Env(name)
             if used.zone != Zone::Start && handed_on.contains(name.as_str()));
         if needed && !own && !handed_on && problems.len() < ENOUGH {
-            problems
-                .push(undefined(&Undefined { reference: used.reference.clone(), span: used.span }, values));
+            problems.push(undefined(
+                &Undefined { reference: used.reference.clone(), span: used.span, too_long: false },
+                values,
+            ));
         }
     }
     problems
@@ -208,6 +227,10 @@ fn handed_on(pipeline: &Pipeline) -> HashSet<&str> {
 /// The message for a reference without a value, with the way to give it one.
 pub fn undefined(undefined: &Undefined, values: &Values) -> Diagnostic {
     let reference = &undefined.reference;
+    if undefined.too_long {
+        let message = format!("this text is longer than {} KiB once its values are put in", MAX_VALUE / 1024);
+        return Diagnostic::new(message, undefined.span).help("put data of this size into a file");
+    }
     let problem = Diagnostic::new(format!("`${{{reference}}}` has no value"), undefined.span);
     match reference {
         Reference::Env(name) => {
@@ -239,8 +262,16 @@ pub fn undefined(undefined: &Undefined, values: &Values) -> Diagnostic {
     }
 }
 
+/// The name under which a step is shown. What has no value yet stays as it is written: a title is no reason to fail.
+pub fn title(step: &Step, values: &Values) -> String {
+    match &step.name {
+        Some(name) => values.known(name, Some(&step.env)),
+        None => describe(&step.action),
+    }
+}
+
 /// The name under which a step is shown where the user gave it none.
-pub fn describe(action: &Action) -> String {
+fn describe(action: &Action) -> String {
     let names = |names: &[Name]| {
         let names: Vec<&str> = names.iter().map(|name| name.value.as_str()).collect();
         names.join(", ")

@@ -4,9 +4,8 @@ use super::calls::Caller;
 use super::condition::{Verdict, verdicts};
 use super::context::BuildContext;
 use super::scope::Values;
-use super::{Mode, describe};
+use super::{Mode, title};
 use crate::pipeline::model::{Action, Phase, PhaseName, Pipeline, Step, StepId, When};
-use crate::pipeline::template::{Scope, Template, or_default};
 use serde::Serialize;
 use std::collections::HashMap;
 
@@ -103,7 +102,7 @@ pub struct ChangeOutline {
     pub target: String,
     /// When it happens, where it does not always.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub condition: Option<&'static str>,
+    pub condition: Option<String>,
     /// The role that is assumed for it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub role: Option<String>,
@@ -191,9 +190,9 @@ pub fn outline(input: &Input<'_>) -> Outline {
             .filter(|(name, _)| used.contains(&name.as_str()))
             .map(|(name, image)| ImageOutline {
                 name: name.clone(),
-                repository: known(input.values, &image.repository),
-                tags: image.tags.iter().map(|tag| known(input.values, tag)).collect(),
-                context: known(input.values, &image.context),
+                repository: input.values.known(&image.repository, None),
+                tags: image.tags.iter().map(|tag| input.values.known(tag, None)).collect(),
+                context: input.values.known(&image.context, None),
                 size: input.sizes.get(name).cloned().unwrap_or_default(),
             })
             .collect(),
@@ -201,13 +200,6 @@ pub fn outline(input: &Input<'_>) -> Outline {
         unknown: Vec::new(),
         refused: Vec::new(),
     }
-}
-
-/// A template's text, with what is not known yet as it is written.
-pub fn known(values: &Values, template: &Template) -> String {
-    template.render(str::to_owned, |reference, default| {
-        or_default(values.value(reference), default).unwrap_or_else(|| format!("${{{reference}}}"))
-    })
 }
 
 fn phase_outline(input: &Input<'_>, verdicts: &HashMap<StepId, Verdict>, phase: &Phase) -> PhaseOutline {
@@ -235,6 +227,7 @@ fn step_outline(
         Some(Verdict::Unknown(problem)) => ("unknown", Some(problem.message.clone())),
     };
     let condition = match (when, verdict) {
+        (When::Failure, "unknown") => Some("only after a failure, if the branch matches"),
         (_, "unknown") => Some("if the branch matches"),
         (When::Failure, _) => Some("only after a failure"),
         _ => None,
@@ -251,7 +244,7 @@ fn step_outline(
         _ => Vec::new(),
     };
     StepOutline {
-        title: step.name.as_ref().map_or_else(|| describe(&step.action), |name| known(input.values, name)),
+        title: title(step, input.values),
         kind: step.action.kind(),
         when: when.as_str(),
         verdict,
@@ -270,7 +263,10 @@ fn changes(calls: Vec<super::calls::Call>, condition: Option<&'static str>) -> V
             Some(ChangeOutline {
                 action: change.action,
                 target: change.target,
-                condition: change.condition.or(condition),
+                condition: match (condition, change.condition) {
+                    (Some(outer), Some(inner)) => Some(format!("{outer}, {inner}")),
+                    (outer, inner) => outer.or(inner).map(ToOwned::to_owned),
+                },
                 role: call.role,
             })
         })

@@ -147,8 +147,12 @@ impl Policy {
     pub fn to_terraform(&self) -> String {
         const FILL: Fill<'static> = Fill { partition: Some("\u{1}p"), region: "\u{1}r", account: "\u{1}a" };
         let quoted = |text: &str| {
-            let text =
-                text.replace('\\', "\\\\").replace('"', "\\\"").replace("${", "$${").replace("%{", "%%{");
+            let text = text
+                .replace('\\', "\\\\")
+                .replace('"', "\\\"")
+                .replace('\n', "\\n")
+                .replace("${", "$${")
+                .replace("%{", "%%{");
             let text = text
                 .replace("\u{1}p", "${data.aws_partition.current.partition}")
                 .replace("\u{1}r", "${data.aws_region.current.id}")

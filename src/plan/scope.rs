@@ -1,7 +1,7 @@
 //! The values that `${…}` and the environment of steps have, and which source wins.
 
 use crate::pipeline::model::Pipeline;
-use crate::pipeline::template::{Builtin, Reference, Scope, Template, Undefined, variable_part};
+use crate::pipeline::template::{Builtin, Reference, Scope, Template, Undefined, or_default, variable_part};
 use indexmap::IndexMap;
 use std::collections::{HashMap, HashSet};
 
@@ -147,6 +147,20 @@ impl Values {
             environment.insert(variable_name(builtin), value.clone());
         }
         environment
+    }
+
+    /// A template's text, with what has no value yet as it is written. `own` are variables that its step has.
+    pub fn known(&self, template: &Template, own: Option<&IndexMap<String, Template>>) -> String {
+        template.render(str::to_owned, |reference, default| {
+            let own = match reference {
+                Reference::Env(name) => {
+                    own.and_then(|own| own.get(name)).map(|value| self.known(value, None))
+                }
+                Reference::Builtin(_) => None,
+            };
+            or_default(own.or_else(|| self.value(reference)), default)
+                .unwrap_or_else(|| format!("${{{reference}}}"))
+        })
     }
 
     /// The values with a step's own variables on top.

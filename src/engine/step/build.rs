@@ -39,6 +39,8 @@ async fn one(cx: &mut Context<'_>, name: &Name) -> Result<(), Failure> {
         logins: cx.run.services.logins(cx.access()?),
     };
     let engine = cx.run.services.docker().await?.clone();
+    // A login that failed for an earlier build did not keep it from succeeding.
+    cx.run.services.take_login_failure().await;
     let built = match engine.build(&build, cx.output, &cx.stopping.soft).await {
         Ok(built) => built,
         Err(error) => {

@@ -3,9 +3,11 @@
 use super::Context;
 use crate::engine::failure::STOPPED;
 use crate::exit::Failure;
+use crate::files;
 use crate::pipeline::model::{Command, Shell, Step};
 use crate::plan::{Mode, environment};
 use crate::process::{self, Ending};
+use crate::secret::Secret;
 use indexmap::IndexMap;
 use std::path::Path;
 
@@ -72,15 +74,19 @@ async fn take_over(cx: &mut Context<'_>, path: &Path) -> Result<(), Failure> {
         Failure::step(format!("the command wrote to $RUNNER_ENV what cannot be read: {reason}"))
             .help("write lines `KEY=value`, or blocks of `KEY<<MARK`, the value's lines and `MARK`")
     };
-    let text = match std::fs::metadata(path) {
-        // A command may take its file away.
-        Err(_) => return Ok(()),
-        Ok(metadata) if metadata.len() > MAX_HANDED_ON => return Err(invalid("more than 1 MiB".to_owned())),
-        Ok(_) => std::fs::read(path).unwrap_or_default(),
+    // A command may take its file away, or put something else in its place.
+    let text = match files::read_small(path, MAX_HANDED_ON) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(invalid(error.to_string())),
+        Ok(text) => text,
     };
     let text = String::from_utf8(text).map_err(|_| invalid("it is not UTF-8".to_owned()))?;
     let variables = environment::parse_handed_on(&text).map_err(|error| invalid(error.to_string()))?;
     for (name, value) in variables {
+        if cx.run.job.pipeline.secret_names().contains(&name.as_str()) {
+            // A new value of a secret is one.
+            cx.run.job.masks.add(&Secret::new(value.as_str()));
+        }
         cx.run.job.values.set(&name, &value);
         if cx.run.job.masks.text(&value) == value {
             cx.run.state.variables.insert(name, value);

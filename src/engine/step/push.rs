@@ -97,9 +97,10 @@ fn unusable(directory: &Path, error: &std::io::Error) -> Failure {
 async fn target(cx: &Context<'_>, image: &Image) -> Result<Repository, Failure> {
     let name = cx.resolve(&image.repository)?;
     let known = Repository::parse(&name)?;
+    let wanted = known.as_ref().map(|repository| repository.host.clone());
     let ecr = known.as_ref().and_then(|repository| EcrHost::parse(&repository.host));
     let (aws, path) = match (known, ecr) {
-        (None, _) => (cx.aws().await?, name),
+        (None, _) => (cx.aws().await?, name.clone()),
         (Some(repository), Some(ecr)) if image.create.is_some() => {
             (cx.aws().await?.in_region(&ecr.region), repository.path)
         }
@@ -117,8 +118,16 @@ async fn target(cx: &Context<'_>, image: &Image) -> Result<Repository, Failure> 
             return Err(RegistryError::NoRepository { host, repository }.into());
         }
     };
-    Repository::parse(&address)?
-        .ok_or_else(|| Failure::environment(format!("ECR gave `{address}` as a repository's address")))
+    let found = Repository::parse(&address)?
+        .ok_or_else(|| Failure::environment(format!("ECR gave `{address}` as a repository's address")))?;
+    if wanted.as_ref().is_some_and(|wanted| *wanted != found.host) {
+        let message =
+            format!("`{name}` is in another account than the credentials, whose registry is {}", found.host);
+        return Err(
+            Failure::usage(message).help("give the step `aws: { role-arn: … }`, a role of that account")
+        );
+    }
+    Ok(found)
 }
 
 /// Exports the image from the engine and converts it on the way.

@@ -10,7 +10,11 @@ use crate::pipeline::template::{Template, is_variable_name};
 use crate::pipeline::tree::{Entry, Node, Value};
 use crate::text::{either, listed};
 use indexmap::IndexMap;
+use std::collections::HashMap;
 use std::time::Duration;
+
+/// More mistakes than anybody reads at once: those behind are not noted.
+const ENOUGH: usize = 500;
 
 /// Collects what is wrong, and what is worth knowing, while values are read.
 pub(super) struct Decoder<'p> {
@@ -80,7 +84,9 @@ impl<'p> Decoder<'p> {
     }
 
     pub(super) fn problem(&mut self, problem: Diagnostic) {
-        self.problems.push(problem);
+        if self.problems.len() < ENOUGH {
+            self.problems.push(problem);
+        }
     }
 
     /// Notes a part of the language that no executor carries out yet.
@@ -235,7 +241,7 @@ impl<'p> Decoder<'p> {
                 Some(template)
             }
             Err(problems) => {
-                self.problems.extend(problems);
+                problems.into_iter().for_each(|problem| self.problem(problem));
                 None
             }
         }
@@ -445,11 +451,12 @@ impl<'p> Decoder<'p> {
     }
 
     fn each_once(&mut self, names: &[Name]) {
-        for (at, name) in names.iter().enumerate() {
-            if let Some(first) = names[..at].iter().find(|first| first.value == name.value) {
+        let mut places: HashMap<&str, Span> = HashMap::new();
+        for name in names {
+            if let Some(first) = places.insert(&name.value, name.span) {
                 self.problem(
                     Diagnostic::new(format!("`{}` is named twice", name.value), name.span)
-                        .related(first.span, "named here first")
+                        .related(first, "named here first")
                         .help("keep one of the two"),
                 );
             }

@@ -15,7 +15,7 @@ use super::source::Span;
 use super::template::Template;
 use super::tree::{Node, Value};
 use fields::{Decoder, Fields, is_ignored};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 /// Decodes the root of a pipeline file; nothing where the root itself is unusable. Beside it: whether no step was lost.
 pub(super) fn pipeline(root: &Node, text: &str, problems: &mut Vec<Diagnostic>) -> Option<(Pipeline, bool)> {
@@ -102,8 +102,9 @@ fn env(d: &mut Decoder<'_>, node: &Node) -> Option<Env> {
             d.problem(Diagnostic::new(reason, secret.span).help(reference::SECRET_HELP));
         }
     }
+    let secrets: HashSet<&str> = env.secret_names().collect();
     for name in &env.exported {
-        if env.secret_names().any(|secret| secret == name.value) {
+        if secrets.contains(name.value.as_str()) {
             d.problem(
                 Diagnostic::new(format!("the secret `{}` cannot be exported", name.value), name.span)
                     .help("exported variables are shown in the console and kept with the build"),

@@ -85,7 +85,7 @@ pub static ENV: Table = Table {
         Key::new("variables", VARIABLES, "Plain variables. A value may use built-ins, the environment, and variables that stand before it.").example("{ NODE_ENV: production }"),
         Key::new("parameter-store", VARIABLES, "Secrets from the Systems Manager Parameter Store: a parameter's name or ARN.").example("{ NPM_TOKEN: /webapp/npm-token }"),
         Key::new("secrets-manager", VARIABLES, "Secrets from AWS Secrets Manager: `id[:json-key[:stage[:version-id]]]`, where the id is a name or an ARN. Stage and version exclude each other.").example("{ SLACK_URL: \"webapp/slack:url\" }"),
-        Key::new("exported-variables", Kind::OneOrMore(&Kind::Plain), "Variables that are written to `.runner/exports.sh`, which a buildspec can source to export them to CodePipeline. Never secrets.").example("[IMAGE_URI]"),
+        Key::new("exported-variables", Kind::OneOrMore(&Kind::Variable), "Variables that are written to `.runner/exports.sh`, which a buildspec can source to export them to CodePipeline. Never secrets.").example("[IMAGE_URI]"),
     ],
 };
 
