@@ -35,8 +35,10 @@ impl Repository {
             check_path(name)?;
             return Ok(None);
         }
-        check_path(path)?;
-        check_host(host)?;
+        // What was written is shown whole.
+        let whole = |error: InvalidName| InvalidName { name: name.to_owned(), ..error };
+        check_path(path).map_err(whole)?;
+        check_host(host).map_err(whole)?;
         Ok(Some(Self { host: host.to_owned(), path: path.to_owned() }))
     }
 

@@ -15,11 +15,20 @@ pub fn detect(environment: &HashMap<String, String>, directory: &Path) -> BuildC
     } else {
         from_git(directory)
     };
-    if let Some(branch) = get("RUNNER_BRANCH") {
+    // Where CodeBuild knows the branch, it is right: a variable that a project sets once must not make every push one to `main`.
+    let asked = !context.in_codebuild() || (context.branch.is_none() && context.event != EventKind::Tag);
+    if let Some(branch) = get("RUNNER_BRANCH").filter(|_| asked).as_deref().and_then(named_branch) {
         context.branch = Some(branch);
     }
     context.region = get("AWS_REGION").or_else(|| get("AWS_DEFAULT_REGION"));
     context
+}
+
+/// The branch that `RUNNER_BRANCH` names; none where CodePipeline left its placeholder as it was, or where it is no name.
+fn named_branch(text: &str) -> Option<String> {
+    let name = text.strip_prefix("refs/heads/").unwrap_or(text);
+    let is_name = !name.starts_with("#{") && !name.contains(char::is_control);
+    (is_name && !name.is_empty()).then(|| name.to_owned())
 }
 
 fn from_codebuild(get: &dyn Fn(&str) -> Option<String>) -> BuildContext {
@@ -28,9 +37,11 @@ fn from_codebuild(get: &dyn Fn(&str) -> Option<String>) -> BuildContext {
     let webhook = get("CODEBUILD_WEBHOOK_EVENT").unwrap_or_default();
     let initiator = get("CODEBUILD_INITIATOR").unwrap_or_default();
     // A pull request that is built again by hand has no webhook, but its source version still says what it is.
-    let is_request = |name: &String| name.starts_with("pr/") || name.starts_with("refs/pull/");
-    let pull_request = webhook.starts_with("PULL_REQUEST")
-        || source.iter().chain(&get("CODEBUILD_WEBHOOK_TRIGGER")).any(is_request);
+    let is_request = |name: &String| {
+        ["pr/", "mr/", "refs/pull/", "refs/merge-requests/"].iter().any(|prefix| name.starts_with(prefix))
+    };
+    let trigger = get("CODEBUILD_WEBHOOK_TRIGGER");
+    let pull_request = webhook.starts_with("PULL_REQUEST") || source.iter().chain(&trigger).any(is_request);
     let reference = if pull_request {
         // The head's name belongs to whoever opened the pull request; the base is ours.
         get("CODEBUILD_WEBHOOK_BASE_REF")
@@ -40,7 +51,12 @@ fn from_codebuild(get: &dyn Fn(&str) -> Option<String>) -> BuildContext {
             name.starts_with("refs/")
                 || commit.as_ref().is_some_and(|commit| !commit.starts_with(name.as_str()))
         };
-        get("CODEBUILD_WEBHOOK_HEAD_REF").or_else(|| source.filter(named))
+        // `branch/NAME` or `tag/NAME`
+        let triggered = trigger.as_deref().and_then(|trigger| {
+            let tag = trigger.strip_prefix("tag/").map(|tag| format!("refs/tags/{tag}"));
+            tag.or_else(|| trigger.strip_prefix("branch/").map(|branch| format!("refs/heads/{branch}")))
+        });
+        get("CODEBUILD_WEBHOOK_HEAD_REF").or(triggered).or_else(|| source.filter(named))
     };
     let tag = reference.as_deref().and_then(|name| name.strip_prefix("refs/tags/"));
     let event = if pull_request {
@@ -184,7 +200,17 @@ mod tests {
     fn tags_and_runner_branch() {
         let tagged = context(&[("CODEBUILD_SOURCE_VERSION", "refs/tags/v1^{0123}")]);
         assert_eq!((tagged.event, tagged.tag.as_deref()), (EventKind::Tag, Some("v1")));
-        let named = context(&[("RUNNER_BRANCH", "release")]);
-        assert_eq!(named.branch.as_deref(), Some("release"));
+        let released =
+            context(&[("CODEBUILD_WEBHOOK_TRIGGER", "tag/v2"), ("CODEBUILD_SOURCE_VERSION", "v2")]);
+        assert_eq!(
+            (released.event, released.tag.as_deref(), released.branch),
+            (EventKind::Tag, Some("v2"), None)
+        );
+        assert_eq!(context(&[("CODEBUILD_SOURCE_VERSION", "mr/3")]).event, EventKind::PullRequest);
+        let branch = |name| context(&[("RUNNER_BRANCH", name)]).branch;
+        assert_eq!(branch("refs/heads/release").as_deref(), Some("release"));
+        assert_eq!((branch("#{SourceVariables.BranchName}"), branch("a\nb")), (None, None));
+        let known = [("RUNNER_BRANCH", "main"), ("CODEBUILD_WEBHOOK_HEAD_REF", "refs/heads/dev")];
+        assert_eq!(context(&known).branch.as_deref(), Some("dev"));
     }
 }

@@ -7,6 +7,10 @@ const NAMES: usize = 40;
 
 /// The candidate that a typing mistake away from `written` could have been meant.
 pub fn closest<'a>(written: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    // Of two letters one mistake leaves too little to go by.
+    if written.chars().count() < 3 {
+        return None;
+    }
     let written = written.to_lowercase().replace('_', "-");
     let allowed = (written.chars().count() / 3).clamp(1, 3);
     candidates

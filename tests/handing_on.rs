@@ -93,3 +93,46 @@ fn a_command_gets_the_keys_of_its_own_role() {
     // Locally nobody is asked.
     project.runner("run --local").run().exits(0).says("\nrole 0 \n");
 }
+
+#[test]
+fn a_new_value_of_a_secret_is_one() {
+    let project = Project::new(
+        "version: 1\nname: t\nenv: { shell: sh, parameter-store: { TOKEN: /t } }\nphases:\n  build: { steps: [{ run: 'echo \"TOKEN=rotated-$(echo abcdef)\" >> \"$RUNNER_ENV\"' }, { name: \"with ${TOKEN}\", run: 'echo \"$TOKEN\"' }] }\n",
+    );
+    let run = project.runner("run --phase build").env("TOKEN", "hunter2-hunter2").run().exits(0);
+    run.says("\n***\n").says("▸ with ***").says_not("rotated-abcdef");
+    assert!(!project.read(".runner/state.json").contains("rotated-abcdef"));
+}
+
+#[test]
+fn what_is_no_file_fails_the_step_and_nothing_hangs() {
+    for trick in ["mkfifo \"$RUNNER_ENV\"", "ln -s /dev/zero \"$RUNNER_ENV\"", "mkdir \"$RUNNER_ENV\""] {
+        let project = Project::phases(&format!(
+            "  build:\n    steps: [{{ run: 'rm \"$RUNNER_ENV\"; {trick}' }}]\n    finally: [{{ run: echo cleaned }}]\n"
+        ));
+        let run = project.runner("run").run_under(&["timeout", "20"]).exits(1).says("\ncleaned\n");
+        run.ends_with("it is no regular file");
+    }
+    let long = "  build: { steps: [{ run: '{ printf A=; head -c 200000 /dev/zero | tr \"\\0\" a; echo; } > \"$RUNNER_ENV\"' }] }\n";
+    Project::phases(long).runner("run").run().exits(1).ends_with("a variable cannot be longer than 128 KiB");
+    let removed = Project::phases("  build: { steps: [{ run: 'rm \"$RUNNER_ENV\"' }] }\n");
+    removed.runner("run").run().exits(0);
+}
+
+#[test]
+fn what_a_steps_aws_does_not_say_the_pipelines_does() {
+    let project = Project::new(
+        "version: 1\nname: t\naws: { region: eu-west-1, role-arn: \"arn:aws:iam::210987654321:role/deploy\" }\nphases:\n  build:\n    steps:\n      - task-definition: { family: f }\n        aws: { region: us-west-2 }\n",
+    );
+    project.runner("plan").run().exits(0).says(
+        "arn:aws:ecs:us-west-2:210987654321:task-definition/f as arn:aws:iam::210987654321:role/deploy",
+    );
+}
+
+#[test]
+fn names_of_runner_are_not_for_the_file_and_stale_ones_do_not_count() {
+    let project = Project::phases("  build: { steps: [{ run: x, env: { RUNNER_MODE: publish } }] }\n");
+    project.runner("run").run().exits(2).complains("names that begin with RUNNER_ are runner's own");
+    let project = Project::phases("  build: { steps: [{ run: 'echo \"[$RUNNER_SOURCE_COMMIT]\"' }] }\n");
+    project.runner("run").env("RUNNER_SOURCE_COMMIT", "stale").run().exits(0).says("\n[]\n");
+}

@@ -34,6 +34,15 @@ pub enum AwsError {
     /// There are no credentials.
     #[error("there are no AWS credentials")]
     NoCredentials(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// A role could not be assumed, for another reason than a missing permission.
+    #[error("the role {role} cannot be assumed")]
+    Role {
+        /// Its ARN.
+        role: String,
+        /// Why not.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
     /// The TLS set-up failed.
     #[error("cannot set up TLS for AWS")]
     Tls(#[source] Box<dyn std::error::Error + Send + Sync>),

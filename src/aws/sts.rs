@@ -41,7 +41,8 @@ impl Aws {
         let provider = SharedCredentialsProvider::new(builder.build().await);
         let config = self.config.to_builder().credentials_provider(provider.clone()).build();
         if let Err(failed) = provider.provide_credentials().await {
-            return Err(denied(&failed, role).unwrap_or_else(|| AwsError::NoCredentials(Box::new(failed))));
+            return Err(denied(&failed, role)
+                .unwrap_or_else(|| AwsError::Role { role: role.to_owned(), source: Box::new(failed) }));
         }
         Ok(Self { config, region: self.region.clone() })
     }

@@ -275,7 +275,9 @@ impl Patient<'_> {
         let identity = match aws.identity().await {
             Ok(identity) => identity,
             Err(failed) => {
-                checks.answer("credentials", failed, || "renew them".to_owned());
+                // Whatever the reason: a run would come no further.
+                let failure = Failure::from(failed);
+                checks.missing("credentials", failure.message, failure.help.unwrap_or_default());
                 checks.unknown("everything else in AWS", "there is no access", None);
                 return;
             }

@@ -23,7 +23,7 @@ const DIRECTORY: u32 = 1 << 31;
 pub(super) fn facts(pipeline: &Pipeline, values: &Values, directory: &Path) -> Facts {
     let base_images = pipeline.images.iter().filter_map(|(name, image)| {
         let text = read(&dockerfile(image, values, directory)?)?;
-        Some((name.clone(), base_images(&text)))
+        Some((name.clone(), base_images(&text, image)))
     });
     Facts { definitions: definitions(pipeline, values, directory), base_images: base_images.collect() }
 }
@@ -98,17 +98,32 @@ fn dockerfile(image: &Image, values: &Values, directory: &Path) -> Option<PathBu
     candidates.into_iter().find(|path| path.is_file())
 }
 
-/// The images that a Dockerfile names in `FROM` and `COPY --from`.
-fn base_images(dockerfile: &str) -> Vec<String> {
+/// The images that a Dockerfile names in `FROM` and `COPY --from`, with the arguments that have plain values.
+fn base_images(dockerfile: &str, image: &Image) -> Vec<String> {
+    let mut arguments: HashMap<String, String> = HashMap::new();
     let mut images = Vec::new();
     for line in dockerfile.lines() {
         let mut words = line.split_whitespace();
         let found = match words.next().map(str::to_ascii_uppercase).as_deref() {
+            Some("ARG") => {
+                if let Some((name, value)) = words.next().and_then(|word| word.split_once('=')) {
+                    arguments.insert(name.to_owned(), value.trim_matches(['"', '\'']).to_owned());
+                }
+                None
+            }
             Some("FROM") => words.find(|word| !word.starts_with("--")),
             Some("COPY") => words.find_map(|word| word.strip_prefix("--from=")),
             _ => None,
         };
-        images.extend(found.filter(|image| image.contains('/')).map(ToOwned::to_owned));
+        if let Some(found) = found {
+            let given =
+                image.args.iter().filter_map(|(name, value)| Some((name.clone(), value.as_literal()?)));
+            let known: HashMap<String, String> = arguments.clone().into_iter().chain(given).collect();
+            let name = known.iter().fold(found.to_owned(), |text, (name, value)| {
+                text.replace(&format!("${{{name}}}"), value).replace(&format!("${name}"), value)
+            });
+            images.extend(Some(name).filter(|name| name.contains('/')));
+        }
     }
     images
 }

@@ -22,10 +22,10 @@ pub(super) struct Arguments {
     #[arg(long, value_enum, default_value_t = Format::Json)]
     format: Format,
     /// The region of names that have none (that of the environment where this is absent)
-    #[arg(long, value_name = "REGION")]
+    #[arg(long, value_name = "REGION", value_parser = region)]
     region: Option<String>,
     /// The account of names that have none
-    #[arg(long, value_name = "ID")]
+    #[arg(long, value_name = "ID", value_parser = account)]
     account: Option<String>,
     /// Print the policy of a role that steps assume, instead of the build's own
     #[arg(long, value_name = "ARN")]
@@ -40,6 +40,16 @@ enum Format {
     Terraform,
     /// A template with a managed policy, as YAML
     Cloudformation,
+}
+
+fn account(id: &str) -> Result<String, String> {
+    let valid = id.len() == 12 && id.bytes().all(|byte| byte.is_ascii_digit());
+    valid.then(|| id.to_owned()).ok_or_else(|| "an account's id has twelve digits".to_owned())
+}
+
+fn region(name: &str) -> Result<String, String> {
+    let valid = name.contains('-') && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
+    valid.then(|| name.to_owned()).ok_or_else(|| "a region is called like eu-central-1".to_owned())
 }
 
 pub(super) fn main(arguments: &Arguments, no_color: bool) -> Result<Exit, Failure> {

@@ -65,13 +65,16 @@ pub(super) fn load(request: &Request<'_>) -> Result<Loaded, Failure> {
         .canonicalize()
         .map_err(|error| Failure::usage(format!("cannot read {}: {error}", request.file.display())))?;
     let directory = file.parent().unwrap_or(Path::new("/")).to_owned();
-    let process = process();
+    let mut process = process();
+    let env_file = env_file(request.env_file)?;
+    let named = env_file.iter().filter(|(name, _)| name == "RUNNER_BRANCH").cloned();
+    process.extend(named);
     let context = origin::detect(&process, &directory);
     let publishes = context.in_codebuild() || request.elsewhere;
     let mode = request.mode.unwrap_or(if publishes { Mode::Publish } else { Mode::Local });
     let sources = Sources {
         process: process.clone().into_iter().collect(),
-        env_file: env_file(request.env_file)?,
+        env_file,
         process_wins: context.in_codebuild(),
         elsewhere: request.elsewhere,
     };
@@ -165,7 +168,14 @@ fn env_file(path: Option<&Path>) -> Result<Vec<(String, String)>, Failure> {
     let unreadable = |reason: String| {
         Failure::usage(format!("cannot read the environment file {}: {reason}", path.display()))
     };
-    let text = std::fs::read_to_string(path).map_err(|error| unreadable(error.to_string()))?;
+    // It may be a pipe, such as a shell makes of `<(…)`.
+    let mut text = String::new();
+    std::fs::File::open(path)
+        .and_then(|file| file.take(MAX_BYTES + 1).read_to_string(&mut text))
+        .map_err(|error| unreadable(error.to_string()))?;
+    if text.len() as u64 > MAX_BYTES {
+        return Err(unreadable(format!("it is larger than {} KiB", MAX_BYTES / 1024)));
+    }
     environment::parse(&text).map_err(|error| unreadable(error.to_string()))
 }
 

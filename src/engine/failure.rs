@@ -136,6 +136,9 @@ impl From<AwsError> for Failure {
             AwsError::NotFound { what, .. } => {
                 failure.help(format!("create the {what}, or correct its name in the pipeline file"))
             }
+            AwsError::Role { .. } => {
+                failure.help("check the ARN, the network, and what the role's trust policy asks for")
+            }
             AwsError::Tls(_) | AwsError::Service { .. } => failure,
         }
     }

@@ -76,8 +76,10 @@ impl Job {
 
     /// Where AWS calls go, with values in the place of `${…}`.
     fn access(&self, values: &Values, access: &AwsAccess) -> Result<Access, Failure> {
+        // An empty value is no value: `${ROLE:-}` asks for none.
         let resolve = |template: &Option<Template>| {
-            template.as_ref().map(|template| self.resolve(values, template)).transpose()
+            let text = template.as_ref().map(|template| self.resolve(values, template)).transpose();
+            text.map(|text| text.filter(|text| !text.is_empty()))
         };
         Ok(Access {
             region: resolve(&access.region)?,

@@ -267,7 +267,7 @@ pub fn or_default(value: Option<String>, default: Option<&str>) -> Option<String
 
 fn reference(inner: &str, span: Span) -> Result<Part, Diagnostic> {
     let (name, default) = match inner.split_once(":-") {
-        Some((name, default)) => (name, Some(default.to_owned())),
+        Some((name, default)) => (name, Some(default.replace("$$", "$"))),
         None => (inner, None),
     };
     if default.as_ref().is_some_and(|default| default.contains("${")) {

@@ -64,8 +64,10 @@ impl BuildContext {
             (EventKind::Tag, Some(tag)) => format!("the tag `{tag}`"),
             (EventKind::Tag, None) => "a tag".to_owned(),
             (EventKind::PullRequest, _) => format!("a pull request{}", of("to")),
-            (EventKind::Push, _) => format!("a push{}", of("to")),
-            (EventKind::Manual, _) => format!("a manual build{}", of("of")),
+            (EventKind::Push, None) => format!("a push{}", of("to")),
+            (EventKind::Push, Some(tag)) => format!("a push{} with the tag `{tag}`", of("to")),
+            (EventKind::Manual, None) => format!("a manual build{}", of("of")),
+            (EventKind::Manual, Some(tag)) => format!("a manual build{} with the tag `{tag}`", of("of")),
         }
     }
 

@@ -1,6 +1,6 @@
 //! `--env-file`: `KEY=value` lines.
 
-use crate::pipeline::template::is_variable_name;
+use crate::pipeline::template::{MAX_VALUE, is_variable_name};
 
 /// A line that is no assignment.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
@@ -74,6 +74,9 @@ pub fn parse_handed_on(text: &str) -> Result<Vec<(String, String)>, EnvFileError
         }
         if value.contains('\0') {
             return Err(error("a variable cannot hold a NUL"));
+        }
+        if name.len() + value.len() + 2 > MAX_VALUE {
+            return Err(error("a variable cannot be longer than 128 KiB"));
         }
         variables.push((name.to_owned(), value));
     }

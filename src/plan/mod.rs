@@ -163,6 +163,7 @@ pub fn undefined_uses(
     let of_steps: HashSet<&str> =
         pipeline.steps().flat_map(|step| step.env.keys()).map(String::as_str).collect();
     let handed_on = handed_on(pipeline);
+    let secrets: HashSet<&str> = pipeline.env.secret_names().collect();
     let mut problems = Vec::new();
     for used in pipeline.uses.iter().filter(|used| !used.has_default && !values.may_have(&used.reference)) {
         let is_builtin = matches!(used.reference, Reference::Builtin(_));
@@ -185,12 +186,16 @@ pub fn undefined_uses(
         };
         let handed_on = matches!(&used.reference, Reference::Env(name)
             if used.zone != Zone::Start && handed_on.contains(name.as_str()));
-        if needed && !own && !handed_on && problems.len() < ENOUGH {
-            problems.push(undefined(
-                &Undefined { reference: used.reference.clone(), span: used.span, too_long: false },
-                values,
-            ));
+        if !needed || own || handed_on || problems.len() >= ENOUGH {
+            continue;
         }
+        let reference = used.reference.clone();
+        let mut problem = undefined(&Undefined { reference, span: used.span, too_long: false }, values);
+        if matches!(&used.reference, Reference::Env(name) if secrets.contains(name.as_str())) {
+            "it is a secret without a value here: give it in --env-file or in the environment"
+                .clone_into(problem.help.get_or_insert_default());
+        }
+        problems.push(problem);
     }
     problems
 }
@@ -220,6 +225,8 @@ fn handed_on(pipeline: &Pipeline) -> HashSet<&str> {
     });
     let words = texts
         .filter(|text| text.contains("RUNNER_ENV"))
+        // `printf "A=1\nB=2\n"` names B.
+        .flat_map(|text| text.split("\\n"))
         .flat_map(|text| text.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_')));
     words.chain(pipeline.env.exported.iter().map(|name| name.value.as_str())).collect()
 }
@@ -237,7 +244,7 @@ pub fn undefined(undefined: &Undefined, values: &Values) -> Diagnostic {
             let help = closest(name, values.names()).map_or_else(
                 || {
                     format!(
-                        "set it under `env`, in the environment or with --env-file, or write `${{{name}:-default}}`"
+                        "set it under `env`, in the environment or with --env-file, write `${{{name}:-default}}`, or list it in `exported-variables` if a program hands it on through $RUNNER_ENV"
                     )
                 },
                 |candidate| format!("did you mean `${{{candidate}}}`?"),

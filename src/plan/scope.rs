@@ -34,6 +34,8 @@ pub struct Sources {
     pub elsewhere: bool,
 }
 
+/// How the variables begin that carry built-ins to commands.
+const OWN: [&str; 4] = ["RUNNER_SOURCE_", "RUNNER_BUILD_", "RUNNER_IMAGE_", "RUNNER_AWS_"];
 /// How the variables begin that CodeBuild sets for every build.
 const OF_CODEBUILD: [&str; 2] = ["CODEBUILD_", "AWS_"];
 
@@ -143,6 +145,8 @@ impl Values {
     /// All variables, and the built-ins as `RUNNER_…`, for a command on this machine.
     pub fn environment(&self) -> IndexMap<String, String> {
         let mut environment = self.env.clone();
+        // What somebody else calls so is not what runner knows.
+        environment.retain(|name, _| !OWN.iter().any(|prefix| name.starts_with(prefix)));
         for (builtin, value) in &self.builtins {
             environment.insert(variable_name(builtin), value.clone());
         }

@@ -48,7 +48,7 @@ pub(super) async fn run(cx: &mut Context<'_>, command: &Command, step: &Step) ->
         Failure::environment(format!("cannot write to {}: {error}", cx.run.work.display()))
             .help("is the disk full, or the directory not writable?")
     })?;
-    let mut env = environment(cx);
+    let mut env = environment(cx, step);
     env.insert("RUNNER_ENV".to_owned(), handed_on.path().display().to_string());
     if step.aws.is_some() && cx.run.job.mode == Mode::Publish {
         give_access(cx, &mut env).await?;
@@ -144,15 +144,18 @@ fn argv(command: &Command, shell: Shell) -> Vec<String> {
     argv
 }
 
-fn environment(cx: &Context<'_>) -> IndexMap<String, String> {
+/// The command's environment. What the pipeline file itself sets is no credential of this machine.
+fn environment(cx: &Context<'_>, step: &Step) -> IndexMap<String, String> {
     let mode = cx.run.job.mode;
     let mut environment = cx.values.environment();
     environment.insert("RUNNER_MODE".to_owned(), mode.as_str().to_owned());
     if mode == Mode::Local {
-        for name in CREDENTIALS {
+        let variables = &cx.run.job.pipeline.env.variables;
+        let is_in_file = |name: &str| step.env.contains_key(name) || variables.contains_key(name);
+        for name in CREDENTIALS.into_iter().filter(|name| !is_in_file(name)) {
             environment.shift_remove(name);
         }
-        for (name, value) in CLOSED {
+        for (name, value) in CLOSED.into_iter().filter(|(name, _)| !is_in_file(name)) {
             environment.insert(name.to_owned(), value.to_owned());
         }
     }

@@ -62,6 +62,9 @@ async fn to_registry(cx: &Context<'_>, name: &Name, image: &Image, id: &str) -> 
     let http = http_client(&repository.host, authorities)?;
     let stop = &cx.stopping.soft;
     let summary = push(&http, &layout, &converted, &repository, &tags, login.as_ref(), stop).await?;
+    drop(blobs);
+    // Another run of this directory cannot be using it.
+    let _ = std::fs::remove_dir(&directory);
     for cause in &summary.retries {
         cx.run.events.warn(format!("a layer had to be sent again: {cause}")).await;
     }

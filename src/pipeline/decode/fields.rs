@@ -241,7 +241,9 @@ impl<'p> Decoder<'p> {
                 Some(template)
             }
             Err(problems) => {
-                problems.into_iter().for_each(|problem| self.problem(problem));
+                for problem in problems {
+                    self.problem(problem);
+                }
                 None
             }
         }
@@ -519,6 +521,14 @@ impl<'p> Decoder<'p> {
         self.defined(fields.get(key), "texts", |d, entry| {
             if !is_variable_name(&entry.key) {
                 d.not_a_variable(&entry.key, entry.key_span);
+            } else if entry.key.starts_with("RUNNER_") {
+                let message = format!("`{}`: names that begin with RUNNER_ are runner's own", entry.key);
+                let help = if entry.key == "RUNNER_BRANCH" {
+                    "set it in the environment that runner is started with, or in --env-file"
+                } else {
+                    "use another name"
+                };
+                d.problem(Diagnostic::new(message, entry.key_span).help(help));
             }
             d.template(&entry.node)
         })

@@ -8,7 +8,7 @@ mod steps;
 use super::diagnostic::Diagnostic;
 use super::language;
 use super::model::{
-    AwsAccess, Env, EventKind, Filter, Notify, NotifyOn, NotifyTarget, Pipeline, Shell, Zone,
+    Action, AwsAccess, Env, EventKind, Filter, Notify, NotifyOn, NotifyTarget, Pipeline, Shell, Step, Zone,
 };
 use super::reference::{self, SecretReference};
 use super::source::Span;
@@ -26,7 +26,11 @@ pub(super) fn pipeline(root: &Node, text: &str, problems: &mut Vec<Diagnostic>) 
     let aws = d.optional(&fields, "aws", aws).unwrap_or_default();
     let env = d.optional(&fields, "env", env).unwrap_or_default();
     let images = images::images(&mut d, fields.get("images"));
-    let phases = d.required(&fields, "phases").map(|node| phases::phases(&mut d, node)).unwrap_or_default();
+    let mut phases =
+        d.required(&fields, "phases").map(|node| phases::phases(&mut d, node)).unwrap_or_default();
+    for step in phases.iter_mut().flat_map(|phase| phase.steps.iter_mut().chain(&mut phase.finally)) {
+        complete_access(step, &aws);
+    }
     let notify = d.within(Zone::Notify, |d| {
         fields.get("notify").map(|node| d.list(node, "notifications", notify)).unwrap_or_default()
     });
@@ -49,6 +53,21 @@ fn version(d: &mut Decoder<'_>, fields: &Fields<'_>) {
     }
 }
 
+/// `arn:PARTITION:iam::ACCOUNT:role/NAME`
+fn is_role(arn: &str, is_literal: bool) -> bool {
+    let parts: Vec<&str> = arn.split(':').collect();
+    match parts.as_slice() {
+        ["arn", _, "iam", "", account, name] => {
+            let account =
+                !is_literal || (account.len() == 12 && account.bytes().all(|byte| byte.is_ascii_digit()));
+            account && (!is_literal || name.strip_prefix("role/").is_some_and(|name| !name.is_empty()))
+        }
+        // A value may bring several parts at once.
+        ["arn", ..] => !is_literal,
+        _ => false,
+    }
+}
+
 fn aws(d: &mut Decoder<'_>, node: &Node) -> Option<AwsAccess> {
     let fields = d.fields(node, &language::AWS)?;
     let access = AwsAccess {
@@ -57,7 +76,8 @@ fn aws(d: &mut Decoder<'_>, node: &Node) -> Option<AwsAccess> {
         external_id: d.optional(&fields, "external-id", Decoder::named_text),
     };
     if let Some(role) = &access.role_arn
-        && !(role.shape().starts_with("arn:") || role.begins_with_reference())
+        && !role.begins_with_reference()
+        && !is_role(&role.shape(), role.as_literal().is_some())
     {
         d.problem(
             Diagnostic::new("this is not the ARN of a role", role.span)
@@ -73,6 +93,22 @@ fn aws(d: &mut Decoder<'_>, node: &Node) -> Option<AwsAccess> {
         );
     }
     Some(access)
+}
+
+/// What a step's `aws` does not say, the pipeline's does.
+fn complete_access(step: &mut Step, outer: &AwsAccess) {
+    if let Some(own) = &mut step.aws {
+        own.region = own.region.take().or_else(|| outer.region.clone());
+        if own.role_arn.is_none() {
+            own.role_arn.clone_from(&outer.role_arn);
+            own.external_id.clone_from(&outer.external_id);
+        }
+    }
+    if let Action::Parallel(steps) = &mut step.action {
+        for inner in steps {
+            complete_access(inner, outer);
+        }
+    }
 }
 
 fn env(d: &mut Decoder<'_>, node: &Node) -> Option<Env> {

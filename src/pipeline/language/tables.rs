@@ -25,7 +25,7 @@ pub static PIPELINE: Table = Table {
         Key::new(
             "aws",
             Kind::Table(&AWS),
-            "The AWS account and region that steps and secrets use, where these are not the build's own.",
+            "Where runner's own AWS calls go (steps, secrets), where that is not the build's own account and region.",
         ),
         Key::new("env", Kind::Table(&ENV), "Environment and secrets of all steps."),
         Key::new(
@@ -53,7 +53,7 @@ pub static AWS: Table = Table {
     name: "aws",
     what: "`aws`",
     title: "aws",
-    about: "Which account and region AWS calls go to. On a step it replaces the pipeline's; a `run` step gets the role's credentials in its environment.",
+    about: "Which account and region AWS calls go to. On a step it wins over the pipeline's, which gives what the step does not say; a `run` step with an `aws` of its own gets the role's credentials in its environment.",
     one_of: &[],
     keys: &[
         Key::new(
@@ -237,7 +237,7 @@ pub static STEP: Table = Table {
         Key::new("timeout", Kind::Duration, "How long one attempt may take.").example("10m").later(),
         Key::new("env", VARIABLES, "Variables of this step alone. With `test` they are the container's.").example("{ CI: \"true\" }"),
         Key::new("dir", Kind::Text, "The working directory of `run`.").default(".").example("web"),
-        Key::new("aws", Kind::Table(&AWS), "Account and region of this step, instead of the pipeline's."),
+        Key::new("aws", Kind::Table(&AWS), "Account and region of this step."),
         Key::new("command", TEXTS, "`test`: the arguments; the image's own where absent.").example("[npm, test]"),
         Key::new("entrypoint", TEXTS, "`test`: the program; the image's own where absent.").example("[/bin/sh, -c]"),
         Key::new("secrets", Kind::OneOrMore(&Kind::Variable), "`test`: variables from `env` that the container gets, masked in its output.").example("[NPM_TOKEN]"),
