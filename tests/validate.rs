@@ -107,6 +107,11 @@ fn json_says_what_the_text_says() {
 fn the_schema_accepts_every_valid_pipeline_and_refuses_wrong_shapes() {
     let schema = Project::new("").runner("schema").run().exits(0).stdout;
     let schema: Value = serde_json::from_str(&schema).unwrap();
+    assert!(jsonschema::draft7::meta::is_valid(&schema), "the schema is no JSON Schema");
+    // What an editor shows for a key.
+    let steps = &schema["definitions"]["phase"]["properties"]["steps"];
+    assert!(steps["description"].as_str().unwrap().starts_with("The steps."), "{steps:#}");
+    assert_eq!(steps["examples"][0][0]["run"], "npm test");
     let validator = jsonschema::draft7::new(&schema).unwrap();
     let document = |path: &Path| {
         let text = fs::read_to_string(path).unwrap();

@@ -219,12 +219,11 @@ impl Template {
     ) -> String {
         let mut text = String::new();
         for part in &self.parts {
-            match part {
-                Part::Text(part) => text.push_str(&literal(part)),
-                Part::Value { reference, default, .. } => {
-                    text.push_str(&value(reference, default.as_deref()))
-                }
-            }
+            let part = match part {
+                Part::Text(part) => literal(part),
+                Part::Value { reference, default, .. } => value(reference, default.as_deref()),
+            };
+            text.push_str(&part);
             if text.len() > MAX_VALUE {
                 // What is only shown need not be whole.
                 break;

@@ -4,8 +4,9 @@
 //!
 //! Source of actions and resource types: the service authorization reference of AWS.
 
+use super::resource::{Fill, Resource};
 use super::scope::Values;
-use crate::address::{Repository, partition_of};
+use crate::address::Repository;
 use crate::pipeline::model::{
     Action, AwsAccess, Deploy, Image, Name, Notify, NotifyTarget, Pipeline, RunTask, Step, StepId,
     TaskDefinition, TaskDefinitionBase, TaskPlace,
@@ -59,61 +60,6 @@ pub struct Change {
     pub target: String,
     /// When it happens, where it does not always.
     pub condition: Option<&'static str>,
-}
-
-/// What an action works on.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Resource {
-    /// The action takes no resource.
-    Any,
-    /// An ARN that is known whole.
-    Exact(String),
-    /// An ARN made from what the pipeline names.
-    Made {
-        /// The service, as ARNs spell it.
-        service: &'static str,
-        /// The region; nothing where it is not known.
-        region: Option<String>,
-        /// The service has no regions (IAM).
-        global: bool,
-        /// The account; nothing where it is not known.
-        account: Option<String>,
-        /// The part behind the account.
-        name: String,
-    },
-}
-
-/// What stands in an ARN for what is not known.
-#[derive(Debug, Clone, Copy)]
-pub struct Fill<'a> {
-    /// The partition.
-    pub partition: Option<&'a str>,
-    /// The region.
-    pub region: &'a str,
-    /// The account.
-    pub account: &'a str,
-}
-
-impl Fill<'static> {
-    /// A pattern for all of them.
-    pub const ANY: Self = Self { partition: None, region: "*", account: "*" };
-}
-
-impl Resource {
-    /// The ARN, or `*`.
-    pub fn arn(&self, fill: Fill<'_>) -> String {
-        match self {
-            Self::Any => "*".to_owned(),
-            Self::Exact(arn) => arn.clone(),
-            Self::Made { service, region, global, account, name } => {
-                let known = region.as_deref().map(partition_of);
-                let partition = known.or(fill.partition).unwrap_or("aws");
-                let region = if *global { "" } else { region.as_deref().unwrap_or(fill.region) };
-                let account = account.as_deref().unwrap_or(fill.account);
-                format!("arn:{partition}:{service}:{region}:{account}:{name}")
-            }
-        }
-    }
 }
 
 /// How values are written that are not known before the build runs.
@@ -268,16 +214,13 @@ impl<'a> Caller<'a> {
         // arn:aws:iam::ACCOUNT:role/NAME
         let account = role.as_ref().and_then(|(_, arn)| arn.split(':').nth(4));
         let account = account.filter(|account| account.bytes().all(|byte| byte.is_ascii_digit()));
-        let role_resource = role.as_ref().map(|(_, arn)| match arn.starts_with("arn:") {
-            true => Resource::Exact(arn.clone()),
+        let role_resource = role.as_ref().map(|(_, arn)| {
+            if arn.starts_with("arn:") {
+                return Resource::Exact(arn.clone());
+            }
             // Whichever it will be.
-            false => Resource::Made {
-                service: "iam",
-                region: None,
-                global: true,
-                account: None,
-                name: "role/*".to_owned(),
-            },
+            let name = "role/*".to_owned();
+            Resource::Made { service: "iam", region: None, global: true, account: None, name }
         });
         let region =
             access.region.as_ref().map(|region| self.text(region, None)).filter(|region| region != "*");

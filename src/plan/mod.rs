@@ -6,6 +6,7 @@ pub mod context;
 pub mod environment;
 pub mod outline;
 pub mod policy;
+pub mod resource;
 pub mod scope;
 
 use crate::pipeline;

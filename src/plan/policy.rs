@@ -1,6 +1,7 @@
 //! The least-privilege policy of a pipeline: exactly what its steps ask for, as JSON, Terraform or CloudFormation.
 
-use super::calls::{Call, Caller, Fill, Resource};
+use super::calls::{Call, Caller};
+use super::resource::{Fill, Resource};
 use crate::pipeline::model::Pipeline;
 use serde_json::{Map, Value, json};
 use std::collections::{BTreeMap, BTreeSet};

@@ -1,242 +1,37 @@
-//! `runner doctor`.
+//! AWS: credentials, permissions, and everything that the pipeline names there.
 
-use super::iam::pipeline_policies;
-use super::load::{self, Loaded};
-use super::{facts, stdio};
+use super::Checks;
 use crate::address::{EcrHost, Repository};
 use crate::aws::secrets_manager::SecretId;
 use crate::aws::{Aws, AwsError};
-use crate::docker::{DockerError, Engine};
+use crate::cli::facts;
+use crate::cli::iam::pipeline_policies;
+use crate::cli::load::Loaded;
 use crate::engine::Settings;
-use crate::exit::{Exit, Failure};
+use crate::exit::Failure;
 use crate::pipeline::model::{
-    Action, AwsAccess, Deploy, NotifyTarget, Pipeline, RunTask, Shell, TaskDefinitionBase, TaskPlace,
+    Action, AwsAccess, Deploy, NotifyTarget, Pipeline, RunTask, TaskDefinitionBase, TaskPlace,
 };
-use crate::pipeline::reference::SecretReference;
+use crate::pipeline::reference::{SECRET_HELP, SecretReference};
 use crate::pipeline::template::Template;
-use crate::plan::Mode;
-use crate::plan::calls::Fill;
 use crate::plan::policy::Policy;
+use crate::plan::resource::Fill;
 use crate::plan::scope::Values;
-use crate::text::human_size;
-use clap::Args;
-use serde::Serialize;
 use std::collections::HashMap;
-use std::path::{Path, PathBuf};
-
-/// Disk space below which builds tend to fail, in bytes.
-const LITTLE_SPACE: u64 = 5_000_000_000;
-
-/// Check what a run needs: Docker, credentials, permissions, repositories, services
-#[derive(Debug, Args)]
-#[command(
-    after_help = "Examples:\n  runner doctor\n  runner doctor --json | jq '.checks[] | select(.state == \"missing\")'\n\nIt changes nothing. What may not be read is `could not check`.\nExit codes: 0 nothing is missing, 3 something is."
-)]
-pub(super) struct Arguments {
-    /// The pipeline file; without one in this directory only the machine is checked
-    #[arg(long, short, value_name = "FILE")]
-    file: Option<PathBuf>,
-    /// Take variables and secrets from a file of KEY=value lines
-    #[arg(long, value_name = "FILE")]
-    env_file: Option<PathBuf>,
-    /// Print one JSON document
-    #[arg(long)]
-    json: bool,
-}
-
-/// How a check came out.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "kebab-case")]
-enum State {
-    Good,
-    Missing,
-    CouldNotCheck,
-}
-
-/// One line of the table.
-#[derive(Debug, Clone, Serialize)]
-struct Check {
-    subject: String,
-    state: State,
-    detail: String,
-    /// The command or console step that mends it.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    mend: Option<String>,
-}
-
-#[derive(Debug, Default)]
-struct Checks(Vec<Check>);
-
-impl Checks {
-    fn add(
-        &mut self,
-        subject: impl Into<String>,
-        state: State,
-        detail: impl Into<String>,
-        mend: Option<String>,
-    ) {
-        self.0.push(Check { subject: subject.into(), state, detail: detail.into(), mend });
-    }
-
-    fn good(&mut self, subject: impl Into<String>, detail: impl Into<String>) {
-        self.add(subject, State::Good, detail, None);
-    }
-
-    fn missing(&mut self, subject: impl Into<String>, detail: impl Into<String>, mend: impl Into<String>) {
-        self.add(subject, State::Missing, detail, Some(mend.into()));
-    }
-
-    fn unknown(&mut self, subject: impl Into<String>, detail: impl Into<String>, mend: Option<String>) {
-        self.add(subject, State::CouldNotCheck, detail, mend);
-    }
-
-    /// What a call of AWS about something came to.
-    fn answer(&mut self, subject: impl Into<String>, failed: AwsError, mend: impl FnOnce() -> String) {
-        let is_absent = matches!(failed, AwsError::NotFound { .. });
-        // Anything else that a service answers (throttling, an outage) says nothing of what is asked for.
-        let is_unusable = match &failed {
-            AwsError::Service { code, .. } => code == crate::aws::secrets_manager::UNUSABLE,
-            other => matches!(other, AwsError::BadCredentials { .. }),
-        };
-        let failure = Failure::from(failed);
-        if is_absent {
-            self.missing(subject, failure.message, mend());
-        } else if is_unusable {
-            self.add(subject, State::Missing, failure.message, failure.help.or_else(|| Some(mend())));
-        } else {
-            self.unknown(subject, failure.message, failure.help);
-        }
-    }
-}
-
-pub(super) fn main(arguments: &Arguments, no_color: bool) -> Result<Exit, Failure> {
-    let default = Path::new("pipeline.yml");
-    let file = arguments.file.as_deref().or(default.exists().then_some(default));
-    let loaded = match file {
-        Some(file) => Some(load::load(&load::Request {
-            file,
-            mode: Some(Mode::Publish),
-            env_file: arguments.env_file.as_deref(),
-            elsewhere: true,
-            no_color,
-        })?),
-        None => None,
-    };
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()
-        .map_err(|error| Failure::environment(format!("cannot start: {error}")))?;
-    let checks = runtime.block_on(examine(loaded.as_ref()));
-    runtime.shutdown_background();
-    let ready = !checks.0.iter().any(|check| check.state == State::Missing);
-    // Secrets that are given here may stand in names.
-    let masks =
-        loaded.as_ref().map(|loaded| load::masks(&loaded.pipeline, &loaded.values)).unwrap_or_default();
-    if arguments.json {
-        let report = serde_json::json!({ "version": 1, "ready": ready, "checks": checks.0 });
-        stdio::result(&format!("{}\n", masks.text(&format!("{report:#}"))))?;
-    } else {
-        stdio::result(&masks.text(&table(&checks.0, stdio::color(&std::io::stdout(), no_color))))?;
-    }
-    Ok(if ready { Exit::Done } else { Exit::Environment })
-}
-
-async fn examine(loaded: Option<&Loaded>) -> Checks {
-    let mut checks = Checks::default();
-    let process = load::process();
-    let settings = loaded.map_or_else(|| load::settings(&process), Loaded::settings);
-    docker(&mut checks, &settings, process.contains_key("CODEBUILD_BUILD_ID")).await;
-    let Some(loaded) = loaded else {
-        checks.unknown("pipeline", "there is no pipeline.yml here", Some("name one with --file".to_owned()));
-        return checks;
-    };
-    shell(&mut checks, &loaded.pipeline, &process);
-    Patient { loaded, settings: &settings, connections: HashMap::new() }.aws(&mut checks).await;
-    checks
-}
-
-async fn docker(checks: &mut Checks, settings: &Settings, in_codebuild: bool) {
-    let engine = match Engine::connect(settings.docker_host.as_deref()).await {
-        Ok(engine) => engine,
-        Err(failed) => {
-            let absent = matches!(failed, DockerError::NoSocket(_) | DockerError::Unreachable { .. });
-            let failure = Failure::from(failed);
-            let mend = if absent && in_codebuild {
-                "turn on privileged mode: in the console under Environment, or `aws codebuild update-project --name PROJECT --environment …,privilegedMode=true`".to_owned()
-            } else {
-                failure.help.unwrap_or_default()
-            };
-            checks.missing("Docker Engine", failure.message, mend);
-            return;
-        }
-    };
-    let about = match engine.about().await {
-        Ok(about) => about,
-        Err(failed) => {
-            checks.unknown("Docker Engine", Failure::from(failed).message, None);
-            return;
-        }
-    };
-    checks.good("Docker Engine", format!("{} (API {}, {})", about.version, about.api, about.storage));
-    match engine.has_buildkit().await {
-        Ok(()) => checks.good("BuildKit", format!("embedded in the engine {}", about.version)),
-        Err(failed) => {
-            checks.missing(
-                "BuildKit",
-                Failure::from(failed).message,
-                "use an engine 20.10 or newer with BuildKit enabled",
-            );
-        }
-    }
-    match rustix::fs::statvfs(&about.root) {
-        Ok(disk) => {
-            let free = disk.f_bavail.saturating_mul(disk.f_frsize);
-            let detail = format!("{} free in {}", human_size(free), about.root.display());
-            if free < LITTLE_SPACE {
-                checks.missing(
-                    "disk",
-                    detail,
-                    "`docker system prune`, or a larger compute type in CodeBuild",
-                );
-            } else {
-                checks.good("disk", detail);
-            }
-        }
-        Err(_) => checks.unknown("disk", format!("{} is not on this machine", about.root.display()), None),
-    }
-}
-
-fn shell(checks: &mut Checks, pipeline: &Pipeline, process: &HashMap<String, String>) {
-    let has_scripts = pipeline
-        .steps()
-        .any(|step| matches!(step.action, Action::Run(crate::pipeline::model::Command::Script(_))));
-    if !has_scripts {
-        return;
-    }
-    let program = pipeline.env.shell.program();
-    let path = process.get("PATH").map(String::as_str).unwrap_or_default();
-    let found =
-        path.split(':').map(|directory| Path::new(directory).join(program)).find(|path| path.is_file());
-    if let Some(path) = found {
-        checks.good(format!("shell {program}"), path.display().to_string());
-        return;
-    }
-    let mend = match pipeline.env.shell {
-        Shell::Bash => "install bash, or write `env: { shell: sh }`",
-        Shell::Sh => "install a POSIX shell in the build image",
-    };
-    checks.missing(format!("shell {program}"), "it is not in PATH", mend);
-}
 
 /// A pipeline that is examined.
-struct Patient<'a> {
+pub(super) struct Patient<'a> {
     loaded: &'a Loaded,
     settings: &'a Settings,
     /// Connections by region and role; nothing where one could not be made.
     connections: HashMap<(Option<String>, Option<String>), Option<Aws>>,
 }
 
-impl Patient<'_> {
+impl<'a> Patient<'a> {
+    pub(super) fn new(loaded: &'a Loaded, settings: &'a Settings) -> Self {
+        Self { loaded, settings, connections: HashMap::new() }
+    }
+
     fn pipeline(&self) -> &Pipeline {
         &self.loaded.pipeline
     }
@@ -249,7 +44,7 @@ impl Patient<'_> {
         template.resolve(self.values()).ok()
     }
 
-    async fn aws(&mut self, checks: &mut Checks) {
+    pub(super) async fn examine(&mut self, checks: &mut Checks) {
         let policies = pipeline_policies(self.loaded, (self.loaded.context.region.as_deref(), None));
         if policies.iter().all(|policy| policy.statements.is_empty()) {
             checks.good("AWS", "this pipeline asks nothing of it");
@@ -403,7 +198,7 @@ impl Patient<'_> {
                         aws.secret(&SecretId { id, json_key, stage, version }).await.map(drop)
                     }
                     Err(reason) => {
-                        checks.missing(subject, reason, crate::pipeline::reference::SECRET_HELP);
+                        checks.missing(subject, reason, SECRET_HELP);
                         continue;
                     }
                 }
@@ -602,39 +397,4 @@ async fn principal(aws: &Aws, identity: &str) -> Result<String, AwsError> {
     let name = session.split('/').next().unwrap_or_default();
     let role = aws.iam_role(name).await?;
     Ok(role.unwrap_or_else(|| identity.to_owned()))
-}
-
-/// The table for people.
-fn table(checks: &[Check], color: bool) -> String {
-    let paint = |state: State| match (state, color) {
-        (State::Good, true) => "\x1b[32mgood           \x1b[0m",
-        (State::Missing, true) => "\x1b[1;31mmissing        \x1b[0m",
-        (State::CouldNotCheck, true) => "\x1b[33mcould not check\x1b[0m",
-        (State::Good, false) => "good           ",
-        (State::Missing, false) => "missing        ",
-        (State::CouldNotCheck, false) => "could not check",
-    };
-    let width = checks.iter().map(|check| check.subject.chars().count()).max().unwrap_or_default().min(48);
-    let mut text = String::new();
-    for check in checks {
-        let gap = width.saturating_sub(check.subject.chars().count());
-        text.push_str(&format!(
-            "{}  {}{}  {}\n",
-            paint(check.state),
-            check.subject,
-            " ".repeat(gap),
-            check.detail
-        ));
-        if let Some(mend) = check.mend.as_ref().filter(|mend| !mend.is_empty()) {
-            text.push_str(&format!("{}  → {mend}\n", " ".repeat(15)));
-        }
-    }
-    let count = |state: State| checks.iter().filter(|check| check.state == state).count();
-    text.push_str(&format!(
-        "\n{} good, {} missing, {} could not be checked\n",
-        count(State::Good),
-        count(State::Missing),
-        count(State::CouldNotCheck)
-    ));
-    text
 }

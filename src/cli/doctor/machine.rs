@@ -1,0 +1,84 @@
+//! Docker, and the shell of scripts.
+
+use super::Checks;
+use crate::docker::{DockerError, Engine};
+use crate::engine::Settings;
+use crate::exit::Failure;
+use crate::pipeline::model::{Action, Command, Pipeline, Shell};
+use crate::text::human_size;
+use std::collections::HashMap;
+use std::path::Path;
+
+/// Disk space below which builds tend to fail, in bytes.
+const LITTLE_SPACE: u64 = 5_000_000_000;
+
+pub(super) async fn docker(checks: &mut Checks, settings: &Settings, in_codebuild: bool) {
+    let engine = match Engine::connect(settings.docker_host.as_deref()).await {
+        Ok(engine) => engine,
+        Err(failed) => {
+            let absent = matches!(failed, DockerError::NoSocket(_) | DockerError::Unreachable { .. });
+            let failure = Failure::from(failed);
+            let mend = if absent && in_codebuild {
+                "turn on privileged mode: in the console under Environment, or `aws codebuild update-project --name PROJECT --environment …,privilegedMode=true`".to_owned()
+            } else {
+                failure.help.unwrap_or_default()
+            };
+            checks.missing("Docker Engine", failure.message, mend);
+            return;
+        }
+    };
+    let about = match engine.about().await {
+        Ok(about) => about,
+        Err(failed) => {
+            checks.unknown("Docker Engine", Failure::from(failed).message, None);
+            return;
+        }
+    };
+    checks.good("Docker Engine", format!("{} (API {}, {})", about.version, about.api, about.storage));
+    match engine.has_buildkit().await {
+        Ok(()) => checks.good("BuildKit", format!("embedded in the engine {}", about.version)),
+        Err(failed) => {
+            checks.missing(
+                "BuildKit",
+                Failure::from(failed).message,
+                "use an engine 20.10 or newer with BuildKit enabled",
+            );
+        }
+    }
+    match rustix::fs::statvfs(&about.root) {
+        Ok(disk) => {
+            let free = disk.f_bavail.saturating_mul(disk.f_frsize);
+            let detail = format!("{} free in {}", human_size(free), about.root.display());
+            if free < LITTLE_SPACE {
+                checks.missing(
+                    "disk",
+                    detail,
+                    "`docker system prune`, or a larger compute type in CodeBuild",
+                );
+            } else {
+                checks.good("disk", detail);
+            }
+        }
+        Err(_) => checks.unknown("disk", format!("{} is not on this machine", about.root.display()), None),
+    }
+}
+
+pub(super) fn shell(checks: &mut Checks, pipeline: &Pipeline, process: &HashMap<String, String>) {
+    let has_scripts = pipeline.steps().any(|step| matches!(step.action, Action::Run(Command::Script(_))));
+    if !has_scripts {
+        return;
+    }
+    let program = pipeline.env.shell.program();
+    let path = process.get("PATH").map(String::as_str).unwrap_or_default();
+    let found =
+        path.split(':').map(|directory| Path::new(directory).join(program)).find(|path| path.is_file());
+    if let Some(path) = found {
+        checks.good(format!("shell {program}"), path.display().to_string());
+        return;
+    }
+    let mend = match pipeline.env.shell {
+        Shell::Bash => "install bash, or write `env: { shell: sh }`",
+        Shell::Sh => "install a POSIX shell in the build image",
+    };
+    checks.missing(format!("shell {program}"), "it is not in PATH", mend);
+}

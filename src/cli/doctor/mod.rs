@@ -1,0 +1,177 @@
+//! `runner doctor`.
+
+mod aws;
+mod machine;
+
+use super::load::{self, Loaded};
+use super::stdio;
+use crate::aws::AwsError;
+use crate::exit::{Exit, Failure};
+use crate::plan::Mode;
+use aws::Patient;
+use clap::Args;
+use serde::Serialize;
+use std::path::{Path, PathBuf};
+
+/// Check what a run needs: Docker, credentials, permissions, repositories, services
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Examples:\n  runner doctor\n  runner doctor --json | jq '.checks[] | select(.state == \"missing\")'\n\nIt changes nothing. What may not be read is `could not check`.\nExit codes: 0 nothing is missing, 3 something is."
+)]
+pub(super) struct Arguments {
+    /// The pipeline file; without one in this directory only the machine is checked
+    #[arg(long, short, value_name = "FILE")]
+    file: Option<PathBuf>,
+    /// Take variables and secrets from a file of KEY=value lines
+    #[arg(long, value_name = "FILE")]
+    env_file: Option<PathBuf>,
+    /// Print one JSON document
+    #[arg(long)]
+    json: bool,
+}
+
+/// How a check came out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+enum State {
+    Good,
+    Missing,
+    CouldNotCheck,
+}
+
+/// One line of the table.
+#[derive(Debug, Clone, Serialize)]
+struct Check {
+    subject: String,
+    state: State,
+    detail: String,
+    /// The command or console step that mends it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    mend: Option<String>,
+}
+
+#[derive(Debug, Default)]
+struct Checks(Vec<Check>);
+
+impl Checks {
+    fn add(
+        &mut self,
+        subject: impl Into<String>,
+        state: State,
+        detail: impl Into<String>,
+        mend: Option<String>,
+    ) {
+        self.0.push(Check { subject: subject.into(), state, detail: detail.into(), mend });
+    }
+
+    fn good(&mut self, subject: impl Into<String>, detail: impl Into<String>) {
+        self.add(subject, State::Good, detail, None);
+    }
+
+    fn missing(&mut self, subject: impl Into<String>, detail: impl Into<String>, mend: impl Into<String>) {
+        self.add(subject, State::Missing, detail, Some(mend.into()));
+    }
+
+    fn unknown(&mut self, subject: impl Into<String>, detail: impl Into<String>, mend: Option<String>) {
+        self.add(subject, State::CouldNotCheck, detail, mend);
+    }
+
+    /// What a call of AWS about something came to.
+    fn answer(&mut self, subject: impl Into<String>, failed: AwsError, mend: impl FnOnce() -> String) {
+        let is_absent = matches!(failed, AwsError::NotFound { .. });
+        // Anything else that a service answers (throttling, an outage) says nothing of what is asked for.
+        let is_unusable = match &failed {
+            AwsError::Service { code, .. } => code == crate::aws::secrets_manager::UNUSABLE,
+            other => matches!(other, AwsError::BadCredentials { .. }),
+        };
+        let failure = Failure::from(failed);
+        if is_absent {
+            self.missing(subject, failure.message, mend());
+        } else if is_unusable {
+            self.add(subject, State::Missing, failure.message, failure.help.or_else(|| Some(mend())));
+        } else {
+            self.unknown(subject, failure.message, failure.help);
+        }
+    }
+}
+
+pub(super) fn main(arguments: &Arguments, no_color: bool) -> Result<Exit, Failure> {
+    let default = Path::new("pipeline.yml");
+    let file = arguments.file.as_deref().or(default.exists().then_some(default));
+    let loaded = match file {
+        Some(file) => Some(load::load(&load::Request {
+            file,
+            mode: Some(Mode::Publish),
+            env_file: arguments.env_file.as_deref(),
+            elsewhere: true,
+            no_color,
+        })?),
+        None => None,
+    };
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::environment(format!("cannot start: {error}")))?;
+    let checks = runtime.block_on(examine(loaded.as_ref()));
+    runtime.shutdown_background();
+    let ready = !checks.0.iter().any(|check| check.state == State::Missing);
+    // Secrets that are given here may stand in names.
+    let masks =
+        loaded.as_ref().map(|loaded| load::masks(&loaded.pipeline, &loaded.values)).unwrap_or_default();
+    if arguments.json {
+        let report = serde_json::json!({ "version": 1, "ready": ready, "checks": checks.0 });
+        stdio::result(&format!("{}\n", masks.text(&format!("{report:#}"))))?;
+    } else {
+        stdio::result(&masks.text(&table(&checks.0, stdio::color(&std::io::stdout(), no_color))))?;
+    }
+    Ok(if ready { Exit::Done } else { Exit::Environment })
+}
+
+async fn examine(loaded: Option<&Loaded>) -> Checks {
+    let mut checks = Checks::default();
+    let process = load::process();
+    let settings = loaded.map_or_else(|| load::settings(&process), Loaded::settings);
+    machine::docker(&mut checks, &settings, process.contains_key("CODEBUILD_BUILD_ID")).await;
+    let Some(loaded) = loaded else {
+        checks.unknown("pipeline", "there is no pipeline.yml here", Some("name one with --file".to_owned()));
+        return checks;
+    };
+    machine::shell(&mut checks, &loaded.pipeline, &process);
+    Patient::new(loaded, &settings).examine(&mut checks).await;
+    checks
+}
+
+/// The table for people.
+fn table(checks: &[Check], color: bool) -> String {
+    let paint = |state: State| match (state, color) {
+        (State::Good, true) => "\x1b[32mgood           \x1b[0m",
+        (State::Missing, true) => "\x1b[1;31mmissing        \x1b[0m",
+        (State::CouldNotCheck, true) => "\x1b[33mcould not check\x1b[0m",
+        (State::Good, false) => "good           ",
+        (State::Missing, false) => "missing        ",
+        (State::CouldNotCheck, false) => "could not check",
+    };
+    let width = checks.iter().map(|check| check.subject.chars().count()).max().unwrap_or_default().min(48);
+    let mut text = String::new();
+    for check in checks {
+        let gap = width.saturating_sub(check.subject.chars().count());
+        text.push_str(&format!(
+            "{}  {}{}  {}\n",
+            paint(check.state),
+            check.subject,
+            " ".repeat(gap),
+            check.detail
+        ));
+        if let Some(mend) = check.mend.as_ref().filter(|mend| !mend.is_empty()) {
+            text.push_str(&format!("{}  → {mend}\n", " ".repeat(15)));
+        }
+    }
+    let count = |state: State| checks.iter().filter(|check| check.state == state).count();
+    text.push_str(&format!(
+        "\n{} good, {} missing, {} could not be checked\n",
+        count(State::Good),
+        count(State::Missing),
+        count(State::CouldNotCheck)
+    ));
+    text
+}

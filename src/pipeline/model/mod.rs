@@ -1,0 +1,218 @@
+//! The pipeline as its file says it: checked for shape, not yet joined with a commit, a mode or an environment.
+
+mod action;
+mod image;
+mod step;
+
+pub use action::*;
+pub use image::*;
+pub use step::*;
+
+use super::diagnostic::Diagnostic;
+use super::source::{Span, Spanned};
+use super::template::{Reference, Template};
+use indexmap::{IndexMap, IndexSet};
+use std::time::Duration;
+
+/// A reference to something the file names elsewhere, such as an image.
+pub type Name = Spanned<String>;
+
+/// A whole pipeline file.
+#[derive(Debug, Clone)]
+pub struct Pipeline {
+    /// The pipeline's name, shown in logs and notifications.
+    pub name: String,
+    /// Where AWS calls go.
+    pub aws: AwsAccess,
+    /// Environment of all steps.
+    pub env: Env,
+    /// Images by the name that steps use.
+    pub images: IndexMap<String, Image>,
+    /// The phases that the file gives, in the order in which they run.
+    pub phases: Vec<Phase>,
+    /// Who is told about the run.
+    pub notify: Vec<Notify>,
+    /// How long the run may take.
+    pub timeout: Option<Duration>,
+    /// Every `${…}` of the file, in its order.
+    pub uses: Vec<Use>,
+    /// What of the file no executor carries out yet.
+    pub unready: Vec<Diagnostic>,
+}
+
+impl Pipeline {
+    /// The phase of that name, where the file gives it.
+    pub fn phase(&self, name: PhaseName) -> Option<&Phase> {
+        self.phases.iter().find(|phase| phase.name == name)
+    }
+
+    /// All steps, those of `finally` and of parallel groups (after their group) included, in the order of the file.
+    pub fn steps(&self) -> impl Iterator<Item = &Step> {
+        self.phases.iter().flat_map(Phase::all_steps).flat_map(Step::tree)
+    }
+
+    /// The names of the variables that hold secrets: those that are fetched, and those that are used as secrets.
+    pub fn secret_names(&self) -> Vec<&str> {
+        let images = self.images.values().flat_map(|image| &image.secrets);
+        let tests = self.steps().filter_map(|step| match &step.action {
+            Action::Test(test) => Some(&test.secrets),
+            _ => None,
+        });
+        let used = images.chain(tests.flatten()).map(|name| name.value.as_str());
+        let names: IndexSet<&str> = self.env.secret_names().chain(used).collect();
+        names.into_iter().collect()
+    }
+}
+
+/// A `${…}` somewhere in the file.
+#[derive(Debug, Clone)]
+pub struct Use {
+    /// What it refers to.
+    pub reference: Reference,
+    /// It brings a default.
+    pub has_default: bool,
+    /// The scalar that it stands in.
+    pub span: Span,
+    /// The part of the file that it stands in.
+    pub zone: Zone,
+}
+
+/// Parts of the file, by when their `${…}` are resolved.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Zone {
+    /// `aws`, and the secrets of `env`: before anything runs.
+    Start,
+    /// `env.variables`: before all else.
+    Variables,
+    /// An image, when a step uses it: its position in the file.
+    Image(usize),
+    /// `env` of a step, by the step's id.
+    StepEnv(StepId),
+    /// The other fields of a step, which may use its `env`.
+    Step(StepId),
+    /// `notify`, where something is sent.
+    Notify,
+}
+
+/// `aws`: which account and region calls go to.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct AwsAccess {
+    /// The region.
+    pub region: Option<Template>,
+    /// A role to assume.
+    pub role_arn: Option<Template>,
+    /// What the role's trust policy asks for.
+    pub external_id: Option<Template>,
+}
+
+/// `env`.
+#[derive(Debug, Clone, Default)]
+pub struct Env {
+    /// The shell of `run` scripts.
+    pub shell: Shell,
+    /// Plain variables.
+    pub variables: IndexMap<String, Template>,
+    /// Secrets in the Systems Manager Parameter Store: variable and parameter name.
+    pub parameter_store: IndexMap<String, Template>,
+    /// Secrets in AWS Secrets Manager: variable and reference.
+    pub secrets_manager: IndexMap<String, Template>,
+    /// Variables that a buildspec can export.
+    pub exported: Vec<Name>,
+}
+
+impl Env {
+    /// The names of the variables whose values are secrets.
+    pub fn secret_names(&self) -> impl Iterator<Item = &str> {
+        self.parameter_store.keys().chain(self.secrets_manager.keys()).map(String::as_str)
+    }
+
+    /// Every name that `env` gives.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.variables.keys().map(String::as_str).chain(self.secret_names())
+    }
+}
+
+/// The shell that runs `run` scripts.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Shell {
+    /// GNU bash, with `-e` and `pipefail`.
+    #[default]
+    Bash,
+    /// The machine's POSIX shell, with `-e`.
+    Sh,
+}
+
+impl Shell {
+    /// The program to start.
+    pub fn program(self) -> &'static str {
+        match self {
+            Self::Bash => "bash",
+            Self::Sh => "sh",
+        }
+    }
+}
+
+/// One entry of `notify`.
+#[derive(Debug, Clone)]
+pub struct Notify {
+    /// Who is told.
+    pub target: NotifyTarget,
+    /// About what; everything where the file does not say.
+    pub on: Vec<NotifyOn>,
+    /// Only about these builds.
+    pub only: Option<Filter>,
+}
+
+/// Who is told.
+#[derive(Debug, Clone)]
+pub enum NotifyTarget {
+    /// A Slack incoming webhook.
+    Slack {
+        /// The webhook's address.
+        url: Template,
+    },
+    /// Any HTTP endpoint that takes JSON.
+    Webhook {
+        /// The address to POST to.
+        url: Template,
+        /// Headers to send along.
+        headers: IndexMap<String, Template>,
+        /// A key that signs the body.
+        secret: Option<Template>,
+    },
+    /// An SNS topic.
+    Sns(Template),
+}
+
+/// What somebody can be told about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum NotifyOn {
+    /// The run has begun.
+    Started,
+    /// A phase has failed.
+    PhaseFailed,
+    /// The pipeline is through, and nothing failed.
+    Succeeded,
+    /// The pipeline has failed.
+    Failed,
+    /// A signal stopped the run.
+    Stopped,
+}
+
+impl NotifyOn {
+    /// All of them.
+    pub const ALL: [Self; 5] =
+        [Self::Started, Self::PhaseFailed, Self::Succeeded, Self::Failed, Self::Stopped];
+
+    /// The name as files spell it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Started => "started",
+            Self::PhaseFailed => "phase-failed",
+            Self::Succeeded => "succeeded",
+            Self::Failed => "failed",
+            Self::Stopped => "stopped",
+        }
+    }
+}
