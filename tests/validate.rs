@@ -173,6 +173,17 @@ fn the_generated_documents_are_fresh() {
 }
 
 #[test]
+fn whoever_asks_for_json_gets_it_for_invalid_files_too() {
+    let project = Project::new("version: 1\nname: t\nphases: { biuld: {} }\n");
+    for command in ["validate --json", "plan --json", "doctor --json"] {
+        let outcome = project.runner(command).run().exits(2);
+        let report: Value =
+            serde_json::from_str(&outcome.stdout).unwrap_or_else(|error| panic!("{error}\n{outcome}"));
+        assert_eq!(report["files"][0]["diagnostics"][0]["help"], "did you mean `build`?", "{outcome}");
+    }
+}
+
+#[test]
 fn several_files_are_checked_and_the_worst_decides() {
     let good = "version: 1\nname: t\nphases: {}\n";
     let project = Project::new(good)

@@ -247,3 +247,30 @@ where
         AwsError::Service { action, code, message }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_denied_is_read_from_awss_own_words() {
+        let read = |text: &str| Denial::read(text).map(|denial| (denial.action, denial.resource));
+        let some = |action: &str, resource: &str| Some((action.to_owned(), resource.to_owned()));
+        let user = "User: arn:aws:sts::123456789012:assumed-role/build/x is not authorized to perform: ";
+        let role = "arn:aws:iam::123456789012:role/task";
+        // A call can be denied for another action than its own.
+        let passing =
+            format!("{user}iam:PassRole on resource: {role} because no identity-based policy allows it");
+        assert_eq!(read(&passing), some("iam:PassRole", role));
+        // ECR's registry says it in its own errors, BuildKit repeats them.
+        let pushing = format!(
+            "denied: {user}ecr:InitiateLayerUpload on resource: arn:aws:ecr:eu-west-1:123456789012:repository/a.\""
+        );
+        assert_eq!(
+            read(&pushing),
+            some("ecr:InitiateLayerUpload", "arn:aws:ecr:eu-west-1:123456789012:repository/a")
+        );
+        assert_eq!(read(&format!("{user}ecr:GetAuthorizationToken")), some("ecr:GetAuthorizationToken", "*"));
+        assert_eq!(read("access denied"), None);
+    }
+}

@@ -58,7 +58,7 @@ pub(super) fn main(arguments: &Arguments, no_color: bool) -> Result<Exit, Failur
         mode: Some(Mode::Publish),
         env_file: None,
         elsewhere: true,
-        no_color,
+        show: load::Show::Text { no_color },
     })?;
     let region = arguments.region.as_deref().or(loaded.context.region.as_deref());
     let account = arguments.account.as_deref().or(loaded.context.account.as_deref());

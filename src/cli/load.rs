@@ -12,6 +12,7 @@ use crate::plan::context::BuildContext;
 use crate::plan::scope::{Sources, Values};
 use crate::plan::{self, Mode, environment};
 use crate::secret::{Masks, Secret};
+use serde_json::{Value, json};
 use std::collections::HashMap;
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -27,8 +28,20 @@ pub(super) struct Request<'a> {
     pub(super) env_file: Option<&'a Path>,
     /// The run happens elsewhere: what CodeBuild and git will say there counts as known.
     pub(super) elsewhere: bool,
-    /// `--no-color`
-    pub(super) no_color: bool,
+    /// How mistakes in the file are shown.
+    pub(super) show: Show,
+}
+
+/// How mistakes in the file are shown.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Show {
+    /// As text on stderr, in colour where that is a terminal.
+    Text {
+        /// `--no-color`
+        no_color: bool,
+    },
+    /// As the JSON document of `validate` on stdout.
+    Json,
 }
 
 /// What `--publish` and `--local` say.
@@ -58,7 +71,7 @@ pub(super) struct Loaded {
 /// Reads the file and joins it with the environment. Mistakes in it are shown, and are a failure.
 pub(super) fn load(request: &Request<'_>) -> Result<Loaded, Failure> {
     let source = read(request.file)?;
-    let refuse = |problems: &[Diagnostic]| refuse(&source, problems, request.no_color);
+    let refuse = |problems: &[Diagnostic]| refuse(&source, problems, request.show);
     let pipeline = pipeline::parse(&source).into_valid().map_err(|problems| refuse(&problems))?;
     let file = request
         .file
@@ -156,9 +169,25 @@ pub(super) fn count(diagnostics: &[Diagnostic]) -> String {
 }
 
 /// Shows everything that is wrong with the file.
-pub(super) fn refuse(source: &SourceFile, problems: &[Diagnostic], no_color: bool) -> Failure {
-    show(source, problems, no_color);
-    Failure::usage(format!("{} has {}; nothing was run", source.name, count(problems)))
+pub(super) fn refuse(source: &SourceFile, problems: &[Diagnostic], how: Show) -> Failure {
+    let failure = Failure::usage(format!("{} has {}; nothing was run", source.name, count(problems)));
+    match how {
+        Show::Text { no_color } => show(source, problems, no_color),
+        Show::Json => {
+            let report = json!({ "version": 1, "valid": false, "files": [report(source, problems)] });
+            if let Err(unwritten) = stdio::json(&report) {
+                return unwritten;
+            }
+        }
+    }
+    failure
+}
+
+/// What is said of a file, as data.
+pub(super) fn report(source: &SourceFile, diagnostics: &[Diagnostic]) -> Value {
+    let valid = !diagnostics.iter().any(|one| one.severity == Severity::Error);
+    let diagnostics: Vec<Value> = diagnostics.iter().map(|one| one.to_json(source)).collect();
+    json!({ "file": source.name, "valid": valid, "diagnostics": diagnostics })
 }
 
 fn env_file(path: Option<&Path>) -> Result<Vec<(String, String)>, Failure> {

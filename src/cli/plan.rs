@@ -40,12 +40,13 @@ pub(super) struct Arguments {
 }
 
 pub(super) fn main(arguments: &Arguments, no_color: bool) -> Result<Exit, Failure> {
+    let show = if arguments.json { load::Show::Json } else { load::Show::Text { no_color } };
     let loaded = load::load(&load::Request {
         file: &arguments.file,
         mode: load::mode(arguments.publish, arguments.local),
         env_file: arguments.env_file.as_deref(),
         elsewhere: true,
-        no_color,
+        show,
     })?;
     let Loaded { pipeline, source, directory, context, mode, values, .. } = &loaded;
     let facts = facts::facts(pipeline, values, directory);
@@ -58,7 +59,7 @@ pub(super) fn main(arguments: &Arguments, no_color: bool) -> Result<Exit, Failur
     }
     if !problems.is_empty() {
         pipeline::sort(&mut problems);
-        return Err(load::refuse(source, &problems, no_color));
+        return Err(load::refuse(source, &problems, show));
     }
     let place = (context.region.as_deref(), context.account.as_deref());
     let caller = Caller::of_this_build(pipeline, values, &facts, place);

@@ -142,12 +142,13 @@ async fn next_signal(interrupt: &mut Signal, terminate: &mut Signal, hangup: &mu
 
 /// From raw arguments and the environment to a job.
 fn job(arguments: &Arguments, no_color: bool) -> Result<Job, Failure> {
+    let show = load::Show::Text { no_color };
     let loaded = load::load(&load::Request {
         file: &arguments.file,
         mode: load::mode(arguments.publish, arguments.local),
         env_file: arguments.env_file.as_deref(),
         elsewhere: false,
-        no_color,
+        show,
     })?;
     let settings = loaded.settings();
     let Loaded { pipeline, source, file, directory, process, context, mode, values } = loaded;
@@ -158,7 +159,7 @@ fn job(arguments: &Arguments, no_color: bool) -> Result<Job, Failure> {
             let mut problems = planned.err().unwrap_or_default();
             problems.extend(pipeline.unready);
             pipeline::sort(&mut problems);
-            return Err(load::refuse(&source, &problems, no_color));
+            return Err(load::refuse(&source, &problems, show));
         }
     };
     let artifacts = process

@@ -31,23 +31,20 @@ pub(super) fn main(arguments: &Arguments, no_color: bool) -> Result<Exit, Failur
     let mut all_valid = true;
     let mut reports: Vec<Value> = Vec::new();
     for path in &arguments.files {
-        let (valid, report) = match load::read(path) {
+        let report = match load::read(path) {
             Ok(source) => {
                 let diagnostics = check(&source, path);
-                let valid = !diagnostics.iter().any(|one| one.severity == Severity::Error);
+                let report = load::report(&source, &diagnostics);
                 if !arguments.json {
                     load::show(&source, &diagnostics, no_color);
-                    if valid {
-                        stdio::result(&format!("{}: valid\n", path.display()))?;
+                    if report["valid"] == true {
+                        stdio::result(&format!("{}: valid\n", source.name))?;
                     } else {
-                        stdio::error(
-                            &Failure::usage(format!("{} has {}", path.display(), load::count(&diagnostics))),
-                            no_color,
-                        );
+                        let message = format!("{} has {}", source.name, load::count(&diagnostics));
+                        stdio::error(&Failure::usage(message), no_color);
                     }
                 }
-                let diagnostics: Vec<Value> = diagnostics.iter().map(|one| one.to_json(&source)).collect();
-                (valid, json!({ "valid": valid, "diagnostics": diagnostics }))
+                report
             }
             Err(failure) => {
                 if !arguments.json {
@@ -55,15 +52,11 @@ pub(super) fn main(arguments: &Arguments, no_color: bool) -> Result<Exit, Failur
                 }
                 let problem =
                     json!({ "severity": "error", "message": failure.message, "help": failure.help });
-                (false, json!({ "valid": false, "diagnostics": [problem] }))
+                json!({ "file": path.display().to_string(), "valid": false, "diagnostics": [problem] })
             }
         };
-        all_valid &= valid;
-        let mut named = json!({ "file": path.display().to_string() });
-        if let (Some(named), Value::Object(report)) = (named.as_object_mut(), report) {
-            named.extend(report);
-        }
-        reports.push(named);
+        all_valid &= report["valid"] == true;
+        reports.push(report);
     }
     if arguments.json {
         stdio::json(&json!({ "version": 1, "valid": all_valid, "files": reports }))?;

@@ -104,7 +104,7 @@ pub(super) fn main(arguments: &Arguments, no_color: bool) -> Result<Exit, Failur
             mode: Some(Mode::Publish),
             env_file: arguments.env_file.as_deref(),
             elsewhere: true,
-            no_color,
+            show: if arguments.json { load::Show::Json } else { load::Show::Text { no_color } },
         })?),
         None => None,
     };
