@@ -15,6 +15,8 @@ pub enum Exit {
     Environment,
     /// 4: image tests failed.
     TestsFailed,
+    /// 7: a timeout passed.
+    Timeout,
     /// 128+N: stopped by signal N.
     Signal(u8),
 }
@@ -28,6 +30,7 @@ impl Exit {
             Self::Usage => 2,
             Self::Environment => 3,
             Self::TestsFailed => 4,
+            Self::Timeout => 7,
             Self::Signal(number) => 128 + number,
         }
     }
@@ -39,6 +42,7 @@ impl Exit {
             2 => Self::Usage,
             3 => Self::Environment,
             4 => Self::TestsFailed,
+            7 => Self::Timeout,
             129.. => Self::Signal(code - 128),
             _ => Self::StepFailed,
         }

@@ -26,9 +26,9 @@ fn an_unknown_key_is_shown_with_its_place_and_a_suggestion() {
 fn keys_whose_executor_does_not_exist_yet_are_refused_by_name() {
     refused(
         &format!(
-            "{HEAD}phases:\n  build:\n    steps:\n      - run: echo hello\n        retry: 2\n      - parallel: [{{ run: x }}]\n"
+            "{HEAD}phases:\n  build:\n    steps:\n      - run-task: {{ cluster: c, service: s, task-definition: f }}\n      - parallel: [{{ run: x }}]\n"
         ),
-        &["pipeline.yml:7:9", "`retry` is part of the language", "pipeline.yml:8:9", "`parallel`"],
+        &["pipeline.yml:6:9", "`run-task` is part of the language", "pipeline.yml:7:9", "`parallel`"],
     );
     refused(
         &format!(

@@ -17,6 +17,7 @@ mod handing_on;
 mod harness;
 mod image_tests;
 mod language;
+mod limits;
 mod notifications;
 mod planning;
 mod policy;

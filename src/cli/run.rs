@@ -5,8 +5,8 @@ use super::stdio;
 use crate::engine::{self, Cancellation, Job};
 use crate::event::Events;
 use crate::exit::{Exit, Failure};
-use crate::pipeline;
 use crate::pipeline::model::{NotifyTarget, PhaseName};
+use crate::pipeline::{self, duration};
 use crate::plan::{self, Mode};
 use crate::process::Stopping;
 use crate::report::console::Console;
@@ -20,8 +20,6 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-/// Time between TERM and KILL for commands that are being stopped.
-const GRACE: Duration = Duration::from_secs(10);
 /// How many events may wait for the log.
 const EVENTS: usize = 256;
 
@@ -46,6 +44,12 @@ pub(super) struct Arguments {
     /// Take variables and secrets from a file of KEY=value lines
     #[arg(long, value_name = "FILE")]
     env_file: Option<PathBuf>,
+    /// End the run after this time, such as 45m, with finally and reports still to come
+    #[arg(long, value_name = "DURATION", value_parser = duration::parse)]
+    timeout: Option<Duration>,
+    /// The time between TERM and KILL for what is being stopped
+    #[arg(long, value_name = "DURATION", value_parser = duration::parse, default_value = "10s")]
+    grace: Duration,
 }
 
 pub(super) fn phase(name: &str) -> Result<PhaseName, String> {
@@ -66,17 +70,15 @@ pub(super) fn main(arguments: &Arguments, no_color: bool) -> Result<Exit, Failur
         .enable_all()
         .build()
         .map_err(|error| Failure::environment(format!("cannot start: {error}")))?;
-    let result = runtime.block_on(run(job, no_color));
+    let result = runtime.block_on(run(job, arguments.grace, no_color));
     // Blocking work that was stopped in the middle must not delay the end.
     runtime.shutdown_background();
     result
 }
 
-async fn run(job: Job, no_color: bool) -> Result<Exit, Failure> {
-    let cancellation = Cancellation {
-        stopping: Stopping { grace: GRACE, ..Stopping::default() },
-        ..Cancellation::default()
-    };
+async fn run(job: Job, grace: Duration, no_color: bool) -> Result<Exit, Failure> {
+    let cancellation =
+        Cancellation { stopping: Stopping { grace, ..Stopping::default() }, ..Cancellation::default() };
     watch_signals(&cancellation)?;
     let masks = job.masks.clone();
     let prepared = tokio::select! {
@@ -178,6 +180,7 @@ fn job(arguments: &Arguments, no_color: bool) -> Result<Job, Failure> {
         artifacts,
         settings,
         masks: Masks::default(),
+        timeout: arguments.timeout,
     })
 }
 

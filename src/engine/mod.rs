@@ -1,6 +1,7 @@
 //! Runs a plan: phases, steps, `finally`, stopping; tells events what happens and keeps the state.
 
 mod failure;
+mod limit;
 mod output;
 mod secrets;
 mod services;
@@ -19,6 +20,7 @@ use crate::plan::scope::Values;
 use crate::plan::{self, Mode, Plan};
 use crate::process::Stopping;
 use crate::secret::Masks;
+use limit::Limit;
 use output::Output;
 pub use services::Settings;
 use services::{Access, Services};
@@ -61,6 +63,8 @@ pub struct Job {
     pub settings: Settings,
     /// The secrets of the run.
     pub masks: Masks,
+    /// How long this call may take; the pipeline's own `timeout` holds beside it.
+    pub timeout: Option<Duration>,
 }
 
 impl Job {
@@ -133,13 +137,17 @@ impl Prepared {
     /// Runs the job to its end. The error is the first failure, or the signal that stopped the run.
     pub async fn run(self, events: &Events, cancellation: &Cancellation) -> Result<(), Failure> {
         let begin = Instant::now();
+        // The shorter of the two.
+        let time = self.job.timeout.into_iter().chain(self.job.pipeline.timeout).min();
+        let limit = Limit::begin("the run", time, &cancellation.stopping.soft);
         let mut run = Run {
+            finally: finally_token(&limit.token, &cancellation.stopping.hard),
+            limit,
             job: self.job,
             state: self.state,
             services: self.services,
             events: events.clone(),
             cancellation: cancellation.clone(),
-            finally: finally_token(&cancellation.stopping),
             work: self.work,
         };
         run.begin(self.warnings).await;
@@ -226,15 +234,17 @@ struct Run {
     services: Services,
     events: Events,
     cancellation: Cancellation,
+    /// The time that the run may take.
+    limit: Limit,
     /// Stops the steps of `finally`.
     finally: CancellationToken,
     work: PathBuf,
 }
 
 /// A token that is cancelled with everything else at once, or when the time for `finally` after a stop is over.
-fn finally_token(stopping: &Stopping) -> CancellationToken {
-    let token = stopping.hard.child_token();
-    let (stopped, timeout) = (stopping.soft.clone(), token.clone());
+fn finally_token(stopped: &CancellationToken, hard: &CancellationToken) -> CancellationToken {
+    let token = hard.child_token();
+    let (stopped, timeout) = (stopped.clone(), token.clone());
     tokio::spawn(async move {
         stopped.cancelled().await;
         tokio::time::sleep(FINALLY_AFTER_STOP).await;
@@ -310,15 +320,17 @@ impl Run {
         self.save()?;
         self.events.send(Event::PhaseStarted { phase: phase.name }).await;
         let mut failure = None;
+        let limit = Limit::begin("the phase", phase.timeout, &self.limit.token);
         for step in &phase.steps {
             // A failed step ends the others, whatever the phase's `when` is; a step's own overrides that.
             let default = phase.when.allows(failed) && failure.is_none();
-            if let Err(failed) = self.step(phase.name, step, default, false).await {
+            if let Err(failed) = self.step(phase.name, step, default, Some(&limit)).await {
                 failure.get_or_insert(failed);
             }
         }
+        drop(limit);
         for step in &phase.finally {
-            if let Err(failed) = self.step(phase.name, step, true, true).await {
+            if let Err(failed) = self.step(phase.name, step, true, None).await {
                 failure.get_or_insert(failed);
             }
         }
@@ -328,17 +340,18 @@ impl Run {
         self.save()
     }
 
-    /// Runs a step, or says why not. `default` is whether it runs where it has no `when` of its own.
+    /// Runs a step, or says why not. `default` is whether it runs where it has no `when` of its own, `phase_limit` the time of
+    /// its phase, which steps of `finally` do not share.
     async fn step(
         &mut self,
         phase: PhaseName,
         step: &Step,
         default: bool,
-        finally: bool,
+        phase_limit: Option<&Limit>,
     ) -> Result<(), Failure> {
         let title = plan::title(step, &self.job.values);
         let place = format!("{phase} › {title}");
-        let result = self.try_step(title, step, default, finally).await;
+        let result = self.try_step(title, step, default, phase_limit).await;
         self.record(&result, &place);
         // What the step did is in the state before anything else begins.
         let saved = self.save();
@@ -360,9 +373,10 @@ impl Run {
         title: String,
         step: &Step,
         default: bool,
-        finally: bool,
+        phase_limit: Option<&Limit>,
     ) -> Result<(), Failure> {
         let failed = self.state.failure.is_some();
+        let finally = phase_limit.is_none();
         let skip = if self.signal() != 0 && !finally {
             Some("the run is being stopped")
         } else if let Some(reason) = self.job.plan.skip_reason(step) {
@@ -380,8 +394,62 @@ impl Run {
         let begin = Instant::now();
         let started = Event::StepStarted { title: title.clone(), finally };
         self.events.send(started).await;
+        let result = self.attempts(step, phase_limit).await;
+        let status = match &result {
+            Ok(()) => Status::Succeeded,
+            Err(failure) => Status::Failed(failure.clone()),
+        };
+        self.events.send(Event::StepFinished { title, status, elapsed: begin.elapsed() }).await;
+        result
+    }
+
+    /// Tries a step as often as it may be tried.
+    async fn attempts(&mut self, step: &Step, phase_limit: Option<&Limit>) -> Result<(), Failure> {
+        // Its time may have passed between two steps.
+        let over = phase_limit.and_then(|limit| limit.failure().or_else(|| self.limit.failure()));
+        if let Some(over) = over.filter(|_| self.state.failure.is_none()) {
+            return Err(over);
+        }
+        // Once a time is over, what runs all the same (`when: failure`, `finally`) is stopped with `finally`.
+        let around = match phase_limit {
+            Some(limit) if !limit.token.is_cancelled() => limit.token.clone(),
+            _ => self.finally.clone(),
+        };
+        let retries = step.retry.map_or(0, |retry| retry.attempts);
+        let mut number = 0;
+        loop {
+            let limit = Limit::begin("the step", step.timeout, &around);
+            let result = self.attempt(step, &limit.token).await;
+            let Err(failure) = result else { return Ok(()) };
+            let around_it = phase_limit.and_then(Limit::failure).or_else(|| self.limit.failure());
+            if around.is_cancelled() {
+                return Err(around_it.unwrap_or(failure));
+            }
+            let failure = limit.failure().unwrap_or(failure);
+            // What is wrong with the file is wrong the next time as well.
+            let (Some(retry), true) = (&step.retry, number < retries && failure.exit != Exit::Usage) else {
+                return Err(failure);
+            };
+            number += 1;
+            let delay = limit::delay(retry, number);
+            let note = format!(
+                "attempt {number} of {} failed: {}; the next one in {:.1} s",
+                retries + 1,
+                failure.message,
+                delay.as_secs_f64()
+            );
+            self.events.warn(note).await;
+            tokio::select! {
+                () = tokio::time::sleep(delay) => {}
+                () = around.cancelled() => return Err(failure),
+            }
+        }
+    }
+
+    /// Tries a step once; the token stops it.
+    async fn attempt(&mut self, step: &Step, stop: &CancellationToken) -> Result<(), Failure> {
         let (output, log) = Output::open(&self.events);
-        let stopping = self.stopping(finally);
+        let stopping = Stopping { soft: stop.clone(), ..self.cancellation.stopping.clone() };
         // A step ends by itself when it is stopped; one that waits for an answer that never comes is left behind.
         let patience = match step.action {
             Action::Run(_) => stopping.grace + LEFT_BEHIND,
@@ -397,18 +465,7 @@ impl Run {
         };
         drop(output);
         log.close().await;
-        let status = match &result {
-            Ok(()) => Status::Succeeded,
-            Err(failure) => Status::Failed(failure.clone()),
-        };
-        self.events.send(Event::StepFinished { title, status, elapsed: begin.elapsed() }).await;
         result
-    }
-
-    /// What stops a step. Steps of `finally` also run when the run is being stopped, but then only for a while.
-    fn stopping(&self, finally: bool) -> Stopping {
-        let soft = if finally { &self.finally } else { &self.cancellation.stopping.soft };
-        Stopping { soft: soft.clone(), ..self.cancellation.stopping.clone() }
     }
 
     fn signal(&self) -> u8 {

@@ -47,6 +47,19 @@ pub fn parse(text: &str) -> Result<Duration, String> {
 pub const HELP: &str =
     "write a number and a unit, the larger unit first (`d`, `h`, `m`, `s`): `90s`, `10m`, `1h30m`";
 
+/// A duration as it is written in files.
+pub fn display(duration: Duration) -> String {
+    let mut rest = duration.as_secs();
+    let mut text = String::new();
+    for (name, unit) in &UNITS[1..] {
+        if rest >= *unit {
+            text.push_str(&format!("{}{name}", rest / unit));
+            rest %= unit;
+        }
+    }
+    if text.is_empty() { "0s".to_owned() } else { text }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -72,5 +85,6 @@ mod tests {
         ] {
             assert!(parse(text).is_err(), "{text}");
         }
+        assert_eq!(display(Duration::from_secs(5405)), "1h30m5s");
     }
 }

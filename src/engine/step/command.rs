@@ -6,10 +6,11 @@ use crate::exit::Failure;
 use crate::files;
 use crate::pipeline::model::{Command, Shell, Step};
 use crate::plan::{Mode, environment};
-use crate::process::{self, Ending};
-use crate::secret::Secret;
+use crate::process::{self, Ending, ProcessError};
+use crate::secret::{Masks, Secret};
 use indexmap::IndexMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use tokio::sync::mpsc;
 
 /// What would let a command reach AWS; local mode takes it away.
 const CREDENTIALS: [&str; 14] = [
@@ -48,8 +49,13 @@ pub(super) async fn run(cx: &mut Context<'_>, command: &Command, step: &Step) ->
         Failure::environment(format!("cannot write to {}: {error}", cx.run.work.display()))
             .help("is the disk full, or the directory not writable?")
     })?;
+    let unmasked = tempfile::Builder::new().prefix("mask-").tempfile_in(&cx.run.work).map_err(|error| {
+        Failure::environment(format!("cannot write to {}: {error}", cx.run.work.display()))
+            .help("is the disk full, or the directory not writable?")
+    })?;
     let mut env = environment(cx, step);
     env.insert("RUNNER_ENV".to_owned(), handed_on.path().display().to_string());
+    env.insert("RUNNER_MASK".to_owned(), unmasked.path().display().to_string());
     if step.aws.is_some() && cx.run.job.mode == Mode::Publish {
         give_access(cx, &mut env).await?;
     }
@@ -58,7 +64,13 @@ pub(super) async fn run(cx: &mut Context<'_>, command: &Command, step: &Step) ->
         dir,
         env: env.into_iter().collect(),
     };
-    let result = match process::run(&command, cx.output, cx.stopping).await? {
+    let mut masked = Registered { path: unmasked.path().to_owned(), read: 0 };
+    let (ending, short) = follow(cx, &command, &mut masked).await;
+    if short > 0 {
+        let warning = "a value in $RUNNER_MASK is shorter than four characters and is not masked";
+        cx.run.events.warn(warning).await;
+    }
+    let result = match ending? {
         Ending::Exited(0) => Ok(()),
         Ending::Exited(code) => Err(Failure::step(format!("the command ended with exit code {code}"))),
         Ending::Signalled(signal) => Err(Failure::step(format!("the command was ended by signal {signal}"))),
@@ -66,6 +78,55 @@ pub(super) async fn run(cx: &mut Context<'_>, command: &Command, step: &Step) ->
     };
     // A failed command hands on what it wrote before it failed: a step after the failure may need it.
     result.and(take_over(cx, handed_on.path()).await)
+}
+
+/// Runs the command. Before any of its output goes on, what it has written to `$RUNNER_MASK` by then is masked. The second
+/// value is how many of these values are too short.
+async fn follow(
+    cx: &Context<'_>,
+    command: &process::Command,
+    masked: &mut Registered,
+) -> (Result<Ending, ProcessError>, usize) {
+    let (sender, mut receiver) = mpsc::channel::<Vec<u8>>(1);
+    let mut short = 0;
+    let masks = &cx.run.job.masks;
+    let forward = async {
+        while let Some(bytes) = receiver.recv().await {
+            short += masked.take_over(masks);
+            if cx.output.send(bytes).await.is_err() {
+                // Nobody listens any more; the command goes on.
+                receiver.close();
+            }
+        }
+    };
+    let run = async {
+        let ending = process::run(command, &sender, cx.stopping).await;
+        drop(sender);
+        ending
+    };
+    let (ending, ()) = tokio::join!(run, forward);
+    short += masked.take_over(masks);
+    (ending, short)
+}
+
+/// The file `$RUNNER_MASK`, and how much of it is known.
+struct Registered {
+    path: PathBuf,
+    read: u64,
+}
+
+impl Registered {
+    /// Masks the values that have come, one a line. The answer is how many are too short to be masked.
+    fn take_over(&mut self, masks: &Masks) -> usize {
+        let grown = std::fs::metadata(&self.path).is_ok_and(|metadata| metadata.len() > self.read);
+        let Some(bytes) = grown.then(|| files::read_small(&self.path, MAX_HANDED_ON).ok()).flatten() else {
+            return 0;
+        };
+        self.read = bytes.len() as u64;
+        let text = String::from_utf8_lossy(&bytes);
+        let values = text.lines().map(str::trim_end).filter(|line| !line.is_empty());
+        values.filter(|value| !masks.add(&Secret::new(*value))).count()
+    }
 }
 
 /// Sets the variables that a command has written to `$RUNNER_ENV` for all later steps.

@@ -44,7 +44,8 @@ pub static PIPELINE: Table = Table {
             Kind::List(&Kind::Table(&NOTIFY)),
             "Who is told about the run. A notification that cannot be delivered is a warning.",
         ),
-        Key::new("timeout", Kind::Duration, "How long the whole run may take.").example("45m").later(),
+        Key::new("timeout", Kind::Duration, "How long the whole run may take. `finally` then has a minute.")
+            .example("45m"),
     ],
 };
 
@@ -208,7 +209,7 @@ pub static PHASE: Table = Table {
         Key::new("steps", Kind::List(&ONE_STEP), "The steps. The first that fails ends them.").example("[{ run: npm test }]"),
         Key::new("finally", Kind::List(&ONE_STEP), "Steps that run once the phase has started, whatever happened; all of them run.").example("[{ run: ./cleanup.sh }]"),
         Key::new("when", WHEN, "`success`: only while nothing has failed; `failure`: only after a failure; `always`: in both cases.").default("success"),
-        Key::new("timeout", Kind::Duration, "How long the phase's steps may take together.").example("20m").later(),
+        Key::new("timeout", Kind::Duration, "How long the phase's steps may take together.").example("20m"),
     ],
 };
 
@@ -233,8 +234,8 @@ pub static STEP: Table = Table {
         Key::new("when", WHEN, "After which outcome the step runs; the phase's `when` where absent."),
         Key::new("only", Kind::Table(&FILTER), "The step runs only in builds that match."),
         Key::new("except", Kind::Table(&FILTER), "The step does not run in builds that match."),
-        Key::new("retry", Kind::Either(&[Kind::Integer(0, 100), Kind::Table(&RETRY)]), "Further attempts after a failed one.").default("0").example("2").later(),
-        Key::new("timeout", Kind::Duration, "How long one attempt may take.").example("10m").later(),
+        Key::new("retry", Kind::Either(&[Kind::Integer(0, 100), Kind::Table(&RETRY)]), "Further attempts after a failed one.").default("0").example("2"),
+        Key::new("timeout", Kind::Duration, "How long one attempt may take.").example("10m"),
         Key::new("env", VARIABLES, "Variables of this step alone. With `test` they are the container's.").example("{ CI: \"true\" }"),
         Key::new("dir", Kind::Text, "The working directory of `run`.").default(".").example("web"),
         Key::new("aws", Kind::Table(&AWS), "Account and region of this step."),

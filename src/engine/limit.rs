@@ -1,0 +1,81 @@
+//! Times that steps, phases and runs may take, and the delays between attempts.
+
+use crate::exit::{Exit, Failure};
+use crate::pipeline::duration;
+use crate::pipeline::model::Retry;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, SystemTime};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+/// Longer delays between attempts help nobody.
+const LONGEST_DELAY: Duration = Duration::from_mins(5);
+
+/// A time that something may take. Its token is cancelled when the time is over, or when everything around it is stopped.
+#[derive(Debug)]
+pub(super) struct Limit {
+    /// What it stops.
+    pub(super) token: CancellationToken,
+    what: &'static str,
+    time: Option<Duration>,
+    passed: Arc<AtomicBool>,
+    timer: Option<JoinHandle<()>>,
+}
+
+impl Limit {
+    /// Begins now. Without a time it never passes.
+    pub(super) fn begin(what: &'static str, time: Option<Duration>, outer: &CancellationToken) -> Self {
+        let token = outer.child_token();
+        let passed = Arc::new(AtomicBool::new(false));
+        let timer = time.map(|time| {
+            let (token, passed) = (token.clone(), passed.clone());
+            tokio::spawn(async move {
+                tokio::time::sleep(time).await;
+                passed.store(true, Ordering::SeqCst);
+                token.cancel();
+            })
+        });
+        Self { token, what, time, passed, timer }
+    }
+
+    /// The failure that it has become, where its time is over.
+    pub(super) fn failure(&self) -> Option<Failure> {
+        let time = self.time.filter(|_| self.passed.load(Ordering::SeqCst))?;
+        Some(Failure::new(
+            Exit::Timeout,
+            format!("{} took longer than {}", self.what, duration::display(time)),
+        ))
+    }
+}
+
+impl Drop for Limit {
+    fn drop(&mut self) {
+        if let Some(timer) = &self.timer {
+            timer.abort();
+        }
+    }
+}
+
+/// The time before an attempt, the second one being number 1: it grows with every attempt, and differs a little from run to
+/// run, so that builds that failed together do not try again together.
+pub(super) fn delay(retry: &Retry, number: u32) -> Duration {
+    let grown = retry.backoff.saturating_pow(number.saturating_sub(1));
+    let delay = retry.delay.saturating_mul(grown).min(LONGEST_DELAY);
+    let nanos = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().subsec_nanos();
+    // From 80 to 120 per cent.
+    delay.mul_f64(0.8 + f64::from(nanos % 1000) / 2500.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn delays_grow_to_a_bound_and_scatter_a_little() {
+        let retry = Retry { attempts: 9, delay: Duration::from_secs(1), backoff: 3 };
+        let seconds = |number| delay(&retry, number).as_secs_f64();
+        assert!((0.8..=1.2).contains(&seconds(1)) && (2.4..=3.6).contains(&seconds(2)));
+        assert!(seconds(9) <= 360.0);
+    }
+}

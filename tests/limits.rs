@@ -1,0 +1,101 @@
+//! `retry`, `timeout` on steps, phases and runs, and what still runs afterwards.
+
+use crate::harness::{Project, containers_of, unique};
+use std::time::{Duration, Instant};
+
+#[test]
+fn a_step_is_tried_again_until_it_succeeds() {
+    let project = Project::phases(
+        "  build:\n    steps:\n      - run: 'echo x >> tries; test $(wc -l < tries) = 3'\n        retry: { attempts: 4, delay: 1s, backoff: 1 }\n      - run: echo after\n",
+    );
+    let run = project.runner("run").run().exits(0).says("\nafter\n");
+    run.says("attempt 1 of 5 failed: the command ended with exit code 1; the next one in")
+        .says("attempt 2 of 5");
+    assert_eq!(project.read("tries").lines().count(), 3);
+}
+
+#[test]
+fn the_last_attempt_decides_and_mistakes_in_the_file_are_not_tried_again() {
+    let project = Project::phases("  build: { steps: [{ run: 'echo x >> tries; exit 3', retry: 1 }] }\n");
+    project.runner("run").run().exits(1).ends_with("exit code 3");
+    assert_eq!(project.read("tries").lines().count(), 2);
+    let project =
+        Project::phases("  build: { steps: [{ task-definition: { file: nowhere.json }, retry: 5 }] }\n");
+    project.runner("run").run().exits(2).says_not("attempt");
+}
+
+#[test]
+fn a_step_that_takes_too_long_is_ended_and_the_rest_goes_on_as_after_any_failure() {
+    let project = Project::phases(
+        "  build:\n    steps:\n      - { run: 'sleep 60', timeout: 1s }\n      - { run: echo because, when: failure }\n      - run: echo never\n    finally: [{ run: echo cleaned }]\n  post_build: { steps: [{ run: echo never }] }\n",
+    );
+    let begin = Instant::now();
+    let run =
+        project.runner("run").run().exits(7).says("\nbecause\n").says("\ncleaned\n").says_not("\nnever");
+    run.ends_with("the step took longer than 1s");
+    assert!(begin.elapsed() < Duration::from_secs(10));
+    // A later call of the build ends the same way.
+    let project = Project::phases(
+        "  build: { steps: [{ run: 'sleep 60', timeout: 1s }] }\n  post_build: { steps: [{ run: echo never }] }\n",
+    );
+    project.runner("run --phase build").run().exits(7);
+    project.runner("run --phase post_build").run().exits(7).says_not("\nnever");
+}
+
+#[test]
+fn a_timeout_counts_for_each_attempt() {
+    let project = Project::phases(
+        "  build: { steps: [{ run: 'echo x >> tries; test -e ok || { touch ok; sleep 60; }', timeout: 2s, retry: 1 }] }\n",
+    );
+    project.runner("run").run().exits(0).says("attempt 1 of 2 failed: the step took longer than 2s");
+    assert_eq!(project.read("tries").lines().count(), 2);
+}
+
+#[test]
+fn phases_and_runs_have_their_time_too() {
+    let slow = |phase: &str, rest: &str| {
+        Project::phases(&format!(
+            "  build:\n{phase}    steps: [{{ run: 'sleep 0.7' }}, {{ run: 'sleep 60', retry: 9 }}, {{ run: echo never }}]\n    finally: [{{ run: 'sleep 0.5; echo cleaned' }}]\n{rest}"
+        ))
+    };
+    let run =
+        slow("    timeout: 1s\n", "").runner("run").run().exits(7).says("\ncleaned\n").says_not("\nnever");
+    run.says_not("attempt").ends_with("the phase took longer than 1s");
+    let run = slow("", "timeout: 1s\n").runner("run").run().exits(7).says("\ncleaned\n").says_not("\nnever");
+    run.ends_with("the run took longer than 1s");
+    let run = slow("", "timeout: 5m\n").runner("run --timeout 1s").run().exits(7).says("\ncleaned\n");
+    run.ends_with("the run took longer than 1s");
+    slow("", "").runner("run --timeout soon").run().exits(2).complains("`soon` is not a duration");
+}
+
+#[test]
+fn what_ignores_term_is_killed_when_the_grace_is_over() {
+    let project = Project::phases(
+        "  build: { steps: [{ run: 'trap \"\" TERM; sleep 60 & wait; sleep 60', timeout: 1s }] }\n",
+    );
+    let begin = Instant::now();
+    project.runner("run --grace 1s").run().exits(7);
+    assert!(begin.elapsed() < Duration::from_secs(8), "{:?}", begin.elapsed());
+}
+
+#[test]
+fn a_container_test_that_takes_too_long_leaves_no_container() {
+    let name = unique("limit");
+    let project = Project::new(&format!(
+        "version: 1\nname: t\nimages: {{ app: {{ repository: {name}, tags: [t] }} }}\nphases: {{ build: {{ steps: [{{ build: app }}, {{ test: app, command: [sleep, \"60\"], timeout: 2s }}] }} }}\n"
+    ))
+    .file("Dockerfile", "FROM busybox:1.36\n");
+    project.runner("run").run().exits(7).ends_with("the step took longer than 2s");
+    assert_eq!(containers_of(&project), "");
+}
+
+#[test]
+fn a_value_that_a_step_registers_is_masked_from_then_on() {
+    let project = Project::phases(
+        "  build:\n    steps:\n      - run: |\n          token=fetched-$(echo at-run-time)\n          printf '%s\\nabc\\n' \"$token\" >> \"$RUNNER_MASK\"\n          echo \"now $token\"\n          echo \"TOKEN=$token\" >> \"$RUNNER_ENV\"\n      - { name: \"with ${TOKEN}\", run: 'echo \"later $TOKEN\"' }\n",
+    );
+    let run =
+        project.runner("run").run().exits(0).says("\nnow ***\n").says("▸ with ***").says("\nlater ***\n");
+    run.says("a value in $RUNNER_MASK is shorter than four characters").says_not("fetched-at-run-time");
+    assert!(!project.read(".runner/state.json").contains("fetched-at"));
+}
