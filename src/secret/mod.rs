@@ -1,5 +1,6 @@
 //! Secrets: a type that does not show them, and the mask that keeps them out of everything people see.
 
+mod forms;
 mod mask;
 
 pub use mask::{Masker, Masks};
