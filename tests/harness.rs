@@ -86,8 +86,18 @@ impl Project {
 }
 
 impl Drop for Project {
-    /// Takes the project's tags out of the engine; with its last tag an image is gone.
+    /// Takes the project's images out of the engine: those that the last build made, and all with its names.
     fn drop(&mut self) {
+        for state in [".runner/state.json", "service/.runner/state.json"] {
+            let state = std::fs::read(self.path(state)).unwrap_or_default();
+            let state: Value = serde_json::from_slice(&state).unwrap_or_default();
+            for image in state["images"].as_object().into_iter().flat_map(|images| images.values()) {
+                // Its label makes it the image of this project alone.
+                if let Some(id) = image["id"].as_str() {
+                    let _ = Command::new("docker").args(["rmi", "-f", id]).output();
+                }
+            }
+        }
         let pipeline = std::fs::read_to_string(self.path("pipeline.yml")).unwrap_or_default();
         let own = format!("-{}-", std::process::id());
         let words = pipeline.split(|c: char| !(c.is_ascii_alphanumeric() || c == '-'));
