@@ -126,12 +126,18 @@ pub struct EcrHost {
 }
 
 impl EcrHost {
-    /// Reads `ACCOUNT.dkr.ecr.REGION.amazonaws.com`, its FIPS and its Chinese form. Nothing for any other host.
-    pub fn parse(host: &str) -> Option<Self> {
+    /// Account and region of a host that has ECR's form, whatever stands in their places.
+    pub fn parts(host: &str) -> Option<(&str, &str)> {
         let (account, rest) = host.split_once(".dkr.ecr")?;
         let rest = rest.strip_prefix("-fips").unwrap_or(rest).strip_prefix('.')?;
         let region =
             rest.strip_suffix(".amazonaws.com.cn").or_else(|| rest.strip_suffix(".amazonaws.com"))?;
+        Some((account, region))
+    }
+
+    /// Reads `ACCOUNT.dkr.ecr.REGION.amazonaws.com`, its FIPS and its Chinese form. Nothing for any other host.
+    pub fn parse(host: &str) -> Option<Self> {
+        let (account, region) = Self::parts(host)?;
         let valid = account.len() == 12
             && account.bytes().all(|byte| byte.is_ascii_digit())
             && !region.is_empty()

@@ -389,3 +389,17 @@ pub fn containers_of(project: &Project) -> String {
     let label = format!("label=dev.runner.run={}", state["build_id"].as_str().unwrap());
     docker(&["ps", "-aq", "--filter", &label])
 }
+
+/// A cluster and a service that runs a first revision; the name serves for all of them.
+#[track_caller]
+pub fn ecs_service() -> String {
+    let name = unique("service");
+    ecs("CreateCluster", &serde_json::json!({ "clusterName": name }));
+    let first = serde_json::json!({ "family": name, "containerDefinitions": [{ "name": "web", "image": "old", "memory": 64 }], "tags": [{ "key": "team", "value": "a" }] });
+    ecs("RegisterTaskDefinition", &first);
+    ecs(
+        "CreateService",
+        &serde_json::json!({ "cluster": name, "serviceName": name, "taskDefinition": name, "desiredCount": 1 }),
+    );
+    name
+}

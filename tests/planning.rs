@@ -1,6 +1,6 @@
 //! `runner plan`: what would run and change, compared with what runs do.
 
-use crate::harness::{Project, ecs, shell, unique};
+use crate::harness::{Project, ecs_service, shell};
 use crate::servers::{PlainRegistry, RecordedAws};
 use serde_json::{Value, json};
 
@@ -27,19 +27,6 @@ fn changes(plan: &Value) -> Vec<(String, String, bool)> {
     all
 }
 
-fn service() -> String {
-    let name = unique("plan");
-    ecs("CreateCluster", &json!({ "clusterName": name }));
-    let first =
-        json!({ "family": name, "containerDefinitions": [{ "name": "web", "image": "old", "memory": 64 }] });
-    ecs("RegisterTaskDefinition", &first);
-    ecs(
-        "CreateService",
-        &json!({ "cluster": name, "serviceName": name, "taskDefinition": name, "desiredCount": 1 }),
-    );
-    name
-}
-
 /// The calls of AWS that change nothing.
 fn reads(action: &str) -> bool {
     let (_, operation) = action.split_once(':').unwrap();
@@ -49,7 +36,7 @@ fn reads(action: &str) -> bool {
 
 #[test]
 fn a_run_makes_the_changes_that_the_plan_lists_in_their_order() {
-    let name = service();
+    let name = ecs_service();
     let registry = PlainRegistry::start();
     let project = Project::new(&format!(
         "version: 1\nname: t\nenv: {{ shell: sh }}\nimages:\n  app: {{ repository: \"{host}/{name}\", tags: [\"${{source.commit}}\", latest] }}\n  worker: {{ repository: {name}-worker, create: true, labels: {{ a: b }} }}\nphases:\n  build:\n    steps:\n      - build: [app, worker]\n      - push: [worker, app]\n      - {{ push: app, only: {{ branches: other }} }}\n    finally:\n      - {{ run: 'true', when: failure }}\n  post_build:\n    steps:\n      - task-definition: {{ family: {name}, containers: {{ web: {{ image: app }} }} }}\n      - {{ deploy: {{ cluster: {name}, service: {name}, task-definition: {name} }}, when: failure }}\n      - deploy: {{ cluster: {name}, service: {name} }}\n",

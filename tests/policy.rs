@@ -1,6 +1,6 @@
 //! `runner iam`: the policy allows every call of real runs, and nothing that no call needs.
 
-use crate::harness::{Project, docker_config, ecs, registry, secrets_manager, ssm, unique};
+use crate::harness::{Project, ecs_service, registry, secrets_manager, ssm, unique};
 use crate::servers::{AwsCall, PlainRegistry, RecordedAws};
 use serde_json::{Value, json};
 
@@ -89,19 +89,6 @@ fn policy(project: &Project, arguments: &str) -> Value {
     serde_json::from_str(&outcome.stdout).unwrap_or_else(|error| panic!("{error}\n{outcome}"))
 }
 
-/// A cluster and a service that runs a first revision; the name serves for all of them.
-fn service() -> String {
-    let name = unique("iam");
-    ecs("CreateCluster", &json!({ "clusterName": name }));
-    let first = json!({ "family": name, "containerDefinitions": [{ "name": "web", "image": "old", "memory": 64 }], "tags": [{ "key": "team", "value": "a" }] });
-    ecs("RegisterTaskDefinition", &first);
-    ecs(
-        "CreateService",
-        &json!({ "cluster": name, "serviceName": name, "taskDefinition": name, "desiredCount": 1 }),
-    );
-    name
-}
-
 const DOCKERFILE: &str = "FROM busybox:1.36\nCMD [\"true\"]\n";
 
 /// Pushes to ECR, and the same to a registry whose requests can be read: the calls of both together are those of ECR.
@@ -128,7 +115,7 @@ fn push_calls(
 
 #[test]
 fn a_push_and_a_deployment_from_a_file() {
-    let name = service();
+    let name = ecs_service();
     let role = |of: &str| format!("arn:aws:iam::123456789012:role/{name}-{of}");
     let file = json!({
         "family": name, "taskRoleArn": role("task"), "executionRoleArn": role("execution"),
@@ -163,7 +150,7 @@ fn a_push_by_full_address_asks_less() {
 
 #[test]
 fn secrets_a_service_as_base_and_names_that_differ_from_build_to_build() {
-    let name = service();
+    let name = ecs_service();
     ssm(
         "PutParameter",
         &json!({ "Name": format!("/{name}/a"), "Value": "value-of-a", "Type": "SecureString" }),
@@ -196,7 +183,7 @@ fn secrets_a_service_as_base_and_names_that_differ_from_build_to_build() {
 
 #[test]
 fn every_role_has_a_policy_of_its_own() {
-    let name = service();
+    let name = ecs_service();
     let role = "arn:aws:iam::123456789012:role/deploy";
     let project = Project::new(&format!(
         "version: 1\nname: t\nenv: {{ parameter-store: {{ A: \"/{name}\" }} }}\nphases:\n  build:\n    steps:\n      - task-definition: {{ family: {name}, containers: {{ web: {{ environment: {{ A: b }} }} }} }}\n        aws: {{ role-arn: \"{role}\", external-id: x }}\n      - deploy: {{ cluster: {name}, service: {name} }}\n        aws: {{ role-arn: \"{role}\" }}\n"
@@ -244,7 +231,7 @@ fn terraform_and_cloudformation_say_the_same() {
 
 #[test]
 fn any_call_that_is_denied_names_action_resource_and_statement() {
-    let name = service();
+    let name = ecs_service();
     crate::harness::ecr("CreateRepository", &json!({ "repositoryName": name }));
     ssm("PutParameter", &json!({ "Name": format!("/{name}"), "Value": "value-of-a", "Type": "String" }));
     secrets_manager("CreateSecret", &json!({ "Name": name, "SecretString": "value-of-s" }));
@@ -274,5 +261,4 @@ fn any_call_that_is_denied_names_action_resource_and_statement() {
         assert!(all.contains(&format!("AWS denies {action}")), "{action}: {outcome}");
         assert!(all.contains(&statement), "{action} lacks {statement}\n{outcome}");
     }
-    let _ = docker_config();
 }

@@ -6,7 +6,7 @@ use crate::ecs::task_definition::{self, Request};
 use crate::files;
 use crate::pipeline::diagnostic::Diagnostic;
 use crate::pipeline::model::{Action, Image, Pipeline, StepId, TaskDefinitionBase};
-use crate::plan::calls::{Definition, Facts};
+use crate::plan::facts::{Definition, Facts};
 use crate::plan::outline::ContextSize;
 use crate::plan::scope::Values;
 use crate::text::{closest, listed};
@@ -88,14 +88,8 @@ pub(super) fn containers(pipeline: &Pipeline, definitions: &HashMap<StepId, Defi
 /// The Dockerfile of an image, as a build would find it.
 fn dockerfile(image: &Image, values: &Values, directory: &Path) -> Option<PathBuf> {
     let context = directory.join(image.context.resolve(values).ok()?);
-    let candidates = match &image.dockerfile {
-        Some(dockerfile) => {
-            let written = dockerfile.resolve(values).ok()?;
-            [directory.join(&written), context.join(&written)]
-        }
-        None => [context.join("Dockerfile"), directory.join("Dockerfile")],
-    };
-    candidates.into_iter().find(|path| path.is_file())
+    let written = image.dockerfile.as_ref().map(|written| written.resolve(values)).transpose().ok()?;
+    Some(context::dockerfile(directory, &context, written.as_deref()))
 }
 
 /// The images that a Dockerfile names in `FROM` and `COPY --from`, with the arguments that have plain values.

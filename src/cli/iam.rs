@@ -4,7 +4,7 @@ use super::load::{self, Loaded};
 use super::{facts, stdio};
 use crate::exit::{Exit, Failure};
 use crate::plan::Mode;
-use crate::plan::calls::Caller;
+use crate::plan::calls::{Caller, Unknowns};
 use crate::plan::policy::{Policy, policies};
 use clap::{Args, ValueEnum};
 use std::path::PathBuf;
@@ -84,7 +84,7 @@ pub(super) fn main(arguments: &Arguments, no_color: bool) -> Result<Exit, Failur
 /// The policies of a pipeline, whatever this build is.
 pub(super) fn pipeline_policies(loaded: &Loaded, place: (Option<&str>, Option<&str>)) -> Vec<Policy> {
     let facts = facts::facts(&loaded.pipeline, &loaded.values, &loaded.directory);
-    let caller = Caller::of_every_build(&loaded.pipeline, &loaded.values, &facts, place);
+    let caller = Caller::new(&loaded.pipeline, &loaded.values, &facts, Unknowns::Patterns, place);
     policies(&loaded.pipeline, &caller)
 }
 

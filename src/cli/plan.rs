@@ -6,7 +6,7 @@ use crate::exit::{Exit, Failure};
 use crate::pipeline;
 use crate::pipeline::model::{Action, PhaseName, TaskDefinitionBase};
 use crate::pipeline::template::{Builtin, Reference};
-use crate::plan::calls::Caller;
+use crate::plan::calls::{Caller, Unknowns};
 use crate::plan::outline::{ChangeOutline, Input, Outline, PhaseOutline, StepOutline, outline};
 use crate::plan::{self, condition};
 use clap::Args;
@@ -62,7 +62,7 @@ pub(super) fn main(arguments: &Arguments, no_color: bool) -> Result<Exit, Failur
         return Err(load::refuse(source, &problems, show));
     }
     let place = (context.region.as_deref(), context.account.as_deref());
-    let caller = Caller::of_this_build(pipeline, values, &facts, place);
+    let caller = Caller::new(pipeline, values, &facts, Unknowns::Written, place);
     let sizes = facts::context_sizes(pipeline, values, directory);
     let mut outline = outline(&Input {
         pipeline,
@@ -97,7 +97,7 @@ pub(super) fn main(arguments: &Arguments, no_color: bool) -> Result<Exit, Failur
 /// What cannot be known here.
 fn unknowns(
     loaded: &Loaded,
-    definitions: &HashMap<pipeline::model::StepId, plan::calls::Definition>,
+    definitions: &HashMap<pipeline::model::StepId, plan::facts::Definition>,
     outline: &Outline,
 ) -> Vec<String> {
     let Loaded { pipeline, context, values, .. } = loaded;

@@ -54,6 +54,16 @@ impl ContextError {
     }
 }
 
+/// The Dockerfile of a build. One that is named starts from `directory`, and otherwise it is the context's own; the other
+/// place is tried where the first has none.
+pub fn dockerfile(directory: &Path, context: &Path, named: Option<&str>) -> PathBuf {
+    let (first, second) = match named {
+        Some(named) => (directory.join(named), context.join(named)),
+        None => (context.join("Dockerfile"), directory.join("Dockerfile")),
+    };
+    if !first.is_file() && second.is_file() { second } else { first }
+}
+
 /// Calls `entry` with the stat of every selected file, parents first and sorted as BuildKit expects. `entry` answers
 /// whether to go on.
 pub fn walk(

@@ -61,11 +61,16 @@ async fn fetch(job: &Job, services: &Services, name: &str) -> Result<Secret, Fai
         return Err(Failure::usage(format!("`env` gives no secret `{name}`")));
     };
     let text = job.resolve(&job.values, template)?;
-    let SecretReference { id, json_key, stage, version } =
-        SecretReference::parse(&text).map_err(|reason| {
-            job.located(&Diagnostic::new(format!("`{text}`: {reason}"), template.span).help(SECRET_HELP))
-        })?;
-    Ok(aws.secret(&SecretId { id, json_key, stage, version }).await?)
+    let reference = SecretReference::parse(&text).map_err(|reason| {
+        job.located(&Diagnostic::new(format!("`{text}`: {reason}"), template.span).help(SECRET_HELP))
+    })?;
+    Ok(aws.secret(&reference.into()).await?)
+}
+
+impl From<SecretReference> for SecretId {
+    fn from(SecretReference { id, json_key, stage, version }: SecretReference) -> Self {
+        Self { id, json_key, stage, version }
+    }
 }
 
 /// Region and account, where the environment does not name them.

@@ -6,6 +6,8 @@ use annotate_snippets::{AnnotationKind, Level, Renderer, Snippet};
 use serde::Serialize;
 use serde_json::{Value, json};
 
+/// More mistakes than anybody reads at once: those behind are not looked for.
+pub const ENOUGH: usize = 500;
 /// More source than is shown, in bytes.
 const LONG: usize = 16 * 1024;
 

@@ -1,4 +1,10 @@
-//! How the file names secrets that are kept in AWS.
+//! How the file names what is kept in AWS: secrets, parameters, task definitions.
+
+/// The family of a task definition, which may be named with its revision or as an ARN.
+pub fn family_of(name: &str) -> &str {
+    let family = name.rsplit('/').next().unwrap_or_default();
+    family.split(':').next().unwrap_or_default()
+}
 
 /// `id[:json-key[:stage[:version-id]]]`, where the id may be an ARN with colons of its own.
 /// Source: the buildspec reference, `env/secrets-manager`.

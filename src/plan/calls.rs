@@ -4,41 +4,17 @@
 //!
 //! Source of actions and resource types: the service authorization reference of AWS.
 
+use super::facts::Facts;
 use super::resource::{Fill, Resource};
 use super::scope::Values;
-use crate::address::Repository;
+use crate::address::{EcrHost, Repository};
 use crate::pipeline::model::{
-    Action, AwsAccess, Deploy, Image, Name, Notify, NotifyTarget, Pipeline, RunTask, Step, StepId,
-    TaskDefinition, TaskDefinitionBase, TaskPlace,
+    Action, AwsAccess, Deploy, Image, Name, Notify, NotifyTarget, Pipeline, RunTask, Step, TaskDefinition,
+    TaskDefinitionBase, TaskPlace,
 };
-use crate::pipeline::reference::SecretReference;
-use crate::pipeline::template::{Builtin, Reference, Scope, Template, or_default};
+use crate::pipeline::reference::{SecretReference, family_of};
+use crate::pipeline::template::{Builtin, Reference, Template};
 use indexmap::IndexMap;
-use std::collections::HashMap;
-
-/// What files of the source say, as far as they could be read.
-#[derive(Debug, Clone, Default)]
-pub struct Facts {
-    /// The documents that `task-definition` steps start from, by step.
-    pub definitions: HashMap<StepId, Definition>,
-    /// The images that Dockerfiles start from, by image.
-    pub base_images: HashMap<String, Vec<String>>,
-}
-
-/// What the document of a task definition says that permissions depend on.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Definition {
-    /// Its family.
-    pub family: Option<String>,
-    /// Task role and execution role, as ARNs or names.
-    pub roles: Vec<String>,
-    /// The log groups of its containers.
-    pub log_groups: Vec<String>,
-    /// The names of its containers.
-    pub containers: Vec<String>,
-    /// It has tags.
-    pub tagged: bool,
-}
 
 /// Something that a step asks of the world outside.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -142,24 +118,15 @@ impl Place {
 }
 
 impl<'a> Caller<'a> {
-    /// Calls with the names of this build, as far as they are known.
-    pub fn of_this_build(
+    /// The last two are the region and the account where the file names none.
+    pub fn new(
         pipeline: &'a Pipeline,
         values: &'a Values,
         facts: &'a Facts,
+        unknowns: Unknowns,
         (region, account): (Option<&'a str>, Option<&'a str>),
     ) -> Self {
-        Self { pipeline, values, facts, unknowns: Unknowns::Written, region, account }
-    }
-
-    /// Calls of every build, with patterns in the place of what differs from build to build.
-    pub fn of_every_build(
-        pipeline: &'a Pipeline,
-        values: &'a Values,
-        facts: &'a Facts,
-        (region, account): (Option<&'a str>, Option<&'a str>),
-    ) -> Self {
-        Self { pipeline, values, facts, unknowns: Unknowns::Patterns, region, account }
+        Self { pipeline, values, facts, unknowns, region, account }
     }
 
     fn fill(&self) -> Fill<'static> {
@@ -171,46 +138,25 @@ impl<'a> Caller<'a> {
 
     /// A template's text, as far as it is known.
     fn text(&self, template: &Template, own: Option<&IndexMap<String, Template>>) -> String {
-        let literal = |text: &str| match self.unknowns {
-            Unknowns::Written => text.to_owned(),
-            Unknowns::Patterns => escaped(text),
-        };
-        template.render(literal, |reference, default| match self.unknowns {
-            Unknowns::Written => {
-                let own = match reference {
-                    Reference::Env(name) => {
-                        own.and_then(|own| own.get(name)).map(|value| self.text(value, None))
-                    }
-                    Reference::Builtin(_) => None,
-                };
-                let value = own.or_else(|| self.values.value(reference));
-                or_default(value, default).unwrap_or_else(|| format!("${{{reference}}}"))
+        if self.unknowns == Unknowns::Written {
+            return self.values.known(template, own);
+        }
+        template.render(escaped, |reference, _| match reference {
+            // What the file says for all builds.
+            Reference::Env(name) => {
+                let own = own.and_then(|own| own.get(name));
+                let value = own.or_else(|| self.pipeline.env.variables.get(name));
+                value.and_then(Template::as_literal).map_or_else(|| "*".to_owned(), |value| escaped(&value))
             }
-            Unknowns::Patterns => match reference {
-                // What the file says for all builds.
-                Reference::Env(name) => {
-                    let value =
-                        own.and_then(|own| own.get(name)).or_else(|| self.pipeline.env.variables.get(name));
-                    value
-                        .and_then(Template::as_literal)
-                        .map_or_else(|| "*".to_owned(), |value| escaped(&value))
-                }
-                Reference::Builtin(Builtin::AwsRegion) => self.region.unwrap_or("*").to_owned(),
-                Reference::Builtin(Builtin::AwsAccount) => self.account.unwrap_or("*").to_owned(),
-                Reference::Builtin(_) => "*".to_owned(),
-            },
+            Reference::Builtin(Builtin::AwsRegion) => self.region.unwrap_or("*").to_owned(),
+            Reference::Builtin(Builtin::AwsAccount) => self.account.unwrap_or("*").to_owned(),
+            Reference::Builtin(_) => "*".to_owned(),
         })
     }
 
     fn place(&self, access: &AwsAccess) -> Place {
-        let role = access.role_arn.as_ref().map(|role| {
-            let pattern = self.text(role, None);
-            let written = match self.unknowns {
-                Unknowns::Written => pattern.clone(),
-                Unknowns::Patterns => self.values.known(role, None),
-            };
-            (written, pattern)
-        });
+        let role =
+            access.role_arn.as_ref().map(|role| (self.values.known(role, None), self.text(role, None)));
         // arn:aws:iam::ACCOUNT:role/NAME
         let account = role.as_ref().and_then(|(_, arn)| arn.split(':').nth(4));
         let account = account.filter(|account| account.bytes().all(|byte| byte.is_ascii_digit()));
@@ -420,14 +366,9 @@ impl<'a> Caller<'a> {
         let own = Some(&step.env);
         let mut calls = Vec::new();
         let facts = self.facts.definitions.get(&step.id);
-        let unknown = match self.unknowns {
-            Unknowns::Written => "FAMILY",
-            Unknowns::Patterns => "*",
-        };
-        let family = match &definition.base {
-            TaskDefinitionBase::Family(family) => {
+        match &definition.base {
+            TaskDefinitionBase::Family(_) => {
                 calls.push(place.call([("ecs:DescribeTaskDefinition", Resource::Any)]));
-                Some(family_of(&self.text(family, own)))
             }
             TaskDefinitionBase::Service { cluster, name } => {
                 let service = Self::service(&self.text(cluster, own), self.text(name, own), place);
@@ -435,16 +376,12 @@ impl<'a> Caller<'a> {
                     ("ecs:DescribeServices", service),
                     ("ecs:DescribeTaskDefinition", Resource::Any),
                 ]));
-                None
             }
-            TaskDefinitionBase::File(_) => facts.and_then(|facts| facts.family.clone()),
-        };
-        let family = family.unwrap_or_else(|| unknown.to_owned());
-        let resource = place.made("ecs", format!("task-definition/{family}:*"));
-        let mut call = place.change("ecs:RegisterTaskDefinition", resource.clone(), None, self.fill());
-        if let Some(change) = &mut call.change {
-            change.target = change.target.trim_end_matches(":*").to_owned();
+            TaskDefinitionBase::File(_) => {}
         }
+        let family = self.family(definition, step);
+        let resource = place.made("ecs", format!("task-definition/{family}:*"));
+        let mut call = self.on_family("ecs:RegisterTaskDefinition", &resource, place);
         // What the base has is registered again, tags included; what base that is, ECS may be alone to know.
         if !definition.tags.is_empty() || facts.is_none_or(|facts| facts.tagged) {
             call.permissions.push(("ecs:TagResource", resource));
@@ -491,16 +428,12 @@ impl<'a> Caller<'a> {
             calls.push(place.call([("ecs:DescribeServices", service)]));
         }
         let families = match &task.task_definition {
-            Some(family) => vec![family_of(&self.text(family, own))],
+            Some(family) => vec![family_of(&self.text(family, own)).to_owned()],
             None => self.families(),
         };
         for family in families {
             let resource = place.made("ecs", format!("task-definition/{family}:*"));
-            let mut call = place.change("ecs:RunTask", resource, None, self.fill());
-            if let Some(change) = &mut call.change {
-                change.target = place.made("ecs", format!("task-definition/{family}")).arn(self.fill());
-            }
-            calls.push(call);
+            calls.push(self.on_family("ecs:RunTask", &resource, place));
         }
         let tasks = place.made("ecs", format!("task/{short}/*"));
         calls.push(place.call([("ecs:DescribeTasks", tasks.clone())]));
@@ -518,19 +451,39 @@ impl<'a> Caller<'a> {
         calls
     }
 
-    /// The families that the pipeline registers, as far as they are known.
+    /// A change of a family: it is allowed on any of its revisions, and shown without one.
+    fn on_family(&self, action: &'static str, revisions: &Resource, place: &Place) -> Call {
+        let mut call = place.change(action, revisions.clone(), None, self.fill());
+        if let Some(change) = &mut call.change {
+            change.target = change.target.trim_end_matches(":*").to_owned();
+        }
+        call
+    }
+
+    /// The family that a step registers, as far as it is known.
+    fn family(&self, definition: &TaskDefinition, step: &Step) -> String {
+        let known = match &definition.base {
+            TaskDefinitionBase::Family(family) => {
+                Some(family_of(&self.text(family, Some(&step.env))).to_owned())
+            }
+            TaskDefinitionBase::File(_) => {
+                self.facts.definitions.get(&step.id).and_then(|facts| facts.family.clone())
+            }
+            TaskDefinitionBase::Service { .. } => None,
+        };
+        let unknown = if self.unknowns == Unknowns::Patterns { "*" } else { "FAMILY" };
+        known.unwrap_or_else(|| unknown.to_owned())
+    }
+
+    /// The families that the pipeline registers.
     fn families(&self) -> Vec<String> {
         let mut families = Vec::new();
         for step in self.pipeline.steps() {
-            let Action::TaskDefinition(definition) = &step.action else { continue };
-            let family = match &definition.base {
-                TaskDefinitionBase::Family(family) => Some(family_of(&self.text(family, Some(&step.env)))),
-                _ => self.facts.definitions.get(&step.id).and_then(|facts| facts.family.clone()),
-            };
-            let unknown = if self.unknowns == Unknowns::Patterns { "*" } else { "FAMILY" };
-            let family = family.unwrap_or_else(|| unknown.to_owned());
-            if !families.contains(&family) {
-                families.push(family);
+            if let Action::TaskDefinition(definition) = &step.action {
+                let family = self.family(definition, step);
+                if !families.contains(&family) {
+                    families.push(family);
+                }
             }
         }
         families
@@ -599,26 +552,17 @@ impl<'a> Caller<'a> {
 /// The repository of an address in ECR; nothing for any other address. Account and region may be unknown still.
 fn in_ecr(address: &str) -> Option<Resource> {
     let (host, path) = address.split_once('/')?;
-    let (account, rest) = host.split_once(".dkr.ecr")?;
-    let region = rest.strip_prefix("-fips").unwrap_or(rest).strip_prefix('.')?;
-    let region =
-        region.strip_suffix(".amazonaws.com.cn").or_else(|| region.strip_suffix(".amazonaws.com"))?;
+    let (account, region) = EcrHost::parts(host)?;
     let plain = |text: &str| text.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
     let known = |text: &str| (!text.is_empty() && plain(text)).then(|| text.to_owned());
-    let name = format!("repository/{path}");
+    let (region, account) = (known(region), known(account));
     Some(Resource::Made {
         service: "ecr",
-        region: known(region),
+        region,
         global: false,
-        account: known(account),
-        name,
+        account,
+        name: format!("repository/{path}"),
     })
-}
-
-/// The family of what may be named with its revision or as an ARN.
-fn family_of(name: &str) -> String {
-    let family = name.rsplit('/').next().unwrap_or_default();
-    family.split(':').next().unwrap_or_default().to_owned()
 }
 
 /// A text in which nothing is special to IAM.

@@ -4,13 +4,14 @@ pub mod calls;
 pub mod condition;
 pub mod context;
 pub mod environment;
+pub mod facts;
 pub mod outline;
 pub mod policy;
 pub mod resource;
 pub mod scope;
 
 use crate::pipeline;
-use crate::pipeline::diagnostic::Diagnostic;
+use crate::pipeline::diagnostic::{Diagnostic, ENOUGH};
 use crate::pipeline::model::{
     Action, Command, Name, PhaseName, Pipeline, Step, StepId, TaskDefinitionBase, Zone,
 };
@@ -200,9 +201,6 @@ pub fn undefined_uses(
     }
     problems
 }
-
-/// More mistakes than anybody reads at once.
-const ENOUGH: usize = 500;
 
 /// The positions of images that are used in this pipeline, but by no step of this build.
 fn idle_images(pipeline: &Pipeline, left_out: &HashMap<StepId, String>) -> HashSet<usize> {

@@ -15,8 +15,9 @@ mod text;
 use libfuzzer_sys::fuzz_target;
 use pipeline::model::EventKind;
 use pipeline::source::{SourceFile, Span};
-use plan::calls::{Caller, Facts};
+use plan::calls::{Caller, Unknowns};
 use plan::context::BuildContext;
+use plan::facts::Facts;
 use plan::outline::{Input, outline};
 use plan::scope::Sources;
 use plan::{Mode, condition, policy};
@@ -52,7 +53,7 @@ fuzz_target!(|data: &[u8]| {
         let (values, _) = plan::values(&pipeline, &sources, &context, Mode::Publish);
         let _ = plan::plan(&pipeline, &[], &context, Mode::Publish, &values);
         let facts = Facts::default();
-        let caller = Caller::of_this_build(&pipeline, &values, &facts, (None, None));
+        let caller = Caller::new(&pipeline, &values, &facts, Unknowns::Written, (None, None));
         let sizes = HashMap::new();
         let input = Input {
             pipeline: &pipeline,
@@ -64,7 +65,7 @@ fuzz_target!(|data: &[u8]| {
             sizes: &sizes,
         };
         serde_json::to_string(&outline(&input)).expect("an outline is JSON");
-        let caller = Caller::of_every_build(&pipeline, &values, &facts, (None, None));
+        let caller = Caller::new(&pipeline, &values, &facts, Unknowns::Patterns, (None, None));
         for policy in policy::policies(&pipeline, &caller) {
             let _ = (policy.to_json(), policy.to_terraform(), policy.to_cloudformation());
         }

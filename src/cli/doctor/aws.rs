@@ -2,7 +2,6 @@
 
 use super::Checks;
 use crate::address::{EcrHost, Repository};
-use crate::aws::secrets_manager::SecretId;
 use crate::aws::{Aws, AwsError};
 use crate::cli::facts;
 use crate::cli::iam::pipeline_policies;
@@ -194,9 +193,7 @@ impl<'a> Patient<'a> {
                 aws.parameter(&text).await.map(drop)
             } else {
                 match SecretReference::parse(&text) {
-                    Ok(SecretReference { id, json_key, stage, version }) => {
-                        aws.secret(&SecretId { id, json_key, stage, version }).await.map(drop)
-                    }
+                    Ok(reference) => aws.secret(&reference.into()).await.map(drop),
                     Err(reason) => {
                         checks.missing(subject, reason, SECRET_HELP);
                         continue;

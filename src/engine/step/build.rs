@@ -2,6 +2,7 @@
 
 use super::Context;
 use crate::address;
+use crate::docker::context;
 use crate::docker::solver::Build;
 use crate::engine::state::ImageState;
 use crate::exit::Failure;
@@ -9,7 +10,6 @@ use crate::pipeline::model::{CacheTo, Image, Name};
 use crate::secret::Secret;
 use crate::text::human_size;
 use std::collections::HashMap;
-use std::path::{Path, PathBuf};
 
 /// The host that images carry whose repository is not in a registry of this name. It never resolves (RFC 6761).
 pub(super) const LOCAL_HOST: &str = "local.invalid";
@@ -26,8 +26,9 @@ async fn one(cx: &mut Context<'_>, name: &Name) -> Result<(), Failure> {
     let repository = cx.repository(&image)?;
     let tags = cx.tags(&image)?;
     let context = cx.path(&image.context)?;
+    let written = image.dockerfile.as_ref().map(|written| cx.resolve(written)).transpose()?;
     let build = Build {
-        dockerfile: dockerfile(cx, &image, &context)?,
+        dockerfile: context::dockerfile(&cx.run.job.directory, &context, written.as_deref()),
         context,
         target: image.target.as_ref().map(|target| cx.resolve(target)).transpose()?,
         args: cx.resolve_pairs(&image.args)?,
@@ -96,20 +97,6 @@ impl Context<'_> {
         let message = crate::exit::chain(&error);
         self.run.job.located(&crate::pipeline::diagnostic::Diagnostic::new(message, span))
     }
-}
-
-/// The Dockerfile: from the pipeline file's directory where it is given, and otherwise the context's own. The other place
-/// is tried where the first has none.
-fn dockerfile(cx: &Context<'_>, image: &Image, context: &Path) -> Result<PathBuf, Failure> {
-    let directory = &cx.run.job.directory;
-    let (first, second) = match &image.dockerfile {
-        Some(dockerfile) => {
-            let written = cx.resolve(dockerfile)?;
-            (directory.join(&written), context.join(&written))
-        }
-        None => (context.join("Dockerfile"), directory.join("Dockerfile")),
-    };
-    Ok(if !first.is_file() && second.is_file() { second } else { first })
 }
 
 fn secrets(cx: &Context<'_>, image: &Image) -> Result<HashMap<String, Secret>, Failure> {

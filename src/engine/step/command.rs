@@ -45,14 +45,13 @@ pub(super) async fn run(cx: &mut Context<'_>, command: &Command, step: &Step) ->
         None => cx.run.job.directory.clone(),
     };
     // For what the command hands on to later steps; removed when this step is over.
-    let handed_on = tempfile::Builder::new().prefix("env-").tempfile_in(&cx.run.work).map_err(|error| {
-        Failure::environment(format!("cannot write to {}: {error}", cx.run.work.display()))
-            .help("is the disk full, or the directory not writable?")
-    })?;
-    let unmasked = tempfile::Builder::new().prefix("mask-").tempfile_in(&cx.run.work).map_err(|error| {
-        Failure::environment(format!("cannot write to {}: {error}", cx.run.work.display()))
-            .help("is the disk full, or the directory not writable?")
-    })?;
+    let file = |prefix: &str| {
+        tempfile::Builder::new().prefix(prefix).tempfile_in(&cx.run.work).map_err(|error| {
+            Failure::environment(format!("cannot write to {}: {error}", cx.run.work.display()))
+                .help("is the disk full, or the directory not writable?")
+        })
+    };
+    let (handed_on, unmasked) = (file("env-")?, file("mask-")?);
     let mut env = environment(cx, step);
     env.insert("RUNNER_ENV".to_owned(), handed_on.path().display().to_string());
     env.insert("RUNNER_MASK".to_owned(), unmasked.path().display().to_string());

@@ -1,7 +1,7 @@
 //! What images say of each other: names, tags, `depends-on`.
 
-use super::{ENOUGH, unknown_image};
-use crate::pipeline::diagnostic::Diagnostic;
+use super::unknown_image;
+use crate::pipeline::diagnostic::{Diagnostic, ENOUGH};
 use crate::pipeline::model::{Action, Name, Pipeline};
 use crate::pipeline::source::Span;
 use crate::pipeline::template::{Builtin, Reference, Template, variable_part};

@@ -4,16 +4,14 @@ mod flow;
 mod images;
 mod secrets;
 
-use super::diagnostic::Diagnostic;
+use super::diagnostic::{Diagnostic, ENOUGH};
 use super::model::{Action, Name, Pipeline, Step, StepId, TaskDefinition, TaskDefinitionBase, Use, Zone};
+use super::reference::family_of;
 use super::source::Span;
 use super::template::{Builtin, Reference};
 use crate::text::{closest, listed};
 use flow::Flow;
 use std::collections::{HashMap, HashSet};
-
-/// More mistakes than anybody reads at once: beyond so many, the costly checks end.
-const ENOUGH: usize = 500;
 
 /// Reports every reference to something that the file does not define, and every use of something that cannot be there.
 /// `whole` says that no step was lost on the way, so that what steps give each other can be judged.
@@ -114,11 +112,9 @@ fn families(pipeline: &Pipeline, problems: &mut Vec<Diagnostic>) {
     let mut known: Vec<String> = Vec::new();
     for definition in pipeline.steps().filter_map(task_definition) {
         let family = match &definition.base {
-            // A revision may be named with it, or the whole ARN.
-            TaskDefinitionBase::Family(family) => family.as_literal().map(|family| {
-                let family = family.rsplit('/').next().unwrap_or_default();
-                family.split(':').next().unwrap_or_default().to_owned()
-            }),
+            TaskDefinitionBase::Family(family) => {
+                family.as_literal().map(|family| family_of(&family).to_owned())
+            }
             TaskDefinitionBase::File(_) | TaskDefinitionBase::Service { .. } => None,
         };
         // One that is known elsewhere only may be any.

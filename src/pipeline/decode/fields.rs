@@ -1,6 +1,6 @@
 //! The small vocabulary that all decoding is made of: mappings with known keys, lists, texts, choices.
 
-use crate::pipeline::diagnostic::Diagnostic;
+use crate::pipeline::diagnostic::{Diagnostic, ENOUGH};
 use crate::pipeline::duration;
 use crate::pipeline::glob::Glob;
 use crate::pipeline::language::{Table, alias};
@@ -12,9 +12,6 @@ use crate::text::{either, listed};
 use indexmap::IndexMap;
 use std::collections::HashMap;
 use std::time::Duration;
-
-/// More mistakes than anybody reads at once: those behind are not noted.
-const ENOUGH: usize = 500;
 
 /// Collects what is wrong, and what is worth knowing, while values are read.
 pub(super) struct Decoder<'p> {

@@ -1,0 +1,28 @@
+//! What files of the source say that calls and permissions depend on. Reading them is `cli`'s.
+
+use crate::pipeline::model::StepId;
+use std::collections::HashMap;
+
+/// What files of the source say, as far as they could be read.
+#[derive(Debug, Clone, Default)]
+pub struct Facts {
+    /// The documents that `task-definition` steps start from, by step.
+    pub definitions: HashMap<StepId, Definition>,
+    /// The images that Dockerfiles start from, by image.
+    pub base_images: HashMap<String, Vec<String>>,
+}
+
+/// What the document of a task definition says that permissions depend on.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Definition {
+    /// Its family.
+    pub family: Option<String>,
+    /// Task role and execution role, as ARNs or names.
+    pub roles: Vec<String>,
+    /// The log groups of its containers.
+    pub log_groups: Vec<String>,
+    /// The names of its containers.
+    pub containers: Vec<String>,
+    /// It has tags.
+    pub tagged: bool,
+}
