@@ -1,8 +1,13 @@
 //! What happens in a run, as it happens: the only thing that the engine and the reports share.
 
 use crate::exit::Failure;
-use crate::pipeline::model::PhaseName;
+use crate::pipeline::model::{PhaseName, StepId};
+use bytes::Bytes;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
 
 /// One thing that happened.
 #[derive(Debug, Clone)]
@@ -32,10 +37,14 @@ pub enum Event {
     },
     /// A step begins.
     StepStarted {
+        /// Which.
+        step: StepId,
         /// What it is called.
         title: String,
         /// It belongs to `finally`.
         finally: bool,
+        /// It runs beside other steps, whose output comes in between.
+        beside: bool,
     },
     /// A step does not run.
     StepSkipped {
@@ -45,15 +54,42 @@ pub enum Event {
         reason: String,
     },
     /// Bytes that a command, a container or a build wrote, as they came.
-    Output(Vec<u8>),
+    Output {
+        /// The step that it belongs to.
+        step: StepId,
+        /// What was written.
+        bytes: Bytes,
+    },
     /// The stream of [`Event::Output`] is at its end: what was held back belongs out.
-    OutputEnd,
+    OutputEnd {
+        /// The step whose stream it is.
+        step: StepId,
+    },
+    /// What a step has under way right now, in place of what it had before. Only a terminal shows it.
+    Live {
+        /// The step.
+        step: StepId,
+        /// A line each.
+        lines: Vec<String>,
+    },
     /// Something worth a line in the log.
-    Note(String),
+    Note {
+        /// The step that says it.
+        step: Option<StepId>,
+        /// What it says.
+        text: String,
+    },
     /// Something that may be wrong, but does not stop the run.
-    Warning(String),
+    Warning {
+        /// The step that it came up in.
+        step: Option<StepId>,
+        /// What may be wrong.
+        text: String,
+    },
     /// A step is through.
     StepFinished {
+        /// Which.
+        step: StepId,
         /// What it is called.
         title: String,
         /// How it ended.
@@ -100,13 +136,15 @@ pub enum Status {
     Succeeded,
     /// With a failure.
     Failed(Failure),
+    /// In the middle, because its parallel group was ended.
+    Cancelled,
 }
 
 impl Status {
     /// The failure, where there is one.
     pub fn failure(&self) -> Option<&Failure> {
         match self {
-            Self::Succeeded => None,
+            Self::Succeeded | Self::Cancelled => None,
             Self::Failed(failure) => Some(failure),
         }
     }
@@ -123,32 +161,109 @@ pub struct Outcome {
     pub detail: String,
 }
 
-/// Where the engine sends events. Sending waits while the reports are behind, so memory stays bounded.
+/// How long a report may keep the run waiting once that is to end.
+const STALLED: Duration = Duration::from_secs(2);
+
+/// Where the engine sends events. Sending waits while a report is behind, so memory stays bounded; once the run is to end, it
+/// does not wait for a report that has come to a standstill.
 #[derive(Debug, Clone)]
 pub struct Events {
-    sender: tokio::sync::mpsc::Sender<Event>,
+    ways: Arc<[Way]>,
+    /// The step whose notes and warnings come this way.
+    step: Option<StepId>,
+    ending: CancellationToken,
+}
+
+/// What a report has a use for, besides what every report gets.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Wants {
+    /// What commands write.
+    pub output: bool,
+    /// What is under way.
+    pub live: bool,
+}
+
+/// The way to one report.
+#[derive(Debug)]
+struct Way {
+    sender: mpsc::Sender<Event>,
+    wants: Wants,
+    /// It has come to a standstill.
+    stalled: AtomicBool,
 }
 
 impl Events {
-    /// A channel that holds at most this many events.
-    pub fn channel(capacity: usize) -> (Self, tokio::sync::mpsc::Receiver<Event>) {
-        let (sender, receiver) = tokio::sync::mpsc::channel(capacity);
-        (Self { sender }, receiver)
+    /// A way to each report. Each holds at most this many events.
+    pub fn ways(wants: &[Wants], capacity: usize) -> (Self, Vec<mpsc::Receiver<Event>>) {
+        let (ways, receivers): (Vec<Way>, Vec<_>) = wants
+            .iter()
+            .map(|wants| {
+                let (sender, receiver) = mpsc::channel(capacity);
+                (Way { sender, wants: *wants, stalled: AtomicBool::new(false) }, receiver)
+            })
+            .unzip();
+        (Self { ways: ways.into(), step: None, ending: CancellationToken::new() }, receivers)
+    }
+
+    /// The same way, for what a step has to say.
+    #[must_use]
+    pub fn of(&self, step: StepId) -> Self {
+        Self { step: Some(step), ..self.clone() }
+    }
+
+    /// To be cancelled when the run is to end: from then on reports are waited for only so long.
+    pub fn ending(&self) -> CancellationToken {
+        self.ending.clone()
+    }
+
+    /// Whether some report did not take part to the end.
+    pub fn is_stalled(&self) -> bool {
+        self.ways.iter().any(|way| way.stalled.load(Ordering::SeqCst))
+    }
+
+    /// Whether somebody watches what is under way.
+    pub fn is_watched(&self) -> bool {
+        self.ways.iter().any(|way| way.wants.live)
+    }
+
+    /// Says what the step has under way, for somebody who watches.
+    pub async fn live(&self, lines: Vec<String>) {
+        if let Some(step) = self.step {
+            self.send(Event::Live { step, lines }).await;
+        }
     }
 
     /// Sends an event. Where nobody listens any more there is nobody to tell.
     pub async fn send(&self, event: Event) {
-        let _ = self.sender.send(event).await;
+        let is_wanted = |wants: Wants| match event {
+            Event::Output { .. } | Event::OutputEnd { .. } => wants.output,
+            Event::Live { .. } => wants.live,
+            _ => true,
+        };
+        for way in self.ways.iter().filter(|way| is_wanted(way.wants)) {
+            if way.stalled.load(Ordering::SeqCst) {
+                continue;
+            }
+            let too_long = async {
+                self.ending.cancelled().await;
+                tokio::time::sleep(STALLED).await;
+            };
+            tokio::select! {
+                biased;
+                _ = way.sender.send(event.clone()) => {}
+                () = too_long => way.stalled.store(true, Ordering::SeqCst),
+            }
+        }
     }
 
     /// Sends a line for the log.
     pub async fn note(&self, text: impl Into<String>) {
-        self.send(Event::Note(text.into())).await;
+        self.send(Event::Note { step: self.step, text: text.into() }).await;
     }
 
     /// Sends a warning.
     pub async fn warn(&self, text: impl Into<String>) {
-        self.send(Event::Warning(text.into())).await;
+        self.send(Event::Warning { step: self.step, text: text.into() }).await;
     }
 
     /// Sends a result for the summary.

@@ -58,12 +58,14 @@ pub struct Failure {
     pub message: String,
     /// What to do about it.
     pub help: Option<String>,
+    /// It is no failure of its own: somebody asked for the end.
+    pub stopped: bool,
 }
 
 impl Failure {
     /// A failure with its sentence.
     pub fn new(exit: Exit, message: impl Into<String>) -> Self {
-        Self { exit, message: message.into(), help: None }
+        Self { exit, message: message.into(), help: None, stopped: false }
     }
 
     /// A failure of the environment: exit 3.
@@ -79,6 +81,11 @@ impl Failure {
     /// Wrong usage: exit 2.
     pub fn usage(message: impl Into<String>) -> Self {
         Self::new(Exit::Usage, message)
+    }
+
+    /// What was under way ended because it was asked to.
+    pub fn stopped() -> Self {
+        Self { stopped: true, ..Self::new(Exit::Environment, "the run was stopped") }
     }
 
     /// Adds the next step to take.

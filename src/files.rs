@@ -5,6 +5,9 @@ use std::io::{self, Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
+/// How the names of files begin that are still being written.
+pub const TEMPORARY: &str = ".runner-tmp-";
+
 /// Who may read a file that runner writes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Access {
@@ -50,7 +53,7 @@ pub fn write_whole(path: &Path, content: &[u8], access: Access) -> Result<(), Wr
             Access::Owner => 0o600,
         };
         let mut file = tempfile::Builder::new()
-            .prefix(".runner-")
+            .prefix(TEMPORARY)
             .permissions(std::fs::Permissions::from_mode(mode))
             .tempfile_in(directory)?;
         file.write_all(content)?;

@@ -21,7 +21,52 @@ pub fn detect(environment: &HashMap<String, String>, directory: &Path) -> BuildC
         context.branch = Some(branch);
     }
     context.region = get("AWS_REGION").or_else(|| get("AWS_DEFAULT_REGION"));
+    if let (true, Some(commit)) = (context.in_codebuild(), &context.commit) {
+        context.commit_time =
+            git(directory, &["show", "-s", "--format=%ct", commit]).and_then(|seconds| seconds.parse().ok());
+    }
+    let named = get("CODEBUILD_SOURCE_REPO_URL");
+    let named = named.or_else(|| git(directory, &["config", "--get", "remote.origin.url"]));
+    context.repository = named.as_deref().and_then(web_address);
     context
+}
+
+/// The address of a repository for a browser: `git@host:path` and `ssh://` stand for the same host on the web, and nobody's
+/// password belongs into it. A place in S3 or a directory has none.
+fn web_address(url: &str) -> Option<String> {
+    let (scheme, rest) = match url.split_once("://") {
+        Some((scheme @ ("http" | "https"), rest)) => (scheme, rest.to_owned()),
+        Some(("ssh" | "git" | "git+ssh", rest)) => ("https", rest.to_owned()),
+        Some(_) => return None,
+        None => ("https", url.split_once('@')?.1.replacen(':', "/", 1)),
+    };
+    let (host, path) = rest.split_once('/')?;
+    let host = host.rsplit('@').next().unwrap_or_default();
+    // The port is that of another protocol.
+    let host = if url.starts_with("http") { host } else { host.split(':').next().unwrap_or_default() };
+    let path = path.trim_end_matches('/');
+    let path = path.strip_suffix(".git").unwrap_or(path);
+    (!host.is_empty() && !path.is_empty()).then(|| format!("{scheme}://{host}/{path}"))
+}
+
+/// A commit's id and its time. What `git log` and `git show` print depends on everybody's settings.
+fn head(directory: &Path, name: &str) -> Option<(String, i64)> {
+    let line = git(directory, &["rev-list", "-1", "--timestamp", name])?;
+    let (time, commit) = line.split_once(' ')?;
+    Some((commit.to_owned(), time.parse().ok()?))
+}
+
+fn git(directory: &Path, arguments: &[&str]) -> Option<String> {
+    let output = duct::cmd("git", arguments)
+        .dir(directory)
+        .stdin_null()
+        .stdout_capture()
+        .stderr_null()
+        .unchecked()
+        .run()
+        .ok()?;
+    let text = String::from_utf8_lossy(&output.stdout).trim().to_owned();
+    (output.status.success() && !text.is_empty()).then_some(text)
 }
 
 /// The branch that `RUNNER_BRANCH` names; none where CodePipeline left its placeholder as it was, or where it is no name.
@@ -78,6 +123,8 @@ fn from_codebuild(get: &dyn Fn(&str) -> Option<String>) -> BuildContext {
         build_id: get("CODEBUILD_BUILD_ID"),
         build_number: get("CODEBUILD_BUILD_NUMBER"),
         build_url: get("CODEBUILD_BUILD_URL"),
+        commit_time: None,
+        repository: None,
         // arn:aws:codebuild:REGION:ACCOUNT:build/ID
         account: get("CODEBUILD_BUILD_ARN")
             .and_then(|arn| arn.split(':').nth(4).map(ToOwned::to_owned))
@@ -110,23 +157,13 @@ fn branch_of(reference: &str) -> Option<String> {
 }
 
 fn from_git(directory: &Path) -> BuildContext {
-    let git = |arguments: &[&str]| {
-        let output = duct::cmd("git", arguments)
-            .dir(directory)
-            .stdin_null()
-            .stdout_capture()
-            .stderr_null()
-            .unchecked()
-            .run()
-            .ok()?;
-        let text = String::from_utf8_lossy(&output.stdout).trim().to_owned();
-        (output.status.success() && !text.is_empty()).then_some(text)
-    };
-    let Some(commit) = git(&["rev-parse", "--verify", "--quiet", "HEAD"]) else {
+    let git = |arguments: &[&str]| git(directory, arguments);
+    let Some((commit, time)) = head(directory, "HEAD") else {
         return BuildContext::default();
     };
     BuildContext {
         commit: Some(commit),
+        commit_time: Some(time),
         branch: git(&["symbolic-ref", "--quiet", "--short", "HEAD"]),
         tag: git(&["describe", "--tags", "--exact-match", "HEAD"]),
         ..BuildContext::default()
@@ -144,6 +181,21 @@ mod tests {
             variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
         environment.insert("CODEBUILD_BUILD_ID".to_owned(), "web:1".to_owned());
         detect(&environment, Path::new("/"))
+    }
+
+    #[test]
+    fn a_repository_has_an_address_on_the_web() {
+        for (url, expected) in [
+            ("https://github.com/a/b.git", Some("https://github.com/a/b")),
+            ("https://user:pw@example.com:8443/a/b/", Some("https://example.com:8443/a/b")),
+            ("git@github.com:a/b.git", Some("https://github.com/a/b")),
+            ("ssh://git@example.com:2222/a/b.git", Some("https://example.com/a/b")),
+            ("bucket/source.zip", None),
+            ("/srv/git/a.git", None),
+            ("file:///srv/git/a.git", None),
+        ] {
+            assert_eq!(web_address(url).as_deref(), expected, "{url}");
+        }
     }
 
     #[test]

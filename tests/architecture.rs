@@ -7,7 +7,7 @@ use std::path::Path;
 const MAY_USE: &[(&str, &[&str])] = &[
     ("address", &[]),
     ("aws", &["address", "secret", "tls"]),
-    ("docker", &["exit", "secret"]),
+    ("docker", &["exit", "secret", "text", "tls"]),
     ("ecs", &["text"]),
     (
         "engine",

@@ -1,7 +1,7 @@
 //! `build`: images through the engine's BuildKit.
 
-use crate::harness::{Project, docker, exclusive, registry, unique};
-use crate::servers::{OwnEngine, PlainRegistry, copy_to_registry};
+use crate::harness::{Project, docker, exclusive, registry, shell, unique};
+use crate::servers::{OwnEngine, PlainRegistry, Server, copy_to_registry};
 
 /// A project with one image and a Dockerfile; `steps` follow its build.
 fn project(dockerfile: &str, image: &str, steps: &str) -> Project {
@@ -39,6 +39,16 @@ fn a_failing_build_is_exit_1_with_its_output() {
 }
 
 #[test]
+fn a_newer_dockerfile_language_is_recognized() {
+    let project = project("FROM busybox:1.36\nRUN <<END\necho heredoc\nEND\n", "", "");
+    let outcome = project.runner("run").run();
+    // Engines from 23 on know it by themselves.
+    if outcome.code != Some(0) {
+        outcome.exits(1).says("help: heredocs").says("# syntax=docker/dockerfile:1");
+    }
+}
+
+#[test]
 fn a_missing_dockerfile_or_context_is_named() {
     let missing = project("", "dockerfile: nowhere/Dockerfile", "");
     missing
@@ -48,7 +58,7 @@ fn a_missing_dockerfile_or_context_is_named() {
         .ends_with("there is no Dockerfile at")
         .ends_with("nowhere/Dockerfile");
     let missing = project("", "context: nowhere", "");
-    missing.runner("run").run().exits(3).ends_with("nowhere of the build context");
+    missing.runner("run").run().exits(2).ends_with("nowhere does not exist");
 }
 
 #[test]
@@ -124,14 +134,23 @@ fn secrets_reach_the_build_and_stay_out_of_image_and_log() {
     // A step of its own: one that another build has made is not run again, and prints nothing.
     let own = unique("step");
     let project = project(
-        &format!("FROM busybox:1.36\nRUN --mount=type=secret,id=NPM_TOKEN : {own}; wc -c < /run/secrets/NPM_TOKEN > /length; cat /run/secrets/NPM_TOKEN\n"),
+        &format!("FROM busybox:1.36\nRUN --mount=type=secret,id=NPM_TOKEN : {own}; wc -c < /run/secrets/NPM_TOKEN > /length; sleep 0.3; cat /run/secrets/NPM_TOKEN\n"),
         "secrets: [NPM_TOKEN]",
         "      - { test: app, command: [cat, /length] }\n      - { test: app, secrets: [NPM_TOKEN], command: [sh, -c, 'test $NPM_TOKEN = hunter2-hunter2'] }\n",
     )
     .file(".env", "NPM_TOKEN=hunter2-hunter2\n");
-    let outcome = project.runner("run --env-file .env").run().exits(0);
-    outcome.says("15\n").says("***").says_not("hunter2");
+    let mut running = project.runner("run --env-file .env").start();
+    while running.has_read().is_some() {
+        for process in std::fs::read_dir("/proc").unwrap().flatten() {
+            let command = std::fs::read(process.path().join("cmdline")).unwrap_or_default();
+            let command = String::from_utf8_lossy(&command).into_owned();
+            assert!(!command.contains("hunter2-hunter2"), "{command}");
+        }
+    }
+    running.finish().exits(0).says("15\n").says("***").says_not("hunter2");
     let image = image_id(&project);
+    let layers = shell("sh", &["-c", "docker save \"$1\" | grep -c hunter2 || true", "sh", &image]);
+    assert_eq!(layers.trim(), "0");
     let seen = docker(&["history", "--no-trunc", &image]) + &docker(&["image", "inspect", &image]);
     assert!(!seen.contains("hunter2"));
 }
@@ -183,7 +202,8 @@ fn cache_from_brings_layers_of_an_earlier_image() {
         "version: 1\nname: t\nimages:\n  app: {{ repository: \"{image}\", tags: [\"${{TAG:-v1}}\"], cache: {{ from: \"{image}:v1\", to: inline }} }}\nphases: {{ build: {{ steps: [{{ build: app }}, {{ push: app }}] }} }}\n"
     ))
     .file("Dockerfile", format!("FROM {base}\nRUN head -c 16 /dev/urandom > /random\n"))
-    .file(".home/.docker/config.json", registry.docker_config());
+    .file(".home/.docker/config.json", registry.docker_config())
+    .git();
     // The cache does not exist yet: that is no failure.
     project.runner("run --publish").run().exits(0);
     let first = project.json(".runner/state.json")["images"]["app"]["digest"].clone();
@@ -203,4 +223,332 @@ fn a_large_context_streams() {
     outcome.exits(0);
     docker(&["rmi", "-f", &image_id(&project)]);
     assert!(peak > 0 && peak < 150 * 1024 * 1024, "{} MiB resident", peak >> 20);
+}
+
+#[test]
+fn network_and_hosts_of_run() {
+    let name = unique("network");
+    let own = unique("line");
+    let project = Project::new(&format!(
+        "version: 1\nname: t\nimages:\n  none: {{ repository: {name}, tags: [n], network: none, dockerfile: none.Dockerfile }}\n  hosts: {{ repository: {name}, tags: [h], extra-hosts: {{ db.internal: 10.0.0.5, six.internal: \"fd00::5\" }}, dockerfile: hosts.Dockerfile }}\n  host: {{ repository: {name}, tags: [o], network: host, dockerfile: host.Dockerfile }}\nphases: {{ build: {{ steps: [{{ build: [none, hosts, host] }}] }} }}\n"
+    ))
+    .file("none.Dockerfile", format!("FROM busybox:1.36\nRUN echo {own}; ls /sys/class/net | grep -v lo || echo no-network\n"))
+    .file("hosts.Dockerfile", format!("FROM busybox:1.36\nRUN echo {own}; cat /etc/hosts\n"))
+    .file("host.Dockerfile", format!("FROM busybox:1.36\nRUN echo {own}; ls /sys/class/net\n"));
+    let run = project.runner("run").run().exits(0).says("no-network").says("10.0.0.5");
+    run.says("db.internal").says("fd00::5").says("docker0");
+    let wrong = Project::new(
+        "version: 1\nname: t\nimages: { app: { repository: t, tags: [t], extra-hosts: { db: nowhere } } }\nphases: { build: { steps: [{ build: app }] } }\n",
+    )
+    .file("Dockerfile", "FROM busybox:1.36\n");
+    wrong.runner("run").run().exits(2).says("pipeline.yml:3:").says("`nowhere` is not an IP address");
+}
+
+#[test]
+fn labels_and_times_come_from_the_commit() {
+    let dockerfile = "FROM busybox:1.36\nARG SOURCE_DATE_EPOCH\nRUN echo \"epoch $SOURCE_DATE_EPOCH\"\n";
+    let project = project(dockerfile, "labels: { org.opencontainers.image.source: mine }", "").git();
+    let git = |arguments: &[&str]| {
+        let output = std::process::Command::new("git").args(arguments).current_dir(project.root()).output();
+        String::from_utf8(output.unwrap().stdout).unwrap().trim().to_owned()
+    };
+    let (commit, time) = (git(&["rev-parse", "HEAD"]), git(&["show", "-s", "--format=%ct", "HEAD"]));
+    project.runner("run").run().exits(0).says(&format!("epoch {time}"));
+    let label = |name: &str| {
+        let format = format!("{{{{index .Config.Labels \"org.opencontainers.image.{name}\"}}}}");
+        docker(&["image", "inspect", "-f", &format, &image_id(&project)]).trim().to_owned()
+    };
+    let created = git(&["show", "-s", "--format=%cd", "--date=format-local:%Y-%m-%dT%H:%M:%SZ", "HEAD"]);
+    assert_eq!((label("revision"), label("source"), label("created")), (commit, "mine".to_owned(), created));
+}
+
+/// `ssh-add` with its libraries, and a key that it can be tried with.
+fn with_ssh(project: Project, kind: &str) -> Project {
+    std::fs::create_dir_all(project.path("root/bin")).unwrap();
+    let programs = ["/usr/bin/ssh-add", "/usr/bin/ssh-keygen"];
+    shell("cp", &[programs[0], programs[1], &project.path("root/bin").display().to_string()]);
+    let libraries = shell("ldd", &programs);
+    for library in libraries.split_whitespace().filter(|word| word.starts_with("/lib")) {
+        let place = project.path(&format!("root{library}"));
+        std::fs::create_dir_all(place.parent().unwrap()).unwrap();
+        std::fs::copy(library, place).unwrap();
+    }
+    shell("ssh-keygen", &["-q", "-t", kind, "-N", "", "-f", &project.path("key").display().to_string()]);
+    project
+}
+
+const WITH_SSH: &str = "FROM busybox:1.36\nCOPY root /\nCOPY key.pub /\nRUN --mount=type=ssh,id=deploy,required ssh-add -l && echo text | ssh-keygen -Y sign -f /key.pub -n test && echo usable; ls /key\n";
+
+#[test]
+fn a_key_can_be_used_by_the_build_and_does_not_reach_it() {
+    for kind in ["ed25519", "rsa", "ecdsa"] {
+        let dockerfile = WITH_SSH.replace("; ls /key", "; ! test -e /key");
+        let project = with_ssh(project(&dockerfile, "ssh: deploy=key", ""), kind);
+        let outcome = project.runner("run").run().exits(0);
+        outcome.says("usable\n").says(&format!("({})", kind.to_uppercase()));
+    }
+}
+
+#[test]
+fn an_agent_is_forwarded_and_its_absence_explained() {
+    let dockerfile = WITH_SSH.replace("; ls /key", "");
+    let project = with_ssh(project(&dockerfile, "ssh: [deploy]", ""), "ed25519");
+    project
+        .runner("run")
+        .run()
+        .exits(2)
+        .ends_with("SSH_AUTH_SOCK is not set")
+        .ends_with("ssh: [default=KEYFILE]");
+    let socket = project.path("agent").display().to_string();
+    let agent = Server::start("ssh-agent", &["-D", "-a", &socket], &project.path("agent.log"));
+    crate::harness::eventually(|| project.exists("agent"), "the agent does not come up");
+    let mut add = std::process::Command::new("ssh-add");
+    add.arg("-q").arg(project.path("key")).env("SSH_AUTH_SOCK", &socket);
+    assert!(add.status().unwrap().success());
+    project.runner("run").env("SSH_AUTH_SOCK", &socket).run().exits(0).says("usable\n");
+    drop(agent);
+    // A key with a passphrase cannot be used, which is said before anything is built.
+    let key = project.path("key").display().to_string();
+    shell("ssh-keygen", &["-q", "-p", "-P", "", "-N", "hunter2", "-f", &key]);
+    let pipeline = project.read("pipeline.yml").replace("[deploy]", "deploy=key");
+    let project = project.file("pipeline.yml", pipeline);
+    project.runner("run").run().exits(2).ends_with("has a passphrase");
+}
+
+/// Where a step with this word in its name begins and ends in the log.
+fn span(log: &str, word: &str) -> (usize, usize) {
+    let at = log.find(word).unwrap_or_else(|| panic!("{word}: {log}"));
+    let begin = log[..at].rfind('\n').unwrap() + 1;
+    let step = log[begin..].split(" [").next().unwrap();
+    let end = log.find(&format!("{step} done")).unwrap_or_else(|| panic!("{step}: {log}"));
+    (begin, end)
+}
+
+/// The names that images have only while others are built from them are gone, those of tests beside this one included.
+fn no_stage_is_left() {
+    let none = || docker(&["images", "-q", "local.invalid/runner-stage"]).is_empty();
+    crate::harness::eventually(none, "a name is left");
+}
+
+#[test]
+fn images_depend_on_each_other_and_build_side_by_side() {
+    let name = unique("graph");
+    let (one, two) = (unique("one"), unique("two"));
+    let project = Project::new(&format!(
+        "version: 1\nname: t\nenv: {{ shell: sh }}\nimages:\n  web: {{ repository: {name}-web, dockerfile: web/Dockerfile, tags: [t], depends-on: base }}\n  api: {{ repository: {name}-api, dockerfile: api/Dockerfile, tags: [t], depends-on: [base] }}\n  base: {{ repository: {name}-base, dockerfile: base/Dockerfile, tags: [t] }}\nphases: {{ build: {{ steps: [{{ build: [web, api] }}, {{ test: web, command: [cat, /base, /web] }}] }} }}\n"
+    ))
+    .file("base/Dockerfile", "FROM busybox:1.36\nRUN echo of the base > /base\n")
+    .file("web/Dockerfile", format!("# a comment\nARG FROM=base\n\nFROM busybox:1.36\nRUN : {one}; sleep 3; echo built > /web\nFROM ${{FROM}}\nCOPY --from=0 /web /\n"))
+    .file("api/Dockerfile", format!("FROM base\nRUN : {two}; sleep 3; cat /base\n"));
+    let outcome = project.runner("run").run().exits(0).says("of the base\nbuilt\n").says("api │ #");
+    // The base first, then both at once: neither is through before the other has begun.
+    let (begin_one, end_one) = span(&outcome.stdout, &one);
+    let (begin_two, end_two) = span(&outcome.stdout, &two);
+    let bases_end = outcome.stdout.rfind("base │ #").unwrap();
+    assert!(bases_end < begin_one.min(begin_two), "{outcome}");
+    assert!(begin_one.max(begin_two) < end_one.min(end_two), "{outcome}");
+    no_stage_is_left();
+    // What is built already is not built again for what depends on it.
+    let pipeline = project
+        .read("pipeline.yml")
+        .replace("steps: [{ build: [web, api] }", "steps: [{ build: base }, { build: api }");
+    let project =
+        project.file("pipeline.yml", pipeline.replace(", { test: web, command: [cat, /base, /web] }", ""));
+    let outcome = project.runner("run").run().exits(0);
+    assert_eq!(outcome.stdout.matches("built      base").count(), 1, "{outcome}");
+}
+
+#[test]
+fn a_dockerfile_means_its_own_stages_and_each_platform_its_own_base() {
+    let name = unique("names");
+    let project = Project::new(&format!(
+        "version: 1\nname: t\nimages:\n  base: {{ repository: {name}-base, dockerfile: base/Dockerfile, tags: [t], platforms: [linux/amd64, linux/arm64] }}\n  app: {{ repository: {name}-app, dockerfile: app/Dockerfile, tags: [t], depends-on: base }}\n  both: {{ repository: {name}-both, dockerfile: both/Dockerfile, tags: [t], depends-on: base, platforms: [linux/amd64, linux/arm64], contexts: {{ docs: base }} }}\n  late: {{ repository: {name}-late, dockerfile: both/Dockerfile, tags: [t], depends-on: app, platforms: [linux/arm64] }}\nphases: {{ build: {{ steps: [{{ build: [app, both] }}] }} }}\n"
+    ))
+    .file("base/Dockerfile", "FROM scratch\nARG TARGETARCH\nCOPY pipeline.yml /of-$TARGETARCH\n")
+    .file(
+        "app/Dockerfile",
+        "\u{feff}ARG B=ba\nARG C=${B}se\nFROM busybox:1.36\nRUN echo own > /own\nFROM ${C} AS base\nFROM busybox:1.36\nCOPY \\\n  --from=0 /own /\nCOPY --from=base / /base\nRUN cat /own; ls /base\n",
+    )
+    .file("both/Dockerfile", "FROM base AS base\nCOPY --from=docs Dockerfile /D\n");
+    project.runner("run").run().exits(0).says(" own\n").says(" of-amd64\n");
+    let state = project.json(".runner/state.json");
+    let of = |image: &str| state["images"][image]["platforms"]["linux/arm64"].as_str().unwrap().to_owned();
+    let layers = |id: &str| docker(&["image", "inspect", "-f", "{{index .RootFS.Layers 0}}", id]);
+    assert_eq!(layers(&of("both")), layers(&of("base")));
+    docker(&["rmi", "-f", &of("both"), &of("base")]);
+    let pipeline = project.read("pipeline.yml").replace("build: [app, both]", "build: late");
+    project
+        .file("pipeline.yml", pipeline)
+        .runner("run")
+        .run()
+        .exits(2)
+        .ends_with("`app` is not built for linux/arm64");
+}
+
+#[test]
+fn the_first_image_that_fails_ends_the_others() {
+    let name = unique("cancel");
+    let project = Project::new(&format!(
+        "version: 1\nname: t\nimages:\n  bad: {{ repository: {name}-bad, dockerfile: bad/Dockerfile, tags: [t] }}\n  slow: {{ repository: {name}-slow, dockerfile: slow/Dockerfile, tags: [t] }}\n  late: {{ repository: {name}-late, dockerfile: slow/Dockerfile, tags: [t], depends-on: bad }}\nphases: {{ build: {{ steps: [{{ build: [late, slow] }}] }} }}\n"
+    ))
+    .file("bad/Dockerfile", format!("FROM busybox:1.36\nRUN : {name}; sleep 1; exit 5\n"))
+    .file("slow/Dockerfile", format!("FROM busybox:1.36\nRUN : {name}; sleep 200\n"));
+    let begin = std::time::Instant::now();
+    let outcome =
+        project.runner("run").run().exits(1).ends_with("bad: the build failed").ends_with("exit code: 5");
+    assert!(begin.elapsed().as_secs() < 100, "{outcome}");
+    outcome.says_not("late │");
+}
+
+#[test]
+fn a_context_is_sent_once_for_all_images_of_it() {
+    let name = unique("once");
+    let project = Project::new(&format!(
+        "version: 1\nname: t\nimages:\n  a: {{ repository: {name}-a, dockerfile: a/Dockerfile, tags: [t] }}\n  b: {{ repository: {name}-b, dockerfile: b/Dockerfile, tags: [t] }}\nphases: {{ build: {{ steps: [{{ build: [a, b] }}] }} }}\n"
+    ))
+    .file("a/Dockerfile", "FROM busybox:1.36\nCOPY . /c\n")
+    .file("b/Dockerfile", "FROM busybox:1.36\nCOPY . /c\nRUN true\n")
+    .file("large", vec![b'x'; 50_000_000]);
+    let mut running = project.runner("run").start();
+    // The last answer comes while the images are exported.
+    let mut most = 0;
+    while let Some(bytes) = running.has_read() {
+        most = bytes;
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+    running.finish().exits(0);
+    assert!((50_000_000..75_000_000).contains(&most), "{most} bytes were read");
+}
+
+#[test]
+fn further_contexts_are_directories_images_repositories_and_archives() {
+    let elsewhere = Project::new("").file("docs/page", "a page\n").file("docs/.dockerignore", "secret\n");
+    let elsewhere = elsewhere.file("docs/secret", "s").file("sub/file", "of the repository\n").git();
+    let root = elsewhere.root().display().to_string();
+    let (_daemon, git) = crate::servers::repositories(elsewhere.root());
+    shell("tar", &["-C", &root, "-czf", &elsewhere.path("a.tgz").display().to_string(), "sub"]);
+    let (_server, http) = crate::servers::files(elsewhere.root());
+    let contexts = format!(
+        "contexts: {{ docs: {root}/docs, box: \"docker-image://busybox:1.36\", repo: \"{git}/#main\", archive: \"{http}/a.tgz\" }}"
+    );
+    let dockerfile = "FROM box\nCOPY --from=docs / /docs/\nCOPY --from=repo /sub/file /file\nRUN --mount=from=archive,target=/archive cp /archive/sub/file /archived\nRUN cat /docs/page /file /archived; ls -A /docs\n";
+    let project = project(dockerfile, &contexts, "");
+    let outcome =
+        project.runner("run").run().exits(0).says(" a page\n").says(" page\n").says_not(" secret\n");
+    assert_eq!(outcome.stdout.matches(" of the repository\n").count(), 2, "{outcome}");
+    // The same from the repository itself, Dockerfile and all.
+    let remote = Project::new("")
+        .file("Dockerfile", "FROM busybox:1.36\nCOPY file /\nRUN cat /file\n")
+        .file("file", "remote\n")
+        .git();
+    let (_second, git) = crate::servers::repositories(remote.root());
+    let pipeline = project.read("pipeline.yml").replace(&contexts, &format!("context: \"{git}/#main\""));
+    let project = project.file("pipeline.yml", pipeline);
+    project.runner("run").run().exits(0).says(" remote\n");
+    no_stage_is_left();
+}
+
+#[test]
+fn platforms_are_built_for() {
+    let project = project(
+        "FROM scratch\nARG TARGETARCH\nCOPY pipeline.yml /$TARGETARCH\n",
+        "platforms: [linux/arm64, linux/amd64]",
+        "",
+    );
+    project.runner("run").run().exits(0);
+    let architecture =
+        |id: &str| docker(&["image", "inspect", "-f", "{{.Architecture}}", id]).trim().to_owned();
+    let state = project.json(".runner/state.json");
+    let other = state["images"]["app"]["platforms"]["linux/arm64"].as_str().unwrap().to_owned();
+    assert_eq!(
+        (architecture(&image_id(&project)), architecture(&other)),
+        ("amd64".to_owned(), "arm64".to_owned())
+    );
+    docker(&["rmi", "-f", &other]);
+    let pipeline = project.read("pipeline.yml").replace("- build: app", "- build: app\n      - push: app");
+    let project = project.file("pipeline.yml", pipeline);
+    project.runner("run").run().exits(2).complains("the push of an image for several platforms");
+}
+
+#[test]
+fn a_large_context_is_warned_about_with_its_culprits() {
+    let project = project("FROM busybox:1.36\nRUN --mount=type=bind,target=/c ls /c\n", "", "")
+        .file("data/dump.sql", "");
+    let file = std::fs::File::options().write(true).open(project.path("data/dump.sql")).unwrap();
+    file.set_len(201_000_000).unwrap();
+    project
+        .runner("run")
+        .run()
+        .exits(0)
+        .says("warning: the build context has 201.0 MB")
+        .says("data/dump.sql (201.0 MB)");
+}
+
+#[test]
+fn the_log_says_what_took_long_and_what_has_grown() {
+    let own = unique("slow");
+    let dockerfile = format!("FROM busybox:1.36\nRUN : {own}; sleep 0.3\nCOPY large /\n");
+    let project = project(&dockerfile, "", "").file("large", vec![b'x'; 10]);
+    project
+        .runner("run")
+        .run()
+        .exits(0)
+        .says("0 of 2 steps cached; slowest: [2/3] RUN")
+        .says_not("than the image before");
+    let project = project.file("large", vec![b'x'; 3_000_000]);
+    let outcome = project.runner("run").run().exits(0);
+    outcome
+        .says("1 of 2 steps cached")
+        .says("2.9 MB more than the image before it: COPY large / # buildkit +2.9 MB");
+}
+
+#[test]
+fn a_cache_that_cannot_be_read_is_a_warning() {
+    let cache = format!("cache: {{ from: \"{}/nothing:here\", to: registry }}", registry());
+    let project = project("FROM busybox:1.36\nRUN true\n", &cache, "");
+    let outcome = project.runner("run").run().exits(0);
+    outcome.says("warning: the cache ").says("/nothing:here cannot be read: ");
+}
+
+#[test]
+fn output_that_the_engine_cuts_is_said_to_be() {
+    let own = unique("clip");
+    let dockerfile = format!(
+        "FROM busybox:1.36\nRUN : {own}; i=0; while [ $i -lt 40000 ]; do echo 0123456789012345678901234567890; i=$((i+1)); done; exit 3\n"
+    );
+    let project = project(&dockerfile, "", "");
+    project.runner("run").run().exits(1).says("warning: the engine has cut a step's output short");
+}
+
+#[test]
+fn the_syntax_line_names_the_frontend() {
+    let frontend = project("FROM busybox:1.36\nENTRYPOINT [\"/bin/sh\", \"-c\", \"exit 77\"]\n", "", "");
+    frontend.runner("run").run().exits(0);
+    let name = format!("local.invalid/{}:1", unique("frontend"));
+    docker(&["tag", &image_id(&frontend), &name]);
+    let project = project(&format!("# syntax={name}\nFROM busybox:1.36\n"), "", "");
+    project.runner("run").run().exits(1).ends_with("exit code: 77");
+    docker(&["rmi", &name]);
+}
+
+#[test]
+fn a_terminal_shows_what_is_under_way_and_the_whole_output_of_what_fails() {
+    let own = unique("live");
+    let dockerfile = format!(
+        "FROM busybox:1.36\nRUN : {own}; echo hidden-output; sleep 0.5\nRUN echo before-the-end; exit 9\n"
+    );
+    let project = project(&dockerfile, "", "");
+    let command = format!("{} run", env!("CARGO_BIN_EXE_runner"));
+    let output = std::process::Command::new("script")
+        .args(["-qec", &command, "/dev/null"])
+        .current_dir(project.root())
+        .env("TERM", "xterm")
+        .stdin(std::process::Stdio::null())
+        .output()
+        .unwrap();
+    let shown = String::from_utf8_lossy(&output.stdout).replace('\r', "");
+    assert_eq!(output.status.code(), Some(1), "{shown}");
+    assert!(shown.contains("\x1b[2m    hidden-output\x1b[0m\n") && shown.contains("A\x1b[J"), "{shown:?}");
+    assert!(shown.contains("before-the-end\n") && !shown.contains(" hidden-output\n"), "{shown:?}");
+    assert!(shown.contains("; sleep 0.5 · done "), "{shown:?}");
 }

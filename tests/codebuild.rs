@@ -1,6 +1,7 @@
 //! Inside CodeBuild: its variables decide.
 
 use crate::harness::{Call, Project, registry, unique};
+use crate::servers::RecordedAws;
 
 const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
 
@@ -121,4 +122,29 @@ fn under_codepipeline_a_build_is_a_push_of_a_branch_that_has_to_be_named() {
     call().run().exits(2).complains("nothing says which branch").complains("#{SourceVariables.BranchName}");
     let outcome = call().env("RUNNER_BRANCH", "main").run().exits(0);
     outcome.says("\npushed\n").says("\non-main\n").says_not("\nby-hand\n");
+}
+
+#[test]
+fn steps_end_before_codebuild_ends_the_build() {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
+    // Five minutes, of which eight seconds are left.
+    let start = now - 292;
+    let aws = RecordedAws::scripted(None, move |action, _| {
+        let build = serde_json::json!({ "builds": [{ "id": "webapp:11111111-2222", "timeoutInMinutes": 5, "startTime": start }] });
+        (action == "codebuild:BatchGetBuilds").then(|| (200, build.to_string()))
+    });
+    let project = Project::phases(
+        "  build:\n    steps: [{ run: sleep 60 }, { run: echo never }]\n    finally: [{ run: echo cleaned }]\n",
+    );
+    let begin = std::time::Instant::now();
+    let call = in_codebuild(project.runner("run"), &project).env("AWS_ENDPOINT_URL", &*aws.endpoint);
+    let run = call.run().exits(7).says("\ncleaned\n").says_not("\nnever");
+    run.ends_with("the build has 5m in CodeBuild, and what is left of them is for `finally` and reports");
+    assert!(begin.elapsed() < std::time::Duration::from_secs(8));
+    // Whoever may not ask has no such limit, and is not bothered.
+    let aws = RecordedAws::start(Some("codebuild:BatchGetBuilds"));
+    let project = Project::phases("  build: { steps: [{ run: sleep 1 }] }\n");
+    let call = in_codebuild(project.runner("run"), &project).env("AWS_ENDPOINT_URL", &*aws.endpoint);
+    call.run().exits(0).says_not("BatchGetBuilds");
+    assert!(aws.calls().iter().any(|call| call.action == "codebuild:BatchGetBuilds"));
 }

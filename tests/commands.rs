@@ -141,10 +141,39 @@ fn dir_env_and_name_of_a_step() {
 fn help_shows_what_works_and_an_example() {
     let project = Project::phases("  build: { steps: [] }\n");
     let help = project.runner("--help").run().exits(0).says("runner run --phase build").says("Exit codes");
-    for later in ["gc", "completions", "ecs", "image"] {
+    for later in ["completions", "ecs"] {
         assert!(!help.stdout.contains(&format!("  {later} ")), "{later} does not work yet");
     }
     project.runner("run --help").run().exits(0).says("--env-file").says("Examples:").says_not("--with-aws");
     project.runner("run --publish --local").run().exits(2);
     project.runner("walk").run().exits(2);
+}
+
+#[test]
+fn a_context_is_listed_and_weighed() {
+    let project = Project::phases("  build: { steps: [] }\n")
+        .file("src/a.txt", "12345")
+        .file("src/deep/b.bin", vec![0; 3000])
+        .file("node_modules/x.js", vec![0; 900_000])
+        .file("odd\nname", "")
+        .file(".runner/state.json", "{}")
+        .file("web.Dockerfile", "FROM scratch\n")
+        .file("web.Dockerfile.dockerignore", "src/deep\n")
+        .file(".dockerignore", "node_modules\n.home\n*.yml\n");
+    let list = project.runner("image context .").run().exits(0);
+    assert_eq!(
+        list.stdout,
+        ".dockerignore\nodd\\nname\nsrc/a.txt\nsrc/deep/b.bin\nweb.Dockerfile\nweb.Dockerfile.dockerignore\n"
+    );
+    let own = project.runner("image context . -f web.Dockerfile").run().exits(0);
+    assert!(own.stdout.contains("node_modules/x.js\n") && !own.stdout.contains("b.bin"), "{own}");
+    let size = project.runner("image context . -f web.Dockerfile --size").run().exits(0);
+    let biggest = size.stdout.lines().position(|line| line.ends_with("node_modules/")).unwrap();
+    assert!(size.stdout.starts_with("900.") && biggest == 3, "{size}");
+    project.runner("image context nowhere").run().exits(2).complains("there is no directory nowhere");
+    project
+        .runner("image context . -f nowhere")
+        .run()
+        .exits(2)
+        .complains("there is no Dockerfile at nowhere");
 }

@@ -16,9 +16,13 @@ fn no_docker() {
     run("unix:///nonexistent/docker.sock")
         .exits(3)
         .ends_with("there is no Docker Engine: /nonexistent/docker.sock does not exist")
-        .ends_with("privileged mode");
+        .ends_with("systemctl start docker");
     run("tcp://127.0.0.1:1").exits(3).ends_with("the Docker Engine at 127.0.0.1:1 does not answer");
-    run("ssh://host").exits(3).ends_with("`ssh://host` in DOCKER_HOST");
+    for wrong in
+        ["npipe:////./pipe/docker", "ssh://-oProxyCommand=id", "ssh://me:word@host", "tcp://host:port"]
+    {
+        run(wrong).exits(3).ends_with(&format!("`{wrong}` in DOCKER_HOST"));
+    }
     std::fs::write(project.path("socket"), "").unwrap();
     let file = format!("unix://{}", project.path("socket").display());
     run(&file).exits(3).ends_with("does not answer");
@@ -30,11 +34,15 @@ fn an_engine_that_is_too_old() {
     let address = server.server_addr().to_ip().unwrap();
     std::thread::spawn(move || {
         for request in server.incoming_requests() {
-            let _ = request.respond(tiny_http::Response::from_string("{\"ApiVersion\":\"1.40\"}"));
+            let _ = request.respond(tiny_http::Response::from_string(
+                "{\"Version\":\"19.03.15\",\"ApiVersion\":\"1.40\"}",
+            ));
         }
     });
     let outcome = app(BUILD).runner("run").env("DOCKER_HOST", format!("tcp://{address}")).run();
-    outcome.exits(3).ends_with("speaks API 1.40, but runner needs 1.41");
+    outcome
+        .exits(3)
+        .ends_with("Docker Engine 19.03.15 speaks API 1.40, but runner needs 1.41 (Docker 20.10)");
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 use serde_json::Value;
 use std::collections::BTreeMap;
+use std::ffi::OsStr;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
@@ -164,8 +165,8 @@ impl Call<'_> {
     }
 
     /// Makes the call by way of another program, whose own arguments come first.
-    pub fn run_under(self, program: &[&str]) -> Outcome {
-        let mut command = Command::new(program[0]);
+    pub fn run_under(self, program: &[impl AsRef<OsStr>]) -> Outcome {
+        let mut command = Command::new(&program[0]);
         command.args(&program[1..]).arg(env!("CARGO_BIN_EXE_runner")).args(&self.arguments);
         command.current_dir(self.project.root()).env_clear().envs(&self.env).stdin(Stdio::null());
         Outcome::new(&command.output().unwrap())
@@ -193,9 +194,37 @@ impl Running {
         assert!(path.exists(), "{} never came", path.display());
     }
 
+    /// The bytes that it has read until now; nothing once it has ended.
+    pub fn has_read(&mut self) -> Option<u64> {
+        if self.child.try_wait().unwrap().is_some() {
+            return None;
+        }
+        let io = std::fs::read_to_string(format!("/proc/{}/io", self.child.id())).ok()?;
+        io.lines().find_map(|line| line.strip_prefix("rchar: ")?.parse().ok())
+    }
+
+    /// The process ids of its children.
+    pub fn children(&self) -> Vec<String> {
+        let tasks = std::fs::read_dir(format!("/proc/{}/task", self.child.id())).unwrap().flatten();
+        // A thread may be gone meanwhile.
+        let lists = tasks.filter_map(|task| std::fs::read_to_string(task.path().join("children")).ok());
+        lists.flat_map(|list| list.split_whitespace().map(ToOwned::to_owned).collect::<Vec<_>>()).collect()
+    }
+
     /// Closes the reading end of the log.
     pub fn close_stdout(&mut self) {
         drop(self.child.stdout.take());
+    }
+
+    /// Reads the log away, on a thread of its own.
+    pub fn drain(&mut self) -> std::thread::JoinHandle<u64> {
+        let mut out = self.child.stdout.take().unwrap();
+        std::thread::spawn(move || std::io::copy(&mut out, &mut std::io::sink()).unwrap_or_default())
+    }
+
+    /// How it ended, once it has.
+    pub fn ended(&mut self) -> Option<std::process::ExitStatus> {
+        self.child.try_wait().unwrap()
     }
 
     pub fn finish(self) -> Outcome {

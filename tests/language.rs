@@ -26,15 +26,15 @@ fn an_unknown_key_is_shown_with_its_place_and_a_suggestion() {
 fn keys_whose_executor_does_not_exist_yet_are_refused_by_name() {
     refused(
         &format!(
-            "{HEAD}phases:\n  build:\n    steps:\n      - run-task: {{ cluster: c, service: s, task-definition: f }}\n      - parallel: [{{ run: x }}]\n"
+            "{HEAD}phases:\n  build:\n    steps:\n      - run-task: {{ cluster: c, service: s, task-definition: f }}\n"
         ),
-        &["pipeline.yml:6:9", "`run-task` is part of the language", "pipeline.yml:7:9", "`parallel`"],
+        &["pipeline.yml:6:9", "`run-task` is part of the language"],
     );
     refused(
         &format!(
-            "{HEAD}images: {{ a: {{ repository: a, platforms: [linux/amd64] }} }}\nphases: {{ build: {{ steps: [{{ build: a }}] }} }}\n"
+            "{HEAD}images: {{ a: {{ repository: a, compression: zstd }} }}\nphases: {{ build: {{ steps: [{{ build: a }}] }} }}\n"
         ),
-        &["pipeline.yml:3:31", "`platforms`"],
+        &["pipeline.yml:3:31", "`compression`"],
     );
     let deploy = "{ cluster: c, service: s, task-definition: f, wait: 10m, on-failure: rollback }";
     refused(

@@ -99,3 +99,50 @@ fn a_value_that_a_step_registers_is_masked_from_then_on() {
     run.says("a value in $RUNNER_MASK is shorter than four characters").says_not("fetched-at-run-time");
     assert!(!project.read(".runner/state.json").contains("fetched-at"));
 }
+
+#[test]
+fn whatever_way_a_value_is_registered_it_is_masked() {
+    let project = Project::phases(
+        r#"  build:
+    steps:
+      - name: one after the other
+        run: |
+          for value in first-secret-AAAA other-secret-BBBB third-CC; do
+            echo "$value" > "$RUNNER_MASK"
+            echo "now $value"
+            sleep 0.1
+          done
+      - parallel:
+          - name: a
+            run: 'echo beside-secret-DDDD >> "$RUNNER_MASK"; touch go; sleep 1'
+          - name: b
+            run: 'until [ -e go ]; do sleep 0.02; done; sleep 0.3; echo "is beside-secret-DDDD"'
+      - name: later
+        run: 'echo "LATER=later-secret-EEEE" >> "$RUNNER_ENV"'
+      - run: 'echo "$LATER" >> "$RUNNER_MASK"'
+"#,
+    );
+    let run = project.runner("run").run().exits(0).says("\nnow ***\n").says("│ is ***\n");
+    run.says_not("secret-").says_not("third-CC");
+    assert!(!project.read(".runner/state.json").contains("later-secret"));
+    // What cannot be read is no reason to show it.
+    for write in [
+        "head -c 1300000 /dev/zero | tr '\\0' x",
+        "printf 'caf\\351-secret'",
+        "rm \"$RUNNER_MASK\"; mkdir \"$RUNNER_MASK\"; :",
+    ] {
+        let project = Project::phases(&format!(
+            "  build:\n    steps:\n      - run: |\n          {write} >> \"$RUNNER_MASK\" || :\n          echo not-to-be-seen\n"
+        ));
+        let run = project.runner("run").run().exits(1).says_not("\nnot-to-be-seen");
+        run.says("the command wrote to $RUNNER_MASK what cannot be read");
+    }
+}
+
+#[test]
+fn a_time_that_passes_between_two_attempts_is_a_timeout() {
+    let project = Project::phases(
+        "  build: { timeout: 1s, steps: [{ run: exit 5, retry: { attempts: 1, delay: 1m } }] }\n",
+    );
+    project.runner("run").run().exits(7).ends_with("the phase took longer than 1s");
+}

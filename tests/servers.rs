@@ -3,16 +3,16 @@
 use crate::harness::{aws_endpoint, docker, eventually, shell};
 use serde_json::Value;
 use std::io::{Read, Write};
-use std::net::TcpStream;
+use std::net::{TcpListener, TcpStream};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
 
 /// A child process that ends with the test.
-struct Server(Child);
+pub struct Server(Child);
 
 impl Server {
-    fn start(program: &str, arguments: &[&str], log: &Path) -> Self {
+    pub fn start(program: &str, arguments: &[&str], log: &Path) -> Self {
         let log = std::fs::File::create(log).unwrap();
         let mut command = Command::new(program);
         command.args(arguments).stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
@@ -32,6 +32,38 @@ impl Drop for Server {
     }
 }
 
+/// A port of 127.0.0.1 that nobody listens on.
+pub fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+/// Serves the git repositories below a directory, and answers with the beginning of their addresses.
+pub fn repositories(directory: &Path) -> (Server, String) {
+    let program = format!("{}/git-daemon", shell("git", &["--exec-path"]).trim());
+    let (base, port) = (format!("--base-path={}", directory.display()), free_port());
+    let arguments = [
+        "--export-all",
+        "--listen=127.0.0.1",
+        &base,
+        &format!("--port={port}"),
+        "--reuseaddr",
+        "--log-destination=stderr",
+    ];
+    let server = Server::start(&program, &arguments, &directory.join("daemon.log"));
+    eventually(|| std::net::TcpStream::connect(("127.0.0.1", port)).is_ok(), "git-daemon does not come up");
+    (server, format!("git://127.0.0.1:{port}"))
+}
+
+/// Serves the files of a directory, and answers with its address.
+pub fn files(directory: &Path) -> (Server, String) {
+    let (path, port) = (directory.display().to_string(), free_port().to_string());
+    let arguments = ["-m", "http.server", "--bind", "127.0.0.1", "-d", &path, &port];
+    let server = Server::start("python3", &arguments, &directory.join("http.log"));
+    let address = format!("127.0.0.1:{port}");
+    eventually(|| std::net::TcpStream::connect(&address).is_ok(), "http.server does not come up");
+    (server, format!("http://{address}"))
+}
+
 /// A registry over plain HTTP that wants a login. BuildKit speaks to it because it is on this machine.
 pub struct PlainRegistry {
     _server: Server,
@@ -44,8 +76,7 @@ impl PlainRegistry {
     pub fn start() -> Self {
         let directory = tempfile::tempdir().unwrap();
         let root = directory.path().display();
-        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        let host = format!("127.0.0.1:{port}");
+        let host = format!("127.0.0.1:{}", free_port());
         std::fs::write(directory.path().join("htpasswd"), shell("htpasswd", &["-nbB", "user", "pass"]))
             .unwrap();
         let config = format!(
@@ -55,7 +86,7 @@ impl PlainRegistry {
         std::fs::write(&path, config).unwrap();
         let log = directory.path().join("log");
         let server = Server::start("docker-registry", &["serve", path.to_str().unwrap()], &log);
-        eventually(|| std::net::TcpStream::connect(&host).is_ok(), "the registry does not come up");
+        eventually(|| TcpStream::connect(&host).is_ok(), "the registry does not come up");
         Self { _server: server, directory, host }
     }
 
@@ -148,6 +179,138 @@ impl OwnEngine {
         std::fs::write(self.directory.path().join("config.json"), crate::harness::docker_config()).unwrap();
         docker(&["--config", self.directory.path().to_str().unwrap(), "-H", &host, "push", "-q", name]);
         own(&["rmi", name, image]);
+    }
+}
+
+/// A Docker Engine that listens with TLS, in a network of its own.
+pub struct TlsEngine {
+    server: Server,
+    directory: tempfile::TempDir,
+}
+
+/// `$1` is the directory. In `certs` is what a client takes, in `other` the same of another authority.
+const TLS_ENGINE: &str = r#"
+set -eu
+cd "$1"
+ip link set lo up
+key="-newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2"
+for authority in certs other; do
+  mkdir "$authority"
+  openssl req -x509 $key -keyout ca.key -out "$authority/ca.pem" -subj "/CN=$authority" -addext basicConstraints=critical,CA:TRUE
+  openssl req $key -keyout "$authority/key.pem" -out client.csr -subj /CN=client
+  echo extendedKeyUsage=clientAuth > client.ext
+  openssl x509 -req -in client.csr -CA "$authority/ca.pem" -CAkey ca.key -CAcreateserial -days 2 -out "$authority/cert.pem" -extfile client.ext
+  [ "$authority" = other ] || {
+    openssl req $key -keyout engine.key -out engine.csr -subj /CN=engine
+    printf 'subjectAltName=DNS:localhost,IP:127.0.0.1\nextendedKeyUsage=serverAuth\n' > engine.ext
+    openssl x509 -req -in engine.csr -CA certs/ca.pem -CAkey ca.key -CAcreateserial -days 2 -out engine.pem -extfile engine.ext
+  }
+done
+echo '{}' > engine.json
+exec dockerd --config-file engine.json --tlsverify --tlscacert certs/ca.pem --tlscert engine.pem --tlskey engine.key --host tcp://127.0.0.1:2376 \
+  --host "unix://$1/docker.sock" --data-root "$1/data" --exec-root "$1/exec" --pidfile "$1/pid"
+"#;
+
+impl TlsEngine {
+    pub fn start() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let root = directory.path();
+        let arguments = ["-nm", "sh", "-c", TLS_ENGINE, "sh", root.to_str().unwrap()];
+        let server = Server::start("unshare", &arguments, &root.join("log"));
+        let engine = Self { server, directory };
+        let answers = || {
+            let info = Command::new("docker").args(["-H", &engine.socket(), "info"]).output();
+            info.is_ok_and(|output| output.status.success())
+        };
+        eventually(answers, "the engine does not come up");
+        engine
+    }
+
+    /// Its socket, which is there to prepare it.
+    fn socket(&self) -> String {
+        format!("unix://{}", self.directory.path().join("docker.sock").display())
+    }
+
+    /// Gives it an image of the machine's engine.
+    pub fn load(&self, image: &str) {
+        let archive = self.directory.path().join("image.tar");
+        docker(&["save", "-o", archive.to_str().unwrap(), image]);
+        docker(&["-H", &self.socket(), "load", "-q", "-i", archive.to_str().unwrap()]);
+    }
+
+    /// A directory with certificates.
+    pub fn certificates(&self, name: &str) -> String {
+        self.directory.path().join(name).display().to_string()
+    }
+
+    /// What runs a program in its network.
+    pub fn network(&self) -> Vec<String> {
+        let pid = self.server.0.id().to_string();
+        ["nsenter", "-t", &pid, "-n", "--"].map(ToOwned::to_owned).to_vec()
+    }
+}
+
+/// An ssh server on this machine for one user and key, and an `ssh` that knows them.
+pub struct SshServer {
+    _server: Server,
+    directory: tempfile::TempDir,
+    /// `root@127.0.0.1:PORT`
+    pub address: String,
+}
+
+impl SshServer {
+    pub fn start() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let root = directory.path();
+        let path = |name: &str| root.join(name).display().to_string();
+        for name in ["host", "user", "stranger"] {
+            shell("ssh-keygen", &["-q", "-t", "ed25519", "-N", "", "-f", &path(name)]);
+        }
+        let port = free_port();
+        let config = format!(
+            "ListenAddress 127.0.0.1:{port}\nHostKey {}\nAuthorizedKeysFile {}\nPermitRootLogin prohibit-password\nStrictModes no\nUsePAM no\nPidFile none\n",
+            path("host"),
+            path("user.pub")
+        );
+        std::fs::write(root.join("sshd_config"), config).unwrap();
+        let host_key = std::fs::read_to_string(root.join("host.pub")).unwrap();
+        std::fs::write(root.join("known"), format!("[127.0.0.1]:{port} {host_key}")).unwrap();
+        // Where privileges are given up; usually the system makes it at the boot.
+        std::fs::create_dir_all("/run/sshd").unwrap();
+        let sshd = shell("sh", &["-c", "PATH=$PATH:/usr/sbin command -v sshd"]);
+        let server = Server::start(sshd.trim(), &["-D", "-e", "-f", &path("sshd_config")], &root.join("log"));
+        let server = Self { _server: server, directory, address: format!("root@127.0.0.1:{port}") };
+        let address = format!("127.0.0.1:{port}");
+        eventually(|| TcpStream::connect(&address).is_ok(), "sshd does not come up");
+        server
+    }
+
+    /// A directory for PATH whose `ssh` uses one of the keys `user` and `stranger`, and one of the lists `known` and `none` of
+    /// servers. It notes its processes.
+    pub fn program(&self, key: &str, known: &str) -> String {
+        let root = self.directory.path().display();
+        let directory = self.directory.path().join(format!("{key}-{known}"));
+        std::fs::create_dir_all(&directory).unwrap();
+        let config = format!(
+            "IdentityFile {root}/{key}\nIdentitiesOnly yes\nIdentityAgent none\nUserKnownHostsFile {root}/{known}\nGlobalKnownHostsFile none\nStrictHostKeyChecking yes\n"
+        );
+        std::fs::write(directory.join("config"), config).unwrap();
+        let real = shell("sh", &["-c", "command -v ssh"]);
+        let text = format!(
+            "#!/bin/sh\necho $$ >> {root}/processes\nexec {} -F {} \"$@\"\n",
+            real.trim(),
+            directory.join("config").display()
+        );
+        let program = directory.join("ssh");
+        std::fs::write(&program, text).unwrap();
+        shell("chmod", &["755", program.to_str().unwrap()]);
+        format!("{}:{}", directory.display(), std::env::var("PATH").unwrap())
+    }
+
+    /// The processes of `ssh` that were started.
+    pub fn processes(&self) -> Vec<String> {
+        let list = std::fs::read_to_string(self.directory.path().join("processes")).unwrap_or_default();
+        list.lines().map(ToOwned::to_owned).collect()
     }
 }
 
@@ -287,6 +450,11 @@ fn aws_calls(head: &[(String, String)], body: &str) -> Vec<AwsCall> {
         ("AmazonEC2ContainerRegistry_V20150921", _) => {
             let name = json["repositoryNames"][0].as_str().or(json["repositoryName"].as_str()).unwrap();
             vec![call(format!("ecr:{operation}"), of("ecr", format!("repository/{name}")))]
+        }
+        ("CodeBuild_20161006", _) => {
+            let build = text(&json["ids"][0]);
+            let project = build.split(':').next().unwrap_or_default();
+            vec![call(format!("codebuild:{operation}"), of("codebuild", format!("project/{project}")))]
         }
         ("AmazonEC2ContainerServiceV20141113", _) => {
             let action = format!("ecs:{operation}");

@@ -92,3 +92,73 @@ fn a_stopped_container_test_leaves_no_container() {
     running.finish().exits(130);
     assert_eq!(containers_of(&project), "");
 }
+
+#[test]
+fn a_reader_that_stops_reading_delays_the_run_but_not_its_end() {
+    let project = Project::phases(
+        "  build:\n    steps: [{ run: 'touch begun; yes a line of a flood; touch never' }]\n    finally: [{ run: touch cleaned }]\n",
+    );
+    // Nobody ever reads what it writes.
+    let mut running = project.runner("run --grace 1s").start();
+    running.until_exists(&project.path("begun"));
+    std::thread::sleep(std::time::Duration::from_secs(1));
+    assert!(running.ended().is_none() && !project.exists("never"), "the command waits");
+    running.signal("TERM");
+    let begin = Instant::now();
+    let status = loop {
+        if let Some(status) = running.ended() {
+            break status;
+        }
+        assert!(begin.elapsed().as_secs() < 15, "it hangs");
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    };
+    assert_eq!(status.code(), Some(143));
+    assert!(project.exists("cleaned"));
+}
+
+#[test]
+fn a_line_without_an_end_takes_no_memory() {
+    let project = Project::new(
+        "version: 1\nname: t\nenv: { shell: sh, parameter-store: { A: /a, B: /b } }\nphases: { build: { steps: [{ run: 'head -c 100000000 /dev/zero' }] } }\n",
+    )
+    .file("env", "A=correct-horse\nB=\"-----BEGIN KEY-----\\nMIIEvQIBADANBgkqhkiG9w0BAQEF\\n-----END KEY-----\\n\"\n");
+    let mut running = project.runner("run --env-file env").start();
+    let log = running.drain();
+    let (outcome, peak) = running.finish_measured();
+    outcome.exits(0);
+    assert!(log.join().unwrap() > 100_000_000);
+    assert!(peak < 64 * 1024 * 1024, "{peak} bytes");
+}
+
+#[test]
+fn a_log_that_does_not_take_everything_at_once_loses_nothing() {
+    let project = Project::phases("  build: { steps: [{ run: seq 1 60000 }] }\n");
+    // Some programs leave the pipes that they share in this state.
+    let script = "import fcntl, os, subprocess, sys, time
+r, w = os.pipe()
+fcntl.fcntl(w, fcntl.F_SETFL, fcntl.fcntl(w, fcntl.F_GETFL) | os.O_NONBLOCK)
+child = subprocess.Popen([sys.argv[1], 'run'], stdout=w)
+os.close(w)
+lines = 0
+while chunk := os.read(r, 4096):
+    lines += chunk.count(b'\\n')
+    time.sleep(0.0005)
+sys.exit(child.wait() or (0 if lines > 60000 else 99))";
+    let status = std::process::Command::new("python3")
+        .args(["-c", script, env!("CARGO_BIN_EXE_runner")])
+        .current_dir(project.root())
+        .status();
+    assert_eq!(status.unwrap().code(), Some(0));
+    let full = std::fs::File::options().write(true).open("/dev/full").unwrap();
+    let output = std::process::Command::new(env!("CARGO_BIN_EXE_runner"))
+        .arg("run")
+        .current_dir(project.root())
+        .stdout(full)
+        .output()
+        .unwrap();
+    let warning = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(
+        output.status.success() && warning.contains("the log cannot be written: No space left"),
+        "{warning}"
+    );
+}

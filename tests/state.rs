@@ -100,3 +100,14 @@ fn a_whole_run_never_continues_another() {
     let project = project.file("pipeline.yml", pipeline);
     project.runner("run").run().exits(0);
 }
+
+#[test]
+fn a_state_that_cannot_be_read_is_continued_by_nobody() {
+    let project = Project::phases(
+        "  install: { steps: [{ run: exit 1 }] }\n  build: { steps: [{ run: echo deployed }] }\n",
+    );
+    project.runner("run --phase install").run().exits(1);
+    std::fs::write(project.path(".runner/state.json"), "{ half").unwrap();
+    let refused = project.runner("run --phase build").run().exits(3).says_not("\ndeployed");
+    refused.complains("state.json cannot be read").complains("remove it to begin anew");
+}

@@ -1,5 +1,6 @@
 //! AWS through its SDK: set-up here, one file per service. The SDK's types never leave this module.
 
+pub mod codebuild;
 pub mod ecr;
 pub mod ecs;
 pub mod iam;

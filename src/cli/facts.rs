@@ -1,7 +1,8 @@
 //! What files of the source say that plans and policies depend on. What cannot be read is simply not known.
 
 use crate::docker::context::{self, Selection};
-use crate::docker::ignore;
+use crate::docker::ignore::IgnoreFile;
+use crate::docker::solver::is_remote;
 use crate::ecs::task_definition::{self, Request};
 use crate::files;
 use crate::pipeline::diagnostic::Diagnostic;
@@ -134,13 +135,16 @@ pub(super) fn context_sizes(
         let Ok(context) = image.context.resolve(values) else {
             return unknown("the directory is not known before the run".to_owned());
         };
+        if is_remote(&context) {
+            return unknown("the engine fetches it".to_owned());
+        }
         let context = directory.join(context);
         if !context.is_dir() {
             return unknown("there is no such directory here".to_owned());
         }
-        let exclude = ignore::patterns_of(dockerfile(image, values, directory).as_deref(), &context);
+        let ignore = IgnoreFile::read(dockerfile(image, values, directory).as_deref(), &context);
         let (mut files, mut bytes) = (0, 0);
-        let selection = Selection { exclude, ..Selection::default() };
+        let selection = Selection { exclude: ignore.patterns(), ..Selection::default() };
         let walked = context::walk(&context, &selection, &mut |stat| {
             if stat.mode & DIRECTORY == 0 {
                 files += 1;
@@ -152,7 +156,7 @@ pub(super) fn context_sizes(
             Ok(()) => {
                 ContextSize { context_files: Some(files), context_bytes: Some(bytes), context_problem: None }
             }
-            Err(error) => unknown(crate::exit::chain(&error)),
+            Err(error) => unknown(crate::exit::chain(&error.placed(|| ignore))),
         }
     };
     pipeline.images.iter().map(|(name, image)| (name.clone(), size(image))).collect()

@@ -1,6 +1,7 @@
 //! From a pipeline file and the environment to everything that the commands start from.
 
 use super::stdio;
+use crate::docker::host::Endpoint;
 use crate::engine::Settings;
 use crate::exit::Failure;
 use crate::origin;
@@ -14,6 +15,7 @@ use crate::plan::{self, Mode, environment};
 use crate::secret::{Masks, Secret};
 use serde_json::{Value, json};
 use std::collections::HashMap;
+use std::ffi::OsString;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
@@ -114,6 +116,11 @@ pub(super) fn process() -> HashMap<String, String> {
         .collect()
 }
 
+/// The rest of it.
+pub(super) fn not_text() -> Vec<(OsString, OsString)> {
+    std::env::vars_os().filter(|(name, value)| name.to_str().and(value.to_str()).is_none()).collect()
+}
+
 /// Reads a pipeline file.
 pub(super) fn read(path: &Path) -> Result<SourceFile, Failure> {
     let unreadable =
@@ -208,17 +215,32 @@ fn env_file(path: Option<&Path>) -> Result<Vec<(String, String)>, Failure> {
     environment::parse(&text).map_err(|error| unreadable(error.to_string()))
 }
 
+/// Where the files for CodePipeline go when publishing: CodeBuild looks for artifacts from the source's root.
+pub(super) fn artifacts(process: &HashMap<String, String>, directory: &Path) -> PathBuf {
+    let root = process.get("CODEBUILD_SRC_DIR").filter(|_| process.contains_key("CODEBUILD_BUILD_ID"));
+    root.map_or_else(|| directory.to_owned(), PathBuf::from)
+}
+
 /// How connections are made.
 pub(super) fn settings(process: &HashMap<String, String>) -> Settings {
     let get = |name: &str| process.get(name).filter(|value| !value.is_empty());
-    let docker_config = get("DOCKER_CONFIG")
+    let docker = get("DOCKER_CONFIG")
         .map(PathBuf::from)
-        .or_else(|| get("HOME").map(|home| Path::new(home).join(".docker")))
-        .map(|directory| directory.join("config.json"));
+        .or_else(|| get("HOME").map(|home| Path::new(home).join(".docker")));
     Settings {
-        docker_host: get("DOCKER_HOST").cloned(),
-        docker_config,
+        docker: Endpoint {
+            host: get("DOCKER_HOST").cloned(),
+            tls_verify: get("DOCKER_TLS_VERIFY").is_some(),
+            tls: get("DOCKER_TLS").is_some(),
+            certificates: get("DOCKER_CERT_PATH")
+                .map(PathBuf::from)
+                .or_else(|| docker.clone())
+                .unwrap_or_default(),
+        },
+        docker_config: docker.map(|directory| directory.join("config.json")),
         aws_ca_bundle: get("AWS_CA_BUNDLE").map(PathBuf::from),
+        in_codebuild: process.contains_key("CODEBUILD_BUILD_ID"),
+        path: get("PATH").map(OsString::from).unwrap_or_default(),
     }
 }
 

@@ -2,7 +2,9 @@
 
 mod doctor;
 mod facts;
+mod gc;
 mod iam;
+mod image;
 mod load;
 mod plan;
 mod run;
@@ -10,8 +12,12 @@ mod schema;
 mod stdio;
 mod validate;
 
-use crate::exit::Failure;
+use crate::exit::{Exit, Failure};
+use crate::process::detached::{self, DETACHED};
+use crate::process::guard::{self, GUARD};
+use crate::process::init;
 use clap::{Parser, Subcommand};
+use std::ffi::OsString;
 use std::process::ExitCode;
 
 /// Runs the phases of an AWS CodeBuild pipeline from a typed file: builds, tests and pushes Docker images, registers ECS
@@ -38,10 +44,28 @@ enum Command {
     Schema(schema::Arguments),
     Iam(iam::Arguments),
     Doctor(doctor::Arguments),
+    Gc(gc::Arguments),
+    Image(image::Arguments),
+    /// The process that watches over commands; runner itself starts it
+    #[command(name = GUARD, hide = true)]
+    Guard,
+    /// Starts a program that outlives the run; runner itself calls it
+    #[command(name = DETACHED, hide = true)]
+    Detached {
+        /// The program and its arguments
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        argv: Vec<OsString>,
+    },
 }
 
 /// Parses the arguments, does what they say, and gives the exit code.
 pub fn main() -> ExitCode {
+    if init::is_first() {
+        return match init::main() {
+            Ok(code) => ExitCode::from(code),
+            Err(error) => report(&Failure::environment(format!("cannot start: {error}")), false),
+        };
+    }
     let arguments = Arguments::parse();
     let no_color = arguments.no_color;
     let result = match arguments.command {
@@ -51,6 +75,14 @@ pub fn main() -> ExitCode {
         Command::Schema(schema) => schema::main(&schema),
         Command::Iam(iam) => iam::main(&iam, no_color),
         Command::Doctor(doctor) => doctor::main(&doctor, no_color),
+        Command::Gc(gc) => gc::main(&gc),
+        Command::Image(image) => image::main(&image),
+        Command::Guard => guard::main()
+            .map(|()| Exit::Done)
+            .map_err(|error| Failure::environment(format!("cannot watch over commands: {error}"))),
+        Command::Detached { argv } => detached::main(&argv)
+            .map(|()| Exit::Done)
+            .map_err(|error| Failure::environment(format!("cannot start it: {error}"))),
     };
     match result {
         Ok(code) => ExitCode::from(code.code()),

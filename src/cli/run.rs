@@ -3,7 +3,6 @@
 use super::load::{self, Loaded};
 use super::stdio;
 use crate::engine::{self, Cancellation, Job};
-use crate::event::Events;
 use crate::exit::{Exit, Failure};
 use crate::pipeline::model::{NotifyTarget, PhaseName};
 use crate::pipeline::{self, duration};
@@ -11,17 +10,15 @@ use crate::plan::{self, Mode};
 use crate::process::Stopping;
 use crate::report::console::Console;
 use crate::report::notify::{Deliveries, Delivery, Notifier, Target, TargetKind};
-use crate::report::{self, Sink};
+use crate::report::{Reports, Sink};
 use crate::secret::{Masks, Secret};
 use crate::tls::{self, Redirects};
 use clap::Args;
+use rustix::process::Pid;
 use std::path::PathBuf;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-
-/// How many events may wait for the log.
-const EVENTS: usize = 256;
 
 /// Run the pipeline, or some of its phases
 #[derive(Debug, Args)]
@@ -81,6 +78,7 @@ async fn run(job: Job, grace: Duration, no_color: bool) -> Result<Exit, Failure>
         Cancellation { stopping: Stopping { grace, ..Stopping::default() }, ..Cancellation::default() };
     watch_signals(&cancellation)?;
     let masks = job.masks.clone();
+    mask_panics(&masks);
     let prepared = tokio::select! {
         prepared = engine::prepare(job) => prepared.map_err(|failure| masked(&failure, &masks))?,
         () = cancellation.stopping.soft.cancelled() => {
@@ -88,16 +86,20 @@ async fn run(job: Job, grace: Duration, no_color: bool) -> Result<Exit, Failure>
             return Err(Failure::new(Exit::Signal(signal), "stopped before anything ran"));
         }
     };
-    let (events, receiver) = Events::channel(EVENTS);
     let deliveries = Deliveries::default();
     let notifier = notifier(prepared.job(), &deliveries).map_err(|failure| masked(&failure, &masks))?;
-    let out = std::io::stdout();
-    let color = stdio::color(&out, no_color);
-    let sinks: Vec<Box<dyn Sink>> = vec![Box::new(Console::new(out, color, &masks)), Box::new(notifier)];
-    let reporter = report::start(receiver, sinks);
+    let color = stdio::color(&std::io::stdout(), no_color);
+    let mut console = Console::new(stdio::Log::new(), color, &masks);
+    if stdio::is_screen() {
+        console = console.on_terminal(stdio::size);
+    }
+    let sinks: Vec<Box<dyn Sink>> = vec![Box::new(console), Box::new(notifier)];
+    let (events, reports) = Reports::start(sinks);
     let result = prepared.run(&events, &cancellation).await;
+    // Nobody reads the log any more, and the run was to end: what is left of it is not waited for.
+    let patience = events.is_stalled().then_some(Duration::ZERO);
     drop(events);
-    let _ = tokio::task::spawn_blocking(move || reporter.join()).await;
+    reports.finish(patience).await;
     for warning in deliveries.finish().await {
         stdio::text(&masks.text(&format!("warning: {warning}")));
     }
@@ -109,23 +111,47 @@ fn masked(failure: &Failure, masks: &Masks) -> Failure {
         exit: failure.exit,
         message: masks.text(&failure.message),
         help: failure.help.as_ref().map(|help| masks.text(help)),
+        stopped: failure.stopped,
     }
 }
 
-/// The first signal stops the run in order, the second at once.
+/// What a defect of this program says goes through the masks like everything else.
+fn mask_panics(masks: &Masks) {
+    let masks = masks.clone();
+    std::panic::set_hook(Box::new(move |panic| {
+        stdio::text(&masks.text(&format!("runner has a defect, please report it: {panic}")));
+    }));
+}
+
+/// How far apart two signals are at least that are two wishes.
+const ONE_WISH: Duration = Duration::from_millis(200);
+/// How often the parent process is looked at.
+const PARENT: Duration = Duration::from_millis(200);
+
+/// The first signal stops the run in order, the second at once. The death of the parent process counts as a hang-up: nobody
+/// waits for the result any more. Whoever has SIGHUP ignored, as `nohup` does, wants the run to go on without them.
 fn watch_signals(cancellation: &Cancellation) -> Result<(), Failure> {
     let listen = |kind| {
         signal(kind).map_err(|error| Failure::environment(format!("cannot listen to signals: {error}")))
     };
-    let mut interrupt = listen(SignalKind::interrupt())?;
-    let mut terminate = listen(SignalKind::terminate())?;
-    let mut hangup = listen(SignalKind::hangup())?;
+    let hears_hangup = !ignores_hangup();
+    let hangup = if hears_hangup { Some(listen(SignalKind::hangup())?) } else { None };
+    let mut signals = Signals {
+        interrupt: listen(SignalKind::interrupt())?,
+        terminate: listen(SignalKind::terminate())?,
+        hangup,
+        parent: rustix::process::getppid(),
+        watches_parent: hears_hangup,
+    };
     let cancellation = cancellation.clone();
     tokio::spawn(async move {
-        let number = next_signal(&mut interrupt, &mut terminate, &mut hangup).await;
+        let number = signals.next().await;
         cancellation.signal.store(number, Ordering::SeqCst);
         cancellation.stopping.soft.cancel();
-        next_signal(&mut interrupt, &mut terminate, &mut hangup).await;
+        // Some send two signals at once, TERM and HUP, and mean one end.
+        tokio::time::sleep(ONE_WISH).await;
+        signals.forget();
+        signals.next().await;
         cancellation.stopping.hard.cancel();
         // What is still to be said gets a moment; then nobody waits any longer.
         tokio::time::sleep(Duration::from_secs(1)).await;
@@ -134,11 +160,57 @@ fn watch_signals(cancellation: &Cancellation) -> Result<(), Failure> {
     Ok(())
 }
 
-async fn next_signal(interrupt: &mut Signal, terminate: &mut Signal, hangup: &mut Signal) -> u8 {
-    tokio::select! {
-        _ = interrupt.recv() => 2,
-        _ = terminate.recv() => 15,
-        _ = hangup.recv() => 1,
+/// Whether SIGHUP was ignored when this process began, as proc(5) shows it.
+fn ignores_hangup() -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    let mask = ignored.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+    mask.is_some_and(|mask| mask & 1 == 1)
+}
+
+/// What stops a run from outside.
+struct Signals {
+    interrupt: Signal,
+    terminate: Signal,
+    hangup: Option<Signal>,
+    /// The process that started this one.
+    parent: Option<Pid>,
+    /// Whether its end matters.
+    watches_parent: bool,
+}
+
+impl Signals {
+    async fn next(&mut self) -> u8 {
+        let hangup = async {
+            match &mut self.hangup {
+                Some(signal) => signal.recv().await,
+                None => std::future::pending().await,
+            }
+        };
+        let orphaned = async {
+            // There is no way to be told of it that does not depend on the parent's threads (prctl(2), PR_SET_PDEATHSIG).
+            while !self.watches_parent || rustix::process::getppid() == self.parent {
+                tokio::time::sleep(PARENT).await;
+            }
+        };
+        tokio::select! {
+            biased;
+            _ = self.terminate.recv() => 15,
+            _ = self.interrupt.recv() => 2,
+            _ = hangup => 1,
+            () = orphaned => 1,
+        }
+    }
+
+    /// Forgets what has come since the first signal. From now on a hang-up is no wish: what stops this process often ends its
+    /// terminal and its parent as well.
+    fn forget(&mut self) {
+        use futures_util::FutureExt;
+        while self.terminate.recv().now_or_never().is_some() || self.interrupt.recv().now_or_never().is_some()
+        {
+        }
+        self.hangup = None;
+        self.watches_parent = false;
     }
 }
 
@@ -164,10 +236,7 @@ fn job(arguments: &Arguments, no_color: bool) -> Result<Job, Failure> {
             return Err(load::refuse(&source, &problems, show));
         }
     };
-    let artifacts = process
-        .get("CODEBUILD_SRC_DIR")
-        .filter(|_| context.in_codebuild())
-        .map_or_else(|| directory.clone(), PathBuf::from);
+    let artifacts = load::artifacts(&process, &directory);
     Ok(Job {
         pipeline,
         source,
@@ -180,6 +249,7 @@ fn job(arguments: &Arguments, no_color: bool) -> Result<Job, Failure> {
         artifacts,
         settings,
         masks: Masks::default(),
+        not_text: load::not_text(),
         timeout: arguments.timeout,
     })
 }

@@ -1,12 +1,27 @@
 //! The process's own standard streams.
 
 use crate::exit::Failure;
+use rustix::event::{PollFd, PollFlags};
+use rustix::io::Errno;
 use std::io::{IsTerminal, Write};
 
 /// Whether a stream takes colours.
 pub(super) fn color(stream: &impl IsTerminal, no_color: bool) -> bool {
     let forbidden = no_color || std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
     !forbidden && stream.is_terminal()
+}
+
+/// Whether stdout is a terminal whose lines can be taken back.
+pub(super) fn is_screen() -> bool {
+    let dumb = std::env::var_os("TERM").is_none_or(|term| term == "dumb" || term.is_empty());
+    !dumb && std::io::stdout().is_terminal()
+}
+
+/// The terminal's columns and lines; the usual ones where it does not say.
+pub(super) fn size() -> (usize, usize) {
+    let size = rustix::termios::tcgetwinsize(std::io::stdout()).ok();
+    let size = size.filter(|size| size.ws_col > 0 && size.ws_row > 0);
+    size.map_or((80, 24), |size| (usize::from(size.ws_col), usize::from(size.ws_row)))
 }
 
 /// Writes the result of a command to stdout. A reader that has gone away is no failure.
@@ -42,5 +57,48 @@ pub(super) fn error(failure: &Failure, no_color: bool) {
     text(&format!("{bold}error:{end} {}", failure.message));
     if let Some(help) = &failure.help {
         text(&format!("{yellow}help:{end} {help}"));
+    }
+}
+
+/// stdout as the log of a run: nothing is lost where it does not take everything at once. A reader that has gone away is
+/// nobody to tell; any other reason why the log stops is said once, on stderr.
+pub(super) struct Log {
+    /// Nothing is written any more.
+    ended: bool,
+}
+
+impl Log {
+    pub(super) fn new() -> Self {
+        Self { ended: false }
+    }
+}
+
+impl Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        let stdout = std::io::stdout();
+        while !self.ended {
+            match rustix::io::write(&stdout, bytes) {
+                Ok(written) => return Ok(written),
+                Err(Errno::INTR) => {}
+                // Other programs that share it may have made it so.
+                Err(Errno::AGAIN) => {
+                    let mut wanted = [PollFd::new(&stdout, PollFlags::OUT)];
+                    let _ = rustix::event::poll(&mut wanted, None);
+                }
+                Err(error) => {
+                    self.ended = true;
+                    if error != Errno::PIPE {
+                        text(&format!(
+                            "warning: the log cannot be written: {error}; the run goes on without it"
+                        ));
+                    }
+                }
+            }
+        }
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
     }
 }

@@ -10,19 +10,33 @@ pub struct About {
     pub version: String,
     /// The version of the API that is spoken with it.
     pub api: String,
+    /// Where it is, and how it is reached.
+    pub host: String,
     /// How it stores images.
     pub storage: String,
     /// Where it stores them, on its own machine.
     pub root: PathBuf,
+    /// What it builds for and runs where nothing else is said, as `os/arch`.
+    pub platform: String,
+    /// Its BuildKit can write a build cache to a registry: it does so with containerd's image store only.
+    pub exports_cache: bool,
 }
 
 impl Engine {
     /// Asks the engine about itself.
     pub async fn about(&self) -> Result<About, DockerError> {
         let info = self.client.info().await.map_err(DockerError::api("describe itself"))?;
+        let version = self.client.version().await.map_err(DockerError::api("describe itself"))?;
+        let platform = |os: Option<String>, arch: Option<String>| {
+            format!("{}/{}", os.unwrap_or_default(), arch.unwrap_or_default())
+        };
+        let status = info.driver_status.unwrap_or_default();
         Ok(About {
+            platform: platform(version.os, version.arch),
+            exports_cache: status.iter().flatten().any(|word| word.starts_with("io.containerd.snapshotter")),
             version: info.server_version.unwrap_or_default(),
             api: self.client.client_version().to_string(),
+            host: self.host.to_string(),
             storage: info.driver.unwrap_or_default(),
             root: PathBuf::from(info.docker_root_dir.unwrap_or_default()),
         })

@@ -1,30 +1,34 @@
 //! Containers that tests run in: created, followed, and removed whatever happens.
 
+use super::files::{CopyOut, Volume};
+use super::owned::labels;
 use super::{DockerError, Engine};
 use crate::secret::Secret;
 use bollard::errors::Error as BollardError;
-use bollard::models::ContainerCreateBody;
+use bollard::models::{ContainerCreateBody, EndpointSettings, HostConfig, NetworkingConfig};
 use bollard::query_parameters::{
     AttachContainerOptions, InspectContainerOptions, RemoveContainerOptions, StartContainerOptions,
     WaitContainerOptions,
 };
 use futures_util::StreamExt;
 use std::collections::HashMap;
+use std::path::PathBuf;
 use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 /// How long further output is awaited when the container has ended: the engine may keep the stream open.
 const DRAIN: Duration = Duration::from_secs(2);
-/// The label that marks what runner creates, with the build's id.
-pub const RUN_LABEL: &str = "dev.runner.run";
-/// The label with the id of the process that created it.
-pub const PID_LABEL: &str = "dev.runner.pid";
+
+/// The exit code of what SIGKILL ends.
+const KILLED: i64 = 137;
+/// How often the engine is asked why, each time after a tenth of a second.
+const LATE_WORD: usize = 5;
 
 /// A container to run.
 #[derive(Debug, Clone)]
 pub struct ContainerRun {
-    /// The id of exactly the image to run.
+    /// The id of exactly the image to run, or its name.
     pub image: String,
     /// Arguments; the image's own where absent.
     pub command: Option<Vec<String>>,
@@ -36,45 +40,100 @@ pub struct ContainerRun {
     pub user: Option<String>,
     /// Working directory; the image's own where absent.
     pub workdir: Option<String>,
+    /// How much memory it may take, in bytes.
+    pub memory: Option<u64>,
+    /// Files for it.
+    pub volumes: Vec<Volume>,
     /// The build that the container belongs to.
     pub run: String,
+    /// The process that it belongs to: when that is gone, so may the container be.
+    pub owner: String,
 }
 
 /// How a container ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Default)]
 pub struct ContainerEnd {
     /// The exit code of its main process.
     pub code: i64,
     /// It ran out of the memory that it was allowed.
     pub out_of_memory: bool,
+    /// The files that were copied out of it, for each wish.
+    pub files: Vec<Vec<PathBuf>>,
+    /// Why not all could be copied.
+    pub not_copied: Option<DockerError>,
 }
 
 impl Engine {
-    /// Runs a container to its end and removes it. What it prints goes to `output`.
+    /// Runs a container to its end, copies files out of it and removes it. What it prints goes to `output`.
     pub async fn run(
         &self,
         container: &ContainerRun,
+        network: Option<&str>,
+        out: &[CopyOut],
         output: &mpsc::Sender<Vec<u8>>,
         stop: &CancellationToken,
     ) -> Result<ContainerEnd, DockerError> {
-        let created = self
-            .client
-            .create_container(None, body(container))
-            .await
-            .map_err(|error| creation_error(container, error))?;
+        let id = self.create(container, network, None).await?;
         let ended = tokio::select! {
-            ended = self.follow(&created.id, output) => ended,
+            ended = self.run_created(&id, container, out, output) => ended,
             () = stop.cancelled() => Err(DockerError::Stopped),
         };
-        let options = RemoveContainerOptions { force: true, v: true, ..RemoveContainerOptions::default() };
-        let removed = self
-            .client
-            .remove_container(&created.id, Some(options))
-            .await
-            .map_err(DockerError::api("remove a container"));
+        let removed = self.remove_container(&id).await;
         let ended = ended?;
         removed?;
         Ok(ended)
+    }
+
+    async fn run_created(
+        &self,
+        id: &str,
+        container: &ContainerRun,
+        out: &[CopyOut],
+        output: &mpsc::Sender<Vec<u8>>,
+    ) -> Result<ContainerEnd, DockerError> {
+        self.fill(id, container).await?;
+        let mut end = self.follow(id, output).await?;
+        for copy in out {
+            let copied = self.copy_out(id, copy).await;
+            end.files.push(match copied {
+                Ok(files) => files,
+                Err(error) => {
+                    end.not_copied.get_or_insert(error);
+                    Vec::new()
+                }
+            });
+        }
+        Ok(end)
+    }
+
+    /// Makes a container, in a network where one is given, there known by a name. Its files are still to come.
+    pub(super) async fn create(
+        &self,
+        container: &ContainerRun,
+        network: Option<&str>,
+        name: Option<&str>,
+    ) -> Result<String, DockerError> {
+        let body = body(container, network, name);
+        let created = self.client.create_container(None, body).await;
+        Ok(created.map_err(|error| creation_error(container, error))?.id)
+    }
+
+    /// Gives a container its files.
+    pub(super) async fn fill(&self, id: &str, container: &ContainerRun) -> Result<(), DockerError> {
+        for volume in container.volumes.iter().filter(|volume| !volume.bind) {
+            self.copy_in(id, volume).await?;
+        }
+        Ok(())
+    }
+
+    pub(super) async fn start(&self, id: &str) -> Result<(), DockerError> {
+        self.client.start_container(id, None::<StartContainerOptions>).await.map_err(start_error)
+    }
+
+    /// Removes a container, running or not, and its volumes.
+    pub async fn remove_container(&self, id: &str) -> Result<(), DockerError> {
+        let removed = self.client.remove_container(id, Some(at_once())).await;
+        removed.map_err(DockerError::api("remove a container"))
     }
 
     async fn follow(&self, id: &str, output: &mpsc::Sender<Vec<u8>>) -> Result<ContainerEnd, DockerError> {
@@ -92,7 +151,7 @@ impl Engine {
             .map_err(DockerError::api("attach to a container"))?;
         let mut log = attached.output;
         let run = async {
-            self.client.start_container(id, None::<StartContainerOptions>).await.map_err(start_error)?;
+            self.start(id).await?;
             self.wait(id).await
         };
         tokio::pin!(run);
@@ -112,13 +171,22 @@ impl Engine {
             }
         }
         let code = code.unwrap_or_default();
-        let state = self
-            .client
-            .inspect_container(id, None::<InspectContainerOptions>)
-            .await
-            .map_err(DockerError::api("inspect a container"))?
-            .state;
-        Ok(ContainerEnd { code, out_of_memory: state.and_then(|state| state.oom_killed).unwrap_or_default() })
+        let mut out_of_memory = self.is_out_of_memory(id).await?;
+        // The kernel's word of it reaches the engine later than the end of the process.
+        for _ in 0..LATE_WORD {
+            if code != KILLED || out_of_memory {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            out_of_memory = self.is_out_of_memory(id).await?;
+        }
+        Ok(ContainerEnd { code, out_of_memory, files: Vec::new(), not_copied: None })
+    }
+
+    async fn is_out_of_memory(&self, id: &str) -> Result<bool, DockerError> {
+        let container = self.client.inspect_container(id, None::<InspectContainerOptions>).await;
+        let state = container.map_err(DockerError::api("inspect a container"))?.state;
+        Ok(state.and_then(|state| state.oom_killed).unwrap_or_default())
     }
 
     async fn wait(&self, id: &str) -> Result<i64, DockerError> {
@@ -133,12 +201,22 @@ impl Engine {
     }
 }
 
-fn body(container: &ContainerRun) -> ContainerCreateBody {
-    let labels = HashMap::from([
-        (RUN_LABEL.to_owned(), container.run.clone()),
-        (PID_LABEL.to_owned(), std::process::id().to_string()),
-    ]);
+fn body(container: &ContainerRun, network: Option<&str>, name: Option<&str>) -> ContainerCreateBody {
     let env = container.env.iter().map(|(name, value)| format!("{name}={}", value.expose())).collect();
+    let binds = container.volumes.iter().filter(|volume| volume.bind);
+    let host = HostConfig {
+        memory: container.memory.and_then(|bytes| i64::try_from(bytes).ok()),
+        // Swap would only make running out of memory slower.
+        memory_swap: container.memory.and_then(|bytes| i64::try_from(bytes).ok()),
+        binds: Some(binds.map(|volume| format!("{}:{}", volume.from.display(), volume.to)).collect()),
+        network_mode: network.map(ToOwned::to_owned),
+        ..HostConfig::default()
+    };
+    let endpoint =
+        EndpointSettings { aliases: name.map(|name| vec![name.to_owned()]), ..EndpointSettings::default() };
+    let networks = network.map(|network| NetworkingConfig {
+        endpoints_config: Some(HashMap::from([(network.to_owned(), endpoint)])),
+    });
     ContainerCreateBody {
         image: Some(container.image.clone()),
         cmd: container.command.clone(),
@@ -146,11 +224,18 @@ fn body(container: &ContainerRun) -> ContainerCreateBody {
         env: Some(env),
         user: container.user.clone(),
         working_dir: container.workdir.clone(),
-        labels: Some(labels),
+        labels: Some(labels(&container.run, &container.owner)),
+        host_config: Some(host),
+        networking_config: networks,
         attach_stdout: Some(true),
         attach_stderr: Some(true),
         ..ContainerCreateBody::default()
     }
+}
+
+/// With its volumes, whether it runs or not.
+pub(super) fn at_once() -> RemoveContainerOptions {
+    RemoveContainerOptions { force: true, v: true, ..RemoveContainerOptions::default() }
 }
 
 fn creation_error(container: &ContainerRun, error: BollardError) -> DockerError {

@@ -1,9 +1,11 @@
 //! The files of a build context: which of them a build gets, in the order and form that BuildKit's file sync wants.
 
-use super::ignore::{Inherited, PatternError, Patterns, is_own_file};
+use super::ignore::{IgnoreFile, Inherited, PatternError, Patterns, Rules, is_own_file};
+use super::pattern::Matcher;
 use bollard_buildkit_proto::fsutil::types::Stat;
-use std::collections::BTreeSet;
-use std::fs::{self, Metadata};
+use std::collections::hash_map::Entry;
+use std::collections::{BTreeSet, HashMap};
+use std::fs::{self, DirEntry, Metadata};
 use std::io;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -26,6 +28,8 @@ pub struct Selection {
     pub include: Vec<String>,
     /// Paths that are wanted with what their symbolic links lead to.
     pub follow: Vec<String>,
+    /// How the patterns of what is left out are understood.
+    pub rules: Rules,
 }
 
 /// A build context that cannot be read.
@@ -46,11 +50,33 @@ pub enum ContextError {
     /// A pattern of an ignore file.
     #[error(transparent)]
     Pattern(#[from] PatternError),
+    /// The same, when its place is known.
+    #[error("{}:{line}: the pattern cannot be used", file.display())]
+    Placed {
+        /// The ignore file.
+        file: PathBuf,
+        /// The number of the line.
+        line: usize,
+        /// Which pattern.
+        #[source]
+        source: PatternError,
+    },
 }
 
 impl ContextError {
     fn read(path: &Path) -> impl FnOnce(io::Error) -> Self {
         move |source| Self::Read { path: path.to_owned(), source }
+    }
+
+    /// The same error, with the place of a pattern that is not valid.
+    #[must_use]
+    pub fn placed(self, ignore: impl FnOnce() -> IgnoreFile) -> Self {
+        let Self::Pattern(source) = self else { return self };
+        let ignore = ignore();
+        match ignore.place(&source) {
+            Some((file, line)) => Self::Placed { file: file.to_owned(), line, source },
+            None => Self::Pattern(source),
+        }
     }
 }
 
@@ -71,12 +97,10 @@ pub fn walk(
     selection: &Selection,
     entry: &mut dyn FnMut(Stat) -> bool,
 ) -> Result<(), ContextError> {
-    let exclude = Patterns::new(selection.exclude.iter().map(String::as_str))?;
-    let mut include: Vec<Vec<Wanted>> = Vec::new();
-    let followed = follow_links(root, &selection.follow)?;
-    for pattern in selection.include.iter().chain(&followed) {
-        include.push(components(pattern)?);
-    }
+    let exclude = Patterns::new(selection.exclude.iter().map(String::as_str), selection.rules)?;
+    let followed = follow_links(root, &selection.follow);
+    let include: Vec<Vec<Wanted>> =
+        selection.include.iter().chain(&followed).map(|pattern| components(pattern)).collect();
     // A path to follow that is the root itself asks for everything.
     let everything =
         (selection.include.is_empty() && selection.follow.is_empty()) || include.iter().any(Vec::is_empty);
@@ -87,6 +111,7 @@ pub fn walk(
         everything,
         entry,
         pending: Vec::new(),
+        linked: HashMap::new(),
     };
     walk.directory("", &Inherited::default())?;
     Ok(())
@@ -94,18 +119,21 @@ pub fn walk(
 
 /// One component of a pattern of what is wanted.
 enum Wanted {
-    Pattern(Patterns),
+    /// A pattern that is not valid matches nothing.
+    Pattern(Option<Matcher>),
     /// `**`: any components from here on.
     Any,
 }
 
-fn components(pattern: &str) -> Result<Vec<Wanted>, PatternError> {
+fn components(pattern: &str) -> Vec<Wanted> {
     pattern
         .split('/')
         .filter(|component| !component.is_empty() && *component != ".")
-        .map(|component| {
-            if component == "**" { Ok(Wanted::Any) } else { Patterns::new([component]).map(Wanted::Pattern) }
-        })
+        .map(
+            |component| {
+                if component == "**" { Wanted::Any } else { Wanted::Pattern(Matcher::component(component)) }
+            },
+        )
         .collect()
 }
 
@@ -117,6 +145,8 @@ struct Walk<'a> {
     entry: &'a mut dyn FnMut(Stat) -> bool,
     /// Directories that are sent only if something below them is.
     pending: Vec<Stat>,
+    /// The first path of every file with several, by device and inode: the others are links to it.
+    linked: HashMap<(u64, u64), String>,
 }
 
 /// How a path relates to what is wanted.
@@ -132,24 +162,23 @@ impl Walk<'_> {
     /// Walks a directory; the answer is whether to go on.
     fn directory(&mut self, directory: &str, inherited: &Inherited) -> Result<bool, ContextError> {
         let path = self.root.join(directory);
-        let mut names = Vec::new();
+        let mut entries = Vec::new();
         for entry in fs::read_dir(&path).map_err(ContextError::read(&path))? {
-            names.push(entry.map_err(ContextError::read(&path))?.file_name());
+            let entry = entry.map_err(ContextError::read(&path))?;
+            entries.push((entry.file_name(), entry));
         }
-        names.sort();
-        for name in names {
-            let full = path.join(&name);
-            if is_own_file(&full) {
+        entries.sort_unstable_by(|(one, _), (other, _)| one.cmp(other));
+        for (name, entry) in entries {
+            if is_own_file(Path::new(&name)) {
                 continue;
             }
             let Some(name) = name.to_str() else {
                 if self.ignores_lossy(directory, &name.to_string_lossy(), inherited) {
                     continue;
                 }
-                return Err(ContextError::Name(full));
+                return Err(ContextError::Name(entry.path()));
             };
-            let relative = join(directory, name);
-            if !self.visit(&relative, &full, inherited)? {
+            if !self.visit(join(directory, name), &entry, inherited)? {
                 return Ok(false);
             }
         }
@@ -161,43 +190,63 @@ impl Walk<'_> {
         self.want(&relative) == Want::No || self.exclude.matches(&relative, inherited).0
     }
 
-    fn visit(&mut self, relative: &str, full: &Path, inherited: &Inherited) -> Result<bool, ContextError> {
-        let want = self.want(relative);
+    fn visit(
+        &mut self,
+        relative: String,
+        entry: &DirEntry,
+        inherited: &Inherited,
+    ) -> Result<bool, ContextError> {
+        let want = self.want(&relative);
         if want == Want::No {
             return Ok(true);
         }
-        let metadata = match fs::symlink_metadata(full) {
+        let (ignored, own) = self.exclude.matches(&relative, inherited);
+        let kind = entry.file_type().map_err(|source| ContextError::read(&entry.path())(source))?;
+        let enter = kind.is_dir() && (!ignored || self.exclude.may_keep_below(&relative));
+        let skipped = if kind.is_dir() { !enter } else { ignored || want == Want::Below };
+        // Pipes and devices are left out: BuildKit does not copy them. Of a socket it makes an empty file.
+        if skipped || !(kind.is_dir() || kind.is_file() || kind.is_symlink() || kind.is_socket()) {
+            return Ok(true);
+        }
+        let metadata = match entry.metadata() {
             Ok(metadata) => metadata,
             // Gone since the directory was read: as if it had never been there.
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(true),
-            Err(error) => return Err(ContextError::read(full)(error)),
+            Err(error) => return Err(ContextError::read(&entry.path())(error)),
         };
-        let (ignored, own) = self.exclude.matches(relative, inherited);
-        if metadata.is_dir() {
-            if ignored && !self.exclude.may_keep_below(relative) {
-                return Ok(true);
+        let mut stat = stat(relative, entry, &metadata)?;
+        if !enter {
+            self.link(&mut stat, &metadata);
+            return Ok(self.send(stat));
+        }
+        let relative = stat.path.clone();
+        let before = self.pending.len();
+        // Docker 20.10 sends an ignored directory itself where it looks into it.
+        let sent = self.exclude.sends_entered() || !ignored;
+        if want == Want::Below || !sent {
+            self.pending.push(stat);
+        } else if !self.send(stat) {
+            return Ok(false);
+        }
+        let go_on = self.directory(&relative, &own)?;
+        self.pending.truncate(before);
+        Ok(go_on)
+    }
+
+    /// Makes a file that has been sent under another name a link to that.
+    fn link(&mut self, stat: &mut Stat, metadata: &Metadata) {
+        if metadata.nlink() < 2 || !metadata.is_file() {
+            return;
+        }
+        match self.linked.entry((metadata.dev(), metadata.ino())) {
+            Entry::Occupied(first) => {
+                stat.linkname.clone_from(first.get());
+                stat.size = 0;
             }
-            let stat = stat(relative, full, &metadata)?;
-            let before = self.pending.len();
-            if ignored || want == Want::Below {
-                self.pending.push(stat);
-            } else if !self.send(stat) {
-                return Ok(false);
+            Entry::Vacant(place) => {
+                place.insert(stat.path.clone());
             }
-            let go_on = self.directory(relative, &own)?;
-            self.pending.truncate(before);
-            return Ok(go_on);
         }
-        let kind = metadata.file_type();
-        if ignored || want == Want::Below || kind.is_socket() {
-            return Ok(true);
-        }
-        if !(kind.is_file() || kind.is_symlink()) {
-            // Pipes and devices have no content that could be sent.
-            return Ok(true);
-        }
-        let stat = stat(relative, full, &metadata)?;
-        Ok(self.send(stat))
     }
 
     /// Sends the directories above, where they wait, and then the entry.
@@ -233,7 +282,7 @@ fn wants(wanted: &[Wanted], names: &[&str]) -> Want {
         (Some(_), None) => Want::Below,
         (Some(Wanted::Any), Some(_)) => Want::Yes,
         (Some(Wanted::Pattern(pattern)), Some(name)) => {
-            if pattern.matches(name, &Inherited::default()).0 {
+            if pattern.as_ref().is_some_and(|pattern| pattern.is_match(name)) {
                 wants(&wanted[1..], &names[1..])
             } else {
                 Want::No
@@ -246,7 +295,7 @@ fn join(directory: &str, name: &str) -> String {
     if directory.is_empty() { name.to_owned() } else { format!("{directory}/{name}") }
 }
 
-fn stat(relative: &str, full: &Path, metadata: &Metadata) -> Result<Stat, ContextError> {
+fn stat(path: String, entry: &DirEntry, metadata: &Metadata) -> Result<Stat, ContextError> {
     let permissions = metadata.permissions().mode();
     let mut mode = permissions & 0o777;
     for (unix, go) in GO_SPECIAL {
@@ -255,7 +304,7 @@ fn stat(relative: &str, full: &Path, metadata: &Metadata) -> Result<Stat, Contex
         }
     }
     let mut stat = Stat {
-        path: relative.to_owned(),
+        path,
         // Owners are those of the machine that builds; as with the docker command, everything belongs to root.
         uid: 0,
         gid: 0,
@@ -266,7 +315,8 @@ fn stat(relative: &str, full: &Path, metadata: &Metadata) -> Result<Stat, Contex
         mode |= GO_DIR;
     } else if metadata.is_symlink() {
         mode |= GO_SYMLINK;
-        let target = fs::read_link(full).map_err(ContextError::read(full))?;
+        let full = entry.path();
+        let target = fs::read_link(&full).map_err(ContextError::read(&full))?;
         stat.linkname =
             target.into_os_string().into_string().map_err(|name| ContextError::Name(name.into()))?;
     } else {
@@ -277,33 +327,39 @@ fn stat(relative: &str, full: &Path, metadata: &Metadata) -> Result<Stat, Contex
 }
 
 /// The paths themselves, which may hold wildcards, and those that symbolic links on the way lead to, within the context.
-fn follow_links(root: &Path, paths: &[String]) -> Result<Vec<String>, PatternError> {
+fn follow_links(root: &Path, paths: &[String]) -> Vec<String> {
     let mut found = BTreeSet::new();
-    let mut todo: Vec<String> = paths.iter().map(|path| path.trim_start_matches('/').to_owned()).collect();
+    // Paths, each with the links that led to it. Where one leads to itself, also by a wildcard in its target, it is not
+    // followed again: the path would only grow.
+    let mut todo: Vec<(String, Vec<String>)> =
+        paths.iter().map(|path| (path.trim_start_matches('/').to_owned(), Vec::new())).collect();
     let mut steps = 0;
-    while let Some(path) = todo.pop() {
+    while let Some((path, followed)) = todo.pop() {
         steps += 1;
         if steps > MAX_LINKS * paths.len() || !found.insert(path.clone()) {
             continue;
         }
-        for (link, target) in links_on(root, &path)? {
+        for (link, target) in links_on(root, &path) {
+            if !followed.contains(&link) {
+                let followed = followed.iter().chain([&link]).cloned().collect();
+                todo.push((target, followed));
+            }
             found.insert(link);
-            todo.push(target);
         }
     }
-    Ok(found.into_iter().collect())
+    found.into_iter().collect()
 }
 
 /// The first symbolic link on a path, or the first of every path that its wildcards stand for; each with the path that it
 /// leads to.
-fn links_on(root: &Path, path: &str) -> Result<Vec<(String, String)>, PatternError> {
+fn links_on(root: &Path, path: &str) -> Vec<(String, String)> {
     let mut links = Vec::new();
     let mut walked = vec![String::new()];
     let components: Vec<&str> = path.split('/').collect();
     for (at, component) in components.iter().enumerate() {
         let mut next = Vec::new();
         for directory in &walked {
-            for name in matching_names(&root.join(directory), component)? {
+            for name in matching_names(&root.join(directory), component) {
                 let here = join(directory, &name);
                 let Ok(target) = fs::read_link(root.join(&here)) else {
                     next.push(here);
@@ -321,18 +377,18 @@ fn links_on(root: &Path, path: &str) -> Result<Vec<(String, String)>, PatternErr
         }
         walked = next;
     }
-    Ok(links)
+    links
 }
 
 /// The names of a directory that a component of a path stands for.
-fn matching_names(directory: &Path, component: &str) -> Result<Vec<String>, PatternError> {
+fn matching_names(directory: &Path, component: &str) -> Vec<String> {
     if !component.contains(['*', '?', '[', '\\']) {
-        return Ok(vec![component.to_owned()]);
+        return vec![component.to_owned()];
     }
-    let pattern = Patterns::new([component])?;
+    let Some(matcher) = Matcher::component(component) else { return Vec::new() };
     let entries = fs::read_dir(directory).into_iter().flatten().flatten();
     let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
-    Ok(names.filter(|name| pattern.matches(name, &Inherited::default()).0).collect())
+    names.filter(|name| matcher.is_match(name)).collect()
 }
 
 /// A path without `.` and `..`, as a chroot into the context would see it.
@@ -428,6 +484,20 @@ mod tests {
     fn links_behind_wildcards_are_followed() {
         let paths = walked(&Selection { follow: texts(&["l*k", "s?c/deep/[k]eep"]), ..Selection::default() });
         assert_eq!(paths, ["link", "src", "src/deep", "src/deep/keep", "src/main"]);
+    }
+
+    #[test]
+    fn a_link_whose_target_means_itself_ends() {
+        let root = tree();
+        symlink("*/x", root.path().join("a/#c")).unwrap();
+        symlink("src/deep", root.path().join("d")).unwrap();
+        let follow = |paths: &[&str]| follow_links(root.path(), &texts(paths));
+        assert!(follow(&["a/*", "*/b"]).len() < 10, "{:?}", follow(&["a/*", "*/b"]));
+        // One link on two paths is followed for both.
+        assert_eq!(
+            follow(&["d/keep", "d/drop"]),
+            ["d", "d/drop", "d/keep", "src/deep/drop", "src/deep/keep"]
+        );
     }
 
     #[test]

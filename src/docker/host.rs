@@ -1,88 +1,147 @@
-//! Where the engine listens, and plain connections to it.
+//! Where the engine listens, as the docker command reads it from the environment, and connections to it.
 
 use super::DockerError;
+use super::certificates::{Certificates, Tls};
+use super::connection::Connection;
+use super::ssh::Destination;
+use rustix::net::sockopt;
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::pin::Pin;
-use std::task::{Context, Poll};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
+use std::time::Duration;
 use tokio::net::{TcpStream, UnixStream};
 
 /// The engine's socket where `DOCKER_HOST` says nothing.
-const DEFAULT_SOCKET: &str = "/var/run/docker.sock";
-/// More than the engine ever answers to an upgrade, in bytes.
-const MAX_HEAD: usize = 16 * 1024;
+pub const DEFAULT_SOCKET: &str = "/var/run/docker.sock";
+/// The engine's address where only TLS is asked for.
+const DEFAULT_TLS: &str = "localhost:2376";
+/// The port where the address has none.
+const DEFAULT_PORT: u16 = 2375;
+/// After this time without a word a connection is probed: what lies between forgets silent ones.
+const KEEPALIVE: Duration = Duration::from_secs(30);
 
-/// An engine's address.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Host {
+/// What the environment says of the engine.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Endpoint {
+    /// `DOCKER_HOST`
+    pub host: Option<String>,
+    /// `DOCKER_TLS_VERIFY` has a value: TLS, and the engine's certificate is checked.
+    pub tls_verify: bool,
+    /// `DOCKER_TLS` has a value: TLS, whatever certificate the engine has.
+    pub tls: bool,
+    /// Where `ca.pem`, `cert.pem` and `key.pem` are: `DOCKER_CERT_PATH`, or the directory of Docker's configuration.
+    pub certificates: PathBuf,
+}
+
+impl Endpoint {
+    /// Whether it is the usual socket, because nothing names another place.
+    pub fn is_usual(&self) -> bool {
+        self.host.as_deref().is_none_or(str::is_empty) && !self.has_tls()
+    }
+
+    fn has_tls(&self) -> bool {
+        self.tls || self.tls_verify
+    }
+
+    /// Reads the address, and the certificates where they are needed.
+    pub(super) fn resolve(&self) -> Result<Host, DockerError> {
+        let Some(value) = self.host.as_deref().filter(|value| !value.is_empty()) else {
+            return if self.has_tls() {
+                self.tcp(DEFAULT_TLS)
+            } else {
+                Ok(Host::Unix(PathBuf::from(DEFAULT_SOCKET)))
+            };
+        };
+        match value.split_once("://") {
+            Some(("unix", "")) => Ok(Host::Unix(PathBuf::from(DEFAULT_SOCKET))),
+            Some(("unix", path)) => Ok(Host::Unix(PathBuf::from(path))),
+            Some(("tcp", address)) => self.tcp(address),
+            Some(("ssh", rest)) => {
+                Destination::parse(rest).map(Host::Ssh).ok_or_else(|| DockerError::Address(value.to_owned()))
+            }
+            Some(_) => Err(DockerError::Address(value.to_owned())),
+            None => self.tcp(value),
+        }
+    }
+
+    fn tcp(&self, address: &str) -> Result<Host, DockerError> {
+        let address = address.trim_end_matches('/');
+        let wrong = || DockerError::Address(self.host.clone().unwrap_or_default());
+        // The colons of an IPv6 address are in brackets.
+        let has_port = address.rsplit_once(':').is_some_and(|(_, port)| !port.contains(']'));
+        let address = if has_port { address.to_owned() } else { format!("{address}:{DEFAULT_PORT}") };
+        let (name, port) = address.rsplit_once(':').ok_or_else(wrong)?;
+        if name.is_empty() || name.contains('/') || port.parse::<u16>().is_err() {
+            return Err(wrong());
+        }
+        if !self.has_tls() {
+            return Ok(Host::Tcp(address));
+        }
+        let name = name.trim_start_matches('[').trim_end_matches(']');
+        let certificates = Certificates { directory: &self.certificates, verified: self.tls_verify };
+        let tls = certificates.read(name)?.ok_or_else(wrong)?;
+        Ok(Host::Tls { address, tls })
+    }
+}
+
+/// An engine's address, with what it takes to get there.
+#[derive(Debug, Clone)]
+pub(super) enum Host {
     /// A socket on this machine.
     Unix(PathBuf),
     /// `host:port`, without encryption.
     Tcp(String),
+    /// `host:port`, with TLS.
+    Tls { address: String, tls: Tls },
+    /// Another machine's socket, by way of ssh.
+    Ssh(Destination),
 }
 
 impl Host {
-    /// Reads the value of `DOCKER_HOST`.
-    pub fn parse(docker_host: Option<&str>) -> Result<Self, DockerError> {
-        match docker_host.filter(|value| !value.is_empty()) {
-            None => Ok(Self::Unix(PathBuf::from(DEFAULT_SOCKET))),
-            Some(value) => {
-                if let Some(path) = value.strip_prefix("unix://") {
-                    Ok(Self::Unix(PathBuf::from(path)))
-                } else if let Some(address) = value.strip_prefix("tcp://") {
-                    Ok(Self::Tcp(address.trim_end_matches('/').to_owned()))
-                } else {
-                    Err(DockerError::Address(value.to_owned()))
-                }
-            }
-        }
-    }
-
     /// Opens a connection.
     pub(super) async fn open(&self) -> Result<Connection, DockerError> {
         match self {
             Self::Unix(path) => match UnixStream::connect(path).await {
-                Ok(stream) => Ok(Connection(Box::new(stream))),
+                Ok(stream) => Ok(Connection::new(stream)),
                 Err(error) => Err(unix_error(path, error)),
             },
-            Self::Tcp(address) => TcpStream::connect(address)
-                .await
-                .map(|stream| Connection(Box::new(stream)))
-                .map_err(|error| self.unreachable(error)),
+            Self::Tcp(address) => {
+                let stream = tcp(address).await.map_err(|error| self.unreachable(error))?;
+                Ok(Connection::new(stream))
+            }
+            Self::Tls { address, tls } => {
+                let stream = tcp(address).await.map_err(|error| self.unreachable(error))?;
+                let stream = tls.connect(stream).await.map_err(|error| self.unreachable(error))?;
+                Ok(Connection::new(stream))
+            }
+            Self::Ssh(destination) => match destination.open() {
+                Ok(stream) => Ok(Connection::new(stream)),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => Err(DockerError::NoSsh),
+                Err(error) => Err(self.unreachable(error)),
+            },
         }
     }
 
-    fn unreachable(&self, error: io::Error) -> DockerError {
-        DockerError::Unreachable { address: self.to_string(), source: Box::new(error) }
+    /// How long the first answer may take.
+    pub(super) fn patience(&self) -> Duration {
+        match self {
+            // ssh itself takes up to 30 s to connect.
+            Self::Ssh(_) => Duration::from_secs(40),
+            _ => Duration::from_secs(10),
+        }
     }
 
-    /// Opens a connection and turns it into HTTP/2 cleartext by an upgrade on `path`, as the engine's BuildKit
-    /// endpoints ask for.
-    pub(super) async fn upgrade(
+    /// Whether a connection is costly enough to be kept for the next request.
+    pub(super) fn keeps_connections(&self) -> bool {
+        matches!(self, Self::Tls { .. } | Self::Ssh(_))
+    }
+
+    /// An error of this host that nothing more is known of.
+    pub(super) fn unreachable(
         &self,
-        path: &str,
-        headers: &[(&str, &str)],
-    ) -> Result<Connection, DockerError> {
-        let mut connection = self.open().await?;
-        let mut head = format!(
-            "POST {path} HTTP/1.1\r\nHost: docker\r\nConnection: Upgrade\r\nUpgrade: h2c\r\nContent-Length: 0\r\n"
-        );
-        for (name, value) in headers {
-            head.push_str(&format!("{name}: {value}\r\n"));
-        }
-        head.push_str("\r\n");
-        let session = |error: io::Error| DockerError::Session(Box::new(error));
-        connection.write_all(head.as_bytes()).await.map_err(session)?;
-        let answer = read_head(&mut connection).await.map_err(session)?;
-        let first = answer.lines().next().unwrap_or_default();
-        if first.split(' ').nth(1) == Some("101") {
-            Ok(connection)
-        } else {
-            let message = format!("{path} answered `{first}`");
-            Err(DockerError::Session(message.into()))
-        }
+        source: impl Into<Box<dyn std::error::Error + Send + Sync>>,
+    ) -> DockerError {
+        DockerError::Unreachable { address: self.to_string(), source: source.into() }
     }
 }
 
@@ -91,66 +150,60 @@ impl fmt::Display for Host {
         match self {
             Self::Unix(path) => path.display().fmt(f),
             Self::Tcp(address) => f.write_str(address),
+            Self::Tls { address, tls } => write!(f, "{address} ({tls})"),
+            Self::Ssh(destination) => destination.fmt(f),
         }
     }
+}
+
+async fn tcp(address: &str) -> io::Result<TcpStream> {
+    let stream = TcpStream::connect(address).await?;
+    stream.set_nodelay(true)?;
+    sockopt::set_socket_keepalive(&stream, true)?;
+    sockopt::set_tcp_keepidle(&stream, KEEPALIVE)?;
+    Ok(stream)
 }
 
 fn unix_error(path: &Path, error: io::Error) -> DockerError {
     match error.kind() {
         io::ErrorKind::NotFound => DockerError::NoSocket(path.to_owned()),
-        io::ErrorKind::PermissionDenied => DockerError::Denied(path.to_owned()),
+        io::ErrorKind::ConnectionRefused if is_socket(path) => DockerError::NoListener(path.to_owned()),
+        io::ErrorKind::PermissionDenied => {
+            DockerError::Denied { socket: path.to_owned(), user: super::user() }
+        }
         _ => DockerError::Unreachable { address: path.display().to_string(), source: Box::new(error) },
     }
 }
 
-/// Reads up to the empty line and not a byte further: what follows belongs to the new protocol.
-async fn read_head(connection: &mut Connection) -> io::Result<String> {
-    let mut head = Vec::new();
-    while !head.ends_with(b"\r\n\r\n") {
-        if head.len() > MAX_HEAD {
-            return Err(io::Error::other("the answer's head has no end"));
+fn is_socket(path: &Path) -> bool {
+    use std::os::unix::fs::FileTypeExt;
+    path.metadata().is_ok_and(|metadata| metadata.file_type().is_socket())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn host(value: &str) -> String {
+        let endpoint = Endpoint { host: Some(value.to_owned()), ..Endpoint::default() };
+        endpoint.resolve().map_or_else(|error| error.to_string(), |host| format!("{host:?}"))
+    }
+
+    #[test]
+    fn addresses_are_read_as_docker_reads_them() {
+        for (value, expected) in [
+            ("", "Unix(\"/var/run/docker.sock\")"),
+            ("unix://", "Unix(\"/var/run/docker.sock\")"),
+            ("unix:///x/y.sock", "Unix(\"/x/y.sock\")"),
+            ("tcp://engine:1234/", "Tcp(\"engine:1234\")"),
+            ("tcp://engine", "Tcp(\"engine:2375\")"),
+            ("tcp://[::1]", "Tcp(\"[::1]:2375\")"),
+            ("engine:1234", "Tcp(\"engine:1234\")"),
+        ] {
+            assert_eq!(host(value), expected, "{value}");
         }
-        head.push(connection.read_u8().await?);
-    }
-    Ok(String::from_utf8_lossy(&head).into_owned())
-}
-
-trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
-impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
-
-/// A connection to the engine, over whatever carries it.
-pub(super) struct Connection(Box<dyn Stream>);
-
-impl tonic::transport::server::Connected for Connection {
-    type ConnectInfo = ();
-
-    fn connect_info(&self) -> Self::ConnectInfo {}
-}
-
-impl AsyncRead for Connection {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_read(context, buffer)
-    }
-}
-
-impl AsyncWrite for Connection {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.0).poll_write(context, bytes)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_flush(context)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_shutdown(context)
+        for wrong in ["npipe:////./pipe/docker", "tcp://", "tcp://a:b", "ssh://", "ssh://-oProxyCommand=x"] {
+            assert!(host(wrong).contains("in DOCKER_HOST is not one that runner can use"), "{wrong}");
+        }
     }
 }

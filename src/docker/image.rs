@@ -2,8 +2,10 @@
 
 use super::{DockerError, Engine};
 use bollard::errors::Error as BollardError;
+use bollard::query_parameters::{ListImagesOptions, RemoveImageOptions, TagImageOptions};
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt};
+use std::collections::HashMap;
 
 /// An image that the engine has.
 #[derive(Debug, Clone)]
@@ -27,6 +29,49 @@ impl Engine {
             }
             Err(error) => Err(DockerError::api("look an image up")(error)),
         }
+    }
+
+    /// The image that the engine got last of those whose name is in a repository.
+    pub async fn newest_of(&self, repository: &str) -> Result<Option<LocalImage>, DockerError> {
+        let filters = Some(HashMap::from([("reference".to_owned(), vec![repository.to_owned()])]));
+        let options = ListImagesOptions { filters, ..ListImagesOptions::default() };
+        let images = self.client.list_images(Some(options)).await;
+        let images = images.map_err(DockerError::api("list images"))?;
+        let newest = images.into_iter().max_by_key(|image| image.created);
+        Ok(newest
+            .map(|image| LocalImage { id: image.id, size: u64::try_from(image.size).unwrap_or_default() }))
+    }
+
+    /// What each step of an image's making added, in bytes, the first step first. Steps are in the engine's own words.
+    pub async fn layers(&self, id: &str) -> Result<Vec<(String, u64)>, DockerError> {
+        let history = self.client.image_history(id).await;
+        let history = history.map_err(DockerError::api("read an image's history"))?;
+        let layer = |item: bollard::models::ImageHistoryResponseItem| {
+            (item.created_by, u64::try_from(item.size).unwrap_or_default())
+        };
+        Ok(history.into_iter().rev().map(layer).collect())
+    }
+
+    /// Gives an image a further name, `repository:tag`.
+    pub async fn tag(&self, id: &str, name: &str) -> Result<(), DockerError> {
+        let (repository, tag) = name.rsplit_once(':').unwrap_or((name, "latest"));
+        let options = TagImageOptions { repo: Some(repository.to_owned()), tag: Some(tag.to_owned()) };
+        self.client.tag_image(id, Some(options)).await.map_err(DockerError::api("name an image"))
+    }
+
+    /// Takes a name off an image, which goes with its last one. A name that is not there is as wanted.
+    pub async fn untag(&self, name: &str) -> Result<(), DockerError> {
+        match self.client.remove_image(name, None::<RemoveImageOptions>, None).await {
+            Err(BollardError::DockerResponseServerError { status_code: 404, .. }) => Ok(()),
+            removed => removed.map(drop).map_err(DockerError::api("take a name off an image")),
+        }
+    }
+
+    /// Takes a name off an image, unless it is the last one, with which the image would be gone.
+    pub async fn untag_one_of_several(&self, name: &str) -> Result<(), DockerError> {
+        let names = self.client.inspect_image(name).await.ok().and_then(|image| image.repo_tags);
+        let is_last = names.unwrap_or_default().iter().all(|other| other == name);
+        if is_last { Ok(()) } else { self.untag(name).await }
     }
 
     /// The image as the tar stream of `docker save`.

@@ -1,26 +1,34 @@
 //! The Docker Engine: connecting, builds through its embedded BuildKit, containers for tests, images to push.
 
 pub mod about;
+mod certificates;
+mod connection;
 pub mod container;
 pub mod context;
+pub mod daemon;
+pub mod files;
 pub mod host;
 pub mod ignore;
 pub mod image;
+mod owned;
+mod pattern;
+pub mod service;
+pub mod sizes;
 pub mod solver;
+mod ssh;
+
+pub use owned::{Kind, OWNER_LABEL, Owned, stage_name};
 
 use bollard::Docker;
 use bollard::errors::Error as BollardError;
-use host::Host;
+use host::{Endpoint, Host};
 use std::path::PathBuf;
-use std::time::Duration;
+use std::sync::Arc;
 
 /// The oldest Engine API that is spoken: Docker 20.10.
 const OLDEST_API: (usize, usize) = (1, 41);
 /// How long the engine may take to answer, in seconds: exporting a large image takes minutes before the first byte.
 const TIMEOUT: u64 = 4 * 60 * 60;
-
-/// How long a connection and the first answer may take.
-const CONNECT: Duration = Duration::from_secs(10);
 
 /// A connection to a Docker Engine that has answered.
 #[derive(Debug, Clone)]
@@ -39,8 +47,49 @@ pub enum DockerError {
     #[error("there is no Docker Engine: {} does not exist", .0.display())]
     NoSocket(PathBuf),
     /// The socket may not be opened.
-    #[error("permission to use the Docker Engine at {} is denied", .0.display())]
-    Denied(PathBuf),
+    #[error("permission to use the Docker Engine at {} is denied", socket.display())]
+    Denied {
+        /// The engine's socket.
+        socket: PathBuf,
+        /// Who may not open it.
+        user: String,
+    },
+    /// There is a socket, but no engine behind it.
+    #[error("there is no Docker Engine: nobody listens on {}", .0.display())]
+    NoListener(PathBuf),
+    /// No engine can run in this container of CodeBuild.
+    #[error(
+        "there is no Docker Engine at {}, and none can run here: privileged mode is off (CAP_SYS_ADMIN is missing)", .0.display()
+    )]
+    NotPrivileged(PathBuf),
+    /// Only root can start an engine.
+    #[error("there is no Docker Engine, and {0} may not start one: that takes root")]
+    NotRoot(String),
+    /// The container could run an engine, but has none.
+    #[error("there is no Docker Engine, and no `dockerd` in PATH to start one with")]
+    NoDaemon,
+    /// The engine that was to be started does not come up.
+    #[error("dockerd {what}")]
+    Daemon {
+        /// What became of it.
+        what: String,
+        /// The last lines of its log.
+        lines: Vec<String>,
+    },
+    /// A file that TLS takes cannot be read or used.
+    #[error("cannot use {} for the TLS that {variable} asks for", path.display())]
+    Certificate {
+        /// The file.
+        path: PathBuf,
+        /// The variable that asks for it.
+        variable: &'static str,
+        /// Why not.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// The way to the engine takes a program that is not there.
+    #[error("there is no program `ssh` on this machine, which DOCKER_HOST takes")]
+    NoSsh,
     /// Nobody answers.
     #[error("the Docker Engine at {address} does not answer")]
     Unreachable {
@@ -51,9 +100,11 @@ pub enum DockerError {
         source: Box<dyn std::error::Error + Send + Sync>,
     },
     /// The engine is older than what runner needs.
-    #[error("the Docker Engine speaks API {found}, but runner needs 1.41 (Docker 20.10) or newer")]
+    #[error("the Docker Engine {version} speaks API {found}, but runner needs 1.41 (Docker 20.10) or newer")]
     TooOld {
-        /// What the engine speaks.
+        /// Its own version.
+        version: String,
+        /// What it speaks.
         found: String,
     },
     /// There is no such image in the engine.
@@ -64,13 +115,43 @@ pub enum DockerError {
     NoDockerfile(PathBuf),
     /// A build context cannot be read.
     #[error(transparent)]
-    Context(#[from] context::ContextError),
+    Context(Arc<context::ContextError>),
+    /// An SSH key or agent cannot be used.
+    #[error("the image's `ssh`: {0}")]
+    Ssh(String),
     /// The build itself failed.
     #[error("the build failed: {0}")]
     Build(String),
     /// A container could not be started.
     #[error("the container could not be started: {0}")]
     Start(String),
+    /// Files could not be copied.
+    #[error("cannot copy {path}")]
+    Files {
+        /// Which.
+        path: String,
+        /// Why not.
+        #[source]
+        source: std::io::Error,
+    },
+    /// A service of a test is not there when it should be.
+    #[error("the service `{name}` {what}")]
+    Service {
+        /// Its name.
+        name: String,
+        /// What became of it.
+        what: String,
+        /// The last lines of its log.
+        log: String,
+    },
+    /// An image could not be pulled.
+    #[error("the image {image} could not be pulled: {reason}")]
+    Pull {
+        /// Its name.
+        image: String,
+        /// The engine's own words.
+        reason: String,
+    },
     /// The engine never said how a container ended.
     #[error("the Docker Engine did not say how the container ended")]
     Lost,
@@ -91,6 +172,12 @@ pub enum DockerError {
     Stopped,
 }
 
+impl From<context::ContextError> for DockerError {
+    fn from(error: context::ContextError) -> Self {
+        Self::Context(Arc::new(error))
+    }
+}
+
 impl DockerError {
     fn api(doing: &'static str) -> impl FnOnce(BollardError) -> Self {
         move |source| Self::Api { doing, source }
@@ -98,38 +185,63 @@ impl DockerError {
 }
 
 impl Engine {
-    /// Connects to the engine that `docker_host` (the value of `DOCKER_HOST`) names, or to the usual socket, and
-    /// agrees on a version of the API with it.
-    pub async fn connect(docker_host: Option<&str>) -> Result<Self, DockerError> {
-        let host = Host::parse(docker_host)?;
-        let silent = DockerError::Unreachable {
-            address: host.to_string(),
-            source: format!("no answer within {} s", CONNECT.as_secs()).into(),
-        };
-        tokio::time::timeout(CONNECT, Self::agree(host)).await.unwrap_or(Err(silent))
+    /// Connects to an engine, and agrees on a version of the API with it.
+    pub async fn connect(endpoint: &Endpoint) -> Result<Self, DockerError> {
+        let host = endpoint.resolve()?;
+        let patience = host.patience();
+        let silent = host.unreachable(format!("no answer within {} s", patience.as_secs()));
+        tokio::time::timeout(patience, Self::agree(host)).await.unwrap_or(Err(silent))
     }
 
     async fn agree(host: Host) -> Result<Self, DockerError> {
-        // A connection of our own first: its error says more than the client's.
-        drop(host.open().await?);
-        let unreachable = |source: BollardError| DockerError::Unreachable {
-            address: host.to_string(),
-            source: Box::new(source),
-        };
-        let client = match &host {
-            Host::Unix(path) => {
-                Docker::connect_with_unix(&path.to_string_lossy(), TIMEOUT, bollard::API_DEFAULT_VERSION)
-            }
-            Host::Tcp(address) => {
-                Docker::connect_with_http(&format!("tcp://{address}"), TIMEOUT, bollard::API_DEFAULT_VERSION)
-            }
-        }
-        .map_err(unreachable)?;
-        let client = client.negotiate_version().await.map_err(unreachable)?;
+        host.ping().await?;
+        let client = host
+            .client(TIMEOUT, bollard::API_DEFAULT_VERSION)
+            .map_err(|error| host.unreachable(error))?
+            .negotiate_version()
+            .await
+            .map_err(|error| host.unreachable(error))?;
         let spoken = client.client_version();
         if (spoken.major_version, spoken.minor_version) < OLDEST_API {
-            return Err(DockerError::TooOld { found: spoken.to_string() });
+            let version = client.version().await.ok().and_then(|about| about.version);
+            let version = version.unwrap_or_else(|| "of unknown version".to_owned());
+            return Err(DockerError::TooOld { version, found: spoken.to_string() });
         }
         Ok(Self { client, host })
     }
+}
+
+/// The name of the user that this process runs as.
+fn user() -> String {
+    let id = rustix::process::geteuid().as_raw();
+    let users = std::fs::read_to_string("/etc/passwd").unwrap_or_default();
+    let name = users.lines().find_map(|line| {
+        let mut fields = line.split(':');
+        let name = fields.next()?;
+        (fields.nth(1)?.parse() == Ok(id)).then(|| name.to_owned())
+    });
+    name.unwrap_or_else(|| format!("the user {id}"))
+}
+
+impl Engine {
+    /// The rules by which the docker command of this engine's release chooses the files of a context.
+    pub fn ignore_rules(&self) -> ignore::Rules {
+        let spoken = self.client.client_version();
+        if (spoken.major_version, spoken.minor_version) < (1, 42) {
+            ignore::Rules::Before23
+        } else {
+            ignore::Rules::Current
+        }
+    }
+}
+
+/// A fresh identifier of 16 letters and digits.
+pub fn random_id() -> String {
+    let mut bytes = [0; 16];
+    // Without randomness there is no TLS either; time and process are unique enough for an id.
+    if aws_lc_rs::rand::fill(&mut bytes).is_err() {
+        let now = jiff::Timestamp::now().as_nanosecond();
+        bytes = (now ^ i128::from(std::process::id())).to_le_bytes();
+    }
+    bytes.iter().map(|byte| char::from(b"abcdefghijklmnopqrstuvwxyz012345"[usize::from(byte % 32)])).collect()
 }

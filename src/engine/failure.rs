@@ -10,8 +10,8 @@ use crate::files::WriteError;
 use crate::process::ProcessError;
 use crate::registry::RegistryError;
 
-/// The message of steps that end because the run is being stopped.
-pub(super) const STOPPED: &str = "the run was stopped";
+/// How privileged mode is turned on.
+const PRIVILEGED: &str = "turn it on for the CodeBuild project: Environment → Privileged in the console, `PrivilegedMode: true` in CloudFormation, `privileged_mode = true` in Terraform, or `aws codebuild update-project --name PROJECT --environment …,privilegedMode=true`";
 
 impl From<ProcessError> for Failure {
     fn from(error: ProcessError) -> Self {
@@ -27,6 +27,8 @@ impl From<ProcessError> for Failure {
                 failure.help("`dir` starts from the directory of the pipeline file")
             }
             ProcessError::Start { .. } => failure,
+            ProcessError::Guard { .. } => failure
+                .help("was it killed, is the machine out of memory or processes, or is /proc not mounted?"),
         }
     }
 }
@@ -41,20 +43,45 @@ impl From<DockerError> for Failure {
         }
         let exit = match &error {
             DockerError::Build(_) => Exit::StepFailed,
-            DockerError::Start(_) => Exit::TestsFailed,
-            DockerError::NoDockerfile(_)
-            | DockerError::Context(ContextError::Name(_) | ContextError::Pattern(_)) => Exit::Usage,
+            DockerError::Start(_) | DockerError::Service { .. } => Exit::TestsFailed,
+            DockerError::NoDockerfile(_) | DockerError::Ssh(_) => Exit::Usage,
+            DockerError::Context(context)
+                if matches!(**context, ContextError::Name(_) | ContextError::Pattern(_)) =>
+            {
+                Exit::Usage
+            }
             _ => Exit::Environment,
         };
         let failure = Self::caused(exit, &error);
         match &error {
-            DockerError::NoSocket(_) => failure.help(
-                "start Docker; in CodeBuild turn on privileged mode; in a container mount /var/run/docker.sock; or set DOCKER_HOST",
+            DockerError::NoSocket(_) | DockerError::NoListener(_) => failure.help(
+                "start Docker (`sudo systemctl start docker`), or set DOCKER_HOST to where one runs; in a container mount /var/run/docker.sock",
             ),
-            DockerError::Denied(_) => {
-                failure.help("add your user to the group `docker`, or run as root")
+            DockerError::NotPrivileged(_) => failure.help(PRIVILEGED),
+            DockerError::NotRoot(_) => {
+                failure.help("run the build as root: leave out `run-as` in the buildspec, and `USER` in the build image")
             }
-            DockerError::Address(_) => failure.help("use unix:///path/to/socket or tcp://host:port"),
+            DockerError::NoDaemon => failure.help(
+                "use one of CodeBuild's standard images, install Docker in the build image, or set DOCKER_HOST to where an engine runs",
+            ),
+            DockerError::Daemon { lines, .. } if lines.is_empty() => {
+                failure.help("what it wrote where it was started says more")
+            }
+            DockerError::Daemon { .. } => failure.help(
+                "its last lines are above, the rest is in .runner/dockerd.log",
+            ),
+            DockerError::Certificate { .. } => failure.help(
+                "DOCKER_CERT_PATH names the directory with ca.pem, cert.pem and key.pem; without it that is ~/.docker",
+            ),
+            DockerError::NoSsh => failure.help("install OpenSSH's client (openssh-client, openssh-clients)"),
+            DockerError::Denied { user, .. } => failure.help(format!(
+                "add {user} to the group `docker` (usermod -aG) and log in anew, or run as root"
+            )),
+            DockerError::Address(_) => failure
+                .help("use unix:///path/to/socket, tcp://host:port or ssh://user@host"),
+            DockerError::Unreachable { address, .. } if address.starts_with("ssh://") => failure.help(
+                "does `ssh -T HOST docker info` work without a question? It takes a key that an agent holds or that has no passphrase, and a known host",
+            ),
             DockerError::Unreachable { .. } => {
                 failure.help("is the engine running? `docker info` says more; DOCKER_HOST names another one")
             }
@@ -65,7 +92,13 @@ impl From<DockerError> for Failure {
             DockerError::NoDockerfile(_) => failure.help(
                 "`dockerfile` starts from the directory of the pipeline file, and is `Dockerfile` in the context where it is not given",
             ),
-            DockerError::Stopped => Self::environment(STOPPED),
+            DockerError::Build(text) if text.contains("unknown instruction") => failure.help(
+                "heredocs and other newer parts of the language need `# syntax=docker/dockerfile:1` in the first line on engines before 23",
+            ),
+            DockerError::Build(text) if text.contains("exec format error") => failure.help(
+                "a `RUN` for another platform needs emulation on the engine's machine (binfmt_misc with QEMU)",
+            ),
+            DockerError::Stopped => Self::stopped(),
             _ => failure,
         }
     }
@@ -99,7 +132,7 @@ impl From<RegistryError> for Failure {
             RegistryError::ImmutableTag { .. } => {
                 failure.help("give the image a tag that is unique to the commit, such as `${source.commit}`")
             }
-            RegistryError::Stopped => Self::environment(STOPPED),
+            RegistryError::Stopped => Self::stopped(),
             _ => failure,
         }
     }

@@ -3,8 +3,7 @@
 use crate::exit::{Exit, Failure};
 use crate::pipeline::duration;
 use crate::pipeline::model::Retry;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -17,41 +16,44 @@ const LONGEST_DELAY: Duration = Duration::from_mins(5);
 pub(super) struct Limit {
     /// What it stops.
     pub(super) token: CancellationToken,
-    what: &'static str,
-    time: Option<Duration>,
-    passed: Arc<AtomicBool>,
-    timer: Option<JoinHandle<()>>,
+    /// Why its time is over, once it is.
+    passed: Arc<OnceLock<String>>,
+    timers: Vec<JoinHandle<()>>,
 }
 
 impl Limit {
     /// Begins now. Without a time it never passes.
     pub(super) fn begin(what: &'static str, time: Option<Duration>, outer: &CancellationToken) -> Self {
-        let token = outer.child_token();
-        let passed = Arc::new(AtomicBool::new(false));
-        let timer = time.map(|time| {
-            let (token, passed) = (token.clone(), passed.clone());
-            tokio::spawn(async move {
+        let mut limit = Self { token: outer.child_token(), passed: Arc::default(), timers: Vec::new() };
+        if let Some(time) = time {
+            limit.pass_after(async move {
                 tokio::time::sleep(time).await;
-                passed.store(true, Ordering::SeqCst);
+                Some(format!("{what} took longer than {}", duration::display(time)))
+            });
+        }
+        limit
+    }
+
+    /// Lets the time be over when a future says why, too.
+    pub(super) fn pass_after(&mut self, reason: impl Future<Output = Option<String>> + Send + 'static) {
+        let (token, passed) = (self.token.clone(), self.passed.clone());
+        self.timers.push(tokio::spawn(async move {
+            if let Some(reason) = reason.await {
+                let _ = passed.set(reason);
                 token.cancel();
-            })
-        });
-        Self { token, what, time, passed, timer }
+            }
+        }));
     }
 
     /// The failure that it has become, where its time is over.
     pub(super) fn failure(&self) -> Option<Failure> {
-        let time = self.time.filter(|_| self.passed.load(Ordering::SeqCst))?;
-        Some(Failure::new(
-            Exit::Timeout,
-            format!("{} took longer than {}", self.what, duration::display(time)),
-        ))
+        self.passed.get().map(|reason| Failure::new(Exit::Timeout, reason.as_str()))
     }
 }
 
 impl Drop for Limit {
     fn drop(&mut self) {
-        if let Some(timer) = &self.timer {
+        for timer in &self.timers {
             timer.abort();
         }
     }

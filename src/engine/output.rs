@@ -1,11 +1,12 @@
 //! From the bytes that adapters write to events.
 
 use crate::event::{Event, Events};
+use crate::pipeline::model::StepId;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 /// How many chunks may wait; with the size of a chunk this bounds memory.
-const WAITING: usize = 16;
+const WAITING: usize = 2;
 
 /// The way of a step's output into the log.
 pub(super) struct Output {
@@ -14,14 +15,14 @@ pub(super) struct Output {
 
 impl Output {
     /// Opens it. Writing waits while the log is behind.
-    pub(super) fn open(events: &Events) -> (mpsc::Sender<Vec<u8>>, Self) {
+    pub(super) fn open(events: &Events, step: StepId) -> (mpsc::Sender<Vec<u8>>, Self) {
         let (sender, mut receiver) = mpsc::channel::<Vec<u8>>(WAITING);
         let events = events.clone();
         let forward = tokio::spawn(async move {
             while let Some(bytes) = receiver.recv().await {
-                events.send(Event::Output(bytes)).await;
+                events.send(Event::Output { step, bytes: bytes.into() }).await;
             }
-            events.send(Event::OutputEnd).await;
+            events.send(Event::OutputEnd { step }).await;
         });
         (sender, Self { forward })
     }

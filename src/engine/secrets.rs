@@ -8,7 +8,7 @@ use crate::pipeline::diagnostic::Diagnostic;
 use crate::pipeline::reference::{SECRET_HELP, SecretReference};
 use crate::pipeline::template::{Builtin, Reference, Scope};
 use crate::plan::Mode;
-use crate::secret::Secret;
+use crate::secret::{Secret, Unmasked};
 
 /// Gives every secret variable its value, and the built-ins of AWS theirs where the pipeline uses them. The answer is what
 /// the user should know.
@@ -45,8 +45,14 @@ pub(super) async fn resolve(job: &mut Job, services: &Services) -> Result<Vec<St
 }
 
 fn mask(job: &Job, name: &str, secret: &Secret, warnings: &mut Vec<String>) {
-    if !job.masks.add(secret) {
-        warnings.push(format!("the secret {name} is shorter than four characters and is not masked"));
+    match job.masks.add(secret) {
+        Unmasked::Nothing => {}
+        Unmasked::Everything => warnings.push(format!(
+            "the secret {name} is shorter than four characters, or only brackets and commas, and is not masked"
+        )),
+        Unmasked::SomeLines => warnings.push(format!(
+            "lines of the secret {name} that are shorter than four characters, or only brackets and commas, are not masked where they stand alone"
+        )),
     }
 }
 

@@ -1,29 +1,36 @@
 //! Connections to what is outside, made when the first step needs them.
 
 use super::Job;
+use super::dockerd::Surroundings;
 use crate::address::EcrHost;
 use crate::aws::Aws;
-use crate::docker::Engine;
+use crate::docker::host::Endpoint;
 use crate::docker::solver::Logins;
+use crate::docker::{DockerError, Engine, daemon};
 use crate::exit::Failure;
 use crate::plan::Mode;
 use crate::registry::login::DockerConfig;
 use crate::secret::{Login, Masks};
 use crate::tls;
 use std::collections::HashMap;
+use std::ffi::OsString;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use tokio::sync::{Mutex, OnceCell};
 
 /// What connections are made with.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// The value of `DOCKER_HOST`.
-    pub docker_host: Option<String>,
+    /// Where the Docker Engine is.
+    pub docker: Endpoint,
     /// Docker's configuration file, with logins.
     pub docker_config: Option<PathBuf>,
     /// The value of `AWS_CA_BUNDLE`.
     pub aws_ca_bundle: Option<PathBuf>,
+    /// CodeBuild runs this.
+    pub in_codebuild: bool,
+    /// The value of `PATH`.
+    pub path: OsString,
 }
 
 impl Settings {
@@ -51,14 +58,14 @@ pub(super) struct Services {
     mode: Mode,
     masks: Masks,
     docker: Arc<OnceCell<Engine>>,
+    /// Nothing before the run has begun.
+    surroundings: Option<Arc<Surroundings>>,
     aws: Arc<Mutex<HashMap<Access, Aws>>>,
     /// What sessions of roles are called.
     session: Arc<str>,
     docker_config: Arc<OnceCell<Arc<DockerConfig>>>,
     /// ECR's tokens by host; they are good for hours.
     ecr_logins: Arc<Mutex<HashMap<(Access, String), Login>>>,
-    /// Why a build got no login that it asked for.
-    login_failure: Arc<Mutex<Option<Failure>>>,
 }
 
 impl Services {
@@ -68,12 +75,17 @@ impl Services {
             mode: job.mode,
             masks: job.masks.clone(),
             docker: Arc::default(),
+            surroundings: None,
             aws: Arc::default(),
             session: job.pipeline.name.as_str().into(),
             docker_config: Arc::default(),
             ecr_logins: Arc::default(),
-            login_failure: Arc::default(),
         }
+    }
+
+    /// The same in a run under way, where an engine can be started.
+    pub(super) fn within(self, surroundings: Surroundings) -> Self {
+        Self { surroundings: Some(Arc::new(surroundings)), ..self }
     }
 
     pub(super) fn settings(&self) -> &Settings {
@@ -82,9 +94,18 @@ impl Services {
 
     /// The Docker Engine.
     pub(super) async fn docker(&self) -> Result<&Engine, Failure> {
-        let host = self.settings.docker_host.as_deref();
-        let connect = || async { Ok(Engine::connect(host).await?) };
-        self.docker.get_or_try_init(connect).await
+        self.docker.get_or_try_init(|| self.connect()).await
+    }
+
+    async fn connect(&self) -> Result<Engine, Failure> {
+        let endpoint = &self.settings.docker;
+        match (Engine::connect(endpoint).await, &self.surroundings) {
+            (Err(error), Some(surroundings)) if self.settings.in_codebuild => {
+                let dockerd = daemon::remedy(error, endpoint, &self.settings.path)?;
+                surroundings.start(&dockerd).await
+            }
+            (engine, _) => Ok(engine?),
+        }
     }
 
     /// AWS. In local mode there is no step that may ask for it.
@@ -124,11 +145,6 @@ impl Services {
         Ok(login)
     }
 
-    /// Why the last build got no login that it asked for, where that is so.
-    pub(super) async fn take_login_failure(&self) -> Option<Failure> {
-        self.login_failure.lock().await.take()
-    }
-
     async fn docker_login(&self, host: &str) -> Result<Option<Login>, Failure> {
         let read = || async {
             let config = match &self.settings.docker_config {
@@ -147,20 +163,42 @@ impl Services {
     }
 
     /// Logins for a build, which asks for them by host name when it comes to a private image.
-    pub(super) fn logins(&self, access: Access) -> Logins {
+    pub(super) fn logins(&self, access: Access) -> BuildLogins {
         let services = self.clone();
-        Arc::new(move |host| {
-            let (services, access) = (services.clone(), access.clone());
+        let failures = Arc::<std::sync::Mutex<HashMap<String, Failure>>>::default();
+        let noted = failures.clone();
+        let logins: Logins = Arc::new(move |host| {
+            let (services, access, noted) = (services.clone(), access.clone(), noted.clone());
             Box::pin(async move {
                 match services.login(&host, &access).await {
                     Ok(login) => login,
                     Err(failure) => {
-                        // The build goes on without; if it fails, this is why.
-                        *services.login_failure.lock().await = Some(failure);
+                        // The build goes on without; if it fails at this registry, this is why.
+                        noted.lock().unwrap_or_else(PoisonError::into_inner).insert(host, failure);
                         None
                     }
                 }
             })
-        })
+        });
+        BuildLogins { logins, failures }
+    }
+}
+
+/// The logins of builds that are made together.
+pub(super) struct BuildLogins {
+    pub(super) logins: Logins,
+    failures: Arc<std::sync::Mutex<HashMap<String, Failure>>>,
+}
+
+impl BuildLogins {
+    /// Why a build failed: for want of a login, where its words are about a registry whose login could not be had.
+    pub(super) fn explain(&self, error: DockerError) -> Failure {
+        if let DockerError::Build(text) = &error {
+            let failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Some((_, failure)) = failures.iter().find(|(host, _)| text.contains(host.as_str())) {
+                return failure.clone();
+            }
+        }
+        error.into()
     }
 }

@@ -52,15 +52,18 @@ pub(super) struct RecordedFailure {
 impl RecordedFailure {
     pub(super) fn to_failure(&self) -> Failure {
         let Self { exit, message, help } = self.clone();
-        Failure { exit: Exit::from_code(exit), message, help }
+        Failure { help, ..Failure::new(Exit::from_code(exit), message) }
     }
 }
 
 /// What is known of an image.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub(super) struct ImageState {
-    /// Its id in the engine.
+    /// Its id in the engine; of several platforms, that of the engine's own or of the first.
     pub(super) id: String,
+    /// The ids of the other platforms.
+    #[serde(default, skip_serializing_if = "IndexMap::is_empty")]
+    pub(super) platforms: IndexMap<String, String>,
     /// The manifest's digest, once it is pushed.
     pub(super) digest: Option<String>,
     /// `repository@sha256:…`, once it is pushed.
@@ -82,12 +85,24 @@ pub(super) struct Identity {
 impl State {
     /// The state that this call continues, or a new one. In CodeBuild that is the state of the same build; elsewhere that of
     /// the same file, commit and mode, as long as none of this call's phases has run in it.
-    pub(super) fn join(path: &Path, identity: &Identity, phases: &[PhaseName]) -> Self {
-        let mut found = Self::read(path);
+    pub(super) fn join(path: &Path, identity: &Identity, phases: &[PhaseName]) -> Result<Self, Failure> {
+        let mut found = match Self::read(path) {
+            // Whether an earlier call has failed cannot be told, and a deployment may depend on it.
+            Err(reason) if identity.continues || identity.build_id.is_some() => {
+                let message = format!(
+                    "{} cannot be read ({reason}), and so what earlier calls of this build did",
+                    path.display()
+                );
+                return Err(Failure::environment(message).help("remove it to begin anew"));
+            }
+            found => found.ok().flatten(),
+        };
         if let Some(other) = found.take_if(|state| state.pipeline != identity.pipeline) {
             // Another pipeline file of this directory: its build may go on later. Ours may have been put aside before.
             let _ = std::fs::rename(path, aside(path, &other.pipeline));
             found = Self::read(&aside(path, &identity.pipeline))
+                .ok()
+                .flatten()
                 .filter(|state| state.pipeline == identity.pipeline);
         }
         let joined = found.filter(|state| match &identity.build_id {
@@ -123,12 +138,21 @@ impl State {
                 help: None,
             });
         }
-        state
+        Ok(state)
     }
 
-    fn read(path: &Path) -> Option<Self> {
-        let bytes = std::fs::read(path).ok()?;
-        serde_json::from_slice(&bytes).ok().filter(|state: &Self| state.version == VERSION)
+    /// Nothing where there is none.
+    fn read(path: &Path) -> Result<Option<Self>, String> {
+        let bytes = match std::fs::read(path) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(error.to_string()),
+            Ok(bytes) => bytes,
+        };
+        let state: Self = serde_json::from_slice(&bytes).map_err(|error| error.to_string())?;
+        if state.version != VERSION {
+            return Err("another version of runner wrote it".to_owned());
+        }
+        Ok(Some(state))
     }
 
     /// Notes a failure with its place (phase and step), without secrets; the first one stays.
@@ -179,7 +203,7 @@ mod tests {
     fn after_build(identity: &Identity) -> (tempfile::TempDir, std::path::PathBuf, String) {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("state.json");
-        let mut state = State::join(&path, identity, &[Build]);
+        let mut state = State::join(&path, identity, &[Build]).unwrap();
         state.phases.push(Build);
         state.save(&path).unwrap();
         (directory, path, state.build_id)
@@ -188,7 +212,8 @@ mod tests {
     #[test]
     fn a_call_joins_the_same_commit_once_for_each_phase() {
         let (_directory, path, id) = after_build(&identity(None, "a"));
-        let join = |commit, phases: &[PhaseName]| State::join(&path, &identity(None, commit), phases);
+        let join =
+            |commit, phases: &[PhaseName]| State::join(&path, &identity(None, commit), phases).unwrap();
         assert_eq!(join("a", &[PostBuild]).build_id, id);
         assert!(join("a", &[Build]).phases.is_empty());
         assert!(join("b", &[PostBuild]).phases.is_empty());
@@ -197,26 +222,28 @@ mod tests {
     #[test]
     fn a_state_of_another_build_is_never_used() {
         let (_directory, path, _) = after_build(&identity(Some("web:1"), "a"));
-        assert_eq!(State::join(&path, &identity(Some("web:1"), "a"), &[PostBuild]).phases, [Build]);
-        assert!(State::join(&path, &identity(Some("web:2"), "a"), &[PostBuild]).phases.is_empty());
-        assert!(State::join(&path, &identity(None, "a"), &[PostBuild]).phases.is_empty());
+        assert_eq!(State::join(&path, &identity(Some("web:1"), "a"), &[PostBuild]).unwrap().phases, [Build]);
+        assert!(State::join(&path, &identity(Some("web:2"), "a"), &[PostBuild]).unwrap().phases.is_empty());
+        assert!(State::join(&path, &identity(None, "a"), &[PostBuild]).unwrap().phases.is_empty());
     }
 
     #[test]
     fn pipelines_of_one_directory_keep_apart() {
         let (_directory, path, id) = after_build(&identity(None, "a"));
         let other = Identity { pipeline: "other.yml".to_owned(), ..identity(None, "a") };
-        let state = State::join(&path, &other, &[PostBuild]);
+        let state = State::join(&path, &other, &[PostBuild]).unwrap();
         assert!(state.phases.is_empty());
         state.save(&path).unwrap();
-        assert_eq!(State::join(&path, &identity(None, "a"), &[PostBuild]).build_id, id);
+        assert_eq!(State::join(&path, &identity(None, "a"), &[PostBuild]).unwrap().build_id, id);
     }
 
     #[test]
-    fn an_unreadable_state_is_a_new_one() {
+    fn an_unreadable_state_is_continued_by_nobody() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("state.json");
         std::fs::write(&path, "{ half").unwrap();
-        assert!(State::join(&path, &identity(None, "a"), &[Build]).phases.is_empty());
+        assert!(State::join(&path, &identity(None, "a"), &[Build]).is_err());
+        let whole = Identity { continues: false, ..identity(None, "a") };
+        assert!(State::join(&path, &whole, &[Build]).unwrap().phases.is_empty());
     }
 }

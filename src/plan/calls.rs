@@ -9,12 +9,15 @@ use super::resource::{Fill, Resource};
 use super::scope::Values;
 use crate::address::{EcrHost, Repository};
 use crate::pipeline::model::{
-    Action, AwsAccess, Deploy, Image, Name, Notify, NotifyTarget, Pipeline, RunTask, Step, TaskDefinition,
-    TaskDefinitionBase, TaskPlace,
+    Action, AwsAccess, CacheTo, Deploy, Image, Name, Notify, NotifyTarget, Pipeline, RunTask, Step,
+    TaskDefinition, TaskDefinitionBase, TaskPlace, Test,
 };
 use crate::pipeline::reference::{SecretReference, family_of};
 use crate::pipeline::template::{Builtin, Reference, Template};
 use indexmap::IndexMap;
+
+/// The tag of a build cache in a registry.
+pub const CACHE_TAG: &str = "buildcache";
 
 /// Something that a step asks of the world outside.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -237,9 +240,8 @@ impl<'a> Caller<'a> {
             Action::Deploy(deploy) => self.deploy(deploy, step, &place),
             // A command that is given a role needs the role, and what it does with it is its own.
             Action::Run(_) if step.aws.is_some() => vec![place.call([])],
-            Action::Run(_) | Action::Test(_) | Action::ImageDefinitions(_) | Action::Parallel(_) => {
-                Vec::new()
-            }
+            Action::Test(test) => self.test(test, step, &place),
+            Action::Run(_) | Action::ImageDefinitions(_) | Action::Parallel(_) => Vec::new(),
         };
         Self::assume(&place, &mut calls);
         calls
@@ -259,26 +261,51 @@ impl<'a> Caller<'a> {
 
     fn build(&self, images: &[Name], step: &Step, place: &Place) -> Vec<Call> {
         let mut calls = Vec::new();
-        for name in images {
+        for name in &self.pipeline.in_order(images, &|_| false) {
             let Some(image) = self.image(name) else { continue };
+            self.cache(image, step, place, &mut calls);
             let caches = image.cache_from.iter().map(|cache| self.text(cache, Some(&step.env)));
             let bases = self.facts.base_images.get(&name.value).into_iter().flatten().cloned();
-            for source in caches.chain(bases) {
-                let name = source.split('@').next().unwrap_or_default();
-                let name = match name.rsplit_once(':') {
-                    Some((name, tag)) if !tag.contains('/') => name,
-                    _ => name,
-                };
-                if let Some(resource) = in_ecr(name) {
-                    calls.push(place.call([
-                        ("ecr:GetAuthorizationToken", Resource::Any),
-                        ("ecr:BatchGetImage", resource.clone()),
-                        ("ecr:GetDownloadUrlForLayer", resource),
-                    ]));
-                }
-            }
+            calls.extend(caches.chain(bases).filter_map(|source| pull(&source, place)));
         }
         calls
+    }
+
+    /// The cache beside the image is read from its repository, and written there where the engine can.
+    fn cache(&self, image: &Image, step: &Step, place: &Place, calls: &mut Vec<Call>) {
+        if image.cache_to == CacheTo::None {
+            return;
+        }
+        let (address, Some(arn), _) = self.repository(image, step, place) else { return };
+        calls.push(place.call([
+            ("ecr:DescribeRepositories", arn.clone()),
+            ("ecr:GetAuthorizationToken", Resource::Any),
+            ("ecr:BatchGetImage", arn.clone()),
+            ("ecr:GetDownloadUrlForLayer", arn.clone()),
+        ]));
+        if image.cache_to == CacheTo::Registry {
+            let actions = [
+                "ecr:BatchCheckLayerAvailability",
+                "ecr:InitiateLayerUpload",
+                "ecr:UploadLayerPart",
+                "ecr:CompleteLayerUpload",
+                "ecr:PutImage",
+            ];
+            let change = Change {
+                action: "registry:PutManifest",
+                target: format!("{address}:{CACHE_TAG}"),
+                condition: Some("where the engine writes its cache to registries"),
+            };
+            let permissions = actions.map(|action| (action, arn.clone())).to_vec();
+            calls.push(Call { change: Some(change), permissions, role: place.role.clone() });
+        }
+    }
+
+    /// The images of the test's services are pulled; those of the pipeline itself are there.
+    fn test(&self, test: &Test, step: &Step, place: &Place) -> Vec<Call> {
+        let images = test.services.values().map(|service| self.text(&service.image, Some(&step.env)));
+        let others = images.filter(|image| !self.pipeline.images.contains_key(image));
+        others.filter_map(|image| pull(&image, place)).collect()
     }
 
     fn push(&self, images: &[Name], step: &Step, place: &Place) -> Vec<Call> {
@@ -291,11 +318,10 @@ impl<'a> Caller<'a> {
         calls
     }
 
-    fn push_one(&self, image: &Image, step: &Step, place: &Place, calls: &mut Vec<Call>) {
-        let own = Some(&step.env);
-        let name = self.text(&image.repository, own);
-        // The address in its registry, and in ECR the ARN.
-        let (address, arn, is_full) = match (in_ecr(&name), Repository::parse(&name)) {
+    /// An image's address in its registry, the ARN where that is ECR, and whether the file says all of it.
+    fn repository(&self, image: &Image, step: &Step, place: &Place) -> (String, Option<Resource>, bool) {
+        let name = self.text(&image.repository, Some(&step.env));
+        match (in_ecr(&name), Repository::parse(&name)) {
             // The beginning may be a registry or a part of the name.
             _ if self.unknowns == Unknowns::Patterns && name.starts_with("*/") => {
                 (name.clone(), Some(place.made("ecr", format!("repository/*{}", &name[2..]))), false)
@@ -314,7 +340,12 @@ impl<'a> Caller<'a> {
                 let address = format!("{account}.dkr.ecr.{region}.amazonaws.com{suffix}/{name}");
                 (address, Some(place.made("ecr", format!("repository/{name}"))), false)
             }
-        };
+        }
+    }
+
+    fn push_one(&self, image: &Image, step: &Step, place: &Place, calls: &mut Vec<Call>) {
+        let own = Some(&step.env);
+        let (address, arn, is_full) = self.repository(image, step, place);
         let registry = |action, target: String, condition, actions: &[&'static str]| {
             let permissions = arn.iter().flat_map(|arn| actions.iter().map(|action| (*action, arn.clone())));
             let change = Some(Change { action, target, condition });
@@ -547,6 +578,21 @@ impl<'a> Caller<'a> {
         }
         calls
     }
+}
+
+/// What pulling an image asks for, where it is in ECR.
+fn pull(image: &str, place: &Place) -> Option<Call> {
+    let name = image.split('@').next().unwrap_or_default();
+    let name = match name.rsplit_once(':') {
+        Some((name, tag)) if !tag.contains('/') => name,
+        _ => name,
+    };
+    let resource = in_ecr(name)?;
+    Some(place.call([
+        ("ecr:GetAuthorizationToken", Resource::Any),
+        ("ecr:BatchGetImage", resource.clone()),
+        ("ecr:GetDownloadUrlForLayer", resource),
+    ]))
 }
 
 /// The repository of an address in ECR; nothing for any other address. Account and region may be unknown still.

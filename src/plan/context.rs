@@ -9,6 +9,10 @@ use std::collections::HashMap;
 pub struct BuildContext {
     /// The commit, where the source is one.
     pub commit: Option<String>,
+    /// When the commit was made, in seconds since 1970, where git is there to say.
+    pub commit_time: Option<i64>,
+    /// Where the source comes from: an address of the web, without credentials.
+    pub repository: Option<String>,
     /// The branch; the base branch for a pull request.
     pub branch: Option<String>,
     /// The git tag.

@@ -269,15 +269,15 @@ pub fn undefined(undefined: &Undefined, values: &Values) -> Diagnostic {
 }
 
 /// The name under which a step is shown. What has no value yet stays as it is written: a title is no reason to fail.
-pub fn title(step: &Step, values: &Values) -> String {
+pub fn title(step: &Step, values: &Values, hide: &dyn Fn(&str) -> String) -> String {
     match &step.name {
         Some(name) => values.known(name, Some(&step.env)),
-        None => describe(&step.action),
+        None => describe(&step.action, hide),
     }
 }
 
 /// The name under which a step is shown where the user gave it none.
-fn describe(action: &Action) -> String {
+fn describe(action: &Action, hide: &dyn Fn(&str) -> String) -> String {
     let names = |names: &[Name]| {
         let names: Vec<&str> = names.iter().map(|name| name.value.as_str()).collect();
         names.join(", ")
@@ -287,9 +287,9 @@ fn describe(action: &Action) -> String {
             let mut lines =
                 script.lines().filter(|line| !line.trim().is_empty() && !line.trim_start().starts_with('#'));
             let first = lines.next().unwrap_or_default().trim();
-            shorten(first, lines.next().is_some())
+            shorten(&hide(first), lines.next().is_some())
         }
-        Action::Run(Command::Argv(argv)) => shorten(&argv.join(" "), false),
+        Action::Run(Command::Argv(argv)) => shorten(&hide(&argv.join(" ")), false),
         Action::Build(images) => format!("build {}", names(images)),
         Action::Push(images) => format!("push {}", names(images)),
         Action::Test(test) => format!("test {}", test.image.value),

@@ -5,9 +5,9 @@ use super::condition::{Verdict, verdicts};
 use super::context::BuildContext;
 use super::scope::Values;
 use super::{Mode, title};
-use crate::pipeline::model::{Action, Phase, PhaseName, Pipeline, Step, StepId, When};
+use crate::pipeline::model::{Action, Name, Phase, PhaseName, Pipeline, Step, StepId, When};
 use serde::Serialize;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 /// The whole plan.
 #[derive(Debug, Clone, Serialize)]
@@ -171,8 +171,9 @@ pub fn outline(input: &Input<'_>) -> Outline {
         .filter(|notify| mode == Mode::Publish && super::condition::is_told(notify, context))
         .flat_map(|notify| changes(input.caller.notification(notify), None))
         .collect();
-    let used: Vec<&str> =
-        pipeline.steps().flat_map(|step| step.action.images()).map(|name| name.value.as_str()).collect();
+    let named: Vec<Name> = pipeline.steps().flat_map(|step| step.action.images()).cloned().collect();
+    let used = pipeline.in_order(&named, &|_| false);
+    let used: HashSet<&str> = used.iter().map(|name| name.value.as_str()).collect();
     Outline {
         version: 1,
         pipeline: pipeline.name.clone(),
@@ -187,7 +188,7 @@ pub fn outline(input: &Input<'_>) -> Outline {
         images: pipeline
             .images
             .iter()
-            .filter(|(name, _)| used.contains(&name.as_str()))
+            .filter(|(name, _)| used.contains(name.as_str()))
             .map(|(name, image)| ImageOutline {
                 name: name.clone(),
                 repository: input.values.known(&image.repository, None),
@@ -244,7 +245,7 @@ fn step_outline(
         _ => Vec::new(),
     };
     StepOutline {
-        title: title(step, input.values),
+        title: title(step, input.values, &ToOwned::to_owned),
         kind: step.action.kind(),
         when: when.as_str(),
         verdict,

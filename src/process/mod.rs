@@ -1,34 +1,31 @@
-//! Commands on this machine: each in a process group of its own, its output passed on live, the whole group ended
-//! when the step is.
+//! Commands on this machine. Each runs in a process group of its own under a guard: a small process of this same program,
+//! which is the parent of whatever the command starts, ends all of it, and outlives runner to do so.
 
-use rustix::process::{Pid, Signal, kill_process_group};
+pub mod detached;
+pub mod guard;
+mod guards;
+pub mod init;
+pub mod owner;
+mod protocol;
+pub mod tree;
+
+pub use guards::Guards;
+
 use std::ffi::OsString;
 use std::io;
-use std::os::fd::OwnedFd;
-use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::PathBuf;
-use std::process::ExitStatus;
 use std::time::Duration;
-use tokio::io::AsyncReadExt;
-use tokio::net::unix::pipe;
-use tokio::sync::mpsc;
-use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
-
-/// How much is read from a command at a time, in bytes.
-const CHUNK: usize = 64 * 1024;
-/// How long further output is awaited when the command is gone but something it started holds the pipe.
-const DRAIN: Duration = Duration::from_secs(2);
 
 /// A command to run.
 #[derive(Debug, Clone)]
 pub struct Command {
     /// The program and its arguments.
-    pub argv: Vec<String>,
+    pub argv: Vec<OsString>,
     /// The working directory.
     pub dir: PathBuf,
     /// The whole environment.
-    pub env: Vec<(String, String)>,
+    pub env: Vec<(OsString, OsString)>,
 }
 
 /// How a running command is asked to stop.
@@ -53,6 +50,17 @@ pub enum Ending {
     Stopped,
 }
 
+/// What is known once a command and all that it started are gone.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ended {
+    /// How the command itself ended.
+    pub ending: Ending,
+    /// What it left behind when it ended by itself, by name. It has been ended.
+    pub left: Vec<String>,
+    /// What could not be ended, because it runs as another user or hangs in the kernel.
+    pub alive: Vec<String>,
+}
+
 /// A command that could not be run.
 #[derive(Debug, thiserror::Error)]
 pub enum ProcessError {
@@ -71,118 +79,13 @@ pub enum ProcessError {
         #[source]
         source: io::Error,
     },
-}
-
-/// Runs a command to its end, sending what it writes to stdout and stderr, in its order, to `output`.
-pub async fn run(
-    command: &Command,
-    output: &mpsc::Sender<Vec<u8>>,
-    stopping: &Stopping,
-) -> Result<Ending, ProcessError> {
-    let (program, arguments) =
-        command.argv.split_first().ok_or_else(|| ProcessError::NoProgram(String::new()))?;
-    if !command.dir.is_dir() {
-        return Err(ProcessError::NoDirectory(command.dir.clone()));
-    }
-    // `./x.sh` starts from the command's directory, not from ours.
-    let path = if program.contains('/') {
-        command.dir.join(program).into_os_string()
-    } else {
-        OsString::from(program)
-    };
-    let failed = |source: io::Error| match source.kind() {
-        io::ErrorKind::NotFound => ProcessError::NoProgram(program.clone()),
-        _ => ProcessError::Start { program: program.clone(), source },
-    };
-    let (reader, writer) = os_pipe::pipe().map_err(failed)?;
-    // The expression owns the pipe's writing end; it must be gone before the end of the output can be seen.
-    let handle = duct::cmd(path, arguments)
-        .dir(&command.dir)
-        .full_env(command.env.iter().cloned())
-        .stdin_null()
-        .stderr_to_stdout()
-        .stdout_file(writer)
-        .unchecked()
-        .before_spawn(|child| {
-            child.process_group(0);
-            Ok(())
-        })
-        .start()
-        .map_err(failed)?;
-    let group = handle.pids().first().and_then(|pid| i32::try_from(*pid).ok()).and_then(Pid::from_raw);
-    let pipe = pipe::Receiver::from_owned_fd(OwnedFd::from(reader)).map_err(failed)?;
-    let ended = tokio::task::spawn_blocking(move || handle.wait().map(|result| result.status));
-    let ending = follow(pipe, ended, output, group, stopping).await;
-    // What the command left behind in its group does not outlive the step.
-    signal(group, Signal::KILL);
-    ending.map_err(failed)
-}
-
-async fn follow(
-    mut pipe: pipe::Receiver,
-    mut ended: tokio::task::JoinHandle<io::Result<ExitStatus>>,
-    output: &mpsc::Sender<Vec<u8>>,
-    group: Option<Pid>,
-    stopping: &Stopping,
-) -> io::Result<Ending> {
-    let mut buffer = Vec::with_capacity(CHUNK);
-    let mut open = true;
-    let mut status = None;
-    let mut stopped = false;
-    let mut killed = false;
-    // When the next patience ends: the grace after TERM, or the drain after the exit.
-    let mut patience = None;
-    while open || status.is_none() {
-        let pending = !buffer.is_empty();
-        tokio::select! {
-            read = pipe.read_buf(&mut buffer), if open && !pending => open = read? > 0,
-            permit = output.reserve(), if pending => {
-                let bytes = std::mem::replace(&mut buffer, Vec::with_capacity(CHUNK));
-                if status.is_some() {
-                    patience = Some(Instant::now() + DRAIN);
-                }
-                // Where nobody listens any more the command goes on; its output is dropped.
-                if let Ok(permit) = permit {
-                    permit.send(bytes);
-                }
-            }
-            joined = &mut ended, if status.is_none() => {
-                status = Some(joined.map_err(io::Error::other)??);
-                patience = Some(Instant::now() + DRAIN);
-            }
-            () = stopping.soft.cancelled(), if !stopped && status.is_none() => {
-                stopped = true;
-                signal(group, Signal::TERM);
-                patience = Some(Instant::now() + stopping.grace);
-            }
-            () = stopping.hard.cancelled(), if !killed && status.is_none() => {
-                (stopped, killed) = (true, true);
-                signal(group, Signal::KILL);
-            }
-            () = sleep_until(patience.unwrap_or_else(Instant::now)), if patience.is_some() && !(pending && status.is_some()) => {
-                patience = None;
-                if status.is_some() {
-                    open = false;
-                } else {
-                    killed = true;
-                    signal(group, Signal::KILL);
-                }
-            }
-        }
-    }
-    Ok(match status {
-        _ if stopped => Ending::Stopped,
-        Some(status) => match (status.code(), status.signal()) {
-            (Some(code), _) => Ending::Exited(code),
-            (None, signal) => Ending::Signalled(signal.unwrap_or_default()),
-        },
-        None => Ending::Stopped,
-    })
-}
-
-fn signal(group: Option<Pid>, signal: Signal) {
-    if let Some(group) = group {
-        // The group may be gone already, which is what is wanted.
-        let _ = kill_process_group(group, signal);
-    }
+    /// The guard cannot be started, or ended before its command did.
+    #[error("the process that watches over commands {what}")]
+    Guard {
+        /// What became of it.
+        what: &'static str,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
 }

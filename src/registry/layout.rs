@@ -48,7 +48,7 @@ impl Layout {
     /// A file for a blob whose digest is not known yet.
     pub(super) fn temporary_blob(&self) -> Result<NamedTempFile, RegistryError> {
         tempfile::Builder::new()
-            .prefix(".blob-")
+            .prefix(files::TEMPORARY)
             .permissions(fs::Permissions::from_mode(0o644))
             .tempfile_in(&self.blobs)
             .map_err(RegistryError::file(&self.blobs))

@@ -138,13 +138,14 @@ impl Notifier {
     }
 
     fn webhook(&self, message: &Message, text: &str) -> Value {
+        let masked = |text: &str| self.masks.text(text);
         let mut payload = json!({
             "version": 1,
             "event": message.on.as_str(),
-            "pipeline": self.run.pipeline,
-            "build": self.run.build_id,
+            "pipeline": masked(&self.run.pipeline),
+            "build": masked(&self.run.build_id),
             "mode": self.run.mode,
-            "source": self.run.source,
+            "source": masked(&self.run.source),
             "text": text,
         });
         if let (Some(payload), Value::Object(details)) = (payload.as_object_mut(), &message.details) {

@@ -1,107 +1,81 @@
-//! The forms in which a secret turns up in logs: as it is, line by line, and encoded.
+//! The forms of a secret: the value, its lines, and both encoded.
 
+use super::mask::Unmasked;
+use super::spelling::{Form, Kind, SHORTEST};
 use base64::Engine;
-use base64::engine::general_purpose::{STANDARD_NO_PAD, URL_SAFE_NO_PAD};
+use base64::engine::general_purpose::STANDARD_NO_PAD;
 
-/// Shorter values would mask half of every log.
-pub(super) const SHORTEST: usize = 4;
-/// The length of the lines that the command `base64` writes.
-const BASE64_LINE: usize = 76;
-/// What percent-encoding leaves as it is (RFC 3986, unreserved characters).
-const UNRESERVED: &[u8] = b"-._~";
-/// What a shell's backslashes leave as it is.
-const SHELL_PLAIN: &[u8] = b"-._/:=@%+,";
+/// Of a value with more lines, such as a key, nobody encodes a single one.
+const ENCODED_LINES: usize = 8;
 
-/// All forms of a value that are long enough to be masked.
-pub(super) fn forms(value: &str) -> Vec<Vec<u8>> {
+/// All forms of a value that are masked.
+pub fn forms(value: &str) -> Vec<Form> {
     let trimmed = value.trim();
-    // A value with a final line end is encoded with it as often as without.
-    let mut forms = Vec::new();
-    for text in [trimmed, value] {
-        forms.push(text.as_bytes().to_vec());
-        forms.extend(encoded(text.as_bytes()));
-        forms.extend(escaped(text));
+    let whole = lines(trimmed).join("\n");
+    if !is_maskable(&whole) {
+        return Vec::new();
     }
-    let lines: Vec<&str> = trimmed.lines().map(str::trim).collect();
-    if lines.len() > 1 {
-        forms.push(lines.join("\r\n").into_bytes());
-        forms.push(lines.join("\n").into_bytes());
-        for line in &lines {
-            forms.push(line.as_bytes().to_vec());
-            forms.extend(escaped(line));
+    let mut forms = vec![Form::new(Kind::Text, whole.as_bytes())];
+    // What is encoded has the line ends that it was stored with, or those of a tool on the way.
+    for text in [value, trimmed, &whole, &whole.replace('\n', "\r\n"), &whole.replace('\n', "\r")] {
+        encoded(text.as_bytes(), &mut forms);
+    }
+    if whole.contains('\n') {
+        let count = lines(trimmed).len();
+        for line in lines(trimmed).into_iter().map(str::trim).filter(|line| is_maskable(line)) {
+            forms.push(Form::new(Kind::Text, line.as_bytes()));
+            if count <= ENCODED_LINES {
+                encoded(line.as_bytes(), &mut forms);
+            }
         }
     }
-    forms.retain(|form| form.len() >= SHORTEST && !is_structure(form));
-    forms.sort();
-    forms.dedup();
+    let mut known = std::collections::HashSet::new();
+    forms.retain(|form| known.insert(form.clone()));
     forms
+}
+
+/// What of a value has no form that is masked.
+pub(super) fn unmasked(value: &str) -> Unmasked {
+    let lines = lines(value.trim());
+    if !is_maskable(&lines.join("\n")) {
+        return Unmasked::Everything;
+    }
+    let alone = |line: &str| line.is_empty() || is_maskable(line);
+    let all = lines.into_iter().map(str::trim).all(alone);
+    if all { Unmasked::Nothing } else { Unmasked::SomeLines }
+}
+
+/// The lines, whatever they end with.
+fn lines(text: &str) -> Vec<&str> {
+    text.split('\n')
+        .map(|line| line.strip_suffix('\r').unwrap_or(line))
+        .flat_map(|line| line.split('\r'))
+        .collect()
+}
+
+/// Whether a text is long enough, and more than structure: the lines of a JSON secret that hold only brackets and commas would
+/// mask every other JSON text.
+fn is_maskable(text: &str) -> bool {
+    text.chars().count() >= SHORTEST && !text.chars().all(|c| "{}[](),:\"' \t\r\n".contains(c))
 }
 
 /// base64 and hexadecimal forms.
-fn encoded(value: &[u8]) -> Vec<Vec<u8>> {
-    let mut forms = Vec::new();
+fn encoded(value: &[u8], forms: &mut Vec<Form>) {
     for offset in 0..3 {
         // Three bytes are four letters, so a value looks different depending on how many bytes stand before it. Letters that
-        // its neighbours have a part in are left out.
+        // its neighbours have a part in are left out, but for the last ones, which are the value's own at the end of a text.
         let bytes: Vec<u8> = std::iter::repeat_n(0, offset).chain(value.iter().copied()).collect();
         let skipped = [0, 2, 3][offset];
-        for engine in [STANDARD_NO_PAD, URL_SAFE_NO_PAD] {
-            let letters = engine.encode(&bytes).into_bytes();
-            let whole = bytes.len() / 3 * 4;
-            let end = if bytes.len().is_multiple_of(3) { letters.len() } else { whole + bytes.len() % 3 };
-            if skipped < end {
-                let core = &letters[skipped..end];
-                forms.push(core.to_vec());
-                if offset == 0 {
-                    // The command `base64` breaks lines.
-                    forms.extend(letters.chunks(BASE64_LINE).map(<[u8]>::to_vec));
-                    forms.push(letters);
-                }
+        let letters = STANDARD_NO_PAD.encode(&bytes).into_bytes();
+        let whole = bytes.len() / 3 * 4;
+        let end = if bytes.len().is_multiple_of(3) { letters.len() } else { whole + bytes.len() % 3 };
+        for end in [end, letters.len()] {
+            if end >= skipped + SHORTEST {
+                forms.push(Form::new(Kind::Base64, &letters[skipped..end]));
             }
         }
     }
-    forms.push(value.iter().flat_map(|byte| format!("{byte:02x}").into_bytes()).collect());
-    forms.push(value.iter().flat_map(|byte| format!("{byte:02X}").into_bytes()).collect());
-    forms
-}
-
-/// Percent-encoded, JSON-escaped and shell-quoted forms.
-fn escaped(text: &str) -> Vec<Vec<u8>> {
-    let percent = |upper: bool, space: &str| {
-        let encode = |byte: u8| match byte {
-            b' ' if !space.is_empty() => space.to_owned(),
-            byte if byte.is_ascii_alphanumeric() || UNRESERVED.contains(&byte) => {
-                char::from(byte).to_string()
-            }
-            byte if upper => format!("%{byte:02X}"),
-            byte => format!("%{byte:02x}"),
-        };
-        text.bytes().map(encode).collect::<String>().into_bytes()
-    };
-    let backslashes = |special: &dyn Fn(char) -> bool| {
-        let escape = |c: char| if special(c) { format!("\\{c}") } else { c.to_string() };
-        text.chars().map(escape).collect::<String>().into_bytes()
-    };
-    let mut forms = vec![
-        percent(true, ""),
-        percent(false, ""),
-        percent(true, "+"),
-        text.replace('\'', "'\\''").into_bytes(),
-        text.replace('\'', "'\"'\"'").into_bytes(),
-        backslashes(&|c| "\"\\$`".contains(c)),
-        backslashes(&|c| c.is_ascii() && !c.is_ascii_alphanumeric() && !SHELL_PLAIN.contains(&(c as u8))),
-    ];
-    if let Ok(json) = serde_json::to_string(text) {
-        let inner = &json[1..json.len() - 1];
-        forms.push(inner.as_bytes().to_vec());
-        forms.push(inner.replace('/', "\\/").into_bytes());
-    }
-    forms
-}
-
-/// Lines of a JSON secret that hold only structure would mask every other JSON text.
-fn is_structure(form: &[u8]) -> bool {
-    form.iter().all(|byte| b"{}[](),:\"' \t\r\n".contains(byte))
+    forms.push(Form::new(Kind::Hex, value));
 }
 
 #[cfg(test)]
@@ -109,25 +83,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn base64_is_known_at_every_alignment() {
-        let secret = "correct horse battery";
-        let forms = forms(secret);
-        for before in ["", "a", "ab", "abc", "user:"] {
-            for after in ["", "x", "xy"] {
-                for engine in [STANDARD_NO_PAD, URL_SAFE_NO_PAD] {
-                    let text = engine.encode(format!("{before}{secret}{after}"));
-                    let found = forms.iter().any(|form| {
-                        form.len() > 20 && text.as_bytes().windows(form.len()).any(|window| window == form)
-                    });
-                    assert!(found, "{text}");
-                }
-            }
-        }
-    }
-
-    #[test]
     fn nothing_short_and_no_structure() {
-        assert!(forms("abc").iter().all(|form| form.len() >= SHORTEST));
-        assert!(!forms("{\n  \"k\": \"longvalue\"\n}").contains(&b"{".to_vec()));
+        for value in ["", "abc", "äöü", "  x  ", "{}[],", "\n\n", "a\r\nb"] {
+            assert_eq!((forms(value).len(), unmasked(value)), (0, Unmasked::Everything), "{value:?}");
+        }
+        assert_eq!(unmasked("{\n  \"k\": \"longvalue\"\n}"), Unmasked::SomeLines);
+        assert_eq!(unmasked("long\r\n\r\nlines\n"), Unmasked::Nothing);
     }
 }

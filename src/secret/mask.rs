@@ -1,8 +1,9 @@
 //! Replaces secret values by `***` in texts and in streams.
 
 use super::Secret;
-use super::forms::{SHORTEST, forms};
-use aho_corasick::{AhoCorasick, MatchKind};
+use super::forms::{forms, unmasked};
+use super::search::{Place, Search};
+use super::spelling::Form;
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -15,11 +16,23 @@ pub struct Masks {
     known: Arc<Mutex<Known>>,
 }
 
+/// What of a value is not masked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unmasked {
+    /// All of it is masked.
+    Nothing,
+    /// It is masked as a whole, but lines of it that are shorter than four characters, or only brackets and commas, are not masked
+    /// where they stand alone.
+    SomeLines,
+    /// The value: it is shorter than four characters, or only brackets and commas.
+    Everything,
+}
+
 #[derive(Default)]
 struct Known {
-    forms: HashSet<Vec<u8>>,
+    forms: HashSet<Arc<Form>>,
     /// Made when it is needed, from the forms that are known then.
-    search: Option<Arc<Search>>,
+    matter: Option<Arc<Matter>>,
 }
 
 impl std::fmt::Debug for Known {
@@ -28,25 +41,29 @@ impl std::fmt::Debug for Known {
     }
 }
 
-/// Finds all forms of all secrets in one pass.
-struct Search {
-    automaton: AhoCorasick,
-    /// The forms by their first byte, for what may be the beginning of one.
-    by_first: Vec<Vec<Vec<u8>>>,
-    longest: usize,
+/// How texts are looked at.
+enum Matter {
+    /// There is nothing to mask.
+    Clear,
+    /// These are looked for.
+    Search(Box<Search>),
+    /// There is more to mask than can be looked for, so that nothing is shown.
+    Dark,
 }
 
 impl Masks {
-    /// Masks a value from now on, in all its forms: its lines, base64, hexadecimal, percent-encoded and escaped. Values
-    /// under four bytes are not masked; the answer says whether this one is.
-    pub fn add(&self, secret: &Secret) -> bool {
+    /// Masks a value from now on, in all its forms: its lines, base64, hexadecimal, percent-encoded, escaped and quoted. The
+    /// answer is what of it cannot be masked, because half of every log would be.
+    pub fn add(&self, secret: &Secret) -> Unmasked {
+        let forms: Vec<Arc<Form>> = forms(secret.expose()).into_iter().map(Arc::new).collect();
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         let before = known.forms.len();
-        known.forms.extend(forms(secret.expose()));
+        known.forms.extend(forms);
         if known.forms.len() != before {
-            known.search = None;
+            known.matter = None;
         }
-        secret.expose().trim().len() >= SHORTEST
+        drop(known);
+        unmasked(secret.expose())
     }
 
     /// The text with every secret replaced.
@@ -57,105 +74,148 @@ impl Masks {
         String::from_utf8_lossy(&out).into_owned()
     }
 
-    /// Nothing where there is nothing to mask.
-    fn search(&self) -> Option<Arc<Search>> {
+    /// Nothing that may panic happens under the lock: the masks guard the messages of panics as well.
+    fn matter(&self) -> Arc<Matter> {
+        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(matter) = &known.matter {
+            return matter.clone();
+        }
+        let forms: Vec<Arc<Form>> = known.forms.iter().cloned().collect();
+        drop(known);
+        let count = forms.len();
+        let matter = Arc::new(if forms.is_empty() {
+            Matter::Clear
+        } else {
+            let search = Search::new(forms.into_iter());
+            search.map_or(Matter::Dark, |search| Matter::Search(Box::new(search)))
+        });
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        if known.forms.is_empty() {
-            return None;
+        // Somebody may have added a secret meanwhile, and then this is old already.
+        if known.forms.len() == count {
+            return known.matter.get_or_insert(matter).clone();
         }
-        if known.search.is_none() {
-            known.search = Search::new(&known.forms).map(Arc::new);
-        }
-        known.search.clone()
+        drop(known);
+        self.matter()
     }
 }
 
-impl Search {
-    fn new(forms: &HashSet<Vec<u8>>) -> Option<Self> {
-        // Overlapping matches are wanted: two secrets that share a part are both secrets.
-        let automaton = AhoCorasick::builder().match_kind(MatchKind::Standard).build(forms).ok()?;
-        let mut by_first = vec![Vec::new(); 256];
-        for form in forms {
-            by_first[usize::from(form[0])].push(form.clone());
-        }
-        let longest = forms.iter().map(Vec::len).max().unwrap_or_default();
-        Some(Self { automaton, by_first, longest })
-    }
-
-    /// The ranges that hold secrets, those that touch or overlap as one.
-    fn ranges(&self, bytes: &[u8]) -> Vec<(usize, usize)> {
-        let mut ranges: Vec<(usize, usize)> = Vec::new();
-        // Matches come in the order of their ends.
-        for found in self.automaton.find_overlapping_iter(bytes) {
-            let (mut start, end) = (found.start(), found.end());
-            while let Some((last, _)) = ranges.pop_if(|(_, last_end)| *last_end > start) {
-                start = start.min(last);
-            }
-            ranges.push((start, end));
-        }
-        ranges
-    }
-
-    /// Where the last bytes may be the beginning of a secret whose rest is still to come.
-    fn beginning(&self, bytes: &[u8]) -> usize {
-        let from = bytes.len().saturating_sub(self.longest);
-        (from..bytes.len())
-            .find(|at| {
-                let rest = &bytes[*at..];
-                self.by_first[usize::from(rest[0])]
-                    .iter()
-                    .any(|form| form.len() > rest.len() && form.starts_with(rest))
-            })
-            .unwrap_or(bytes.len())
-    }
+/// A part of the held bytes that belongs to a secret.
+#[derive(Debug, Clone, Copy)]
+struct Range {
+    start: usize,
+    end: usize,
+    /// Its mask has been shown.
+    shown: bool,
 }
 
-/// Masks one stream of bytes. What may be the beginning of a secret is held back until the next bytes decide.
-#[derive(Debug)]
+/// Masks one stream of bytes. What may be the beginning of a secret is held back until the next bytes decide; everything before
+/// it is shown at once.
 pub struct Masker {
     masks: Masks,
+    matter: Arc<Matter>,
+    place: Option<Place>,
+    /// The last bytes, which may be the beginning of a secret.
     held: Vec<u8>,
+    /// The parts of them that are secret whatever comes.
+    ranges: Vec<Range>,
 }
 
 impl Masker {
     /// A masker at the beginning of a stream.
     pub fn new(masks: &Masks) -> Self {
-        Self { masks: masks.clone(), held: Vec::new() }
+        Self {
+            masks: masks.clone(),
+            matter: masks.matter(),
+            place: None,
+            held: Vec::new(),
+            ranges: Vec::new(),
+        }
     }
 
     /// Takes the next bytes and gives what can be shown now.
     pub fn push(&mut self, bytes: &[u8]) -> Vec<u8> {
-        self.held.extend_from_slice(bytes);
-        self.scan(false)
+        self.scan(bytes, false)
     }
 
     /// Gives the rest at the end of the stream.
     pub fn finish(&mut self) -> Vec<u8> {
-        self.scan(true)
+        self.scan(&[], true)
     }
 
-    fn scan(&mut self, at_end: bool) -> Vec<u8> {
-        let mut held = std::mem::take(&mut self.held);
-        let Some(search) = self.masks.search() else {
-            return held;
+    fn scan(&mut self, bytes: &[u8], at_end: bool) -> Vec<u8> {
+        let matter = self.masks.matter();
+        if !Arc::ptr_eq(&matter, &self.matter) {
+            // There is more to mask since the last time, also in what has been held back.
+            self.matter = matter.clone();
+            self.place = None;
+            // It will be found again, but for what is shown.
+            self.ranges.retain(|range| range.shown);
+        }
+        let search = match &*matter {
+            Matter::Clear => return bytes.to_vec(),
+            Matter::Dark if bytes.is_empty() => return Vec::new(),
+            Matter::Dark => return MASK.to_vec(),
+            Matter::Search(search) => search,
         };
-        let ranges = search.ranges(&held);
-        let mut shown = if at_end { held.len() } else { search.beginning(&held) };
-        // A secret that may go on as a part of a longer one waits as a whole.
-        if let Some((start, _)) = ranges.iter().find(|(start, end)| *start < shown && *end > shown) {
-            shown = *start;
+        let mut held = std::mem::take(&mut self.held);
+        let (from, mut place) = match self.place.take() {
+            Some(place) => (held.len(), place),
+            None => (0, search.begin()),
+        };
+        let text = if held.is_empty() {
+            bytes
+        } else {
+            held.extend_from_slice(bytes);
+            &held
+        };
+        let ranges = &mut self.ranges;
+        search.go_on(&mut place, text, from, |start, end| add(ranges, start, end));
+        let shown = if at_end { text.len() } else { text.len() - search.pending(&place, text) };
+        let out = self.show(text, shown);
+        self.held = text[shown..].to_vec();
+        if !at_end {
+            place.moved(shown);
+            self.place = Some(place);
         }
-        let mut out = Vec::with_capacity(shown);
-        let mut at = 0;
-        for (start, end) in ranges.into_iter().take_while(|(_, end)| *end <= shown) {
-            out.extend_from_slice(&held[at..start]);
-            out.extend_from_slice(MASK);
-            at = end;
-        }
-        out.extend_from_slice(&held[at..shown]);
-        self.held = held.split_off(shown);
         out
     }
+
+    /// Shows the text up to a position, and the mask of a secret that goes on there.
+    fn show(&mut self, text: &[u8], shown: usize) -> Vec<u8> {
+        let mut out = Vec::with_capacity(shown + MASK.len());
+        let mut at = 0;
+        for range in self.ranges.iter_mut().take_while(|range| range.start <= shown) {
+            if range.start > at {
+                out.extend_from_slice(&text[at..range.start]);
+            }
+            if !range.shown {
+                out.extend_from_slice(MASK);
+                range.shown = true;
+            }
+            at = range.end;
+        }
+        if at < shown {
+            out.extend_from_slice(&text[at..shown]);
+        }
+        self.ranges.retain_mut(|range| {
+            let goes_on = range.end > shown;
+            range.start = range.start.saturating_sub(shown);
+            range.end = range.end.saturating_sub(shown);
+            goes_on
+        });
+        out
+    }
+}
+
+/// Adds a match, which ends where the search has come to or later. Matches that overlap become one range.
+fn add(ranges: &mut Vec<Range>, mut start: usize, mut end: usize) {
+    let mut shown = false;
+    while let Some(last) = ranges.pop_if(|last| last.end > start) {
+        start = start.min(last.start);
+        end = end.max(last.end);
+        shown |= last.shown;
+    }
+    ranges.push(Range { start, end, shown });
 }
 
 #[cfg(test)]

@@ -2,8 +2,12 @@
 
 mod forms;
 mod mask;
+mod search;
+mod spelling;
 
-pub use mask::{Masker, Masks};
+pub use forms::forms;
+pub use mask::{Masker, Masks, Unmasked};
+pub use spelling::Form;
 
 use std::fmt;
 

@@ -1,7 +1,7 @@
 //! Docker, and the shell of scripts.
 
 use super::Checks;
-use crate::docker::{DockerError, Engine};
+use crate::docker::{DockerError, Engine, daemon};
 use crate::engine::Settings;
 use crate::exit::Failure;
 use crate::pipeline::model::{Action, Command, Pipeline, Shell};
@@ -12,20 +12,10 @@ use std::path::Path;
 /// Disk space below which builds tend to fail, in bytes.
 const LITTLE_SPACE: u64 = 5_000_000_000;
 
-pub(super) async fn docker(checks: &mut Checks, settings: &Settings, in_codebuild: bool) {
-    let engine = match Engine::connect(settings.docker_host.as_deref()).await {
+pub(super) async fn docker(checks: &mut Checks, settings: &Settings) {
+    let engine = match Engine::connect(&settings.docker).await {
         Ok(engine) => engine,
-        Err(failed) => {
-            let absent = matches!(failed, DockerError::NoSocket(_) | DockerError::Unreachable { .. });
-            let failure = Failure::from(failed);
-            let mend = if absent && in_codebuild {
-                "turn on privileged mode: in the console under Environment, or `aws codebuild update-project --name PROJECT --environment …,privilegedMode=true`".to_owned()
-            } else {
-                failure.help.unwrap_or_default()
-            };
-            checks.missing("Docker Engine", failure.message, mend);
-            return;
-        }
+        Err(failed) => return no_docker(checks, settings, failed),
     };
     let about = match engine.about().await {
         Ok(about) => about,
@@ -34,7 +24,8 @@ pub(super) async fn docker(checks: &mut Checks, settings: &Settings, in_codebuil
             return;
         }
     };
-    checks.good("Docker Engine", format!("{} (API {}, {})", about.version, about.api, about.storage));
+    let detail = format!("{} (API {}, {}) at {}", about.version, about.api, about.storage, about.host);
+    checks.good("Docker Engine", detail);
     match engine.has_buildkit().await {
         Ok(()) => checks.good("BuildKit", format!("embedded in the engine {}", about.version)),
         Err(failed) => {
@@ -60,6 +51,26 @@ pub(super) async fn docker(checks: &mut Checks, settings: &Settings, in_codebuil
             }
         }
         Err(_) => checks.unknown("disk", format!("{} is not on this machine", about.root.display()), None),
+    }
+}
+
+/// Says why no engine answers, or that a run will start one.
+fn no_docker(checks: &mut Checks, settings: &Settings, failed: DockerError) {
+    let remedy = if settings.in_codebuild {
+        daemon::remedy(failed, &settings.docker, &settings.path)
+    } else {
+        Err(failed)
+    };
+    match remedy {
+        Ok(dockerd) => {
+            let detail = format!("none runs; `runner run` starts {} when a step needs it", dockerd.display());
+            checks.good("Docker Engine", detail);
+            checks.unknown("BuildKit and disk", "they are known once dockerd runs", None);
+        }
+        Err(failed) => {
+            let failure = Failure::from(failed);
+            checks.missing("Docker Engine", failure.message, failure.help.unwrap_or_default());
+        }
     }
 }
 

@@ -131,7 +131,7 @@ async fn examine(loaded: Option<&Loaded>) -> Checks {
     let mut checks = Checks::default();
     let process = load::process();
     let settings = loaded.map_or_else(|| load::settings(&process), Loaded::settings);
-    machine::docker(&mut checks, &settings, process.contains_key("CODEBUILD_BUILD_ID")).await;
+    machine::docker(&mut checks, &settings).await;
     let Some(loaded) = loaded else {
         checks.unknown("pipeline", "there is no pipeline.yml here", Some("name one with --file".to_owned()));
         return checks;

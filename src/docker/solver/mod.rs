@@ -4,19 +4,25 @@
 //! files, secrets and registry credentials as the build needs them. On `/grpc` runner is the client: it starts the build and
 //! follows its progress. Written on bollard's protocol crate because bollard's own driver drops progress and result.
 
+mod dockerfile;
 mod filesync;
 mod progress;
 mod session;
+mod source;
+mod ssh;
 
-use super::context::ContextError;
+use super::ignore::IgnoreFile;
 use super::{DockerError, Engine};
 use crate::secret::{Login, Secret};
 use bollard_buildkit_proto::moby::buildkit::v1 as control;
 use control::control_client::ControlClient;
-use filesync::Directories;
+use dockerfile::Dockerfile;
 use futures_util::future::BoxFuture;
-pub use progress::BuildSummary;
 use progress::Progress;
+pub use progress::{BuildSummary, Watcher};
+pub use session::Session;
+pub use source::{Source, is_remote};
+pub use ssh::SshAgent;
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -27,29 +33,70 @@ use tonic::transport::{Channel, Endpoint};
 /// Finds the login for a registry's host name, when the build asks for it.
 pub type Logins = Arc<dyn Fn(String) -> BoxFuture<'static, Option<Login>> + Send + Sync>;
 
+/// What builds get from runner while they are under way. Builds of one session share it, and what one of them has been sent
+/// is not sent again to the others.
+#[derive(Clone)]
+pub struct Share {
+    /// The files that `COPY` sees.
+    pub context: Source,
+    /// Secrets by the id that `RUN --mount=type=secret` names.
+    pub secrets: HashMap<String, Secret>,
+    /// SSH agents by the id that `RUN --mount=type=ssh` names.
+    pub ssh: HashMap<String, SshAgent>,
+    /// Logins for private base images and caches.
+    pub logins: Logins,
+    /// For what is not wrong with it, but not good.
+    pub warnings: mpsc::Sender<String>,
+}
+
 /// An image to build.
 #[derive(Clone)]
 pub struct Build {
-    /// The directory whose files `COPY` sees.
-    pub context: PathBuf,
-    /// The Dockerfile, inside of the context or not.
+    /// The Dockerfile: inside of a directory or not; in a remote context, the path there.
     pub dockerfile: PathBuf,
+    /// Names that the Dockerfile may use in `FROM` and `--from`.
+    pub stages: Vec<StageImage>,
     /// The stage to build, where it is not the last one.
     pub target: Option<String>,
+    /// What to build for, as `os/arch[/variant]`; the engine's own where absent.
+    pub platform: Option<String>,
     /// Build arguments.
     pub args: Vec<(String, String)>,
     /// Labels.
     pub labels: Vec<(String, String)>,
-    /// Secrets by the id that `RUN --mount=type=secret` names.
-    pub secrets: HashMap<String, Secret>,
-    /// Images whose inline cache may be used.
+    /// What `RUN` reaches: `none` or `host`; the engine's default where absent.
+    pub network: Option<&'static str>,
+    /// Further hosts for `RUN`, with their addresses.
+    pub extra_hosts: Vec<(String, String)>,
+    /// Images whose inline cache may be used, and caches in registries.
     pub cache_from: Vec<String>,
-    /// Put the cache's description into the image.
-    pub inline_cache: bool,
+    /// Where the cache goes.
+    pub cache_to: CacheExport,
     /// The names that the image gets in the engine.
     pub names: Vec<String>,
-    /// Logins for private base images and caches.
-    pub logins: Logins,
+}
+
+/// A name that a Dockerfile may use for an image.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StageImage {
+    /// The name of a stage.
+    pub name: String,
+    /// The image that it stands for.
+    pub image: String,
+    /// The image's platform, where it need not be that of the build.
+    pub platform: Option<String>,
+}
+
+/// Where a build's cache goes, besides the engine.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum CacheExport {
+    /// Nowhere.
+    #[default]
+    None,
+    /// Into the image's own configuration.
+    Inline,
+    /// Into a registry, under this name.
+    Registry(String),
 }
 
 /// What came out of a build.
@@ -62,49 +109,106 @@ pub struct Built {
 }
 
 impl Engine {
-    /// Builds an image. Progress goes to `output` as it comes; cancelling `stop` ends the build in the engine too.
+    /// Opens a session for builds that share the same files and secrets. It ends when it is dropped, and with it whatever BuildKit
+    /// still does for it.
+    pub async fn session(&self, share: &Share) -> Result<Session, DockerError> {
+        share.context.check()?;
+        session::open(&self.host, share, self.ignore_rules()).await
+    }
+
+    /// Builds an image. Progress goes to `watcher` as it comes; cancelling `stop` ends the build in the engine too.
     pub async fn build(
         &self,
+        session: &Session,
         build: &Build,
-        output: &mpsc::Sender<Vec<u8>>,
+        watcher: &Watcher,
         stop: &CancellationToken,
     ) -> Result<Built, DockerError> {
-        if !build.context.is_dir() {
-            return Err(DockerError::Context(ContextError::Read {
-                path: build.context.clone(),
-                source: std::io::ErrorKind::NotADirectory.into(),
-            }));
-        }
-        let directories = Directories::new(build)?;
-        let failures = directories.failures();
-        // Dropping this ends the session, and with it whatever BuildKit still does for it.
-        let session = session::open(&self.host, build, directories).await?;
-        let reference = session::random_id();
-        let solved = tokio::select! {
-            solved = self.solve(build, &session.id, &reference, output) => solved,
-            () = stop.cancelled() => Err(DockerError::Stopped),
-        };
-        let local = failures.lock().unwrap_or_else(PoisonError::into_inner).take();
-        match (solved, local) {
-            // BuildKit tells of a failed read in its own words; ours name the file.
-            (Err(DockerError::Build(_)), Some(error)) => Err(error.into()),
-            (solved, _) => solved,
+        let (result, summary) = self.build_once(session, build, watcher, stop).await?;
+        match result {
+            // The image would be there, but for its cache.
+            Err(DockerError::Build(_)) if summary.cache_not_written => {
+                let build = Build { cache_to: CacheExport::None, ..build.clone() };
+                let (result, summary) = self.build_once(session, &build, watcher, stop).await?;
+                Ok(Built { id: result?, summary })
+            }
+            result => Ok(Built { id: result?, summary }),
         }
     }
 
+    async fn build_once(
+        &self,
+        session: &Session,
+        build: &Build,
+        watcher: &Watcher,
+        stop: &CancellationToken,
+    ) -> Result<(Result<String, DockerError>, BuildSummary), DockerError> {
+        let dockerfile = match session.context {
+            Source::Directory(_) => Some(Arc::new(Dockerfile::read(build)?)),
+            Source::Remote(_) => None,
+        };
+        let directory = dockerfile.clone().map(|dockerfile| session.directories.add(dockerfile));
+        let request = request(build, session, dockerfile.as_deref().zip(directory.as_deref()));
+        let (solved, summary) = tokio::select! {
+            solved = self.solve(request, &build.names, watcher) => solved?,
+            () = stop.cancelled() => return Err(DockerError::Stopped),
+        };
+        let solved = match (solved, session.directories.failure()) {
+            // It tells of a failed read in words of its own around ours.
+            (Err(DockerError::Build(message)), Some(error))
+                if message.contains(&crate::exit::chain(&error)) =>
+            {
+                Err(DockerError::Context(error))
+            }
+            (Err(DockerError::Build(message)), _) => {
+                let own = dockerfile.map(|dockerfile| dockerfile.own_lines(&message));
+                Err(DockerError::Build(own.unwrap_or(message)))
+            }
+            (solved, _) => solved,
+        };
+        Ok((solved, summary))
+    }
+
+    /// Makes an image of nothing but the files of a source, without what its `.dockerignore` leaves out.
+    pub async fn image_of(
+        &self,
+        share: &Share,
+        name: &str,
+        watcher: &Watcher,
+        stop: &CancellationToken,
+    ) -> Result<(), DockerError> {
+        let source = &share.context;
+        let exclude =
+            source.directory().map(|path| IgnoreFile::read(None, path).patterns()).unwrap_or_default();
+        let session = self.session(share).await?;
+        let names = [name.to_owned()];
+        let request = control::SolveRequest {
+            definition: Some(source::files_of(source, &session.id, &exclude)),
+            ..export(&session.id, &names)
+        };
+        let (solved, _) = tokio::select! {
+            solved = self.solve(request, &names, watcher) => solved?,
+            () = stop.cancelled() => return Err(DockerError::Stopped),
+        };
+        match session.directories.failure() {
+            Some(error) if solved.is_err() => Err(DockerError::Context(error)),
+            _ => solved.map(drop),
+        }
+    }
+
+    /// Sends a request and follows what BuildKit does. The image's id comes out of it.
     async fn solve(
         &self,
-        build: &Build,
-        session: &str,
-        reference: &str,
-        output: &mpsc::Sender<Vec<u8>>,
-    ) -> Result<Built, DockerError> {
+        request: control::SolveRequest,
+        names: &[String],
+        watcher: &Watcher,
+    ) -> Result<(Result<String, DockerError>, BuildSummary), DockerError> {
         let channel = self.channel().await?;
         let mut follower = ControlClient::new(channel.clone());
         let mut client = ControlClient::new(channel);
-        let status = control::StatusRequest { r#ref: reference.to_owned() };
+        let status = control::StatusRequest { r#ref: request.r#ref.clone() };
         let follow = async {
-            let mut progress = Progress::new(output);
+            let mut progress = Progress::new(watcher);
             // The end of the stream, orderly or not, is the end of the progress; the answer decides.
             if let Ok(answer) = follower.status(status).await {
                 let mut updates = answer.into_inner();
@@ -114,11 +218,12 @@ impl Engine {
             }
             progress.finish()
         };
-        let request = request(build, session, reference);
         let (answer, summary) = tokio::join!(client.solve(request), follow);
-        let answer = answer.map_err(|status| solve_error(&status))?.into_inner();
-        let id = self.image_id(&answer.exporter_response, build).await?;
-        Ok(Built { id, summary })
+        let answer = match answer {
+            Ok(answer) => answer.into_inner(),
+            Err(status) => return Ok((Err(solve_error(&status)), summary)),
+        };
+        Ok((Ok(self.image_id(&answer.exporter_response, names).await?), summary))
     }
 
     async fn channel(&self) -> Result<Channel, DockerError> {
@@ -140,61 +245,111 @@ impl Engine {
 
     /// The id under which the engine knows the new image: its configuration's digest with the graph drivers, its
     /// manifest's with containerd's image store.
-    async fn image_id(&self, answer: &HashMap<String, String>, build: &Build) -> Result<String, DockerError> {
+    async fn image_id(
+        &self,
+        answer: &HashMap<String, String>,
+        names: &[String],
+    ) -> Result<String, DockerError> {
         let digests = ["containerimage.digest", "containerimage.config.digest"];
         for digest in digests.iter().filter_map(|key| answer.get(*key)) {
             if let Ok(image) = self.image(digest).await {
                 return Ok(image.id);
             }
         }
-        match build.names.first() {
+        match names.first() {
             Some(name) => Ok(self.image(name).await?.id),
             None => Err(DockerError::Build("the engine gave the image no id".to_owned())),
         }
     }
 }
 
-fn request(build: &Build, session: &str, reference: &str) -> control::SolveRequest {
-    let filename = build.dockerfile.file_name().unwrap_or_default();
-    let mut attributes = HashMap::from([("filename".to_owned(), filename.to_string_lossy().into_owned())]);
+/// The request for a build; `dockerfile` comes with the name of the directory that it is in for BuildKit.
+fn request(
+    build: &Build,
+    session: &Session,
+    dockerfile: Option<(&Dockerfile, &str)>,
+) -> control::SolveRequest {
+    let mut attributes: HashMap<String, String> = HashMap::new();
+    let mut set = |name: &str, value: &str| attributes.insert(name.to_owned(), value.to_owned());
+    if let Source::Remote(url) = &session.context {
+        set("context", url);
+        set("filename", &build.dockerfile.to_string_lossy());
+    }
+    if let Some((dockerfile, directory)) = dockerfile {
+        set("filename", dockerfile.name());
+        set("dockerfilekey", directory);
+    }
     if let Some(target) = &build.target {
-        attributes.insert("target".to_owned(), target.clone());
+        set("target", target);
+    }
+    if let Some(platform) = &build.platform {
+        set("platform", platform);
     }
     for (name, value) in &build.args {
-        attributes.insert(format!("build-arg:{name}"), value.clone());
+        set(&format!("build-arg:{name}"), value);
     }
     for (name, value) in &build.labels {
-        attributes.insert(format!("label:{name}"), value.clone());
+        set(&format!("label:{name}"), value);
     }
-    let imports: Vec<_> = build
-        .cache_from
-        .iter()
-        .map(|image| control::CacheOptionsEntry {
-            r#type: "registry".to_owned(),
-            attrs: HashMap::from([("ref".to_owned(), image.clone())]),
-        })
-        .collect();
+    if let Some(network) = build.network {
+        set("force-network-mode", network);
+    }
+    if !build.extra_hosts.is_empty() {
+        let hosts: Vec<String> =
+            build.extra_hosts.iter().map(|(host, address)| format!("{host}={address}")).collect();
+        set("add-hosts", &hosts.join(","));
+    }
+    let entry = |kind: &str, attributes: &[(&str, &str)]| control::CacheOptionsEntry {
+        r#type: kind.to_owned(),
+        attrs: attributes.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect(),
+    };
+    let imports: Vec<_> =
+        build.cache_from.iter().map(|image| entry("registry", &[("ref", image.as_str())])).collect();
     if !imports.is_empty() {
         // The Dockerfile frontend reads its own copy of the list.
         let list: Vec<_> = imports
             .iter()
             .map(|entry| serde_json::json!({ "Type": entry.r#type, "Attrs": entry.attrs }))
             .collect();
-        attributes.insert("cache-imports".to_owned(), serde_json::Value::from(list).to_string());
+        set("cache-imports", &serde_json::Value::from(list).to_string());
     }
-    let exports = if build.inline_cache {
-        vec![control::CacheOptionsEntry { r#type: "inline".to_owned(), attrs: HashMap::new() }]
-    } else {
-        Vec::new()
+    let exports = match &build.cache_to {
+        CacheExport::None => Vec::new(),
+        CacheExport::Inline => vec![entry("inline", &[])],
+        // ECR takes a cache only as an image's manifest.
+        CacheExport::Registry(name) => vec![entry(
+            "registry",
+            &[
+                ("ref", name),
+                ("mode", "max"),
+                ("image-manifest", "true"),
+                ("oci-mediatypes", "true"),
+                ("ignore-error", "true"),
+            ],
+        )],
     };
     control::SolveRequest {
-        r#ref: reference.to_owned(),
-        session: session.to_owned(),
         frontend: "dockerfile.v0".to_owned(),
         frontend_attrs: attributes,
-        exporter_deprecated: "moby".to_owned(),
-        exporter_attrs_deprecated: HashMap::from([("name".to_owned(), build.names.join(","))]),
+        // What the host's network may be reached by has to be asked for in so many words.
+        entitlements: build
+            .network
+            .filter(|network| *network == "host")
+            .map(|_| "network.host".into())
+            .into_iter()
+            .collect(),
         cache: Some(control::CacheOptions { imports, exports, ..control::CacheOptions::default() }),
+        ..export(&session.id, &build.names)
+    }
+}
+
+/// A request that puts its result into the engine under these names.
+fn export(session: &str, names: &[String]) -> control::SolveRequest {
+    control::SolveRequest {
+        r#ref: super::random_id(),
+        session: session.to_owned(),
+        exporter_deprecated: "moby".to_owned(),
+        exporter_attrs_deprecated: HashMap::from([("name".to_owned(), names.join(","))]),
         ..control::SolveRequest::default()
     }
 }

@@ -1,27 +1,58 @@
-//! A build's progress as plain lines: what begins, what it prints, how it ends.
+//! A build's progress: what begins, what it prints, how it ends, as lines for a log or as a short view for a terminal.
 
+use crate::text::human_size;
 use bollard_buildkit_proto::google::protobuf::Timestamp;
 use bollard_buildkit_proto::moby::buildkit::v1::{StatusResponse, Vertex, VertexLog};
 use std::collections::HashMap;
-use std::time::Duration;
-use tokio::sync::mpsc;
+use std::io::{Read, Seek, SeekFrom, Write};
+use std::time::{Duration, Instant};
+use tempfile::SpooledTempFile;
+use tokio::sync::{mpsc, watch};
 
 /// A line without an end is passed on in pieces of this size, in bytes.
 const LONGEST_LINE: usize = 64 * 1024;
+/// How much of a step's output is kept in memory for the case that it fails; what comes after goes into a file, in bytes.
+const KEPT_IN_MEMORY: usize = 256 * 1024;
+/// What BuildKit writes into a step's output where it cuts it.
+const CLIPPED: &[u8] = b"[output clipped, log limit ";
+
+/// Where a build's progress goes.
+#[derive(Clone)]
+pub struct Watcher {
+    /// Lines of the log, as they come.
+    pub output: mpsc::Sender<Vec<u8>>,
+    /// What is under way right now, a line each, for a terminal. Where nobody watches, the log has all output of all steps;
+    /// otherwise only that of steps that fail.
+    pub live: Option<watch::Sender<Vec<String>>>,
+    /// What goes wrong without an end to the build.
+    pub warnings: mpsc::Sender<String>,
+    /// What the log's lines begin with, where several images are built side by side.
+    pub prefix: String,
+}
+
+/// The steps of BuildKit's that read and write caches. They may fail.
+const IMPORTING: &str = "importing cache manifest from ";
+const EXPORTING: &str = "exporting cache";
 
 /// What a build did.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct BuildSummary {
     /// Instructions of the Dockerfile that were run.
     pub run: usize,
     /// Instructions whose result came from the cache.
     pub cached: usize,
+    /// The instructions that were run, the slowest first, with their time.
+    pub slowest: Vec<(String, Duration)>,
+    /// The export of the cache went wrong.
+    pub cache_not_written: bool,
 }
 
 /// Writes a build's progress.
-pub(super) struct Progress<'o> {
-    output: &'o mpsc::Sender<Vec<u8>>,
+pub(super) struct Progress<'w> {
+    watcher: &'w Watcher,
     steps: HashMap<String, Step>,
+    /// The engine has cut an output short.
+    clipped: bool,
 }
 
 /// One vertex of the build's graph.
@@ -29,102 +60,222 @@ struct Step {
     number: usize,
     name: String,
     cached: bool,
-    done: bool,
+    begun: Instant,
+    /// How long it took, and how it failed.
+    end: Option<(Duration, String)>,
+    /// The beginning of a line whose end has not come.
     line: Vec<u8>,
+    /// What was passed on last has no end yet.
+    torn: bool,
+    /// The last whole line.
+    last: String,
+    /// The bytes that were sent for it.
+    sent: u64,
+    /// What it has printed, where the log does not have it yet.
+    kept: SpooledTempFile,
 }
 
-impl<'o> Progress<'o> {
-    pub(super) fn new(output: &'o mpsc::Sender<Vec<u8>>) -> Self {
-        Self { output, steps: HashMap::new() }
+impl Step {
+    /// An instruction of the Dockerfile that does some work: everything in brackets that is not BuildKit's own. `FROM` does none.
+    fn is_instruction(&self) -> bool {
+        self.name.starts_with('[') && !self.name.starts_with("[internal]") && !self.name.contains("] FROM ")
+    }
+}
+
+impl<'w> Progress<'w> {
+    pub(super) fn new(watcher: &'w Watcher) -> Self {
+        Self { watcher, steps: HashMap::new(), clipped: false }
     }
 
     async fn line(&self, text: String) {
-        let _ = self.output.send(text.into_bytes()).await;
+        let _ = self.watcher.output.send(format!("{}{text}\n", self.watcher.prefix).into_bytes()).await;
+    }
+
+    async fn warn(&self, text: &str) {
+        let _ = self.watcher.warnings.send(format!("{}{text}", self.watcher.prefix)).await;
     }
 
     /// Takes one update of the stream.
     pub(super) async fn update(&mut self, update: StatusResponse) {
-        for vertex in update.vertexes {
-            self.vertex(&vertex).await;
+        for vertex in update.vertexes.iter().filter(|vertex| vertex.completed.is_none()) {
+            self.vertex(vertex).await;
+        }
+        // The last size comes with the end.
+        for status in update.statuses.iter().filter(|status| status.id.starts_with("transferring ")) {
+            if let Some(step) = self.steps.get_mut(&status.vertex) {
+                step.sent = step.sent.max(u64::try_from(status.current).unwrap_or_default());
+            }
+        }
+        for vertex in update.vertexes.iter().filter(|vertex| vertex.completed.is_some()) {
+            self.vertex(vertex).await;
         }
         for log in update.logs {
             self.log(log).await;
         }
         for warning in update.warnings {
             let text = String::from_utf8_lossy(&warning.short).into_owned();
-            self.line(format!("warning: {text}\n")).await;
+            self.warn(&text).await;
         }
+        self.show();
     }
 
     async fn vertex(&mut self, vertex: &Vertex) {
         if vertex.started.is_none() && !vertex.cached {
             return;
         }
-        let number = self.steps.len() + 1;
+        let compact = self.watcher.live.is_some();
         if !self.steps.contains_key(&vertex.digest) {
-            let step =
-                Step { number, name: vertex.name.clone(), cached: false, done: false, line: Vec::new() };
+            let number = self.steps.len() + 1;
+            let step = Step {
+                number,
+                name: vertex.name.clone(),
+                cached: false,
+                begun: Instant::now(),
+                end: None,
+                line: Vec::new(),
+                torn: false,
+                last: String::new(),
+                sent: 0,
+                kept: SpooledTempFile::new(KEPT_IN_MEMORY),
+            };
             self.steps.insert(vertex.digest.clone(), step);
-            self.line(format!("#{number} {}\n", vertex.name)).await;
+            if !compact {
+                self.line(format!("#{number} {}", vertex.name)).await;
+            }
         }
         let Some(step) = self.steps.get_mut(&vertex.digest) else {
             return;
         };
         let number = step.number;
         step.cached |= vertex.cached;
-        if vertex.completed.is_none() || step.done {
+        if vertex.completed.is_none() || step.end.is_some() {
             return;
         }
-        step.done = true;
+        let (failed, took) = (!vertex.error.is_empty(), took(vertex));
+        step.end = Some((took, vertex.error.clone()));
         let rest = std::mem::take(&mut step.line);
         if !rest.is_empty() {
-            self.line(format!("#{number} {}\n", String::from_utf8_lossy(&rest))).await;
+            self.pass_on(&vertex.digest, &[&rest[..], b"\n"].concat()).await;
         }
-        let end = if !vertex.error.is_empty() {
+        let end = if failed {
             format!("failed: {}", vertex.error)
         } else if vertex.cached {
             "cached".to_owned()
         } else {
-            format!("done {:.1} s", took(vertex).as_secs_f64())
+            let sent = self.steps.get(&vertex.digest).map(|step| step.sent).unwrap_or_default();
+            let sent = if sent > 0 { format!(", {} sent", human_size(sent)) } else { String::new() };
+            format!("done {:.1} s{sent}", took.as_secs_f64())
         };
-        self.line(format!("#{number} {end}\n")).await;
+        let cache = match (vertex.name.strip_prefix(IMPORTING), vertex.name.starts_with(EXPORTING)) {
+            (Some(cache), _) => Some(format!("the cache {cache} cannot be read: {}", vertex.error)),
+            (None, true) => Some(format!("the cache cannot be written: {}", vertex.error)),
+            (None, false) => None,
+        };
+        if let (Some(warning), true) = (cache, failed) {
+            self.warn(&warning).await;
+        } else if !compact {
+            self.line(format!("#{number} {end}")).await;
+        } else if failed {
+            self.line(format!("#{number} {}", vertex.name)).await;
+            self.show_kept(&vertex.digest).await;
+            self.line(format!("#{number} {end}")).await;
+        } else if self.steps.get(&vertex.digest).is_some_and(Step::is_instruction) {
+            self.line(format!("#{number} {} · {end}", vertex.name)).await;
+        }
     }
 
-    /// Passes on whole lines of a step's output, each with the step's number.
+    /// Takes whole lines of a step's output.
     async fn log(&mut self, log: VertexLog) {
         let Some(step) = self.steps.get_mut(&log.vertex) else {
             return;
         };
+        let held = step.line.len();
         step.line.extend_from_slice(&log.msg);
-        let mut out = Vec::new();
-        while let Some(end) = step.line.iter().position(|byte| *byte == b'\n') {
-            let line: Vec<u8> = step.line.drain(..=end).collect();
-            out.extend_from_slice(format!("#{} ", step.number).as_bytes());
-            out.extend_from_slice(&line);
-        }
-        if step.line.len() > LONGEST_LINE {
-            out.append(&mut step.line);
-        }
-        if !out.is_empty() {
-            let _ = self.output.send(out).await;
+        let end = log.msg.iter().rposition(|byte| *byte == b'\n').map(|end| held + end + 1);
+        let end = end.or((step.line.len() > LONGEST_LINE).then_some(step.line.len()));
+        if let Some(end) = end {
+            let lines: Vec<u8> = step.line.drain(..end).collect();
+            self.pass_on(&log.vertex, &lines).await;
         }
     }
 
+    /// Passes lines on to the log, each with the step's number; or keeps them, where the log is for a terminal.
+    async fn pass_on(&mut self, vertex: &str, lines: &[u8]) {
+        if !self.clipped && lines.windows(CLIPPED.len()).any(|window| window == CLIPPED) {
+            self.clipped = true;
+            let text = "the engine has cut a step's output short; with BUILDKIT_STEP_LOG_MAX_SIZE=-1 and BUILDKIT_STEP_LOG_MAX_SPEED=-1 in its environment it does not";
+            self.warn(text).await;
+        }
+        let Some(step) = self.steps.get_mut(vertex) else {
+            return;
+        };
+        let start = format!("{}#{} ", self.watcher.prefix, step.number);
+        let mut out = Vec::with_capacity(lines.len() + start.len() * 8);
+        for line in lines.split_inclusive(|byte| *byte == b'\n') {
+            // The rest of a line that came in pieces.
+            if !std::mem::replace(&mut step.torn, !line.ends_with(b"\n")) {
+                out.extend_from_slice(start.as_bytes());
+            }
+            out.extend_from_slice(line);
+        }
+        if self.watcher.live.is_none() {
+            let _ = self.watcher.output.send(out).await;
+            return;
+        }
+        // Pieces of a line are not shown: they may begin with half a secret.
+        let whole = lines.len() <= LONGEST_LINE && !step.torn;
+        let last = lines.split(|byte| *byte == b'\n').rfind(|line| !line.is_empty());
+        if let Some(last) = last.filter(|_| whole) {
+            step.last = String::from_utf8_lossy(last).into_owned();
+        }
+        // A full disk must not end a build that might succeed.
+        let _ = step.kept.write_all(&out);
+    }
+
+    async fn show_kept(&mut self, vertex: &str) {
+        let Some(step) = self.steps.get_mut(vertex) else {
+            return;
+        };
+        let _ = step.kept.seek(SeekFrom::Start(0));
+        loop {
+            let mut piece = vec![0; LONGEST_LINE];
+            let Ok(length @ 1..) = step.kept.read(&mut piece) else { return };
+            piece.truncate(length);
+            let _ = self.watcher.output.send(piece).await;
+        }
+    }
+
+    /// Shows what is under way.
+    fn show(&self) {
+        let Some(live) = &self.watcher.live else { return };
+        let mut running: Vec<&Step> = self.steps.values().filter(|step| step.end.is_none()).collect();
+        running.sort_by_key(|step| step.number);
+        let lines = running.into_iter().flat_map(|step| {
+            let took = step.begun.elapsed().as_secs_f64();
+            let name = format!("{}#{} {} · {took:.1} s", self.watcher.prefix, step.number, step.name);
+            let last = (!step.last.is_empty()).then(|| format!("    {}", step.last));
+            [Some(name), last].into_iter().flatten()
+        });
+        live.send_replace(lines.collect());
+    }
+
     /// The end of the stream.
-    pub(super) fn finish(&self) -> BuildSummary {
+    pub(super) fn finish(self) -> BuildSummary {
+        if let Some(live) = &self.watcher.live {
+            live.send_replace(Vec::new());
+        }
         let mut summary = BuildSummary::default();
         for step in self.steps.values() {
-            // Everything in brackets that is not `[internal]` is an instruction of the Dockerfile. `FROM` does no work.
-            let instruction = step.name.starts_with('[') && !step.name.starts_with("[internal]");
-            if !instruction || step.name.contains("] FROM ") {
-                continue;
-            }
-            if step.cached {
+            let (took, error) = step.end.clone().unwrap_or_default();
+            if step.is_instruction() && step.cached {
                 summary.cached += 1;
-            } else {
+            } else if step.is_instruction() {
                 summary.run += 1;
+                summary.slowest.push((step.name.clone(), took));
             }
+            summary.cache_not_written |= !error.is_empty() && step.name.starts_with(EXPORTING);
         }
+        summary.slowest.sort_by_key(|(_, took)| std::cmp::Reverse(*took));
         summary
     }
 }

@@ -1,9 +1,12 @@
 //! What runner serves to a build: health, files, secrets and registry credentials.
 
 use super::filesync::Directories;
-use super::{Build, Logins};
+use super::ssh::Forward;
+use super::{Logins, Share, Source, source};
 use crate::docker::DockerError;
-use crate::docker::host::{Connection, Host};
+use crate::docker::connection::Connection;
+use crate::docker::host::Host;
+use crate::docker::ignore::Rules;
 use crate::secret::Secret;
 use bollard_buildkit_proto::health::health_check_response::ServingStatus;
 use bollard_buildkit_proto::health::health_server::{Health, HealthServer};
@@ -18,34 +21,44 @@ use bollard_buildkit_proto::moby::filesync::v1::{
     CredentialsRequest, CredentialsResponse, FetchTokenRequest, FetchTokenResponse, GetTokenAuthorityRequest,
     GetTokenAuthorityResponse, VerifyTokenAuthorityRequest, VerifyTokenAuthorityResponse,
 };
+use bollard_buildkit_proto::moby::sshforward::v1::ssh_server::SshServer;
 use futures_util::{StreamExt, stream};
 use std::collections::HashMap;
-use tokio_util::sync::{CancellationToken, DropGuard};
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio_util::sync::{CancellationToken, DropGuard, WaitForCancellationFutureOwned};
+use tonic::transport::server::Connected;
 use tonic::{Request, Response, Status};
 
 /// The methods that BuildKit may call, as it wants them announced. `FetchToken` and its relatives are left out on purpose:
 /// BuildKit then falls back to plain credentials.
-const METHODS: [&str; 4] = [
+const METHODS: [&str; 6] = [
     "/grpc.health.v1.Health/Check",
     "/moby.filesync.v1.FileSync/DiffCopy",
     "/moby.filesync.v1.Auth/Credentials",
     "/moby.buildkit.secrets.v1.Secrets/GetSecret",
+    "/moby.sshforward.v1.SSH/CheckAgent",
+    "/moby.sshforward.v1.SSH/ForwardAgent",
 ];
 
+/// How large the headers of a call may be, in bytes: they carry the patterns of an ignore file. The docker command's limit.
+const HEADERS: u32 = 16 * 1024 * 1024;
+
 /// An open session. Dropping it closes the connection.
-pub(super) struct Session {
+pub struct Session {
     pub(super) id: String,
+    pub(super) context: Source,
+    pub(super) directories: Directories,
     _closing: DropGuard,
 }
 
 /// Announces a session to the engine and serves it in the background.
-pub(super) async fn open(
-    host: &Host,
-    build: &Build,
-    directories: Directories,
-) -> Result<Session, DockerError> {
-    let id = random_id();
-    let shared_key = shared_key(build);
+pub(super) async fn open(host: &Host, share: &Share, rules: Rules) -> Result<Session, DockerError> {
+    let directories = Directories::new(share.context.directory(), rules, share.warnings.clone());
+    let id = crate::docker::random_id();
+    let shared_key = shared_key(&share.context);
     let mut headers = vec![
         ("X-Docker-Expose-Session-Uuid", id.as_str()),
         ("X-Docker-Expose-Session-Name", "runner"),
@@ -54,39 +67,76 @@ pub(super) async fn open(
     headers.extend(METHODS.map(|method| ("X-Docker-Expose-Session-Grpc-Method", method)));
     let connection = host.upgrade("/session", &headers).await?;
     let router = tonic::transport::Server::builder()
+        .http2_max_header_list_size(HEADERS)
         .add_service(HealthServer::new(Healthy))
-        .add_service(FileSyncServer::new(directories))
-        .add_service(AuthServer::new(Credentials { logins: build.logins.clone() }))
-        .add_service(SecretsServer::new(SecretStore { secrets: build.secrets.clone() }));
+        .add_service(FileSyncServer::new(directories.clone()))
+        .add_service(AuthServer::new(Credentials { logins: share.logins.clone() }))
+        .add_service(SecretsServer::new(SecretStore { secrets: share.secrets.clone() }))
+        .add_service(SshServer::new(Forward { agents: share.ssh.clone() }));
     // The server stops when nothing more can come in, even while the one connection is in use: the tail never ends.
-    let incoming =
-        stream::once(async { Ok::<Connection, std::io::Error>(connection) }).chain(stream::pending());
     let closing = CancellationToken::new();
+    let connection =
+        Closing { connection, closed: Box::pin(closing.clone().cancelled_owned()), token: closing.clone() };
+    let incoming = stream::once(async { Ok::<_, std::io::Error>(connection) }).chain(stream::pending());
     let closed = closing.clone().cancelled_owned();
     tokio::spawn(async move {
         // The engine closes the connection when the build is through.
         let _ = router.serve_with_incoming_shutdown(incoming, closed).await;
     });
-    Ok(Session { id, _closing: closing.drop_guard() })
-}
-
-/// A fresh identifier of 25 letters and digits, as BuildKit's own are.
-pub(super) fn random_id() -> String {
-    let mut bytes = [0; 16];
-    // Without randomness there is no TLS either; time and process are unique enough for an id.
-    if aws_lc_rs::rand::fill(&mut bytes).is_err() {
-        let now = jiff::Timestamp::now().as_nanosecond();
-        bytes = (now ^ i128::from(std::process::id())).to_le_bytes();
-    }
-    bytes.iter().map(|byte| char::from(b"abcdefghijklmnopqrstuvwxyz012345"[usize::from(byte % 32)])).collect()
+    Ok(Session { id, context: share.context.clone(), directories, _closing: closing.drop_guard() })
 }
 
 /// Says which earlier transfer this one resembles, so that BuildKit asks only for changed files.
-fn shared_key(build: &Build) -> String {
-    // The Dockerfile belongs to it: its directory is transferred under the same key.
-    let path = format!("runner:{}:{}", build.context.display(), build.dockerfile.display());
-    let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, path.as_bytes());
-    digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
+fn shared_key(context: &Source) -> String {
+    source::digest(format!("runner:{context:?}").as_bytes())
+}
+
+/// A connection that is at its end when the session is: the server by itself would wait for whatever the engine still has under
+/// way on it, and keep secrets and logins until then.
+struct Closing {
+    connection: Connection,
+    closed: Pin<Box<WaitForCancellationFutureOwned>>,
+    token: CancellationToken,
+}
+
+impl Connected for Closing {
+    type ConnectInfo = ();
+
+    fn connect_info(&self) -> Self::ConnectInfo {}
+}
+
+impl AsyncRead for Closing {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        if self.closed.as_mut().poll(context).is_ready() {
+            return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
+        }
+        Pin::new(&mut self.connection).poll_read(context, buffer)
+    }
+}
+
+impl AsyncWrite for Closing {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        if self.token.is_cancelled() {
+            return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
+        }
+        Pin::new(&mut self.connection).poll_write(context, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.connection).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.connection).poll_shutdown(context)
+    }
 }
 
 struct Healthy;

@@ -1,67 +1,197 @@
 //! `build`.
 
+mod making;
+
 use super::Context;
 use crate::address;
-use crate::docker::context;
-use crate::docker::solver::Build;
-use crate::engine::state::ImageState;
+use crate::docker::Engine;
+use crate::docker::solver::{Session, Share, Watcher};
+use crate::engine::services::BuildLogins;
 use crate::exit::Failure;
-use crate::pipeline::model::{CacheTo, Image, Name};
+use crate::pipeline::diagnostic::Diagnostic;
+use crate::pipeline::model::{Image, Name};
+use crate::pipeline::source::Span;
 use crate::secret::Secret;
-use crate::text::human_size;
-use std::collections::HashMap;
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
+use making::{Making, Stage};
+use std::collections::{HashMap, HashSet};
+use std::pin::pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use tokio::sync::{OnceCell, Semaphore, mpsc, watch};
+use tokio_util::sync::CancellationToken;
 
 /// The host that images carry whose repository is not in a registry of this name. It never resolves (RFC 6761).
 pub(super) const LOCAL_HOST: &str = "local.invalid";
+/// How many images are built at once.
+const AT_ONCE: usize = 4;
+/// How many warnings may wait for the log.
+const WARNINGS: usize = 16;
+/// How long the engine may take to take a name off an image.
+const UNTAG: Duration = Duration::from_secs(3);
+/// How often somebody who watches gets to see what is under way.
+const REDRAW: Duration = Duration::from_millis(100);
 
-pub(super) async fn run(cx: &mut Context<'_>, images: &[Name]) -> Result<(), Failure> {
-    for name in images {
-        one(cx, name).await?;
-    }
-    Ok(())
-}
-
-async fn one(cx: &mut Context<'_>, name: &Name) -> Result<(), Failure> {
-    let image = cx.image(name)?;
-    let repository = cx.repository(&image)?;
-    let tags = cx.tags(&image)?;
-    let context = cx.path(&image.context)?;
-    let written = image.dockerfile.as_ref().map(|written| cx.resolve(written)).transpose()?;
-    let build = Build {
-        dockerfile: context::dockerfile(&cx.run.job.directory, &context, written.as_deref()),
-        context,
-        target: image.target.as_ref().map(|target| cx.resolve(target)).transpose()?,
-        args: cx.resolve_pairs(&image.args)?,
-        labels: cx.resolve_pairs(&image.labels)?,
-        secrets: secrets(cx, &image)?,
-        cache_from: cx.resolve_all(&image.cache_from)?,
-        inline_cache: image.cache_to == CacheTo::Inline,
-        names: tags.iter().map(|tag| format!("{repository}:{tag}")).collect(),
+/// Builds images, and before them what they depend on; what does not depend on each other side by side. The first that fails
+/// ends the others.
+pub(super) async fn run(cx: &Context<'_>, images: &[Name]) -> Result<(), Failure> {
+    let built = built(cx).await?;
+    let waiting = cx.run.job.pipeline.in_order(images, &|name| built.contains(name));
+    let (warnings, mut warned) = mpsc::channel::<String>(WARNINGS);
+    let group = Group {
+        several: waiting.len() > 1,
+        stop: cx.stopping.soft.child_token(),
+        live: cx.events.is_watched().then(Live::default),
+        warnings,
         logins: cx.run.services.logins(cx.access()?),
+        sessions: Mutex::default(),
+        places: Semaphore::new(AT_ONCE),
     };
-    let engine = cx.run.services.docker().await?.clone();
-    // A login that failed for an earlier build did not keep it from succeeding.
-    cx.run.services.take_login_failure().await;
-    let built = match engine.build(&build, cx.output, &cx.stopping.soft).await {
-        Ok(built) => built,
-        Err(error) => {
-            let login = cx.run.services.take_login_failure().await;
-            return Err(login.unwrap_or_else(|| error.into()));
+    let mut building = pin!(group.build(cx, waiting));
+    let mut redraw = tokio::time::interval(REDRAW);
+    let result = loop {
+        tokio::select! {
+            biased;
+            Some(warning) = warned.recv() => cx.events.warn(warning).await,
+            result = &mut building => break result,
+            _ = redraw.tick(), if group.live.is_some() => group.show(cx).await,
         }
     };
-    let size = engine.image(&built.id).await?.size;
-    let state = ImageState { id: built.id.clone(), ..ImageState::default() };
-    cx.run.state.images.insert(name.value.clone(), state);
-    cx.run.job.values.forget_image(&name.value);
-    let detail = format!(
-        "{} · {} · {} of {} steps cached",
-        short_id(&built.id),
-        human_size(size),
-        built.summary.cached,
-        built.summary.cached + built.summary.run,
-    );
-    cx.run.events.result("built", &name.value, detail).await;
-    Ok(())
+    while let Ok(warning) = warned.try_recv() {
+        cx.events.warn(warning).await;
+    }
+    if group.live.is_some() {
+        cx.events.live(Vec::new()).await;
+    }
+    result
+}
+
+/// The images of this build that the engine still has, as far as others depend on them.
+async fn built(cx: &Context<'_>) -> Result<HashSet<String>, Failure> {
+    let images = cx.run.job.pipeline.images.values();
+    let needed: HashSet<&str> =
+        images.flat_map(|image| &image.depends_on).map(|name| name.value.as_str()).collect();
+    let known: Vec<(String, String)> = {
+        let state = cx.run.state();
+        let known = state.images.iter().filter(|(name, _)| needed.contains(name.as_str()));
+        known.map(|(name, image)| (name.clone(), image.id.clone())).collect()
+    };
+    let mut built = HashSet::new();
+    for (name, id) in known {
+        if cx.run.services.docker().await?.image(&id).await.is_ok() {
+            built.insert(name);
+        }
+    }
+    Ok(built)
+}
+
+/// Images that are built together.
+struct Group {
+    several: bool,
+    stop: CancellationToken,
+    live: Option<Live>,
+    warnings: mpsc::Sender<String>,
+    logins: BuildLogins,
+    /// By what its builds have in common.
+    sessions: Mutex<HashMap<String, Arc<OnceCell<Session>>>>,
+    /// Each build takes one, and two connections to the engine.
+    places: Semaphore,
+}
+
+/// What each build has under way, for somebody who watches.
+type Live = Mutex<Vec<watch::Receiver<Vec<String>>>>;
+
+impl Group {
+    async fn build(&self, cx: &Context<'_>, mut waiting: Vec<Name>) -> Result<(), Failure> {
+        let mut under_way = FuturesUnordered::new();
+        let mut unbuilt: HashSet<String> = waiting.iter().map(|name| name.value.clone()).collect();
+        let mut first = None;
+        loop {
+            let mut blocked = Vec::new();
+            for name in waiting {
+                let image = cx.image(&name)?;
+                if image.depends_on.iter().any(|other| unbuilt.contains(&other.value)) {
+                    blocked.push(name);
+                } else {
+                    under_way.push(async move {
+                        let result = self.one(cx, &name, &image).await;
+                        (name, result)
+                    });
+                }
+            }
+            waiting = blocked;
+            match under_way.next().await {
+                None => return first.map_or(Ok(()), Err),
+                Some((name, Ok(()))) => {
+                    unbuilt.remove(&name.value);
+                }
+                Some((name, Err(failure))) => {
+                    self.stop.cancel();
+                    waiting.clear();
+                    let message = if self.several {
+                        format!("{}: {}", name.value, failure.message)
+                    } else {
+                        failure.message
+                    };
+                    first.get_or_insert(Failure { message, ..failure });
+                }
+            }
+        }
+    }
+
+    async fn one(&self, cx: &Context<'_>, name: &Name, image: &Image) -> Result<(), Failure> {
+        let _place = self.places.acquire().await;
+        let engine = cx.run.services.docker().await?.clone();
+        let live = self.live.as_ref().map(|live| {
+            let (sender, receiver) = watch::channel(Vec::new());
+            live.lock().unwrap_or_else(PoisonError::into_inner).push(receiver);
+            sender
+        });
+        let watcher = Watcher {
+            output: cx.output.clone(),
+            live,
+            warnings: self.warnings.clone(),
+            prefix: if self.several { format!("{} │ ", name.value) } else { String::new() },
+        };
+        let mut making = Making { cx, name, image, engine, watcher, group: self, stages: Vec::new() };
+        let result = tokio::select! {
+            result = making.make() => result,
+            () = self.stop.cancelled() => Err(Failure::stopped()),
+        };
+        for stage in &making.stages {
+            // It is of no use any more; `gc` finds what could not be removed.
+            let _ = tokio::time::timeout(UNTAG, async {
+                match stage {
+                    Stage::Files(name) => making.engine.untag(name).await,
+                    // Another image may have got its other names meanwhile, and later steps still need this one.
+                    Stage::Dependency(name) => making.engine.untag_one_of_several(name).await,
+                }
+            })
+            .await;
+        }
+        result
+    }
+
+    /// The session for an image: that of another one of the same files and secrets, so that files are sent once for all of them.
+    async fn session(
+        &self,
+        key: String,
+        engine: &Engine,
+        share: &Share,
+    ) -> Result<Arc<OnceCell<Session>>, Failure> {
+        let session =
+            self.sessions.lock().unwrap_or_else(PoisonError::into_inner).entry(key).or_default().clone();
+        session.get_or_try_init(|| engine.session(share)).await?;
+        Ok(session)
+    }
+
+    /// Shows what is under way.
+    async fn show(&self, cx: &Context<'_>) {
+        let Some(live) = &self.live else { return };
+        let receivers = live.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        cx.events.live(receivers.iter().flat_map(|receiver| receiver.borrow().clone()).collect()).await;
+    }
 }
 
 impl Context<'_> {
@@ -93,41 +223,16 @@ impl Context<'_> {
     }
 
     /// A failure about a value of the pipeline file, with its place.
-    fn at(&self, span: crate::pipeline::source::Span, error: impl std::error::Error) -> Failure {
+    fn at(&self, span: Span, error: impl std::error::Error) -> Failure {
         let message = crate::exit::chain(&error);
-        self.run.job.located(&crate::pipeline::diagnostic::Diagnostic::new(message, span))
+        self.run.job.located(&Diagnostic::new(message, span))
     }
-}
 
-fn secrets(cx: &Context<'_>, image: &Image) -> Result<HashMap<String, Secret>, Failure> {
-    image.secrets.iter().map(|name| Ok((name.value.clone(), cx.secret(name)?))).collect()
-}
-
-impl Context<'_> {
     /// The value of a secret variable.
     pub(super) fn secret(&self, name: &Name) -> Result<Secret, Failure> {
         self.values.get(&name.value).map(Secret::new).ok_or_else(|| {
-            let problem = crate::pipeline::diagnostic::Diagnostic::new(
-                format!("the secret `{}` has no value", name.value),
-                name.span,
-            );
+            let problem = Diagnostic::new(format!("the secret `{}` has no value", name.value), name.span);
             self.run.job.located(&problem.help("give it in --env-file or in the environment"))
         })
-    }
-}
-
-/// The first twelve digits of an id, as the docker command shows it.
-fn short_id(id: &str) -> &str {
-    let hex = id.strip_prefix("sha256:").unwrap_or(id);
-    hex.get(..12).unwrap_or(hex)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn ids_are_short() {
-        assert_eq!(short_id("sha256:0123456789abcdef"), "0123456789ab");
     }
 }

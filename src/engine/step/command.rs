@@ -1,15 +1,18 @@
 //! `run`: a script or a program on this machine.
 
 use super::Context;
-use crate::engine::failure::STOPPED;
+use crate::engine::work::unusable;
 use crate::exit::Failure;
 use crate::files;
 use crate::pipeline::model::{Command, Shell, Step};
 use crate::plan::{Mode, environment};
-use crate::process::{self, Ending, ProcessError};
-use crate::secret::{Masks, Secret};
+use crate::process::{self, Ended, Ending, ProcessError};
+use crate::secret::Secret;
+use crate::text::listed;
 use indexmap::IndexMap;
-use std::path::{Path, PathBuf};
+use std::ffi::OsString;
+use std::path::Path;
+use tempfile::NamedTempFile;
 use tokio::sync::mpsc;
 
 /// What would let a command reach AWS; local mode takes it away.
@@ -36,100 +39,87 @@ const CLOSED: [(&str, &str); 3] = [
     ("AWS_EC2_METADATA_DISABLED", "true"),
 ];
 
+/// What the kernel takes as one argument, in bytes with the final NUL: `MAX_ARG_STRLEN` (execve(2)).
+const MAX_ARGUMENT: usize = 128 * 1024;
 /// The largest file `$RUNNER_ENV` that is read, in bytes.
 const MAX_HANDED_ON: u64 = 1024 * 1024;
 
-pub(super) async fn run(cx: &mut Context<'_>, command: &Command, step: &Step) -> Result<(), Failure> {
+pub(super) async fn run(cx: &Context<'_>, command: &Command, step: &Step) -> Result<(), Failure> {
     let dir = match &step.dir {
         Some(dir) => cx.path(dir)?,
         None => cx.run.job.directory.clone(),
     };
     // For what the command hands on to later steps; removed when this step is over.
-    let file = |prefix: &str| {
-        tempfile::Builder::new().prefix(prefix).tempfile_in(&cx.run.work).map_err(|error| {
-            Failure::environment(format!("cannot write to {}: {error}", cx.run.work.display()))
-                .help("is the disk full, or the directory not writable?")
-        })
-    };
-    let (handed_on, unmasked) = (file("env-")?, file("mask-")?);
+    let (handed_on, to_mask) = (cx.run.work.temporary_file("env-")?, cx.run.work.temporary_file("mask-")?);
     let mut env = environment(cx, step);
-    env.insert("RUNNER_ENV".to_owned(), handed_on.path().display().to_string());
-    env.insert("RUNNER_MASK".to_owned(), unmasked.path().display().to_string());
     if step.aws.is_some() && cx.run.job.mode == Mode::Publish {
         give_access(cx, &mut env).await?;
     }
-    let command = process::Command {
-        argv: argv(command, cx.run.job.pipeline.env.shell),
-        dir,
-        env: env.into_iter().collect(),
-    };
-    let mut masked = Registered { path: unmasked.path().to_owned(), read: 0 };
-    let (ending, short) = follow(cx, &command, &mut masked).await;
-    if short > 0 {
-        let warning = "a value in $RUNNER_MASK is shorter than four characters and is not masked";
-        cx.run.events.warn(warning).await;
+    // What is no text comes from the environment alone, and everything else wins over it.
+    let mut variables: Vec<(OsString, OsString)> = cx.run.job.not_text.clone();
+    variables.extend(env.into_iter().map(|(name, value)| (name.into(), value.into())));
+    variables.push(("RUNNER_ENV".into(), handed_on.path().into()));
+    variables.push(("RUNNER_MASK".into(), to_mask.path().into()));
+    let (argv, _script) = argv(cx, command)?;
+    let command = process::Command { argv, dir, env: variables };
+    let registration = cx.run.registered.watch(to_mask.path());
+    let ended = follow(cx, &command).await?;
+    let unmasked = registration.unmasked();
+    drop(registration);
+    if unmasked.as_ref().is_ok_and(|count| *count > 0) {
+        let warning = "a value in $RUNNER_MASK is shorter than four characters, or only brackets and commas, and is not masked";
+        cx.events.warn(warning).await;
     }
-    let result = match ending? {
+    if !ended.left.is_empty() {
+        let left = listed(ended.left.iter().map(String::as_str));
+        cx.events.note(format!("what the command left running was ended: {left}")).await;
+    }
+    if !ended.alive.is_empty() {
+        let alive = listed(ended.alive.iter().map(String::as_str));
+        cx.events.warn(format!("what the command started cannot be ended: {alive}")).await;
+    }
+    let result = match ended.ending {
         Ending::Exited(0) => Ok(()),
         Ending::Exited(code) => Err(Failure::step(format!("the command ended with exit code {code}"))),
         Ending::Signalled(signal) => Err(Failure::step(format!("the command was ended by signal {signal}"))),
-        Ending::Stopped => Err(Failure::environment(STOPPED)),
+        Ending::Stopped => Err(Failure::stopped()),
     };
     // A failed command hands on what it wrote before it failed: a step after the failure may need it.
-    result.and(take_over(cx, handed_on.path()).await)
+    let result = result.and(take_over(cx, handed_on.path()).await);
+    let Err(reason) = unmasked else { return result };
+    let message =
+        format!("the command wrote to $RUNNER_MASK what cannot be read: {reason}; its output is held back");
+    if result.is_err() {
+        cx.events.warn(message.as_str()).await;
+    }
+    result.and(Err(Failure::step(message).help("write one value a line, 1 MiB in all at most")))
 }
 
-/// Runs the command. Before any of its output goes on, what it has written to `$RUNNER_MASK` by then is masked. The second
-/// value is how many of these values are too short.
-async fn follow(
-    cx: &Context<'_>,
-    command: &process::Command,
-    masked: &mut Registered,
-) -> (Result<Ending, ProcessError>, usize) {
+/// Runs the command. Before any of its output goes on, what it and those beside it have written to `$RUNNER_MASK` by then is
+/// masked.
+async fn follow(cx: &Context<'_>, command: &process::Command) -> Result<Ended, ProcessError> {
     let (sender, mut receiver) = mpsc::channel::<Vec<u8>>(1);
-    let mut short = 0;
-    let masks = &cx.run.job.masks;
+    let take_over = || cx.run.registered.take_over(&cx.run.job.masks);
     let forward = async {
         while let Some(bytes) = receiver.recv().await {
-            short += masked.take_over(masks);
-            if cx.output.send(bytes).await.is_err() {
+            if take_over() && cx.output.send(bytes).await.is_err() {
                 // Nobody listens any more; the command goes on.
                 receiver.close();
             }
         }
     };
     let run = async {
-        let ending = process::run(command, &sender, cx.stopping).await;
+        let ended = cx.run.guards.run(command, &sender, cx.stopping).await;
         drop(sender);
-        ending
+        ended
     };
-    let (ending, ()) = tokio::join!(run, forward);
-    short += masked.take_over(masks);
-    (ending, short)
-}
-
-/// The file `$RUNNER_MASK`, and how much of it is known.
-struct Registered {
-    path: PathBuf,
-    read: u64,
-}
-
-impl Registered {
-    /// Masks the values that have come, one a line. The answer is how many are too short to be masked.
-    fn take_over(&mut self, masks: &Masks) -> usize {
-        let grown = std::fs::metadata(&self.path).is_ok_and(|metadata| metadata.len() > self.read);
-        let Some(bytes) = grown.then(|| files::read_small(&self.path, MAX_HANDED_ON).ok()).flatten() else {
-            return 0;
-        };
-        self.read = bytes.len() as u64;
-        let text = String::from_utf8_lossy(&bytes);
-        let values = text.lines().map(str::trim_end).filter(|line| !line.is_empty());
-        values.filter(|value| !masks.add(&Secret::new(*value))).count()
-    }
+    let (ended, ()) = tokio::join!(run, forward);
+    take_over();
+    ended
 }
 
 /// Sets the variables that a command has written to `$RUNNER_ENV` for all later steps.
-async fn take_over(cx: &mut Context<'_>, path: &Path) -> Result<(), Failure> {
+async fn take_over(cx: &Context<'_>, path: &Path) -> Result<(), Failure> {
     let invalid = |reason: String| {
         Failure::step(format!("the command wrote to $RUNNER_ENV what cannot be read: {reason}"))
             .help("write lines `KEY=value`, or blocks of `KEY<<MARK`, the value's lines and `MARK`")
@@ -143,19 +133,20 @@ async fn take_over(cx: &mut Context<'_>, path: &Path) -> Result<(), Failure> {
     let text = String::from_utf8(text).map_err(|_| invalid("it is not UTF-8".to_owned()))?;
     let variables = environment::parse_handed_on(&text).map_err(|error| invalid(error.to_string()))?;
     for (name, value) in variables {
-        if cx.run.job.pipeline.secret_names().contains(&name.as_str()) {
+        let is_secret = cx.run.job.pipeline.secret_names().contains(&name.as_str());
+        if is_secret {
             // A new value of a secret is one.
             cx.run.job.masks.add(&Secret::new(value.as_str()));
         }
-        cx.run.job.values.set(&name, &value);
-        if cx.run.job.masks.text(&value) == value {
-            cx.run.state.variables.insert(name, value);
+        cx.run.values().set(&name, &value);
+        if !is_secret && cx.run.job.masks.text(&value) == value {
+            cx.run.state().variables.insert(name, value);
         } else {
-            cx.run.state.variables.shift_remove(&name);
+            cx.run.state().variables.shift_remove(&name);
             let warning = format!(
                 "{name} holds a secret: it is set for the steps of this call, but not kept for later ones"
             );
-            cx.run.events.warn(warning).await;
+            cx.events.warn(warning).await;
         }
     }
     Ok(())
@@ -188,20 +179,27 @@ async fn give_access(cx: &Context<'_>, env: &mut IndexMap<String, String>) -> Re
     Ok(())
 }
 
-/// A script gets `-e`, and `pipefail` where the shell knows it.
-fn argv(command: &Command, shell: Shell) -> Vec<String> {
+/// The words to start. A script gets `-e`, and `pipefail` where the shell knows it; one that is too long for an argument
+/// becomes a file, to be kept while it runs.
+fn argv(cx: &Context<'_>, command: &Command) -> Result<(Vec<OsString>, Option<NamedTempFile>), Failure> {
     let script = match command {
-        Command::Argv(argv) => return argv.clone(),
+        Command::Argv(argv) => return Ok((argv.iter().map(OsString::from).collect(), None)),
         Command::Script(script) => script,
     };
+    let shell = cx.run.job.pipeline.env.shell;
     let options: &[&str] = match shell {
-        Shell::Bash => &["-e", "-o", "pipefail", "-c"],
-        Shell::Sh => &["-e", "-c"],
+        Shell::Bash => &["-e", "-o", "pipefail"],
+        Shell::Sh => &["-e"],
     };
-    let mut argv = vec![shell.program().to_owned()];
-    argv.extend(options.iter().map(ToString::to_string));
-    argv.push(script.clone());
-    argv
+    let mut argv: Vec<OsString> = [shell.program()].iter().chain(options).map(OsString::from).collect();
+    if script.len() < MAX_ARGUMENT {
+        argv.extend(["-c".into(), script.into()]);
+        return Ok((argv, None));
+    }
+    let file = cx.run.work.temporary_file("script-")?;
+    std::fs::write(file.path(), script).map_err(|error| unusable(file.path(), &error))?;
+    argv.push(file.path().into());
+    Ok((argv, Some(file)))
 }
 
 /// The command's environment. What the pipeline file itself sets is no credential of this machine.

@@ -8,7 +8,7 @@ use crate::plan::Mode;
 use crate::text::listed;
 use serde_json::json;
 
-pub(super) async fn run(cx: &mut Context<'_>, deploy: &Deploy) -> Result<(), Failure> {
+pub(super) async fn run(cx: &Context<'_>, deploy: &Deploy) -> Result<(), Failure> {
     let cluster = cx.resolve(&deploy.cluster)?;
     let services = cx.resolve_all(&deploy.services)?;
     let (family, revision) = revision(cx, deploy)?;
@@ -18,22 +18,22 @@ pub(super) async fn run(cx: &mut Context<'_>, deploy: &Deploy) -> Result<(), Fai
             let planned = json!({ "cluster": cluster, "service": service, "taskDefinition": revision });
             files::write_json(&path, &planned, Access::Owner)?;
             let detail = format!("would run a new revision of {family}");
-            cx.run.events.result("planned", service, detail).await;
+            cx.events.result("planned", service, detail).await;
             continue;
         }
         let aws = cx.aws().await?;
         let deployment = aws.ecs_update_service(&cluster, service, &revision).await?;
         let id = deployment.unwrap_or_else(|| "a deployment".to_owned());
-        cx.run.events.note(format!("{id} has begun; this version of runner does not wait for its end")).await;
+        cx.events.note(format!("{id} has begun; this version of runner does not wait for its end")).await;
         let short = revision.rsplit('/').next().unwrap_or(&revision);
-        cx.run.events.result("updated", service, format!("{cluster} · {short}")).await;
+        cx.events.result("updated", service, format!("{cluster} · {short}")).await;
     }
     Ok(())
 }
 
 /// The family and the revision to deploy: the one that the step names, or the only one that this build registered.
 fn revision(cx: &Context<'_>, deploy: &Deploy) -> Result<(String, String), Failure> {
-    let registered = &cx.run.state.task_definitions;
+    let registered = cx.run.state().task_definitions.clone();
     if let Some(template) = &deploy.task_definition {
         let family = cx.resolve(template)?;
         return match registered.get(&family) {

@@ -25,7 +25,7 @@ struct ImageDetail<'a> {
     image_uri: &'a str,
 }
 
-pub(super) async fn run(cx: &mut Context<'_>, pairs: &IndexMap<String, Name>) -> Result<(), Failure> {
+pub(super) async fn run(cx: &Context<'_>, pairs: &IndexMap<String, Name>) -> Result<(), Failure> {
     let mut uris = Vec::new();
     for (container, image) in pairs {
         uris.push((container.as_str(), cx.pushed_image(&image.value)?));
@@ -33,7 +33,7 @@ pub(super) async fn run(cx: &mut Context<'_>, pairs: &IndexMap<String, Name>) ->
     let definitions: Vec<_> =
         uris.iter().map(|(name, image_uri)| ImageDefinition { name, image_uri }).collect();
     let directory = match cx.run.job.mode {
-        Mode::Local => cx.run.work.clone(),
+        Mode::Local => cx.run.work.path.clone(),
         Mode::Publish => cx.run.job.artifacts.clone(),
     };
     let path = directory.join("imagedefinitions.json");
@@ -44,7 +44,7 @@ pub(super) async fn run(cx: &mut Context<'_>, pairs: &IndexMap<String, Name>) ->
         files::write_json(&directory.join("imageDetail.json"), &detail, Access::Everybody)?;
     }
     let containers: Vec<&str> = pairs.keys().map(String::as_str).collect();
-    let events = &cx.run.events;
+    let events = &cx.events;
     events.result("wrote", containers.join(", "), path.display().to_string()).await;
     Ok(())
 }

@@ -4,15 +4,19 @@ mod build;
 mod command;
 mod deploy;
 mod image_definitions;
+mod junit;
+mod parallel;
 mod push;
 mod task_definition;
 mod test;
 
 use super::services::Access;
-use super::{Job, Run};
+use super::{Around, Job, Run};
+use crate::address::Repository;
 use crate::aws::Aws;
+use crate::event::Events;
 use crate::exit::Failure;
-use crate::pipeline::model::{Action, AwsAccess, Phase, Step};
+use crate::pipeline::model::{Action, AwsAccess, CacheTo, Phase, Step};
 use crate::pipeline::template::Template;
 use crate::plan::scope::Values;
 use crate::process::Stopping;
@@ -21,9 +25,11 @@ use tokio::sync::mpsc;
 
 /// A step under way.
 struct Context<'a> {
-    run: &'a mut Run,
-    /// The run's values with the step's own variables on top.
+    run: &'a Run,
+    /// The run's values, as they were when the step began, with the step's own variables on top.
     values: Values,
+    /// For what the step has to say.
+    events: Events,
     output: &'a mpsc::Sender<Vec<u8>>,
     stopping: &'a Stopping,
     /// Where its AWS calls go.
@@ -69,7 +75,8 @@ impl Context<'_> {
 pub(super) fn accesses(job: &Job) -> Vec<Access> {
     let mut accesses: Vec<Access> = Vec::new();
     let phases = job.plan.phases.iter().filter_map(|name| job.pipeline.phase(*name));
-    for step in phases.flat_map(Phase::all_steps).filter(|step| job.plan.skip_reason(step).is_none()) {
+    let steps = phases.flat_map(Phase::all_steps).flat_map(Step::tree);
+    for step in steps.filter(|step| job.plan.skip_reason(step).is_none()) {
         let needs = match &step.action {
             Action::TaskDefinition(_) | Action::Deploy(_) => true,
             Action::Push(images) => images.iter().any(|name| {
@@ -78,7 +85,14 @@ pub(super) fn accesses(job: &Job) -> Vec<Access> {
                 repository.is_some_and(|repository| push::is_in_ecr(&repository))
             }),
             Action::Run(_) => step.aws.as_ref().is_some_and(|aws| aws.role_arn.is_some()),
-            Action::Build(_) | Action::Test(_) | Action::ImageDefinitions(_) => false,
+            // The cache beside an image in ECR is looked for there.
+            Action::Build(images) => images.iter().any(|name| {
+                let image = job.pipeline.images.get(&name.value);
+                let cached = image.filter(|image| image.cache_to != CacheTo::None);
+                let repository = cached.and_then(|image| image.repository.resolve(&job.values).ok());
+                repository.is_some_and(|repository| matches!(Repository::parse(&repository), Ok(None)))
+            }),
+            Action::Test(_) | Action::ImageDefinitions(_) => false,
             Action::RunTask(_) | Action::Parallel(_) => false,
         };
         // What only gets its value on the way is met when the step comes to it.
@@ -95,20 +109,16 @@ pub(super) fn accesses(job: &Job) -> Vec<Access> {
 
 /// Runs a step.
 pub(super) async fn run(
-    run: &mut Run,
+    run: &Run,
     step: &Step,
     output: &mpsc::Sender<Vec<u8>>,
     stopping: &Stopping,
+    around: &Around<'_>,
 ) -> Result<(), Failure> {
-    let values = run
-        .job
-        .values
-        .with_step(&step.env)
-        .map_err(|undefined| run.job.undefined(&undefined, &run.job.values))?;
-    let default = run.job.pipeline.aws.clone();
-    let aws = step.aws.as_ref().unwrap_or(&default);
-    let mut context = Context { run, values, output, stopping, aws };
-    let cx = &mut context;
+    let before = run.values().clone();
+    let values = before.with_step(&step.env).map_err(|undefined| run.job.undefined(&undefined, &before))?;
+    let aws = step.aws.as_ref().unwrap_or(&run.job.pipeline.aws);
+    let cx = &Context { run, values, events: run.events.of(step.id), output, stopping, aws };
     match &step.action {
         Action::Run(command) => command::run(cx, command, step).await,
         Action::Build(images) => build::run(cx, images).await,
@@ -117,8 +127,10 @@ pub(super) async fn run(
         Action::ImageDefinitions(pairs) => image_definitions::run(cx, pairs).await,
         Action::TaskDefinition(definition) => task_definition::run(cx, definition).await,
         Action::Deploy(deploy) => deploy::run(cx, deploy).await,
+        // A group may hold groups, so its future has no size of its own.
+        Action::Parallel(steps) => Box::pin(parallel::run(cx, steps, around)).await,
         // Such files are refused before anything runs.
-        Action::RunTask(_) | Action::Parallel(_) => {
+        Action::RunTask(_) => {
             Err(Failure::usage(format!("`{}` cannot be carried out yet", step.action.kind())))
         }
     }

@@ -13,10 +13,9 @@ use crate::registry::layout::Layout;
 use crate::registry::push::{http_client, push};
 use crate::text::human_size;
 use futures_util::{StreamExt, TryStreamExt};
-use std::path::Path;
 use tokio_util::io::{StreamReader, SyncIoBridge};
 
-pub(super) async fn run(cx: &mut Context<'_>, images: &[Name]) -> Result<(), Failure> {
+pub(super) async fn run(cx: &Context<'_>, images: &[Name]) -> Result<(), Failure> {
     for name in images {
         let image = cx.image(name)?;
         let id = cx.built_image(&name.value)?;
@@ -25,8 +24,8 @@ pub(super) async fn run(cx: &mut Context<'_>, images: &[Name]) -> Result<(), Fai
             Mode::Publish => to_registry(cx, name, &image, &id).await?,
         };
         let digest = uri.rsplit('@').next().unwrap_or_default().to_owned();
-        cx.run.job.values.set_image(&name.value, &uri, &digest);
-        if let Some(state) = cx.run.state.images.get_mut(&name.value) {
+        cx.run.values().set_image(&name.value, &uri, &digest);
+        if let Some(state) = cx.run.state().images.get_mut(&name.value) {
             state.uri = Some(uri);
             state.digest = Some(digest);
         }
@@ -37,14 +36,15 @@ pub(super) async fn run(cx: &mut Context<'_>, images: &[Name]) -> Result<(), Fai
 async fn to_layout(cx: &Context<'_>, name: &Name, image: &Image, id: &str) -> Result<String, Failure> {
     let repository = cx.resolve(&image.repository)?;
     let tags = cx.tags(image)?;
+    let _changing = cx.run.layouts.lock().await;
     // The name has been checked to hold no `..`; a colon of a port stays as it is.
-    let layout = Layout::create(&cx.run.work.join("registry").join(&repository))?;
+    let layout = Layout::create(&cx.run.work.path.join("registry").join(&repository))?;
     let converted = export(cx, id, &layout).await?;
     layout.tag(&converted, &tags)?;
     layout.remove_unused()?;
     // A registry's port is no part of a name under another host.
     let uri = format!("{LOCAL_HOST}/{}@{}", repository.replace(':', "-"), converted.digest);
-    cx.run.events.result("stored", &name.value, &uri).await;
+    cx.events.result("stored", &name.value, &uri).await;
     Ok(uri)
 }
 
@@ -52,10 +52,8 @@ async fn to_registry(cx: &Context<'_>, name: &Name, image: &Image, id: &str) -> 
     let tags = cx.tags(image)?;
     let repository = target(cx, image).await?;
     let login = cx.run.services.login(&repository.host, &cx.access()?).await?;
-    let directory = cx.run.work.join("tmp");
-    std::fs::create_dir_all(&directory).map_err(|error| unusable(&directory, &error))?;
     // Removed when the push is through, however it ends.
-    let blobs = tempfile::tempdir_in(&directory).map_err(|error| unusable(&directory, &error))?;
+    let blobs = cx.run.work.temporary_directory()?;
     let layout = Layout::create(blobs.path())?;
     let converted = export(cx, id, &layout).await?;
     let authorities = cx.run.services.settings().authorities();
@@ -63,10 +61,8 @@ async fn to_registry(cx: &Context<'_>, name: &Name, image: &Image, id: &str) -> 
     let stop = &cx.stopping.soft;
     let summary = push(&http, &layout, &converted, &repository, &tags, login.as_ref(), stop).await?;
     drop(blobs);
-    // Another run of this directory cannot be using it.
-    let _ = std::fs::remove_dir(&directory);
     for cause in &summary.retries {
-        cx.run.events.warn(format!("a layer had to be sent again: {cause}")).await;
+        cx.events.warn(format!("a layer had to be sent again: {cause}")).await;
     }
     let uri = format!("{repository}@{}", converted.digest);
     let note = format!(
@@ -76,8 +72,8 @@ async fn to_registry(cx: &Context<'_>, name: &Name, image: &Image, id: &str) -> 
         summary.present,
         tags.join(", ")
     );
-    cx.run.events.note(note).await;
-    cx.run.events.result("pushed", &name.value, &uri).await;
+    cx.events.note(note).await;
+    cx.events.result("pushed", &name.value, &uri).await;
     Ok(uri)
 }
 
@@ -89,11 +85,6 @@ pub(super) fn is_in_ecr(name: &str) -> bool {
         // The step itself says what is wrong with the name.
         Err(_) => false,
     }
-}
-
-fn unusable(directory: &Path, error: &std::io::Error) -> Failure {
-    Failure::environment(format!("cannot use {}: {error}", directory.display()))
-        .help("is the disk full, or the directory not writable?")
 }
 
 /// The repository in its registry. A bare name is one of ECR, in the account and region of the credentials.
@@ -112,7 +103,7 @@ async fn target(cx: &Context<'_>, image: &Image) -> Result<Repository, Failure> 
     let address = match aws.ecr_repository(&path).await? {
         Some(address) => address,
         None if image.create.is_some() => {
-            cx.run.events.note(format!("creating the ECR repository {path}")).await;
+            cx.events.note(format!("creating the ECR repository {path}")).await;
             aws.ecr_create_repository(&path).await?
         }
         None => {
@@ -131,6 +122,15 @@ async fn target(cx: &Context<'_>, image: &Image) -> Result<Repository, Failure> 
         );
     }
     Ok(found)
+}
+
+/// The address of the image's repository; nothing where that does not exist yet.
+pub(super) async fn address(cx: &Context<'_>, image: &Image) -> Result<Option<String>, Failure> {
+    let name = cx.resolve(&image.repository)?;
+    match Repository::parse(&name)? {
+        Some(repository) => Ok(Some(repository.to_string())),
+        None => Ok(cx.aws().await?.ecr_repository(&name).await?),
+    }
 }
 
 /// Exports the image from the engine and converts it on the way.

@@ -9,7 +9,7 @@ use crate::plan::Mode;
 use serde_json::{Value, json};
 use std::path::Path;
 
-pub(super) async fn run(cx: &mut Context<'_>, definition: &TaskDefinition) -> Result<(), Failure> {
+pub(super) async fn run(cx: &Context<'_>, definition: &TaskDefinition) -> Result<(), Failure> {
     let patches = patches(cx, definition)?;
     let Some(document) = base(cx, &definition.base).await? else {
         return planned(cx, &definition.base, &patches).await;
@@ -23,23 +23,23 @@ pub(super) async fn run(cx: &mut Context<'_>, definition: &TaskDefinition) -> Re
         Mode::Local => {
             let path = cx.run.ecs_file(&family);
             files::write_json(&path, &request.into_json(), Access::Owner)?;
-            cx.run.events.result("rendered", &family, path.display().to_string()).await;
+            cx.events.result("rendered", &family, path.display().to_string()).await;
             family.clone()
         }
         Mode::Publish => {
             let aws = cx.aws().await?;
             let revision = aws.ecs_register(&request.into_json()).await?;
-            cx.run.events.result("registered", revision.short(), &revision.arn).await;
+            cx.events.result("registered", revision.short(), &revision.arn).await;
             revision.arn
         }
     };
-    cx.run.state.task_definitions.insert(family, registered);
+    cx.run.state().task_definitions.insert(family, registered);
     Ok(())
 }
 
 /// Local mode does not ask AWS, so only the changes to a revision that lives there can be shown.
 async fn planned(
-    cx: &mut Context<'_>,
+    cx: &Context<'_>,
     base: &TaskDefinitionBase,
     patches: &[ContainerPatch],
 ) -> Result<(), Failure> {
@@ -61,13 +61,12 @@ async fn planned(
         .collect();
     let path = cx.run.ecs_file(&format!("{name}-changes"));
     files::write_json(&path, &json!({ "containers": changes }), Access::Owner)?;
-    cx.run
-        .events
+    cx.events
         .note("local mode does not read the current task definition from ECS; only the changes are written")
         .await;
-    cx.run.events.result("planned", &name, path.display().to_string()).await;
+    cx.events.result("planned", &name, path.display().to_string()).await;
     // The name stands for the family where only ECS knows that.
-    cx.run.state.task_definitions.insert(name.clone(), name);
+    cx.run.state().task_definitions.insert(name.clone(), name);
     Ok(())
 }
 
@@ -123,6 +122,6 @@ impl crate::engine::Run {
             .chars()
             .map(|c| if c.is_ascii_alphanumeric() || "_-".contains(c) { c } else { '_' })
             .collect();
-        self.work.join("ecs").join(format!("{safe}.json"))
+        self.work.path.join("ecs").join(format!("{safe}.json"))
     }
 }

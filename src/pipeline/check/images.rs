@@ -2,7 +2,7 @@
 
 use super::unknown_image;
 use crate::pipeline::diagnostic::{Diagnostic, ENOUGH};
-use crate::pipeline::model::{Action, Name, Pipeline};
+use crate::pipeline::model::{Action, Name, Pipeline, is_stage_name};
 use crate::pipeline::source::Span;
 use crate::pipeline::template::{Builtin, Reference, Template, variable_part};
 use std::collections::{HashMap, HashSet};
@@ -34,7 +34,8 @@ pub(super) fn check(pipeline: &Pipeline, problems: &mut Vec<Diagnostic>) {
         }
         // What is not pushed, no lifecycle rule deletes.
         let is_pushed = pushed.contains(name.as_str());
-        if is_pushed && !image.tags.is_empty() && !image.tags.iter().any(|tag| is_unique(pipeline, tag)) {
+        if is_pushed && !image.tags.is_empty() && !image.tags.iter().any(|tag| pipeline.is_of_one_commit(tag))
+        {
             problems.push(
                 Diagnostic::new(format!("no tag of the image `{name}` is unique to the commit"), image.tags[0].span)
                     .help("add `\"${source.commit}\"`: when a tag moves on, lifecycle rules can delete the image that runs"),
@@ -58,6 +59,14 @@ pub(super) fn check(pipeline: &Pipeline, problems: &mut Vec<Diagnostic>) {
         }
         for (reference, _, span) in image.tags.iter().flat_map(Template::places) {
             problems.extend(unfit_for_tags(reference, span));
+        }
+        for (context, _) in &image.contexts {
+            if !is_stage_name(context) {
+                problems.push(
+                    Diagnostic::new(format!("`{context}` cannot be the name of a context"), image.span)
+                        .help("it becomes a stage of the Dockerfile: begin with a letter, and use letters, digits, `-`, `_` and `.`"),
+                );
+            }
         }
         for other in &image.depends_on {
             if !pipeline.images.contains_key(&other.value) && problems.len() < ENOUGH {
@@ -89,23 +98,6 @@ fn written(template: &Template) -> String {
     template.render(str::to_owned, |reference, default| {
         format!("${{{reference}:-{}}}", default.unwrap_or_default())
     })
-}
-
-/// Whether a tag can differ from commit to commit. Of variables that the file does not give nothing is known.
-fn is_unique(pipeline: &Pipeline, tag: &Template) -> bool {
-    // Variables that have been followed without success need not be followed again.
-    fn unique<'p>(pipeline: &'p Pipeline, template: &'p Template, seen: &mut HashSet<&'p str>) -> bool {
-        template.references().any(|reference| match reference {
-            Reference::Builtin(Builtin::SourceBranch | Builtin::SourceBranchSlug) => false,
-            Reference::Builtin(Builtin::AwsRegion | Builtin::AwsAccount) => false,
-            Reference::Builtin(_) => true,
-            Reference::Env(name) => match pipeline.env.variables.get(name) {
-                None => true,
-                Some(value) => seen.len() < ENOUGH && seen.insert(name) && unique(pipeline, value, seen),
-            },
-        })
-    }
-    unique(pipeline, tag, &mut HashSet::new())
 }
 
 /// Follows `depends-on` from every image, and reports where it comes back.

@@ -130,11 +130,7 @@ fn default_tags(d: &mut Decoder<'_>, image: Span) -> Vec<Template> {
 
 fn cache_to(d: &mut Decoder<'_>, cache: &Fields<'_>) -> CacheTo {
     let choices = [("none", CacheTo::None), ("inline", CacheTo::Inline), ("registry", CacheTo::Registry)];
-    let to = cache.get("to").and_then(|node| Some((node.span, d.choice(node, &choices)?)));
-    if let Some((span, CacheTo::Registry)) = to {
-        d.not_yet("`to: registry`", span);
-    }
-    to.map(|(_, to)| to).unwrap_or_default()
+    d.optional(cache, "to", |d, node| d.choice(node, &choices)).unwrap_or_default()
 }
 
 /// `os/arch[/variant]`

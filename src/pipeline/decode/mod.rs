@@ -8,7 +8,8 @@ mod steps;
 use super::diagnostic::Diagnostic;
 use super::language;
 use super::model::{
-    Action, AwsAccess, Env, EventKind, Filter, Notify, NotifyOn, NotifyTarget, Pipeline, Shell, Step, Zone,
+    Action, AwsAccess, Env, EventKind, Filter, Name, Notify, NotifyOn, NotifyTarget, Phase, Pipeline, Shell,
+    Step, Zone,
 };
 use super::reference::{self, SecretReference};
 use super::source::Span;
@@ -29,7 +30,20 @@ pub(super) fn pipeline(root: &Node, text: &str, problems: &mut Vec<Diagnostic>) 
     let mut phases =
         d.required(&fields, "phases").map(|node| phases::phases(&mut d, node)).unwrap_or_default();
     for step in phases.iter_mut().flat_map(|phase| phase.steps.iter_mut().chain(&mut phase.finally)) {
-        complete_access(step, &aws);
+        complete(step, &aws);
+    }
+    let pushed = phases.iter().flat_map(Phase::all_steps).flat_map(Step::tree);
+    let pushed: Vec<Name> = pushed
+        .filter_map(|step| match &step.action {
+            Action::Push(names) => Some(names.clone()),
+            _ => None,
+        })
+        .flatten()
+        .collect();
+    for name in pushed {
+        if images.get(&name.value).is_some_and(|image| image.platforms.len() > 1) {
+            d.not_yet("the push of an image for several platforms", name.span);
+        }
     }
     let notify = d.within(Zone::Notify, |d| {
         fields.get("notify").map(|node| d.list(node, "notifications", notify)).unwrap_or_default()
@@ -95,8 +109,8 @@ fn aws(d: &mut Decoder<'_>, node: &Node) -> Option<AwsAccess> {
     Some(access)
 }
 
-/// What a step's `aws` does not say, the pipeline's does.
-fn complete_access(step: &mut Step, outer: &AwsAccess) {
+/// What a step's `aws` does not say, the pipeline's does. What a group says holds for its steps, which may say otherwise.
+fn complete(step: &mut Step, outer: &AwsAccess) {
     if let Some(own) = &mut step.aws {
         own.region = own.region.take().or_else(|| outer.region.clone());
         if own.role_arn.is_none() {
@@ -106,7 +120,11 @@ fn complete_access(step: &mut Step, outer: &AwsAccess) {
     }
     if let Action::Parallel(steps) = &mut step.action {
         for inner in steps {
-            complete_access(inner, outer);
+            let own = std::mem::replace(&mut inner.env, step.env.clone());
+            inner.env.extend(own);
+            inner.dir = inner.dir.take().or_else(|| step.dir.clone());
+            inner.aws = inner.aws.take().or_else(|| step.aws.clone());
+            complete(inner, step.aws.as_ref().unwrap_or(outer));
         }
     }
 }

@@ -53,6 +53,12 @@ pub struct Image {
     pub span: Span,
 }
 
+/// Whether a stage of a Dockerfile can have the name: a letter, then letters, digits, `-`, `_` and `.`; BuildKit's own rule.
+pub fn is_stage_name(name: &str) -> bool {
+    name.starts_with(|first: char| first.is_ascii_alphabetic())
+        && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte))
+}
+
 /// `network`: what `RUN` reaches.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Network {

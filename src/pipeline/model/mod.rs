@@ -8,10 +8,11 @@ pub use action::*;
 pub use image::*;
 pub use step::*;
 
-use super::diagnostic::Diagnostic;
+use super::diagnostic::{Diagnostic, ENOUGH};
 use super::source::{Span, Spanned};
-use super::template::{Reference, Template};
+use super::template::{Builtin, Reference, Template};
 use indexmap::{IndexMap, IndexSet};
+use std::collections::HashSet;
 use std::time::Duration;
 
 /// A reference to something the file names elsewhere, such as an image.
@@ -49,6 +50,52 @@ impl Pipeline {
     /// All steps, those of `finally` and of parallel groups (after their group) included, in the order of the file.
     pub fn steps(&self) -> impl Iterator<Item = &Step> {
         self.phases.iter().flat_map(Phase::all_steps).flat_map(Step::tree)
+    }
+
+    /// Images with what they depend on, each behind that and once. What `is_built` knows is not built for another one's sake.
+    pub fn in_order(&self, images: &[Name], is_built: &dyn Fn(&str) -> bool) -> Vec<Name> {
+        let mut found: Vec<Name> = Vec::new();
+        let mut seen: HashSet<&str> = HashSet::new();
+        for name in images.iter().filter(|name| self.images.contains_key(&name.value)) {
+            // The way down, each image with the number of its dependencies that have been followed.
+            let mut path: Vec<(&Name, usize)> = Vec::new();
+            let mut next = Some(name);
+            loop {
+                let unseen = next.and_then(|name| {
+                    let (known, _) = self.images.get_key_value(&name.value)?;
+                    seen.insert(known).then_some(name)
+                });
+                path.extend(unseen.map(|name| (name, 0)));
+                let Some((name, followed)) = path.last_mut() else { break };
+                let others = self.images.get(&name.value).map(|image| &image.depends_on[*followed..]);
+                let others = others.unwrap_or_default();
+                let at = others.iter().position(|other| !is_built(&other.value));
+                next = at.map(|at| &others[at]);
+                *followed += at.map_or(others.len(), |at| at + 1);
+                if next.is_none() {
+                    found.push((*name).clone());
+                    path.pop();
+                }
+            }
+        }
+        found
+    }
+
+    /// Whether a tag can differ from commit to commit. Of variables that the file does not give nothing is known.
+    pub fn is_of_one_commit(&self, tag: &Template) -> bool {
+        // Variables that have been followed without success need not be followed again.
+        fn unique<'p>(pipeline: &'p Pipeline, template: &'p Template, seen: &mut HashSet<&'p str>) -> bool {
+            template.references().any(|reference| match reference {
+                Reference::Builtin(Builtin::SourceBranch | Builtin::SourceBranchSlug) => false,
+                Reference::Builtin(Builtin::AwsRegion | Builtin::AwsAccount) => false,
+                Reference::Builtin(_) => true,
+                Reference::Env(name) => match pipeline.env.variables.get(name) {
+                    None => true,
+                    Some(value) => seen.len() < ENOUGH && seen.insert(name) && unique(pipeline, value, seen),
+                },
+            })
+        }
+        unique(self, tag, &mut HashSet::new())
     }
 
     /// The names of the variables that hold secrets: those that are fetched, and those that are used as secrets.

@@ -1,0 +1,28 @@
+//! AWS CodeBuild: the build that this is a part of.
+
+use super::{Aws, AwsError, error};
+use std::time::{Duration, SystemTime};
+
+impl Aws {
+    /// When CodeBuild will end a build, and how long it may take in all. Nothing where CodeBuild does not say.
+    pub async fn codebuild_timeout(
+        &self,
+        build_id: &str,
+    ) -> Result<Option<(SystemTime, Duration)>, AwsError> {
+        let answer = aws_sdk_codebuild::Client::new(&self.config)
+            .batch_get_builds()
+            .ids(build_id)
+            .send()
+            .await
+            .map_err(|failed| {
+                error("codebuild:BatchGetBuilds", &self.arn("codebuild", "project/*"), failed)
+            })?;
+        let build = answer.builds.unwrap_or_default().into_iter().next();
+        Ok(build.and_then(|build| {
+            let minutes = u64::try_from(build.timeout_in_minutes?).ok()?;
+            let start = SystemTime::try_from(build.start_time?).ok()?;
+            let time = Duration::from_mins(minutes);
+            Some((start + time, time))
+        }))
+    }
+}

@@ -1,0 +1,40 @@
+//! `runner gc`.
+
+use super::load;
+use super::stdio;
+use crate::engine::gc;
+use crate::exit::{Exit, Failure};
+use clap::Args;
+use std::path::{Path, PathBuf};
+
+/// Remove what interrupted runs left behind: processes, temporary files, containers, networks and volumes
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Only what belongs to a runner that is gone is removed: containers, networks, volumes and processes of the\nwhole machine, temporary files of this pipeline's directory.\n\nExample:\n  runner gc"
+)]
+pub(super) struct Arguments {
+    /// The pipeline file, whose directory is looked at
+    #[arg(long, short, default_value = "pipeline.yml", value_name = "FILE")]
+    file: PathBuf,
+}
+
+pub(super) fn main(arguments: &Arguments) -> Result<Exit, Failure> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::environment(format!("cannot start: {error}")))?;
+    let process = load::process();
+    let directory = arguments.file.parent().filter(|parent| !parent.as_os_str().is_empty());
+    let directory = directory.unwrap_or(Path::new("."));
+    let artifacts = load::artifacts(&process, directory);
+    let cleared = runtime.block_on(gc::clear(directory, &artifacts, &load::settings(&process)))?;
+    for kept in &cleared.kept {
+        stdio::text(&format!("left alone: {kept}"));
+    }
+    let mut text: String = cleared.removed.iter().map(|removed| format!("removed {removed}\n")).collect();
+    if text.is_empty() {
+        text.push_str("nothing was left behind\n");
+    }
+    stdio::result(&text)?;
+    Ok(Exit::Done)
+}

@@ -1,0 +1,99 @@
+//! `runner image`.
+
+use super::{load, stdio};
+use crate::docker::Engine;
+use crate::docker::context::{self, Selection};
+use crate::docker::ignore::{IgnoreFile, Rules};
+use crate::docker::sizes::Sizes;
+use crate::exit::{Exit, Failure};
+use crate::text::human_size;
+use clap::{Args, Subcommand};
+use std::path::PathBuf;
+
+/// Go's `os.ModeDir`, as BuildKit has it.
+const DIRECTORY: u32 = 1 << 31;
+/// How many lines `--size` has of directories, and of files.
+const LARGEST: usize = 15;
+
+/// Look at what builds send, without building
+#[derive(Debug, Args)]
+pub(super) struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Context(Context),
+}
+
+/// List the files of a build context, without what .dockerignore leaves out
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Neither Docker nor a pipeline file is needed. `.runner/` and the files for CodePipeline are never part of a context.\n\nExamples:\n  runner image context .\n  runner image context . -f docker/web.Dockerfile --size"
+)]
+struct Context {
+    /// The context's directory
+    directory: PathBuf,
+    /// The Dockerfile, whose own FILE.dockerignore wins over .dockerignore
+    #[arg(short, long = "file", value_name = "DOCKERFILE")]
+    file: Option<PathBuf>,
+    /// Show what makes it big instead: directories and files, the largest first
+    #[arg(long)]
+    size: bool,
+    /// Choose by the rules of the engine that would build here: releases before 23 bring less back with `!`
+    #[arg(long)]
+    engine: bool,
+}
+
+pub(super) fn main(arguments: &Arguments) -> Result<Exit, Failure> {
+    let Command::Context(arguments) = &arguments.command;
+    let directory = &arguments.directory;
+    if !directory.is_dir() {
+        return Err(Failure::usage(format!("there is no directory {}", directory.display())));
+    }
+    if let Some(file) = arguments.file.as_ref().filter(|file| !file.is_file()) {
+        return Err(Failure::usage(format!("there is no Dockerfile at {}", file.display())));
+    }
+    let dockerfile = arguments.file.clone().unwrap_or_else(|| directory.join("Dockerfile"));
+    let ignore = IgnoreFile::read(Some(&dockerfile), directory);
+    let rules = if arguments.engine { rules()? } else { Rules::default() };
+    let selection = Selection { exclude: ignore.patterns(), rules, ..Selection::default() };
+    let (mut sizes, mut list) = (Sizes::default(), String::new());
+    let walked = context::walk(directory, &selection, &mut |stat| {
+        if stat.mode & DIRECTORY != 0 {
+        } else if arguments.size {
+            sizes.add(&stat.path, u64::try_from(stat.size).unwrap_or_default());
+        } else {
+            // A line end in a name would be two lines.
+            list.push_str(&stat.path.replace('\\', "\\\\").replace('\n', "\\n"));
+            list.push('\n');
+        }
+        true
+    });
+    walked.map_err(|error| Failure::caused(Exit::Environment, &error.placed(|| ignore)))?;
+    stdio::result(&if arguments.size { report(&sizes) } else { list })?;
+    Ok(Exit::Done)
+}
+
+/// The rules of the engine that would build here.
+fn rules() -> Result<Rules, Failure> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.map_err(|error| Failure::environment(format!("cannot start: {error}")))?;
+    let settings = load::settings(&load::process());
+    let engine = runtime.block_on(Engine::connect(&settings.docker))?;
+    Ok(engine.ignore_rules())
+}
+
+fn report(sizes: &Sizes) -> String {
+    let mut text = format!("{} in {} files\n", human_size(sizes.bytes), sizes.files);
+    for (title, entries) in [("directories", sizes.directories()), ("files", sizes.files().collect())] {
+        if !entries.is_empty() {
+            text.push_str(&format!("\nlargest {title}\n"));
+        }
+        for (path, size) in entries.into_iter().take(LARGEST) {
+            text.push_str(&format!("  {:>10}  {path}\n", human_size(size)));
+        }
+    }
+    text
+}

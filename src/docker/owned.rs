@@ -1,0 +1,127 @@
+//! What runner makes in the engine besides images carries the label of its owner, so that it can be found when that is gone.
+
+use super::container::at_once;
+use super::{DockerError, Engine};
+use bollard::query_parameters::{
+    ListContainersOptions, ListImagesOptions, ListNetworksOptions, ListVolumesOptions, RemoveVolumeOptions,
+};
+use std::collections::HashMap;
+
+/// The label with the build's id.
+const RUN_LABEL: &str = "dev.runner.run";
+/// The label with the process that made it.
+pub const OWNER_LABEL: &str = "dev.runner.owner";
+
+/// The labels of what a process makes for a build.
+pub(super) fn labels(run: &str, owner: &str) -> HashMap<String, String> {
+    HashMap::from([(RUN_LABEL.to_owned(), run.to_owned()), (OWNER_LABEL.to_owned(), owner.to_owned())])
+}
+
+/// The repository of the names that images have only while another one is built from them. No registry has this name.
+const STAGES: &str = "local.invalid/runner-stage";
+
+/// A name for an image that another one is built from, which says who gave it.
+pub fn stage_name(owner: &str) -> String {
+    format!("{STAGES}:{owner}-{}", super::random_id())
+}
+
+/// A kind of thing in the engine. In this order they can be removed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// A container, running or not.
+    Container,
+    /// A network.
+    Network,
+    /// A volume.
+    Volume,
+    /// A name of an image that was needed for a time.
+    Stage,
+}
+
+impl Kind {
+    /// Its name.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Container => "container",
+            Self::Network => "network",
+            Self::Volume => "volume",
+            Self::Stage => "image",
+        }
+    }
+}
+
+/// Something that carries an owner's label.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Owned {
+    /// What it is.
+    pub kind: Kind,
+    /// What the engine knows it by.
+    id: String,
+    /// Its name, for people.
+    pub name: String,
+    /// The label's value.
+    pub owner: String,
+}
+
+impl Engine {
+    /// Everything that runner has made and that is still there.
+    pub async fn owned(&self) -> Result<Vec<Owned>, DockerError> {
+        let filters = Some(HashMap::from([("label".to_owned(), vec![OWNER_LABEL.to_owned()])]));
+        let mut owned = Vec::new();
+        let mut add = |kind, id: Option<String>, name: Option<String>, labels: HashMap<String, String>| {
+            if let (Some(id), Some(owner)) = (id, labels.get(OWNER_LABEL)) {
+                let name = name.unwrap_or_else(|| id.clone());
+                owned.push(Owned { kind, id, name, owner: owner.clone() });
+            }
+        };
+        let options =
+            ListContainersOptions { all: true, filters: filters.clone(), ..ListContainersOptions::default() };
+        let containers = self.client.list_containers(Some(options)).await;
+        for container in containers.map_err(DockerError::api("list containers"))? {
+            let name = container.names.unwrap_or_default().first().map(|name| name[1..].to_owned());
+            add(Kind::Container, container.id, name, container.labels.unwrap_or_default());
+        }
+        let networks =
+            self.client.list_networks(Some(ListNetworksOptions { filters: filters.clone() })).await;
+        for network in networks.map_err(DockerError::api("list networks"))? {
+            add(Kind::Network, network.id, network.name, network.labels.unwrap_or_default());
+        }
+        let volumes = self.client.list_volumes(Some(ListVolumesOptions { filters })).await;
+        for volume in volumes.map_err(DockerError::api("list volumes"))?.volumes.unwrap_or_default() {
+            add(Kind::Volume, Some(volume.name), None, volume.labels);
+        }
+        let filters = Some(HashMap::from([("reference".to_owned(), vec![STAGES.to_owned()])]));
+        let options = ListImagesOptions { filters, ..ListImagesOptions::default() };
+        let images = self.client.list_images(Some(options)).await.map_err(DockerError::api("list images"))?;
+        for name in images.into_iter().flat_map(|image| image.repo_tags) {
+            let tag = name.strip_prefix(STAGES).and_then(|tag| tag.strip_prefix(':'));
+            if let Some((owner, _)) = tag.and_then(|tag| tag.rsplit_once('-')) {
+                let owner = owner.to_owned();
+                owned.push(Owned { kind: Kind::Stage, id: name.clone(), name, owner });
+            }
+        }
+        Ok(owned)
+    }
+
+    /// Removes it, whatever state it is in. What is gone meanwhile is as wanted.
+    pub async fn remove(&self, owned: &Owned) -> Result<(), DockerError> {
+        let removed = match owned.kind {
+            Kind::Container => self.client.remove_container(&owned.id, Some(at_once())).await,
+            Kind::Network => self.client.remove_network(&owned.id).await,
+            Kind::Volume => {
+                self.client.remove_volume(&owned.id, Some(RemoveVolumeOptions { force: true })).await
+            }
+            Kind::Stage => return self.untag(&owned.id).await,
+        };
+        match removed {
+            Err(bollard::errors::Error::DockerResponseServerError { status_code: 404, .. }) => Ok(()),
+            // Somebody removes it at this moment.
+            Err(bollard::errors::Error::DockerResponseServerError { status_code: 409, .. })
+                if owned.kind == Kind::Container =>
+            {
+                Ok(())
+            }
+            removed => removed.map_err(DockerError::api("remove what a run left behind")),
+        }
+    }
+}

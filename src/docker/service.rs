@@ -1,0 +1,248 @@
+//! Services: containers that a test needs beside itself, in a network of their own.
+
+use super::container::ContainerRun;
+use super::owned::labels;
+use super::{DockerError, Engine};
+use crate::secret::Login;
+use bollard::auth::DockerCredentials;
+use bollard::container::LogOutput;
+use bollard::exec::{StartExecOptions, StartExecResults};
+use bollard::models::{ExecConfig, HealthStatusEnum, NetworkCreateRequest};
+use bollard::query_parameters::{CreateImageOptions, InspectContainerOptions, LogsOptions};
+use futures_util::{Stream, StreamExt, TryStreamExt};
+use std::time::Duration;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::{Instant, sleep, timeout};
+
+/// How often a service is asked whether it is up.
+const POLL: Duration = Duration::from_millis(250);
+/// How long one question may take.
+const ANSWER: Duration = Duration::from_secs(2);
+/// How much of a service's log is shown when it does not come up, in lines.
+const LOG: &str = "50";
+
+/// How much of what a command or a log says is kept, in bytes.
+const LARGEST: usize = 1024 * 1024;
+
+/// A service to start.
+#[derive(Debug, Clone)]
+pub struct Service {
+    /// What the test knows it by: its host name.
+    pub name: String,
+    /// Its container.
+    pub container: ContainerRun,
+    /// What shows that it is up; nothing where having started is enough.
+    pub ready: Option<Probe>,
+    /// How long that may take.
+    pub patience: Duration,
+}
+
+/// What shows that a service is up.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Probe {
+    /// The image's own health check.
+    Healthcheck,
+    /// A TCP port that accepts connections.
+    Port(u16),
+    /// Port and path that answer with a status below 400.
+    Http(u16, String),
+    /// A text in its output.
+    Log(String),
+    /// A command in the container that ends with 0.
+    Command(Vec<String>),
+}
+
+impl Engine {
+    /// Pulls an image, where the engine does not have it.
+    pub async fn pull(&self, image: &str, login: Option<&Login>) -> Result<(), DockerError> {
+        let named = image.rsplit('/').next().is_some_and(|last| last.contains([':', '@']));
+        let image = if named { image.to_owned() } else { format!("{image}:latest") };
+        let options = CreateImageOptions { from_image: Some(image.clone()), ..CreateImageOptions::default() };
+        let credentials = login.map(|login| DockerCredentials {
+            username: Some(login.user.clone()),
+            password: Some(login.password.expose().to_owned()),
+            serveraddress: image.split('/').next().map(ToOwned::to_owned),
+            ..DockerCredentials::default()
+        });
+        let pulled =
+            self.client.create_image(Some(options), None, credentials).try_for_each(|info| async move {
+                match info.error_detail.and_then(|detail| detail.message) {
+                    Some(message) => Err(bollard::errors::Error::DockerStreamError { error: message }),
+                    None => Ok(()),
+                }
+            });
+        pulled.await.map_err(|error| DockerError::Pull { image, reason: error.to_string() })
+    }
+
+    /// Makes a network of this name.
+    pub async fn create_network(&self, name: &str, run: &str, owner: &str) -> Result<(), DockerError> {
+        let request = NetworkCreateRequest {
+            name: name.to_owned(),
+            labels: Some(labels(run, owner)),
+            ..NetworkCreateRequest::default()
+        };
+        let created = self.client.create_network(request).await;
+        created.map(drop).map_err(DockerError::api("create a network"))
+    }
+
+    /// Removes a network, which no container may use any more.
+    pub async fn remove_network(&self, name: &str) -> Result<(), DockerError> {
+        self.client.remove_network(name).await.map_err(DockerError::api("remove a network"))
+    }
+
+    /// Makes a service's container in a network. The answer is its id.
+    pub async fn create_service(&self, service: &Service, network: &str) -> Result<String, DockerError> {
+        self.create(&service.container, Some(network), Some(&service.name)).await
+    }
+
+    /// Starts a service's container and waits until it is up.
+    pub async fn start_service(&self, service: &Service, id: &str) -> Result<(), DockerError> {
+        self.fill(id, &service.container).await?;
+        self.start(id).await?;
+        let Some(probe) = &service.ready else { return Ok(()) };
+        let begin = Instant::now();
+        loop {
+            let state = self.client.inspect_container(id, None::<InspectContainerOptions>).await;
+            let state = state.map_err(DockerError::api("inspect a container"))?;
+            let address = state
+                .network_settings
+                .and_then(|settings| settings.networks)
+                .and_then(|networks| networks.into_values().find_map(|network| network.ip_address))
+                .filter(|address| !address.is_empty());
+            let state = state.state.unwrap_or_default();
+            if state.running == Some(false) {
+                let code = state.exit_code.unwrap_or_default();
+                return Err(self.gave_up(service, id, format!("ended with exit code {code}")).await);
+            }
+            let up = match probe {
+                Probe::Healthcheck => match state.health.and_then(|health| health.status) {
+                    Some(HealthStatusEnum::HEALTHY) => true,
+                    None | Some(HealthStatusEnum::NONE) => {
+                        return Err(self.gave_up(service, id, "has no health check".to_owned()).await);
+                    }
+                    Some(_) => false,
+                },
+                probe => timeout(ANSWER, self.is_up(probe, id, address.as_deref())).await.unwrap_or(false),
+            };
+            if up {
+                return Ok(());
+            }
+            if begin.elapsed() > service.patience {
+                let what = format!("was not ready within {} s", service.patience.as_secs());
+                return Err(self.gave_up(service, id, what).await);
+            }
+            sleep(POLL).await;
+        }
+    }
+
+    /// Checks that a service is there still, or has ended without an error.
+    pub async fn check_service(&self, service: &Service, id: &str) -> Result<(), DockerError> {
+        let state = self.client.inspect_container(id, None::<InspectContainerOptions>).await;
+        let state = state.map_err(DockerError::api("inspect a container"))?.state.unwrap_or_default();
+        let code = state.exit_code.unwrap_or_default();
+        if state.running == Some(false) && code != 0 {
+            return Err(self
+                .gave_up(service, id, format!("ended with exit code {code} beside the test"))
+                .await);
+        }
+        Ok(())
+    }
+
+    async fn gave_up(&self, service: &Service, id: &str, what: String) -> DockerError {
+        DockerError::Service { name: service.name.clone(), what, log: self.log(id).await }
+    }
+
+    /// What a container has written so far: all of it, or its last lines.
+    fn pieces(&self, id: &str, tail: &str) -> impl Stream<Item = bytes::Bytes> {
+        let options =
+            LogsOptions { stdout: true, stderr: true, tail: tail.to_owned(), ..LogsOptions::default() };
+        self.client
+            .logs(id, Some(options))
+            .filter_map(|piece| async { piece.ok().map(LogOutput::into_bytes) })
+    }
+
+    async fn log(&self, id: &str) -> String {
+        let mut pieces = Box::pin(self.pieces(id, LOG));
+        let mut text = Vec::new();
+        while let Some(piece) = pieces.next().await.filter(|_| text.len() < LARGEST) {
+            text.extend_from_slice(&piece);
+        }
+        String::from_utf8_lossy(&text).into_owned()
+    }
+
+    /// Whether a text is in what a container has written. Only as much of that is kept as the text is long.
+    async fn has_said(&self, id: &str, text: &[u8]) -> bool {
+        let mut pieces = Box::pin(self.pieces(id, "all"));
+        let mut window: Vec<u8> = Vec::new();
+        while let Some(piece) = pieces.next().await {
+            window.extend_from_slice(&piece);
+            if window.windows(text.len().max(1)).any(|part| part == text) {
+                return true;
+            }
+            window.drain(..window.len().saturating_sub(text.len()));
+        }
+        false
+    }
+
+    /// One look. What cannot be asked is not up yet.
+    async fn is_up(&self, probe: &Probe, id: &str, address: Option<&str>) -> bool {
+        match probe {
+            Probe::Healthcheck => false,
+            Probe::Log(text) => self.has_said(id, text.as_bytes()).await,
+            Probe::Command(argv) => self.exec(id, argv.clone()).await.is_some_and(|(code, _)| code == 0),
+            Probe::Port(port) => match address {
+                Some(address) if TcpStream::connect((address, *port)).await.is_ok() => true,
+                // From here the network may be out of reach; the container knows who listens (proc(5), `tcp`).
+                _ => {
+                    let argv = ["cat", "/proc/net/tcp", "/proc/net/tcp6"].map(ToOwned::to_owned).to_vec();
+                    let listening = format!(":{port:04X} ");
+                    let is_listening = |line: &str| {
+                        let mut fields = line.split_whitespace();
+                        let own = fields.nth(1).is_some_and(|own| format!("{own} ").ends_with(&listening));
+                        own && fields.nth(1) == Some("0A")
+                    };
+                    self.exec(id, argv).await.is_some_and(|(_, text)| text.lines().any(is_listening))
+                }
+            },
+            Probe::Http(port, path) => match address {
+                Some(address) => answers(address, *port, path).await.unwrap_or(false),
+                None => false,
+            },
+        }
+    }
+
+    /// Runs a command in a container: exit code and output.
+    async fn exec(&self, id: &str, argv: Vec<String>) -> Option<(i64, String)> {
+        let config = ExecConfig {
+            cmd: Some(argv),
+            attach_stdout: Some(true),
+            attach_stderr: Some(true),
+            ..ExecConfig::default()
+        };
+        let created = self.client.create_exec(id, config).await.ok()?.id;
+        let started = self.client.start_exec(&created, None::<StartExecOptions>).await.ok()?;
+        let mut text = Vec::new();
+        if let StartExecResults::Attached { mut output, .. } = started {
+            while let Some(Ok(piece)) = output.next().await {
+                let rest = LARGEST.saturating_sub(text.len());
+                let bytes = piece.into_bytes();
+                text.extend_from_slice(&bytes[..bytes.len().min(rest)]);
+            }
+        }
+        let code = self.client.inspect_exec(&created).await.ok()?.exit_code?;
+        Some((code, String::from_utf8_lossy(&text).into_owned()))
+    }
+}
+
+/// Whether a web server answers with a status below 400.
+async fn answers(address: &str, port: u16, path: &str) -> std::io::Result<bool> {
+    let mut stream = TcpStream::connect((address, port)).await?;
+    let request = format!("GET {path} HTTP/1.0\r\nHost: {address}:{port}\r\nConnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).await?;
+    let mut head = vec![0; 64];
+    let read = stream.read(&mut head).await?;
+    let head = String::from_utf8_lossy(&head[..read]).into_owned();
+    let status = head.split_whitespace().nth(1).and_then(|status| status.parse::<u16>().ok());
+    Ok(status.is_some_and(|status| (100..400).contains(&status)))
+}

@@ -1,0 +1,102 @@
+//! What makes a build context big.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// How many files are remembered by name.
+const FILES: usize = 15;
+
+/// The sizes of a context's files and directories, in bytes. Memory grows with the directories, not with the files.
+#[derive(Debug, Default)]
+pub struct Sizes {
+    /// All bytes.
+    pub bytes: u64,
+    /// How many files there are.
+    pub files: u64,
+    /// Directories with a slash at the end.
+    directories: BTreeMap<String, u64>,
+    /// The largest files.
+    largest: BTreeSet<(Reverse<u64>, String)>,
+}
+
+impl Sizes {
+    /// Counts a file.
+    pub fn add(&mut self, path: &str, size: u64) {
+        self.bytes += size;
+        self.files += 1;
+        for (end, _) in path.match_indices('/') {
+            match self.directories.get_mut(&path[..=end]) {
+                Some(total) => *total += size,
+                None => drop(self.directories.insert(path[..=end].to_owned(), size)),
+            }
+        }
+        if self.largest.len() < FILES || self.largest.last().is_some_and(|(Reverse(least), _)| *least < size)
+        {
+            self.largest.insert((Reverse(size), path.to_owned()));
+            if self.largest.len() > FILES {
+                self.largest.pop_last();
+            }
+        }
+    }
+
+    /// The directories with something in them, the largest first, and of equal ones the outer first.
+    pub fn directories(&self) -> Vec<(&str, u64)> {
+        let mut found: Vec<_> = self
+            .directories
+            .iter()
+            .map(|(path, size)| (path.as_str(), *size))
+            .filter(|(_, size)| *size > 0)
+            .collect();
+        found.sort_by_key(|(_, size)| Reverse(*size));
+        found
+    }
+
+    /// The largest files that are not empty.
+    pub fn files(&self) -> impl Iterator<Item = (&str, u64)> {
+        self.largest.iter().map(|(size, path)| (path.as_str(), size.0)).filter(|(_, size)| *size > 0)
+    }
+
+    /// What a line of `.dockerignore` each would take away the most with: files and directories, none inside of another. A
+    /// directory whose size is nearly that of one thing in it is not the culprit.
+    pub fn culprits(&self, count: usize) -> Vec<(&str, u64)> {
+        let mut entries: Vec<(&str, u64)> = self.directories().into_iter().chain(self.files()).collect();
+        entries.sort_by_key(|(_, size)| Reverse(*size));
+        let is_one_thing = |directory: &str, size: u64| {
+            let inside = |path: &str| path.len() > directory.len() && path.starts_with(directory);
+            entries
+                .iter()
+                .any(|(path, part)| directory.ends_with('/') && inside(path) && *part >= size / 10 * 8)
+        };
+        let mut culprits: Vec<(&str, u64)> = Vec::new();
+        for (path, size) in &entries {
+            let is_counted =
+                culprits.iter().any(|(known, _)| known.ends_with('/') && path.starts_with(known));
+            if culprits.len() < count && !is_counted && !is_one_thing(path, *size) {
+                culprits.push((path, *size));
+            }
+        }
+        culprits
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn culprits_are_what_can_be_left_out() {
+        let mut sizes = Sizes::default();
+        for at in 0..100 {
+            sizes.add(&format!("web/node_modules/m{}/{at}", at % 10), 10);
+        }
+        sizes.add("web/index.js", 50);
+        sizes.add("data/dump.sql", 700);
+        sizes.add("small", 1);
+        assert_eq!((sizes.bytes, sizes.files), (1751, 103));
+        assert_eq!(
+            sizes.culprits(3),
+            [("web/node_modules/", 1000), ("data/dump.sql", 700), ("web/index.js", 50)]
+        );
+        assert_eq!(sizes.directories()[0], ("web/", 1050));
+    }
+}

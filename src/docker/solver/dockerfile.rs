@@ -1,0 +1,278 @@
+//! The Dockerfile as a build gets it: with a stage in front for every name that stands for another image.
+//!
+//! The frontends of older engines know no named contexts. A stage is understood by all of them.
+
+use super::{Build, StageImage};
+use crate::docker::DockerError;
+use crate::docker::context::ContextError;
+use bollard_buildkit_proto::fsutil::types::Stat;
+use regex::Regex;
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+/// What some editors put in front of a text in UTF-8.
+const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
+
+/// The Dockerfile and what stands beside it, which BuildKit asks for as the directory `dockerfile`.
+pub(super) struct Dockerfile {
+    /// Contents by name.
+    files: BTreeMap<String, Vec<u8>>,
+    name: String,
+    /// Where it is.
+    path: PathBuf,
+    /// How many lines stand in front that the file does not have, and after which of its own.
+    added: (usize, usize),
+}
+
+impl Dockerfile {
+    /// Reads it, and its own ignore file. Each of the build's stages is a name and the image that it stands for.
+    pub(super) fn read(build: &Build) -> Result<Self, DockerError> {
+        let path = build.dockerfile.as_path();
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let read = |path: &Path| match fs::read(path) {
+            Ok(content) => Ok(Some(content)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(source) => Err(ContextError::Read { path: path.to_owned(), source }),
+        };
+        let missing = || DockerError::NoDockerfile(path.to_owned());
+        let content = if path.is_file() { read(path)?.ok_or_else(missing)? } else { return Err(missing()) };
+        let ignore = format!("{name}.dockerignore");
+        let mut files: BTreeMap<_, _> =
+            read(&path.with_file_name(&ignore))?.map(|content| (ignore, content)).into_iter().collect();
+        // Each byte as a character, and back: all that counts is ASCII, and the rest stays what it is in any encoding.
+        let bytes = content.strip_prefix(BYTE_ORDER_MARK).unwrap_or(&content);
+        let text: String = bytes.iter().map(|byte| char::from(*byte)).collect();
+        let (text, added) = with_stages(&text, &build.stages);
+        let content = if added.0 > 0 {
+            text.chars().map(|character| u8::try_from(character).unwrap_or(b'?')).collect()
+        } else {
+            content
+        };
+        files.insert(name.clone(), content);
+        Ok(Self { files, name, path: path.to_owned(), added })
+    }
+
+    /// The name under which BuildKit finds it.
+    pub(super) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Where it is on this machine.
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The files in their order, each with what BuildKit wants to know of it. They are as young as the build: BuildKit would
+    /// take another one of the same size and time for the same.
+    pub(super) fn files(&self) -> Vec<(Stat, Vec<u8>)> {
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let stat = |name: &String, content: &Vec<u8>| Stat {
+            path: name.clone(),
+            mode: 0o644,
+            size: i64::try_from(content.len()).unwrap_or(i64::MAX),
+            mod_time: i64::try_from(now.as_nanos()).unwrap_or(i64::MAX),
+            ..Stat::default()
+        };
+        self.files.iter().map(|(name, content)| (stat(name, content), content.clone())).collect()
+    }
+
+    /// BuildKit's words about a line, with the number that the line has in the file.
+    pub(super) fn own_lines(&self, message: &str) -> String {
+        let (lines, after) = self.added;
+        if lines == 0 {
+            return message.to_owned();
+        }
+        let name = regex::escape(&self.name);
+        let Ok(numbers) = Regex::new(&format!(r"(parse error (?:on )?line |\b{name}:)(\d+)")) else {
+            return message.to_owned();
+        };
+        let own = |found: &regex::Captures<'_>| {
+            let number: usize = found[2].parse().unwrap_or_default();
+            format!("{}{}", &found[1], if number > after + lines { number - lines } else { number })
+        };
+        numbers.replace_all(message, own).into_owned()
+    }
+}
+
+/// What of a Dockerfile matters for stages in front of it. Positions are in bytes.
+#[derive(Default)]
+struct Outline {
+    /// Where its first `FROM` stands, and how many lines there are before it.
+    first: Option<(usize, usize)>,
+    /// The numbers of stages in `--from=` and in `from=` of a mount.
+    numbers: Vec<(Range<usize>, usize)>,
+}
+
+impl Outline {
+    /// Reads instruction by instruction: with continuation lines, the comments between them, and without what heredocs hold.
+    fn of(text: &str) -> Self {
+        let mut outline = Self::default();
+        let mut escape = '\\';
+        let mut heredocs: Vec<String> = Vec::new();
+        // The words of the instruction under way, and whether flags may follow.
+        let mut words: Vec<String> = Vec::new();
+        let (mut flags, mut directives, mut at) = (true, true, 0);
+        for (number, line) in text.split_inclusive('\n').enumerate() {
+            let start = at;
+            at += line.len();
+            let trimmed = line.trim();
+            if let Some(end) = heredocs.first() {
+                if trimmed == end {
+                    heredocs.remove(0);
+                }
+                continue;
+            }
+            if trimmed.is_empty() || trimmed.starts_with('#') {
+                let directive = trimmed.trim_start_matches('#').split_once('=').filter(|_| directives);
+                if let Some((name, value)) = directive
+                    && name.trim().eq_ignore_ascii_case("escape")
+                {
+                    escape = value.trim().chars().next().unwrap_or(escape);
+                }
+                continue;
+            }
+            directives = false;
+            let content = trimmed.strip_suffix(escape);
+            for word in content.unwrap_or(trimmed).split_whitespace() {
+                let begin = start + (word.as_ptr() as usize - line.as_ptr() as usize);
+                if words.is_empty() {
+                    flags = true;
+                    if word.eq_ignore_ascii_case("from") && outline.first.is_none() {
+                        outline.first = Some((start, number));
+                    }
+                    words.push(word.to_ascii_uppercase());
+                } else if flags && word.starts_with("--") {
+                    outline.numbers.extend(stage_number(word, begin));
+                } else {
+                    flags = false;
+                    words.push(word.to_owned());
+                }
+            }
+            if content.is_none() {
+                heredocs = heredocs_of(&words);
+                words.clear();
+            }
+        }
+        outline
+    }
+}
+
+/// The ends of the heredocs that an instruction opens.
+fn heredocs_of(words: &[String]) -> Vec<String> {
+    let Some((kind, rest)) = words.split_first() else { return Vec::new() };
+    if !["RUN", "COPY", "ADD"].contains(&kind.as_str()) {
+        return Vec::new();
+    }
+    let ends = rest.iter().filter_map(|word| word.strip_prefix("<<"));
+    let ends = ends.map(|end| end.trim_start_matches('-').trim_matches(['"', '\'']).to_owned());
+    ends.filter(|end| !end.is_empty() && !end.starts_with('<')).collect()
+}
+
+/// The number of a stage in a flag that begins at `begin`: `--from=0`, or `from=0` among the parts of `--mount=`.
+fn stage_number(flag: &str, begin: usize) -> Option<(Range<usize>, usize)> {
+    let (parts, mut at) = if flag.starts_with("--from=") {
+        (&flag["--".len()..], begin + "--".len())
+    } else {
+        (flag.strip_prefix("--mount=")?, begin + "--mount=".len())
+    };
+    for part in parts.split(',') {
+        let value = part.strip_prefix("from=");
+        if let Some((value, number)) = value.and_then(|value| Some((value, value.parse().ok()?))) {
+            let begin = at + "from=".len();
+            return Some((begin..begin + value.len(), number));
+        }
+        at += part.len() + 1;
+    }
+    None
+}
+
+/// The text with a stage for each name in front of its first stage, and how many lines that are, after which line. A stage of
+/// its own with the same name counts from where it stands, so that `FROM base AS base` means what it says. What nothing names is
+/// not built.
+fn with_stages(text: &str, stages: &[StageImage]) -> (String, (usize, usize)) {
+    let outline = Outline::of(text);
+    let stage = |StageImage { name, image, platform }: &StageImage| {
+        let platform =
+            platform.as_ref().map(|platform| format!("--platform={platform} ")).unwrap_or_default();
+        format!("FROM {platform}{image} AS {name}\n")
+    };
+    let added: Vec<String> = stages.iter().map(stage).collect();
+    let (Some((first, lines)), false) = (outline.first, added.is_empty()) else {
+        return (text.to_owned(), (0, 0));
+    };
+    let mut result = text[..first].to_owned() + &added.concat();
+    let mut done = first;
+    for (range, number) in outline.numbers.into_iter().filter(|(range, _)| range.start >= first) {
+        result.push_str(&text[done..range.start]);
+        result.push_str(&(number + added.len()).to_string());
+        done = range.end;
+    }
+    result.push_str(&text[done..]);
+    (result, (added.len(), lines))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn stages() -> Vec<StageImage> {
+        let stage = |name: &str, image: &str, platform: Option<&str>| StageImage {
+            name: name.to_owned(),
+            image: image.to_owned(),
+            platform: platform.map(ToOwned::to_owned),
+        };
+        vec![stage("base", "local.invalid/b:1", None), stage("docs", "x/docs:2", Some("linux/amd64"))]
+    }
+
+    #[test]
+    fn stages_stand_in_front_of_the_first_and_behind_arguments() {
+        let (text, added) = with_stages(
+            "# syntax=docker/dockerfile:1\nARG V=1\nFROM base\nCOPY --from=docs /a /\nCOPY --link --from=0 /b /\n",
+            &stages(),
+        );
+        assert_eq!(
+            text,
+            "# syntax=docker/dockerfile:1\nARG V=1\nFROM local.invalid/b:1 AS base\nFROM --platform=linux/amd64 x/docs:2 AS docs\nFROM base\nCOPY --from=docs /a /\nCOPY --link --from=2 /b /\n"
+        );
+        assert_eq!(added, (2, 2));
+    }
+
+    #[test]
+    fn numbers_of_stages_are_raised_where_they_are_flags_and_nowhere_else() {
+        let text = "from a\nRUN --mount=type=cache,target=/x \\\n  # a comment\n  --mount=type=bind,from=0,target=/y --mount=from=1 make --from=3\r\ncopy \\\n --from=0 /a /b\nRUN <<END cat\nCOPY --from=0 /a\nFROM x AS docs\nEND\nCOPY --from=0x /a /b\n";
+        let (text, _) = with_stages(text, &stages());
+        assert_eq!(
+            text,
+            "FROM local.invalid/b:1 AS base\nFROM --platform=linux/amd64 x/docs:2 AS docs\nfrom a\nRUN --mount=type=cache,target=/x \\\n  # a comment\n  --mount=type=bind,from=2,target=/y --mount=from=3 make --from=3\r\ncopy \\\n --from=2 /a /b\nRUN <<END cat\nCOPY --from=0 /a\nFROM x AS docs\nEND\nCOPY --from=0x /a /b\n"
+        );
+    }
+
+    #[test]
+    fn another_escape_character_is_honoured() {
+        let text = "# escape=`\nFROM a\nCOPY `\n --from=0 C:\\ /b\n";
+        let (text, _) = with_stages(text, &stages()[..1]);
+        assert_eq!(text, "# escape=`\nFROM local.invalid/b:1 AS base\nFROM a\nCOPY `\n --from=1 C:\\ /b\n");
+    }
+
+    #[test]
+    fn numbers_of_lines_are_the_files_own() {
+        let dockerfile = Dockerfile {
+            files: BTreeMap::new(),
+            name: "web.Dockerfile".to_owned(),
+            path: PathBuf::new(),
+            added: (2, 1),
+        };
+        assert_eq!(
+            dockerfile.own_lines("dockerfile parse error line 7: x"),
+            "dockerfile parse error line 5: x"
+        );
+        assert_eq!(
+            dockerfile.own_lines("dockerfile parse error line 1: x"),
+            "dockerfile parse error line 1: x"
+        );
+    }
+}

@@ -1,0 +1,115 @@
+//! What killed runs left behind: their processes, temporary files, containers, networks, volumes and names of images.
+
+use super::work::{self, Files};
+use super::{Settings, WORK_DIRECTORY};
+use crate::docker::{DockerError, Engine};
+use crate::exit::Failure;
+use crate::process::owner::{Fate, Owner, owned};
+use crate::process::tree;
+use rustix::process::{Pid, Signal};
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+/// How long processes may take to be gone.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// What was done.
+#[derive(Debug, Default)]
+pub struct Cleared {
+    /// What is gone, for people.
+    pub removed: Vec<String>,
+    /// What stays or could not be looked at, and why.
+    pub kept: Vec<String>,
+}
+
+/// Removes what runs left behind whose process is gone. What lives, or may live elsewhere, is left alone. `directory` is the
+/// pipeline file's, `artifacts` the one with the files for CodePipeline.
+pub async fn clear(directory: &Path, artifacts: &Path, settings: &Settings) -> Result<Cleared, Failure> {
+    let mut cleared = Cleared::default();
+    // First what could make more of the rest.
+    processes(&mut cleared).await;
+    let work = directory.join(WORK_DIRECTORY);
+    match work::remove_temporary(&work, artifacts) {
+        Ok(Files::Removed(files)) => {
+            cleared.removed.extend(files.iter().map(|file| format!("file {}", file.display())));
+        }
+        Ok(Files::InUse) => {
+            cleared.kept.push(format!("the files in {}: a runner is at work there", work.display()));
+        }
+        Err(error) => {
+            let failure = Failure::environment(format!("cannot clear {}: {error}", work.display()));
+            return Err(failure.help("remove the directory as the user who owns it"));
+        }
+    }
+    match Engine::connect(&settings.docker).await {
+        Ok(engine) => docker(&engine, &mut cleared).await,
+        Err(error) => unasked(&mut cleared, &error),
+    }
+    Ok(cleared)
+}
+
+/// Ends the processes of owners that are gone, and everything below them.
+async fn processes(cleared: &mut Cleared) {
+    let end = Instant::now() + PATIENCE;
+    let mut names = BTreeSet::new();
+    loop {
+        let found = orphans();
+        names.extend(tree::names(&found));
+        if found.is_empty() {
+            break;
+        }
+        if Instant::now() > end {
+            let alive = tree::names(&found);
+            cleared.kept.extend(alive.iter().map(|name| format!("process {name} cannot be ended")));
+            names.retain(|name| !alive.contains(name));
+            break;
+        }
+        tree::signal(&found, Signal::KILL);
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    cleared.removed.extend(names.into_iter().map(|name| format!("process {name}")));
+}
+
+fn orphans() -> Vec<Pid> {
+    let gone = owned().into_iter().filter(|(_, owner)| owner.fate() == Fate::Gone);
+    let with_children = gone.flat_map(|(pid, _)| [vec![pid], tree::descendants(pid)].concat());
+    let living = |pid: &Pid| tree::Stat::of(*pid).is_some_and(|stat| stat.lives());
+    let mut pids: Vec<Pid> =
+        with_children.filter(|pid| *pid != rustix::process::getpid()).filter(living).collect();
+    pids.sort_by_key(|pid| pid.as_raw_nonzero());
+    pids.dedup();
+    pids
+}
+
+fn unasked(cleared: &mut Cleared, error: &DockerError) {
+    cleared.kept.push(format!("containers were not looked for: {}", crate::exit::chain(error)));
+}
+
+async fn docker(engine: &Engine, cleared: &mut Cleared) {
+    let mut elsewhere = 0;
+    let owned = match engine.owned().await {
+        Ok(owned) => owned,
+        Err(error) => return unasked(cleared, &error),
+    };
+    for found in owned {
+        match Owner::parse(&found.owner).map(|owner| owner.fate()) {
+            Some(Fate::Gone) => {
+                let name = format!("{} {}", found.kind.as_str(), found.name);
+                match engine.remove(&found).await {
+                    Ok(()) => cleared.removed.push(name),
+                    Err(error) => cleared.kept.push(format!("{name}: {}", crate::exit::chain(&error))),
+                }
+            }
+            Some(Fate::Lives) => {}
+            Some(Fate::Elsewhere) | None => elsewhere += 1,
+        }
+    }
+    if elsewhere > 0 {
+        let kept = format!(
+            "{elsewhere} with the label {}: made in another container, on another machine or before a boot, where their run may still live",
+            crate::docker::OWNER_LABEL
+        );
+        cleared.kept.push(kept);
+    }
+}

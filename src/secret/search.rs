@@ -1,0 +1,189 @@
+//! Finds all forms of all secrets in one pass over a stream.
+//!
+//! An automaton (Aho-Corasick) knows how forms begin. Where one may have begun, the rest is read ([`Form::read`]). Nearly all of
+//! a log is not even near a secret, so a filter goes first: where no form begins with the four bytes at hand the automaton is
+//! not asked.
+
+use super::spelling::{Form, Reading, SHORTEST};
+use aho_corasick::Anchored;
+use aho_corasick::automaton::{Automaton, StateID};
+use aho_corasick::nfa::contiguous::NFA;
+use std::collections::HashMap;
+use std::sync::Arc;
+
+/// The smallest and the largest filter, as powers of two of its bits: 16 and 512 KiB, which stay in the processor's caches.
+const FILTER_BITS: (u32, u32) = (17, 22);
+/// The filter has so many bits for each beginning, so that few other texts pass it.
+const SPARSE: usize = 64;
+
+pub(super) struct Search {
+    automaton: NFA,
+    start: StateID,
+    /// By state: how many bytes at the end of what was read may be the beginning of a form.
+    depths: Vec<u8>,
+    /// By pattern of the automaton: the forms that begin with it.
+    begun: Vec<Vec<Arc<Form>>>,
+    filter: Filter,
+}
+
+/// Which hashes of four bytes some form begins with.
+struct Filter {
+    bits: u32,
+    words: Vec<u64>,
+}
+
+/// Where in a stream a search is.
+pub(super) struct Place {
+    state: StateID,
+    /// Forms that have begun, and go on as they should.
+    candidates: Vec<Candidate>,
+}
+
+/// A form that has begun in the text.
+struct Candidate {
+    form: Arc<Form>,
+    start: usize,
+    readings: Vec<Reading>,
+}
+
+impl Candidate {
+    /// Reads on. The answer is whether there may be more of it.
+    fn read(&mut self, text: &[u8], found: &mut impl FnMut(usize, usize)) -> bool {
+        let mut end = None;
+        self.form.read(text, &mut self.readings, |at| end = end.max(Some(at)));
+        if let Some(end) = end {
+            found(self.start, end);
+        }
+        !self.readings.is_empty()
+    }
+}
+
+impl Search {
+    /// Nothing where there are more forms than an automaton can hold.
+    pub(super) fn new(forms: impl Iterator<Item = Arc<Form>>) -> Option<Self> {
+        let mut begun: HashMap<Vec<u8>, Vec<Arc<Form>>> = HashMap::new();
+        for form in forms {
+            for beginning in form.beginnings() {
+                begun.entry(beginning).or_default().push(form.clone());
+            }
+        }
+        let (beginnings, begun): (Vec<_>, Vec<_>) = begun.into_iter().unzip();
+        let automaton = NFA::new(&beginnings).ok()?;
+        let start = automaton.start_state(Anchored::No).ok()?;
+        let mut depths = Vec::new();
+        let mut filter = Filter::new(beginnings.len());
+        for beginning in &beginnings {
+            let mut state = start;
+            for (byte, depth) in beginning.iter().zip(1..) {
+                state = automaton.next_state(Anchored::No, state, *byte);
+                let at = state.as_usize();
+                if depths.len() <= at {
+                    depths.resize(at + 1, 0);
+                }
+                depths[at] = depth;
+            }
+            filter.add(beginning);
+        }
+        Some(Self { automaton, start, depths, begun, filter })
+    }
+
+    /// Before the first byte of a stream.
+    pub(super) fn begin(&self) -> Place {
+        Place { state: self.start, candidates: Vec::new() }
+    }
+
+    /// How many bytes before the end of this text may be the beginning of a form.
+    pub(super) fn pending(&self, place: &Place, text: &[u8]) -> usize {
+        let begun = place.candidates.iter().map(|candidate| text.len() - candidate.start).max();
+        self.depth(place.state).max(begun.unwrap_or_default())
+    }
+
+    fn depth(&self, state: StateID) -> usize {
+        self.depths.get(state.as_usize()).map_or(0, |depth| usize::from(*depth))
+    }
+
+    /// Goes over a text from a position on, before which stands what was pending. Every form is told by where it begins and ends.
+    pub(super) fn go_on(
+        &self,
+        place: &mut Place,
+        text: &[u8],
+        from: usize,
+        mut found: impl FnMut(usize, usize),
+    ) {
+        let mut candidates = std::mem::take(&mut place.candidates);
+        candidates.retain_mut(|candidate| candidate.read(text, &mut found));
+        let mut state = place.state;
+        let mut at = from;
+        while at < text.len() {
+            if state == self.start {
+                let windows = text[at..].windows(SHORTEST);
+                match windows.clone().position(|window| self.filter.may_hold(window)) {
+                    Some(skipped) => at += skipped,
+                    None => at += windows.len(),
+                }
+            }
+            // Four bytes of progress at least, before the filter is asked again about the last three.
+            let enough = at + SHORTEST;
+            while at < text.len() {
+                state = self.automaton.next_state(Anchored::No, state, text[at]);
+                at += 1;
+                if self.automaton.is_match(state) {
+                    for index in 0..self.automaton.match_len(state) {
+                        let pattern = self.automaton.match_pattern(state, index);
+                        let start = at - self.automaton.pattern_len(pattern);
+                        for form in &self.begun[pattern.as_usize()] {
+                            let readings = vec![Reading::begin(start)];
+                            let mut candidate = Candidate { form: form.clone(), start, readings };
+                            if candidate.read(text, &mut found) {
+                                candidates.push(candidate);
+                            }
+                        }
+                    }
+                }
+                let depth = self.depth(state);
+                if at >= enough && depth < SHORTEST && at + SHORTEST <= text.len() {
+                    at -= depth;
+                    state = self.start;
+                    break;
+                }
+            }
+        }
+        *place = Place { state, candidates };
+    }
+}
+
+impl Place {
+    /// The text will begin so many bytes later.
+    pub(super) fn moved(&mut self, by: usize) {
+        for candidate in &mut self.candidates {
+            candidate.start -= by;
+            candidate.readings.iter_mut().for_each(|reading| reading.moved(by));
+        }
+    }
+}
+
+impl Filter {
+    fn new(beginnings: usize) -> Self {
+        let bits = (beginnings * SPARSE).next_power_of_two().ilog2().clamp(FILTER_BITS.0, FILTER_BITS.1);
+        Self { bits, words: vec![0; 1 << (bits - 6)] }
+    }
+
+    fn add(&mut self, beginning: &[u8]) {
+        let (word, bit) = self.slot(beginning);
+        self.words[word] |= bit;
+    }
+
+    fn may_hold(&self, bytes: &[u8]) -> bool {
+        let (word, bit) = self.slot(bytes);
+        self.words[word] & bit != 0
+    }
+
+    /// The place of the first four bytes.
+    fn slot(&self, bytes: &[u8]) -> (usize, u64) {
+        let mut first = [0; SHORTEST];
+        first.copy_from_slice(&bytes[..SHORTEST]);
+        // Fibonacci hashing: the upper bits of a product with 2^32 over the golden ratio.
+        let hash = u32::from_le_bytes(first).wrapping_mul(0x9E37_79B9) >> (32 - self.bits);
+        (hash as usize / 64, 1 << (hash % 64))
+    }
+}

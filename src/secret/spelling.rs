@@ -1,0 +1,479 @@
+//! How secrets are spelt in logs.
+//!
+//! Every program has its own idea of what has to be escaped: what one percent-encoder leaves alone another one encodes, and
+//! JSON, shells and languages differ in the same way. So a text is not compared with the outcome of each encoder, but read the
+//! way all of them are read: whatever means the secret is the secret. A [`Form`] begins in few ways, which are known
+//! beforehand; the rest of it is read byte by byte.
+
+use std::sync::Arc;
+
+/// Shorter values would mask half of every log.
+pub(super) const SHORTEST: usize = 4;
+/// How much of a form is known beforehand, in bytes.
+pub(super) const BEGINNING: usize = 8;
+/// Encoded values that are shorter are not looked for across line ends.
+const FOLDED: usize = 12;
+/// How many bytes that mean nothing (quotes, separators, line ends) may stand together in a form.
+const MEANINGLESS: u8 = 4;
+/// More ways to begin than any real value has.
+const WAYS: usize = 4000;
+
+/// What a form is made of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) enum Kind {
+    /// The text itself: as it is, percent-encoded, escaped with backslashes as in JSON, shells and languages, quoted. Line ends
+    /// are whatever a line can end with.
+    Text,
+    /// Letters of base64, of either alphabet, in one line or many.
+    Base64,
+    /// The bytes of the text as pairs of hexadecimal digits, with or without something between them.
+    Hex,
+}
+
+/// A form in which a secret may turn up.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Form {
+    kind: Kind,
+    meaning: Arc<[u8]>,
+}
+
+/// How far a form has been read in a text.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Reading {
+    /// The next byte of the text.
+    at: usize,
+    /// The next byte of the meaning.
+    done: usize,
+    /// Meaningless bytes just before.
+    meaningless: u8,
+}
+
+impl Reading {
+    /// At the beginning of a form, at this place of the text.
+    pub(super) fn begin(at: usize) -> Self {
+        Self { at, done: 0, meaningless: 0 }
+    }
+
+    /// The text begins so many bytes later.
+    pub(super) fn moved(&mut self, by: usize) {
+        self.at -= by;
+    }
+}
+
+impl Form {
+    pub(super) fn new(kind: Kind, meaning: &[u8]) -> Self {
+        Self { kind, meaning: meaning.into() }
+    }
+
+    /// Reads on in a text. Tells where the form has come to its end, and leaves the readings that need more of the text.
+    pub(super) fn read(&self, text: &[u8], readings: &mut Vec<Reading>, mut ended: impl FnMut(usize)) {
+        let mut open = std::mem::take(readings);
+        // Ways of reading meet again, and then one of them is enough.
+        let mut seen: Vec<(usize, usize)> = Vec::new();
+        while let Some(mut reading) = open.pop() {
+            // What has one meaning only is most of it.
+            while let (Some(byte), Some(meant)) = (text.get(reading.at), self.meaning.get(reading.done))
+                && byte == meant
+                && byte.is_ascii_alphanumeric()
+                && self.kind != Kind::Hex
+            {
+                reading = Reading { at: reading.at + 1, done: reading.done + 1, meaningless: 0 };
+            }
+            if reading.done == self.meaning.len() {
+                ended(reading.at);
+            } else if reading.at == text.len() {
+                readings.push(reading);
+            } else if !seen.contains(&(reading.at, reading.done)) {
+                if !open.is_empty() {
+                    seen.push((reading.at, reading.done));
+                }
+                let mut next = |taken: usize, meant: usize| {
+                    let meaningless = if meant == 0 { reading.meaningless + 1 } else { 0 };
+                    if meaningless <= MEANINGLESS {
+                        open.push(Reading {
+                            at: reading.at + taken,
+                            done: reading.done + meant,
+                            meaningless,
+                        });
+                    }
+                };
+                let rest = &text[reading.at..];
+                let more = match self.kind {
+                    Kind::Text => self.read_text(rest, reading.done, &mut next),
+                    Kind::Base64 => self.read_base64(rest, reading.done, &mut next),
+                    Kind::Hex => self.read_hex(rest, reading.done, &mut next),
+                };
+                if more {
+                    readings.push(reading);
+                }
+            }
+        }
+    }
+
+    /// Reads one character in all ways; tells how much of the text and of the meaning it takes. The answer is whether there
+    /// may be a way that needs more of the text.
+    fn read_text(&self, rest: &[u8], done: usize, next: &mut impl FnMut(usize, usize)) -> bool {
+        let meant = self.meaning[done];
+        let quoted = |byte: u8| !(byte.is_ascii_graphic() || byte == b' ') || b"'\"\\".contains(&byte);
+        let before = done.checked_sub(1).map(|before| self.meaning[before]);
+        if rest[0] == meant {
+            next(1, 1);
+        }
+        if rest[0] == b'+' && meant == b' ' {
+            next(1, 1);
+        }
+        // Where a shell's quotes end and begin.
+        if done > 0 && b"'\"$".contains(&rest[0]) && (quoted(meant) || before.is_some_and(quoted)) {
+            next(1, 0);
+        }
+        if meant == b'\n' && rest[0] == b'\r' {
+            next(1, 1);
+            next(1, 0);
+        }
+        unescape(rest, |taken, unit| {
+            let mut bytes = [0; 4];
+            let bytes: &[u8] = match unit {
+                Unit::Byte(byte) => {
+                    bytes[0] = byte;
+                    &bytes[..1]
+                }
+                Unit::Char(c) => c.encode_utf8(&mut bytes).as_bytes(),
+            };
+            if self.meaning[done..].starts_with(bytes) {
+                next(taken, bytes.len());
+            }
+            if meant == b'\n' && bytes == b"\r" {
+                next(taken, 1);
+                next(taken, 0);
+            }
+        })
+    }
+
+    fn read_base64(&self, rest: &[u8], done: usize, next: &mut impl FnMut(usize, usize)) -> bool {
+        let meant = self.meaning[done];
+        let is_meant =
+            |byte: u8| byte == meant || (meant == b'+' && byte == b'-') || (meant == b'/' && byte == b'_');
+        let folds = done > 0 && self.meaning.len() >= FOLDED;
+        let is_end = |byte: u8| folds && b"\r\n".contains(&byte);
+        if is_meant(rest[0]) {
+            next(1, 1);
+        }
+        if is_end(rest[0]) {
+            next(1, 0);
+        }
+        unescape(rest, |taken, unit| match unit {
+            Unit::Byte(byte) if is_meant(byte) => next(taken, 1),
+            Unit::Byte(byte) if is_end(byte) => next(taken, 0),
+            _ => {}
+        })
+    }
+
+    fn read_hex(&self, rest: &[u8], done: usize, next: &mut impl FnMut(usize, usize)) -> bool {
+        let pair = [rest[0], *rest.get(1).unwrap_or(&b'0')];
+        if rest.len() > 1 && hex(&pair) == Some(u32::from(self.meaning[done])) {
+            next(2, 1);
+        }
+        if done > 0 && b":- ,\r\n".contains(&rest[0]) {
+            next(1, 0);
+        }
+        // `\x61`, `0x61`
+        if done > 0 && (rest.starts_with(b"\\x") || rest.starts_with(b"0x")) {
+            next(2, 0);
+        }
+        rest.len() < 2
+    }
+
+    /// Where the form is in a text, looked for at every position: what the fast search is checked against.
+    pub fn places(&self, text: &[u8]) -> Vec<(usize, usize)> {
+        let beginnings = self.beginnings();
+        let mut places = Vec::new();
+        for at in 0..text.len() {
+            if beginnings.iter().any(|beginning| text[at..].starts_with(beginning)) {
+                let mut end = None;
+                self.read(text, &mut vec![Reading::begin(at)], |at| end = end.max(Some(at)));
+                places.extend(end.map(|end| (at, end)));
+            }
+        }
+        places
+    }
+
+    /// The ways in which the form begins: four to eight bytes each.
+    pub(super) fn beginnings(&self) -> Vec<Vec<u8>> {
+        let mut ways = Vec::new();
+        let mut open = vec![(Vec::new(), 0, false)];
+        while let Some((begun, done, folded)) = open.pop() {
+            if begun.len() >= SHORTEST || done == self.meaning.len() {
+                ways.push(begun[..begun.len().min(BEGINNING)].to_vec());
+                continue;
+            }
+            for (spelling, meant, folds) in self.spellings(done) {
+                // A line has more than four letters.
+                if !(folds && folded) && open.len() + ways.len() < WAYS {
+                    open.push(([begun.as_slice(), &spelling].concat(), done + meant, folded || folds));
+                }
+            }
+        }
+        ways.sort();
+        ways.dedup();
+        ways
+    }
+
+    /// The ways to spell what comes next: the bytes, how much they mean, and whether a line ends before them.
+    fn spellings(&self, done: usize) -> Vec<(Vec<u8>, usize, bool)> {
+        let rest = &self.meaning[done..];
+        match self.kind {
+            Kind::Text => spellings_of_text(rest, done > 0),
+            Kind::Base64 => {
+                let letters: &[&str] = match rest[0] {
+                    b'+' => &["+", "-", "%2B", "%2b"],
+                    b'/' => &["/", "_", "%2F", "%2f", "\\/"],
+                    _ => &[],
+                };
+                let mut letters: Vec<Vec<u8>> =
+                    letters.iter().map(|letter| letter.as_bytes().to_vec()).collect();
+                if letters.is_empty() {
+                    letters.push(vec![rest[0]]);
+                }
+                let folds = done > 0 && self.meaning.len() >= FOLDED;
+                let ends: &[&str] =
+                    if folds { &["", "\n", "\r\n", "\\n", "\\r\\n", "%0A", "%0a"] } else { &[""] };
+                let spell = |end: &&str| {
+                    letters
+                        .iter()
+                        .map(|letter| ([end.as_bytes(), letter].concat(), 1, !end.is_empty()))
+                        .collect::<Vec<_>>()
+                };
+                ends.iter().flat_map(spell).collect()
+            }
+            Kind::Hex => {
+                let between: &[&str] =
+                    if done > 0 { &["", ":", "-", " ", ", ", "\\x", " 0x", ", 0x", "\n"] } else { &[""] };
+                let digits = [format!("{:02x}", rest[0]), format!("{:02X}", rest[0])];
+                let spell = |between: &&str| {
+                    digits
+                        .iter()
+                        .map(|digits| (format!("{between}{digits}").into_bytes(), 1, false))
+                        .collect::<Vec<_>>()
+                };
+                between.iter().flat_map(spell).collect()
+            }
+        }
+    }
+}
+
+/// The ways to spell the first character of a text, which may be inside of quotes.
+fn spellings_of_text(rest: &[u8], inside: bool) -> Vec<(Vec<u8>, usize, bool)> {
+    let length = match rest[0] {
+        0..0x80 => 1,
+        0x80..0xE0 => 2,
+        0xE0..0xF0 => 3,
+        _ => 4,
+    };
+    let bytes = &rest[..length.min(rest.len())];
+    let mut ways: Vec<Vec<u8>> = vec![bytes.to_vec()];
+    if !bytes[0].is_ascii_alphanumeric() {
+        let each = |spell: &dyn Fn(&u8) -> String| bytes.iter().map(spell).collect::<String>().into_bytes();
+        let mut words = vec![
+            each(&|byte| format!("%{byte:02X}")),
+            each(&|byte| format!("%{byte:02x}")),
+            each(&|byte| format!("%25{byte:02X}")),
+            each(&|byte| format!("%25{byte:02x}")),
+            each(&|byte| format!("\\{byte:03o}")),
+            each(&|byte| format!("\\x{byte:02x}")),
+            each(&|byte| format!("\\x{byte:02X}")),
+        ];
+        let text = String::from_utf8_lossy(bytes);
+        for backslashes in ["\\", "\\\\"] {
+            let units = |spell: &dyn Fn(u16) -> String| text.encode_utf16().map(spell).collect::<String>();
+            words.push(units(&|unit| format!("{backslashes}u{unit:04x}")).into_bytes());
+            words.push(units(&|unit| format!("{backslashes}u{unit:04X}")).into_bytes());
+            if let Some((_, letter)) = ESCAPES.iter().find(|(byte, _)| *byte == bytes[0]) {
+                words.push(format!("{backslashes}{letter}").into_bytes());
+            }
+        }
+        if bytes[0].is_ascii_graphic() || bytes[0] == b' ' {
+            words.extend(["\\", "\\\\", "\\\\\\"].map(|run| [run.as_bytes(), bytes].concat()));
+        }
+        match bytes[0] {
+            b' ' => words.push(b"+".to_vec()),
+            b'\n' => {
+                words.extend(
+                    ["\r\n", "\r", "%0D%0A", "%0d%0a", "\\r\\n", "\\\\r\\\\n"]
+                        .map(|end| end.as_bytes().to_vec()),
+                );
+            }
+            _ => {}
+        }
+        ways.extend(words);
+        if inside && (!bytes[0].is_ascii_graphic() || b"'\"\\".contains(&bytes[0])) && bytes != b" " {
+            let quotes = ["'", "\"", "'\"", "\"'", "''", "'$'"];
+            let quoted: Vec<Vec<u8>> = quotes
+                .iter()
+                .flat_map(|quote| ways.iter().map(|way| [quote.as_bytes(), way].concat()))
+                .collect();
+            ways.extend(quoted);
+        }
+    }
+    ways.into_iter().map(|way| (way, bytes.len(), false)).collect()
+}
+
+/// Control characters and the letters that stand for them after a backslash.
+const ESCAPES: [(u8, char); 8] =
+    [(b'\n', 'n'), (b'\r', 'r'), (b'\t', 't'), (8, 'b'), (12, 'f'), (7, 'a'), (11, 'v'), (27, 'E')];
+
+/// What an escape means.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Unit {
+    Byte(u8),
+    Char(char),
+}
+
+/// Reads the escape that a text begins with, in every way; tells its length and its meaning. The answer is whether there may be
+/// one that needs more of the text.
+fn unescape(text: &[u8], mut tell: impl FnMut(usize, Unit)) -> bool {
+    let byte = |digits: &[u8], radix| number(digits, radix).and_then(|number| u8::try_from(number).ok());
+    match text[0] {
+        b'%' => {
+            let Some(digits) = text.get(1..3) else { return true };
+            let Some(first) = byte(digits, 16) else { return false };
+            tell(3, Unit::Byte(first));
+            // Encoded twice.
+            if first == b'%' {
+                let Some(digits) = text.get(3..5) else { return true };
+                if let Some(second) = byte(digits, 16) {
+                    tell(5, Unit::Byte(second));
+                }
+            }
+            false
+        }
+        b'\\' => {
+            // JSON in JSON doubles them.
+            let run = text.iter().take(4).take_while(|byte| **byte == b'\\').count();
+            for pairs in [2, 4] {
+                if run >= pairs {
+                    tell(pairs, Unit::Byte(b'\\'));
+                }
+            }
+            let Some(escaped) = text.get(run) else { return true };
+            let after = run + 1;
+            match escaped {
+                b'u' => return unicode(text, run, tell),
+                b'x' => {
+                    let Some(digits) = text.get(after..after + 2) else { return true };
+                    if let Some(byte) = byte(digits, 16) {
+                        tell(after + 2, Unit::Byte(byte));
+                    }
+                }
+                b'0'..=b'7' => {
+                    let Some(digits) = text.get(run..run + 3) else { return true };
+                    if let Some(byte) = byte(digits, 8) {
+                        tell(run + 3, Unit::Byte(byte));
+                    }
+                }
+                b'e' => tell(after, Unit::Byte(27)),
+                letter if letter.is_ascii_alphabetic() => {
+                    if let Some((byte, _)) = ESCAPES.iter().find(|(_, known)| *known == char::from(*letter)) {
+                        tell(after, Unit::Byte(*byte));
+                    }
+                }
+                other if other.is_ascii() && !other.is_ascii_digit() && *other != b'\\' => {
+                    tell(after, Unit::Byte(*other));
+                }
+                _ => {}
+            }
+            false
+        }
+        _ => false,
+    }
+}
+
+/// `\u00e9`, and pairs of them for what is beyond 16 bits, after so many backslashes.
+fn unicode(text: &[u8], run: usize, mut tell: impl FnMut(usize, Unit)) -> bool {
+    let unit = |at: usize| text.get(at..at + 4).map(hex);
+    let first = run + 1;
+    let Some(high) = unit(first) else { return true };
+    let Some(high) = high else { return false };
+    if let Some(c) = char::from_u32(high) {
+        tell(first + 4, Unit::Char(c));
+        return false;
+    }
+    let second = first + 4 + run + 1;
+    let Some(low) = unit(second) else { return true };
+    let units = [high, low.unwrap_or_default()].map(|unit| u16::try_from(unit).unwrap_or_default());
+    if let Some(Ok(c)) = char::decode_utf16(units).next() {
+        tell(second + 4, Unit::Char(c));
+    }
+    false
+}
+
+fn hex(digits: &[u8]) -> Option<u32> {
+    number(digits, 16)
+}
+
+fn number(digits: &[u8], radix: u32) -> Option<u32> {
+    digits.iter().try_fold(0, |number, digit| Some(number * radix + char::from(*digit).to_digit(radix)?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Whether a text is a form as a whole, and begins as it should.
+    fn reads(form: &Form, text: &str) -> bool {
+        let mut ends = Vec::new();
+        form.read(text.as_bytes(), &mut vec![Reading::begin(0)], |end| ends.push(end));
+        let begins = form.beginnings().iter().any(|beginning| text.as_bytes().starts_with(beginning));
+        begins && ends.contains(&text.len())
+    }
+
+    #[test]
+    fn whatever_means_the_text_is_the_text() {
+        let form = Form::new(Kind::Text, "é'a+b/c=\"\\ \n\u{1}🔑".as_bytes());
+        for text in [
+            "é'a+b/c=\"\\ \n\u{1}🔑",
+            "é'a+b/c=\"\\ \r\n\u{1}🔑",
+            "%C3%A9%27a%2Bb/c=%22%5c+%0D%0A%01%f0%9F%94%91",
+            "%25C3%25A9'a+b%252Fc=\"%255C%2520%250A%2501🔑",
+            r#"\u00e9'a\u002Bb\/c\u003d\"\\ \n\u0001\ud83d\udd11"#,
+            r#"\\u00E9'a+b\\/c=\\\"\\\\ \\r\\n\\u0001\\uD83D\\uDD11"#,
+            r#"é'\''a+b/c="\ 
+🔑"#
+            .replace('\n', "\n\u{1}")
+            .as_str(),
+            r#"\303\251\'a+b/c="\\ \n\001\360\237\224\221"#,
+            r#"\xc3\xa9\'a+b/c="\\ \n\x01\xf0\x9f\x94\x91"#,
+            r#"é'"'"'a+b/c='"'\\ \n'$'\001''🔑"#,
+        ] {
+            assert!(reads(&form, text), "{text}");
+        }
+        for text in ["é'a+b/c=\"\\ \n\u{1}", "é'a+b/c=\"\\ \n\u{1}x", "e'a+b/c"] {
+            assert!(!reads(&form, text), "{text}");
+        }
+    }
+
+    #[test]
+    fn encoded_forms_are_read_across_lines() {
+        let form = Form::new(Kind::Base64, b"ab+d/fghijklmn");
+        for text in [
+            "ab+d/fghijklmn",
+            "ab-d_fghijklmn",
+            "a\nb+d/fgh\r\nijklmn",
+            "ab%2Bd%2ffghij\\nklmn",
+            "ab+d\\/fghijklmn",
+        ] {
+            assert!(reads(&form, text), "{text}");
+        }
+        let form = Form::new(Kind::Hex, b"secret");
+        for text in [
+            "736563726574",
+            "73:65:63:72:65:74",
+            "73 65 63 72 65 74",
+            "73\\x65\\x63\\x72\\x65\\x74",
+            "7365637265\n74",
+            "73, 0x65, 0x63, 0x72, 0x65, 0x74",
+        ] {
+            assert!(reads(&form, text), "{text}");
+        }
+        assert!(!reads(&form, "73656372657"));
+    }
+}

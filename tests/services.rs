@@ -1,0 +1,156 @@
+//! Tests in containers: services beside them, files in and out, results.
+
+use crate::harness::{Project, containers_of, docker, eventually, unique};
+use std::time::{Duration, Instant};
+
+/// A pipeline that builds an image with busybox and tests it so.
+pub fn project(test: &str) -> Project {
+    let name = unique("tested");
+    Project::new(&format!(
+        "version: 1\nname: t\nenv: {{ shell: sh }}\nimages: {{ app: {{ repository: {name}, tags: [t] }} }}\nphases:\n  build:\n    steps:\n      - build: app\n{test}"
+    ))
+    .file("Dockerfile", "FROM busybox:1.36\n")
+}
+
+pub fn networks_of(project: &Project) -> String {
+    let state = project.json(".runner/state.json");
+    let label = format!("label=dev.runner.run={}", state["build_id"].as_str().unwrap());
+    docker(&["network", "ls", "-q", "--filter", &label])
+}
+
+/// A test with a database-like service, a web server and two others.
+pub const SERVICES: &str = r#"      - test: app
+        command: [sh, -c, "wget -q -O- http://web:8080/ && echo question | nc db 5432"]
+        services:
+          web:
+            image: app
+            command: [sh, -c, "mkdir /www; echo page > /www/index.html; sleep 1; httpd -f -p 8080 -h /www"]
+            ready: { http: ":8080/index.html" }
+          db:
+            image: busybox:1.36
+            command: [sh, -c, "while :; do echo answer $WORD | nc -l -p 5432; done"]
+            env: { WORD: of-db }
+            ready: { port: 5432, timeout: 20s }
+          logger: { image: busybox:1.36, command: [sh, -c, "sleep 0.5; echo now ready; sleep 300"], ready: { log: now ready } }
+          commander: { image: busybox:1.36, command: [sh, -c, "sleep 0.5; touch /up; sleep 300"], ready: { command: [test, -e, /up] } }
+"#;
+
+#[test]
+fn services_are_there_by_name_when_the_test_runs_and_gone_afterwards() {
+    let project = project(SERVICES);
+    let run = project.runner("run").run().exits(0);
+    run.says("services are up: web, db, logger, commander").says("\npage\n").says("answer of-db\n");
+    assert_eq!(containers_of(&project) + &networks_of(&project), "");
+}
+
+#[test]
+fn a_service_that_does_not_come_up_shows_its_log() {
+    for (ready, said) in [
+        ("{ port: 9, timeout: 2s }", "the service `db` was not ready within 2 s"),
+        ("{ healthcheck: true }", "the service `db` has no health check"),
+    ] {
+        let project = project(&format!(
+            "      - test: app\n        command: [echo, never-run]\n        services:\n          db: {{ image: busybox:1.36, command: [sh, -c, \"echo why-it-does-not; sleep 300\"], ready: {ready} }}\n"
+        ));
+        let begin = Instant::now();
+        let run =
+            project.runner("run").run().exits(4).says("the log of the service db:").says_not("\nnever-run");
+        assert!(run.stdout.contains("why-it-does-not\n") || said.contains("health"), "{run}");
+        run.ends_with(said);
+        assert!(begin.elapsed() < Duration::from_secs(20));
+        assert_eq!(containers_of(&project), "");
+    }
+    let project = project(
+        "      - test: app\n        command: [echo, never-run]\n        services: { db: { image: busybox:1.36, command: [sh, -c, \"echo last words; exit 7\"], ready: { port: 1 } } }\n",
+    );
+    project
+        .runner("run")
+        .run()
+        .exits(4)
+        .says("last words\n")
+        .ends_with("the service `db` ended with exit code 7");
+    let project =
+        self::project("      - test: app\n        services: { db: { image: \"localhost:1/nowhere:1\" } }\n");
+    project.runner("run").run().exits(3).ends_with("the image localhost:1/nowhere:1 could not be pulled");
+}
+
+#[test]
+fn a_stopped_test_leaves_neither_services_nor_networks() {
+    let project = project(&SERVICES.replace("wget -q", "touch /began; sleep 300; wget -q"));
+    let running = project.runner("run").start();
+    eventually(
+        || project.exists(".runner/state.json") && containers_of(&project).lines().count() == 5,
+        "not all containers came",
+    );
+    assert_eq!(networks_of(&project).lines().count(), 1);
+    running.signal("TERM");
+    running.finish().exits(143);
+    assert_eq!(containers_of(&project), "");
+    assert_eq!(networks_of(&project), "");
+}
+
+#[test]
+fn files_go_in_and_out_whether_the_test_passes_or_fails() {
+    let script = "cat /data/in.txt /one; ls /data/sub; mkdir -p /out/deep; echo from-inside > /out/deep/file; ln -s /etc/passwd /out/link; echo touched >> /data/in.txt; echo $(cat /bound/in.txt) > /bound/written; exit 3";
+    let project = project(&format!(
+        "      - test: app\n        command: [sh, -c, \"{script}\"]\n        volumes: [\"testdata:/data\", \"testdata/in.txt:/one\", \"testdata:/bound:bind\"]\n        copy-out: {{ /out: results, /out/deep/file: single.txt, /nowhere: nothing }}\n"
+    ))
+    .file("testdata/in.txt", "of-this-machine\n")
+    .file("testdata/sub/other", "");
+    let run = project.runner("run").run().exits(4).says("of-this-machine\nof-this-machine\nother\n");
+    run.says("there is nothing at /nowhere in the container to copy out");
+    assert_eq!(project.read("results/deep/file"), "from-inside\n");
+    assert_eq!(project.read("single.txt"), "from-inside\n");
+    assert!(!project.exists("results/link"), "links are not followed, nor made");
+    assert_eq!(project.read("testdata/in.txt"), "of-this-machine\n", "a copy is a copy");
+    assert_eq!(project.read("testdata/written"), "of-this-machine\n");
+    let project = self::project("      - { test: app, command: [\"true\"], volumes: [\"nowhere:/data\"] }\n");
+    project.runner("run").run().exits(3).ends_with("nowhere");
+    let project = self::project("      - { test: app, command: [\"true\"], volumes: [\"testdata\"] }\n");
+    project.runner("run").run().exits(2).says("pipeline.yml:9:").says("does not say where the files go");
+}
+
+#[test]
+fn failing_tests_are_named_in_the_summary() {
+    let xml = r#"<testsuites><testsuite name=\"s\"><testcase classname=\"Cart\" name=\"adds\"/><testcase classname=\"Cart\" name=\"divides\"><failure message=\"expected 1 but was 2\"/></testcase><testcase name=\"waits\"><skipped/></testcase></testsuite></testsuites>"#;
+    let test = |code: u8| {
+        project(&format!(
+            "      - test: app\n        command: [sh, -c, 'mkdir -p /app/reports; echo \"{xml}\" > /app/reports/TEST-a.xml; echo no > /app/reports/b.txt; exit {code}']\n        reports: {{ junit: \"/app/reports/*.xml\" }}\n"
+        ))
+    };
+    let failing = test(1);
+    let run = failing.runner("run").run().exits(4);
+    run.says("Cart › divides")
+        .says("expected 1 but was 2")
+        .ends_with("exit code 1, 2 tests, 1 failed, 1 skipped");
+    assert!(failing.exists(".runner/reports/app/TEST-a.xml") && !failing.exists(".runner/reports/app/b.txt"));
+    // The exit code decides.
+    test(0).runner("run").run().exits(0).says("2 tests, 1 failed, 1 skipped");
+    let none = project("      - { test: app, command: [\"true\"], reports: { junit: /none.xml } }\n");
+    none.runner("run").run().exits(0).says("there are no JUnit files where `reports` looks for them");
+}
+
+#[test]
+fn memory_is_limited_and_running_out_of_it_is_said() {
+    let project = project(
+        "      - { test: app, memory: 16m, command: [sh, -c, \"dd if=/dev/zero of=/dev/null bs=200M count=1\"] }\n",
+    );
+    project.runner("run").run().exits(4).says("out of memory");
+}
+
+#[test]
+fn a_service_that_dies_beside_the_test_fails_it() {
+    let test = "      - test: app\n        command: [sleep, \"2\"]\n        services: { db: { image: app, command: [sh, -c, \"echo why-it-died; exit 3\"] } }\n";
+    let run = project(test).runner("run").run().exits(4).says("why-it-died\n");
+    run.ends_with("the service `db` ended with exit code 3 beside the test");
+    // One that has done its work is none that died.
+    project(&test.replace("exit 3", "exit 0")).runner("run").run().exits(0);
+}
+
+#[test]
+fn what_cannot_be_copied_out_does_not_hide_the_failed_test() {
+    let project =
+        project("      - { test: app, command: [sh, -c, \"mkdir /o; exit 5\"], copy-out: { /o: taken } }\n");
+    let project = project.file("taken", "a file");
+    project.runner("run").run().exits(4).says("cannot copy /o").ends_with("exit code 5");
+}
