@@ -140,7 +140,7 @@ fn secrets_reach_the_build_and_stay_out_of_image_and_log() {
         "secrets: [NPM_TOKEN]",
         &format!("      - {{ test: app, command: [cat, /length] }}\n      - {{ test: app, secrets: [NPM_TOKEN], command: [sh, -c, 'case $NPM_TOKEN in hunter2-*) test $${{#NPM_TOKEN}} = {length};; *) false;; esac'] }}\n"),
     )
-    .file(".env", &format!("NPM_TOKEN={secret}\n"));
+    .file(".env", format!("NPM_TOKEN={secret}\n"));
     let mut running = project.runner("run --env-file .env").start();
     while running.has_read().is_some() {
         for process in std::fs::read_dir("/proc").unwrap().flatten() {

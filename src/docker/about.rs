@@ -23,8 +23,12 @@ pub struct About {
 }
 
 impl Engine {
-    /// Asks the engine about itself.
-    pub async fn about(&self) -> Result<About, DockerError> {
+    /// Asks the engine about itself, the first time.
+    pub async fn about(&self) -> Result<&About, DockerError> {
+        self.about.get_or_try_init(|| self.ask()).await
+    }
+
+    async fn ask(&self) -> Result<About, DockerError> {
         let info = self.client.info().await.map_err(DockerError::api("describe itself"))?;
         let version = self.client.version().await.map_err(DockerError::api("describe itself"))?;
         let platform = |os: Option<String>, arch: Option<String>| {

@@ -19,11 +19,13 @@ mod ssh;
 
 pub use owned::{Kind, OWNER_LABEL, Owned, stage_name};
 
+use about::About;
 use bollard::Docker;
 use bollard::errors::Error as BollardError;
 use host::{Endpoint, Host};
 use std::path::PathBuf;
 use std::sync::Arc;
+use tokio::sync::OnceCell;
 
 /// The oldest Engine API that is spoken: Docker 20.10.
 const OLDEST_API: (usize, usize) = (1, 41);
@@ -35,6 +37,8 @@ const TIMEOUT: u64 = 4 * 60 * 60;
 pub struct Engine {
     client: Docker,
     host: Host,
+    /// What it says of itself, once somebody has asked.
+    about: Arc<OnceCell<About>>,
 }
 
 /// What can go wrong with the Docker Engine.
@@ -207,7 +211,7 @@ impl Engine {
             let version = version.unwrap_or_else(|| "of unknown version".to_owned());
             return Err(DockerError::TooOld { version, found: spoken.to_string() });
         }
-        Ok(Self { client, host })
+        Ok(Self { client, host, about: Arc::default() })
     }
 }
 

@@ -12,6 +12,7 @@ mod source;
 mod ssh;
 
 use super::ignore::IgnoreFile;
+use super::image::LocalImage;
 use super::{DockerError, Engine};
 use crate::secret::{Login, Secret};
 use bollard_buildkit_proto::moby::buildkit::v1 as control;
@@ -102,8 +103,8 @@ pub enum CacheExport {
 /// What came out of a build.
 #[derive(Debug, Clone)]
 pub struct Built {
-    /// The image's id in the engine.
-    pub id: String,
+    /// The image in the engine.
+    pub image: LocalImage,
     /// What the build did.
     pub summary: BuildSummary,
 }
@@ -130,9 +131,9 @@ impl Engine {
             Err(DockerError::Build(_)) if summary.cache_not_written => {
                 let build = Build { cache_to: CacheExport::None, ..build.clone() };
                 let (result, summary) = self.build_once(session, &build, watcher, stop).await?;
-                Ok(Built { id: result?, summary })
+                Ok(Built { image: result?, summary })
             }
-            result => Ok(Built { id: result?, summary }),
+            result => Ok(Built { image: result?, summary }),
         }
     }
 
@@ -142,7 +143,7 @@ impl Engine {
         build: &Build,
         watcher: &Watcher,
         stop: &CancellationToken,
-    ) -> Result<(Result<String, DockerError>, BuildSummary), DockerError> {
+    ) -> Result<(Result<LocalImage, DockerError>, BuildSummary), DockerError> {
         let dockerfile = match session.context {
             Source::Directory(_) => Some(Arc::new(Dockerfile::read(build)?)),
             Source::Remote(_) => None,
@@ -196,13 +197,13 @@ impl Engine {
         }
     }
 
-    /// Sends a request and follows what BuildKit does. The image's id comes out of it.
+    /// Sends a request and follows what BuildKit does. The image comes out of it.
     async fn solve(
         &self,
         request: control::SolveRequest,
         names: &[String],
         watcher: &Watcher,
-    ) -> Result<(Result<String, DockerError>, BuildSummary), DockerError> {
+    ) -> Result<(Result<LocalImage, DockerError>, BuildSummary), DockerError> {
         let channel = self.channel().await?;
         let mut follower = ControlClient::new(channel.clone());
         let mut client = ControlClient::new(channel);
@@ -223,7 +224,7 @@ impl Engine {
             Ok(answer) => answer.into_inner(),
             Err(status) => return Ok((Err(solve_error(&status)), summary)),
         };
-        Ok((Ok(self.image_id(&answer.exporter_response, names).await?), summary))
+        Ok((Ok(self.result(&answer.exporter_response, names).await?), summary))
     }
 
     async fn channel(&self) -> Result<Channel, DockerError> {
@@ -243,21 +244,21 @@ impl Engine {
             .map_err(|error| DockerError::Session(Box::new(error)))
     }
 
-    /// The id under which the engine knows the new image: its configuration's digest with the graph drivers, its
+    /// The new image, by the id under which the engine knows it: its configuration's digest with the graph drivers, its
     /// manifest's with containerd's image store.
-    async fn image_id(
+    async fn result(
         &self,
         answer: &HashMap<String, String>,
         names: &[String],
-    ) -> Result<String, DockerError> {
+    ) -> Result<LocalImage, DockerError> {
         let digests = ["containerimage.digest", "containerimage.config.digest"];
         for digest in digests.iter().filter_map(|key| answer.get(*key)) {
             if let Ok(image) = self.image(digest).await {
-                return Ok(image.id);
+                return Ok(image);
             }
         }
         match names.first() {
-            Some(name) => Ok(self.image(name).await?.id),
+            Some(name) => self.image(name).await,
             None => Err(DockerError::Build("the engine gave the image no id".to_owned())),
         }
     }

@@ -148,7 +148,12 @@ impl<'w> Progress<'w> {
         };
         let number = step.number;
         step.cached |= vertex.cached;
-        if vertex.completed.is_none() || step.end.is_some() {
+        if vertex.completed.is_none() {
+            // What had only been looked up before is worked on now.
+            step.end = None;
+            return;
+        }
+        if step.end.is_some() {
             return;
         }
         let (failed, took) = (!vertex.error.is_empty(), took(vertex));
@@ -286,4 +291,43 @@ fn took(vertex: &Vertex) -> Duration {
     };
     let span = nanoseconds(&vertex.completed) - nanoseconds(&vertex.started);
     Duration::from_nanos(u64::try_from(span).unwrap_or_default())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bollard_buildkit_proto::moby::buildkit::v1::VertexStatus;
+
+    #[tokio::test]
+    async fn a_step_that_begins_again_ends_again() {
+        let (output, mut lines) = mpsc::channel(16);
+        let (warnings, _) = mpsc::channel(1);
+        let watcher = Watcher { output, live: None, warnings, prefix: String::new() };
+        let mut progress = Progress::new(&watcher);
+        let at = |seconds| Some(Timestamp { seconds, nanos: 0 });
+        let vertex = |started, completed| Vertex {
+            digest: "d".to_owned(),
+            name: "load".to_owned(),
+            started,
+            completed,
+            ..Vertex::default()
+        };
+        let update = |vertex, sent| {
+            let status = VertexStatus {
+                id: "transferring context:".to_owned(),
+                vertex: "d".to_owned(),
+                current: sent,
+                ..VertexStatus::default()
+            };
+            StatusResponse { vertexes: vec![vertex], statuses: vec![status], ..StatusResponse::default() }
+        };
+        for (started, completed, sent) in [(1, None, 0), (1, at(1), 0), (2, None, 5), (2, at(5), 7)] {
+            progress.update(update(vertex(at(started), completed), sent)).await;
+        }
+        let mut log = Vec::new();
+        while let Ok(line) = lines.try_recv() {
+            log.extend(line);
+        }
+        assert_eq!(String::from_utf8_lossy(&log), "#1 load\n#1 done 0.0 s\n#1 done 3.0 s, 7 B sent\n");
+    }
 }

@@ -3,7 +3,7 @@
 use super::{Context, Group};
 use crate::docker::image::LocalImage;
 use crate::docker::solver::{
-    Build, BuildSummary, CacheExport, Share, Source, SshAgent, StageImage, Watcher, is_remote,
+    Build, Built, CacheExport, Share, Source, SshAgent, StageImage, Watcher, is_remote,
 };
 use crate::docker::{Engine, context, stage_name};
 use crate::engine::state::ImageState;
@@ -73,25 +73,24 @@ impl Making<'_> {
             let built = built.map_err(|error| group.logins.explain(error))?;
             match own {
                 Some(platform) => {
-                    others.push((platform.clone(), built.id));
+                    others.push((platform.clone(), built.image.id));
                 }
                 None => made = Some(built),
             }
         }
         let Some(built) = made else { return Ok(()) };
         let state = ImageState {
-            id: built.id.clone(),
+            id: built.image.id.clone(),
             platforms: others.into_iter().collect(),
             ..ImageState::default()
         };
         cx.run.state().images.insert(name.value.clone(), state);
         cx.run.values().forget_image(&name.value);
-        let size = self.engine.image(&built.id).await?.size;
-        self.tell(&built.summary, &built.id, size, previous).await;
+        self.tell(&built, previous).await;
         let detail = format!(
             "{} · {} · {} of {} steps cached",
-            short_id(&built.id),
-            human_size(size),
+            short_id(&built.image.id),
+            human_size(built.image.size),
             built.summary.cached,
             built.summary.cached + built.summary.run,
         );
@@ -248,8 +247,8 @@ impl Making<'_> {
     async fn built_for(&self, other: &Name, platform: Option<&str>) -> Result<String, Failure> {
         let cx = self.cx;
         let id = cx.built_image(&other.value)?;
-        let own = self.engine.about().await?.platform;
-        let wanted = platform.unwrap_or(&own);
+        let own = &self.engine.about().await?.platform;
+        let wanted = platform.unwrap_or(own);
         let of_others =
             cx.run.state().images.get(&other.value).and_then(|image| image.platforms.get(wanted).cloned());
         if let Some(id) = of_others {
@@ -288,7 +287,7 @@ impl Making<'_> {
             let share = Share { context: source(cx, template)?, ..share.clone() };
             self.engine.image_of(&share, &stage, &self.watcher, &self.group.stop).await?;
             // Files are the same for every platform.
-            let platform = Some(self.engine.about().await?.platform);
+            let platform = Some(self.engine.about().await?.platform.clone());
             stages.push(StageImage { name: name.clone(), image: stage, platform });
         }
         Ok(stages)
@@ -306,13 +305,14 @@ impl Making<'_> {
         if platforms.is_empty() {
             return Ok(vec![None]);
         }
-        let own = self.engine.about().await?.platform;
+        let own = &self.engine.about().await?.platform;
         platforms.sort_by_key(|platform| platform.as_deref() != Some(own.as_str()));
         Ok(platforms)
     }
 
     /// Says what took long, and what has grown since the image that the engine had before.
-    async fn tell(&self, summary: &BuildSummary, id: &str, size: u64, previous: Option<LocalImage>) {
+    async fn tell(&self, built: &Built, previous: Option<LocalImage>) {
+        let Built { image: LocalImage { id, size }, summary } = built;
         let slow = summary.slowest.iter().filter(|(_, took)| *took >= Duration::from_millis(100));
         let slow: Vec<String> =
             slow.take(NAMED).map(|(step, took)| format!("{step} {:.1} s", took.as_secs_f64())).collect();
@@ -321,8 +321,8 @@ impl Making<'_> {
             text.push_str(&format!("; slowest: {}", slow.join(", ")));
         }
         self.cx.events.note(self.line(&text)).await;
-        let Some(previous) = previous.filter(|previous| previous.id != id) else { return };
-        let change = if size >= previous.size {
+        let Some(previous) = previous.filter(|previous| previous.id != *id) else { return };
+        let change = if *size >= previous.size {
             format!("{} more", human_size(size - previous.size))
         } else {
             format!("{} less", human_size(previous.size - size))
@@ -336,7 +336,7 @@ impl Making<'_> {
         let grown: Vec<String> =
             grown.iter().take(NAMED).map(|(step, more)| format!("{step} +{}", human_size(*more))).collect();
         let by = if grown.is_empty() { String::new() } else { format!(": {}", grown.join(", ")) };
-        let text = format!("{}, {change} than the image before it{by}", human_size(size));
+        let text = format!("{}, {change} than the image before it{by}", human_size(*size));
         self.cx.events.note(self.line(&text)).await;
     }
 
