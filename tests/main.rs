@@ -15,6 +15,7 @@ mod docker;
 mod doctor;
 mod environment;
 mod failures;
+mod faults;
 mod handing_on;
 mod harness;
 mod image_tests;

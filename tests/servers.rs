@@ -66,7 +66,7 @@ pub fn files(directory: &Path) -> (Server, String) {
 
 /// A registry over plain HTTP that wants a login. BuildKit speaks to it because it is on this machine.
 pub struct PlainRegistry {
-    _server: Server,
+    server: Option<Server>,
     directory: tempfile::TempDir,
     /// `127.0.0.1:PORT`
     pub host: String,
@@ -84,10 +84,60 @@ impl PlainRegistry {
         );
         let path = directory.path().join("config.yml");
         std::fs::write(&path, config).unwrap();
-        let log = directory.path().join("log");
-        let server = Server::start("docker-registry", &["serve", path.to_str().unwrap()], &log);
-        eventually(|| TcpStream::connect(&host).is_ok(), "the registry does not come up");
-        Self { _server: server, directory, host }
+        let mut registry = Self { server: None, directory, host };
+        registry.restart();
+        registry
+    }
+
+    /// Kills it, as far as it runs, and starts it (again) with what it has stored.
+    pub fn restart(&mut self) {
+        if let Some(mut server) = self.server.take() {
+            let _ = server.0.kill();
+        }
+        let [log, config] = ["log", "config.yml"].map(|name| self.directory.path().join(name));
+        self.server = Some(Server::start("docker-registry", &["serve", config.to_str().unwrap()], &log));
+        eventually(|| TcpStream::connect(&self.host).is_ok(), "the registry does not come up");
+    }
+
+    /// Whether a blob is on its way to it.
+    pub fn has_uploads(&self) -> bool {
+        let data = self.directory.path().join("data").display().to_string();
+        let find = ["-path", "*/_uploads/*/data", "-size", "+0"];
+        let found = Command::new("find").arg(data).args(find).stderr(Stdio::null()).output().unwrap();
+        !found.stdout.is_empty()
+    }
+
+    fn get(&self, path: &str, more: &[&str]) -> Option<String> {
+        let url = format!("http://{}/v2/{path}", self.host);
+        let accept = "Accept: application/vnd.oci.image.manifest.v1+json";
+        let output = Command::new("curl")
+            .args(["-fsS", "-u", "user:pass", "-H", accept])
+            .args(more)
+            .arg(&url)
+            .output();
+        let output = output.unwrap();
+        output.status.success().then(|| String::from_utf8(output.stdout).unwrap())
+    }
+
+    /// What a tag stands for, and the blobs of it with their sizes; nothing where there is no such tag.
+    pub fn manifest(&self, repository: &str, tag: &str) -> Option<(String, Vec<(String, u64)>)> {
+        let path = format!("{repository}/manifests/{tag}");
+        let head = self.get(&path, &["-I"])?;
+        let digest = head.lines().find_map(|line| {
+            line.to_lowercase().strip_prefix("docker-content-digest: ").map(|digest| digest.trim().to_owned())
+        })?;
+        let manifest: Value = serde_json::from_str(&self.get(&path, &[])?).unwrap();
+        let blobs = manifest["layers"].as_array().unwrap().iter().chain([&manifest["config"]]);
+        let blobs =
+            blobs.map(|blob| (blob["digest"].as_str().unwrap().to_owned(), blob["size"].as_u64().unwrap()));
+        Some((digest, blobs.collect()))
+    }
+
+    /// How large a blob is; nothing where it is not there.
+    pub fn blob_size(&self, repository: &str, digest: &str) -> Option<u64> {
+        let head = self.get(&format!("{repository}/blobs/{digest}"), &["-I"])?;
+        head.lines()
+            .find_map(|line| line.to_lowercase().strip_prefix("content-length: ")?.trim().parse().ok())
     }
 
     /// The requests that were answered with success or `not found`, as method and path, in their order.

@@ -8,7 +8,7 @@ use crate::origin;
 use crate::pipeline::diagnostic::{Diagnostic, Severity};
 use crate::pipeline::model::Pipeline;
 use crate::pipeline::source::SourceFile;
-use crate::pipeline::{self, MAX_BYTES};
+use crate::pipeline::{self, MAX_BYTES, duration};
 use crate::plan::context::BuildContext;
 use crate::plan::scope::{Sources, Values};
 use crate::plan::{self, Mode, environment};
@@ -18,6 +18,7 @@ use std::collections::HashMap;
 use std::ffi::OsString;
 use std::io::Read;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// What the user asks for.
 #[derive(Debug, Clone, Copy)]
@@ -221,13 +222,25 @@ pub(super) fn artifacts(process: &HashMap<String, String>, directory: &Path) -> 
     root.map_or_else(|| directory.to_owned(), PathBuf::from)
 }
 
+/// How long a registry may be silent: the variable, and the time where it is not set.
+const REGISTRY_TIMEOUT: &str = "RUNNER_REGISTRY_TIMEOUT";
+const REGISTRY_PATIENCE: Duration = Duration::from_mins(1);
+
 /// How connections are made.
-pub(super) fn settings(process: &HashMap<String, String>) -> Settings {
+pub(super) fn settings(process: &HashMap<String, String>) -> Result<Settings, Failure> {
     let get = |name: &str| process.get(name).filter(|value| !value.is_empty());
     let docker = get("DOCKER_CONFIG")
         .map(PathBuf::from)
         .or_else(|| get("HOME").map(|home| Path::new(home).join(".docker")));
-    Settings {
+    let registry_patience = match get(REGISTRY_TIMEOUT).map(|text| duration::parse(text)) {
+        None => REGISTRY_PATIENCE,
+        Some(Ok(patience)) => patience,
+        Some(Err(problem)) => {
+            let failure = Failure::usage(format!("the variable {REGISTRY_TIMEOUT}: {problem}"));
+            return Err(failure.help(duration::HELP));
+        }
+    };
+    Ok(Settings {
         docker: Endpoint {
             host: get("DOCKER_HOST").cloned(),
             tls_verify: get("DOCKER_TLS_VERIFY").is_some(),
@@ -240,13 +253,14 @@ pub(super) fn settings(process: &HashMap<String, String>) -> Settings {
         docker_config: docker.map(|directory| directory.join("config.json")),
         aws_ca_bundle: get("AWS_CA_BUNDLE").map(PathBuf::from),
         in_codebuild: process.contains_key("CODEBUILD_BUILD_ID"),
+        registry_patience,
         path: get("PATH").map(OsString::from).unwrap_or_default(),
-    }
+    })
 }
 
 impl Loaded {
     /// How connections are made.
-    pub(super) fn settings(&self) -> Settings {
+    pub(super) fn settings(&self) -> Result<Settings, Failure> {
         settings(&self.process)
     }
 }

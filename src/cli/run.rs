@@ -130,7 +130,7 @@ const PARENT: Duration = Duration::from_millis(200);
 
 /// The first signal stops the run in order, the second at once. The death of the parent process counts as a hang-up: nobody
 /// waits for the result any more. Whoever has SIGHUP ignored, as `nohup` does, wants the run to go on without them.
-fn watch_signals(cancellation: &Cancellation) -> Result<(), Failure> {
+pub(in crate::cli) fn watch_signals(cancellation: &Cancellation) -> Result<(), Failure> {
     let listen = |kind| {
         signal(kind).map_err(|error| Failure::environment(format!("cannot listen to signals: {error}")))
     };
@@ -224,7 +224,7 @@ fn job(arguments: &Arguments, no_color: bool) -> Result<Job, Failure> {
         elsewhere: false,
         show,
     })?;
-    let settings = loaded.settings();
+    let settings = loaded.settings()?;
     let Loaded { pipeline, source, file, directory, process, context, mode, values } = loaded;
     let planned = plan::plan(&pipeline, &arguments.phases, &context, mode, &values);
     let plan = match planned {

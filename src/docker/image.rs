@@ -14,6 +14,8 @@ pub struct LocalImage {
     pub id: String,
     /// Its size in the engine, in bytes.
     pub size: u64,
+    /// The digests of its layers before compression, the base first.
+    pub layers: Vec<String>,
 }
 
 impl Engine {
@@ -23,6 +25,7 @@ impl Engine {
             Ok(image) => Ok(LocalImage {
                 id: image.id.unwrap_or_else(|| name.to_owned()),
                 size: image.size.and_then(|size| u64::try_from(size).ok()).unwrap_or_default(),
+                layers: image.root_fs.and_then(|layers| layers.layers).unwrap_or_default(),
             }),
             Err(BollardError::DockerResponseServerError { status_code: 404, .. }) => {
                 Err(DockerError::NoImage(name.to_owned()))
@@ -31,15 +34,14 @@ impl Engine {
         }
     }
 
-    /// The image that the engine got last of those whose name is in a repository.
-    pub async fn newest_of(&self, repository: &str) -> Result<Option<LocalImage>, DockerError> {
+    /// The id of the image that the engine got last of those whose name is in a repository.
+    pub async fn newest_of(&self, repository: &str) -> Result<Option<String>, DockerError> {
         let filters = Some(HashMap::from([("reference".to_owned(), vec![repository.to_owned()])]));
         let options = ListImagesOptions { filters, ..ListImagesOptions::default() };
         let images = self.client.list_images(Some(options)).await;
         let images = images.map_err(DockerError::api("list images"))?;
         let newest = images.into_iter().max_by_key(|image| image.created);
-        Ok(newest
-            .map(|image| LocalImage { id: image.id, size: u64::try_from(image.size).unwrap_or_default() }))
+        Ok(newest.map(|image| image.id))
     }
 
     /// What each step of an image's making added, in bytes, the first step first. Steps are in the engine's own words.
@@ -75,10 +77,7 @@ impl Engine {
     }
 
     /// The image as the tar stream of `docker save`.
-    pub fn export(
-        &self,
-        id: &str,
-    ) -> impl Stream<Item = Result<Bytes, DockerError>> + Send + Unpin + 'static {
+    pub fn export(&self, id: &str) -> impl Stream<Item = Result<Bytes, DockerError>> + Send + Unpin + use<> {
         // The client's stream borrows the name only while the request is made.
         let client = self.client.clone();
         let stream = client.export_image(id);

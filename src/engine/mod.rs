@@ -11,6 +11,7 @@ mod secrets;
 mod services;
 mod state;
 mod step;
+pub mod transfer;
 mod work;
 
 use crate::event::{Event, Events, RunFinished};

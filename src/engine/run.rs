@@ -6,6 +6,7 @@ use super::output::Output;
 use super::registered::RegisteredFiles;
 use super::services::{Access, Services};
 use super::state::State;
+use super::transfer::Brought;
 use super::work::Work;
 use super::{Cancellation, Job, step};
 use crate::event::{Event, Events, RunStarted, Status};
@@ -16,6 +17,7 @@ use crate::pipeline::model::{Action, Phase, PhaseName, Step};
 use crate::plan::scope::Values;
 use crate::plan::{self, Mode};
 use crate::process::{Guards, Stopping};
+use std::collections::HashMap;
 use std::sync::atomic::Ordering;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
@@ -62,6 +64,9 @@ pub(super) struct Run {
     pub(super) registered: RegisteredFiles,
     /// Held while an image layout changes, because images may share one.
     pub(super) layouts: tokio::sync::Mutex<()>,
+    /// What pushes have brought into registries, by host. One push at a time: its work takes all cores, and the next one may need
+    /// less for it.
+    pub(super) brought: tokio::sync::Mutex<HashMap<String, Brought>>,
 }
 
 /// What a step runs in the midst of: a phase, its `finally`, or a parallel group.
@@ -132,6 +137,7 @@ impl Run {
             work,
             registered: RegisteredFiles::default(),
             layouts: tokio::sync::Mutex::default(),
+            brought: tokio::sync::Mutex::default(),
         }
     }
 

@@ -9,13 +9,17 @@ use crate::docker::solver::Logins;
 use crate::docker::{DockerError, Engine, daemon};
 use crate::exit::Failure;
 use crate::plan::Mode;
+use crate::registry;
+use crate::registry::client::Renew;
 use crate::registry::login::DockerConfig;
+use crate::registry::push::http_client;
 use crate::secret::{Login, Masks};
 use crate::tls;
 use std::collections::HashMap;
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::sync::{Arc, PoisonError};
+use std::time::Duration;
 use tokio::sync::{Mutex, OnceCell};
 
 /// What connections are made with.
@@ -29,6 +33,8 @@ pub struct Settings {
     pub aws_ca_bundle: Option<PathBuf>,
     /// CodeBuild runs this.
     pub in_codebuild: bool,
+    /// How long a registry may be silent.
+    pub registry_patience: Duration,
     /// The value of `PATH`.
     pub path: OsString,
 }
@@ -70,14 +76,18 @@ pub(super) struct Services {
 
 impl Services {
     pub(super) fn new(job: &Job) -> Self {
+        Self::with(job.settings.clone(), job.mode, job.masks.clone(), &job.pipeline.name)
+    }
+
+    pub(super) fn with(settings: Settings, mode: Mode, masks: Masks, session: &str) -> Self {
         Self {
-            settings: Arc::new(job.settings.clone()),
-            mode: job.mode,
-            masks: job.masks.clone(),
+            settings: Arc::new(settings),
+            mode,
+            masks,
             docker: Arc::default(),
             surroundings: None,
             aws: Arc::default(),
-            session: job.pipeline.name.as_str().into(),
+            session: session.into(),
             docker_config: Arc::default(),
             ecr_logins: Arc::default(),
         }
@@ -86,10 +96,6 @@ impl Services {
     /// The same in a run under way, where an engine can be started.
     pub(super) fn within(self, surroundings: Surroundings) -> Self {
         Self { surroundings: Some(Arc::new(surroundings)), ..self }
-    }
-
-    pub(super) fn settings(&self) -> &Settings {
-        &self.settings
     }
 
     /// The Docker Engine.
@@ -134,6 +140,35 @@ impl Services {
         Ok(login)
     }
 
+    /// How a registry is spoken to.
+    pub(super) async fn registry(
+        &self,
+        host: &str,
+        access: &Access,
+    ) -> Result<registry::client::Access, Failure> {
+        let login = self.login(host, access).await?;
+        self.registry_with(login, host, access)
+    }
+
+    /// The same with a login that is known.
+    pub(super) fn registry_with(
+        &self,
+        login: Option<Login>,
+        host: &str,
+        access: &Access,
+    ) -> Result<registry::client::Access, Failure> {
+        let http = http_client(host, self.settings.authorities())?;
+        let (services, access, own_host) = (self.clone(), access.clone(), host.to_owned());
+        let renew: Renew = Arc::new(move || {
+            let (services, access, host) = (services.clone(), access.clone(), own_host.clone());
+            Box::pin(async move {
+                services.ecr_logins.lock().await.remove(&(access.clone(), host.clone()));
+                services.login(&host, &access).await.ok().flatten()
+            })
+        });
+        Ok(registry::client::Access { http, login, renew, patience: self.settings.registry_patience })
+    }
+
     async fn ecr_login(&self, host: &str, region: &str, access: &Access) -> Result<Login, Failure> {
         let mut logins = self.ecr_logins.lock().await;
         let key = (access.clone(), host.to_owned());
@@ -145,7 +180,8 @@ impl Services {
         Ok(login)
     }
 
-    async fn docker_login(&self, host: &str) -> Result<Option<Login>, Failure> {
+    /// The login for a registry in Docker's configuration.
+    pub(super) async fn docker_login(&self, host: &str) -> Result<Option<Login>, Failure> {
         let read = || async {
             let config = match &self.settings.docker_config {
                 Some(path) => DockerConfig::read(path).map_err(|error| {

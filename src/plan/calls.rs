@@ -385,8 +385,9 @@ impl<'a> Caller<'a> {
             }
         }
         if let Some(arn) = &arn {
-            // What is served afterwards is compared with what was pushed.
-            calls.push(place.call([("ecr:BatchGetImage", arn.clone())]));
+            // What earlier images tell need not be sent, and what is served afterwards is compared with what was pushed.
+            let actions = ["ecr:BatchGetImage", "ecr:GetDownloadUrlForLayer", "ecr:ListImages"];
+            calls.push(place.call(actions.map(|action| (action, arn.clone()))));
             if image.scan.is_some() {
                 calls.push(place.call([("ecr:DescribeImageScanFindings", arn.clone())]));
             }

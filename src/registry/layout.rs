@@ -1,15 +1,16 @@
 //! An OCI image layout on disk: what local mode "pushes" to, and where publishing keeps blobs until they are sent.
 
 use super::RegistryError;
-use super::convert::{Converted, MANIFEST_TYPE, Manifest, digest_of};
+use super::compress::Compression;
+use super::export::{self, Blob, Exported, Making, Sink};
+use super::known::Known;
+use super::manifest::{INDEX_TYPE, Manifest, Stored};
 use crate::files::{self, Access};
 use serde_json::{Value, json};
 use std::collections::HashSet;
 use std::fs;
-use std::io::Write;
-use std::os::unix::fs::PermissionsExt;
+use std::io::Read;
 use std::path::{Path, PathBuf};
-use tempfile::NamedTempFile;
 
 /// The annotation under which a layout names its images.
 const REF_NAME: &str = "org.opencontainers.image.ref.name";
@@ -32,39 +33,52 @@ impl Layout {
     }
 
     /// Where a blob is.
-    pub fn blob_path(&self, digest: &str) -> PathBuf {
+    fn blob_path(&self, digest: &str) -> PathBuf {
         self.blobs.join(digest.strip_prefix("sha256:").unwrap_or(digest))
     }
 
-    /// Stores a small blob and gives its digest.
-    pub(super) fn write_blob(&self, bytes: &[u8]) -> Result<String, RegistryError> {
-        let digest = digest_of(bytes);
-        let mut file = self.temporary_blob()?;
-        file.write_all(bytes).map_err(RegistryError::file(file.path()))?;
-        self.keep_blob(file, &digest)?;
-        Ok(digest)
+    /// The layers of its images that need not be made again, because they were compressed in the same way.
+    pub fn known(&self, compression: Compression) -> Known {
+        let mut known = Known::new(compression);
+        for digest in self
+            .manifests()
+            .iter()
+            .filter_map(|manifest| manifest.get("digest")?.as_str().map(ToOwned::to_owned))
+        {
+            let read = |digest: &str| fs::read(self.blob_path(digest)).unwrap_or_default();
+            let manifest = read(&digest);
+            if let Some(image) = known.image(manifest) {
+                let config = read(image.config());
+                known.add(image, &config, |blob| {
+                    fs::metadata(self.blob_path(&blob.digest)).is_ok_and(|file| file.len() == blob.size)
+                });
+            }
+        }
+        known
     }
 
-    /// A file for a blob whose digest is not known yet.
-    pub(super) fn temporary_blob(&self) -> Result<NamedTempFile, RegistryError> {
-        tempfile::Builder::new()
-            .prefix(files::TEMPORARY)
-            .permissions(fs::Permissions::from_mode(0o644))
-            .tempfile_in(&self.blobs)
-            .map_err(RegistryError::file(&self.blobs))
+    /// Stores the image of an export, and whatever it is made of that is not there yet.
+    pub fn store(&self, export: impl Read, making: &Making) -> Result<Stored, RegistryError> {
+        let mut keep = |blob: Blob| self.keep(blob);
+        let sink = &mut Sink { directory: &self.blobs, emit: &mut keep };
+        let Exported { manifest, .. } = export::read(export, making, sink)?;
+        let path = self.blob_path(&manifest.digest);
+        files::write_whole(&path, &manifest.bytes, Access::Everybody)
+            .map_err(|error| RegistryError::File { path: error.path, source: error.source })?;
+        Ok(manifest)
     }
 
     /// Gives a blob its place.
-    pub(super) fn keep_blob(&self, file: NamedTempFile, digest: &str) -> Result<(), RegistryError> {
-        let path = self.blob_path(digest);
-        match file.persist(&path) {
+    fn keep(&self, blob: Blob) -> Result<(), RegistryError> {
+        let path = self.blob_path(&blob.descriptor.digest);
+        match blob.file.persist(&path) {
             Ok(_) => Ok(()),
             Err(error) => Err(RegistryError::file(&path)(error.error)),
         }
     }
 
     /// Names an image by its tags; a tag that stood for another image moves.
-    pub fn tag(&self, image: &Converted, tags: &[String]) -> Result<(), RegistryError> {
+    pub fn tag(&self, image: &Stored, tags: &[String]) -> Result<(), RegistryError> {
         let mut manifests = self.manifests();
         manifests.retain(|manifest| {
             let name = manifest.pointer(&format!("/annotations/{REF_NAME}"));
@@ -72,7 +86,7 @@ impl Layout {
         });
         manifests.extend(tags.iter().map(|tag| {
             json!({
-                "mediaType": MANIFEST_TYPE,
+                "mediaType": image.media_type,
                 "digest": image.digest,
                 "size": image.bytes.len(),
                 "annotations": { REF_NAME: tag },
@@ -80,7 +94,7 @@ impl Layout {
         }));
         let index = json!({
             "schemaVersion": 2,
-            "mediaType": "application/vnd.oci.image.index.v1+json",
+            "mediaType": INDEX_TYPE,
             "manifests": manifests,
         });
         self.write("index.json", &index)

@@ -1,12 +1,16 @@
 //! OCI distribution: names, manifests, image layouts, and pushing.
 //!
-//! An image goes one way: the engine's export → [`convert`] → an OCI layout on disk ([`layout`]) → where it publishes,
-//! [`push`] to a registry. Local mode ends at the layout, so both modes give an image the same digest.
+//! An image goes one way: the engine's [`export`], whose layers are taken apart and [`compress`]ed, becomes blobs. They go to a
+//! registry as they are made ([`push`], by way of [`client`]), or into an OCI [`layout`] on disk. Local mode ends at the layout;
+//! both ways make the same blobs, and so the same digest. What earlier images tell ([`known`]) is not made again.
 
-mod client;
-pub mod convert;
+pub mod client;
+pub mod compress;
+pub mod export;
+pub mod known;
 pub mod layout;
 pub mod login;
+pub mod manifest;
 pub mod push;
 
 use crate::address::InvalidName;
@@ -40,6 +44,14 @@ pub enum RegistryError {
         #[source]
         source: reqwest::Error,
     },
+    /// The registry has taken the connection, but does not answer.
+    #[error("the registry {host} has been silent for {seconds} s")]
+    Silent {
+        /// Its host name.
+        host: String,
+        /// For how long.
+        seconds: u64,
+    },
     /// The registry does not accept the login, or wants one where there is none.
     #[error("the registry {host} refuses access: {reason}")]
     Denied {
@@ -57,10 +69,13 @@ pub enum RegistryError {
         repository: String,
     },
     /// The tag exists, may not be moved, and stands for another image.
-    #[error("the tag `{tag}` is immutable and stands for {existing}, not for {digest}")]
+    #[error("the tag `{tag}` is immutable and stands for {existing}{}, not for {digest}",
+        pushed.as_ref().map(|pushed| format!(" (pushed {pushed})")).unwrap_or_default())]
     ImmutableTag {
         /// The tag.
         tag: String,
+        /// When that was pushed, where the registry tells.
+        pushed: Option<String>,
         /// What the registry has.
         existing: String,
         /// What was to be pushed.
@@ -101,10 +116,4 @@ impl RegistryError {
     fn file(path: &std::path::Path) -> impl FnOnce(io::Error) -> Self {
         move |source| Self::File { path: path.to_owned(), source }
     }
-}
-
-/// `sha256:` and the digest's hexadecimal form.
-fn sha256_name(digest: &aws_lc_rs::digest::Digest) -> String {
-    let hex: String = digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
-    format!("sha256:{hex}")
 }

@@ -1,23 +1,34 @@
-//! Pushing an image whose blobs are in a layout.
+//! Pushing an image: blobs are sent as they are made, several side by side and the largest first, and the manifest comes last, so
+//! that no tag ever stands for something incomplete.
 
 use super::RegistryError;
-use super::client::RepositoryClient;
-use super::convert::{Converted, Descriptor};
-use super::layout::Layout;
-use crate::address::Repository;
-use crate::secret::Login;
+use super::client::{RepositoryClient, Uploaded};
+use super::compress::Compression;
+use super::export::{self, Blob, Exported, Making, Sink};
+use super::known::Known;
+use super::manifest::{Descriptor, Stored};
 use crate::tls::Redirects;
-use std::collections::HashSet;
-use std::path::Path;
-use std::time::Duration;
-use tokio_util::sync::CancellationToken;
+use futures_util::stream::FuturesUnordered;
+use futures_util::{StreamExt, TryStreamExt, stream};
+use std::cmp::Ordering;
+use std::collections::{BinaryHeap, HashMap, HashSet};
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicU64;
+use tokio::sync::mpsc;
 
 /// Where Docker keeps the certificate authorities of single registries.
 const CERTS_D: &str = "/etc/docker/certs.d";
 /// ECR's error code for a tag that may not be moved.
 const TAG_INVALID: &str = "TAG_INVALID";
-/// How often a blob is sent before its push fails.
-const ATTEMPTS: u32 = 3;
+/// How many blobs are sent at once.
+const AT_ONCE: usize = 4;
+/// How many blobs may wait for their turn on the disk, before no more are made.
+const WAITING: usize = 8;
+/// How many earlier images are looked into.
+const EARLIER: usize = 10;
+/// How many blobs are asked for at once.
+const LOOKUPS: usize = 8;
 
 /// What a push did.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -26,10 +37,32 @@ pub struct PushSummary {
     pub sent: usize,
     /// Bytes of them.
     pub sent_bytes: u64,
-    /// Blobs that the registry had already.
+    /// Blobs that the repository had already.
     pub present: usize,
-    /// Attempts that failed before one succeeded, each with its cause.
-    pub retries: Vec<String>,
+    /// Blobs that another repository had.
+    pub mounted: usize,
+}
+
+impl PushSummary {
+    fn count(&mut self, blob: &Descriptor, uploaded: Uploaded) {
+        match uploaded {
+            Uploaded::Present => self.present += 1,
+            Uploaded::Mounted => self.mounted += 1,
+            Uploaded::Sent => {
+                self.sent += 1;
+                self.sent_bytes += blob.size;
+            }
+        }
+    }
+}
+
+/// How far a push is, for somebody who watches. In bytes.
+#[derive(Debug, Default)]
+pub struct Progress {
+    /// What has been sent.
+    pub sent: AtomicU64,
+    /// What has been made to be sent.
+    pub made: AtomicU64,
 }
 
 /// A client for a registry: it trusts the given authorities and those that Docker has for this very host.
@@ -39,105 +72,157 @@ pub fn http_client(host: &str, mut authorities: Vec<Vec<u8>>) -> Result<reqwest:
         .map_err(|source| RegistryError::Unreachable { host: host.to_owned(), source })
 }
 
-/// Pushes blobs, then the manifest under every tag, and compares what the registry then serves.
-pub async fn push(
-    http: &reqwest::Client,
-    layout: &Layout,
-    image: &Converted,
-    repository: &Repository,
-    tags: &[String],
-    login: Option<&Login>,
-    stop: &CancellationToken,
-) -> Result<PushSummary, RegistryError> {
-    tokio::select! {
-        pushed = push_all(http, layout, image, repository, tags, login) => pushed,
-        () = stop.cancelled() => Err(RegistryError::Stopped),
+/// A blob in the order in which blobs are sent.
+struct BySize(Blob);
+
+impl Ord for BySize {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.0.descriptor.size.cmp(&other.0.descriptor.size)
     }
 }
 
-async fn push_all(
-    http: &reqwest::Client,
-    layout: &Layout,
-    image: &Converted,
-    repository: &Repository,
-    tags: &[String],
-    login: Option<&Login>,
-) -> Result<PushSummary, RegistryError> {
-    let client = RepositoryClient::connect(http, repository, login).await?;
-    let mut summary = PushSummary::default();
-    let mut done = HashSet::new();
-    for blob in image.manifest.layers.iter().chain([&image.manifest.config]) {
-        if done.insert(&blob.digest) {
-            push_blob(&client, layout, blob, &mut summary).await?;
-        }
+impl PartialOrd for BySize {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
     }
-    for tag in tags {
-        put_tag(&client, image, tag).await?;
-        let served = client.tag_digest(tag).await?.unwrap_or_else(|| "nothing".to_owned());
-        if served != image.digest {
-            return Err(RegistryError::Verification {
-                host: repository.host.clone(),
-                tag: tag.clone(),
-                found: served,
-                digest: image.digest.clone(),
-            });
-        }
-    }
-    Ok(summary)
 }
 
-async fn push_blob(
-    client: &RepositoryClient,
-    layout: &Layout,
-    blob: &Descriptor,
-    summary: &mut PushSummary,
-) -> Result<(), RegistryError> {
-    if client.has_blob(&blob.digest).await? {
-        summary.present += 1;
-        return Ok(());
+impl PartialEq for BySize {
+    fn eq(&self, other: &Self) -> bool {
+        self.cmp(other) == Ordering::Equal
     }
-    let path = layout.blob_path(&blob.digest);
-    let mut attempt = 1;
-    loop {
-        match client.put_blob(&blob.digest, &path).await {
-            Ok(()) => break,
-            Err(error) if attempt < ATTEMPTS && may_pass(&error) => {
-                summary.retries.push(crate::exit::chain(&error));
-                tokio::time::sleep(Duration::from_secs(u64::from(attempt))).await;
-                attempt += 1;
+}
+
+impl Eq for BySize {}
+
+impl RepositoryClient {
+    /// What the repository has of an image with these layers, as far as earlier images tell: those with one of the `tags`, and some
+    /// others.
+    pub async fn known(
+        &self,
+        tags: &[String],
+        layers: &[String],
+        compression: Compression,
+    ) -> Result<Known, RegistryError> {
+        let mut known = Known::new(compression);
+        let others = self.tags().await?;
+        let candidates = tags.iter().filter(|tag| others.contains(tag));
+        let mut seen = HashSet::new();
+        for tag in candidates.chain(others.iter().rev()).filter(|tag| seen.insert(tag.as_str())).take(EARLIER)
+        {
+            if layers.iter().all(|layer| known.layers().contains_key(layer)) {
+                break;
             }
+            let Some(manifest) = self.manifest(tag).await? else { continue };
+            let Some(image) = known.image(manifest.bytes) else { continue };
+            let Some(config) = self.blob(image.config()).await? else { continue };
+            known.add(image, &config, |_| true);
+        }
+        Ok(known)
+    }
+
+    /// The layers of an image that need not be made, because the repository has them, by their digest before compression. What
+    /// another repository has is taken over.
+    pub async fn present(
+        &self,
+        layers: &[String],
+        known: &HashMap<String, Descriptor>,
+    ) -> Result<HashMap<String, Descriptor>, RegistryError> {
+        let wanted: HashSet<&String> = layers.iter().collect();
+        let known = wanted.into_iter().filter_map(|layer| Some((layer, known.get(layer)?)));
+        let looked_up = stream::iter(known).map(async |(layer, blob)| {
+            let there = self.has_blob(&blob.digest).await? || self.mount(&blob.digest).await?;
+            Ok::<_, RegistryError>(there.then(|| (layer.clone(), blob.clone())))
+        });
+        looked_up.buffer_unordered(LOOKUPS).try_filter_map(async |found| Ok(found)).try_collect().await
+    }
+
+    /// Makes the blobs of an exported image in a directory, and sends them. Nothing stands for them yet.
+    pub async fn send(
+        &self,
+        export: impl Read + Send + 'static,
+        making: Making,
+        directory: PathBuf,
+        progress: &Progress,
+    ) -> Result<(Exported, PushSummary), RegistryError> {
+        let present: HashSet<String> = making.known.values().map(|blob| blob.digest.clone()).collect();
+        let (sender, mut made) = mpsc::channel(1);
+        let reading = tokio::task::spawn_blocking(move || {
+            let mut emit = |blob| sender.blocking_send(blob).map_err(|_| RegistryError::Stopped);
+            export::read(export, &making, &mut Sink { directory: &directory, emit: &mut emit })
+        });
+        let mut summary = PushSummary::default();
+        let mut seen = present;
+        let mut waiting = BinaryHeap::new();
+        let mut under_way = FuturesUnordered::new();
+        let mut reads = true;
+        while reads || !waiting.is_empty() || !under_way.is_empty() {
+            while under_way.len() < AT_ONCE
+                && let Some(BySize(blob)) = waiting.pop()
+            {
+                under_way.push(async move {
+                    let uploaded = self.upload(&blob.descriptor, blob.file.path(), &progress.sent).await;
+                    uploaded.map(|uploaded| (blob, uploaded))
+                });
+            }
+            tokio::select! {
+                blob = made.recv(), if reads && waiting.len() < WAITING => match blob {
+                    Some(blob) => {
+                        let blob: Blob = blob;
+                        if seen.insert(blob.descriptor.digest.clone()) {
+                            progress.made.fetch_add(blob.descriptor.size, std::sync::atomic::Ordering::Relaxed);
+                            waiting.push(BySize(blob));
+                        }
+                    }
+                    None => reads = false,
+                },
+                Some(done) = under_way.next() => {
+                    let (blob, uploaded) = done?;
+                    summary.count(&blob.descriptor, uploaded);
+                }
+            }
+        }
+        let exported = reading.await.map_err(|error| RegistryError::Export(error.to_string()))??;
+        let known = exported.blobs.iter().map(|blob| &blob.digest).collect::<HashSet<_>>().len();
+        summary.present = known - summary.sent - summary.mounted;
+        Ok((exported, summary))
+    }
+
+    /// Puts a manifest, whose blobs are there, under every tag, and compares what the registry then serves.
+    pub async fn tag(&self, manifest: &Stored, tags: &[String]) -> Result<(), RegistryError> {
+        for tag in tags {
+            self.put_tag(manifest, tag).await?;
+            let served = self.tag_digest(tag).await?.unwrap_or_else(|| "nothing".to_owned());
+            if served != manifest.digest {
+                return Err(RegistryError::Verification {
+                    host: self.repository().host.clone(),
+                    tag: tag.clone(),
+                    found: served,
+                    digest: manifest.digest.clone(),
+                });
+            }
+        }
+        Ok(())
+    }
+
+    /// A tag that may not be moved is no failure where it stands for this image already.
+    async fn put_tag(&self, manifest: &Stored, tag: &str) -> Result<(), RegistryError> {
+        let refused = match self.put_manifest(tag, manifest).await {
+            Ok(()) => return Ok(()),
+            Err(error @ RegistryError::Refused { .. }) => error,
             Err(error) => return Err(error),
-        }
-    }
-    summary.sent += 1;
-    summary.sent_bytes += blob.size;
-    Ok(())
-}
-
-/// Whether the same call may succeed a moment later.
-fn may_pass(error: &RegistryError) -> bool {
-    match error {
-        RegistryError::Unreachable { .. } => true,
-        RegistryError::Refused { status, .. } => *status >= 500 || *status == 429,
-        _ => false,
-    }
-}
-
-/// Puts the manifest under a tag. A tag that may not be moved is no failure where it stands for this image already.
-async fn put_tag(client: &RepositoryClient, image: &Converted, tag: &str) -> Result<(), RegistryError> {
-    let refused = match client.put_manifest(tag, &image.bytes).await {
-        Ok(()) => return Ok(()),
-        Err(error @ RegistryError::Refused { .. }) => error,
-        Err(error) => return Err(error),
-    };
-    match client.tag_digest(tag).await? {
-        Some(existing) if existing == image.digest => Ok(()),
-        Some(existing) => {
-            if !matches!(&refused, RegistryError::Refused { code, .. } if code == TAG_INVALID) {
-                return Err(refused);
+        };
+        match self.tag_digest(tag).await? {
+            Some(existing) if existing == manifest.digest => Ok(()),
+            Some(existing) if matches!(&refused, RegistryError::Refused { code, .. } if code == TAG_INVALID) => {
+                Err(RegistryError::ImmutableTag {
+                    tag: tag.to_owned(),
+                    pushed: None,
+                    existing,
+                    digest: manifest.digest.clone(),
+                })
             }
-            Err(RegistryError::ImmutableTag { tag: tag.to_owned(), existing, digest: image.digest.clone() })
+            _ => Err(refused),
         }
-        None => Err(refused),
     }
 }

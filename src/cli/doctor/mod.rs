@@ -112,7 +112,7 @@ pub(super) fn main(arguments: &Arguments, no_color: bool) -> Result<Exit, Failur
         .enable_all()
         .build()
         .map_err(|error| Failure::environment(format!("cannot start: {error}")))?;
-    let checks = runtime.block_on(examine(loaded.as_ref()));
+    let checks = runtime.block_on(examine(loaded.as_ref()))?;
     runtime.shutdown_background();
     let ready = !checks.0.iter().any(|check| check.state == State::Missing);
     // Secrets that are given here may stand in names.
@@ -127,18 +127,18 @@ pub(super) fn main(arguments: &Arguments, no_color: bool) -> Result<Exit, Failur
     Ok(if ready { Exit::Done } else { Exit::Environment })
 }
 
-async fn examine(loaded: Option<&Loaded>) -> Checks {
+async fn examine(loaded: Option<&Loaded>) -> Result<Checks, Failure> {
     let mut checks = Checks::default();
     let process = load::process();
-    let settings = loaded.map_or_else(|| load::settings(&process), Loaded::settings);
+    let settings = loaded.map_or_else(|| load::settings(&process), Loaded::settings)?;
     machine::docker(&mut checks, &settings).await;
     let Some(loaded) = loaded else {
         checks.unknown("pipeline", "there is no pipeline.yml here", Some("name one with --file".to_owned()));
-        return checks;
+        return Ok(checks);
     };
     machine::shell(&mut checks, &loaded.pipeline, &process);
     Patient::new(loaded, &settings).examine(&mut checks).await;
-    checks
+    Ok(checks)
 }
 
 /// The table for people.

@@ -3,17 +3,20 @@
 use super::Context;
 use super::build::LOCAL_HOST;
 use crate::address::{EcrHost, Repository};
-use crate::docker::Engine;
+use crate::aws::Aws;
+use crate::aws::ecr::NewRepository;
+use crate::engine::transfer::{Transfer, export, retries};
 use crate::exit::Failure;
-use crate::pipeline::model::{Image, Name};
+use crate::pipeline::diagnostic::Diagnostic;
+use crate::pipeline::model::{self, Create, Image, LifecyclePolicy, Name};
 use crate::plan::Mode;
 use crate::registry::RegistryError;
-use crate::registry::convert::{Converted, convert};
+use crate::registry::client::RepositoryClient;
+use crate::registry::compress::Compression;
+use crate::registry::export::Making;
 use crate::registry::layout::Layout;
-use crate::registry::push::{http_client, push};
+use crate::registry::push::Progress;
 use crate::text::human_size;
-use futures_util::{StreamExt, TryStreamExt};
-use tokio_util::io::{StreamReader, SyncIoBridge};
 
 pub(super) async fn run(cx: &Context<'_>, images: &[Name]) -> Result<(), Failure> {
     for name in images {
@@ -33,40 +36,75 @@ pub(super) async fn run(cx: &Context<'_>, images: &[Name]) -> Result<(), Failure
     Ok(())
 }
 
+fn compression(image: &Image) -> Compression {
+    match image.compression {
+        model::Compression::Gzip => Compression::Gzip,
+        model::Compression::Zstd => Compression::Zstd,
+    }
+}
+
 async fn to_layout(cx: &Context<'_>, name: &Name, image: &Image, id: &str) -> Result<String, Failure> {
     let repository = cx.resolve(&image.repository)?;
     let tags = cx.tags(image)?;
     let _changing = cx.run.layouts.lock().await;
     // The name has been checked to hold no `..`; a colon of a port stays as it is.
     let layout = Layout::create(&cx.run.work.path.join("registry").join(&repository))?;
-    let converted = export(cx, id, &layout).await?;
-    layout.tag(&converted, &tags)?;
+    let local = cx.run.services.docker().await?.image(id).await?;
+    let known = layout.known(compression(image));
+    let manifest = if let Some(image) = known.whole(&local.id) {
+        image.manifest().clone()
+    } else {
+        let making = Making::new(local.layers, known.layers().clone(), compression(image));
+        let stop = cx.stopping.soft.clone();
+        let export = export(cx.run.services.docker().await?, id, &stop);
+        let layout = layout.clone();
+        match tokio::task::spawn_blocking(move || layout.store(export, &making)).await {
+            _ if stop.is_cancelled() => return Err(RegistryError::Stopped.into()),
+            Ok(stored) => stored?,
+            Err(error) => {
+                return Err(Failure::environment(format!("the image could not be stored: {error}")));
+            }
+        }
+    };
+    layout.tag(&manifest, &tags)?;
     layout.remove_unused()?;
     // A registry's port is no part of a name under another host.
-    let uri = format!("{LOCAL_HOST}/{}@{}", repository.replace(':', "-"), converted.digest);
+    let uri = format!("{LOCAL_HOST}/{}@{}", repository.replace(':', "-"), manifest.digest);
     cx.events.result("stored", &name.value, &uri).await;
     Ok(uri)
 }
 
 async fn to_registry(cx: &Context<'_>, name: &Name, image: &Image, id: &str) -> Result<String, Failure> {
     let tags = cx.tags(image)?;
-    let repository = target(cx, image).await?;
-    let login = cx.run.services.login(&repository.host, &cx.access()?).await?;
+    let (repository, aws) = target(cx, image).await?;
+    let access = cx.run.services.registry(&repository.host, &cx.access()?).await?;
+    let mut brought = cx.run.brought.lock().await;
+    let brought = brought.entry(repository.host.clone()).or_default();
+    let client = RepositoryClient::connect(&access, &repository, brought.repositories()).await?;
     // Removed when the push is through, however it ends.
     let blobs = cx.run.work.temporary_directory()?;
-    let layout = Layout::create(blobs.path())?;
-    let converted = export(cx, id, &layout).await?;
-    let authorities = cx.run.services.settings().authorities();
-    let http = http_client(&repository.host, authorities)?;
-    let stop = &cx.stopping.soft;
-    let summary = push(&http, &layout, &converted, &repository, &tags, login.as_ref(), stop).await?;
-    drop(blobs);
-    for cause in &summary.retries {
-        cx.events.warn(format!("a layer had to be sent again: {cause}")).await;
+    let transfer = Transfer {
+        engine: cx.run.services.docker().await?,
+        image: id,
+        client: &client,
+        tags: &tags,
+        compression: compression(image),
+        directory: blobs.path(),
+        progress: &Progress::default(),
+        aws: aws.as_ref(),
+    };
+    let pushed = transfer.run(brought, &cx.stopping.soft).await;
+    for retry in retries(&client) {
+        cx.events.warn(retry).await;
     }
-    let uri = format!("{repository}@{}", converted.digest);
+    let (manifest, summary) = pushed?;
+    let uri = format!("{repository}@{}", manifest.digest);
+    let mounted = match summary.mounted {
+        0 => String::new(),
+        mounted => format!("{mounted} came from other repositories, "),
+    };
     let note = format!(
-        "{} blobs sent ({}), {} were there already; tags: {}",
+        "{} blobs sent ({}), {mounted}{} were there already; tags: {}",
         summary.sent,
         human_size(summary.sent_bytes),
         summary.present,
@@ -87,8 +125,8 @@ pub(super) fn is_in_ecr(name: &str) -> bool {
     }
 }
 
-/// The repository in its registry. A bare name is one of ECR, in the account and region of the credentials.
-async fn target(cx: &Context<'_>, image: &Image) -> Result<Repository, Failure> {
+/// The repository in its registry, and AWS where that is ECR. A bare name is one of ECR, in the account and region of the credentials.
+async fn target(cx: &Context<'_>, image: &Image) -> Result<(Repository, Option<Aws>), Failure> {
     let name = cx.resolve(&image.repository)?;
     let known = Repository::parse(&name)?;
     let wanted = known.as_ref().map(|repository| repository.host.clone());
@@ -98,19 +136,21 @@ async fn target(cx: &Context<'_>, image: &Image) -> Result<Repository, Failure> 
         (Some(repository), Some(ecr)) if image.create.is_some() => {
             (cx.aws().await?.in_region(&ecr.region), repository.path)
         }
-        (Some(repository), _) => return Ok(repository),
+        (Some(repository), Some(ecr)) => {
+            let aws = cx.aws().await?.in_region(&ecr.region);
+            return Ok((repository, Some(aws)));
+        }
+        (Some(repository), None) => return Ok((repository, None)),
     };
-    let address = match aws.ecr_repository(&path).await? {
-        Some(address) => address,
-        None if image.create.is_some() => {
-            cx.events.note(format!("creating the ECR repository {path}")).await;
-            aws.ecr_create_repository(&path).await?
-        }
-        None => {
-            let host = format!("ECR in {}", aws.region());
-            let repository = path;
-            return Err(RegistryError::NoRepository { host, repository }.into());
-        }
+    let address = if let Some(address) = aws.ecr_repository(&path).await? {
+        address
+    } else if let Some(create) = &image.create {
+        let new = new_repository(cx, create)?;
+        cx.events.note(format!("creating the ECR repository {path}")).await;
+        aws.ecr_create_repository(&path, &new).await?
+    } else {
+        let host = format!("ECR in {}", aws.region());
+        return Err(RegistryError::NoRepository { host, repository: path }.into());
     };
     let found = Repository::parse(&address)?
         .ok_or_else(|| Failure::environment(format!("ECR gave `{address}` as a repository's address")))?;
@@ -121,7 +161,28 @@ async fn target(cx: &Context<'_>, image: &Image) -> Result<Repository, Failure> 
             Failure::usage(message).help("give the step `aws: { role-arn: … }`, a role of that account")
         );
     }
-    Ok(found)
+    Ok((found, Some(aws)))
+}
+
+/// How the repository is to be created, with the policy of its file.
+fn new_repository(cx: &Context<'_>, create: &Create) -> Result<NewRepository, Failure> {
+    let lifecycle_policy = match &create.lifecycle_policy {
+        None => None,
+        Some(LifecyclePolicy::Document(document)) => Some(document.to_string()),
+        Some(LifecyclePolicy::File(template)) => {
+            let path = cx.path(template)?;
+            let wrong = |problem: String| {
+                let problem = format!("the lifecycle policy {} {problem}", path.display());
+                cx.run.job.located(&Diagnostic::new(problem, template.span))
+            };
+            let text =
+                std::fs::read_to_string(&path).map_err(|error| wrong(format!("cannot be read: {error}")))?;
+            let document: Result<serde_json::Value, _> = serde_json::from_str(&text);
+            document.map_err(|error| wrong(format!("is not JSON: {error}")))?;
+            Some(text)
+        }
+    };
+    Ok(NewRepository { scan_on_push: create.scan_on_push, immutable: create.immutable, lifecycle_policy })
 }
 
 /// The address of the image's repository; nothing where that does not exist yet.
@@ -130,22 +191,5 @@ pub(super) async fn address(cx: &Context<'_>, image: &Image) -> Result<Option<St
     match Repository::parse(&name)? {
         Some(repository) => Ok(Some(repository.to_string())),
         None => Ok(cx.aws().await?.ecr_repository(&name).await?),
-    }
-}
-
-/// Exports the image from the engine and converts it on the way.
-async fn export(cx: &Context<'_>, id: &str, layout: &Layout) -> Result<Converted, Failure> {
-    let engine: &Engine = cx.run.services.docker().await?;
-    // Asked first, because the export of an image that is gone has a poorer error.
-    engine.image(id).await?;
-    let stop = cx.stopping.soft.clone();
-    // When the run is stopped the export ends, and with it the conversion, which takes its half-written blob away.
-    let stream = engine.export(id).map_err(std::io::Error::other).take_until(stop.clone().cancelled_owned());
-    let reader = SyncIoBridge::new(StreamReader::new(Box::pin(stream)));
-    let layout = layout.clone();
-    match tokio::task::spawn_blocking(move || convert(reader, &layout)).await {
-        _ if stop.is_cancelled() => Err(RegistryError::Stopped.into()),
-        Ok(converted) => Ok(converted?),
-        Err(error) => Err(Failure::environment(format!("the image could not be converted: {error}"))),
     }
 }

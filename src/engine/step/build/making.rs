@@ -312,7 +312,7 @@ impl Making<'_> {
 
     /// Says what took long, and what has grown since the image that the engine had before.
     async fn tell(&self, built: &Built, previous: Option<LocalImage>) {
-        let Built { image: LocalImage { id, size }, summary } = built;
+        let Built { image: LocalImage { id, size, .. }, summary } = built;
         let slow = summary.slowest.iter().filter(|(_, took)| *took >= Duration::from_millis(100));
         let slow: Vec<String> =
             slow.take(NAMED).map(|(step, took)| format!("{step} {:.1} s", took.as_secs_f64())).collect();
@@ -348,7 +348,8 @@ impl Making<'_> {
             }
         }
         let (repository, _) = build.names.first()?.rsplit_once(':')?;
-        self.engine.newest_of(repository).await.ok()?
+        let newest = self.engine.newest_of(repository).await.ok()??;
+        self.engine.image(&newest).await.ok()
     }
 }
 

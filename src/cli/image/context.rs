@@ -1,13 +1,13 @@
-//! `runner image`.
+//! `runner image context`.
 
-use super::{load, stdio};
+use crate::cli::{load, stdio};
 use crate::docker::Engine;
 use crate::docker::context::{self, Selection};
 use crate::docker::ignore::{IgnoreFile, Rules};
 use crate::docker::sizes::Sizes;
 use crate::exit::{Exit, Failure};
 use crate::text::human_size;
-use clap::{Args, Subcommand};
+use clap::Args;
 use std::path::PathBuf;
 
 /// Go's `os.ModeDir`, as BuildKit has it.
@@ -15,24 +15,12 @@ const DIRECTORY: u32 = 1 << 31;
 /// How many lines `--size` has of directories, and of files.
 const LARGEST: usize = 15;
 
-/// Look at what builds send, without building
-#[derive(Debug, Args)]
-pub(super) struct Arguments {
-    #[command(subcommand)]
-    command: Command,
-}
-
-#[derive(Debug, Subcommand)]
-enum Command {
-    Context(Context),
-}
-
 /// List the files of a build context, without what .dockerignore leaves out
 #[derive(Debug, Args)]
 #[command(
     after_help = "Neither Docker nor a pipeline file is needed. `.runner/` and the files for CodePipeline are never part of a context.\n\nExamples:\n  runner image context .\n  runner image context . -f docker/web.Dockerfile --size"
 )]
-struct Context {
+pub(super) struct Context {
     /// The context's directory
     directory: PathBuf,
     /// The Dockerfile, whose own FILE.dockerignore wins over .dockerignore
@@ -46,8 +34,7 @@ struct Context {
     engine: bool,
 }
 
-pub(super) fn main(arguments: &Arguments) -> Result<Exit, Failure> {
-    let Command::Context(arguments) = &arguments.command;
+pub(super) fn main(arguments: &Context) -> Result<Exit, Failure> {
     let directory = &arguments.directory;
     if !directory.is_dir() {
         return Err(Failure::usage(format!("there is no directory {}", directory.display())));
@@ -80,7 +67,7 @@ pub(super) fn main(arguments: &Arguments) -> Result<Exit, Failure> {
 fn rules() -> Result<Rules, Failure> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|error| Failure::environment(format!("cannot start: {error}")))?;
-    let settings = load::settings(&load::process());
+    let settings = load::settings(&load::process())?;
     let engine = runtime.block_on(Engine::connect(&settings.docker))?;
     Ok(engine.ignore_rules())
 }

@@ -1,0 +1,147 @@
+//! `runner image push`.
+
+use crate::address::{self, Repository};
+use crate::cli::{load, run, stdio};
+use crate::engine::Cancellation;
+use crate::engine::transfer::ImagePush;
+use crate::exit::{Exit, Failure};
+use crate::registry::compress::Compression;
+use crate::registry::push::Progress;
+use crate::secret::Masks;
+use crate::text::human_size;
+use clap::{Args, ValueEnum};
+use std::io::{IsTerminal, Write};
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+/// How often the bar is drawn.
+const REDRAW: Duration = Duration::from_millis(100);
+/// How many characters it has.
+const BAR: usize = 30;
+/// The tag where the destination has none.
+const LATEST: &str = "latest";
+
+/// Push a local image, and print DESTINATION@sha256:… without the tag
+#[derive(Debug, Args)]
+#[command(
+    after_help = "What the repository has already is neither compressed nor sent. Logins come from Docker's configuration and its\ncredential helpers, and for ECR otherwise from AWS.\n\nExamples:\n  runner image push webapp:v1 registry.example.com/webapp:v1\n  runner image push webapp:v1 123456789012.dkr.ecr.eu-west-1.amazonaws.com/webapp:v1 --compression zstd"
+)]
+pub(super) struct Push {
+    /// The image's name or id in the Docker Engine
+    image: String,
+    /// Where it goes: HOST/REPOSITORY[:TAG]
+    destination: String,
+    /// How layers are compressed; zstd is smaller and faster, for engines from 23 on
+    #[arg(long, value_enum, default_value_t = Format::Gzip)]
+    compression: Format,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Format {
+    Gzip,
+    Zstd,
+}
+
+pub(super) fn main(arguments: &Push) -> Result<Exit, Failure> {
+    let (repository, tag) = destination(&arguments.destination)?;
+    let compression = match arguments.compression {
+        Format::Gzip => Compression::Gzip,
+        Format::Zstd => Compression::Zstd,
+    };
+    let push = ImagePush { image: arguments.image.clone(), repository, tag, compression };
+    let settings = load::settings(&load::process())?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let runtime = runtime.map_err(|error| Failure::environment(format!("cannot start: {error}")))?;
+    let pushed = runtime.block_on(async {
+        let cancellation = Cancellation::default();
+        run::watch_signals(&cancellation)?;
+        let (masks, progress) = (Masks::default(), Progress::default());
+        let mut warn = |text: String| stdio::text(&masks.text(&format!("warning: {text}")));
+        let pushing = push.run(&settings, &masks, &progress, &cancellation.stopping.soft, &mut warn);
+        let pushed = tokio::select! {
+            pushed = pushing => pushed,
+            () = draw(&progress), if std::io::stderr().is_terminal() => unreachable!("the bar has no end"),
+        };
+        pushed.map_err(|failure| match cancellation.signal.load(Ordering::SeqCst) {
+            0 => Failure { message: masks.text(&failure.message), ..failure },
+            signal => Failure::new(Exit::Signal(signal), "stopped; no tag was changed"),
+        })
+    });
+    // Blocking work that was stopped in the middle must not delay the end.
+    runtime.shutdown_background();
+    if std::io::stderr().is_terminal() {
+        erase();
+    }
+    let pushed = pushed?;
+    let summary = &pushed.summary;
+    stdio::text(&format!(
+        "{} blobs sent ({}), {} were there already",
+        summary.sent,
+        human_size(summary.sent_bytes),
+        summary.present
+    ));
+    stdio::result(&format!("{}@{}\n", push.repository, pushed.digest))?;
+    Ok(Exit::Done)
+}
+
+/// `HOST/REPOSITORY[:TAG]`
+fn destination(text: &str) -> Result<(Repository, String), Failure> {
+    let usage = |message: String| {
+        Failure::usage(message).help("write HOST/REPOSITORY:TAG, such as registry.example.com/webapp:v1")
+    };
+    // A colon before the last slash is that of a port.
+    let (name, tag) = match text.rsplit_once(':') {
+        Some((name, tag)) if !tag.contains('/') => (name, tag),
+        _ => (text, LATEST),
+    };
+    if text.contains('@') {
+        return Err(usage(format!("`{text}` has a digest, which comes out of the push")));
+    }
+    let repository = Repository::parse(name).map_err(|error| usage(error.to_string()))?;
+    let repository = repository.ok_or_else(|| usage(format!("`{text}` does not say in which registry")))?;
+    address::check_tag(tag).map_err(|error| usage(error.to_string()))?;
+    Ok((repository, tag.to_owned()))
+}
+
+/// Shows how far the push is, to the byte, until it is dropped.
+async fn draw(progress: &Progress) {
+    let mut redraw = tokio::time::interval(REDRAW);
+    loop {
+        redraw.tick().await;
+        let (sent, made) = (progress.sent.load(Ordering::Relaxed), progress.made.load(Ordering::Relaxed));
+        let full = usize::try_from(sent.saturating_mul(BAR as u64).checked_div(made).unwrap_or_default());
+        let full = full.unwrap_or_default().min(BAR);
+        let mut screen = std::io::stderr().lock();
+        let _ = write!(screen, "\r\x1b[K[{:<BAR$}] {sent} of {made} bytes sent", "=".repeat(full));
+        let _ = screen.flush();
+    }
+}
+
+/// Takes the bar away.
+fn erase() {
+    let _ = write!(std::io::stderr(), "\r\x1b[K");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parsed(text: &str) -> Option<(String, String)> {
+        destination(text).ok().map(|(repository, tag)| (repository.to_string(), tag))
+    }
+
+    #[test]
+    fn destinations_are_read_as_the_docker_command_reads_them() {
+        for (text, name, tag) in [
+            ("r.example/a/b:v1", "r.example/a/b", "v1"),
+            ("r.example/a", "r.example/a", "latest"),
+            ("localhost:5000/a", "localhost:5000/a", "latest"),
+            ("localhost:5000/a:v", "localhost:5000/a", "v"),
+        ] {
+            assert_eq!(parsed(text), Some((name.to_owned(), tag.to_owned())), "{text}");
+        }
+        for wrong in ["app", "app:v1", "r.example/a@sha256:00", "r.example/A:v", "r.example/a:", ""] {
+            assert_eq!(parsed(wrong), None, "{wrong}");
+        }
+    }
+}

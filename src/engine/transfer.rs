@@ -1,0 +1,212 @@
+//! An image on its way from the engine to a registry: for the step `push`, and for `runner image push`.
+
+use super::services::{Access, Services, Settings};
+use crate::address::Repository;
+use crate::aws::Aws;
+use crate::docker::Engine;
+use crate::exit::Failure;
+use crate::plan::Mode;
+use crate::registry::RegistryError;
+use crate::registry::client::RepositoryClient;
+use crate::registry::compress::Compression;
+use crate::registry::export::Making;
+use crate::registry::manifest::{Descriptor, Stored};
+use crate::registry::push::{Progress, PushSummary};
+use crate::secret::Masks;
+use futures_util::{StreamExt, TryStreamExt};
+use std::collections::HashMap;
+use std::io::Read;
+use std::path::Path;
+use tokio_util::io::{StreamReader, SyncIoBridge};
+use tokio_util::sync::CancellationToken;
+
+/// What pushes have brought into a registry.
+#[derive(Debug, Default)]
+pub(super) struct Brought {
+    /// The repositories' paths.
+    repositories: Vec<String>,
+    /// The blobs of layers, by their digest before compression.
+    layers: HashMap<String, Descriptor>,
+}
+
+impl Brought {
+    /// The repositories that blobs may be taken from.
+    pub(super) fn repositories(&self) -> &[String] {
+        &self.repositories
+    }
+}
+
+/// An image of the engine, and where it goes.
+pub(super) struct Transfer<'a> {
+    pub(super) engine: &'a Engine,
+    /// The image's id or name in the engine.
+    pub(super) image: &'a str,
+    pub(super) client: &'a RepositoryClient,
+    pub(super) tags: &'a [String],
+    pub(super) compression: Compression,
+    /// Where blobs are until they are sent.
+    pub(super) directory: &'a Path,
+    pub(super) progress: &'a Progress,
+    /// For what only ECR tells.
+    pub(super) aws: Option<&'a Aws>,
+}
+
+impl Transfer<'_> {
+    /// Brings what is missing into the repository, and then puts the tags on it.
+    pub(super) async fn run(
+        &self,
+        brought: &mut Brought,
+        stop: &CancellationToken,
+    ) -> Result<(Stored, PushSummary), Failure> {
+        tokio::select! {
+            pushed = self.push(brought, stop) => pushed,
+            () = stop.cancelled() => Err(RegistryError::Stopped.into()),
+        }
+    }
+
+    async fn push(
+        &self,
+        brought: &mut Brought,
+        stop: &CancellationToken,
+    ) -> Result<(Stored, PushSummary), Failure> {
+        let Self { client, tags, compression, .. } = *self;
+        let local = self.engine.image(self.image).await?;
+        let known = client.known(tags, &local.layers, compression).await?;
+        // What was brought into another repository counts too.
+        let mut layers = brought.layers.clone();
+        layers.extend(known.layers().clone());
+        layers.retain(|_, blob| blob.is_made_by(compression));
+        let present = client.present(&local.layers, &layers).await?;
+        let is_whole = local.layers.iter().all(|layer| present.contains_key(layer));
+        let (manifest, summary) = if let Some(whole) = known.whole(&local.id).filter(|_| is_whole) {
+            let summary = PushSummary { present: whole.blobs().count(), ..PushSummary::default() };
+            (whole.manifest().clone(), summary)
+        } else {
+            // When this ends before its time, so does the export, and with it what reads it.
+            let reading = stop.child_token();
+            let _end = reading.clone().drop_guard();
+            let export = export(self.engine, &local.id, &reading);
+            let making = Making::new(local.layers.clone(), present, compression);
+            let directory = self.directory.to_owned();
+            let (exported, summary) = client.send(export, making, directory, self.progress).await?;
+            brought.layers.extend(local.layers.into_iter().zip(exported.blobs));
+            (exported.manifest, summary)
+        };
+        if let Err(error) = client.tag(&manifest, tags).await {
+            return Err(self.dated(error).await.into());
+        }
+        let path = &client.repository().path;
+        if !brought.repositories.contains(path) {
+            brought.repositories.push(path.clone());
+        }
+        Ok((manifest, summary))
+    }
+}
+
+impl Transfer<'_> {
+    /// The same error, with the time when the image was pushed that stands in the way.
+    async fn dated(&self, error: RegistryError) -> RegistryError {
+        match (error, self.aws) {
+            (RegistryError::ImmutableTag { tag, existing, digest, pushed: None }, Some(aws)) => {
+                let pushed = aws.ecr_pushed_at(&self.client.repository().path, &existing).await;
+                let pushed = pushed.map(|time| time.strftime("%Y-%m-%d %H:%M UTC").to_string());
+                RegistryError::ImmutableTag { tag, existing, digest, pushed }
+            }
+            (error, _) => error,
+        }
+    }
+}
+
+/// The export of an image, until the token is cancelled.
+pub(super) fn export(engine: &Engine, id: &str, until: &CancellationToken) -> impl Read + Send + use<> {
+    let stream = engine.export(id).map_err(std::io::Error::other).take_until(until.clone().cancelled_owned());
+    SyncIoBridge::new(StreamReader::new(Box::pin(stream)))
+}
+
+/// What `runner image push` is asked for.
+#[derive(Debug)]
+pub struct ImagePush {
+    /// The image's name or id in the engine.
+    pub image: String,
+    /// Where it goes.
+    pub repository: Repository,
+    /// The tag that it gets there.
+    pub tag: String,
+    /// How its layers are compressed.
+    pub compression: Compression,
+}
+
+/// What became of it.
+#[derive(Debug)]
+pub struct ImagePushed {
+    /// The manifest's digest.
+    pub digest: String,
+    /// What was sent.
+    pub summary: PushSummary,
+}
+
+impl ImagePush {
+    /// Pushes the image. Causes of further attempts go to `warn`.
+    pub async fn run(
+        &self,
+        settings: &Settings,
+        masks: &Masks,
+        progress: &Progress,
+        stop: &CancellationToken,
+        warn: &mut dyn FnMut(String),
+    ) -> Result<ImagePushed, Failure> {
+        let services = Services::alone(settings, masks);
+        let engine = services.docker().await?;
+        // Asked first: without the image there is no need for a login.
+        engine.image(&self.image).await?;
+        let (host, own) = (&self.repository.host, Access::default());
+        let access = match services.docker_login(host).await? {
+            Some(login) => services.registry_with(Some(login), host, &own)?,
+            None => services.registry(host, &own).await?,
+        };
+        let client = RepositoryClient::connect(&access, &self.repository, &[]).await?;
+        let blobs = tempfile::tempdir().map_err(|error| {
+            Failure::environment(format!("there is no place for temporary files: {error}"))
+        })?;
+        let tags = [self.tag.clone()];
+        let transfer = Transfer {
+            engine,
+            image: &self.image,
+            client: &client,
+            tags: &tags,
+            compression: self.compression,
+            directory: blobs.path(),
+            progress,
+            aws: None,
+        };
+        let pushed = transfer.run(&mut Brought::default(), stop).await;
+        for retry in retries(&client) {
+            warn(retry);
+        }
+        let (manifest, summary) = pushed?;
+        Ok(ImagePushed { digest: manifest.digest, summary })
+    }
+}
+
+/// What went wrong before it went well, or before it did not, each cause once.
+pub(super) fn retries(client: &RepositoryClient) -> Vec<String> {
+    let mut causes: Vec<(String, usize)> = Vec::new();
+    for cause in client.retries() {
+        match causes.iter_mut().find(|(known, _)| *known == cause) {
+            Some((_, times)) => *times += 1,
+            None => causes.push((cause, 1)),
+        }
+    }
+    let line = |(cause, times): (String, usize)| match times {
+        1 => format!("tried again, because {cause}"),
+        times => format!("tried again {times} times, because {cause}"),
+    };
+    causes.into_iter().map(line).collect()
+}
+
+impl Services {
+    /// The connections of a command that has no pipeline.
+    fn alone(settings: &Settings, masks: &Masks) -> Self {
+        Self::with(settings.clone(), Mode::Publish, masks.clone(), "runner")
+    }
+}

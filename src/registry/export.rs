@@ -1,0 +1,397 @@
+//! From the engine's export of an image (the tar stream of `docker save`) to the blobs that registries keep: configuration,
+//! compressed layers, manifest.
+
+use super::RegistryError;
+use super::compress::{self, Compression, read_block};
+use super::manifest::{
+    CONFIG_TYPE, Descriptor, GZIP_LAYER_TYPE, Stored, ZSTD_LAYER_TYPE, diff_ids, digest_of, sha256_name,
+};
+use crate::files;
+use aws_lc_rs::digest::{Context, SHA256};
+use serde::Deserialize;
+use serde_json::value::{RawValue, to_raw_value};
+use std::collections::{BTreeMap, HashMap};
+use std::fs;
+use std::io::{self, Read, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use tempfile::NamedTempFile;
+
+const GZIP_MAGIC: [u8; 2] = [0x1f, 0x8b];
+const ZSTD_MAGIC: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
+/// What layers are called in an export before engine 25, and where they are in one since.
+const LAYER: &str = "/layer.tar";
+const BLOBS: &str = "blobs/sha256/";
+/// JSON documents of an export are smaller; anything larger is a layer. In bytes.
+const MAX_DOCUMENT: u64 = 4 * 1024 * 1024;
+/// How much is copied at a time, in bytes.
+const PIECE: usize = 1024 * 1024;
+
+/// How the blobs of an image are made.
+#[derive(Debug, Clone)]
+pub struct Making {
+    /// The digests of the image's layers before compression, the base first, as the engine tells them.
+    pub layers: Vec<String>,
+    /// Layers whose blobs need not be made, by that digest.
+    pub known: HashMap<String, Descriptor>,
+    /// How the others are compressed.
+    pub compression: Compression,
+    /// On how many threads.
+    pub threads: usize,
+}
+
+impl Making {
+    /// On all cores.
+    pub fn new(layers: Vec<String>, known: HashMap<String, Descriptor>, compression: Compression) -> Self {
+        Self { layers, known, compression, threads: compress::cores() }
+    }
+}
+
+/// A blob that has been made, in a file that goes unless somebody keeps it.
+#[derive(Debug)]
+pub struct Blob {
+    /// What it is.
+    pub descriptor: Descriptor,
+    /// Its bytes.
+    pub file: NamedTempFile,
+}
+
+/// An image that has been read.
+#[derive(Debug, Clone)]
+pub struct Exported {
+    /// Its manifest.
+    pub manifest: Stored,
+    /// The blobs of its layers, the base first, and last its configuration.
+    pub blobs: Vec<Descriptor>,
+}
+
+/// Where blobs are made, and who gets them.
+pub(super) struct Sink<'a> {
+    pub(super) directory: &'a Path,
+    pub(super) emit: &'a mut dyn FnMut(Blob) -> Result<(), RegistryError>,
+}
+
+/// One entry of the export's `manifest.json`.
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Entry {
+    config: String,
+    layers: Vec<String>,
+}
+
+/// What an export holds under a path.
+enum Content {
+    Document(Vec<u8>),
+    /// A layer with its diff-id, where that is known without taking it apart.
+    Layer(Option<String>, Descriptor),
+    Link(String),
+}
+
+/// Reads an export. Blobs go to the sink as they are made; those that are known are only passed over.
+pub(super) fn read(
+    export: impl Read,
+    making: &Making,
+    sink: &mut Sink<'_>,
+) -> Result<Exported, RegistryError> {
+    let mut reading = Reading { making, chains: chains(&making.layers), contents: HashMap::new() };
+    let mut archive = tar::Archive::new(export);
+    for entry in archive.entries().map_err(invalid)? {
+        reading.entry(entry.map_err(invalid)?, sink)?;
+    }
+    reading.finish(sink)
+}
+
+fn invalid(error: io::Error) -> RegistryError {
+    RegistryError::Export(error.to_string())
+}
+
+struct Reading<'a> {
+    making: &'a Making,
+    /// The chain ids of the image's layers.
+    chains: Vec<String>,
+    contents: HashMap<String, Content>,
+}
+
+impl Reading<'_> {
+    fn entry<R: Read>(
+        &mut self,
+        mut entry: tar::Entry<'_, R>,
+        sink: &mut Sink<'_>,
+    ) -> Result<(), RegistryError> {
+        let path = entry.path().map_err(invalid)?.to_string_lossy().into_owned();
+        let kind = entry.header().entry_type();
+        if kind.is_symlink() || kind.is_hard_link() {
+            let target = entry.link_name().map_err(invalid)?.unwrap_or_default();
+            let target = target.to_string_lossy().into_owned();
+            let target = if kind.is_symlink() { resolve(&path, &target) } else { target };
+            self.contents.insert(path, Content::Link(target));
+        } else if kind.is_file() {
+            let content = match self.known(&path) {
+                Some((diff_id, blob)) => Content::Layer(Some(diff_id), blob),
+                None if path.ends_with(LAYER) || path.starts_with(BLOBS) => self.content(&mut entry, sink)?,
+                None => {
+                    let mut bytes = Vec::new();
+                    entry.take(MAX_DOCUMENT).read_to_end(&mut bytes).map_err(invalid)?;
+                    Content::Document(bytes)
+                }
+            };
+            self.contents.insert(path, content);
+        }
+        Ok(())
+    }
+
+    /// The layer under a path, where its name says which one it is and its blob is known.
+    fn known(&self, path: &str) -> Option<(String, Descriptor)> {
+        let diff_id = if let Some(hex) = path.strip_prefix(BLOBS) {
+            // Engines from 25 on: an OCI layout, whose layers are not compressed.
+            format!("sha256:{hex}")
+        } else {
+            let directory = path.strip_suffix(LAYER)?;
+            let Content::Document(json) = self.contents.get(&format!("{directory}/json"))? else {
+                return None;
+            };
+            let at = position(directory, json, &self.chains)?;
+            self.making.layers.get(at)?.clone()
+        };
+        let blob = self.making.known.get(&diff_id)?.clone();
+        Some((diff_id, blob))
+    }
+
+    fn content<R: Read>(
+        &self,
+        entry: &mut tar::Entry<'_, R>,
+        sink: &mut Sink<'_>,
+    ) -> Result<Content, RegistryError> {
+        let size = entry.header().size().map_err(invalid)?;
+        let mut head = [0; 4];
+        let length = read_block(entry, &mut head)?;
+        let head = &head[..length];
+        let mut whole = head.chain(entry);
+        if size <= MAX_DOCUMENT && head.first().is_none_or(|byte| b"{[".contains(byte)) {
+            let mut bytes = Vec::new();
+            whole.read_to_end(&mut bytes).map_err(invalid)?;
+            return Ok(Content::Document(bytes));
+        }
+        // Compressed already, as containerd's image store keeps layers: it stays what it is.
+        if head.starts_with(&GZIP_MAGIC) {
+            return copy(&mut whole, GZIP_LAYER_TYPE, sink);
+        }
+        if head == ZSTD_MAGIC {
+            return copy(&mut whole, ZSTD_LAYER_TYPE, sink);
+        }
+        self.compress(&mut whole, sink)
+    }
+
+    fn compress(&self, source: &mut dyn Read, sink: &mut Sink<'_>) -> Result<Content, RegistryError> {
+        let Making { compression, threads, .. } = *self.making;
+        let mut blob = BlobWriter::new(sink.directory)?;
+        let diff_id = compress::compress(source, compression, threads, &mut |member| blob.write(member))?;
+        let blob = blob.finish(compression.media_type());
+        let blob = Blob { descriptor: blob.descriptor.made_by(compression), ..blob };
+        let descriptor = blob.descriptor.clone();
+        (sink.emit)(blob)?;
+        Ok(Content::Layer(Some(diff_id), descriptor))
+    }
+
+    /// Puts the manifest together, when everything has been read.
+    fn finish(self, sink: &mut Sink<'_>) -> Result<Exported, RegistryError> {
+        let missing = |what: &str| RegistryError::Export(format!("{what} is missing"));
+        let Some(Content::Document(bytes)) = self.contents.get("manifest.json") else {
+            return Err(missing("manifest.json"));
+        };
+        let broken = |error: serde_json::Error| RegistryError::Export(error.to_string());
+        let entries: Vec<Entry> = serde_json::from_slice(bytes).map_err(broken)?;
+        let image = entries.into_iter().next().ok_or_else(|| missing("the image"))?;
+        let Some(Content::Document(config)) = self.find(&image.config) else {
+            return Err(missing("the image's configuration"));
+        };
+        let expected = diff_ids(config).map_err(broken)?;
+        let mut layers = Vec::new();
+        for (at, path) in image.layers.iter().enumerate() {
+            let made;
+            let layer = match self.find(path) {
+                // A small layer whose first file has such a name.
+                Some(Content::Document(bytes)) => {
+                    made = self.compress(&mut bytes.as_slice(), sink)?;
+                    Some(&made)
+                }
+                layer => layer,
+            };
+            let Some(Content::Layer(diff_id, blob)) = layer else {
+                return Err(missing(&format!("the layer {path}")));
+            };
+            if diff_id.as_ref().is_some_and(|found| expected.get(at) != Some(found)) {
+                let text = format!("the layer {path} is not the one that the configuration names");
+                return Err(RegistryError::Export(text));
+            }
+            layers.push(blob.clone());
+        }
+        let mut blob = BlobWriter::new(sink.directory)?;
+        blob.write(config)?;
+        let blob = blob.finish(CONFIG_TYPE);
+        let config = blob.descriptor.clone();
+        (sink.emit)(blob)?;
+        let manifest = Stored::image(config.clone(), layers.clone())?;
+        layers.push(config);
+        Ok(Exported { manifest, blobs: layers })
+    }
+
+    fn find(&self, path: &str) -> Option<&Content> {
+        match self.contents.get(path)? {
+            // Links lead to files, not to further links.
+            Content::Link(target) => self.contents.get(target),
+            content => Some(content),
+        }
+    }
+}
+
+/// A symbolic link's target as a path of the archive.
+fn resolve(link: &str, target: &str) -> String {
+    let mut parts: Vec<&str> = link.split('/').collect();
+    parts.pop();
+    for part in target.split('/') {
+        match part {
+            "" | "." => {}
+            ".." => {
+                parts.pop();
+            }
+            other => parts.push(other),
+        }
+    }
+    parts.join("/")
+}
+
+/// The chain ids of layers, the base first: <https://github.com/opencontainers/image-spec/blob/main/config.md#layer-chainid>.
+fn chains(layers: &[String]) -> Vec<String> {
+    let mut chains: Vec<String> = Vec::new();
+    for layer in layers {
+        let chain = match chains.last() {
+            None => layer.clone(),
+            Some(below) => digest_of(format!("{below} {layer}").as_bytes()),
+        };
+        chains.push(chain);
+    }
+    chains
+}
+
+/// Which layer is in a directory of an export before engine 25. The directory is called by the digest of its `json` (moby,
+/// `image/v1/imagev1.go`) with the layer's chain id in place of the id, so that only the right chain id leads to that name.
+fn position(directory: &str, json: &[u8], chains: &[String]) -> Option<usize> {
+    let mut fields: BTreeMap<String, Box<RawValue>> = serde_json::from_slice(json).ok()?;
+    fields.remove("id");
+    // Added after the digest was made, unless the configuration had it before.
+    let os = fields.get("os").cloned();
+    chains.iter().position(|chain| {
+        let Ok(chain) = to_raw_value(chain) else { return false };
+        fields.insert("layer_id".to_owned(), chain);
+        [os.as_ref(), None].into_iter().any(|os| {
+            match os {
+                Some(os) => fields.insert("os".to_owned(), os.clone()),
+                None => fields.remove("os"),
+            };
+            let digest = serde_json::to_vec(&fields).map(|bytes| digest_of(&bytes));
+            digest.is_ok_and(|digest| digest.strip_prefix("sha256:") == Some(directory))
+        })
+    })
+}
+
+/// A blob under construction, hashed as it is written.
+struct BlobWriter {
+    file: NamedTempFile,
+    hash: Context,
+    size: u64,
+}
+
+impl BlobWriter {
+    fn new(directory: &Path) -> Result<Self, RegistryError> {
+        let file = tempfile::Builder::new()
+            .prefix(files::TEMPORARY)
+            .permissions(fs::Permissions::from_mode(0o644))
+            .tempfile_in(directory)
+            .map_err(RegistryError::file(directory))?;
+        Ok(Self { file, hash: Context::new(&SHA256), size: 0 })
+    }
+
+    fn write(&mut self, bytes: &[u8]) -> Result<(), RegistryError> {
+        self.hash.update(bytes);
+        self.size += bytes.len() as u64;
+        self.file.as_file_mut().write_all(bytes).map_err(RegistryError::file(self.file.path()))
+    }
+
+    fn finish(self, media_type: &str) -> Blob {
+        let digest = sha256_name(&self.hash.finish());
+        Blob { descriptor: Descriptor::new(media_type, digest, self.size), file: self.file }
+    }
+}
+
+fn copy(source: &mut dyn Read, media_type: &str, sink: &mut Sink<'_>) -> Result<Content, RegistryError> {
+    let mut blob = BlobWriter::new(sink.directory)?;
+    let mut buffer = vec![0; PIECE];
+    loop {
+        match read_block(source, &mut buffer)? {
+            0 => break,
+            length => blob.write(&buffer[..length])?,
+        }
+    }
+    let blob = blob.finish(media_type);
+    let descriptor = blob.descriptor.clone();
+    (sink.emit)(blob)?;
+    Ok(Content::Layer(None, descriptor))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// An export whose second layer is the first one again.
+    fn export(layer: &[u8]) -> Vec<u8> {
+        let diff_id = digest_of(layer);
+        let mut archive = tar::Builder::new(Vec::new());
+        let mut add = |path: &str, bytes: &[u8]| {
+            let mut header = tar::Header::new_gnu();
+            header.set_size(bytes.len() as u64);
+            header.set_mode(0o644);
+            archive.append_data(&mut header, path, bytes).unwrap();
+        };
+        add("l1/layer.tar", layer);
+        let config = format!("{{\"rootfs\":{{\"diff_ids\":[\"{diff_id}\",\"{diff_id}\"]}}}}");
+        add("c.json", config.as_bytes());
+        add("manifest.json", b"[{\"Config\":\"c.json\",\"Layers\":[\"l1/layer.tar\",\"l2/layer.tar\"]}]");
+        let mut header = tar::Header::new_gnu();
+        header.set_entry_type(tar::EntryType::Symlink);
+        header.set_size(0);
+        archive.append_link(&mut header, "l2/layer.tar", "../l1/layer.tar").unwrap();
+        archive.into_inner().unwrap()
+    }
+
+    fn exported(export: &[u8]) -> Result<(Exported, Vec<Descriptor>), RegistryError> {
+        let directory = tempfile::tempdir().unwrap();
+        let making = Making::new(Vec::new(), HashMap::new(), Compression::Gzip);
+        let mut made = Vec::new();
+        let mut emit = |blob: Blob| {
+            assert_eq!(digest_of(&fs::read(blob.file.path()).unwrap()), blob.descriptor.digest);
+            made.push(blob.descriptor);
+            Ok(())
+        };
+        let exported = read(export, &making, &mut Sink { directory: directory.path(), emit: &mut emit })?;
+        Ok((exported, made))
+    }
+
+    #[test]
+    fn a_layer_that_is_there_twice_is_one_blob() {
+        let (image, made) = exported(&export(&[7; 100])).unwrap();
+        assert_eq!(image.blobs.len(), 3);
+        assert_eq!(image.blobs[0], image.blobs[1]);
+        assert_eq!(made, image.blobs[1..]);
+        assert_eq!(image.manifest.digest, exported(&export(&[7; 100])).unwrap().0.manifest.digest);
+    }
+
+    #[test]
+    fn a_layer_that_is_not_the_configurations_is_refused() {
+        let mut bytes = export(&[7; 100]);
+        let at = bytes.iter().position(|byte| *byte == 7).unwrap();
+        bytes[at] = 8;
+        assert!(exported(&bytes).unwrap_err().to_string().contains("is not the one"));
+        assert!(exported(b"").unwrap_err().to_string().contains("manifest.json is missing"));
+    }
+}

@@ -1,0 +1,112 @@
+//! Manifests: what a tag stands for.
+
+use super::RegistryError;
+use super::compress::Compression;
+use aws_lc_rs::digest::{SHA256, digest};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// The media type of an image's manifest.
+pub const MANIFEST_TYPE: &str = "application/vnd.oci.image.manifest.v1+json";
+/// The media type of a list of images, one for each platform.
+pub const INDEX_TYPE: &str = "application/vnd.oci.image.index.v1+json";
+pub(super) const CONFIG_TYPE: &str = "application/vnd.oci.image.config.v1+json";
+pub(super) const GZIP_LAYER_TYPE: &str = "application/vnd.oci.image.layer.v1.tar+gzip";
+pub(super) const ZSTD_LAYER_TYPE: &str = "application/vnd.oci.image.layer.v1.tar+zstd";
+/// Names the way in which runner has compressed a layer: the same layer in the same way is the same blob on every machine.
+const COMPRESSION: &str = "codebuild-runner.compression";
+
+/// A blob by its digest.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Descriptor {
+    /// What it is.
+    pub media_type: String,
+    /// `sha256:…`
+    pub digest: String,
+    /// In bytes.
+    pub size: u64,
+    /// What is said about it.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub annotations: BTreeMap<String, String>,
+}
+
+impl Descriptor {
+    pub(super) fn new(media_type: &str, digest: String, size: u64) -> Self {
+        Self { media_type: media_type.to_owned(), digest, size, annotations: BTreeMap::new() }
+    }
+
+    /// The same, as a layer that was compressed like this.
+    pub(super) fn made_by(mut self, compression: Compression) -> Self {
+        self.annotations.insert(COMPRESSION.to_owned(), compression.version().to_owned());
+        self
+    }
+
+    /// Whether it is what this compression would make anew.
+    pub fn is_made_by(&self, compression: Compression) -> bool {
+        self.annotations.get(COMPRESSION).is_some_and(|version| version == compression.version())
+    }
+}
+
+/// An OCI image manifest.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Manifest {
+    schema_version: u32,
+    media_type: String,
+    /// The image's configuration.
+    pub config: Descriptor,
+    /// Its layers, the base first.
+    pub layers: Vec<Descriptor>,
+}
+
+/// What is read of an image's configuration.
+#[derive(Debug, Deserialize)]
+struct Configuration {
+    rootfs: RootFs,
+}
+
+#[derive(Debug, Deserialize)]
+struct RootFs {
+    diff_ids: Vec<String>,
+}
+
+/// The digests of an image's layers before compression, the base first, as its configuration has them.
+pub(super) fn diff_ids(config: &[u8]) -> Result<Vec<String>, serde_json::Error> {
+    serde_json::from_slice::<Configuration>(config).map(|config| config.rootfs.diff_ids)
+}
+
+/// A manifest as it is stored and sent, with the digest that names the image.
+#[derive(Debug, Clone)]
+pub struct Stored {
+    /// `sha256:…` of the bytes.
+    pub digest: String,
+    /// The JSON document.
+    pub bytes: Vec<u8>,
+    /// Its media type.
+    pub media_type: &'static str,
+}
+
+impl Stored {
+    /// An image's manifest.
+    pub(super) fn image(config: Descriptor, layers: Vec<Descriptor>) -> Result<Self, RegistryError> {
+        let media_type = MANIFEST_TYPE.to_owned();
+        Self::new(&Manifest { schema_version: 2, media_type, config, layers }, MANIFEST_TYPE)
+    }
+
+    fn new(document: &impl Serialize, media_type: &'static str) -> Result<Self, RegistryError> {
+        let bytes = serde_json::to_vec(document).map_err(|error| RegistryError::Export(error.to_string()))?;
+        Ok(Self { digest: digest_of(&bytes), bytes, media_type })
+    }
+}
+
+/// The digest of bytes, `sha256:…`.
+pub(super) fn digest_of(bytes: &[u8]) -> String {
+    sha256_name(&digest(&SHA256, bytes))
+}
+
+/// `sha256:` and the digest's hexadecimal form.
+pub(super) fn sha256_name(digest: &aws_lc_rs::digest::Digest) -> String {
+    let hex: String = digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
+    format!("sha256:{hex}")
+}
