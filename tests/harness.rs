@@ -330,7 +330,7 @@ pub fn exclusive(name: &str) -> File {
     file
 }
 
-fn bed(name: &str) -> String {
+pub fn bed(name: &str) -> String {
     std::env::var(name).unwrap_or_else(|_| panic!("{name} is not set: run the tests with ./dev test"))
 }
 

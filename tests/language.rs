@@ -32,9 +32,9 @@ fn keys_whose_executor_does_not_exist_yet_are_refused_by_name() {
     );
     refused(
         &format!(
-            "{HEAD}images: {{ a: {{ repository: a, compression: zstd }} }}\nphases: {{ build: {{ steps: [{{ build: a }}] }} }}\n"
+            "{HEAD}images: {{ a: {{ repository: a, skip-unchanged: true }} }}\nphases: {{ build: {{ steps: [{{ build: a }}] }} }}\n"
         ),
-        &["pipeline.yml:3:31", "`compression`"],
+        &["pipeline.yml:3:31", "`skip-unchanged`"],
     );
     let deploy = "{ cluster: c, service: s, task-definition: f, wait: 10m, on-failure: rollback }";
     refused(

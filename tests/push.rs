@@ -165,3 +165,125 @@ fn a_push_that_is_stopped_leaves_no_half_written_blob() {
     running.finish().exits(143);
     assert_eq!(half_written(), 0);
 }
+
+/// What a tag stands for in the test bed's registry.
+fn manifest(repository: &str, tag: &str) -> serde_json::Value {
+    let url = format!("https://{}/v2/{repository}/manifests/{tag}", registry());
+    let accept =
+        "Accept: application/vnd.oci.image.manifest.v1+json, application/vnd.oci.image.index.v1+json";
+    let (ca, login) = (crate::harness::bed("RUNNER_TEST_CA"), "AWS:123456789012-auth-token");
+    let text = crate::harness::shell("curl", &["-fsS", "--cacert", &ca, "-u", login, "-H", accept, &url]);
+    serde_json::from_str(&text).unwrap()
+}
+
+#[test]
+fn layers_are_compressed_as_asked_and_both_forms_hold_the_same_image() {
+    let (gzip, zstd) = (unique("gzip"), unique("zstd"));
+    let steps = "version: 1\nname: t\nphases: { build: { steps: [{ build: [a, b] }, { push: [a, b] }] } }\n";
+    let image = |name: &str, more: &str| {
+        format!(
+            "  {name}: {{ repository: {}, create: true, tags: [\"${{TAG:-v1}}\"]{more} }}\n",
+            if name == "a" { &gzip } else { &zstd }
+        )
+    };
+    let project =
+        Project::new(&format!("{steps}images:\n{}{}", image("a", ""), image("b", ", compression: zstd")))
+            .file("Dockerfile", "FROM busybox:1.36\nCOPY Dockerfile /\n");
+    project.runner("run --publish").aws().run().exits(0);
+    let kinds = |repository: &str| {
+        let layers = manifest(repository, "v1")["layers"].as_array().unwrap().clone();
+        layers
+            .iter()
+            .map(|layer| layer["mediaType"].as_str().unwrap().rsplit('+').next().unwrap().to_owned())
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(kinds(&gzip), ["gzip", "gzip"]);
+    assert_eq!(kinds(&zstd), ["zstd", "zstd"]);
+    let configuration = |repository: &str| manifest(repository, "v1")["config"]["digest"].clone();
+    assert_eq!(configuration(&gzip), configuration(&zstd));
+    // Another tool reads every layer, and finds what the configuration says.
+    let copies = tempfile::tempdir().unwrap();
+    for repository in [&gzip, &zstd] {
+        let source = format!("docker://{}/{repository}:v1", registry());
+        let target = format!("dir:{}", copies.path().join(repository).display());
+        let (ca, login) = (crate::harness::bed("RUNNER_TEST_CA"), "AWS:123456789012-auth-token");
+        let certificates = std::path::Path::new(&ca).parent().unwrap().to_str().unwrap().to_owned();
+        crate::harness::shell(
+            "skopeo",
+            &[
+                "copy",
+                "-q",
+                "--dest-decompress",
+                "--src-creds",
+                login,
+                "--src-cert-dir",
+                &certificates,
+                &source,
+                &target,
+            ],
+        );
+    }
+}
+
+#[test]
+fn a_repository_is_created_as_the_file_says() {
+    let repository = unique("created");
+    let create = "create: { scan-on-push: true, immutable: true, lifecycle-policy: policy.json }";
+    let broken = project(&repository, create).file("policy.json", "{ not json");
+    let outcome = broken.runner("run --publish").aws().run().exits(2);
+    outcome.ends_with("policy.json is not JSON").ends_with("pipeline.yml:4:");
+    let policy = json!({ "rules": [{ "rulePriority": 1, "selection": { "tagStatus": "untagged", "countType": "imageCountMoreThan", "countNumber": 3 }, "action": { "type": "expire" } }] });
+    let project = project(&repository, create).file("policy.json", policy.to_string());
+    project.runner("run --publish").aws().run().exits(0);
+    let found =
+        ecr("DescribeRepositories", &json!({ "repositoryNames": [repository] }))["repositories"][0].clone();
+    assert_eq!(found["imageTagMutability"], "IMMUTABLE");
+    assert_eq!(found["imageScanningConfiguration"]["scanOnPush"], true);
+    let stored = ecr("GetLifecyclePolicy", &json!({ "repositoryName": repository }));
+    let stored: serde_json::Value =
+        serde_json::from_str(stored["lifecyclePolicyText"].as_str().unwrap()).unwrap();
+    assert_eq!(stored, policy);
+}
+
+#[test]
+fn an_unchanged_layer_is_not_made_again_on_a_fresh_host() {
+    let repository = unique("fresh");
+    let dockerfile =
+        |last: &str| format!("FROM busybox:1.36\nRUN echo {repository} > /own\nRUN echo {last} > /last\n");
+    let at = |last: &str| {
+        project(&repository, "create: true")
+            .file("Dockerfile", dockerfile(last))
+            .runner("run --publish")
+            .aws()
+            .run()
+            .exits(0)
+    };
+    at("one").says("4 blobs sent");
+    let before = manifest(&repository, "v1");
+    // Another directory knows nothing of the first push: only the registry does. Base and first layer are there.
+    at("two").says("2 blobs sent").says("2 were there already");
+    let after = manifest(&repository, "v1");
+    assert_eq!(before["layers"].as_array().unwrap()[..2], after["layers"].as_array().unwrap()[..2]);
+    // Made from nothing they are the same.
+    let elsewhere = unique("elsewhere");
+    let project = project(&elsewhere, "create: true").file("Dockerfile", dockerfile("two"));
+    project.runner("run --publish").aws().run().exits(0);
+    assert_eq!(manifest(&elsewhere, "v1")["layers"], after["layers"]);
+}
+
+#[test]
+fn what_another_repository_of_the_run_has_is_taken_over() {
+    let (one, two) = (unique("one"), unique("two"));
+    let project = Project::new(&format!(
+        "version: 1\nname: t\nimages:\n  a: {{ repository: {one}, create: true, tags: [\"${{TAG:-v1}}\"], args: {{ WHAT: a }} }}\n  b: {{ repository: {two}, create: true, tags: [\"${{TAG:-v1}}\"], args: {{ WHAT: b }} }}\nphases: {{ build: {{ steps: [{{ build: [a, b] }}, {{ push: [a, b] }}] }} }}\n"
+    ))
+    .file("Dockerfile", format!("FROM busybox:1.36\nRUN echo {one} > /own\nARG WHAT\nRUN echo $WHAT > /what\n"));
+    project
+        .runner("run --publish")
+        .aws()
+        .run()
+        .exits(0)
+        .says("2 blobs sent")
+        .says("2 came from other repositories, 0 were there");
+    assert_eq!(manifest(&one, "v1")["layers"][1], manifest(&two, "v1")["layers"][1]);
+}

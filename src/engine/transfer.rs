@@ -76,9 +76,9 @@ impl Transfer<'_> {
         let mut layers = brought.layers.clone();
         layers.extend(known.layers().clone());
         layers.retain(|_, blob| blob.is_made_by(compression));
-        let present = client.present(&local.layers, &layers).await?;
+        let (present, mounted) = client.present(&local.layers, &layers).await?;
         let is_whole = local.layers.iter().all(|layer| present.contains_key(layer));
-        let (manifest, summary) = if let Some(whole) = known.whole(&local.id).filter(|_| is_whole) {
+        let (manifest, mut summary) = if let Some(whole) = known.whole(&local.id).filter(|_| is_whole) {
             let summary = PushSummary { present: whole.blobs().count(), ..PushSummary::default() };
             (whole.manifest().clone(), summary)
         } else {
@@ -92,6 +92,8 @@ impl Transfer<'_> {
             brought.layers.extend(local.layers.into_iter().zip(exported.blobs));
             (exported.manifest, summary)
         };
+        summary.mounted += mounted;
+        summary.present -= mounted;
         if let Err(error) = client.tag(&manifest, tags).await {
             return Err(self.dated(error).await.into());
         }

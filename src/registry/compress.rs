@@ -166,7 +166,7 @@ pub(super) fn read_block(source: &mut dyn Read, buffer: &mut [u8]) -> Result<usi
             Ok(0) => break,
             Ok(read) => length += read,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(RegistryError::Export(error.to_string())),
+            Err(error) => return Err(RegistryError::Stream(error)),
         }
     }
     Ok(length)

@@ -12,7 +12,7 @@ use serde::Deserialize;
 use serde_json::value::{RawValue, to_raw_value};
 use std::collections::{BTreeMap, HashMap};
 use std::fs;
-use std::io::{self, Read, Write};
+use std::io::{Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use tempfile::NamedTempFile;
@@ -95,14 +95,10 @@ pub(super) fn read(
 ) -> Result<Exported, RegistryError> {
     let mut reading = Reading { making, chains: chains(&making.layers), contents: HashMap::new() };
     let mut archive = tar::Archive::new(export);
-    for entry in archive.entries().map_err(invalid)? {
-        reading.entry(entry.map_err(invalid)?, sink)?;
+    for entry in archive.entries().map_err(RegistryError::Stream)? {
+        reading.entry(entry.map_err(RegistryError::Stream)?, sink)?;
     }
     reading.finish(sink)
-}
-
-fn invalid(error: io::Error) -> RegistryError {
-    RegistryError::Export(error.to_string())
 }
 
 struct Reading<'a> {
@@ -118,10 +114,10 @@ impl Reading<'_> {
         mut entry: tar::Entry<'_, R>,
         sink: &mut Sink<'_>,
     ) -> Result<(), RegistryError> {
-        let path = entry.path().map_err(invalid)?.to_string_lossy().into_owned();
+        let path = entry.path().map_err(RegistryError::Stream)?.to_string_lossy().into_owned();
         let kind = entry.header().entry_type();
         if kind.is_symlink() || kind.is_hard_link() {
-            let target = entry.link_name().map_err(invalid)?.unwrap_or_default();
+            let target = entry.link_name().map_err(RegistryError::Stream)?.unwrap_or_default();
             let target = target.to_string_lossy().into_owned();
             let target = if kind.is_symlink() { resolve(&path, &target) } else { target };
             self.contents.insert(path, Content::Link(target));
@@ -131,7 +127,7 @@ impl Reading<'_> {
                 None if path.ends_with(LAYER) || path.starts_with(BLOBS) => self.content(&mut entry, sink)?,
                 None => {
                     let mut bytes = Vec::new();
-                    entry.take(MAX_DOCUMENT).read_to_end(&mut bytes).map_err(invalid)?;
+                    entry.take(MAX_DOCUMENT).read_to_end(&mut bytes).map_err(RegistryError::Stream)?;
                     Content::Document(bytes)
                 }
             };
@@ -162,14 +158,14 @@ impl Reading<'_> {
         entry: &mut tar::Entry<'_, R>,
         sink: &mut Sink<'_>,
     ) -> Result<Content, RegistryError> {
-        let size = entry.header().size().map_err(invalid)?;
+        let size = entry.header().size().map_err(RegistryError::Stream)?;
         let mut head = [0; 4];
         let length = read_block(entry, &mut head)?;
         let head = &head[..length];
         let mut whole = head.chain(entry);
         if size <= MAX_DOCUMENT && head.first().is_none_or(|byte| b"{[".contains(byte)) {
             let mut bytes = Vec::new();
-            whole.read_to_end(&mut bytes).map_err(invalid)?;
+            whole.read_to_end(&mut bytes).map_err(RegistryError::Stream)?;
             return Ok(Content::Document(bytes));
         }
         // Compressed already, as containerd's image store keeps layers: it stays what it is.

@@ -26,6 +26,9 @@ pub enum RegistryError {
     /// The engine's export is not one that is understood.
     #[error("the engine's export of the image cannot be read: {0}")]
     Export(String),
+    /// The engine's export ends before its time.
+    #[error("the engine's export of the image cannot be read")]
+    Stream(#[source] io::Error),
     /// Reading or writing a file.
     #[error("cannot use {}", path.display())]
     File {

@@ -121,20 +121,29 @@ impl RepositoryClient {
         Ok(known)
     }
 
-    /// The layers of an image that need not be made, because the repository has them, by their digest before compression. What
-    /// another repository has is taken over.
+    /// The layers of an image that need not be made, because the repository has them, by their digest before compression; and how
+    /// many of them were taken over from another repository for that.
     pub async fn present(
         &self,
         layers: &[String],
         known: &HashMap<String, Descriptor>,
-    ) -> Result<HashMap<String, Descriptor>, RegistryError> {
+    ) -> Result<(HashMap<String, Descriptor>, usize), RegistryError> {
         let wanted: HashSet<&String> = layers.iter().collect();
         let known = wanted.into_iter().filter_map(|layer| Some((layer, known.get(layer)?)));
         let looked_up = stream::iter(known).map(async |(layer, blob)| {
-            let there = self.has_blob(&blob.digest).await? || self.mount(&blob.digest).await?;
-            Ok::<_, RegistryError>(there.then(|| (layer.clone(), blob.clone())))
+            let had = self.has_blob(&blob.digest).await?;
+            let there = had || self.mount(&blob.digest).await?;
+            Ok::<_, RegistryError>(there.then(|| (layer.clone(), blob.clone(), had)))
         });
-        looked_up.buffer_unordered(LOOKUPS).try_filter_map(async |found| Ok(found)).try_collect().await
+        let mut looked_up = looked_up.buffer_unordered(LOOKUPS);
+        let (mut present, mut mounted) = (HashMap::new(), 0);
+        while let Some(found) = looked_up.try_next().await? {
+            if let Some((layer, blob, had)) = found {
+                present.insert(layer, blob);
+                mounted += usize::from(!had);
+            }
+        }
+        Ok((present, mounted))
     }
 
     /// Makes the blobs of an exported image in a directory, and sends them. Nothing stands for them yet.

@@ -113,7 +113,7 @@ pub static IMAGE: Table = Table {
         Key::new("tags", TEXTS, "Tags to push. At least one must be unique to the commit, or lifecycle rules could delete what runs.").default("[\"${source.commit}\"]").example("[\"${source.commit}\", latest]"),
         Key::new("depends-on", IMAGES, "Images that are built before this one, and that its Dockerfile may name in `FROM`.").example("[base]"),
         Key::new("cache", Kind::Table(&CACHE), "Build cache from and to other places than the engine."),
-        Key::new("compression", Kind::Choice(&["gzip", "zstd"]), "How layers are compressed when they are pushed.").default("gzip").later(),
+        Key::new("compression", Kind::Choice(&["gzip", "zstd"]), "How layers are compressed when they are pushed; engines read zstd from 23 on.").default("gzip"),
         Key::new("create", Kind::Either(&[Kind::Boolean, Kind::Table(&CREATE)]), "Create the ECR repository where it does not exist.").default("false"),
         Key::new("scan", Kind::Table(&SCAN), "Wait for ECR's scan, and fail on its findings.").later(),
         Key::new("skip-unchanged", Kind::Boolean, "Skip build, test and push where an image of the same sources is in the repository already.").default("false").later(),
@@ -147,15 +147,14 @@ pub static CREATE: Table = Table {
     about: "Settings of a repository that is created.",
     one_of: &[],
     keys: &[
-        Key::new("scan-on-push", Kind::Boolean, "Scan images when they are pushed.").default("false").later(),
-        Key::new("immutable", Kind::Boolean, "Tags cannot be moved.").default("false").later(),
+        Key::new("scan-on-push", Kind::Boolean, "Scan images when they are pushed.").default("false"),
+        Key::new("immutable", Kind::Boolean, "Tags cannot be moved.").default("false"),
         Key::new(
             "lifecycle-policy",
             Kind::Either(&[Kind::Text, Kind::Document]),
             "ECR's lifecycle policy: a JSON file, or the policy itself.",
         )
-        .example("lifecycle.json")
-        .later(),
+        .example("lifecycle.json"),
     ],
 };
 
