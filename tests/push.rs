@@ -287,3 +287,34 @@ fn what_another_repository_of_the_run_has_is_taken_over() {
         .says("2 came from other repositories, 0 were there");
     assert_eq!(manifest(&one, "v1")["layers"][1], manifest(&two, "v1")["layers"][1]);
 }
+
+#[test]
+fn an_image_for_several_platforms_is_an_index_whose_tag_comes_last() {
+    let repository = unique("platforms");
+    let project = project(&repository, "create: true, platforms: [linux/arm64/v8, linux/amd64]")
+        .file("Dockerfile", "FROM scratch\nARG TARGETARCH\nCOPY pipeline.yml /$TARGETARCH\n");
+    project.runner("run --local").run().exits(0);
+    let layout = project.path(&format!(".runner/registry/{repository}"));
+    let raw =
+        crate::harness::shell("skopeo", &["inspect", "--raw", &format!("oci:{}:latest", layout.display())]);
+    let local: serde_json::Value = serde_json::from_str(&raw).unwrap();
+    project.runner("run --publish").aws().run().exits(0);
+    let index = manifest(&repository, "v1");
+    assert_eq!(index, local);
+    let platforms: Vec<String> = index["manifests"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|image| {
+            format!("{}/{}", image["platform"]["os"], image["platform"]["architecture"]).replace('"', "")
+        })
+        .collect();
+    assert_eq!(platforms, ["linux/arm64", "linux/amd64"]);
+    assert_eq!(index["manifests"][0]["platform"]["variant"], "v8");
+    for image in index["manifests"].as_array().unwrap() {
+        let own = manifest(&repository, image["digest"].as_str().unwrap());
+        assert_eq!(own["layers"].as_array().unwrap().len(), 1);
+    }
+    // Nothing is sent again, though the tag leads to the images only by way of the index.
+    project.runner("run --publish").aws().run().exits(0).says("0 blobs sent");
+}

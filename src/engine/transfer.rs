@@ -36,11 +36,9 @@ impl Brought {
     }
 }
 
-/// An image of the engine, and where it goes.
+/// A repository that images of the engine go to.
 pub(super) struct Transfer<'a> {
     pub(super) engine: &'a Engine,
-    /// The image's id or name in the engine.
-    pub(super) image: &'a str,
     pub(super) client: &'a RepositoryClient,
     pub(super) tags: &'a [String],
     pub(super) compression: Compression,
@@ -52,25 +50,60 @@ pub(super) struct Transfer<'a> {
 }
 
 impl Transfer<'_> {
-    /// Brings what is missing into the repository, and then puts the tags on it.
+    /// Brings what is missing into the repository, and then puts the tags on it. An image is an id or a name in the engine; of
+    /// several, each for its platform, the tags stand for the index.
     pub(super) async fn run(
         &self,
+        images: &[(String, String)],
         brought: &mut Brought,
         stop: &CancellationToken,
     ) -> Result<(Stored, PushSummary), Failure> {
         tokio::select! {
-            pushed = self.push(brought, stop) => pushed,
+            pushed = self.push(images, brought, stop) => pushed,
             () = stop.cancelled() => Err(RegistryError::Stopped.into()),
         }
     }
 
     async fn push(
         &self,
+        images: &[(String, String)],
+        brought: &mut Brought,
+        stop: &CancellationToken,
+    ) -> Result<(Stored, PushSummary), Failure> {
+        let (mut manifests, mut summary) = (Vec::new(), PushSummary::default());
+        for (platform, image) in images {
+            let (manifest, of_image) = self.one(image, brought, stop).await?;
+            summary += of_image;
+            manifests.push((platform.as_str(), manifest));
+        }
+        let manifest = match manifests.as_slice() {
+            [(_, image)] => image.clone(),
+            images => {
+                for (_, image) in images {
+                    self.client.put(image).await?;
+                }
+                Stored::index(images.iter().map(|(platform, image)| (*platform, image)))?
+            }
+        };
+        if let Err(error) = self.client.tag(&manifest, self.tags).await {
+            return Err(self.dated(error).await.into());
+        }
+        let path = &self.client.repository().path;
+        if !brought.repositories.contains(path) {
+            brought.repositories.push(path.clone());
+        }
+        Ok((manifest, summary))
+    }
+
+    /// Brings one image into the repository. Nothing stands for it yet.
+    async fn one(
+        &self,
+        image: &str,
         brought: &mut Brought,
         stop: &CancellationToken,
     ) -> Result<(Stored, PushSummary), Failure> {
         let Self { client, tags, compression, .. } = *self;
-        let local = self.engine.image(self.image).await?;
+        let local = self.engine.image(image).await?;
         let known = client.known(tags, &local.layers, compression).await?;
         // What was brought into another repository counts too.
         let mut layers = brought.layers.clone();
@@ -94,18 +127,9 @@ impl Transfer<'_> {
         };
         summary.mounted += mounted;
         summary.present -= mounted;
-        if let Err(error) = client.tag(&manifest, tags).await {
-            return Err(self.dated(error).await.into());
-        }
-        let path = &client.repository().path;
-        if !brought.repositories.contains(path) {
-            brought.repositories.push(path.clone());
-        }
         Ok((manifest, summary))
     }
-}
 
-impl Transfer<'_> {
     /// The same error, with the time when the image was pushed that stands in the way.
     async fn dated(&self, error: RegistryError) -> RegistryError {
         match (error, self.aws) {
@@ -173,7 +197,6 @@ impl ImagePush {
         let tags = [self.tag.clone()];
         let transfer = Transfer {
             engine,
-            image: &self.image,
             client: &client,
             tags: &tags,
             compression: self.compression,
@@ -181,7 +204,8 @@ impl ImagePush {
             progress,
             aws: None,
         };
-        let pushed = transfer.run(&mut Brought::default(), stop).await;
+        let image = [(String::new(), self.image.clone())];
+        let pushed = transfer.run(&image, &mut Brought::default(), stop).await;
         for retry in retries(&client) {
             warn(retry);
         }

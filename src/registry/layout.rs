@@ -4,7 +4,7 @@ use super::RegistryError;
 use super::compress::Compression;
 use super::export::{self, Blob, Exported, Making, Sink};
 use super::known::Known;
-use super::manifest::{INDEX_TYPE, Manifest, Stored};
+use super::manifest::{INDEX_TYPE, Index, Manifest, Stored};
 use crate::files::{self, Access};
 use serde_json::{Value, json};
 use std::collections::HashSet;
@@ -40,15 +40,9 @@ impl Layout {
     /// The layers of its images that need not be made again, because they were compressed in the same way.
     pub fn known(&self, compression: Compression) -> Known {
         let mut known = Known::new(compression);
-        for digest in self
-            .manifests()
-            .iter()
-            .filter_map(|manifest| manifest.get("digest")?.as_str().map(ToOwned::to_owned))
-        {
-            let read = |digest: &str| fs::read(self.blob_path(digest)).unwrap_or_default();
-            let manifest = read(&digest);
-            if let Some(image) = known.image(manifest) {
-                let config = read(image.config());
+        for digest in self.images() {
+            if let Some(image) = known.image(self.read(&digest)) {
+                let config = self.read(image.config());
                 known.add(image, &config, |blob| {
                     fs::metadata(self.blob_path(&blob.digest)).is_ok_and(|file| file.len() == blob.size)
                 });
@@ -57,15 +51,37 @@ impl Layout {
         known
     }
 
+    /// A small blob; nothing where it is not there.
+    fn read(&self, digest: &str) -> Vec<u8> {
+        fs::read(self.blob_path(digest)).unwrap_or_default()
+    }
+
+    /// The digests of all manifests that tags lead to: of images, and of indexes with theirs.
+    fn images(&self) -> Vec<String> {
+        let named = self.manifests();
+        let named = named.iter().filter_map(|manifest| manifest.get("digest").and_then(Value::as_str));
+        let with_own = named.flat_map(|digest| {
+            let index = serde_json::from_slice::<Index>(&self.read(digest));
+            let own = index.map(|index| index.manifests).unwrap_or_default();
+            own.into_iter().map(|image| image.digest).chain([digest.to_owned()])
+        });
+        with_own.collect()
+    }
+
     /// Stores the image of an export, and whatever it is made of that is not there yet.
     pub fn store(&self, export: impl Read, making: &Making) -> Result<Stored, RegistryError> {
         let mut keep = |blob: Blob| self.keep(blob);
         let sink = &mut Sink { directory: &self.blobs, emit: &mut keep };
         let Exported { manifest, .. } = export::read(export, making, sink)?;
+        self.put(&manifest)?;
+        Ok(manifest)
+    }
+
+    /// Stores a manifest.
+    pub fn put(&self, manifest: &Stored) -> Result<(), RegistryError> {
         let path = self.blob_path(&manifest.digest);
         files::write_whole(&path, &manifest.bytes, Access::Everybody)
-            .map_err(|error| RegistryError::File { path: error.path, source: error.source })?;
-        Ok(manifest)
+            .map_err(|error| RegistryError::File { path: error.path, source: error.source })
     }
 
     /// Gives a blob its place.
@@ -103,16 +119,12 @@ impl Layout {
     /// Removes blobs that no tag leads to any more.
     pub fn remove_unused(&self) -> Result<(), RegistryError> {
         let mut used = HashSet::new();
-        for manifest in self.manifests() {
-            let Some(digest) = manifest.get("digest").and_then(Value::as_str) else {
-                continue;
-            };
-            used.insert(self.blob_path(digest));
-            let bytes = fs::read(self.blob_path(digest)).unwrap_or_default();
-            if let Ok(manifest) = serde_json::from_slice::<Manifest>(&bytes) {
+        for digest in self.images() {
+            if let Ok(manifest) = serde_json::from_slice::<Manifest>(&self.read(&digest)) {
                 let blobs = manifest.layers.iter().chain([&manifest.config]);
                 used.extend(blobs.map(|blob| self.blob_path(&blob.digest)));
             }
+            used.insert(self.blob_path(&digest));
         }
         let entries = fs::read_dir(&self.blobs).map_err(RegistryError::file(&self.blobs))?;
         for path in entries.flatten().map(|entry| entry.path()) {

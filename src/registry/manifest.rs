@@ -29,11 +29,33 @@ pub struct Descriptor {
     /// What is said about it.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub annotations: BTreeMap<String, String>,
+    /// What an image of an index runs on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub platform: Option<Platform>,
+}
+
+/// What an image runs on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Platform {
+    architecture: String,
+    os: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    variant: Option<String>,
+}
+
+impl Platform {
+    /// Reads `os/arch[/variant]`.
+    pub fn parse(text: &str) -> Self {
+        let mut parts = text.split('/').map(ToOwned::to_owned);
+        let mut next = || parts.next();
+        let (os, architecture) = (next().unwrap_or_default(), next().unwrap_or_default());
+        Self { architecture, os, variant: next() }
+    }
 }
 
 impl Descriptor {
     pub(super) fn new(media_type: &str, digest: String, size: u64) -> Self {
-        Self { media_type: media_type.to_owned(), digest, size, annotations: BTreeMap::new() }
+        Self { media_type: media_type.to_owned(), digest, size, annotations: BTreeMap::new(), platform: None }
     }
 
     /// The same, as a layer that was compressed like this.
@@ -58,6 +80,16 @@ pub struct Manifest {
     pub config: Descriptor,
     /// Its layers, the base first.
     pub layers: Vec<Descriptor>,
+}
+
+/// An OCI image index.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Index {
+    schema_version: u32,
+    media_type: String,
+    /// The images' manifests, one for each platform.
+    pub manifests: Vec<Descriptor>,
 }
 
 /// What is read of an image's configuration.
@@ -92,6 +124,16 @@ impl Stored {
     pub(super) fn image(config: Descriptor, layers: Vec<Descriptor>) -> Result<Self, RegistryError> {
         let media_type = MANIFEST_TYPE.to_owned();
         Self::new(&Manifest { schema_version: 2, media_type, config, layers }, MANIFEST_TYPE)
+    }
+
+    /// The index of images, each with its platform.
+    pub fn index<'i>(images: impl Iterator<Item = (&'i str, &'i Self)>) -> Result<Self, RegistryError> {
+        let entry = |(platform, image): (&str, &Self)| Descriptor {
+            platform: Some(Platform::parse(platform)),
+            ..Descriptor::new(image.media_type, image.digest.clone(), image.bytes.len() as u64)
+        };
+        let (media_type, manifests) = (INDEX_TYPE.to_owned(), images.map(entry).collect());
+        Self::new(&Index { schema_version: 2, media_type, manifests }, INDEX_TYPE)
     }
 
     fn new(document: &impl Serialize, media_type: &'static str) -> Result<Self, RegistryError> {

@@ -6,7 +6,7 @@ use super::client::{RepositoryClient, Uploaded};
 use super::compress::Compression;
 use super::export::{self, Blob, Exported, Making, Sink};
 use super::known::Known;
-use super::manifest::{Descriptor, Stored};
+use super::manifest::{Descriptor, Index, Stored};
 use crate::tls::Redirects;
 use futures_util::stream::FuturesUnordered;
 use futures_util::{StreamExt, TryStreamExt, stream};
@@ -41,6 +41,15 @@ pub struct PushSummary {
     pub present: usize,
     /// Blobs that another repository had.
     pub mounted: usize,
+}
+
+impl std::ops::AddAssign for PushSummary {
+    fn add_assign(&mut self, other: Self) {
+        self.sent += other.sent;
+        self.sent_bytes += other.sent_bytes;
+        self.present += other.present;
+        self.mounted += other.mounted;
+    }
 }
 
 impl PushSummary {
@@ -106,14 +115,23 @@ impl RepositoryClient {
     ) -> Result<Known, RegistryError> {
         let mut known = Known::new(compression);
         let others = self.tags().await?;
-        let candidates = tags.iter().filter(|tag| others.contains(tag));
-        let mut seen = HashSet::new();
-        for tag in candidates.chain(others.iter().rev()).filter(|tag| seen.insert(tag.as_str())).take(EARLIER)
-        {
-            if layers.iter().all(|layer| known.layers().contains_key(layer)) {
+        // What is to be looked at next comes last.
+        let own = tags.iter().rev().filter(|tag| others.contains(tag));
+        let mut names: Vec<String> = others.iter().chain(own).cloned().collect();
+        let (mut seen, mut left) = (HashSet::new(), EARLIER);
+        while let Some(name) = names.pop() {
+            if left == 0 || layers.iter().all(|layer| known.layers().contains_key(layer)) {
                 break;
             }
-            let Some(manifest) = self.manifest(tag).await? else { continue };
+            if !seen.insert(name.clone()) {
+                continue;
+            }
+            left -= 1;
+            let Some(manifest) = self.manifest(&name).await? else { continue };
+            if let Ok(index) = serde_json::from_slice::<Index>(&manifest.bytes) {
+                names.extend(index.manifests.into_iter().map(|image| image.digest));
+                continue;
+            }
             let Some(image) = known.image(manifest.bytes) else { continue };
             let Some(config) = self.blob(image.config()).await? else { continue };
             known.add(image, &config, |_| true);
@@ -195,6 +213,11 @@ impl RepositoryClient {
         let known = exported.blobs.iter().map(|blob| &blob.digest).collect::<HashSet<_>>().len();
         summary.present = known - summary.sent - summary.mounted;
         Ok((exported, summary))
+    }
+
+    /// Puts a manifest, whose blobs are there, under its own digest: for an index, which needs those of its images.
+    pub async fn put(&self, manifest: &Stored) -> Result<(), RegistryError> {
+        self.put_manifest(&manifest.digest, manifest).await
     }
 
     /// Puts a manifest, whose blobs are there, under every tag, and compares what the registry then serves.

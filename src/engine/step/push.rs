@@ -15,16 +15,17 @@ use crate::registry::client::RepositoryClient;
 use crate::registry::compress::Compression;
 use crate::registry::export::Making;
 use crate::registry::layout::Layout;
+use crate::registry::manifest::Stored;
 use crate::registry::push::Progress;
 use crate::text::human_size;
 
-pub(super) async fn run(cx: &Context<'_>, images: &[Name]) -> Result<(), Failure> {
-    for name in images {
+pub(super) async fn run(cx: &Context<'_>, names: &[Name]) -> Result<(), Failure> {
+    for name in names {
         let image = cx.image(name)?;
-        let id = cx.built_image(&name.value)?;
+        let images = images(cx, name, &image)?;
         let uri = match cx.run.job.mode {
-            Mode::Local => to_layout(cx, name, &image, &id).await?,
-            Mode::Publish => to_registry(cx, name, &image, &id).await?,
+            Mode::Local => to_layout(cx, name, &image, &images).await?,
+            Mode::Publish => to_registry(cx, name, &image, &images).await?,
         };
         let digest = uri.rsplit('@').next().unwrap_or_default().to_owned();
         cx.run.values().set_image(&name.value, &uri, &digest);
@@ -36,6 +37,18 @@ pub(super) async fn run(cx: &Context<'_>, images: &[Name]) -> Result<(), Failure
     Ok(())
 }
 
+/// The ids of what was built, each with its platform where there are several, in the order of the file.
+fn images(cx: &Context<'_>, name: &Name, image: &Image) -> Result<Vec<(String, String)>, Failure> {
+    let id = cx.built_image(&name.value)?;
+    if image.platforms.len() < 2 {
+        return Ok(vec![(String::new(), id)]);
+    }
+    let others =
+        cx.run.state().images.get(&name.value).map(|image| image.platforms.clone()).unwrap_or_default();
+    let of = |platform: &String| (platform.clone(), others.get(platform).unwrap_or(&id).clone());
+    Ok(image.platforms.iter().map(of).collect())
+}
+
 fn compression(image: &Image) -> Compression {
     match image.compression {
         model::Compression::Gzip => Compression::Gzip,
@@ -43,27 +56,27 @@ fn compression(image: &Image) -> Compression {
     }
 }
 
-async fn to_layout(cx: &Context<'_>, name: &Name, image: &Image, id: &str) -> Result<String, Failure> {
+async fn to_layout(
+    cx: &Context<'_>,
+    name: &Name,
+    image: &Image,
+    images: &[(String, String)],
+) -> Result<String, Failure> {
     let repository = cx.resolve(&image.repository)?;
     let tags = cx.tags(image)?;
     let _changing = cx.run.layouts.lock().await;
     // The name has been checked to hold no `..`; a colon of a port stays as it is.
     let layout = Layout::create(&cx.run.work.path.join("registry").join(&repository))?;
-    let local = cx.run.services.docker().await?.image(id).await?;
-    let known = layout.known(compression(image));
-    let manifest = if let Some(image) = known.whole(&local.id) {
-        image.manifest().clone()
-    } else {
-        let making = Making::new(local.layers, known.layers().clone(), compression(image));
-        let stop = cx.stopping.soft.clone();
-        let export = export(cx.run.services.docker().await?, id, &stop);
-        let layout = layout.clone();
-        match tokio::task::spawn_blocking(move || layout.store(export, &making)).await {
-            _ if stop.is_cancelled() => return Err(RegistryError::Stopped.into()),
-            Ok(stored) => stored?,
-            Err(error) => {
-                return Err(Failure::environment(format!("the image could not be stored: {error}")));
-            }
+    let mut manifests = Vec::new();
+    for (platform, id) in images {
+        manifests.push((platform.as_str(), store(cx, &layout, compression(image), id).await?));
+    }
+    let manifest = match manifests.as_slice() {
+        [(_, image)] => image.clone(),
+        images => {
+            let index = Stored::index(images.iter().map(|(platform, image)| (*platform, image)))?;
+            layout.put(&index)?;
+            index
         }
     };
     layout.tag(&manifest, &tags)?;
@@ -74,7 +87,35 @@ async fn to_layout(cx: &Context<'_>, name: &Name, image: &Image, id: &str) -> Re
     Ok(uri)
 }
 
-async fn to_registry(cx: &Context<'_>, name: &Name, image: &Image, id: &str) -> Result<String, Failure> {
+/// Stores an image of the engine in a layout.
+async fn store(
+    cx: &Context<'_>,
+    layout: &Layout,
+    compression: Compression,
+    id: &str,
+) -> Result<Stored, Failure> {
+    let engine = cx.run.services.docker().await?;
+    let local = engine.image(id).await?;
+    let known = layout.known(compression);
+    if let Some(image) = known.whole(&local.id) {
+        return Ok(image.manifest().clone());
+    }
+    let making = Making::new(local.layers, known.layers().clone(), compression);
+    let stop = cx.stopping.soft.clone();
+    let (export, layout) = (export(engine, id, &stop), layout.clone());
+    match tokio::task::spawn_blocking(move || layout.store(export, &making)).await {
+        _ if stop.is_cancelled() => Err(RegistryError::Stopped.into()),
+        Ok(stored) => Ok(stored?),
+        Err(error) => Err(Failure::environment(format!("the image could not be stored: {error}"))),
+    }
+}
+
+async fn to_registry(
+    cx: &Context<'_>,
+    name: &Name,
+    image: &Image,
+    images: &[(String, String)],
+) -> Result<String, Failure> {
     let tags = cx.tags(image)?;
     let (repository, aws) = target(cx, image).await?;
     let access = cx.run.services.registry(&repository.host, &cx.access()?).await?;
@@ -85,7 +126,6 @@ async fn to_registry(cx: &Context<'_>, name: &Name, image: &Image, id: &str) -> 
     let blobs = cx.run.work.temporary_directory()?;
     let transfer = Transfer {
         engine: cx.run.services.docker().await?,
-        image: id,
         client: &client,
         tags: &tags,
         compression: compression(image),
@@ -93,7 +133,7 @@ async fn to_registry(cx: &Context<'_>, name: &Name, image: &Image, id: &str) -> 
         progress: &Progress::default(),
         aws: aws.as_ref(),
     };
-    let pushed = transfer.run(brought, &cx.stopping.soft).await;
+    let pushed = transfer.run(images, brought, &cx.stopping.soft).await;
     for retry in retries(&client) {
         cx.events.warn(retry).await;
     }

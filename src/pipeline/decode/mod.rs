@@ -8,8 +8,7 @@ mod steps;
 use super::diagnostic::Diagnostic;
 use super::language;
 use super::model::{
-    Action, AwsAccess, Env, EventKind, Filter, Name, Notify, NotifyOn, NotifyTarget, Phase, Pipeline, Shell,
-    Step, Zone,
+    Action, AwsAccess, Env, EventKind, Filter, Notify, NotifyOn, NotifyTarget, Pipeline, Shell, Step, Zone,
 };
 use super::reference::{self, SecretReference};
 use super::source::Span;
@@ -31,19 +30,6 @@ pub(super) fn pipeline(root: &Node, text: &str, problems: &mut Vec<Diagnostic>) 
         d.required(&fields, "phases").map(|node| phases::phases(&mut d, node)).unwrap_or_default();
     for step in phases.iter_mut().flat_map(|phase| phase.steps.iter_mut().chain(&mut phase.finally)) {
         complete(step, &aws);
-    }
-    let pushed = phases.iter().flat_map(Phase::all_steps).flat_map(Step::tree);
-    let pushed: Vec<Name> = pushed
-        .filter_map(|step| match &step.action {
-            Action::Push(names) => Some(names.clone()),
-            _ => None,
-        })
-        .flatten()
-        .collect();
-    for name in pushed {
-        if images.get(&name.value).is_some_and(|image| image.platforms.len() > 1) {
-            d.not_yet("the push of an image for several platforms", name.span);
-        }
     }
     let notify = d.within(Zone::Notify, |d| {
         fields.get("notify").map(|node| d.list(node, "notifications", notify)).unwrap_or_default()
