@@ -30,12 +30,6 @@ fn keys_whose_executor_does_not_exist_yet_are_refused_by_name() {
         ),
         &["pipeline.yml:6:9", "`run-task` is part of the language"],
     );
-    refused(
-        &format!(
-            "{HEAD}images: {{ a: {{ repository: a, skip-unchanged: true }} }}\nphases: {{ build: {{ steps: [{{ build: a }}] }} }}\n"
-        ),
-        &["pipeline.yml:3:31", "`skip-unchanged`"],
-    );
     let deploy = "{ cluster: c, service: s, task-definition: f, wait: 10m, on-failure: rollback }";
     refused(
         &format!("{HEAD}phases:\n  build:\n    steps:\n      - deploy: {deploy}\n"),

@@ -2,7 +2,11 @@
 
 use super::{Aws, AwsError, error};
 use crate::secret::{Login, Secret};
-use aws_sdk_ecr::types::{ImageIdentifier, ImageScanningConfiguration, ImageTagMutability};
+use aws_sdk_ecr::operation::describe_image_scan_findings::DescribeImageScanFindingsError;
+use aws_sdk_ecr::types::{
+    EnhancedImageScanFinding, FindingSeverity, ImageIdentifier, ImageScanFinding, ImageScanningConfiguration,
+    ImageTagMutability, ScanStatus,
+};
 use base64::Engine;
 
 /// How a repository is created.
@@ -14,6 +18,32 @@ pub struct NewRepository {
     pub immutable: bool,
     /// Which images expire, as ECR's JSON document.
     pub lifecycle_policy: Option<String>,
+}
+
+/// What ECR knows of an image's weaknesses.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Scan {
+    /// Nothing yet, in ECR's words.
+    UnderWay(String),
+    /// It has not been scanned, and will not be by itself where the repository is not scanned on push.
+    NotBegun,
+    /// What was found. A scan may be called complete before its findings are there.
+    Findings(Vec<Finding>),
+    /// There will be none, in ECR's words.
+    Impossible(String),
+}
+
+/// A weakness of an image.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Finding {
+    /// `CVE-…`
+    pub id: String,
+    /// `CRITICAL`, `HIGH`, `MEDIUM`, `LOW`, or another word.
+    pub severity: String,
+    /// The package that has it, with its version.
+    pub package: String,
+    /// The version that does not, where there is one.
+    pub fixed_in: Option<String>,
 }
 
 impl Aws {
@@ -103,5 +133,91 @@ impl Aws {
         let answer = request.repository_name(name).image_ids(id).send().await.ok()?;
         let pushed = answer.image_details().first()?.image_pushed_at()?;
         jiff::Timestamp::from_second(pushed.secs()).ok()
+    }
+
+    /// Asks for the findings of an image's scan: of basic scanning, or of enhanced scanning by Amazon Inspector.
+    pub async fn ecr_scan(&self, name: &str, digest: &str) -> Result<Scan, AwsError> {
+        let client = aws_sdk_ecr::Client::new(&self.config);
+        let mut found = Vec::new();
+        let mut next = None;
+        loop {
+            let id = ImageIdentifier::builder().image_digest(digest).build();
+            let request = client.describe_image_scan_findings().repository_name(name).image_id(id);
+            let answer = match request.set_next_token(next).send().await {
+                Ok(answer) => answer,
+                Err(failed) => {
+                    let service = failed.as_service_error();
+                    if service.is_some_and(DescribeImageScanFindingsError::is_scan_not_found_exception) {
+                        return Ok(Scan::NotBegun);
+                    }
+                    // ECR may need a moment to know of what was just pushed.
+                    if service.is_some_and(DescribeImageScanFindingsError::is_image_not_found_exception) {
+                        return Ok(Scan::UnderWay("the image is not known yet".to_owned()));
+                    }
+                    return Err(error("ecr:DescribeImageScanFindings", &self.repository_arn(name), failed));
+                }
+            };
+            let state = answer.image_scan_status();
+            let status = state.and_then(|state| state.status()).map_or("PENDING", ScanStatus::as_str);
+            let words = state.and_then(|state| state.description()).unwrap_or(status).to_owned();
+            match status {
+                "COMPLETE" | "ACTIVE" => {}
+                "PENDING" | "IN_PROGRESS" => return Ok(Scan::UnderWay(words)),
+                _ => return Ok(Scan::Impossible(format!("{status}: {words}"))),
+            }
+            let findings = answer.image_scan_findings();
+            // Continuous scanning is active before the first findings are there.
+            let is_scanned = findings.is_some_and(|findings| findings.image_scan_completed_at().is_some());
+            found.extend(findings.into_iter().flat_map(|findings| findings.findings()).map(basic));
+            let enhanced = findings.into_iter().flat_map(|findings| findings.enhanced_findings());
+            // Those that the account has suppressed are not.
+            found.extend(
+                enhanced.filter(|finding| finding.status() != Some("SUPPRESSED")).map(self::enhanced),
+            );
+            if status == "ACTIVE" && !is_scanned && found.is_empty() {
+                return Ok(Scan::UnderWay(words));
+            }
+            next = answer.next_token().map(ToOwned::to_owned);
+            if next.is_none() {
+                return Ok(Scan::Findings(found));
+            }
+        }
+    }
+
+    /// Begins a basic scan.
+    pub async fn ecr_start_scan(&self, name: &str, digest: &str) -> Result<(), AwsError> {
+        let id = ImageIdentifier::builder().image_digest(digest).build();
+        let request = aws_sdk_ecr::Client::new(&self.config).start_image_scan();
+        let answer = request.repository_name(name).image_id(id).send().await;
+        answer.map(drop).map_err(|failed| error("ecr:StartImageScan", &self.repository_arn(name), failed))
+    }
+}
+
+fn basic(finding: &ImageScanFinding) -> Finding {
+    let attribute = |key: &str| {
+        let found = finding.attributes().iter().find(|attribute| attribute.key() == key);
+        found.and_then(|attribute| attribute.value()).map(ToOwned::to_owned)
+    };
+    let package = [attribute("package_name"), attribute("package_version")];
+    Finding {
+        id: finding.name().unwrap_or("?").to_owned(),
+        severity: finding.severity().map_or("UNDEFINED", FindingSeverity::as_str).to_owned(),
+        package: package.into_iter().flatten().collect::<Vec<_>>().join(" "),
+        fixed_in: attribute("fixed_in_version"),
+    }
+}
+
+fn enhanced(finding: &EnhancedImageScanFinding) -> Finding {
+    let details = finding.package_vulnerability_details();
+    let package = details.and_then(|details| details.vulnerable_packages().first());
+    let name = package.map(|package| {
+        [package.name(), package.version()].into_iter().flatten().collect::<Vec<_>>().join(" ")
+    });
+    let id = details.and_then(|details| details.vulnerability_id()).or(finding.title());
+    Finding {
+        id: id.unwrap_or("?").to_owned(),
+        severity: finding.severity().unwrap_or("UNTRIAGED").to_owned(),
+        package: name.unwrap_or_default(),
+        fixed_in: package.and_then(|package| package.fixed_in_version()).map(ToOwned::to_owned),
     }
 }

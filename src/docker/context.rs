@@ -3,12 +3,15 @@
 use super::ignore::{IgnoreFile, Inherited, PatternError, Patterns, Rules, is_own_file};
 use super::pattern::Matcher;
 use bollard_buildkit_proto::fsutil::types::Stat;
+use rustix::fs::OFlags;
+use rustix::io::Errno;
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeSet, HashMap};
 use std::fs::{self, DirEntry, Metadata};
 use std::io;
-use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// Go's `os.ModeDir`.
 const GO_DIR: u32 = 1 << 31;
@@ -16,6 +19,9 @@ const GO_DIR: u32 = 1 << 31;
 const GO_SYMLINK: u32 = 1 << 27;
 /// Go's `os.ModeSetuid`, `ModeSetgid` and `ModeSticky`, beside their Unix bits.
 const GO_SPECIAL: [(u32, u32); 3] = [(0o4000, 1 << 23), (0o2000, 1 << 22), (0o1000, 1 << 20)];
+/// How many files are hashed at once, and how much of each at a time, in bytes.
+const DIGEST_THREADS: usize = 8;
+const DIGEST_BUFFER: usize = 256 * 1024;
 /// How many symbolic links are followed in a row before they count as a loop; moby's number.
 const MAX_LINKS: usize = 255;
 
@@ -115,6 +121,79 @@ pub fn walk(
     };
     walk.directory("", &Inherited::default())?;
     Ok(())
+}
+
+/// A digest of the selected files: of their names, modes, contents and link targets, but not of their times.
+pub fn digest(root: &Path, selection: &Selection) -> Result<[u8; 32], ContextError> {
+    let mut entries = Vec::new();
+    walk(root, selection, &mut |stat| {
+        entries.push(stat);
+        true
+    })?;
+    // Files are hashed side by side, and what comes out is put together in their order.
+    let next = AtomicUsize::new(0);
+    let threads = std::thread::available_parallelism().map_or(1, usize::from).min(DIGEST_THREADS);
+    let work = || {
+        let mut hashes = Vec::new();
+        let mut buffer = vec![0; DIGEST_BUFFER];
+        while let Some((at, stat)) = {
+            let at = next.fetch_add(1, Ordering::Relaxed);
+            entries.get(at).map(|stat| (at, stat))
+        } {
+            if stat.mode & (GO_DIR | GO_SYMLINK) == 0 && stat.linkname.is_empty() {
+                hashes.push((at, file_digest(&root.join(&stat.path), &mut buffer)?));
+            }
+        }
+        Ok::<_, ContextError>(hashes)
+    };
+    let hashes = std::thread::scope(|scope| {
+        let workers: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
+        workers
+            .into_iter()
+            .map(|worker| worker.join().unwrap_or_else(|_| Ok(Vec::new())))
+            .collect::<Result<Vec<_>, _>>()
+    })?;
+    let hashes: HashMap<usize, [u8; 32]> = hashes.into_iter().flatten().collect();
+    let mut whole = aws_lc_rs::digest::Context::new(&aws_lc_rs::digest::SHA256);
+    for (at, stat) in entries.iter().enumerate() {
+        // Each part with its length: no two lists of files give the same bytes.
+        for part in [stat.path.as_bytes(), stat.linkname.as_bytes(), &stat.mode.to_be_bytes()] {
+            whole.update(&(part.len() as u64).to_be_bytes());
+            whole.update(part);
+        }
+        whole.update(hashes.get(&at).map(<[u8; 32]>::as_slice).unwrap_or_default());
+    }
+    Ok(bytes_of(whole))
+}
+
+/// Opens a file; nothing where it is a socket. One that has become a pipe meanwhile does not block.
+pub(super) fn open(path: &Path) -> io::Result<Option<fs::File>> {
+    let flags = OFlags::NONBLOCK.bits().cast_signed();
+    match fs::File::options().read(true).custom_flags(flags).open(path) {
+        Ok(file) => Ok(Some(file)),
+        Err(error) if error.raw_os_error() == Some(Errno::NXIO.raw_os_error()) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+fn file_digest(path: &Path, buffer: &mut [u8]) -> Result<[u8; 32], ContextError> {
+    use std::io::Read;
+    let mut hash = aws_lc_rs::digest::Context::new(&aws_lc_rs::digest::SHA256);
+    let Some(mut file) = open(path).map_err(ContextError::read(path))? else { return Ok(bytes_of(hash)) };
+    loop {
+        match file.read(buffer) {
+            Ok(0) => return Ok(bytes_of(hash)),
+            Ok(length) => hash.update(&buffer[..length]),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(ContextError::read(path)(error)),
+        }
+    }
+}
+
+fn bytes_of(hash: aws_lc_rs::digest::Context) -> [u8; 32] {
+    let mut bytes = [0; 32];
+    bytes.copy_from_slice(hash.finish().as_ref());
+    bytes
 }
 
 /// One component of a pattern of what is wanted.

@@ -34,6 +34,20 @@ impl Engine {
         }
     }
 
+    /// What a build takes for an image's name: the digest under which the engine pulled it, or else its id. Nothing where the
+    /// engine does not have it.
+    pub async fn identity(&self, name: &str) -> Result<Option<String>, DockerError> {
+        match self.client.inspect_image(name).await {
+            Ok(image) => {
+                let digests = image.repo_digests.unwrap_or_default();
+                let digest = digests.first().and_then(|name| Some(name.rsplit_once('@')?.1.to_owned()));
+                Ok(digest.or(image.id))
+            }
+            Err(BollardError::DockerResponseServerError { status_code: 404, .. }) => Ok(None),
+            Err(error) => Err(DockerError::api("look an image up")(error)),
+        }
+    }
+
     /// The id of the image that the engine got last of those whose name is in a repository.
     pub async fn newest_of(&self, repository: &str) -> Result<Option<String>, DockerError> {
         let filters = Some(HashMap::from([("reference".to_owned(), vec![repository.to_owned()])]));

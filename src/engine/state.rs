@@ -64,6 +64,15 @@ pub(super) struct ImageState {
     /// The ids of the other platforms.
     #[serde(default, skip_serializing_if = "IndexMap::is_empty")]
     pub(super) platforms: IndexMap<String, String>,
+    /// The digest of its sources, where that is asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) fingerprint: Option<String>,
+    /// The digest of the image in the repository that has the same sources: this one has not been built.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) unchanged: Option<String>,
+    /// The test steps that it has passed, by their number in the file.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(super) passed: Vec<usize>,
     /// The manifest's digest, once it is pushed.
     pub(super) digest: Option<String>,
     /// `repository@sha256:…`, once it is pushed.

@@ -57,6 +57,21 @@ pub enum Builtin {
     ImageDigest(String),
 }
 
+impl Builtin {
+    /// Whether it is another one for every commit or build.
+    pub fn is_of_one_build(&self) -> bool {
+        matches!(
+            self,
+            Self::SourceCommit
+                | Self::SourceCommitShort
+                | Self::SourceTag
+                | Self::BuildId
+                | Self::BuildNumber
+                | Self::BuildUrl
+        )
+    }
+}
+
 const FIXED: [(&str, Builtin); 10] = [
     ("source.commit", Builtin::SourceCommit),
     ("source.commit.short", Builtin::SourceCommitShort),

@@ -19,6 +19,9 @@ use indexmap::IndexMap;
 /// The tag of a build cache in a registry.
 pub const CACHE_TAG: &str = "buildcache";
 
+/// What tags with the fingerprint of an image's sources begin with.
+pub const SOURCE_TAG: &str = "runner-source-";
+
 /// Something that a step asks of the world outside.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Call {
@@ -264,6 +267,7 @@ impl<'a> Caller<'a> {
         for name in &self.pipeline.in_order(images, &|_| false) {
             let Some(image) = self.image(name) else { continue };
             self.cache(image, step, place, &mut calls);
+            calls.extend(self.looked_up(image, step, place));
             let caches = image.cache_from.iter().map(|cache| self.text(cache, Some(&step.env)));
             let bases = self.facts.base_images.get(&name.value).into_iter().flatten().cloned();
             calls.extend(caches.chain(bases).filter_map(|source| pull(&source, place)));
@@ -301,11 +305,35 @@ impl<'a> Caller<'a> {
         }
     }
 
+    /// Whether an image of the same sources is in the repository.
+    fn looked_up(&self, image: &Image, step: &Step, place: &Place) -> Option<Call> {
+        let (_, arn, _) = self.repository(image, step, place);
+        let arn = arn.filter(|_| image.skip_unchanged)?;
+        Some(place.call([
+            ("ecr:DescribeRepositories", arn.clone()),
+            ("ecr:GetAuthorizationToken", Resource::Any),
+            ("ecr:BatchGetImage", arn),
+        ]))
+    }
+
+    /// The fingerprint of an image's sources, beside an image that has passed its tests.
+    fn recorded(&self, image: &Image, step: &Step, place: &Place) -> Vec<Call> {
+        let Some(mut call) = self.looked_up(image, step, place) else { return Vec::new() };
+        let (address, arn, _) = self.repository(image, step, place);
+        call.permissions.extend(arn.map(|arn| ("ecr:PutImage", arn)));
+        let target = format!("{address}:{SOURCE_TAG}…");
+        let condition = Some("where all of its tests have passed");
+        call.change = Some(Change { action: "registry:PutManifest", target, condition });
+        vec![call]
+    }
+
     /// The images of the test's services are pulled; those of the pipeline itself are there.
     fn test(&self, test: &Test, step: &Step, place: &Place) -> Vec<Call> {
+        let recorded =
+            self.image(&test.image).map(|image| self.recorded(image, step, place)).unwrap_or_default();
         let images = test.services.values().map(|service| self.text(&service.image, Some(&step.env)));
         let others = images.filter(|image| !self.pipeline.images.contains_key(image));
-        others.filter_map(|image| pull(&image, place)).collect()
+        recorded.into_iter().chain(others.filter_map(|image| pull(&image, place))).collect()
     }
 
     fn push(&self, images: &[Name], step: &Step, place: &Place) -> Vec<Call> {
@@ -313,6 +341,7 @@ impl<'a> Caller<'a> {
         for name in images {
             if let Some(image) = self.image(name) {
                 self.push_one(image, step, place, &mut calls);
+                calls.extend(self.recorded(image, step, place));
             }
         }
         calls
@@ -389,7 +418,8 @@ impl<'a> Caller<'a> {
             let actions = ["ecr:BatchGetImage", "ecr:GetDownloadUrlForLayer", "ecr:ListImages"];
             calls.push(place.call(actions.map(|action| (action, arn.clone()))));
             if image.scan.is_some() {
-                calls.push(place.call([("ecr:DescribeImageScanFindings", arn.clone())]));
+                let actions = ["ecr:DescribeImageScanFindings", "ecr:StartImageScan"];
+                calls.push(place.call(actions.map(|action| (action, arn.clone()))));
             }
         }
     }

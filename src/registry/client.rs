@@ -588,7 +588,7 @@ impl RepositoryClient {
     }
 
     /// The digest that a tag stands for; nothing where there is no such tag.
-    pub(super) async fn tag_digest(&self, tag: &str) -> Result<Option<String>, RegistryError> {
+    pub async fn tag_digest(&self, tag: &str) -> Result<Option<String>, RegistryError> {
         let url = self.url(&format!("manifests/{tag}"))?;
         let answer = self.call(Method::HEAD, &url, |request| request.header(ACCEPT, ACCEPTED)).await?;
         if !answer.status.is_success() {

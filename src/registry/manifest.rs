@@ -136,6 +136,14 @@ impl Stored {
         Self::new(&Index { schema_version: 2, media_type, manifests }, INDEX_TYPE)
     }
 
+    /// The digests of the images that it stands for: its own, or those of an index.
+    pub fn images(&self) -> Vec<String> {
+        match serde_json::from_slice::<Index>(&self.bytes) {
+            Ok(index) => index.manifests.into_iter().map(|image| image.digest).collect(),
+            Err(_) => vec![self.digest.clone()],
+        }
+    }
+
     fn new(document: &impl Serialize, media_type: &'static str) -> Result<Self, RegistryError> {
         let bytes = serde_json::to_vec(document).map_err(|error| RegistryError::Export(error.to_string()))?;
         Ok(Self { digest: digest_of(&bytes), bytes, media_type })

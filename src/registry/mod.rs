@@ -71,6 +71,14 @@ pub enum RegistryError {
         /// The repository.
         repository: String,
     },
+    /// An image that was there is not there any more.
+    #[error("the registry {host} does not have {digest} any more")]
+    Gone {
+        /// Its host name.
+        host: String,
+        /// The image.
+        digest: String,
+    },
     /// The tag exists, may not be moved, and stands for another image.
     #[error("the tag `{tag}` is immutable and stands for {existing}{}, not for {digest}",
         pushed.as_ref().map(|pushed| format!(" (pushed {pushed})")).unwrap_or_default())]

@@ -220,6 +220,17 @@ impl RepositoryClient {
         self.put_manifest(&manifest.digest, manifest).await
     }
 
+    /// Puts further tags on an image that the repository has.
+    pub async fn tag_again(&self, digest: &str, tags: &[String]) -> Result<Stored, RegistryError> {
+        let manifest = self.manifest(digest).await?;
+        let manifest = manifest.ok_or_else(|| RegistryError::Gone {
+            host: self.repository().host.clone(),
+            digest: digest.to_owned(),
+        })?;
+        self.tag(&manifest, tags).await?;
+        Ok(manifest)
+    }
+
     /// Puts a manifest, whose blobs are there, under every tag, and compares what the registry then serves.
     pub async fn tag(&self, manifest: &Stored, tags: &[String]) -> Result<(), RegistryError> {
         for tag in tags {

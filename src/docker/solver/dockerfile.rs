@@ -7,7 +7,7 @@ use crate::docker::DockerError;
 use crate::docker::context::ContextError;
 use bollard_buildkit_proto::fsutil::types::Stat;
 use regex::Regex;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fs;
 use std::io;
 use std::ops::Range;
@@ -105,6 +105,10 @@ struct Outline {
     first: Option<(usize, usize)>,
     /// The numbers of stages in `--from=` and in `from=` of a mount.
     numbers: Vec<(Range<usize>, usize)>,
+    /// The instructions, each as its name, its flags and its other words.
+    instructions: Vec<(Vec<String>, Vec<String>)>,
+    /// The frontend's image, of a line `# syntax=`.
+    syntax: Option<String>,
 }
 
 impl Outline {
@@ -114,7 +118,7 @@ impl Outline {
         let mut escape = '\\';
         let mut heredocs: Vec<String> = Vec::new();
         // The words of the instruction under way, and whether flags may follow.
-        let mut words: Vec<String> = Vec::new();
+        let (mut words, mut flag_words): (Vec<String>, Vec<String>) = (Vec::new(), Vec::new());
         let (mut flags, mut directives, mut at) = (true, true, 0);
         for (number, line) in text.split_inclusive('\n').enumerate() {
             let start = at;
@@ -132,6 +136,10 @@ impl Outline {
                     && name.trim().eq_ignore_ascii_case("escape")
                 {
                     escape = value.trim().chars().next().unwrap_or(escape);
+                } else if let Some((name, value)) = directive
+                    && name.trim().eq_ignore_ascii_case("syntax")
+                {
+                    outline.syntax = value.split_whitespace().next().map(ToOwned::to_owned);
                 }
                 continue;
             }
@@ -147,6 +155,7 @@ impl Outline {
                     words.push(word.to_ascii_uppercase());
                 } else if flags && word.starts_with("--") {
                     outline.numbers.extend(stage_number(word, begin));
+                    flag_words.push(word.to_owned());
                 } else {
                     flags = false;
                     words.push(word.to_owned());
@@ -154,11 +163,78 @@ impl Outline {
             }
             if content.is_none() {
                 heredocs = heredocs_of(&words);
-                words.clear();
+                outline.instructions.push((std::mem::take(&mut words), std::mem::take(&mut flag_words)));
             }
         }
         outline
     }
+}
+
+/// The images that a Dockerfile is built from and with, each once: in `FROM`, `COPY --from`, mounts and `# syntax=`. What `own`
+/// names is not one of them. The error is what cannot be told from the arguments that are known.
+pub fn base_images(
+    text: &str,
+    arguments: &HashMap<String, String>,
+    own: &[String],
+) -> Result<Vec<String>, String> {
+    let outline = Outline::of(text);
+    let mut known = HashMap::new();
+    let (mut stages, mut images): (Vec<String>, Vec<String>) = (Vec::new(), Vec::new());
+    images.extend(outline.syntax);
+    let mut add = |name: String, stages: &[String]| {
+        let is_stage = stages.iter().chain(own).any(|stage| stage.eq_ignore_ascii_case(&name));
+        let is_number = name.bytes().all(|byte| byte.is_ascii_digit());
+        if !is_stage && !is_number && name != "scratch" && !images.contains(&name) {
+            images.push(name);
+        }
+    };
+    for (words, flags) in outline.instructions {
+        let Some((instruction, words)) = words.split_first() else { continue };
+        if instruction == "ARG" && stages.is_empty() {
+            for word in words {
+                let (name, default) = word.split_once('=').unwrap_or((word, ""));
+                let default = expand(default.trim_matches(['"', '\'']), &known).unwrap_or_default();
+                known.insert(name.to_owned(), arguments.get(name).cloned().unwrap_or(default));
+            }
+        } else if instruction == "FROM" {
+            let name = words.first().map(String::as_str).unwrap_or_default();
+            let name = expand(name, &known).ok_or_else(|| format!("what `FROM {name}` means"))?;
+            add(name, &stages);
+            let stage = words.get(1).filter(|word| word.eq_ignore_ascii_case("as")).and(words.get(2));
+            stages.push(stage.cloned().unwrap_or_default());
+        }
+        for flag in flags {
+            let parts = flag
+                .strip_prefix("--mount=")
+                .or(flag.strip_prefix("--").filter(|flag| flag.starts_with("from=")));
+            let from = parts.and_then(|parts| parts.split(',').find_map(|part| part.strip_prefix("from=")));
+            if let Some(name) = from {
+                add(expand(name, &known).ok_or_else(|| format!("what `from={name}` means"))?, &stages);
+            }
+        }
+    }
+    Ok(images)
+}
+
+/// A word with the values of arguments in it; nothing where one of them is not known.
+fn expand(word: &str, known: &HashMap<String, String>) -> Option<String> {
+    let (mut text, mut rest) = (String::new(), word);
+    while let Some((before, after)) = rest.split_once('$') {
+        text.push_str(before);
+        let (name, default, tail) = if let Some(after) = after.strip_prefix('{') {
+            let (inner, tail) = after.split_once('}')?;
+            let (name, default) =
+                inner.split_once(":-").map_or((inner, None), |(name, text)| (name, Some(text)));
+            (name, default, tail)
+        } else {
+            let end = after.find(|c: char| !c.is_ascii_alphanumeric() && c != '_').unwrap_or(after.len());
+            (&after[..end], None, &after[end..])
+        };
+        let value = known.get(name).map(String::as_str).filter(|value| !value.is_empty());
+        text.push_str(value.or(default)?);
+        rest = tail;
+    }
+    Some(text + rest)
 }
 
 /// The ends of the heredocs that an instruction opens.
@@ -249,6 +325,17 @@ mod tests {
             text,
             "FROM local.invalid/b:1 AS base\nFROM --platform=linux/amd64 x/docs:2 AS docs\nfrom a\nRUN --mount=type=cache,target=/x \\\n  # a comment\n  --mount=type=bind,from=2,target=/y --mount=from=3 make --from=3\r\ncopy \\\n --from=2 /a /b\nRUN <<END cat\nCOPY --from=0 /a\nFROM x AS docs\nEND\nCOPY --from=0x /a /b\n"
         );
+    }
+
+    #[test]
+    fn base_images_are_found_wherever_they_are_named() {
+        let text = "# syntax=docker/dockerfile:1\nARG V=1\nARG BASE=alpine:${V}\nFROM --platform=x $BASE AS build\nRUN --mount=type=bind,from=tools:2,target=/t make\nFROM scratch\nCOPY --from=build /a /\nCOPY --from=other:3 \\\n  /b /\nCOPY --from=0 /c /\nCOPY --from=dep /d /\nARG NAME\nRUN <<END\nFROM no/image\nEND\n";
+        let given = HashMap::from([("V".to_owned(), "7".to_owned())]);
+        let own = ["dep".to_owned()];
+        let images = |text: &str| base_images(text, &given, &own);
+        assert_eq!(images(text).unwrap(), ["docker/dockerfile:1", "alpine:7", "tools:2", "other:3"]);
+        assert_eq!(images("ARG A\nFROM ${A:-b}:$V\n"), Err("what `FROM ${A:-b}:$V` means".to_owned()));
+        assert_eq!(images("ARG A\nFROM ${A:-b}\nFROM b\n").unwrap(), ["b"]);
     }
 
     #[test]

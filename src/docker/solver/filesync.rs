@@ -10,12 +10,9 @@ use bollard_buildkit_proto::fsutil::types::{Packet, Stat};
 use bollard_buildkit_proto::moby::filesync::v1::file_sync_server::FileSync;
 use futures_util::StreamExt;
 use futures_util::stream::{self, BoxStream};
-use rustix::fs::OFlags;
-use rustix::io::Errno;
 use std::collections::HashMap;
 use std::fs::File;
 use std::io::{self, Read};
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::mpsc;
@@ -313,7 +310,7 @@ impl Transfer {
         let Some(found) = lock(&self.files).remove(&id) else { return Ok(Ok(())) };
         let full = self.root.join(&found.path);
         let read = |source| ContextError::Read { path: full.clone(), source };
-        let Some(mut file) = open(&full).map_err(read)? else {
+        let Some(mut file) = context::open(&full).map_err(read)? else {
             batch.push(id, Vec::new());
             return Ok(Ok(()));
         };
@@ -361,16 +358,6 @@ fn packet(kind: PacketType, id: u32, data: Vec<u8>) -> Packet {
 
 fn stat_packet(stat: Option<Stat>) -> Packet {
     Packet { r#type: PacketType::PacketStat.into(), stat, ..Packet::default() }
-}
-
-/// Opens a file; nothing where it is a socket. One that has become a pipe meanwhile does not block.
-fn open(path: &Path) -> io::Result<Option<File>> {
-    let flags = OFlags::NONBLOCK.bits().cast_signed();
-    match File::options().read(true).custom_flags(flags).open(path) {
-        Ok(file) => Ok(Some(file)),
-        Err(error) if error.raw_os_error() == Some(Errno::NXIO.raw_os_error()) => Ok(None),
-        Err(error) => Err(error),
-    }
 }
 
 /// Reads until the buffer is full or the file ends.

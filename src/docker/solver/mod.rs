@@ -18,6 +18,7 @@ use crate::secret::{Login, Secret};
 use bollard_buildkit_proto::moby::buildkit::v1 as control;
 use control::control_client::ControlClient;
 use dockerfile::Dockerfile;
+pub use dockerfile::base_images;
 use futures_util::future::BoxFuture;
 use progress::Progress;
 pub use progress::{BuildSummary, Watcher};

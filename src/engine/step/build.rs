@@ -1,6 +1,7 @@
 //! `build`.
 
 mod making;
+pub(super) mod unchanged;
 
 use super::Context;
 use crate::address;
@@ -37,7 +38,8 @@ const REDRAW: Duration = Duration::from_millis(100);
 /// ends the others.
 pub(super) async fn run(cx: &Context<'_>, images: &[Name]) -> Result<(), Failure> {
     let built = built(cx).await?;
-    let waiting = cx.run.job.pipeline.in_order(images, &|name| built.contains(name));
+    let mut waiting = cx.run.job.pipeline.in_order(images, &|name| built.contains(name));
+    let fingerprints = unchanged::take_out(cx, &mut waiting).await?;
     let (warnings, mut warned) = mpsc::channel::<String>(WARNINGS);
     let group = Group {
         several: waiting.len() > 1,
@@ -46,6 +48,7 @@ pub(super) async fn run(cx: &Context<'_>, images: &[Name]) -> Result<(), Failure
         warnings,
         logins: cx.run.services.logins(cx.access()?),
         sessions: Mutex::default(),
+        fingerprints,
         places: Semaphore::new(AT_ONCE),
     };
     let mut building = pin!(group.build(cx, waiting));
@@ -93,6 +96,8 @@ struct Group {
     live: Option<Live>,
     warnings: mpsc::Sender<String>,
     logins: BuildLogins,
+    /// Of the images' sources, where the file asks for them.
+    fingerprints: HashMap<String, String>,
     /// By what its builds have in common.
     sessions: Mutex<HashMap<String, Arc<OnceCell<Session>>>>,
     /// Each build takes one, and two connections to the engine.

@@ -7,6 +7,7 @@ mod image_definitions;
 mod junit;
 mod parallel;
 mod push;
+mod scan;
 mod task_definition;
 mod test;
 
@@ -122,7 +123,14 @@ pub(super) async fn run(
     match &step.action {
         Action::Run(command) => command::run(cx, command, step).await,
         Action::Build(images) => build::run(cx, images).await,
-        Action::Test(test) => test::run(cx, test, &step.env).await,
+        Action::Test(test) if cx.is_unchanged(&test.image.value) => {
+            cx.events.note("not run: an image of the same sources has passed this test").await;
+            Ok(())
+        }
+        Action::Test(test) => {
+            test::run(cx, test, &step.env).await?;
+            build::unchanged::record(cx, &test.image, Some(step.id)).await
+        }
         Action::Push(images) => push::run(cx, images).await,
         Action::ImageDefinitions(pairs) => image_definitions::run(cx, pairs).await,
         Action::TaskDefinition(definition) => task_definition::run(cx, definition).await,

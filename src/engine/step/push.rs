@@ -2,6 +2,7 @@
 
 use super::Context;
 use super::build::LOCAL_HOST;
+use super::build::unchanged::record;
 use crate::address::{EcrHost, Repository};
 use crate::aws::Aws;
 use crate::aws::ecr::NewRepository;
@@ -22,10 +23,11 @@ use crate::text::human_size;
 pub(super) async fn run(cx: &Context<'_>, names: &[Name]) -> Result<(), Failure> {
     for name in names {
         let image = cx.image(name)?;
-        let images = images(cx, name, &image)?;
-        let uri = match cx.run.job.mode {
-            Mode::Local => to_layout(cx, name, &image, &images).await?,
-            Mode::Publish => to_registry(cx, name, &image, &images).await?,
+        let unchanged = cx.run.state().images.get(&name.value).and_then(|image| image.unchanged.clone());
+        let uri = match (cx.run.job.mode, unchanged) {
+            (Mode::Local, _) => to_layout(cx, name, &image, &images(cx, name, &image)?).await?,
+            (Mode::Publish, None) => to_registry(cx, name, &image, &images(cx, name, &image)?).await?,
+            (Mode::Publish, Some(digest)) => tag(cx, name, &image, &digest).await?,
         };
         let digest = uri.rsplit('@').next().unwrap_or_default().to_owned();
         cx.run.values().set_image(&name.value, &uri, &digest);
@@ -33,8 +35,24 @@ pub(super) async fn run(cx: &Context<'_>, names: &[Name]) -> Result<(), Failure>
             state.uri = Some(uri);
             state.digest = Some(digest);
         }
+        record(cx, name, None).await?;
     }
     Ok(())
+}
+
+/// Puts the tags on an image that is in the repository already.
+async fn tag(cx: &Context<'_>, name: &Name, image: &Image, digest: &str) -> Result<String, Failure> {
+    let tags = cx.tags(image)?;
+    let (repository, aws) = target(cx, image).await?;
+    let access = cx.run.services.registry(&repository.host, &cx.access()?).await?;
+    let client = RepositoryClient::connect(&access, &repository, &[]).await?;
+    let manifest = client.tag_again(digest, &tags).await?;
+    let uri = format!("{repository}@{digest}");
+    cx.events.note(format!("nothing was sent; tags: {}", tags.join(", "))).await;
+    cx.events.result("pushed", &name.value, &uri).await;
+    // New weaknesses become known of old images too.
+    scan(cx, name, image, (aws.as_ref(), &repository), &manifest).await?;
+    Ok(uri)
 }
 
 /// The ids of what was built, each with its platform where there are several, in the order of the file.
@@ -152,7 +170,25 @@ async fn to_registry(
     );
     cx.events.note(note).await;
     cx.events.result("pushed", &name.value, &uri).await;
+    scan(cx, name, image, (aws.as_ref(), &repository), &manifest).await?;
     Ok(uri)
+}
+
+/// Holds what was pushed back from later steps, as far as the file asks for that.
+async fn scan(
+    cx: &Context<'_>,
+    name: &Name,
+    image: &Image,
+    (aws, repository): (Option<&Aws>, &Repository),
+    manifest: &Stored,
+) -> Result<(), Failure> {
+    let Some(scan) = &image.scan else { return Ok(()) };
+    let Some(aws) = aws else {
+        let problem = format!("`scan` waits for ECR, and {repository} is not there");
+        return Err(cx.run.job.located(&Diagnostic::new(problem, image.span).help("take `scan` out")));
+    };
+    // The scan is one of images, not of an index.
+    super::scan::gate(cx, name, scan, (aws, &repository.path), &manifest.images()).await
 }
 
 /// Whether a repository's name means one in ECR: a bare name, or one with a host of ECR.

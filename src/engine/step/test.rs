@@ -293,9 +293,15 @@ fn volumes(cx: &Context<'_>, templates: &[Template]) -> Result<Vec<Volume>, Fail
 }
 
 impl Context<'_> {
+    /// Whether an image has not been built because one of the same sources is in its repository.
+    pub(super) fn is_unchanged(&self, name: &str) -> bool {
+        self.run.state().images.get(name).is_some_and(|image| image.unchanged.is_some())
+    }
+
     /// The id of an image that this build has made.
     pub(super) fn built_image(&self, name: &str) -> Result<String, Failure> {
         let id = self.run.state().images.get(name).map(|image| image.id.clone());
+        let id = id.filter(|id| !id.is_empty());
         id.ok_or_else(|| {
             Failure::usage(format!("the image `{name}` has not been built in this build"))
                 .help(format!("put `build: {name}` before this step, or run that phase first"))

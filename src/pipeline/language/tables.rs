@@ -115,8 +115,8 @@ pub static IMAGE: Table = Table {
         Key::new("cache", Kind::Table(&CACHE), "Build cache from and to other places than the engine."),
         Key::new("compression", Kind::Choice(&["gzip", "zstd"]), "How layers are compressed when they are pushed; engines read zstd from 23 on.").default("gzip"),
         Key::new("create", Kind::Either(&[Kind::Boolean, Kind::Table(&CREATE)]), "Create the ECR repository where it does not exist.").default("false"),
-        Key::new("scan", Kind::Table(&SCAN), "Wait for ECR's scan, and fail on its findings.").later(),
-        Key::new("skip-unchanged", Kind::Boolean, "Skip build, test and push where an image of the same sources is in the repository already.").default("false").later(),
+        Key::new("scan", Kind::Table(&SCAN), "Wait for ECR's scan, and fail on its findings."),
+        Key::new("skip-unchanged", Kind::Boolean, "Skip build, test and push where an image of the same sources is in the repository already.").default("false"),
     ],
 };
 

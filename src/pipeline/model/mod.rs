@@ -98,6 +98,18 @@ impl Pipeline {
         unique(self, tag, &mut HashSet::new())
     }
 
+    /// Whether a value carries the commit, the build or its time, as far as the file tells.
+    pub fn carries_commit(&self, value: &Template) -> bool {
+        value.references().any(|reference| match reference {
+            Reference::Env(name) => self.env.variables.get(name).is_some_and(|value| {
+                value
+                    .references()
+                    .any(|inner| matches!(inner, Reference::Builtin(builtin) if builtin.is_of_one_build()))
+            }),
+            Reference::Builtin(builtin) => builtin.is_of_one_build(),
+        })
+    }
+
     /// The names of the variables that hold secrets: those that are fetched, and those that are used as secrets.
     pub fn secret_names(&self) -> Vec<&str> {
         let images = self.images.values().flat_map(|image| &image.secrets);

@@ -82,6 +82,7 @@ impl Making<'_> {
         let state = ImageState {
             id: built.image.id.clone(),
             platforms: others.into_iter().collect(),
+            fingerprint: group.fingerprints.get(&name.value).cloned(),
             ..ImageState::default()
         };
         cx.run.state().images.insert(name.value.clone(), state);
@@ -120,13 +121,8 @@ impl Making<'_> {
         let Self { cx, image, .. } = *self;
         let repository = cx.repository(image)?;
         let tags = cx.tags(image)?;
-        let written = image.dockerfile.as_ref().map(|written| cx.resolve(written)).transpose()?;
-        let dockerfile = match context {
-            Source::Directory(path) => context::dockerfile(&cx.run.job.directory, path, written.as_deref()),
-            Source::Remote(_) => written.unwrap_or_else(|| "Dockerfile".to_owned()).into(),
-        };
         Ok(Build {
-            dockerfile,
+            dockerfile: dockerfile(cx, image, context)?,
             stages: Vec::new(),
             target: image.target.as_ref().map(|target| cx.resolve(target)).transpose()?,
             platform: None,
@@ -375,8 +371,17 @@ fn grown(before: Vec<(String, u64)>, after: Vec<(String, u64)>) -> Vec<(String, 
     grown
 }
 
+/// Where an image's Dockerfile is: on this machine, or in a remote context.
+pub(super) fn dockerfile(cx: &Context<'_>, image: &Image, context: &Source) -> Result<PathBuf, Failure> {
+    let written = image.dockerfile.as_ref().map(|written| cx.resolve(written)).transpose()?;
+    Ok(match context {
+        Source::Directory(path) => context::dockerfile(&cx.run.job.directory, path, written.as_deref()),
+        Source::Remote(_) => written.unwrap_or_else(|| "Dockerfile".to_owned()).into(),
+    })
+}
+
 /// A context: a directory, from the pipeline file's, or something that the engine fetches.
-fn source(cx: &Context<'_>, template: &Template) -> Result<Source, Failure> {
+pub(super) fn source(cx: &Context<'_>, template: &Template) -> Result<Source, Failure> {
     let text = cx.resolve(template)?;
     if is_remote(&text) {
         return Ok(Source::Remote(text));
