@@ -47,6 +47,8 @@ pub fn http_client(authorities: &[Vec<u8>], redirects: Redirects) -> Result<reqw
         .user_agent(concat!("codebuild-runner/", env!("CARGO_PKG_VERSION")))
         .connect_timeout(std::time::Duration::from_secs(10))
         .tls_certs_only(certificates)
+        // What is sent side by side gets a connection each, and does not share the window of one.
+        .http1_only()
         .redirect(match redirects {
             Redirects::Follow => reqwest::redirect::Policy::default(),
             Redirects::Refuse => reqwest::redirect::Policy::none(),

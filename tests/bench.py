@@ -1,18 +1,22 @@
 """Measures the release binary against its peers, side by side in one run. `./dev bench [PART]...` calls it.
 
-usage: bench.py RUNNER DIRECTORY [start|steps|output|build]...
+usage: bench.py RUNNER DIRECTORY [start|steps|output|build|push]...
 
 DIRECTORY holds start.yml alone and is thrown away afterwards. Medians of several runs; what is compared alternates, so that a
 slow moment of the machine hits both sides.
 """
 
+import json
 import os
 import random
+import socket
 import statistics
 import string
 import subprocess
 import sys
+import tempfile
 import time
+import urllib.request
 
 RUNNER, HERE = sys.argv[1:3]
 ENV = {"PATH": os.environ["PATH"], "HOME": HERE, "LANG": "C.UTF-8"}
@@ -253,5 +257,158 @@ def side_by_side():
         subprocess.run(["docker", "rmi", "-f", f"local.invalid/runner-bench:{tag}"], env=BUILDKIT, capture_output=True)
 
 
-for part in sys.argv[3:] or ["start", "steps", "output", "build"]:
-    {"start": start, "steps": steps, "output": output, "build": build}[part]()
+class Registry:
+    """An empty registry on this machine, over plain HTTP."""
+
+    def __enter__(self):
+        self.directory = tempfile.mkdtemp(dir=HERE)
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.host = f"127.0.0.1:{free.getsockname()[1]}"
+        config = os.path.join(self.directory, "config.yml")
+        with open(config, "w") as file:
+            file.write(
+                f"version: 0.1\nlog: {{ level: error, accesslog: {{ disabled: true }} }}\n"
+                f"storage: {{ filesystem: {{ rootdirectory: {self.directory}/data }} }}\nhttp: {{ addr: {self.host} }}\n"
+            )
+        self.process = subprocess.Popen(["docker-registry", "serve", config], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        while True:
+            try:
+                urllib.request.urlopen(f"http://{self.host}/v2/").close()
+                return self
+            except OSError:
+                time.sleep(0.05)
+
+    def __exit__(self, *_):
+        self.process.terminate()
+        self.process.wait()
+        subprocess.run(["rm", "-rf", self.directory], check=True)
+
+    def size(self, repository, tag):
+        """How large the layers of an image are, in MB."""
+        accept = "application/vnd.oci.image.manifest.v1+json, application/vnd.docker.distribution.manifest.v2+json"
+        request = urllib.request.Request(f"http://{self.host}/v2/{repository}/manifests/{tag}", headers={"Accept": accept})
+        with urllib.request.urlopen(request) as answer:
+            return sum(layer["size"] for layer in json.load(answer)["layers"]) / 1e6
+
+
+def real_bytes():
+    """What programs and libraries of this machine are made of, without end."""
+    while True:
+        for root in ["/usr/lib", "/usr/bin", "/usr/share"]:
+            for directory, below, files in os.walk(root):
+                below.sort()
+                for name in sorted(files):
+                    path = os.path.join(directory, name)
+                    if os.path.isfile(path) and not os.path.islink(path):
+                        with open(path, "rb") as file:
+                            while block := file.read(1 << 20):
+                                yield block
+
+
+def write(path, source, size):
+    with open(path, "wb") as file:
+        while size > 0:
+            block = next(source)[:size]
+            file.write(block)
+            size -= len(block)
+
+
+def image(docker, name, layers):
+    """An image whose layers have one file each, of these sizes in MB; the last one is another one each time."""
+    context = tempfile.mkdtemp(dir=HERE)
+    source = real_bytes()
+    with open(os.path.join(context, "Dockerfile"), "w") as dockerfile:
+        dockerfile.write("FROM scratch\n")
+        for number, size in enumerate(layers):
+            write(os.path.join(context, str(number)), source, size * 1_000_000)
+            dockerfile.write(f"COPY {number} /\n")
+        with open(os.path.join(context, str(len(layers) - 1)), "ab") as last:
+            last.write(str(time.time_ns()).encode())
+    subprocess.run([docker, "build", "-q", "-t", name, context], env=BUILDKIT, check=True, stdout=subprocess.DEVNULL)
+    subprocess.run(["rm", "-rf", context], check=True)
+
+
+def push():
+    docker = docker_with_buildkit()
+    name = "local.invalid/runner-bench:push"
+    tools = {
+        "docker save": lambda host: [docker, "save", name],
+        "runner": lambda host: [RUNNER, "image", "push", name, f"{host}/runner:t"],
+        "runner, zstd": lambda host: [RUNNER, "image", "push", name, f"{host}/runner:t", "--compression", "zstd"],
+        "skopeo": lambda host: ["skopeo", "copy", "-q", "--dest-tls-verify=false", f"docker-daemon:{name}", f"docker://{host}/skopeo:t"],
+        "docker push": lambda host: [docker, "push", "-q", f"{host}/docker:t"],
+    }
+    for title, layers in [("1 GB in one layer", [1000]), ("300 MB in 20 layers", [15] * 20)]:
+        times, memory, sizes = {tool: [] for tool in tools}, {}, {}
+        for _ in range(3):
+            image(docker, name, layers)
+            for tool, call in tools.items():
+                with Registry() as registry:
+                    subprocess.run([docker, "tag", name, f"{registry.host}/docker:t"], env=BUILDKIT, check=True)
+                    subprocess.run(["sync"], check=True)
+                    seconds, most = peak(call(registry.host), HERE, BUILDKIT)
+                    times[tool].append(seconds)
+                    memory[tool] = max(most, memory.get(tool, 0))
+                    if tool != "docker save":
+                        sizes[tool] = registry.size(tool.split()[0].strip(","), "t")
+                    subprocess.run([docker, "rmi", f"{registry.host}/docker:t"], env=BUILDKIT, capture_output=True)
+        seconds = {tool: statistics.median(values) for tool, values in times.items()}
+        print(f"push of {title}, cold:")
+        for tool in tools:
+            size = f", {sizes[tool]:.0f} MB of layers" if tool in sizes else ""
+            print(f"  {tool}: {seconds[tool]:.2f} s, {memory[tool]:.0f} MB resident{size}")
+        print(
+            f"  runner: {seconds['docker push'] / seconds['runner']:.1f} times as fast as docker push, {seconds['skopeo'] / seconds['runner']:.1f} times as skopeo, "
+            f"{seconds['runner'] / seconds['docker save']:.2f} of docker save, {sizes['runner'] / sizes['docker push']:.2f} of docker's size"
+        )
+    changed_layer(docker, name)
+    unchanged_source()
+    subprocess.run([docker, "rmi", "-f", name], env=BUILDKIT, capture_output=True)
+
+
+def changed_layer(docker, name):
+    """One new layer on 19 that the registry has."""
+    with Registry() as registry:
+        call = [RUNNER, "image", "push", name, f"{registry.host}/runner:t"]
+        times = {"runner": [], "docker save": []}
+        image(docker, name, [15] * 20)
+        subprocess.run(call, env=BUILDKIT, check=True, capture_output=True)
+        for _ in range(3):
+            image(docker, name, [15] * 20)
+            times["docker save"].append(timed([docker, "save", name]))
+            begin = time.perf_counter()
+            said = subprocess.run(call, env=BUILDKIT, check=True, capture_output=True, text=True).stderr
+            times["runner"].append(time.perf_counter() - begin)
+    seconds = {tool: statistics.median(values) for tool, values in times.items()}
+    print(f"  one of 20 layers changed: {seconds['runner']:.2f} s, {seconds['runner'] / seconds['docker save']:.2f} of docker save; {said.strip().splitlines()[-1]}")
+
+
+def unchanged_source():
+    """Build, test and push of what is there already, from a directory that has never seen it."""
+    with Registry() as registry:
+        source = real_bytes()
+        directories = [tempfile.mkdtemp(dir=HERE) for _ in range(4)]
+        write(os.path.join(directories[0], "large"), source, 500_000_000)
+        with open(os.path.join(directories[0], "Dockerfile"), "w") as file:
+            file.write("FROM scratch\nCOPY large /\n")
+        with open(os.path.join(directories[0], "pipeline.yml"), "w") as file:
+            file.write(
+                f"version: 1\nname: bench\nimages: {{ app: {{ repository: {registry.host}/same, skip-unchanged: true, tags: [\"${{TAG:-t}}\"] }} }}\n"
+                "phases: { build: { steps: [{ build: app }, { push: app }] } }\n"
+            )
+        for other in directories[1:]:
+            subprocess.run(["cp", "-a", f"{directories[0]}/.", other], check=True)
+        call = [RUNNER, "run", "--publish"]
+        first = timed(call, directories[0])
+        again = statistics.median(timed(call, directory) for directory in directories[1:])
+        hashing = timed(["sha256sum", os.path.join(directories[1], "large")])
+        print(f"  sources of 500 MB, unchanged: {again:.2f} s; the first time {first:.2f} s; sha256sum of them {hashing:.2f} s")
+        for directory in directories:
+            subprocess.run(["rm", "-rf", directory], check=True)
+        subprocess.run(["docker", "rmi", "-f", f"{registry.host}/same:t"], env=BUILDKIT, capture_output=True)
+
+
+PARTS = {"start": start, "steps": steps, "output": output, "build": build, "push": push}
+for part in sys.argv[3:] or PARTS:
+    PARTS[part]()

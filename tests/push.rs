@@ -318,3 +318,43 @@ fn an_image_for_several_platforms_is_an_index_whose_tag_comes_last() {
     // Nothing is sent again, though the tag leads to the images only by way of the index.
     project.runner("run --publish").aws().run().exits(0).says("0 blobs sent");
 }
+
+/// A registry that has every blob and refuses to move its tag, which stands for `existing`.
+fn immutable_registry(existing: std::sync::Arc<std::sync::Mutex<String>>) -> String {
+    let server = tiny_http::Server::http("127.0.0.1:0").unwrap();
+    let address = server.server_addr().to_ip().unwrap();
+    std::thread::spawn(move || {
+        for request in server.incoming_requests() {
+            let is_manifest = request.url().contains("/manifests/");
+            let (status, body) = match (request.method().as_str(), is_manifest) {
+                ("PUT", true) => (
+                    400,
+                    "{\"errors\":[{\"code\":\"TAG_INVALID\",\"message\":\"The image tag 'v1' already exists and cannot be overwritten because the repository is immutable.\"}]}",
+                ),
+                ("GET", true) => (404, ""),
+                _ => (200, ""),
+            };
+            let digest = existing.lock().unwrap().clone();
+            let digest = tiny_http::Header::from_bytes("Docker-Content-Digest", digest).unwrap();
+            let answer = tiny_http::Response::from_string(body).with_status_code(status).with_header(digest);
+            let _ = request.respond(answer);
+        }
+    });
+    address.to_string()
+}
+
+#[test]
+fn a_tag_that_cannot_be_moved_is_no_failure_where_it_need_not_be() {
+    let other = format!("sha256:{}", "0".repeat(64));
+    let existing = std::sync::Arc::new(std::sync::Mutex::new(other.clone()));
+    let project = project(&format!("{}/app", immutable_registry(existing.clone())), "");
+    let outcome = project.runner("run --publish").run().exits(1).says_not("\nnever");
+    let digest =
+        outcome.stdout.split("not for ").nth(1).unwrap().split_whitespace().next().unwrap().to_owned();
+    outcome
+        .ends_with(&format!("the tag `v1` is immutable and stands for {other}, not for {digest}"))
+        .ends_with("source.commit");
+    // The same image is there already: an earlier build of this commit has pushed it.
+    *existing.lock().unwrap() = digest.clone();
+    project.runner("run --publish").run().exits(0).says(&format!("/app@{digest}"));
+}

@@ -4,8 +4,8 @@ use super::{Aws, AwsError, error};
 use crate::secret::{Login, Secret};
 use aws_sdk_ecr::operation::describe_image_scan_findings::DescribeImageScanFindingsError;
 use aws_sdk_ecr::types::{
-    EnhancedImageScanFinding, FindingSeverity, ImageIdentifier, ImageScanFinding, ImageScanningConfiguration,
-    ImageTagMutability, ScanStatus,
+    EnhancedImageScanFinding, FindingSeverity, ImageIdentifier, ImageScanFinding, ImageScanFindings,
+    ImageScanningConfiguration, ImageTagMutability, ScanStatus,
 };
 use base64::Engine;
 
@@ -168,8 +168,8 @@ impl Aws {
             let findings = answer.image_scan_findings();
             // Continuous scanning is active before the first findings are there.
             let is_scanned = findings.is_some_and(|findings| findings.image_scan_completed_at().is_some());
-            found.extend(findings.into_iter().flat_map(|findings| findings.findings()).map(basic));
-            let enhanced = findings.into_iter().flat_map(|findings| findings.enhanced_findings());
+            found.extend(findings.into_iter().flat_map(ImageScanFindings::findings).map(basic));
+            let enhanced = findings.into_iter().flat_map(ImageScanFindings::enhanced_findings);
             // Those that the account has suppressed are not.
             found.extend(
                 enhanced.filter(|finding| finding.status() != Some("SUPPRESSED")).map(self::enhanced),

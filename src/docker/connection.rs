@@ -14,6 +14,8 @@ use tonic::transport::Uri;
 
 /// More than the engine ever answers to an upgrade, in bytes.
 const MAX_HEAD: usize = 16 * 1024;
+/// How much of an answer is read at once at most, in bytes: exports are large.
+const READ_BUFFER: usize = 1024 * 1024;
 /// How many connections wait for the next request, and how long, where opening one is costly.
 const KEPT: usize = 4;
 const KEPT_FOR: Duration = Duration::from_secs(30);
@@ -33,6 +35,7 @@ impl Host {
         let client = Client::builder(TokioExecutor::new())
             .pool_max_idle_per_host(if self.keeps_connections() { KEPT } else { 0 })
             .pool_idle_timeout(KEPT_FOR)
+            .http1_max_buf_size(READ_BUFFER)
             .build(connector);
         let transport = move |request: BollardRequest| {
             let client = client.clone();

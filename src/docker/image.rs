@@ -4,8 +4,11 @@ use super::{DockerError, Engine};
 use bollard::errors::Error as BollardError;
 use bollard::query_parameters::{ListImagesOptions, RemoveImageOptions, TagImageOptions};
 use bytes::Bytes;
-use futures_util::{Stream, StreamExt};
+use futures_util::StreamExt;
 use std::collections::HashMap;
+use std::io::{self, Read};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
 
 /// An image that the engine has.
 #[derive(Debug, Clone)]
@@ -90,11 +93,72 @@ impl Engine {
         if is_last { Ok(()) } else { self.untag(name).await }
     }
 
-    /// The image as the tar stream of `docker save`.
-    pub fn export(&self, id: &str) -> impl Stream<Item = Result<Bytes, DockerError>> + Send + Unpin + use<> {
-        // The client's stream borrows the name only while the request is made.
-        let client = self.client.clone();
-        let stream = client.export_image(id);
-        Box::pin(stream.map(|chunk| chunk.map_err(DockerError::api("export an image"))))
+    /// The image as the tar stream of `docker save`, for a thread that may block. When the token is cancelled, reading fails.
+    pub fn export(&self, id: &str, until: &CancellationToken) -> Export {
+        let (sender, batches) = mpsc::channel(BATCHES);
+        let (client, id, until) = (self.client.clone(), id.to_owned(), until.clone());
+        tokio::spawn(async move {
+            let mut stream = client.export_image(&id);
+            let (mut batch, mut length) = (Vec::new(), 0);
+            loop {
+                let chunk = tokio::select! {
+                    chunk = stream.next() => chunk,
+                    () = until.cancelled() => {
+                        let _ = sender.send(Err(DockerError::Stopped)).await;
+                        return;
+                    }
+                };
+                let ended = chunk.is_none();
+                match chunk {
+                    Some(Ok(bytes)) => {
+                        length += bytes.len();
+                        batch.push(bytes);
+                    }
+                    Some(Err(error)) => {
+                        let _ = sender.send(Err(DockerError::api("export an image")(error))).await;
+                        return;
+                    }
+                    None => {}
+                }
+                if ended || length >= BATCH {
+                    length = 0;
+                    if sender.send(Ok(std::mem::take(&mut batch))).await.is_err() || ended {
+                        return;
+                    }
+                }
+            }
+        });
+        Export { batches, batch: Vec::new().into_iter(), current: Bytes::new() }
+    }
+}
+
+/// How much of an export is handed from one thread to another at a time, in bytes: one by one its small pieces would take longer
+/// than what is done with them.
+const BATCH: usize = 1024 * 1024;
+/// How many of these may wait.
+const BATCHES: usize = 4;
+
+/// An image on its way out of the engine.
+pub struct Export {
+    batches: mpsc::Receiver<Result<Vec<Bytes>, DockerError>>,
+    batch: std::vec::IntoIter<Bytes>,
+    current: Bytes,
+}
+
+impl Read for Export {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        while self.current.is_empty() {
+            if let Some(next) = self.batch.next() {
+                self.current = next;
+                continue;
+            }
+            match self.batches.blocking_recv() {
+                None => return Ok(0),
+                Some(batch) => self.batch = batch.map_err(io::Error::other)?.into_iter(),
+            }
+        }
+        let length = buffer.len().min(self.current.len());
+        buffer[..length].copy_from_slice(&self.current.split_to(length));
+        Ok(length)
     }
 }

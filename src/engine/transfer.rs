@@ -13,11 +13,8 @@ use crate::registry::export::Making;
 use crate::registry::manifest::{Descriptor, Stored};
 use crate::registry::push::{Progress, PushSummary};
 use crate::secret::Masks;
-use futures_util::{StreamExt, TryStreamExt};
 use std::collections::HashMap;
-use std::io::Read;
 use std::path::Path;
-use tokio_util::io::{StreamReader, SyncIoBridge};
 use tokio_util::sync::CancellationToken;
 
 /// What pushes have brought into a registry.
@@ -118,7 +115,7 @@ impl Transfer<'_> {
             // When this ends before its time, so does the export, and with it what reads it.
             let reading = stop.child_token();
             let _end = reading.clone().drop_guard();
-            let export = export(self.engine, &local.id, &reading);
+            let export = self.engine.export(&local.id, &reading);
             let making = Making::new(local.layers.clone(), present, compression);
             let directory = self.directory.to_owned();
             let (exported, summary) = client.send(export, making, directory, self.progress).await?;
@@ -141,12 +138,6 @@ impl Transfer<'_> {
             (error, _) => error,
         }
     }
-}
-
-/// The export of an image, until the token is cancelled.
-pub(super) fn export(engine: &Engine, id: &str, until: &CancellationToken) -> impl Read + Send + use<> {
-    let stream = engine.export(id).map_err(std::io::Error::other).take_until(until.clone().cancelled_owned());
-    SyncIoBridge::new(StreamReader::new(Box::pin(stream)))
 }
 
 /// What `runner image push` is asked for.

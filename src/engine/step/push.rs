@@ -6,7 +6,7 @@ use super::build::unchanged::record;
 use crate::address::{EcrHost, Repository};
 use crate::aws::Aws;
 use crate::aws::ecr::NewRepository;
-use crate::engine::transfer::{Transfer, export, retries};
+use crate::engine::transfer::{Transfer, retries};
 use crate::exit::Failure;
 use crate::pipeline::diagnostic::Diagnostic;
 use crate::pipeline::model::{self, Create, Image, LifecyclePolicy, Name};
@@ -120,7 +120,7 @@ async fn store(
     }
     let making = Making::new(local.layers, known.layers().clone(), compression);
     let stop = cx.stopping.soft.clone();
-    let (export, layout) = (export(engine, id, &stop), layout.clone());
+    let (export, layout) = (engine.export(id, &stop), layout.clone());
     match tokio::task::spawn_blocking(move || layout.store(export, &making)).await {
         _ if stop.is_cancelled() => Err(RegistryError::Stopped.into()),
         Ok(stored) => Ok(stored?),
