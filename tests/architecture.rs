@@ -23,7 +23,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("pipeline", &["address", "text"]),
     ("plan", &["address", "pipeline", "text"]),
     ("process", &[]),
-    ("registry", &["address", "exit", "files", "secret", "tls"]),
+    ("registry", &["address", "exit", "files", "secret", "text", "tls"]),
     ("report", &["event", "exit", "files", "pipeline", "secret"]),
     ("secret", &[]),
     ("text", &[]),

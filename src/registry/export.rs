@@ -275,6 +275,11 @@ fn chains(layers: &[String]) -> Vec<String> {
 fn position(directory: &str, json: &[u8], chains: &[String]) -> Option<usize> {
     let mut fields: BTreeMap<String, Box<RawValue>> = serde_json::from_slice(json).ok()?;
     fields.remove("id");
+    // Written as its hexadecimal form alone, and hashed as a digest.
+    if let Some(parent) = fields.get("parent") {
+        let parent: String = serde_json::from_str(parent.get()).ok()?;
+        fields.insert("parent".to_owned(), to_raw_value(&format!("sha256:{parent}")).ok()?);
+    }
     // Added after the digest was made, unless the configuration had it before.
     let os = fields.get("os").cloned();
     chains.iter().position(|chain| {
@@ -380,6 +385,41 @@ mod tests {
         assert_eq!(image.blobs[0], image.blobs[1]);
         assert_eq!(made, image.blobs[1..]);
         assert_eq!(image.manifest.digest, exported(&export(&[7; 100])).unwrap().0.manifest.digest);
+    }
+
+    /// Taken from an export of Docker 20.10.24: the directories of a base and of two layers on it, with what is beside them.
+    #[test]
+    fn directories_of_older_exports_tell_their_layer() {
+        let empty = r#"{"Hostname":"","Domainname":"","User":"","AttachStdin":false,"AttachStdout":false,"AttachStderr":false,"Tty":false,"OpenStdin":false,"StdinOnce":false,"Env":null,"Cmd":null,"Image":"","Volumes":null,"WorkingDir":"","Entrypoint":null,"OnBuild":null,"Labels":null}"#;
+        let config = empty.replace(
+            r#""Env":null,"Cmd":null"#,
+            r#""Env":["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"],"Cmd":["sh"]"#,
+        );
+        let chains = [
+            "sha256:e11a8191e43e23471f32aa37080b3211788a895c48be48991db1493defd60777",
+            "sha256:b5f37161e1f4070305d3fbfc68c5423040b512f5b0760e904af8d352a8428839",
+            "sha256:f20a56267829df1857cd90c02ffacebe40b7c0aca5835a05da6efba121f46edd",
+        ]
+        .map(ToOwned::to_owned);
+        let old = format!(r#""created":"1970-01-01T00:00:00Z","container_config":{empty},"os":"linux""#);
+        let base = "541484a61dcc6bb5293c578782d26970ca1b67ac0d7c52a6cfadf1d3b70787c9";
+        let second = "09e0edcd9accec3e3fe6d6dc728faae925802485547c44e75eb8821513542c57";
+        let top = "21433afdf0d85a98994493b34d61f205fb4b31aef99f55f31c824e93409f895f";
+        let cases = [
+            (base, format!(r#"{{"id":"{base}",{old}}}"#)),
+            (second, format!(r#"{{"id":"{second}","parent":"{base}",{old}}}"#)),
+            (
+                top,
+                format!(
+                    r#"{{"id":"{top}","parent":"{second}","created":"2026-11-21T20:31:11.090354948Z","container_config":{empty},"config":{config},"architecture":"amd64","os":"linux"}}"#
+                ),
+            ),
+        ];
+        for (at, (directory, json)) in cases.iter().enumerate() {
+            assert_eq!(position(directory, json.as_bytes(), &chains), Some(at));
+            // Of another image there is none.
+            assert_eq!(position(directory, json.as_bytes(), &chains[..at]), None);
+        }
     }
 
     #[test]

@@ -6,12 +6,14 @@ use super::client::{RepositoryClient, Uploaded};
 use super::compress::Compression;
 use super::export::{self, Blob, Exported, Making, Sink};
 use super::known::Known;
-use super::manifest::{Descriptor, Index, Stored};
+use super::manifest::{CONFIG_TYPE, Descriptor, Index, Stored};
+use crate::text::human_size;
 use crate::tls::Redirects;
 use futures_util::stream::FuturesUnordered;
 use futures_util::{StreamExt, TryStreamExt, stream};
 use std::cmp::Ordering;
 use std::collections::{BinaryHeap, HashMap, HashSet};
+use std::fmt;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicU64;
@@ -41,6 +43,22 @@ pub struct PushSummary {
     pub present: usize,
     /// Blobs that another repository had.
     pub mounted: usize,
+    /// Layers that had to be compressed before it showed that the repository had them.
+    pub remade: usize,
+}
+
+impl fmt::Display for PushSummary {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} blobs sent ({})", self.sent, human_size(self.sent_bytes))?;
+        if self.mounted > 0 {
+            write!(f, ", {} came from other repositories", self.mounted)?;
+        }
+        write!(f, ", {} were there already", self.present)?;
+        if self.remade > 0 {
+            write!(f, ", {} of them compressed to find out", self.remade)?;
+        }
+        Ok(())
+    }
 }
 
 impl std::ops::AddAssign for PushSummary {
@@ -49,13 +67,14 @@ impl std::ops::AddAssign for PushSummary {
         self.sent_bytes += other.sent_bytes;
         self.present += other.present;
         self.mounted += other.mounted;
+        self.remade += other.remade;
     }
 }
 
 impl PushSummary {
     fn count(&mut self, blob: &Descriptor, uploaded: Uploaded) {
         match uploaded {
-            Uploaded::Present => self.present += 1,
+            Uploaded::Present => self.remade += usize::from(blob.media_type != CONFIG_TYPE),
             Uploaded::Mounted => self.mounted += 1,
             Uploaded::Sent => {
                 self.sent += 1;

@@ -8,7 +8,6 @@ use crate::exit::{Exit, Failure};
 use crate::registry::compress::Compression;
 use crate::registry::push::Progress;
 use crate::secret::Masks;
-use crate::text::human_size;
 use clap::{Args, ValueEnum};
 use std::io::{IsTerminal, Write};
 use std::sync::atomic::Ordering;
@@ -73,13 +72,7 @@ pub(super) fn main(arguments: &Push) -> Result<Exit, Failure> {
         erase();
     }
     let pushed = pushed?;
-    let summary = &pushed.summary;
-    stdio::text(&format!(
-        "{} blobs sent ({}), {} were there already",
-        summary.sent,
-        human_size(summary.sent_bytes),
-        summary.present
-    ));
+    stdio::text(&pushed.summary.to_string());
     stdio::result(&format!("{}@{}\n", push.repository, pushed.digest))?;
     Ok(Exit::Done)
 }

@@ -18,7 +18,6 @@ use crate::registry::export::Making;
 use crate::registry::layout::Layout;
 use crate::registry::manifest::Stored;
 use crate::registry::push::Progress;
-use crate::text::human_size;
 
 pub(super) async fn run(cx: &Context<'_>, names: &[Name]) -> Result<(), Failure> {
     for name in names {
@@ -157,17 +156,7 @@ async fn to_registry(
     }
     let (manifest, summary) = pushed?;
     let uri = format!("{repository}@{}", manifest.digest);
-    let mounted = match summary.mounted {
-        0 => String::new(),
-        mounted => format!("{mounted} came from other repositories, "),
-    };
-    let note = format!(
-        "{} blobs sent ({}), {mounted}{} were there already; tags: {}",
-        summary.sent,
-        human_size(summary.sent_bytes),
-        summary.present,
-        tags.join(", ")
-    );
+    let note = format!("{summary}; tags: {}", tags.join(", "));
     cx.events.note(note).await;
     cx.events.result("pushed", &name.value, &uri).await;
     scan(cx, name, image, (aws.as_ref(), &repository), &manifest).await?;
