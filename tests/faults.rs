@@ -354,3 +354,76 @@ fn the_layers_of_two_pushes_are_sent_once() {
     assert_eq!(sent.count(), 3, "{requests:?}");
     docker(&["rmi", "-f", &image]);
 }
+
+/// A registry whose token service gives tokens that are good for five requests.
+fn with_tokens(registry: &str) -> (String, Arc<Mutex<usize>>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let (given, left) = (Arc::new(Mutex::new(0)), Arc::new(Mutex::new(0)));
+    let passing = Breaking {
+        registry: registry.to_owned(),
+        fault: Fault::Hang,
+        point: POINTS[0],
+        left: Arc::default(),
+        place: 0,
+    };
+    let (own, count) = (address.clone(), given.clone());
+    std::thread::spawn(move || {
+        for client in listener.incoming().flatten() {
+            let mut reader = BufReader::new(client.try_clone().unwrap());
+            let Some(mut request) = Request::read(&mut reader) else { continue };
+            let answer = |status: &str, more: &str, body: &str| {
+                let length = body.len();
+                let text = format!(
+                    "HTTP/1.1 {status}\r\n{more}Connection: close\r\nContent-Length: {length}\r\n\r\n{body}"
+                );
+                let _ = (&client).write_all(text.as_bytes());
+            };
+            let (mut given, mut left) = (count.lock().unwrap(), left.lock().unwrap());
+            let token = format!("Bearer token-{given}\r\n");
+            if request.head.starts_with("GET /token?") {
+                // user:pass
+                let known = request.head.contains("Basic dXNlcjpwYXNz")
+                    && request.head.contains("scope=repository%3Aown%3Apull%2Cpush");
+                if known {
+                    (*given, *left) = (*given + 1, 5);
+                    answer("200 OK", "", &format!("{{\"token\":\"token-{given}\",\"expires_in\":300}}"));
+                } else {
+                    answer("401 Unauthorized", "", "");
+                }
+            } else if *left > 0 && request.head.contains(&token) {
+                *left -= 1;
+                request.head = request.head.replace(&token, "Basic dXNlcjpwYXNz\r\n");
+                let _ = passing.pass_on(&request, &mut reader, &client, request.length, None);
+            } else {
+                // What was not read would reset the connection before the answer is.
+                let _ = std::io::copy(&mut reader.take(request.length as u64), &mut std::io::sink());
+                let challenge =
+                    format!("WWW-Authenticate: Bearer realm=\"http://{own}/token\",service=\"t\"\r\n");
+                answer("401 Unauthorized", &challenge, "");
+            }
+        }
+    });
+    (address, given)
+}
+
+#[test]
+fn tokens_that_expire_in_the_middle_are_renewed() {
+    let registry = PlainRegistry::start();
+    let image = image(100_000);
+    let (address, given) = with_tokens(&registry.host);
+    let config = registry.docker_config().replace(&registry.host, &address);
+    let project = Project::new("version: 1\nname: t\n").file(".home/.docker/config.json", config);
+    let push = || project.runner(&format!("image push {image} {address}/own:v1")).run();
+    push().exits(0).complains("3 blobs sent");
+    assert!(registry.manifest("own", "v1").is_some());
+    assert!(*given.lock().unwrap() >= 3, "{given:?}");
+    // A login that is not valid is said, at once.
+    let project = project.file(
+        ".home/.docker/config.json",
+        registry.docker_config().replace(&registry.host, &address).replace("dXNlcjpwYXNz", "dXNlcjpub3Q="),
+    );
+    let outcome = project.runner(&format!("image push {image} {address}/own:v2")).run().exits(3);
+    outcome.complains("its token service does not accept the login");
+    docker(&["rmi", "-f", &image]);
+}
