@@ -90,7 +90,7 @@ impl Proxy {
             for client in listener.incoming().flatten() {
                 let breaking = breaking.clone();
                 std::thread::spawn(move || {
-                    let _ = breaking.serve(client);
+                    let _ = breaking.serve(&client);
                 });
             }
         });
@@ -139,7 +139,7 @@ impl Request {
 }
 
 impl Breaking {
-    fn serve(&self, client: TcpStream) -> std::io::Result<()> {
+    fn serve(&self, client: &TcpStream) -> std::io::Result<()> {
         let mut reader = BufReader::new(client.try_clone()?);
         let Some(request) = Request::read(&mut reader) else { return Ok(()) };
         let breaks = request.is(self.point) && {
@@ -149,15 +149,15 @@ impl Breaking {
             breaks
         };
         if !breaks {
-            return self.pass_on(&request, &mut reader, &client, request.length, None).map(drop);
+            return self.pass_on(&request, &mut reader, client, request.length, None).map(drop);
         }
-        let answer = |text: &str| (&client).write_all(text.as_bytes());
+        let answer = |text: &str| (&mut &*client).write_all(text.as_bytes());
         let at = request.length * self.place / 100;
         match self.fault {
-            Fault::Refused => reset(&client),
+            Fault::Refused => reset(client),
             Fault::Reset => {
                 std::io::copy(&mut reader.by_ref().take(at as u64), &mut std::io::sink())?;
-                reset(&client)
+                reset(client)
             }
             Fault::TooMany => answer(
                 "HTTP/1.1 429 Too Many\r\nRetry-After: 1\r\nConnection: close\r\nContent-Length: 0\r\n\r\n",
@@ -174,14 +174,12 @@ impl Breaking {
             Fault::Expired => answer(
                 "HTTP/1.1 401 Unauthorized\r\nWWW-Authenticate: Basic realm=\"t\"\r\nConnection: close\r\nContent-Length: 0\r\n\r\n",
             ),
-            Fault::Damaged => {
-                self.pass_on(&request, &mut reader, &client, request.length, Some(at)).map(drop)
-            }
-            Fault::Beginning => self.pass_on(&request, &mut reader, &client, at, None).map(drop),
+            Fault::Damaged => self.pass_on(&request, &mut reader, client, request.length, Some(at)).map(drop),
+            Fault::Beginning => self.pass_on(&request, &mut reader, client, at, None).map(drop),
             Fault::Unanswered => {
                 let (_, sink) = pair()?;
                 self.pass_on(&request, &mut reader, &sink, request.length, None)?;
-                reset(&client)
+                reset(client)
             }
         }
     }
