@@ -44,6 +44,8 @@ const LONGEST_WAIT: Duration = Duration::from_secs(8);
 const LONGEST_RETRY_AFTER: Duration = Duration::from_mins(2);
 /// How fast a registry works through a blob at least, before it answers, in bytes per second.
 const DIGESTING: u64 = 20_000_000;
+/// How often a call logs in anew: calls side by side share a login, and a token may be used up before its turn comes.
+const RENEWALS: u32 = 3;
 /// Tokens are taken for expired this long before they are.
 const MARGIN: Duration = Duration::from_secs(10);
 /// How long a token is good for whose service does not say: <https://distribution.github.io/distribution/spec/auth/token/>.
@@ -147,7 +149,7 @@ struct TagList {
 struct Attempts<'c> {
     client: &'c RepositoryClient,
     failed: u32,
-    renewed: bool,
+    renewals: u32,
     most: u32,
 }
 
@@ -156,11 +158,11 @@ impl Attempts<'_> {
     async fn again(&mut self, trouble: Trouble) -> Result<(), RegistryError> {
         let (error, wait) = match trouble {
             Trouble::Login(generation, error) => {
-                if self.renewed || !self.client.renew(generation).await? {
+                if self.renewals >= RENEWALS || !self.client.renew(generation).await? {
                     return Err(error);
                 }
                 // The first one is what the registry has only now asked for.
-                self.renewed = generation > 0;
+                self.renewals += u32::from(generation > 0);
                 return Ok(());
             }
             Trouble::Failed(error, wait) => (error, wait),
@@ -180,7 +182,7 @@ impl Attempts<'_> {
         tokio::time::sleep(wait.map_or_else(|| jittered(backoff), |wait| wait.min(LONGEST_RETRY_AFTER)))
             .await;
         // A token may have gone while this took its time.
-        self.renewed = false;
+        self.renewals = 0;
         Ok(())
     }
 }
@@ -251,7 +253,7 @@ impl RepositoryClient {
     }
 
     fn attempts(&self) -> Attempts<'_> {
-        Attempts { client: self, failed: 0, renewed: false, most: ATTEMPTS }
+        Attempts { client: self, failed: 0, renewals: 0, most: ATTEMPTS }
     }
 
     /// The causes of the attempts that failed so far, of calls that succeeded later.
@@ -383,8 +385,8 @@ impl RepositoryClient {
             if !first {
                 authorization.login = (self.renew)().await;
             }
-            let Some(login) = &authorization.login else { return Ok(false) };
-            authorization.header = Some(basic(login));
+            let Some(header) = authorization.login.as_ref().map(basic) else { return Ok(false) };
+            authorization.header = Some(header);
             authorization.generation += 1;
             return Ok(true);
         };
