@@ -1,7 +1,7 @@
 //! The torture suite: commands that do what they can to outlive their step, and everything that may end a step. Nothing may be
 //! left, not even a zombie, when the grace and a second are over. `./dev soak` runs all of it, `./dev test` one seed of each.
 
-use crate::harness::{Project, containers_of, exclusive, unique};
+use crate::harness::{Project, containers_of, eventually, exclusive, unique};
 use std::collections::BTreeSet;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -277,9 +277,12 @@ fn a_test_with_services_can_be_killed_at_any_moment() {
         running.signal("KILL");
         running.finish();
         found += usize::from(!containers_of(&project).is_empty());
-        project.runner("gc").run().exits(0);
-        let left = containers_of(&project) + &crate::services::networks_of(&project);
-        assert_eq!(left, "", "killed after {moment:?}");
+        // What the engine was still making when runner was killed may be there only for the next `gc`.
+        let cleared = || {
+            project.runner("gc").run().exits(0);
+            (containers_of(&project) + &crate::services::networks_of(&project)).is_empty()
+        };
+        eventually(cleared, &format!("something is left, killed after {moment:?}"));
     }
     println!("{moments} moments of {length:?}, {found} with containers");
     assert!(found > 0, "no moment was one with containers");

@@ -26,16 +26,12 @@ const VERSION: &str = "1";
 /// Docker Hub, which names without a registry mean.
 const HUB: &str = "docker.io";
 
-/// Why an image has no fingerprint.
-enum Missing {
-    /// Something of it cannot be known; the log says what.
-    Reason(String),
-    Failure(Failure),
-}
+/// Why nothing can be said of an image's sources.
+struct Missing(String);
 
 impl<E: Into<Failure>> From<E> for Missing {
     fn from(error: E) -> Self {
-        Self::Failure(error.into())
+        Self(error.into().message)
     }
 }
 
@@ -54,17 +50,21 @@ pub(super) async fn take_out(
         if !image.skip_unchanged {
             continue;
         }
-        match fingerprint(cx, name, &image).await {
-            Ok(print) => {
-                if let Some(digest) = pushed_before(cx, &image, &print).await? {
-                    found.insert(name.value.clone(), digest);
-                }
+        // Whatever goes wrong here, the image can still be built; a mistake in the file is one of the build, too. The build of a pull
+        // request may not be allowed to look.
+        let looked_up = async {
+            let print = fingerprint(cx, name, &image).await?;
+            let before = pushed_before(cx, &image, &print).await?;
+            Ok((print, before))
+        };
+        match looked_up.await {
+            Ok((print, before)) => {
+                found.extend(before.map(|digest| (name.value.clone(), digest)));
                 prints.insert(name.value.clone(), print);
             }
-            Err(Missing::Reason(reason)) => {
+            Err(Missing(reason)) => {
                 cx.events.warn(format!("`skip-unchanged` of {} has no effect: {reason}", name.value)).await;
             }
-            Err(Missing::Failure(failure)) => return Err(failure),
         }
     }
     // What another build is made from has to be in the engine.
@@ -146,7 +146,7 @@ async fn fingerprint(cx: &Context<'_>, name: &Name, image: &Image) -> Result<Str
         image.args.iter().find(|(_, value)| cx.run.job.pipeline.carries_commit(value))
     {
         let reason = format!("its argument `{argument}` is another one for every commit; make a label of it");
-        return Err(Missing::Reason(reason));
+        return Err(Missing(reason));
     }
     let used = cx.run.job.pipeline.steps().find(|step| match &step.action {
         Action::Test(test) => {
@@ -155,14 +155,14 @@ async fn fingerprint(cx: &Context<'_>, name: &Name, image: &Image) -> Result<Str
         _ => false,
     });
     if used.is_some() {
-        return Err(Missing::Reason("a test uses it as a service".to_owned()));
+        return Err(Missing("a test uses it as a service".to_owned()));
     }
     let engine = cx.run.services.docker().await?;
     let mut print = Print::new();
     print.add("version", VERSION);
     let source = making::source(cx, &image.context)?;
     let Source::Directory(root) = &source else {
-        return Err(Missing::Reason("its context is fetched by the engine".to_owned()));
+        return Err(Missing("its context is fetched by the engine".to_owned()));
     };
     let dockerfile = making::dockerfile(cx, image, &source)?;
     let text = std::fs::read(&dockerfile)
@@ -195,7 +195,7 @@ async fn fingerprint(cx: &Context<'_>, name: &Name, image: &Image) -> Result<Str
         match making::source(cx, template)? {
             Source::Directory(path) => print.add("its files", &digest(cx, None, path).await?),
             Source::Remote(_) => {
-                return Err(Missing::Reason(format!("its context `{context}` is fetched by the engine")));
+                return Err(Missing(format!("its context `{context}` is fetched by the engine")));
             }
         }
     }
@@ -208,7 +208,7 @@ async fn fingerprint(cx: &Context<'_>, name: &Name, image: &Image) -> Result<Str
         }
     }
     let bases = base_images(&String::from_utf8_lossy(&text), &known, &own)
-        .map_err(|what| Missing::Reason(format!("{what} is not known before the build")))?;
+        .map_err(|what| Missing(format!("{what} is not known before the build")))?;
     for name in bases {
         print.add("base", &name);
         print.add("its digest", &base(cx, &name).await?);
@@ -243,7 +243,7 @@ async fn digest(
     });
     match hashed.await {
         Ok(digest) => Ok(digest.map_err(crate::docker::DockerError::from)?),
-        Err(error) => Err(Missing::Reason(format!("its files could not be hashed: {error}"))),
+        Err(error) => Err(Missing(format!("its files could not be hashed: {error}"))),
     }
 }
 
@@ -255,7 +255,7 @@ async fn base(cx: &Context<'_>, name: &str) -> Result<String, Missing> {
     if let Some(identity) = cx.run.services.docker().await?.identity(name).await? {
         return Ok(identity);
     }
-    let unknown = |reason: String| Missing::Reason(format!("the image {name} cannot be looked up: {reason}"));
+    let unknown = |reason: String| Missing(format!("the image {name} cannot be looked up: {reason}"));
     let (path, tag) = match name.rsplit_once(':') {
         Some((path, tag)) if !tag.contains('/') => (path, tag),
         _ => (name, "latest"),
