@@ -72,6 +72,7 @@ fn whatever_may_change_the_image_or_its_tests_is_a_change() {
     for (number, project) in [
         case.project(", args: { WHAT: x }", STEPS),
         case.project(", network: none", STEPS),
+        case.project(", compression: zstd", STEPS),
         case.project("", &STEPS.replace("-q", "-c")),
         case.project("", STEPS).file("web.docker", format!("FROM {}\nRUN true\nCOPY src /src\n", case.base)),
         mode,

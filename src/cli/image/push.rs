@@ -63,7 +63,10 @@ pub(super) fn main(arguments: &Push) -> Result<Exit, Failure> {
         };
         pushed.map_err(|failure| match cancellation.signal.load(Ordering::SeqCst) {
             0 => Failure { message: masks.text(&failure.message), ..failure },
-            signal => Failure::new(Exit::Signal(signal), "stopped; no tag was changed"),
+            signal => Failure::new(
+                Exit::Signal(signal),
+                "stopped before the push was through; no tag stands for half an image",
+            ),
         })
     });
     // Blocking work that was stopped in the middle must not delay the end.

@@ -219,6 +219,7 @@ async fn fingerprint(cx: &Context<'_>, name: &Name, image: &Image) -> Result<Str
         "platforms",
         if image.platforms.is_empty() { platform.clone() } else { image.platforms.join(" ") }.as_str(),
     );
+    print.add("compression", &format!("{:?}", image.compression));
     print.add("network", &format!("{:?}", image.network));
     print.add("hosts", &format!("{:?}", cx.resolve_pairs(&image.extra_hosts)?));
     let secrets: Vec<&str> = image.secrets.iter().map(|secret| secret.value.as_str()).collect();
