@@ -226,6 +226,10 @@ pub(super) fn artifacts(process: &HashMap<String, String>, directory: &Path) -> 
 const REGISTRY_TIMEOUT: &str = "RUNNER_REGISTRY_TIMEOUT";
 const REGISTRY_PATIENCE: Duration = Duration::from_mins(1);
 
+/// Whether images may be read in the engine's storage: the variable, and the word that keeps runner out of there.
+const ENGINE_STORAGE: &str = "RUNNER_ENGINE_STORAGE";
+const OFF: &str = "off";
+
 /// How connections are made.
 pub(super) fn settings(process: &HashMap<String, String>) -> Result<Settings, Failure> {
     let get = |name: &str| process.get(name).filter(|value| !value.is_empty());
@@ -249,6 +253,7 @@ pub(super) fn settings(process: &HashMap<String, String>) -> Result<Settings, Fa
                 .map(PathBuf::from)
                 .or_else(|| docker.clone())
                 .unwrap_or_default(),
+            reads_storage: get(ENGINE_STORAGE).is_none_or(|value| value != OFF),
         },
         docker_config: docker.map(|directory| directory.join("config.json")),
         aws_ca_bundle: get("AWS_CA_BUNDLE").map(PathBuf::from),

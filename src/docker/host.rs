@@ -31,6 +31,8 @@ pub struct Endpoint {
     pub tls: bool,
     /// Where `ca.pem`, `cert.pem` and `key.pem` are: `DOCKER_CERT_PATH`, or the directory of Docker's configuration.
     pub certificates: PathBuf,
+    /// Images may be read where the engine keeps them, if that is this machine.
+    pub reads_storage: bool,
 }
 
 impl Endpoint {

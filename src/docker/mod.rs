@@ -16,6 +16,7 @@ pub mod service;
 pub mod sizes;
 pub mod solver;
 mod ssh;
+pub mod storage;
 
 pub use owned::{Kind, OWNER_LABEL, Owned, stage_name};
 
@@ -37,6 +38,8 @@ const TIMEOUT: u64 = 4 * 60 * 60;
 pub struct Engine {
     client: Docker,
     host: Host,
+    /// Whether images may be read in its storage.
+    reads_storage: bool,
     /// What it says of itself, once somebody has asked.
     about: Arc<OnceCell<About>>,
 }
@@ -194,10 +197,11 @@ impl Engine {
         let host = endpoint.resolve()?;
         let patience = host.patience();
         let silent = host.unreachable(format!("no answer within {} s", patience.as_secs()));
-        tokio::time::timeout(patience, Self::agree(host)).await.unwrap_or(Err(silent))
+        let agreed = Self::agree(host, endpoint.reads_storage);
+        tokio::time::timeout(patience, agreed).await.unwrap_or(Err(silent))
     }
 
-    async fn agree(host: Host) -> Result<Self, DockerError> {
+    async fn agree(host: Host, reads_storage: bool) -> Result<Self, DockerError> {
         host.ping().await?;
         let client = host
             .client(TIMEOUT, bollard::API_DEFAULT_VERSION)
@@ -211,7 +215,7 @@ impl Engine {
             let version = version.unwrap_or_else(|| "of unknown version".to_owned());
             return Err(DockerError::TooOld { version, found: spoken.to_string() });
         }
-        Ok(Self { client, host, about: Arc::default() })
+        Ok(Self { client, host, reads_storage, about: Arc::default() })
     }
 }
 

@@ -4,16 +4,19 @@ use super::services::{Access, Services, Settings};
 use crate::address::Repository;
 use crate::aws::Aws;
 use crate::docker::Engine;
+use crate::docker::image::LocalImage;
+use crate::docker::storage::StoredLayer;
 use crate::exit::Failure;
 use crate::plan::Mode;
 use crate::registry::RegistryError;
 use crate::registry::client::RepositoryClient;
 use crate::registry::compress::Compression;
-use crate::registry::export::Making;
+use crate::registry::export::{Bytes, Making, Parts, Source, chain_ids};
 use crate::registry::manifest::{Descriptor, Stored};
 use crate::registry::push::{Progress, PushSummary};
 use crate::secret::Masks;
 use std::collections::HashMap;
+use std::io;
 use std::path::Path;
 use tokio_util::sync::CancellationToken;
 
@@ -115,10 +118,10 @@ impl Transfer<'_> {
             // When this ends before its time, so does the export, and with it what reads it.
             let reading = stop.child_token();
             let _end = reading.clone().drop_guard();
-            let export = self.engine.export(&local.id, &reading);
+            let source = source(self.engine, &local, &reading).await;
             let making = Making::new(local.layers.clone(), present, compression);
             let directory = self.directory.to_owned();
-            let (exported, summary) = client.send(export, making, directory, self.progress).await?;
+            let (exported, summary) = client.send(source, making, directory, self.progress).await?;
             brought.layers.extend(local.layers.into_iter().zip(exported.blobs));
             (exported.manifest, summary)
         };
@@ -138,6 +141,22 @@ impl Transfer<'_> {
             (error, _) => error,
         }
     }
+}
+
+/// Where an image of the engine is read from: its storage, or else an export. When the token is cancelled, reading fails.
+pub(super) async fn source(engine: &Engine, image: &LocalImage, until: &CancellationToken) -> Source {
+    let parts = engine.stored(image, &chain_ids(&image.layers), until).await.map(|stored| {
+        let open = |layer: StoredLayer| -> Box<dyn FnOnce() -> io::Result<Bytes> + Send> {
+            Box::new(|| Ok(Box::new(layer.open()?)))
+        };
+        Parts {
+            id: image.id.clone(),
+            config: stored.config,
+            layers: stored.layers.into_iter().map(open).collect(),
+        }
+    });
+    let (engine, id, until) = (engine.clone(), image.id.clone(), until.clone());
+    Source { parts, export: Box::new(move || Box::new(engine.export(&id, &until))) }
 }
 
 /// What `runner image push` is asked for.

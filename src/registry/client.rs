@@ -176,8 +176,7 @@ impl Attempts<'_> {
         if self.failed >= most {
             return Err(error);
         }
-        let retries = &self.client.retries;
-        retries.lock().unwrap_or_else(PoisonError::into_inner).push(crate::exit::chain(&error));
+        self.client.failed(crate::exit::chain(&error));
         let backoff = (FIRST_WAIT * 2_u32.saturating_pow(self.failed - 1)).min(LONGEST_WAIT);
         tokio::time::sleep(wait.map_or_else(|| jittered(backoff), |wait| wait.min(LONGEST_RETRY_AFTER)))
             .await;
@@ -256,7 +255,12 @@ impl RepositoryClient {
         Attempts { client: self, failed: 0, renewals: 0, most: ATTEMPTS }
     }
 
-    /// The causes of the attempts that failed so far, of calls that succeeded later.
+    /// Keeps the cause of an attempt that failed, and is followed by another one.
+    pub(super) fn failed(&self, cause: String) {
+        self.retries.lock().unwrap_or_else(PoisonError::into_inner).push(cause);
+    }
+
+    /// The causes of the attempts that failed so far, of what succeeded later.
     pub fn retries(&self) -> Vec<String> {
         std::mem::take(&mut self.retries.lock().unwrap_or_else(PoisonError::into_inner))
     }

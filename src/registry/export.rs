@@ -1,18 +1,19 @@
-//! From the engine's export of an image (the tar stream of `docker save`) to the blobs that registries keep: configuration,
-//! compressed layers, manifest.
+//! From an image of the engine, either as its layers or as its export (the tar stream of `docker save`), to the blobs that
+//! registries keep: configuration, compressed layers, manifest.
 
 use super::RegistryError;
 use super::compress::{self, Compression, read_block};
 use super::manifest::{
     CONFIG_TYPE, Descriptor, GZIP_LAYER_TYPE, Stored, ZSTD_LAYER_TYPE, diff_ids, digest_of, sha256_name,
 };
+use crate::exit;
 use crate::files;
 use aws_lc_rs::digest::{Context, SHA256};
 use serde::Deserialize;
 use serde_json::value::{RawValue, to_raw_value};
 use std::collections::{BTreeMap, HashMap};
 use std::fs;
-use std::io::{Read, Write};
+use std::io::{self, Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use tempfile::NamedTempFile;
@@ -26,6 +27,27 @@ const BLOBS: &str = "blobs/sha256/";
 const MAX_DOCUMENT: u64 = 4 * 1024 * 1024;
 /// How much is copied at a time, in bytes.
 const PIECE: usize = 1024 * 1024;
+
+/// Bytes that are read on a thread that may block.
+pub type Bytes = Box<dyn Read + Send>;
+
+/// Where an image is read from.
+pub struct Source {
+    /// Its parts, each by itself, where they can be had so.
+    pub parts: Option<Parts>,
+    /// Begins its export: for what has no parts, or parts that are not as they should be.
+    pub export: Box<dyn FnOnce() -> Bytes + Send>,
+}
+
+/// An image in parts.
+pub struct Parts {
+    /// Its id, which is the digest of its configuration.
+    pub id: String,
+    /// Its configuration.
+    pub config: Vec<u8>,
+    /// What opens the archives of its layers, the base first.
+    pub layers: Vec<Box<dyn FnOnce() -> io::Result<Bytes> + Send>>,
+}
 
 /// How the blobs of an image are made.
 #[derive(Debug, Clone)]
@@ -63,6 +85,8 @@ pub struct Exported {
     pub manifest: Stored,
     /// The blobs of its layers, the base first, and last its configuration.
     pub blobs: Vec<Descriptor>,
+    /// Why its parts could not be used, where there were any.
+    pub parts_failed: Option<String>,
 }
 
 /// Where blobs are made, and who gets them.
@@ -87,13 +111,44 @@ enum Content {
     Link(String),
 }
 
-/// Reads an export. Blobs go to the sink as they are made; those that are known are only passed over.
-pub(super) fn read(
-    export: impl Read,
-    making: &Making,
-    sink: &mut Sink<'_>,
-) -> Result<Exported, RegistryError> {
-    let mut reading = Reading { making, chains: chains(&making.layers), contents: HashMap::new() };
+/// Reads an image. Blobs go to the sink as they are made; those that are known are only passed over.
+pub(super) fn read(source: Source, making: &Making, sink: &mut Sink<'_>) -> Result<Exported, RegistryError> {
+    let Source { parts, export } = source;
+    let Some(parts) = parts else { return read_export(export(), making, sink) };
+    let mut making = making.clone();
+    match read_parts(parts, &mut making, sink) {
+        Err(error @ (RegistryError::Stream(_) | RegistryError::Export(_))) => {
+            // What was made until then is known now.
+            let exported = read_export(export(), &making, sink)?;
+            let cause = format!("the engine's storage could not be read ({})", exit::chain(&error));
+            Ok(Exported { parts_failed: Some(cause), ..exported })
+        }
+        exported => exported,
+    }
+}
+
+fn read_parts(parts: Parts, making: &mut Making, sink: &mut Sink<'_>) -> Result<Exported, RegistryError> {
+    let Parts { id, config, layers } = parts;
+    if digest_of(&config) != id {
+        return Err(RegistryError::Export("the configuration is not the image's".to_owned()));
+    }
+    let mut blobs = Vec::new();
+    for (digest, open) in making.layers.clone().into_iter().zip(layers) {
+        if !making.known.contains_key(&digest) {
+            let mut archive = open().map_err(RegistryError::Stream)?;
+            let (found, blob) = compress_layer(&mut archive, making, sink)?;
+            if found != digest {
+                return Err(RegistryError::Export(format!("what should be the layer {digest} is {found}")));
+            }
+            making.known.insert(digest.clone(), blob);
+        }
+        blobs.extend(making.known.get(&digest).cloned());
+    }
+    put_together(&config, blobs, sink)
+}
+
+fn read_export(export: impl Read, making: &Making, sink: &mut Sink<'_>) -> Result<Exported, RegistryError> {
+    let mut reading = Reading { making, chains: chain_ids(&making.layers), contents: HashMap::new() };
     let mut archive = tar::Archive::new(export);
     for entry in archive.entries().map_err(RegistryError::Stream)? {
         reading.entry(entry.map_err(RegistryError::Stream)?, sink)?;
@@ -175,18 +230,8 @@ impl Reading<'_> {
         if head == ZSTD_MAGIC {
             return copy(&mut whole, ZSTD_LAYER_TYPE, sink);
         }
-        self.compress(&mut whole, sink)
-    }
-
-    fn compress(&self, source: &mut dyn Read, sink: &mut Sink<'_>) -> Result<Content, RegistryError> {
-        let Making { compression, threads, .. } = *self.making;
-        let mut blob = BlobWriter::new(sink.directory)?;
-        let diff_id = compress::compress(source, compression, threads, &mut |member| blob.write(member))?;
-        let blob = blob.finish(compression.media_type());
-        let blob = Blob { descriptor: blob.descriptor.made_by(compression), ..blob };
-        let descriptor = blob.descriptor.clone();
-        (sink.emit)(blob)?;
-        Ok(Content::Layer(Some(diff_id), descriptor))
+        let (diff_id, blob) = compress_layer(&mut whole, self.making, sink)?;
+        Ok(Content::Layer(Some(diff_id), blob))
     }
 
     /// Puts the manifest together, when everything has been read.
@@ -208,7 +253,8 @@ impl Reading<'_> {
             let layer = match self.find(path) {
                 // A small layer whose first file has such a name.
                 Some(Content::Document(bytes)) => {
-                    made = self.compress(&mut bytes.as_slice(), sink)?;
+                    let (diff_id, blob) = compress_layer(&mut bytes.as_slice(), self.making, sink)?;
+                    made = Content::Layer(Some(diff_id), blob);
                     Some(&made)
                 }
                 layer => layer,
@@ -222,14 +268,7 @@ impl Reading<'_> {
             }
             layers.push(blob.clone());
         }
-        let mut blob = BlobWriter::new(sink.directory)?;
-        blob.write(config)?;
-        let blob = blob.finish(CONFIG_TYPE);
-        let config = blob.descriptor.clone();
-        (sink.emit)(blob)?;
-        let manifest = Stored::image(config.clone(), layers.clone())?;
-        layers.push(config);
-        Ok(Exported { manifest, blobs: layers })
+        put_together(config, layers, sink)
     }
 
     fn find(&self, path: &str) -> Option<&Content> {
@@ -239,6 +278,39 @@ impl Reading<'_> {
             content => Some(content),
         }
     }
+}
+
+/// Makes a layer's blob; the digest is that before compression.
+fn compress_layer(
+    archive: &mut dyn Read,
+    making: &Making,
+    sink: &mut Sink<'_>,
+) -> Result<(String, Descriptor), RegistryError> {
+    let Making { compression, threads, .. } = *making;
+    let mut blob = BlobWriter::new(sink.directory)?;
+    let diff_id = compress::compress(archive, compression, threads, &mut |member| blob.write(member))?;
+    let blob = blob.finish(compression.media_type());
+    let blob = Blob { descriptor: blob.descriptor.made_by(compression), ..blob };
+    let descriptor = blob.descriptor.clone();
+    (sink.emit)(blob)?;
+    Ok((diff_id, descriptor))
+}
+
+/// Makes the configuration's blob, and the manifest.
+fn put_together(
+    config: &[u8],
+    layers: Vec<Descriptor>,
+    sink: &mut Sink<'_>,
+) -> Result<Exported, RegistryError> {
+    let mut blob = BlobWriter::new(sink.directory)?;
+    blob.write(config)?;
+    let blob = blob.finish(CONFIG_TYPE);
+    let config = blob.descriptor.clone();
+    (sink.emit)(blob)?;
+    let manifest = Stored::image(config.clone(), layers.clone())?;
+    let mut blobs = layers;
+    blobs.push(config);
+    Ok(Exported { manifest, blobs, parts_failed: None })
 }
 
 /// A symbolic link's target as a path of the archive.
@@ -258,7 +330,7 @@ fn resolve(link: &str, target: &str) -> String {
 }
 
 /// The chain ids of layers, the base first: <https://github.com/opencontainers/image-spec/blob/main/config.md#layer-chainid>.
-fn chains(layers: &[String]) -> Vec<String> {
+pub fn chain_ids(layers: &[String]) -> Vec<String> {
     let mut chains: Vec<String> = Vec::new();
     for layer in layers {
         let chain = match chains.last() {
@@ -344,9 +416,13 @@ fn copy(source: &mut dyn Read, media_type: &str, sink: &mut Sink<'_>) -> Result<
 mod tests {
     use super::*;
 
+    fn config(layer: &[u8]) -> Vec<u8> {
+        let diff_id = digest_of(layer);
+        format!("{{\"rootfs\":{{\"diff_ids\":[\"{diff_id}\",\"{diff_id}\"]}}}}").into_bytes()
+    }
+
     /// An export whose second layer is the first one again.
     fn export(layer: &[u8]) -> Vec<u8> {
-        let diff_id = digest_of(layer);
         let mut archive = tar::Builder::new(Vec::new());
         let mut add = |path: &str, bytes: &[u8]| {
             let mut header = tar::Header::new_gnu();
@@ -355,8 +431,7 @@ mod tests {
             archive.append_data(&mut header, path, bytes).unwrap();
         };
         add("l1/layer.tar", layer);
-        let config = format!("{{\"rootfs\":{{\"diff_ids\":[\"{diff_id}\",\"{diff_id}\"]}}}}");
-        add("c.json", config.as_bytes());
+        add("c.json", &config(layer));
         add("manifest.json", b"[{\"Config\":\"c.json\",\"Layers\":[\"l1/layer.tar\",\"l2/layer.tar\"]}]");
         let mut header = tar::Header::new_gnu();
         header.set_entry_type(tar::EntryType::Symlink);
@@ -365,26 +440,62 @@ mod tests {
         archive.into_inner().unwrap()
     }
 
-    fn exported(export: &[u8]) -> Result<(Exported, Vec<Descriptor>), RegistryError> {
+    fn source(export: &[u8], parts: Option<Parts>) -> Source {
+        let export = io::Cursor::new(export.to_owned());
+        Source { parts, export: Box::new(|| Box::new(export)) }
+    }
+
+    fn exported(source: Source, layers: Vec<String>) -> Result<(Exported, Vec<Descriptor>), RegistryError> {
         let directory = tempfile::tempdir().unwrap();
-        let making = Making::new(Vec::new(), HashMap::new(), Compression::Gzip);
+        let making = Making::new(layers, HashMap::new(), Compression::Gzip);
         let mut made = Vec::new();
         let mut emit = |blob: Blob| {
             assert_eq!(digest_of(&fs::read(blob.file.path()).unwrap()), blob.descriptor.digest);
             made.push(blob.descriptor);
             Ok(())
         };
-        let exported = read(export, &making, &mut Sink { directory: directory.path(), emit: &mut emit })?;
+        let exported = read(source, &making, &mut Sink { directory: directory.path(), emit: &mut emit })?;
         Ok((exported, made))
+    }
+
+    /// Of the image of [`export`], with archives that may be others.
+    fn parts(layer: &[u8], archives: [io::Result<&'static [u8]>; 2]) -> Parts {
+        let config = config(layer);
+        let open = |archive: io::Result<&'static [u8]>| -> Box<dyn FnOnce() -> io::Result<Bytes> + Send> {
+            Box::new(move || Ok(Box::new(archive?)))
+        };
+        Parts { id: digest_of(&config), config, layers: archives.into_iter().map(open).collect() }
     }
 
     #[test]
     fn a_layer_that_is_there_twice_is_one_blob() {
-        let (image, made) = exported(&export(&[7; 100])).unwrap();
+        let (image, made) = exported(source(&export(&[7; 100]), None), Vec::new()).unwrap();
         assert_eq!(image.blobs.len(), 3);
         assert_eq!(image.blobs[0], image.blobs[1]);
         assert_eq!(made, image.blobs[1..]);
-        assert_eq!(image.manifest.digest, exported(&export(&[7; 100])).unwrap().0.manifest.digest);
+    }
+
+    #[test]
+    fn an_image_in_parts_is_the_same_as_its_export() {
+        const LAYER: &[u8] = &[7; 100];
+        let layers = vec![digest_of(LAYER); 2];
+        let (whole, made) = exported(source(&export(LAYER), None), Vec::new()).unwrap();
+        let of = |parts, export| exported(source(export, Some(parts)), layers.clone());
+        let (image, parts_made) = of(parts(LAYER, [Ok(LAYER), Ok(LAYER)]), b"").unwrap();
+        assert_eq!(image.manifest.digest, whole.manifest.digest);
+        assert_eq!((image.blobs, parts_made, image.parts_failed), (whole.blobs, made, None));
+        // Parts that are not as they should be are no failure where there is an export, nor is one made twice.
+        let gone = || Err(io::Error::other("gone"));
+        for (wrong, cause) in [
+            (parts(LAYER, [Ok(&[8; 100]), Ok(LAYER)]), "should be the layer"),
+            (parts(LAYER, [gone(), gone()]), "gone"),
+        ] {
+            let (image, _) = of(wrong, &export(LAYER)).unwrap();
+            assert_eq!(image.manifest.digest, whole.manifest.digest);
+            assert!(image.parts_failed.unwrap().contains(cause));
+        }
+        let other = Parts { id: digest_of(b"other"), ..parts(LAYER, [Ok(LAYER), Ok(LAYER)]) };
+        assert!(of(other, b"").unwrap_err().to_string().contains("manifest.json is missing"));
     }
 
     /// Taken from an export of Docker 20.10.24: the directories of a base and of two layers on it, with what is beside them.
@@ -427,7 +538,14 @@ mod tests {
         let mut bytes = export(&[7; 100]);
         let at = bytes.iter().position(|byte| *byte == 7).unwrap();
         bytes[at] = 8;
-        assert!(exported(&bytes).unwrap_err().to_string().contains("is not the one"));
-        assert!(exported(b"").unwrap_err().to_string().contains("manifest.json is missing"));
+        assert!(
+            exported(source(&bytes, None), Vec::new()).unwrap_err().to_string().contains("is not the one")
+        );
+        assert!(
+            exported(source(b"", None), Vec::new())
+                .unwrap_err()
+                .to_string()
+                .contains("manifest.json is missing")
+        );
     }
 }

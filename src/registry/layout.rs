@@ -2,14 +2,13 @@
 
 use super::RegistryError;
 use super::compress::Compression;
-use super::export::{self, Blob, Exported, Making, Sink};
+use super::export::{self, Blob, Exported, Making, Sink, Source};
 use super::known::Known;
 use super::manifest::{INDEX_TYPE, Index, Manifest, Stored};
 use crate::files::{self, Access};
 use serde_json::{Value, json};
 use std::collections::HashSet;
 use std::fs;
-use std::io::Read;
 use std::path::{Path, PathBuf};
 
 /// The annotation under which a layout names its images.
@@ -68,13 +67,13 @@ impl Layout {
         with_own.collect()
     }
 
-    /// Stores the image of an export, and whatever it is made of that is not there yet.
-    pub fn store(&self, export: impl Read, making: &Making) -> Result<Stored, RegistryError> {
+    /// Stores an image, and whatever it is made of that is not there yet.
+    pub fn store(&self, source: Source, making: &Making) -> Result<Exported, RegistryError> {
         let mut keep = |blob: Blob| self.keep(blob);
         let sink = &mut Sink { directory: &self.blobs, emit: &mut keep };
-        let Exported { manifest, .. } = export::read(export, making, sink)?;
-        self.put(&manifest)?;
-        Ok(manifest)
+        let exported = export::read(source, making, sink)?;
+        self.put(&exported.manifest)?;
+        Ok(exported)
     }
 
     /// Stores a manifest.

@@ -4,7 +4,7 @@
 use super::RegistryError;
 use super::client::{RepositoryClient, Uploaded};
 use super::compress::Compression;
-use super::export::{self, Blob, Exported, Making, Sink};
+use super::export::{self, Blob, Exported, Making, Sink, Source};
 use super::known::Known;
 use super::manifest::{CONFIG_TYPE, Descriptor, Index, Stored};
 use crate::text::human_size;
@@ -14,7 +14,6 @@ use futures_util::{StreamExt, TryStreamExt, stream};
 use std::cmp::Ordering;
 use std::collections::{BinaryHeap, HashMap, HashSet};
 use std::fmt;
-use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicU64;
 use tokio::sync::mpsc;
@@ -183,10 +182,10 @@ impl RepositoryClient {
         Ok((present, mounted))
     }
 
-    /// Makes the blobs of an exported image in a directory, and sends them. Nothing stands for them yet.
+    /// Makes the blobs of an image in a directory, and sends them. Nothing stands for them yet.
     pub async fn send(
         &self,
-        export: impl Read + Send + 'static,
+        source: Source,
         making: Making,
         directory: PathBuf,
         progress: &Progress,
@@ -195,7 +194,7 @@ impl RepositoryClient {
         let (sender, mut made) = mpsc::channel(1);
         let reading = tokio::task::spawn_blocking(move || {
             let mut emit = |blob| sender.blocking_send(blob).map_err(|_| RegistryError::Stopped);
-            export::read(export, &making, &mut Sink { directory: &directory, emit: &mut emit })
+            export::read(source, &making, &mut Sink { directory: &directory, emit: &mut emit })
         });
         let mut summary = PushSummary::default();
         let mut seen = present;
@@ -229,8 +228,11 @@ impl RepositoryClient {
             }
         }
         let exported = reading.await.map_err(|error| RegistryError::Export(error.to_string()))??;
+        if let Some(cause) = &exported.parts_failed {
+            self.failed(cause.clone());
+        }
         let known = exported.blobs.iter().map(|blob| &blob.digest).collect::<HashSet<_>>().len();
-        summary.present = known - summary.sent - summary.mounted;
+        summary.present = known.saturating_sub(summary.sent + summary.mounted);
         Ok((exported, summary))
     }
 

@@ -6,7 +6,7 @@ use super::build::unchanged::record;
 use crate::address::{EcrHost, Repository};
 use crate::aws::Aws;
 use crate::aws::ecr::NewRepository;
-use crate::engine::transfer::{Transfer, retries};
+use crate::engine::transfer::{Transfer, retries, source};
 use crate::exit::Failure;
 use crate::pipeline::diagnostic::Diagnostic;
 use crate::pipeline::model::{self, Create, Image, LifecyclePolicy, Name};
@@ -117,14 +117,18 @@ async fn store(
     if let Some(image) = known.whole(&local.id) {
         return Ok(image.manifest().clone());
     }
-    let making = Making::new(local.layers, known.layers().clone(), compression);
     let stop = cx.stopping.soft.clone();
-    let (export, layout) = (engine.export(id, &stop), layout.clone());
-    match tokio::task::spawn_blocking(move || layout.store(export, &making)).await {
-        _ if stop.is_cancelled() => Err(RegistryError::Stopped.into()),
-        Ok(stored) => Ok(stored?),
-        Err(error) => Err(Failure::environment(format!("the image could not be stored: {error}"))),
+    let (source, layout) = (source(engine, &local, &stop).await, layout.clone());
+    let making = Making::new(local.layers, known.layers().clone(), compression);
+    let stored = match tokio::task::spawn_blocking(move || layout.store(source, &making)).await {
+        _ if stop.is_cancelled() => return Err(RegistryError::Stopped.into()),
+        Ok(stored) => stored?,
+        Err(error) => return Err(Failure::environment(format!("the image could not be stored: {error}"))),
+    };
+    if let Some(cause) = stored.parts_failed {
+        cx.events.warn(format!("tried again, because {cause}")).await;
     }
+    Ok(stored.manifest)
 }
 
 async fn to_registry(
