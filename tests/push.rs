@@ -1,6 +1,7 @@
 //! `push`: the registry, the layout, and what they have in common.
 
 use crate::harness::{Project, docker, docker_config, ecr, registry, served_digest, unique};
+use crate::servers::{PlainRegistry, RecordedAws, RecordedEngine};
 use serde_json::json;
 
 fn project(repository: &str, more: &str) -> Project {
@@ -87,14 +88,14 @@ fn a_repository_that_does_not_exist_is_named_unless_it_may_be_created() {
 }
 
 /// A registry on this machine that answers every request with this status.
-fn refusing_registry(status: u16) -> String {
+fn refusing_registry(status: u16, message: &'static str) -> String {
     let server = tiny_http::Server::http("127.0.0.1:0").unwrap();
     let address = server.server_addr().to_ip().unwrap();
     std::thread::spawn(move || {
         for request in server.incoming_requests() {
             let ping = request.url() == "/v2/";
             let code = if ping && status != 401 { 200 } else { status };
-            let body = "{\"errors\":[{\"code\":\"DENIED\",\"message\":\"you may not\"}]}";
+            let body = format!("{{\"errors\":[{{\"code\":\"DENIED\",\"message\":\"{message}\"}}]}}");
             let basic = tiny_http::Header::from_bytes("WWW-Authenticate", "Basic realm=\"test\"").unwrap();
             let _ = request
                 .respond(tiny_http::Response::from_string(body).with_status_code(code).with_header(basic));
@@ -105,10 +106,15 @@ fn refusing_registry(status: u16) -> String {
 
 #[test]
 fn a_refused_push_stops_the_run_with_the_cause() {
-    for (status, cause) in
-        [(401, "wants a login"), (403, "DENIED you may not"), (400, "400 DENIED you may not")]
-    {
-        let address = refusing_registry(status);
+    let may_not = "you may not";
+    let full = "The repository with name 'app' in registry with id '123456789012' already has the maximum allowed number of images which is '10000'";
+    for (status, message, cause) in [
+        (401, may_not, "wants a login"),
+        (403, may_not, "DENIED you may not"),
+        (400, may_not, "400 DENIED you may not"),
+        (403, full, "Service Quotas raises the quota `Images per repository`"),
+    ] {
+        let address = refusing_registry(status, message);
         let project = project(&format!("{address}/app"), "");
         let outcome = project.runner("run --publish").run().exits(3).says("cleaned\n").says_not("\nnever");
         outcome.ends_with("build › push app").ends_with(cause).ends_with(&address);
@@ -247,6 +253,13 @@ fn a_repository_is_created_as_the_file_says() {
 
 #[test]
 fn an_unchanged_layer_is_not_made_again_on_a_fresh_host() {
+    // Whether the engine exports the image or it is read in the engine's storage.
+    for storage in ["off", "auto"] {
+        unchanged_layer(storage);
+    }
+}
+
+fn unchanged_layer(storage: &str) {
     let repository = unique("fresh");
     let dockerfile =
         |last: &str| format!("FROM busybox:1.36\nRUN echo {repository} > /own\nRUN echo {last} > /last\n");
@@ -254,6 +267,7 @@ fn an_unchanged_layer_is_not_made_again_on_a_fresh_host() {
         project(&repository, "create: true")
             .file("Dockerfile", dockerfile(last))
             .runner("run --publish")
+            .env("RUNNER_ENGINE_STORAGE", storage)
             .aws()
             .run()
             .exits(0)
@@ -357,4 +371,69 @@ fn a_tag_that_cannot_be_moved_is_no_failure_where_it_need_not_be() {
     // The same image is there already: an earlier build of this commit has pushed it.
     *existing.lock().unwrap() = digest.clone();
     project.runner("run --publish").run().exits(0).says(&format!("/app@{digest}"));
+}
+
+#[test]
+fn ecr_tells_when_the_image_was_pushed_that_stands_in_the_way() {
+    let other = format!("sha256:{}", "0".repeat(64));
+    let registry = immutable_registry(std::sync::Arc::new(std::sync::Mutex::new(other.clone())));
+    let aws = RecordedAws::scripted(None, move |action, _| {
+        let answer = match action {
+            "ecr:DescribeRepositories" => {
+                json!({ "repositories": [{ "repositoryUri": format!("{registry}/app") }] })
+            }
+            "ecr:DescribeImages" => {
+                json!({ "imageDetails": [{ "imageDigest": other, "imagePushedAt": 1_790_000_000 }] })
+            }
+            _ => return None,
+        };
+        Some((200, answer.to_string()))
+    });
+    let project = project("app", "");
+    let outcome = project.runner("run --publish").aws().env("AWS_ENDPOINT_URL", &aws.endpoint).run();
+    outcome.exits(1).ends_with("(pushed 2026-09-21 14:13 UTC), not for sha256:");
+}
+
+#[test]
+fn a_quota_of_ecr_is_named_with_its_way_out() {
+    let aws = RecordedAws::scripted(None, |action, _| {
+        let refusal = json!({ "__type": "LimitExceededException", "message": "it would exceed a limit of the account" });
+        (action == "ecr:CreateRepository").then(|| (400, refusal.to_string()))
+    });
+    let project = project(&unique("quota"), "create: true");
+    let outcome = project.runner("run --publish").aws().env("AWS_ENDPOINT_URL", &aws.endpoint).run();
+    outcome
+        .exits(3)
+        .ends_with("LimitExceededException")
+        .ends_with("Service Quotas")
+        .ends_with("ecr:CreateRepository");
+}
+
+#[test]
+fn an_image_is_the_same_from_the_engines_storage_and_from_its_export() {
+    let (registry, engine) = (PlainRegistry::start(), RecordedEngine::start());
+    let name = format!("local.invalid/{}:v1", unique("storage"));
+    let project = Project::new("version: 1\nname: t\n")
+        .file(".home/.docker/config.json", registry.docker_config())
+        .file(
+            "Dockerfile",
+            concat!(
+                "FROM busybox:1.36\n",
+                "RUN mkdir /d && dd if=/dev/urandom of=/d/large bs=1M count=3 && ln /d/large /d/hard && ln -s large /d/soft\n",
+                "RUN rm /d/large && rm -r /var && mkdir /var && touch /d/empty && echo x > \"$(printf '/d/\\377 \\303\\274')\"\n",
+                "RUN mkfifo /d/fifo && chmod 4711 /d/hard && chown 7:8 /d/empty\n",
+            ),
+        );
+    docker(&["build", "-q", "-t", &name, project.root().to_str().unwrap()]);
+    let push = |storage: &str| {
+        let call = format!("image push {name} {}/{}:v1", registry.host, unique("storage"));
+        let call = project.runner(&call).env("RUNNER_ENGINE_STORAGE", storage);
+        let outcome = call.env("DOCKER_HOST", engine.host()).run().exits(0).says_not("tried again");
+        outcome.stdout.trim().rsplit('@').next().unwrap().to_owned()
+    };
+    let stored = push("auto");
+    assert!(!engine.was_asked("/get HTTP/1.1"), "the image was exported");
+    assert_eq!(push("off"), stored);
+    assert!(engine.was_asked("/get HTTP/1.1"), "the image was not exported");
+    docker(&["rmi", "-f", &name]);
 }

@@ -3,7 +3,8 @@
 use crate::harness::{aws_endpoint, docker, eventually, shell};
 use serde_json::Value;
 use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::{Shutdown, TcpListener, TcpStream};
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
@@ -157,6 +158,53 @@ impl PlainRegistry {
     /// Docker's configuration with the login of this registry.
     pub fn docker_config(&self) -> String {
         format!("{{\"auths\":{{\"{}\":{{\"auth\":\"dXNlcjpwYXNz\"}}}}}}", self.host)
+    }
+}
+
+/// A socket in front of the machine's engine, which keeps what comes in.
+pub struct RecordedEngine {
+    directory: tempfile::TempDir,
+    asked: Arc<Mutex<Vec<u8>>>,
+}
+
+impl RecordedEngine {
+    pub fn start() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let listener = UnixListener::bind(directory.path().join("docker.sock")).unwrap();
+        let engine = Self { directory, asked: Arc::default() };
+        let asked = engine.asked.clone();
+        std::thread::spawn(move || {
+            for client in listener.incoming().map(Result::unwrap) {
+                let server = UnixStream::connect("/var/run/docker.sock").unwrap();
+                let (mut answers, mut back) = (server.try_clone().unwrap(), client.try_clone().unwrap());
+                std::thread::spawn(move || {
+                    let _ = std::io::copy(&mut answers, &mut back);
+                    let _ = back.shutdown(Shutdown::Both);
+                });
+                let (asked, mut from, mut to) = (asked.clone(), client, server);
+                std::thread::spawn(move || {
+                    let mut buffer = [0; 4096];
+                    while let Ok(length @ 1..) = from.read(&mut buffer) {
+                        asked.lock().unwrap().extend_from_slice(&buffer[..length]);
+                        if to.write_all(&buffer[..length]).is_err() {
+                            break;
+                        }
+                    }
+                    let _ = to.shutdown(Shutdown::Both);
+                });
+            }
+        });
+        engine
+    }
+
+    /// For `DOCKER_HOST`.
+    pub fn host(&self) -> String {
+        format!("unix://{}", self.directory.path().join("docker.sock").display())
+    }
+
+    /// Whether this text came in.
+    pub fn was_asked(&self, text: &str) -> bool {
+        String::from_utf8_lossy(&self.asked.lock().unwrap()).contains(text)
     }
 }
 

@@ -2,7 +2,7 @@
 
 use crate::docker::context::{self, Selection};
 use crate::docker::ignore::IgnoreFile;
-use crate::docker::solver::is_remote;
+use crate::docker::solver::{self, is_remote};
 use crate::ecs::task_definition::{self, Request};
 use crate::files;
 use crate::pipeline::diagnostic::Diagnostic;
@@ -93,34 +93,16 @@ fn dockerfile(image: &Image, values: &Values, directory: &Path) -> Option<PathBu
     Some(context::dockerfile(directory, &context, written.as_deref()))
 }
 
-/// The images that a Dockerfile names in `FROM` and `COPY --from`, with the arguments that have plain values.
+/// The images of registries that a Dockerfile is built from, with the arguments that have plain values. What they do not tell
+/// stays as it is written.
 fn base_images(dockerfile: &str, image: &Image) -> Vec<String> {
-    let mut arguments: HashMap<String, String> = HashMap::new();
-    let mut images = Vec::new();
-    for line in dockerfile.lines() {
-        let mut words = line.split_whitespace();
-        let found = match words.next().map(str::to_ascii_uppercase).as_deref() {
-            Some("ARG") => {
-                if let Some((name, value)) = words.next().and_then(|word| word.split_once('=')) {
-                    arguments.insert(name.to_owned(), value.trim_matches(['"', '\'']).to_owned());
-                }
-                None
-            }
-            Some("FROM") => words.find(|word| !word.starts_with("--")),
-            Some("COPY") => words.find_map(|word| word.strip_prefix("--from=")),
-            _ => None,
-        };
-        if let Some(found) = found {
-            let given =
-                image.args.iter().filter_map(|(name, value)| Some((name.clone(), value.as_literal()?)));
-            let known: HashMap<String, String> = arguments.clone().into_iter().chain(given).collect();
-            let name = known.iter().fold(found.to_owned(), |text, (name, value)| {
-                text.replace(&format!("${{{name}}}"), value).replace(&format!("${name}"), value)
-            });
-            images.extend(Some(name).filter(|name| name.contains('/')));
-        }
-    }
-    images
+    let arguments = image.args.iter().filter_map(|(name, value)| Some((name.clone(), value.as_literal()?)));
+    let names = solver::base_images(dockerfile, &arguments.collect(), &[]);
+    names
+        .into_iter()
+        .map(|name| name.unwrap_or_else(|written| written))
+        .filter(|name| name.contains('/'))
+        .collect()
 }
 
 /// How large the contexts of the pipeline's images are, without what `.dockerignore` leaves out.

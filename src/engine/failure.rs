@@ -12,6 +12,8 @@ use crate::registry::RegistryError;
 
 /// How privileged mode is turned on.
 const PRIVILEGED: &str = "turn it on for the CodeBuild project: Environment → Privileged in the console, `PrivilegedMode: true` in CloudFormation, `privileged_mode = true` in Terraform, or `aws codebuild update-project --name PROJECT --environment …,privilegedMode=true`";
+/// AWS's error code where an account has as much of something as its quota allows.
+const QUOTA: &str = "LimitExceededException";
 
 impl From<ProcessError> for Failure {
     fn from(error: ProcessError) -> Self {
@@ -123,6 +125,9 @@ impl From<RegistryError> for Failure {
                 || format!("for ECR allow the role to push to this repository (`runner iam` prints the policy); elsewhere log in with `docker login {host}`"),
                 |denial| allow(&denial),
             )),
+            RegistryError::Full { .. } => failure.help(
+                "remove images that nothing runs, or have a lifecycle policy do so (`aws ecr put-lifecycle-policy`); Service Quotas raises the quota `Images per repository`",
+            ),
             RegistryError::NoRepository { repository, .. } => failure.help(format!(
                 "create it (`aws ecr create-repository --repository-name {repository}`), or write `create: true` for the image"
             )),
@@ -150,7 +155,7 @@ fn allow(denial: &Denial) -> String {
 impl From<AwsError> for Failure {
     fn from(error: AwsError) -> Self {
         let exit = match &error {
-            AwsError::Service { .. } => Exit::StepFailed,
+            AwsError::Service { code, .. } if code != QUOTA => Exit::StepFailed,
             _ => Exit::Environment,
         };
         let failure = Self::caused(exit, &error);
@@ -172,6 +177,9 @@ impl From<AwsError> for Failure {
             AwsError::Role { .. } => {
                 failure.help("check the ARN, the network, and what the role's trust policy asks for")
             }
+            AwsError::Service { action, code, .. } if code == QUOTA => failure.help(format!(
+                "remove what nothing uses any more, or ask for more in Service Quotas; `{action}` is what went beyond the quota"
+            )),
             AwsError::Tls(_) | AwsError::Service { .. } => failure,
         }
     }

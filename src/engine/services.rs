@@ -10,7 +10,7 @@ use crate::docker::{DockerError, Engine, daemon};
 use crate::exit::Failure;
 use crate::plan::Mode;
 use crate::registry;
-use crate::registry::client::Renew;
+use crate::registry::connection::Renew;
 use crate::registry::login::DockerConfig;
 use crate::registry::push::http_client;
 use crate::secret::{Login, Masks};
@@ -79,6 +79,11 @@ impl Services {
         Self::with(job.settings.clone(), job.mode, job.masks.clone(), &job.pipeline.name)
     }
 
+    /// The connections of a command that has no pipeline.
+    pub(super) fn alone(settings: &Settings, masks: &Masks) -> Self {
+        Self::with(settings.clone(), Mode::Publish, masks.clone(), "runner")
+    }
+
     pub(super) fn with(settings: Settings, mode: Mode, masks: Masks, session: &str) -> Self {
         Self {
             settings: Arc::new(settings),
@@ -145,7 +150,7 @@ impl Services {
         &self,
         host: &str,
         access: &Access,
-    ) -> Result<registry::client::Access, Failure> {
+    ) -> Result<registry::connection::Access, Failure> {
         let login = self.login(host, access).await?;
         self.registry_with(login, host, access)
     }
@@ -156,7 +161,7 @@ impl Services {
         login: Option<Login>,
         host: &str,
         access: &Access,
-    ) -> Result<registry::client::Access, Failure> {
+    ) -> Result<registry::connection::Access, Failure> {
         let http = http_client(host, self.settings.authorities())?;
         let (services, access, own_host) = (self.clone(), access.clone(), host.to_owned());
         let renew: Renew = Arc::new(move || {
@@ -166,7 +171,7 @@ impl Services {
                 services.login(&host, &access).await.ok().flatten()
             })
         });
-        Ok(registry::client::Access { http, login, renew, patience: self.settings.registry_patience })
+        Ok(registry::connection::Access { http, login, renew, patience: self.settings.registry_patience })
     }
 
     async fn ecr_login(&self, host: &str, region: &str, access: &Access) -> Result<Login, Failure> {

@@ -7,16 +7,14 @@ use crate::docker::Engine;
 use crate::docker::image::LocalImage;
 use crate::docker::storage::StoredLayer;
 use crate::exit::Failure;
-use crate::plan::Mode;
 use crate::registry::RegistryError;
-use crate::registry::client::RepositoryClient;
 use crate::registry::compress::Compression;
-use crate::registry::export::{Bytes, Making, Parts, Source, chain_ids};
+use crate::registry::connection::RepositoryClient;
+use crate::registry::export::{Making, Open, Parts, Source, chain_ids};
 use crate::registry::manifest::{Descriptor, Stored};
 use crate::registry::push::{Progress, PushSummary};
 use crate::secret::Masks;
 use std::collections::HashMap;
-use std::io;
 use std::path::Path;
 use tokio_util::sync::CancellationToken;
 
@@ -146,9 +144,7 @@ impl Transfer<'_> {
 /// Where an image of the engine is read from: its storage, or else an export. When the token is cancelled, reading fails.
 pub(super) async fn source(engine: &Engine, image: &LocalImage, until: &CancellationToken) -> Source {
     let parts = engine.stored(image, &chain_ids(&image.layers), until).await.map(|stored| {
-        let open = |layer: StoredLayer| -> Box<dyn FnOnce() -> io::Result<Bytes> + Send> {
-            Box::new(|| Ok(Box::new(layer.open()?)))
-        };
+        let open = |layer: StoredLayer| -> Open { Box::new(|| Ok(Box::new(layer.open()?))) };
         Parts {
             id: image.id.clone(),
             config: stored.config,
@@ -216,33 +212,10 @@ impl ImagePush {
         };
         let image = [(String::new(), self.image.clone())];
         let pushed = transfer.run(&image, &mut Brought::default(), stop).await;
-        for retry in retries(&client) {
+        for retry in client.retries() {
             warn(retry);
         }
         let (manifest, summary) = pushed?;
         Ok(ImagePushed { digest: manifest.digest, summary })
-    }
-}
-
-/// What went wrong before it went well, or before it did not, each cause once.
-pub(super) fn retries(client: &RepositoryClient) -> Vec<String> {
-    let mut causes: Vec<(String, usize)> = Vec::new();
-    for cause in client.retries() {
-        match causes.iter_mut().find(|(known, _)| *known == cause) {
-            Some((_, times)) => *times += 1,
-            None => causes.push((cause, 1)),
-        }
-    }
-    let line = |(cause, times): (String, usize)| match times {
-        1 => format!("tried again, because {cause}"),
-        times => format!("tried again {times} times, because {cause}"),
-    };
-    causes.into_iter().map(line).collect()
-}
-
-impl Services {
-    /// The connections of a command that has no pipeline.
-    fn alone(settings: &Settings, masks: &Masks) -> Self {
-        Self::with(settings.clone(), Mode::Publish, masks.clone(), "runner")
     }
 }

@@ -11,11 +11,13 @@ use crate::files;
 use aws_lc_rs::digest::{Context, SHA256};
 use serde::Deserialize;
 use serde_json::value::{RawValue, to_raw_value};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::fs;
 use std::io::{self, Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::thread::ScopedJoinHandle;
 use tempfile::NamedTempFile;
 
 const GZIP_MAGIC: [u8; 2] = [0x1f, 0x8b];
@@ -25,6 +27,8 @@ const LAYER: &str = "/layer.tar";
 const BLOBS: &str = "blobs/sha256/";
 /// JSON documents of an export are smaller; anything larger is a layer. In bytes.
 const MAX_DOCUMENT: u64 = 4 * 1024 * 1024;
+/// How many layers are compressed at once, each on all cores, where they need not come one after the other.
+const LAYERS_AT_ONCE: usize = 2;
 /// How much is copied at a time, in bytes.
 const PIECE: usize = 1024 * 1024;
 
@@ -46,8 +50,11 @@ pub struct Parts {
     /// Its configuration.
     pub config: Vec<u8>,
     /// What opens the archives of its layers, the base first.
-    pub layers: Vec<Box<dyn FnOnce() -> io::Result<Bytes> + Send>>,
+    pub layers: Vec<Open>,
 }
+
+/// Opens the archive of a layer.
+pub type Open = Box<dyn FnOnce() -> io::Result<Bytes> + Send>;
 
 /// How the blobs of an image are made.
 #[derive(Debug, Clone)]
@@ -92,7 +99,7 @@ pub struct Exported {
 /// Where blobs are made, and who gets them.
 pub(super) struct Sink<'a> {
     pub(super) directory: &'a Path,
-    pub(super) emit: &'a mut dyn FnMut(Blob) -> Result<(), RegistryError>,
+    pub(super) emit: &'a (dyn Fn(Blob) -> Result<(), RegistryError> + Sync),
 }
 
 /// One entry of the export's `manifest.json`.
@@ -112,7 +119,7 @@ enum Content {
 }
 
 /// Reads an image. Blobs go to the sink as they are made; those that are known are only passed over.
-pub(super) fn read(source: Source, making: &Making, sink: &mut Sink<'_>) -> Result<Exported, RegistryError> {
+pub(super) fn read(source: Source, making: &Making, sink: &Sink<'_>) -> Result<Exported, RegistryError> {
     let Source { parts, export } = source;
     let Some(parts) = parts else { return read_export(export(), making, sink) };
     let mut making = making.clone();
@@ -120,34 +127,68 @@ pub(super) fn read(source: Source, making: &Making, sink: &mut Sink<'_>) -> Resu
         Err(error @ (RegistryError::Stream(_) | RegistryError::Export(_))) => {
             // What was made until then is known now.
             let exported = read_export(export(), &making, sink)?;
-            let cause = format!("the engine's storage could not be read ({})", exit::chain(&error));
+            let cause = format!("the engine's storage could not be used ({})", exit::chain(&error));
             Ok(Exported { parts_failed: Some(cause), ..exported })
         }
         exported => exported,
     }
 }
 
-fn read_parts(parts: Parts, making: &mut Making, sink: &mut Sink<'_>) -> Result<Exported, RegistryError> {
+fn read_parts(parts: Parts, making: &mut Making, sink: &Sink<'_>) -> Result<Exported, RegistryError> {
     let Parts { id, config, layers } = parts;
     if digest_of(&config) != id {
         return Err(RegistryError::Export("the configuration is not the image's".to_owned()));
     }
-    let mut blobs = Vec::new();
-    for (digest, open) in making.layers.clone().into_iter().zip(layers) {
-        if !making.known.contains_key(&digest) {
-            let mut archive = open().map_err(RegistryError::Stream)?;
-            let (found, blob) = compress_layer(&mut archive, making, sink)?;
-            if found != digest {
-                return Err(RegistryError::Export(format!("what should be the layer {digest} is {found}")));
-            }
-            making.known.insert(digest.clone(), blob);
-        }
-        blobs.extend(making.known.get(&digest).cloned());
-    }
+    // Each layer once, although an image may have it twice.
+    let mut todo: HashMap<_, _> = making.layers.iter().cloned().zip(layers).collect();
+    let order = making.layers.iter().filter(|digest| !making.known.contains_key(*digest));
+    let todo = order.filter_map(|digest| todo.remove_entry(digest)).collect();
+    make_layers(todo, making, sink)?;
+    let blobs = making.layers.iter().filter_map(|digest| making.known.get(digest).cloned()).collect();
     put_together(&config, blobs, sink)
 }
 
-fn read_export(export: impl Read, making: &Making, sink: &mut Sink<'_>) -> Result<Exported, RegistryError> {
+/// Makes the blobs of layers, a few side by side: the end of one leaves cores to the next.
+fn make_layers(
+    todo: VecDeque<(String, Open)>,
+    making: &mut Making,
+    sink: &Sink<'_>,
+) -> Result<(), RegistryError> {
+    let (how, todo, made) = (making.clone(), Mutex::new(todo), Mutex::new(&mut making.known));
+    let make = |digest: &String, open: Open| {
+        let mut archive = open().map_err(RegistryError::Stream)?;
+        match compress_layer(&mut archive, &how, sink)? {
+            (found, blob) if found == *digest => Ok(blob),
+            (found, _) => Err(RegistryError::Export(format!("what should be the layer {digest} is {found}"))),
+        }
+    };
+    let work = || {
+        loop {
+            let Some((digest, open)) = locked(&todo).pop_front() else { return Ok(()) };
+            let made_blob = make(&digest, open);
+            let Ok(blob) = made_blob else {
+                // The others have no use any more.
+                locked(&todo).clear();
+                return made_blob.map(drop);
+            };
+            locked(&made).insert(digest, blob);
+        }
+    };
+    std::thread::scope(|scope| {
+        let workers: Vec<_> = (0..LAYERS_AT_ONCE).map(|_| scope.spawn(work)).collect();
+        let ended = |worker: ScopedJoinHandle<'_, _>| {
+            worker.join().unwrap_or_else(|_| Err(RegistryError::Export("a thread ended".to_owned())))
+        };
+        // All of them are waited for, and the first error is told.
+        workers.into_iter().map(ended).fold(Ok(()), Result::and)
+    })
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn read_export(export: impl Read, making: &Making, sink: &Sink<'_>) -> Result<Exported, RegistryError> {
     let mut reading = Reading { making, chains: chain_ids(&making.layers), contents: HashMap::new() };
     let mut archive = tar::Archive::new(export);
     for entry in archive.entries().map_err(RegistryError::Stream)? {
@@ -164,11 +205,7 @@ struct Reading<'a> {
 }
 
 impl Reading<'_> {
-    fn entry<R: Read>(
-        &mut self,
-        mut entry: tar::Entry<'_, R>,
-        sink: &mut Sink<'_>,
-    ) -> Result<(), RegistryError> {
+    fn entry<R: Read>(&mut self, mut entry: tar::Entry<'_, R>, sink: &Sink<'_>) -> Result<(), RegistryError> {
         let path = entry.path().map_err(RegistryError::Stream)?.to_string_lossy().into_owned();
         let kind = entry.header().entry_type();
         if kind.is_symlink() || kind.is_hard_link() {
@@ -211,7 +248,7 @@ impl Reading<'_> {
     fn content<R: Read>(
         &self,
         entry: &mut tar::Entry<'_, R>,
-        sink: &mut Sink<'_>,
+        sink: &Sink<'_>,
     ) -> Result<Content, RegistryError> {
         let size = entry.header().size().map_err(RegistryError::Stream)?;
         let mut head = [0; 4];
@@ -235,7 +272,7 @@ impl Reading<'_> {
     }
 
     /// Puts the manifest together, when everything has been read.
-    fn finish(self, sink: &mut Sink<'_>) -> Result<Exported, RegistryError> {
+    fn finish(self, sink: &Sink<'_>) -> Result<Exported, RegistryError> {
         let missing = |what: &str| RegistryError::Export(format!("{what} is missing"));
         let Some(Content::Document(bytes)) = self.contents.get("manifest.json") else {
             return Err(missing("manifest.json"));
@@ -284,7 +321,7 @@ impl Reading<'_> {
 fn compress_layer(
     archive: &mut dyn Read,
     making: &Making,
-    sink: &mut Sink<'_>,
+    sink: &Sink<'_>,
 ) -> Result<(String, Descriptor), RegistryError> {
     let Making { compression, threads, .. } = *making;
     let mut blob = BlobWriter::new(sink.directory)?;
@@ -297,11 +334,7 @@ fn compress_layer(
 }
 
 /// Makes the configuration's blob, and the manifest.
-fn put_together(
-    config: &[u8],
-    layers: Vec<Descriptor>,
-    sink: &mut Sink<'_>,
-) -> Result<Exported, RegistryError> {
+fn put_together(config: &[u8], layers: Vec<Descriptor>, sink: &Sink<'_>) -> Result<Exported, RegistryError> {
     let mut blob = BlobWriter::new(sink.directory)?;
     blob.write(config)?;
     let blob = blob.finish(CONFIG_TYPE);
@@ -397,7 +430,7 @@ impl BlobWriter {
     }
 }
 
-fn copy(source: &mut dyn Read, media_type: &str, sink: &mut Sink<'_>) -> Result<Content, RegistryError> {
+fn copy(source: &mut dyn Read, media_type: &str, sink: &Sink<'_>) -> Result<Content, RegistryError> {
     let mut blob = BlobWriter::new(sink.directory)?;
     let mut buffer = vec![0; PIECE];
     loop {
@@ -448,22 +481,20 @@ mod tests {
     fn exported(source: Source, layers: Vec<String>) -> Result<(Exported, Vec<Descriptor>), RegistryError> {
         let directory = tempfile::tempdir().unwrap();
         let making = Making::new(layers, HashMap::new(), Compression::Gzip);
-        let mut made = Vec::new();
-        let mut emit = |blob: Blob| {
+        let made = Mutex::new(Vec::new());
+        let emit = |blob: Blob| {
             assert_eq!(digest_of(&fs::read(blob.file.path()).unwrap()), blob.descriptor.digest);
-            made.push(blob.descriptor);
+            locked(&made).push(blob.descriptor);
             Ok(())
         };
-        let exported = read(source, &making, &mut Sink { directory: directory.path(), emit: &mut emit })?;
-        Ok((exported, made))
+        let exported = read(source, &making, &Sink { directory: directory.path(), emit: &emit })?;
+        Ok((exported, made.into_inner().unwrap()))
     }
 
     /// Of the image of [`export`], with archives that may be others.
     fn parts(layer: &[u8], archives: [io::Result<&'static [u8]>; 2]) -> Parts {
         let config = config(layer);
-        let open = |archive: io::Result<&'static [u8]>| -> Box<dyn FnOnce() -> io::Result<Bytes> + Send> {
-            Box::new(move || Ok(Box::new(archive?)))
-        };
+        let open = |archive: io::Result<&'static [u8]>| -> Open { Box::new(move || Ok(Box::new(archive?))) };
         Parts { id: digest_of(&config), config, layers: archives.into_iter().map(open).collect() }
     }
 
@@ -480,7 +511,7 @@ mod tests {
         const LAYER: &[u8] = &[7; 100];
         let layers = vec![digest_of(LAYER); 2];
         let (whole, made) = exported(source(&export(LAYER), None), Vec::new()).unwrap();
-        let of = |parts, export| exported(source(export, Some(parts)), layers.clone());
+        let of = |parts, export: &[u8]| exported(source(export, Some(parts)), layers.clone());
         let (image, parts_made) = of(parts(LAYER, [Ok(LAYER), Ok(LAYER)]), b"").unwrap();
         assert_eq!(image.manifest.digest, whole.manifest.digest);
         assert_eq!((image.blobs, parts_made, image.parts_failed), (whole.blobs, made, None));

@@ -69,9 +69,8 @@ impl Layout {
 
     /// Stores an image, and whatever it is made of that is not there yet.
     pub fn store(&self, source: Source, making: &Making) -> Result<Exported, RegistryError> {
-        let mut keep = |blob: Blob| self.keep(blob);
-        let sink = &mut Sink { directory: &self.blobs, emit: &mut keep };
-        let exported = export::read(source, making, sink)?;
+        let sink = Sink { directory: &self.blobs, emit: &|blob| self.keep(blob) };
+        let exported = export::read(source, making, &sink)?;
         self.put(&exported.manifest)?;
         Ok(exported)
     }

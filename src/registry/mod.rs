@@ -1,11 +1,12 @@
 //! OCI distribution: names, manifests, image layouts, and pushing.
 //!
-//! An image goes one way: the engine's [`export`], whose layers are taken apart and [`compress`]ed, becomes blobs. They go to a
-//! registry as they are made ([`push`], by way of [`client`]), or into an OCI [`layout`] on disk. Local mode ends at the layout;
+//! An image of the engine goes one way: its layers, in parts or out of an [`export`], are [`compress`]ed and become blobs. They
+//! go to a registry as they are made ([`push`], by way of [`client`] and its [`connection`]), or into an OCI [`layout`] on disk. Local mode ends at the layout;
 //! both ways make the same blobs, and so the same digest. What earlier images tell ([`known`]) is not made again.
 
 pub mod client;
 pub mod compress;
+pub mod connection;
 pub mod export;
 pub mod known;
 pub mod layout;
@@ -23,11 +24,11 @@ pub enum RegistryError {
     /// A name that no registry accepts.
     #[error(transparent)]
     Name(#[from] InvalidName),
-    /// The engine's export is not one that is understood.
-    #[error("the engine's export of the image cannot be read: {0}")]
+    /// What the engine gives as an image is not understood.
+    #[error("the image cannot be read from the engine: {0}")]
     Export(String),
-    /// The engine's export ends before its time.
-    #[error("the engine's export of the image cannot be read")]
+    /// What the engine gives ends before its time.
+    #[error("the image cannot be read from the engine")]
     Stream(#[source] io::Error),
     /// Reading or writing a file.
     #[error("cannot use {}", path.display())]
@@ -61,6 +62,16 @@ pub enum RegistryError {
         /// Its host name.
         host: String,
         /// Its own words.
+        reason: String,
+    },
+    /// The repository takes no further image.
+    #[error("the repository `{repository}` of {host} is full: {reason}")]
+    Full {
+        /// The registry's host name.
+        host: String,
+        /// The repository.
+        repository: String,
+        /// The registry's own words.
         reason: String,
     },
     /// The repository does not exist.

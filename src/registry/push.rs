@@ -2,8 +2,9 @@
 //! that no tag ever stands for something incomplete.
 
 use super::RegistryError;
-use super::client::{RepositoryClient, Uploaded};
+use super::client::Uploaded;
 use super::compress::Compression;
+use super::connection::RepositoryClient;
 use super::export::{self, Blob, Exported, Making, Sink, Source};
 use super::known::Known;
 use super::manifest::{CONFIG_TYPE, Descriptor, Index, Stored};
@@ -193,8 +194,8 @@ impl RepositoryClient {
         let present: HashSet<String> = making.known.values().map(|blob| blob.digest.clone()).collect();
         let (sender, mut made) = mpsc::channel(1);
         let reading = tokio::task::spawn_blocking(move || {
-            let mut emit = |blob| sender.blocking_send(blob).map_err(|_| RegistryError::Stopped);
-            export::read(source, &making, &mut Sink { directory: &directory, emit: &mut emit })
+            let emit = |blob| sender.blocking_send(blob).map_err(|_| RegistryError::Stopped);
+            export::read(source, &making, &Sink { directory: &directory, emit: &emit })
         });
         let mut summary = PushSummary::default();
         let mut seen = present;

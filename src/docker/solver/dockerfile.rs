@@ -171,21 +171,24 @@ impl Outline {
 }
 
 /// The images that a Dockerfile is built from and with, each once: in `FROM`, `COPY --from`, mounts and `# syntax=`. What `own`
-/// names is not one of them. The error is what cannot be told from the arguments that are known.
+/// names is not one of them. An error is a name in which unknown arguments stay as they are written.
 pub fn base_images(
     text: &str,
     arguments: &HashMap<String, String>,
     own: &[String],
-) -> Result<Vec<String>, String> {
+) -> Vec<Result<String, String>> {
     let outline = Outline::of(text);
     let mut known = HashMap::new();
-    let (mut stages, mut images): (Vec<String>, Vec<String>) = (Vec::new(), Vec::new());
-    images.extend(outline.syntax);
-    let mut add = |name: String, stages: &[String]| {
-        let is_stage = stages.iter().chain(own).any(|stage| stage.eq_ignore_ascii_case(&name));
-        let is_number = name.bytes().all(|byte| byte.is_ascii_digit());
-        if !is_stage && !is_number && name != "scratch" && !images.contains(&name) {
-            images.push(name);
+    let (mut stages, mut images): (Vec<String>, Vec<_>) = (Vec::new(), Vec::new());
+    images.extend(outline.syntax.map(Ok));
+    let mut add = |word: &str, known: &HashMap<String, String>, stages: &[String]| {
+        let image = expand(word, known);
+        let is_image = image.as_ref().map_or(true, |name| {
+            let is_stage = stages.iter().chain(own).any(|stage| stage.eq_ignore_ascii_case(name));
+            !is_stage && name != "scratch" && !name.bytes().all(|byte| byte.is_ascii_digit())
+        });
+        if is_image && !images.contains(&image) {
+            images.push(image);
         }
     };
     for (words, flags) in outline.instructions {
@@ -197,9 +200,7 @@ pub fn base_images(
                 known.insert(name.to_owned(), arguments.get(name).cloned().unwrap_or(default));
             }
         } else if instruction == "FROM" {
-            let name = words.first().map(String::as_str).unwrap_or_default();
-            let name = expand(name, &known).ok_or_else(|| format!("what `FROM {name}` means"))?;
-            add(name, &stages);
+            add(words.first().map(String::as_str).unwrap_or_default(), &known, &stages);
             let stage = words.get(1).filter(|word| word.eq_ignore_ascii_case("as")).and(words.get(2));
             stages.push(stage.cloned().unwrap_or_default());
         }
@@ -209,32 +210,31 @@ pub fn base_images(
                 .or(flag.strip_prefix("--").filter(|flag| flag.starts_with("from=")));
             let from = parts.and_then(|parts| parts.split(',').find_map(|part| part.strip_prefix("from=")));
             if let Some(name) = from {
-                add(expand(name, &known).ok_or_else(|| format!("what `from={name}` means"))?, &stages);
+                add(name, &known, &stages);
             }
         }
     }
-    Ok(images)
+    images
 }
 
-/// A word with the values of arguments in it; nothing where one of them is not known.
-fn expand(word: &str, known: &HashMap<String, String>) -> Option<String> {
-    let (mut text, mut rest) = (String::new(), word);
+/// A word with the values of arguments in it. An error is one in which others stay as they are written.
+fn expand(word: &str, known: &HashMap<String, String>) -> Result<String, String> {
+    let (mut text, mut rest, mut is_known) = (String::new(), word, true);
     while let Some((before, after)) = rest.split_once('$') {
         text.push_str(before);
-        let (name, default, tail) = if let Some(after) = after.strip_prefix('{') {
-            let (inner, tail) = after.split_once('}')?;
-            let (name, default) =
-                inner.split_once(":-").map_or((inner, None), |(name, text)| (name, Some(text)));
-            (name, default, tail)
-        } else {
-            let end = after.find(|c: char| !c.is_ascii_alphanumeric() && c != '_').unwrap_or(after.len());
-            (&after[..end], None, &after[end..])
-        };
-        let value = known.get(name).map(String::as_str).filter(|value| !value.is_empty());
-        text.push_str(value.or(default)?);
+        let braced = after.strip_prefix('{').and_then(|after| after.split_once('}'));
+        let (name, tail) = braced.unwrap_or_else(|| {
+            let end = after.find(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+            after.split_at(end.unwrap_or(after.len()))
+        });
+        let (name, default) = name.split_once(":-").map_or((name, None), |(name, text)| (name, Some(text)));
+        let value = known.get(name).map(String::as_str).filter(|value| !value.is_empty()).or(default);
+        is_known &= value.is_some();
+        text.push_str(value.unwrap_or(&rest[before.len()..rest.len() - tail.len()]));
         rest = tail;
     }
-    Some(text + rest)
+    text.push_str(rest);
+    if is_known { Ok(text) } else { Err(text) }
 }
 
 /// The ends of the heredocs that an instruction opens.
@@ -333,9 +333,10 @@ mod tests {
         let given = HashMap::from([("V".to_owned(), "7".to_owned())]);
         let own = ["dep".to_owned()];
         let images = |text: &str| base_images(text, &given, &own);
-        assert_eq!(images(text).unwrap(), ["docker/dockerfile:1", "alpine:7", "tools:2", "other:3"]);
-        assert_eq!(images("ARG A\nFROM ${A:-b}:$V\n"), Err("what `FROM ${A:-b}:$V` means".to_owned()));
-        assert_eq!(images("ARG A\nFROM ${A:-b}\nFROM b\n").unwrap(), ["b"]);
+        let all = |names: &[&str]| names.iter().map(|name| Ok((*name).to_owned())).collect::<Vec<_>>();
+        assert_eq!(images(text), all(&["docker/dockerfile:1", "alpine:7", "tools:2", "other:3"]));
+        assert_eq!(images("ARG A\nFROM ${A:-b}:$V\n"), [Err("b:$V".to_owned())]);
+        assert_eq!(images("ARG A\nFROM ${A:-b}\nFROM b\n"), all(&["b"]));
     }
 
     #[test]

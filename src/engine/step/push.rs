@@ -6,14 +6,14 @@ use super::build::unchanged::record;
 use crate::address::{EcrHost, Repository};
 use crate::aws::Aws;
 use crate::aws::ecr::NewRepository;
-use crate::engine::transfer::{Transfer, retries, source};
+use crate::engine::transfer::{Transfer, source};
 use crate::exit::Failure;
 use crate::pipeline::diagnostic::Diagnostic;
 use crate::pipeline::model::{self, Create, Image, LifecyclePolicy, Name};
 use crate::plan::Mode;
 use crate::registry::RegistryError;
-use crate::registry::client::RepositoryClient;
 use crate::registry::compress::Compression;
+use crate::registry::connection::RepositoryClient;
 use crate::registry::export::Making;
 use crate::registry::layout::Layout;
 use crate::registry::manifest::Stored;
@@ -155,7 +155,7 @@ async fn to_registry(
         aws: aws.as_ref(),
     };
     let pushed = transfer.run(images, brought, &cx.stopping.soft).await;
-    for retry in retries(&client) {
+    for retry in client.retries() {
         cx.events.warn(retry).await;
     }
     let (manifest, summary) = pushed?;

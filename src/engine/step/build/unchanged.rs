@@ -13,7 +13,7 @@ use crate::exit::Failure;
 use crate::pipeline::model::{Action, Image, Name, StepId, is_stage_name};
 use crate::plan::Mode;
 use crate::plan::calls::SOURCE_TAG;
-use crate::registry::client::RepositoryClient;
+use crate::registry::connection::RepositoryClient;
 use aws_lc_rs::digest::{Context as Hash, SHA256};
 use regex::Regex;
 use std::collections::HashMap;
@@ -207,9 +207,9 @@ async fn fingerprint(cx: &Context<'_>, name: &Name, image: &Image) -> Result<Str
             known.entry(format!("{side}{part}")).or_insert_with(|| value.to_owned());
         }
     }
-    let bases = base_images(&String::from_utf8_lossy(&text), &known, &own)
-        .map_err(|what| Missing(format!("{what} is not known before the build")))?;
-    for name in bases {
+    for name in base_images(&String::from_utf8_lossy(&text), &known, &own) {
+        let name = name
+            .map_err(|name| Missing(format!("what its base `{name}` is cannot be told before the build")))?;
         print.add("base", &name);
         print.add("its digest", &base(cx, &name).await?);
     }
