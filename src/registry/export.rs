@@ -11,13 +11,11 @@ use crate::files;
 use aws_lc_rs::digest::{Context, SHA256};
 use serde::Deserialize;
 use serde_json::value::{RawValue, to_raw_value};
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap};
 use std::fs;
 use std::io::{self, Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
-use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::thread::ScopedJoinHandle;
 use tempfile::NamedTempFile;
 
 const GZIP_MAGIC: [u8; 2] = [0x1f, 0x8b];
@@ -27,8 +25,6 @@ const LAYER: &str = "/layer.tar";
 const BLOBS: &str = "blobs/sha256/";
 /// JSON documents of an export are smaller; anything larger is a layer. In bytes.
 const MAX_DOCUMENT: u64 = 4 * 1024 * 1024;
-/// How many layers are compressed at once, each on all cores, where they need not come one after the other.
-const LAYERS_AT_ONCE: usize = 2;
 /// How much is copied at a time, in bytes.
 const PIECE: usize = 1024 * 1024;
 
@@ -139,53 +135,19 @@ fn read_parts(parts: Parts, making: &mut Making, sink: &Sink<'_>) -> Result<Expo
     if digest_of(&config) != id {
         return Err(RegistryError::Export("the configuration is not the image's".to_owned()));
     }
-    // Each layer once, although an image may have it twice.
-    let mut todo: HashMap<_, _> = making.layers.iter().cloned().zip(layers).collect();
-    let order = making.layers.iter().filter(|digest| !making.known.contains_key(*digest));
-    let todo = order.filter_map(|digest| todo.remove_entry(digest)).collect();
-    make_layers(todo, making, sink)?;
-    let blobs = making.layers.iter().filter_map(|digest| making.known.get(digest).cloned()).collect();
+    let mut blobs = Vec::new();
+    for (digest, open) in making.layers.clone().into_iter().zip(layers) {
+        if !making.known.contains_key(&digest) {
+            let mut archive = open().map_err(RegistryError::Stream)?;
+            let (found, blob) = compress_layer(&mut archive, making, sink)?;
+            if found != digest {
+                return Err(RegistryError::Export(format!("what should be the layer {digest} is {found}")));
+            }
+            making.known.insert(digest.clone(), blob);
+        }
+        blobs.extend(making.known.get(&digest).cloned());
+    }
     put_together(&config, blobs, sink)
-}
-
-/// Makes the blobs of layers, a few side by side: the end of one leaves cores to the next.
-fn make_layers(
-    todo: VecDeque<(String, Open)>,
-    making: &mut Making,
-    sink: &Sink<'_>,
-) -> Result<(), RegistryError> {
-    let (how, todo, made) = (making.clone(), Mutex::new(todo), Mutex::new(&mut making.known));
-    let make = |digest: &String, open: Open| {
-        let mut archive = open().map_err(RegistryError::Stream)?;
-        match compress_layer(&mut archive, &how, sink)? {
-            (found, blob) if found == *digest => Ok(blob),
-            (found, _) => Err(RegistryError::Export(format!("what should be the layer {digest} is {found}"))),
-        }
-    };
-    let work = || {
-        loop {
-            let Some((digest, open)) = locked(&todo).pop_front() else { return Ok(()) };
-            let made_blob = make(&digest, open);
-            let Ok(blob) = made_blob else {
-                // The others have no use any more.
-                locked(&todo).clear();
-                return made_blob.map(drop);
-            };
-            locked(&made).insert(digest, blob);
-        }
-    };
-    std::thread::scope(|scope| {
-        let workers: Vec<_> = (0..LAYERS_AT_ONCE).map(|_| scope.spawn(work)).collect();
-        let ended = |worker: ScopedJoinHandle<'_, _>| {
-            worker.join().unwrap_or_else(|_| Err(RegistryError::Export("a thread ended".to_owned())))
-        };
-        // All of them are waited for, and the first error is told.
-        workers.into_iter().map(ended).fold(Ok(()), Result::and)
-    })
-}
-
-fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn read_export(export: impl Read, making: &Making, sink: &Sink<'_>) -> Result<Exported, RegistryError> {
@@ -481,10 +443,10 @@ mod tests {
     fn exported(source: Source, layers: Vec<String>) -> Result<(Exported, Vec<Descriptor>), RegistryError> {
         let directory = tempfile::tempdir().unwrap();
         let making = Making::new(layers, HashMap::new(), Compression::Gzip);
-        let made = Mutex::new(Vec::new());
+        let made = std::sync::Mutex::new(Vec::new());
         let emit = |blob: Blob| {
             assert_eq!(digest_of(&fs::read(blob.file.path()).unwrap()), blob.descriptor.digest);
-            locked(&made).push(blob.descriptor);
+            made.lock().unwrap().push(blob.descriptor);
             Ok(())
         };
         let exported = read(source, &making, &Sink { directory: directory.path(), emit: &emit })?;
