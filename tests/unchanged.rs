@@ -65,8 +65,7 @@ fn an_unchanged_image_costs_nothing_and_gets_the_new_tags() {
 fn whatever_may_change_the_image_or_its_tests_is_a_change() {
     let case = Case::new();
     Case::run(&case.project("", STEPS), "v1").exits(0).says(BUILT);
-    let file = case.project("", &STEPS.replace("one", "two")).file("src/a", "two");
-    Case::run(&file, "v2").exits(0).says("COPY src /src");
+    let with_files = &STEPS.replace("app, command", "app, volumes: [\"data:/data\"], command");
     let mode = case.project("", STEPS);
     shell("chmod", &["755", mode.path("src/a").to_str().unwrap()]);
     for (number, project) in [
@@ -75,6 +74,14 @@ fn whatever_may_change_the_image_or_its_tests_is_a_change() {
         case.project(", compression: zstd", STEPS),
         case.project("", &STEPS.replace("-q", "-c")),
         case.project("", STEPS).file("web.docker", format!("FROM {}\nRUN true\nCOPY src /src\n", case.base)),
+        case.project("", STEPS).file("src/a", "one and more"),
+        case.project("", STEPS).file("src/b", "another one"),
+        case.project(", target: last", STEPS)
+            .file("web.docker", format!("FROM {}\nARG WHAT\nRUN : {}\nCOPY src /src\nFROM scratch AS other\nFROM {} AS last\nCOPY src /src\n", case.base, case.repository, case.base)),
+        case.project(", extra-hosts: { db: 127.0.0.1 }", STEPS),
+        case.project(", contexts: { more: more }", STEPS).file("more/a", "a"),
+        case.project("", with_files).file("data/a", "one"),
+        case.project("", with_files).file("data/a", "two"),
         mode,
     ]
     .into_iter()

@@ -166,7 +166,7 @@ impl Aws {
                 _ => return Ok(Scan::Impossible(format!("{status}: {words}"))),
             }
             let findings = answer.image_scan_findings();
-            // Continuous scanning is active before the first findings are there.
+            // It may be complete, or active all the time, before the first findings are there (aws/aws-sdk#289).
             let is_scanned = findings.is_some_and(|findings| findings.image_scan_completed_at().is_some());
             found.extend(findings.into_iter().flat_map(ImageScanFindings::findings).map(basic));
             let enhanced = findings.into_iter().flat_map(ImageScanFindings::enhanced_findings);
@@ -174,7 +174,7 @@ impl Aws {
             found.extend(
                 enhanced.filter(|finding| finding.status() != Some("SUPPRESSED")).map(self::enhanced),
             );
-            if status == "ACTIVE" && !is_scanned && found.is_empty() {
+            if !is_scanned && found.is_empty() {
                 return Ok(Scan::UnderWay(words));
             }
             next = answer.next_token().map(ToOwned::to_owned);
@@ -184,12 +184,23 @@ impl Aws {
         }
     }
 
-    /// Begins a basic scan.
+    /// Begins a basic scan, unless ECR refuses because it scans by itself, or has scanned this image in the last 24 hours.
     pub async fn ecr_start_scan(&self, name: &str, digest: &str) -> Result<(), AwsError> {
         let id = ImageIdentifier::builder().image_digest(digest).build();
         let request = aws_sdk_ecr::Client::new(&self.config).start_image_scan();
         let answer = request.repository_name(name).image_id(id).send().await;
-        answer.map(drop).map_err(|failed| error("ecr:StartImageScan", &self.repository_arn(name), failed))
+        match answer {
+            Err(failed)
+                if failed.as_service_error().is_some_and(|error| {
+                    error.is_limit_exceeded_exception() || error.is_validation_exception()
+                }) =>
+            {
+                Ok(())
+            }
+            answer => answer
+                .map(drop)
+                .map_err(|failed| error("ecr:StartImageScan", &self.repository_arn(name), failed)),
+        }
     }
 }
 

@@ -101,12 +101,14 @@ impl Engine {
             let mut stream = client.export_image(&id);
             let (mut batch, mut length) = (Vec::new(), 0);
             loop {
+                // In this order: what is stopped before it begins asks the engine for nothing.
                 let chunk = tokio::select! {
-                    chunk = stream.next() => chunk,
+                    biased;
                     () = until.cancelled() => {
                         let _ = sender.send(Err(DockerError::Stopped)).await;
                         return;
                     }
+                    chunk = stream.next() => chunk,
                 };
                 let ended = chunk.is_none();
                 match chunk {

@@ -11,7 +11,7 @@ use super::{DockerError, Engine};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use flate2::read::GzDecoder;
-use rustix::fs::{Mode, OFlags, ResolveFlags};
+use rustix::fs::{FileType, Mode, OFlags, ResolveFlags};
 use serde::Deserialize;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read};
@@ -165,22 +165,18 @@ impl<R: BufRead> Archive<R> {
         }
     }
 
-    /// Opens one of the layer's files, whatever else a hostile image has under that name.
+    /// Opens one of the layer's files. A device or pipe that a hostile image has under that name is looked at, but not opened.
     fn file(&self, name: &[u8]) -> io::Result<File> {
         let name = name.strip_prefix(b"/").unwrap_or(name);
-        let file = rustix::fs::openat2(
-            &self.directory,
-            name,
-            OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC,
-            Mode::empty(),
-            ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS,
-        )?;
-        let file = File::from(file);
-        if file.metadata()?.is_file() {
-            Ok(file)
-        } else {
-            Err(broken(format!("no file: {}", String::from_utf8_lossy(name))))
+        let open = |flags| {
+            let below = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
+            rustix::fs::openat2(&self.directory, name, flags | OFlags::CLOEXEC, Mode::empty(), below)
+        };
+        let kind = FileType::from_raw_mode(rustix::fs::fstat(open(OFlags::PATH)?)?.st_mode);
+        if kind != FileType::RegularFile {
+            return Err(broken(format!("no file: {}", String::from_utf8_lossy(name))));
         }
+        Ok(open(OFlags::RDONLY | OFlags::NONBLOCK)?.into())
     }
 }
 

@@ -135,14 +135,14 @@ impl Services {
 
     /// The login for a registry: ECR's own token where AWS may be asked, Docker's configuration otherwise.
     pub(super) async fn login(&self, host: &str, access: &Access) -> Result<Option<Login>, Failure> {
-        let login = match EcrHost::parse(host) {
-            Some(ecr) if self.mode == Mode::Publish => Some(self.ecr_login(host, &ecr.region, access).await?),
-            _ => self.docker_login(host).await?,
-        };
-        if let Some(login) = &login {
-            self.masks.add(&login.password);
+        match EcrHost::parse(host) {
+            Some(ecr) if self.mode == Mode::Publish => {
+                let login = self.ecr_login(host, &ecr.region, access).await?;
+                self.masks.add(&login.password);
+                Ok(Some(login))
+            }
+            _ => self.docker_login(host).await,
         }
-        Ok(login)
     }
 
     /// How a registry is spoken to.
@@ -199,8 +199,11 @@ impl Services {
         let config = self.docker_config.get_or_try_init(read).await?.clone();
         let host = host.to_owned();
         // A credential helper is another program, which may take its time.
-        let login = tokio::task::spawn_blocking(move || config.login(&host)).await;
-        Ok(login.ok().flatten())
+        let login = tokio::task::spawn_blocking(move || config.login(&host)).await.ok().flatten();
+        if let Some(login) = &login {
+            self.masks.add(&login.password);
+        }
+        Ok(login)
     }
 
     /// Logins for a build, which asks for them by host name when it comes to a private image.

@@ -84,7 +84,7 @@ impl Transfer<'_> {
             }
         };
         if let Err(error) = self.client.tag(&manifest, self.tags).await {
-            return Err(self.dated(error).await.into());
+            return Err(dated(error, self.aws, self.client.repository()).await.into());
         }
         let path = &self.client.repository().path;
         if !brought.repositories.contains(path) {
@@ -111,6 +111,7 @@ impl Transfer<'_> {
         let is_whole = local.layers.iter().all(|layer| present.contains_key(layer));
         let (manifest, mut summary) = if let Some(whole) = known.whole(&local.id).filter(|_| is_whole) {
             let summary = PushSummary { present: whole.blobs().count(), ..PushSummary::default() };
+            brought.layers.extend(present);
             (whole.manifest().clone(), summary)
         } else {
             // When this ends before its time, so does the export, and with it what reads it.
@@ -124,20 +125,20 @@ impl Transfer<'_> {
             (exported.manifest, summary)
         };
         summary.mounted += mounted;
-        summary.present -= mounted;
+        summary.present = summary.present.saturating_sub(mounted);
         Ok((manifest, summary))
     }
+}
 
-    /// The same error, with the time when the image was pushed that stands in the way.
-    async fn dated(&self, error: RegistryError) -> RegistryError {
-        match (error, self.aws) {
-            (RegistryError::ImmutableTag { tag, existing, digest, pushed: None }, Some(aws)) => {
-                let pushed = aws.ecr_pushed_at(&self.client.repository().path, &existing).await;
-                let pushed = pushed.map(|time| time.strftime("%Y-%m-%d %H:%M UTC").to_string());
-                RegistryError::ImmutableTag { tag, existing, digest, pushed }
-            }
-            (error, _) => error,
+/// The same error, with the time when the image was pushed that stands in the way.
+pub(super) async fn dated(error: RegistryError, aws: Option<&Aws>, repository: &Repository) -> RegistryError {
+    match (error, aws) {
+        (RegistryError::ImmutableTag { tag, existing, digest, pushed: None }, Some(aws)) => {
+            let pushed = aws.ecr_pushed_at(&repository.path, &existing).await;
+            let pushed = pushed.map(|time| time.strftime("%Y-%m-%d %H:%M UTC").to_string());
+            RegistryError::ImmutableTag { tag, existing, digest, pushed }
         }
+        (error, _) => error,
     }
 }
 
@@ -178,8 +179,22 @@ pub struct ImagePushed {
 }
 
 impl ImagePush {
-    /// Pushes the image. Causes of further attempts go to `warn`.
+    /// Pushes the image. What went wrong without failing it goes to `warn`.
     pub async fn run(
+        &self,
+        settings: &Settings,
+        masks: &Masks,
+        progress: &Progress,
+        stop: &CancellationToken,
+        warn: &mut dyn FnMut(String),
+    ) -> Result<ImagePushed, Failure> {
+        tokio::select! {
+            pushed = self.push(settings, masks, progress, stop, warn) => pushed,
+            () = stop.cancelled() => Err(RegistryError::Stopped.into()),
+        }
+    }
+
+    async fn push(
         &self,
         settings: &Settings,
         masks: &Masks,
@@ -212,8 +227,8 @@ impl ImagePush {
         };
         let image = [(String::new(), self.image.clone())];
         let pushed = transfer.run(&image, &mut Brought::default(), stop).await;
-        for retry in client.retries() {
-            warn(retry);
+        for note in client.notes() {
+            warn(note);
         }
         let (manifest, summary) = pushed?;
         Ok(ImagePushed { digest: manifest.digest, summary })

@@ -53,12 +53,16 @@ impl RepositoryClient {
         }
     }
 
-    /// Takes a blob over from another repository of the registry, where both allow it.
+    /// Takes a blob over from another repository of the registry, where both allow it; a refusal is no failure.
     pub(super) async fn mount(&self, digest: &str) -> Result<bool, RegistryError> {
         for other in self.others() {
             let mut url = self.url("blobs/uploads/")?;
             url.query_pairs_mut().append_pair("mount", digest).append_pair("from", other);
-            let answer = self.call(Method::POST, &url, |request| request.header(CONTENT_LENGTH, 0)).await?;
+            let asked = self.call(Method::POST, &url, |request| request.header(CONTENT_LENGTH, 0)).await;
+            let answer = match asked {
+                Err(RegistryError::Denied { .. } | RegistryError::Refused { .. }) => continue,
+                answer => answer?,
+            };
             if answer.status == StatusCode::CREATED {
                 return Ok(true);
             }
@@ -70,12 +74,13 @@ impl RepositoryClient {
         Ok(false)
     }
 
-    /// Brings a blob into the repository, in one piece: ECR loses what comes in a second chunk. `sent` counts the bytes.
+    /// Brings a blob into the repository, in one piece: ECR loses what comes in a second chunk. `sent` counts the bytes on their way,
+    /// and not those that have to go once more.
     pub(super) async fn upload(
         &self,
         blob: &Descriptor,
         path: &Path,
-        sent: &AtomicU64,
+        sent: &Arc<AtomicU64>,
     ) -> Result<Uploaded, RegistryError> {
         let mut attempts = self.attempts();
         let mut mounted = false;
@@ -88,18 +93,24 @@ impl RepositoryClient {
             if !std::mem::replace(&mut mounted, true) && self.mount(&blob.digest).await? {
                 return Ok(Uploaded::Mounted);
             }
-            let before = sent.load(Ordering::Relaxed);
-            match self.put_blob(blob, path, sent).await {
+            let counted = Arc::new(AtomicU64::new(0));
+            match self.put_blob(blob, path, [&counted, sent]).await {
                 Ok(()) => return Ok(Uploaded::Sent),
                 Err(trouble) => {
-                    sent.store(before, Ordering::Relaxed);
+                    sent.fetch_sub(counted.load(Ordering::Relaxed), Ordering::Relaxed);
                     attempts.again(trouble).await?;
                 }
             }
         }
     }
 
-    async fn put_blob(&self, blob: &Descriptor, path: &Path, sent: &AtomicU64) -> Result<(), Trouble> {
+    /// One attempt of that. The bytes are added to all counters.
+    async fn put_blob(
+        &self,
+        blob: &Descriptor,
+        path: &Path,
+        counters: [&Arc<AtomicU64>; 2],
+    ) -> Result<(), Trouble> {
         let url = self.url("blobs/uploads/").map_err(Trouble::from)?;
         let answer = self.once(Method::POST, &url, |request| request.header(CONTENT_LENGTH, 0)).await?;
         let answer = self.check(answer, "start an upload")?;
@@ -110,10 +121,12 @@ impl RepositoryClient {
         }
         url.query_pairs_mut().append_pair("digest", &blob.digest);
         let file = tokio::fs::File::open(path).await.map_err(RegistryError::file(path))?;
-        let counted = Arc::new(AtomicU64::new(0));
-        let counter = counted.clone();
+        let [counted, _] = counters;
+        let counters = counters.map(Arc::clone);
         let body = ReaderStream::with_capacity(file, CHUNK).inspect_ok(move |piece| {
-            counter.fetch_add(piece.len() as u64, Ordering::Relaxed);
+            for counter in &counters {
+                counter.fetch_add(piece.len() as u64, Ordering::Relaxed);
+            }
         });
         let (request, generation) = self.request(Method::PUT, &url).await?;
         let request = request
@@ -125,18 +138,14 @@ impl RepositoryClient {
             self.read(answer, generation, false).await
         });
         // As long as bytes flow there is no hurry; when all are there, the registry has to go through them.
-        let mut told = 0;
         let answer = loop {
             let seen = counted.load(Ordering::Relaxed);
             let digesting =
                 if seen >= blob.size { Duration::from_secs(blob.size / DIGESTING) } else { Duration::ZERO };
             let answer = tokio::time::timeout(self.patience() + digesting, &mut sending).await;
-            let now = counted.load(Ordering::Relaxed);
-            sent.fetch_add(now - told, Ordering::Relaxed);
-            told = now;
             match answer {
                 Ok(answer) => break answer?,
-                Err(_) if now > seen => {}
+                Err(_) if counted.load(Ordering::Relaxed) > seen => {}
                 Err(_) => {
                     let (host, seconds) = (self.repository().host.clone(), self.patience().as_secs());
                     return Err(RegistryError::Silent { host, seconds }.into());
@@ -174,7 +183,16 @@ impl RepositoryClient {
             Some(INDEX_TYPE) => INDEX_TYPE,
             _ => MANIFEST_TYPE,
         };
-        Ok(Some(Stored { digest: digest_of(&answer.body), bytes: answer.body.to_vec(), media_type }))
+        let digest = digest_of(&answer.body);
+        if name.contains(':') && name != digest {
+            return Err(RegistryError::Verification {
+                host: self.repository().host.clone(),
+                name: name.to_owned(),
+                found: digest,
+                digest: name.to_owned(),
+            });
+        }
+        Ok(Some(Stored { digest, bytes: answer.body.to_vec(), media_type }))
     }
 
     /// A small blob; nothing where there is none.

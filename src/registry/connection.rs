@@ -10,6 +10,7 @@ use futures_util::future::BoxFuture;
 use reqwest::header::{AUTHORIZATION, HeaderMap, RETRY_AFTER, WWW_AUTHENTICATE};
 use reqwest::{Method, RequestBuilder, Response, StatusCode, Url};
 use serde::Deserialize;
+use std::net::Ipv4Addr;
 use std::sync::{Arc, Mutex as StdMutex, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::Mutex;
@@ -20,6 +21,9 @@ const HANDSHAKE: Duration = Duration::from_secs(2);
 const MAX_ANSWER: usize = 8 * 1024 * 1024;
 /// How often a call is made before it fails, which with [`FIRST_WAIT`] and [`LONGEST_WAIT`] takes about a minute.
 const ATTEMPTS: u32 = 12;
+/// Where the attempts themselves take long, there are only so many of them after this time.
+const LONG: Duration = Duration::from_mins(1);
+const LONG_ATTEMPTS: u32 = 3;
 /// The same for what will hardly change: nobody listens at the first contact, or a blob arrived damaged.
 const FEW_ATTEMPTS: u32 = 4;
 /// How long the first wait between attempts is; every further one is twice as long.
@@ -63,7 +67,7 @@ pub struct RepositoryClient {
     renew: Renew,
     patience: Duration,
     /// What went wrong before it went well.
-    retries: StdMutex<Vec<String>>,
+    notes: StdMutex<Vec<String>>,
 }
 
 /// What the registry gets to see.
@@ -118,6 +122,8 @@ struct TokenAnswer {
 pub(super) struct Attempts<'c> {
     client: &'c RepositoryClient,
     pub(super) failed: u32,
+    /// When the first one failed.
+    since: Option<Instant>,
     renewals: u32,
     most: u32,
 }
@@ -137,15 +143,17 @@ impl Attempts<'_> {
             Trouble::Failed(error, wait) => (error, wait),
         };
         self.failed += 1;
+        let since = *self.since.get_or_insert_with(Instant::now);
         let most = match chance(&error) {
             Chance::None => return Err(error),
             Chance::Small => self.most.min(FEW_ATTEMPTS),
+            Chance::Good if since.elapsed() > LONG => self.most.min(LONG_ATTEMPTS),
             Chance::Good => self.most,
         };
         if self.failed >= most {
             return Err(error);
         }
-        self.client.failed(crate::exit::chain(&error));
+        self.client.note(format!("tried again, because {}", crate::exit::chain(&error)));
         let backoff = (FIRST_WAIT * 2_u32.saturating_pow(self.failed - 1)).min(LONGEST_WAIT);
         tokio::time::sleep(wait.map_or_else(|| jittered(backoff), |wait| wait.min(LONGEST_RETRY_AFTER)))
             .await;
@@ -207,7 +215,7 @@ impl RepositoryClient {
             }),
             renew: access.renew.clone(),
             patience: access.patience,
-            retries: StdMutex::default(),
+            notes: StdMutex::default(),
         };
         // As the docker command does, plain HTTP is spoken only on this machine, and only where TLS is not.
         if is_loopback(&repository.host) && !client.speaks_tls().await {
@@ -221,29 +229,29 @@ impl RepositoryClient {
     }
 
     pub(super) fn attempts(&self) -> Attempts<'_> {
-        Attempts { client: self, failed: 0, renewals: 0, most: ATTEMPTS }
+        Attempts { client: self, failed: 0, since: None, renewals: 0, most: ATTEMPTS }
     }
 
-    /// Keeps the cause of an attempt that failed, and is followed by another one.
-    pub(super) fn failed(&self, cause: String) {
-        self.retries.lock().unwrap_or_else(PoisonError::into_inner).push(cause);
+    /// Keeps what went wrong without failing the push.
+    pub(super) fn note(&self, text: String) {
+        self.notes.lock().unwrap_or_else(PoisonError::into_inner).push(text);
     }
 
     /// What went wrong before it went well, or before it did not: each cause once.
-    pub fn retries(&self) -> Vec<String> {
-        let failed = std::mem::take(&mut *self.retries.lock().unwrap_or_else(PoisonError::into_inner));
-        let mut causes: Vec<(String, usize)> = Vec::new();
-        for cause in failed {
-            match causes.iter_mut().find(|(known, _)| *known == cause) {
+    pub fn notes(&self) -> Vec<String> {
+        let notes = std::mem::take(&mut *self.notes.lock().unwrap_or_else(PoisonError::into_inner));
+        let mut counted: Vec<(String, usize)> = Vec::new();
+        for note in notes {
+            match counted.iter_mut().find(|(known, _)| *known == note) {
                 Some((_, times)) => *times += 1,
-                None => causes.push((cause, 1)),
+                None => counted.push((note, 1)),
             }
         }
-        let line = |(cause, times): (String, usize)| match times {
-            1 => format!("tried again, because {cause}"),
-            times => format!("tried again {times} times, because {cause}"),
+        let line = |(note, times): (String, usize)| match times {
+            1 => note,
+            times => format!("{times} times {note}"),
         };
-        causes.into_iter().map(line).collect()
+        counted.into_iter().map(line).collect()
     }
 
     async fn speaks_tls(&self) -> bool {
@@ -310,6 +318,8 @@ impl RepositoryClient {
         generation: u64,
         is_head: bool,
     ) -> Result<Answer, Trouble> {
+        // An upload may have led to another host, which has no say in what the registry's login is for.
+        let is_registry = answer.url().origin() == self.base.origin();
         let answer = self.collect(answer).await?;
         // ECR says so with 403, and in words that an answer to HEAD has no room for.
         let expired =
@@ -318,7 +328,7 @@ impl RepositoryClient {
             return Ok(answer);
         }
         let mut authorization = self.authorization.lock().await;
-        if let Some(challenge) = answer.header(WWW_AUTHENTICATE.as_str()) {
+        if let Some(challenge) = answer.header(WWW_AUTHENTICATE.as_str()).filter(|_| is_registry) {
             challenge.clone_into(&mut authorization.challenge);
         }
         let had_one = authorization.header.is_some();
@@ -404,6 +414,9 @@ impl RepositoryClient {
         let realm = parameter(parameters, "realm").unwrap_or_default();
         let mut url =
             Url::parse(&realm).map_err(|_| self.denied("its token service has no valid address"))?;
+        if self.base.scheme() == "https" && url.scheme() != "https" {
+            return Err(self.denied("its token service wants the login in clear"));
+        }
         if let Some(service) = parameter(parameters, "service") {
             url.query_pairs_mut().append_pair("service", &service);
         }
@@ -512,7 +525,7 @@ fn invalid_host(host: &str) -> RegistryError {
 
 fn is_loopback(host: &str) -> bool {
     let name = host.rsplit_once(':').map_or(host, |(name, _)| name);
-    name == "localhost" || name.starts_with("127.") || name == "[::1]"
+    name == "localhost" || name == "[::1]" || name.parse().is_ok_and(|ip: Ipv4Addr| ip.is_loopback())
 }
 
 /// What follows the scheme's name in a challenge, if it is that scheme's.
@@ -544,6 +557,6 @@ mod tests {
     #[test]
     fn only_this_machine_is_spoken_to_in_clear() {
         assert!(is_loopback("localhost:5000") && is_loopback("127.0.0.1"));
-        assert!(!is_loopback("r.example:127"));
+        assert!(!is_loopback("r.example:127") && !is_loopback("127.example.com:80"));
     }
 }

@@ -12,11 +12,12 @@ use aws_lc_rs::digest::{Context, SHA256};
 use serde::Deserialize;
 use serde_json::value::{RawValue, to_raw_value};
 use std::collections::{BTreeMap, HashMap};
-use std::fs;
+use std::fs::{self, File};
 use std::io::{self, Read, Write};
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
-use tempfile::NamedTempFile;
+use std::path::{Path, PathBuf};
+use tempfile::TempPath;
 
 const GZIP_MAGIC: [u8; 2] = [0x1f, 0x8b];
 const ZSTD_MAGIC: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
@@ -77,8 +78,27 @@ impl Making {
 pub struct Blob {
     /// What it is.
     pub descriptor: Descriptor,
-    /// Its bytes.
-    pub file: NamedTempFile,
+    file: File,
+    /// The file's name, where it has one.
+    name: Option<TempPath>,
+}
+
+impl Blob {
+    /// Where its bytes can be read.
+    pub(super) fn path(&self) -> PathBuf {
+        match &self.name {
+            Some(name) => name.to_path_buf(),
+            None => PathBuf::from(format!("/proc/self/fd/{}", self.file.as_raw_fd())),
+        }
+    }
+
+    /// Gives it a place where it stays.
+    pub(super) fn keep(self, path: &Path) -> io::Result<()> {
+        match self.name {
+            Some(name) => name.persist(path).map_err(|error| error.error),
+            None => fs::copy(self.path(), path).map(drop),
+        }
+    }
 }
 
 /// An image that has been read.
@@ -95,6 +115,8 @@ pub struct Exported {
 /// Where blobs are made, and who gets them.
 pub(super) struct Sink<'a> {
     pub(super) directory: &'a Path,
+    /// The blobs stay in the directory, and so need names until they have their own.
+    pub(super) stay: bool,
     pub(super) emit: &'a (dyn Fn(Blob) -> Result<(), RegistryError> + Sync),
 }
 
@@ -132,17 +154,16 @@ pub(super) fn read(source: Source, making: &Making, sink: &Sink<'_>) -> Result<E
 
 fn read_parts(parts: Parts, making: &mut Making, sink: &Sink<'_>) -> Result<Exported, RegistryError> {
     let Parts { id, config, layers } = parts;
-    if digest_of(&config) != id {
+    let is_whole = layers.len() == making.layers.len()
+        && diff_ids(&config).is_ok_and(|digests| digests == making.layers);
+    if digest_of(&config) != id || !is_whole {
         return Err(RegistryError::Export("the configuration is not the image's".to_owned()));
     }
     let mut blobs = Vec::new();
     for (digest, open) in making.layers.clone().into_iter().zip(layers) {
         if !making.known.contains_key(&digest) {
             let mut archive = open().map_err(RegistryError::Stream)?;
-            let (found, blob) = compress_layer(&mut archive, making, sink)?;
-            if found != digest {
-                return Err(RegistryError::Export(format!("what should be the layer {digest} is {found}")));
-            }
+            let (_, blob) = compress_layer(&mut archive, making, Some(&digest), sink)?;
             making.known.insert(digest.clone(), blob);
         }
         blobs.extend(making.known.get(&digest).cloned());
@@ -178,7 +199,9 @@ impl Reading<'_> {
         } else if kind.is_file() {
             let content = match self.known(&path) {
                 Some((diff_id, blob)) => Content::Layer(Some(diff_id), blob),
-                None if path.ends_with(LAYER) || path.starts_with(BLOBS) => self.content(&mut entry, sink)?,
+                None if path.ends_with(LAYER) || path.starts_with(BLOBS) => {
+                    self.content(&path, &mut entry, sink)?
+                }
                 None => {
                     let mut bytes = Vec::new();
                     entry.take(MAX_DOCUMENT).read_to_end(&mut bytes).map_err(RegistryError::Stream)?;
@@ -209,6 +232,7 @@ impl Reading<'_> {
 
     fn content<R: Read>(
         &self,
+        path: &str,
         entry: &mut tar::Entry<'_, R>,
         sink: &Sink<'_>,
     ) -> Result<Content, RegistryError> {
@@ -222,14 +246,18 @@ impl Reading<'_> {
             whole.read_to_end(&mut bytes).map_err(RegistryError::Stream)?;
             return Ok(Content::Document(bytes));
         }
-        // Compressed already, as containerd's image store keeps layers: it stays what it is.
-        if head.starts_with(&GZIP_MAGIC) {
-            return copy(&mut whole, GZIP_LAYER_TYPE, sink);
+        // Compressed already, as containerd's image store keeps layers: it stays what it is, which its name tells. A layer that is
+        // called by its digest before compression is not compressed, however it begins.
+        let digest = path.strip_prefix(BLOBS).map(|hex| format!("sha256:{hex}"));
+        if let Some(digest) = digest.filter(|digest| !self.making.layers.contains(digest)) {
+            if head.starts_with(&GZIP_MAGIC) {
+                return copy(&mut whole, &digest, GZIP_LAYER_TYPE, sink);
+            }
+            if head == ZSTD_MAGIC {
+                return copy(&mut whole, &digest, ZSTD_LAYER_TYPE, sink);
+            }
         }
-        if head == ZSTD_MAGIC {
-            return copy(&mut whole, ZSTD_LAYER_TYPE, sink);
-        }
-        let (diff_id, blob) = compress_layer(&mut whole, self.making, sink)?;
+        let (diff_id, blob) = compress_layer(&mut whole, self.making, None, sink)?;
         Ok(Content::Layer(Some(diff_id), blob))
     }
 
@@ -246,13 +274,16 @@ impl Reading<'_> {
             return Err(missing("the image's configuration"));
         };
         let expected = diff_ids(config).map_err(broken)?;
+        if expected.len() != image.layers.len() {
+            return Err(missing("a layer"));
+        }
         let mut layers = Vec::new();
         for (at, path) in image.layers.iter().enumerate() {
             let made;
             let layer = match self.find(path) {
                 // A small layer whose first file has such a name.
                 Some(Content::Document(bytes)) => {
-                    let (diff_id, blob) = compress_layer(&mut bytes.as_slice(), self.making, sink)?;
+                    let (diff_id, blob) = compress_layer(&mut bytes.as_slice(), self.making, None, sink)?;
                     made = Content::Layer(Some(diff_id), blob);
                     Some(&made)
                 }
@@ -279,15 +310,19 @@ impl Reading<'_> {
     }
 }
 
-/// Makes a layer's blob; the digest is that before compression.
+/// Makes a layer's blob; the digest is that before compression, and may be known.
 fn compress_layer(
     archive: &mut dyn Read,
     making: &Making,
+    expected: Option<&str>,
     sink: &Sink<'_>,
 ) -> Result<(String, Descriptor), RegistryError> {
     let Making { compression, threads, .. } = *making;
-    let mut blob = BlobWriter::new(sink.directory)?;
+    let mut blob = BlobWriter::new(sink)?;
     let diff_id = compress::compress(archive, compression, threads, &mut |member| blob.write(member))?;
+    if let Some(expected) = expected.filter(|expected| **expected != *diff_id) {
+        return Err(RegistryError::Export(format!("what should be the layer {expected} is {diff_id}")));
+    }
     let blob = blob.finish(compression.media_type());
     let blob = Blob { descriptor: blob.descriptor.made_by(compression), ..blob };
     let descriptor = blob.descriptor.clone();
@@ -297,7 +332,7 @@ fn compress_layer(
 
 /// Makes the configuration's blob, and the manifest.
 fn put_together(config: &[u8], layers: Vec<Descriptor>, sink: &Sink<'_>) -> Result<Exported, RegistryError> {
-    let mut blob = BlobWriter::new(sink.directory)?;
+    let mut blob = BlobWriter::new(sink)?;
     blob.write(config)?;
     let blob = blob.finish(CONFIG_TYPE);
     let config = blob.descriptor.clone();
@@ -364,36 +399,50 @@ fn position(directory: &str, json: &[u8], chains: &[String]) -> Option<usize> {
 }
 
 /// A blob under construction, hashed as it is written.
-struct BlobWriter {
-    file: NamedTempFile,
+struct BlobWriter<'a> {
+    file: File,
+    name: Option<TempPath>,
+    directory: &'a Path,
     hash: Context,
     size: u64,
 }
 
-impl BlobWriter {
-    fn new(directory: &Path) -> Result<Self, RegistryError> {
-        let file = tempfile::Builder::new()
-            .prefix(files::TEMPORARY)
-            .permissions(fs::Permissions::from_mode(0o644))
-            .tempfile_in(directory)
-            .map_err(RegistryError::file(directory))?;
-        Ok(Self { file, hash: Context::new(&SHA256), size: 0 })
+impl<'a> BlobWriter<'a> {
+    fn new(sink: &Sink<'a>) -> Result<Self, RegistryError> {
+        let Sink { directory, stay, .. } = *sink;
+        let file = if stay {
+            let mode = fs::Permissions::from_mode(0o644);
+            let named =
+                tempfile::Builder::new().prefix(files::TEMPORARY).permissions(mode).tempfile_in(directory);
+            named.map(tempfile::NamedTempFile::into_parts).map(|(file, name)| (file, Some(name)))
+        } else {
+            // Without a name it is gone however this process ends.
+            tempfile::tempfile_in(directory).map(|file| (file, None))
+        };
+        let (file, name) = file.map_err(RegistryError::file(directory))?;
+        Ok(Self { file, name, directory, hash: Context::new(&SHA256), size: 0 })
     }
 
     fn write(&mut self, bytes: &[u8]) -> Result<(), RegistryError> {
         self.hash.update(bytes);
         self.size += bytes.len() as u64;
-        self.file.as_file_mut().write_all(bytes).map_err(RegistryError::file(self.file.path()))
+        self.file.write_all(bytes).map_err(RegistryError::file(self.directory))
     }
 
     fn finish(self, media_type: &str) -> Blob {
         let digest = sha256_name(&self.hash.finish());
-        Blob { descriptor: Descriptor::new(media_type, digest, self.size), file: self.file }
+        Blob { descriptor: Descriptor::new(media_type, digest, self.size), file: self.file, name: self.name }
     }
 }
 
-fn copy(source: &mut dyn Read, media_type: &str, sink: &Sink<'_>) -> Result<Content, RegistryError> {
-    let mut blob = BlobWriter::new(sink.directory)?;
+/// Takes a blob over whose name has its digest.
+fn copy(
+    source: &mut dyn Read,
+    digest: &str,
+    media_type: &str,
+    sink: &Sink<'_>,
+) -> Result<Content, RegistryError> {
+    let mut blob = BlobWriter::new(sink)?;
     let mut buffer = vec![0; PIECE];
     loop {
         match read_block(source, &mut buffer)? {
@@ -403,6 +452,9 @@ fn copy(source: &mut dyn Read, media_type: &str, sink: &Sink<'_>) -> Result<Cont
     }
     let blob = blob.finish(media_type);
     let descriptor = blob.descriptor.clone();
+    if descriptor.digest != digest {
+        return Err(RegistryError::Export(format!("what should be {digest} is {}", descriptor.digest)));
+    }
     (sink.emit)(blob)?;
     Ok(Content::Layer(None, descriptor))
 }
@@ -445,11 +497,12 @@ mod tests {
         let making = Making::new(layers, HashMap::new(), Compression::Gzip);
         let made = std::sync::Mutex::new(Vec::new());
         let emit = |blob: Blob| {
-            assert_eq!(digest_of(&fs::read(blob.file.path()).unwrap()), blob.descriptor.digest);
+            assert_eq!(digest_of(&fs::read(blob.path()).unwrap()), blob.descriptor.digest);
             made.lock().unwrap().push(blob.descriptor);
             Ok(())
         };
-        let exported = read(source, &making, &Sink { directory: directory.path(), emit: &emit })?;
+        let exported =
+            read(source, &making, &Sink { directory: directory.path(), stay: false, emit: &emit })?;
         Ok((exported, made.into_inner().unwrap()))
     }
 

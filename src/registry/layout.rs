@@ -1,4 +1,4 @@
-//! An OCI image layout on disk: what local mode "pushes" to, and where publishing keeps blobs until they are sent.
+//! An OCI image layout on disk: what local mode "pushes" to.
 
 use super::RegistryError;
 use super::compress::Compression;
@@ -69,7 +69,7 @@ impl Layout {
 
     /// Stores an image, and whatever it is made of that is not there yet.
     pub fn store(&self, source: Source, making: &Making) -> Result<Exported, RegistryError> {
-        let sink = Sink { directory: &self.blobs, emit: &|blob| self.keep(blob) };
+        let sink = Sink { directory: &self.blobs, stay: true, emit: &|blob| self.keep(blob) };
         let exported = export::read(source, making, &sink)?;
         self.put(&exported.manifest)?;
         Ok(exported)
@@ -85,10 +85,7 @@ impl Layout {
     /// Gives a blob its place.
     fn keep(&self, blob: Blob) -> Result<(), RegistryError> {
         let path = self.blob_path(&blob.descriptor.digest);
-        match blob.file.persist(&path) {
-            Ok(_) => Ok(()),
-            Err(error) => Err(RegistryError::file(&path)(error.error)),
-        }
+        blob.keep(&path).map_err(RegistryError::file(&path))
     }
 
     /// Names an image by its tags; a tag that stood for another image moves.

@@ -118,15 +118,15 @@ pub enum RegistryError {
         reason: String,
     },
     /// What the registry has is not what was sent.
-    #[error("the registry {host} serves {found} for the tag `{tag}`, but {digest} was pushed")]
+    #[error("the registry {host} serves {found} for `{name}`, which stands for {digest}")]
     Verification {
         /// Its host name.
         host: String,
-        /// The tag.
-        tag: String,
+        /// The tag or digest.
+        name: String,
         /// What it serves.
         found: String,
-        /// What was sent.
+        /// What was sent, or is asked for.
         digest: String,
     },
     /// The run is being stopped.

@@ -8,15 +8,17 @@ use super::connection::RepositoryClient;
 use super::export::{self, Blob, Exported, Making, Sink, Source};
 use super::known::Known;
 use super::manifest::{CONFIG_TYPE, Descriptor, Index, Stored};
+use crate::exit;
 use crate::text::human_size;
 use crate::tls::Redirects;
 use futures_util::stream::FuturesUnordered;
 use futures_util::{StreamExt, TryStreamExt, stream};
-use std::cmp::Ordering;
+use std::cmp;
 use std::collections::{BinaryHeap, HashMap, HashSet};
 use std::fmt;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::AtomicU64;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use tokio::sync::mpsc;
 
 /// Where Docker keeps the certificate authorities of single registries.
@@ -88,8 +90,8 @@ impl PushSummary {
 #[derive(Debug, Default)]
 pub struct Progress {
     /// What has been sent.
-    pub sent: AtomicU64,
-    /// What has been made to be sent.
+    pub sent: Arc<AtomicU64>,
+    /// What has been made and is not there yet.
     pub made: AtomicU64,
 }
 
@@ -104,20 +106,20 @@ pub fn http_client(host: &str, mut authorities: Vec<Vec<u8>>) -> Result<reqwest:
 struct BySize(Blob);
 
 impl Ord for BySize {
-    fn cmp(&self, other: &Self) -> Ordering {
+    fn cmp(&self, other: &Self) -> cmp::Ordering {
         self.0.descriptor.size.cmp(&other.0.descriptor.size)
     }
 }
 
 impl PartialOrd for BySize {
-    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+    fn partial_cmp(&self, other: &Self) -> Option<cmp::Ordering> {
         Some(self.cmp(other))
     }
 }
 
 impl PartialEq for BySize {
     fn eq(&self, other: &Self) -> bool {
-        self.cmp(other) == Ordering::Equal
+        self.cmp(other).is_eq()
     }
 }
 
@@ -125,7 +127,7 @@ impl Eq for BySize {}
 
 impl RepositoryClient {
     /// What the repository has of an image with these layers, as far as earlier images tell: those with one of the `tags`, and some
-    /// others.
+    /// others. One that cannot be read costs time, but is no failure.
     pub async fn known(
         &self,
         tags: &[String],
@@ -146,16 +148,29 @@ impl RepositoryClient {
                 continue;
             }
             left -= 1;
-            let Some(manifest) = self.manifest(&name).await? else { continue };
-            if let Ok(index) = serde_json::from_slice::<Index>(&manifest.bytes) {
-                names.extend(index.manifests.into_iter().map(|image| image.digest));
-                continue;
+            match self.learn(&mut known, &name).await {
+                Ok(more) => names.extend(more),
+                Err(error) => {
+                    self.note(format!("earlier images could not be read: {}", exit::chain(&error)));
+                    break;
+                }
             }
-            let Some(image) = known.image(manifest.bytes) else { continue };
-            let Some(config) = self.blob(image.config()).await? else { continue };
-            known.add(image, &config, |_| true);
         }
         Ok(known)
+    }
+
+    /// Looks into an earlier image. Of an index the answer is the digests of its images.
+    async fn learn(&self, known: &mut Known, name: &str) -> Result<Vec<String>, RegistryError> {
+        let Some(manifest) = self.manifest(name).await? else { return Ok(Vec::new()) };
+        if let Ok(index) = serde_json::from_slice::<Index>(&manifest.bytes) {
+            return Ok(index.manifests.into_iter().map(|image| image.digest).collect());
+        }
+        if let Some(image) = known.image(manifest.bytes)
+            && let Some(config) = self.blob(image.config()).await?
+        {
+            known.add(image, &config, |_| true);
+        }
+        Ok(Vec::new())
     }
 
     /// The layers of an image that need not be made, because the repository has them, by their digest before compression; and how
@@ -195,7 +210,7 @@ impl RepositoryClient {
         let (sender, mut made) = mpsc::channel(1);
         let reading = tokio::task::spawn_blocking(move || {
             let emit = |blob| sender.blocking_send(blob).map_err(|_| RegistryError::Stopped);
-            export::read(source, &making, &Sink { directory: &directory, emit: &emit })
+            export::read(source, &making, &Sink { directory: &directory, stay: false, emit: &emit })
         });
         let mut summary = PushSummary::default();
         let mut seen = present;
@@ -207,7 +222,7 @@ impl RepositoryClient {
                 && let Some(BySize(blob)) = waiting.pop()
             {
                 under_way.push(async move {
-                    let uploaded = self.upload(&blob.descriptor, blob.file.path(), &progress.sent).await;
+                    let uploaded = self.upload(&blob.descriptor, &blob.path(), &progress.sent).await;
                     uploaded.map(|uploaded| (blob, uploaded))
                 });
             }
@@ -216,7 +231,7 @@ impl RepositoryClient {
                     Some(blob) => {
                         let blob: Blob = blob;
                         if seen.insert(blob.descriptor.digest.clone()) {
-                            progress.made.fetch_add(blob.descriptor.size, std::sync::atomic::Ordering::Relaxed);
+                            progress.made.fetch_add(blob.descriptor.size, Ordering::Relaxed);
                             waiting.push(BySize(blob));
                         }
                     }
@@ -224,13 +239,16 @@ impl RepositoryClient {
                 },
                 Some(done) = under_way.next() => {
                     let (blob, uploaded) = done?;
+                    if uploaded != Uploaded::Sent {
+                        progress.made.fetch_sub(blob.descriptor.size, Ordering::Relaxed);
+                    }
                     summary.count(&blob.descriptor, uploaded);
                 }
             }
         }
         let exported = reading.await.map_err(|error| RegistryError::Export(error.to_string()))??;
         if let Some(cause) = &exported.parts_failed {
-            self.failed(cause.clone());
+            self.note(format!("the image had to be exported, because {cause}"));
         }
         let known = exported.blobs.iter().map(|blob| &blob.digest).collect::<HashSet<_>>().len();
         summary.present = known.saturating_sub(summary.sent + summary.mounted);
@@ -261,7 +279,7 @@ impl RepositoryClient {
             if served != manifest.digest {
                 return Err(RegistryError::Verification {
                     host: self.repository().host.clone(),
-                    tag: tag.clone(),
+                    name: tag.clone(),
                     found: served,
                     digest: manifest.digest.clone(),
                 });

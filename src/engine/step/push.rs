@@ -6,7 +6,7 @@ use super::build::unchanged::record;
 use crate::address::{EcrHost, Repository};
 use crate::aws::Aws;
 use crate::aws::ecr::NewRepository;
-use crate::engine::transfer::{Transfer, source};
+use crate::engine::transfer::{Transfer, dated, source};
 use crate::exit::Failure;
 use crate::pipeline::diagnostic::Diagnostic;
 use crate::pipeline::model::{self, Create, Image, LifecyclePolicy, Name};
@@ -45,13 +45,25 @@ async fn tag(cx: &Context<'_>, name: &Name, image: &Image, digest: &str) -> Resu
     let (repository, aws) = target(cx, image).await?;
     let access = cx.run.services.registry(&repository.host, &cx.access()?).await?;
     let client = RepositoryClient::connect(&access, &repository, &[]).await?;
-    let manifest = client.tag_again(digest, &tags).await?;
+    let tagged = client.tag_again(digest, &tags).await;
+    warn(cx, &client).await;
+    let manifest = match tagged {
+        Ok(manifest) => manifest,
+        Err(error) => return Err(dated(error, aws.as_ref(), &repository).await.into()),
+    };
     let uri = format!("{repository}@{digest}");
     cx.events.note(format!("nothing was sent; tags: {}", tags.join(", "))).await;
     cx.events.result("pushed", &name.value, &uri).await;
     // New weaknesses become known of old images too.
     scan(cx, name, image, (aws.as_ref(), &repository), &manifest).await?;
     Ok(uri)
+}
+
+/// Tells what went wrong without failing the push.
+async fn warn(cx: &Context<'_>, client: &RepositoryClient) {
+    for note in client.notes() {
+        cx.events.warn(note).await;
+    }
 }
 
 /// The ids of what was built, each with its platform where there are several, in the order of the file.
@@ -126,7 +138,7 @@ async fn store(
         Err(error) => return Err(Failure::environment(format!("the image could not be stored: {error}"))),
     };
     if let Some(cause) = stored.parts_failed {
-        cx.events.warn(format!("tried again, because {cause}")).await;
+        cx.events.warn(format!("the image had to be exported, because {cause}")).await;
     }
     Ok(stored.manifest)
 }
@@ -140,8 +152,8 @@ async fn to_registry(
     let tags = cx.tags(image)?;
     let (repository, aws) = target(cx, image).await?;
     let access = cx.run.services.registry(&repository.host, &cx.access()?).await?;
-    let mut brought = cx.run.brought.lock().await;
-    let brought = brought.entry(repository.host.clone()).or_default();
+    let mut held = cx.run.brought.lock().await;
+    let brought = held.entry(repository.host.clone()).or_default();
     let client = RepositoryClient::connect(&access, &repository, brought.repositories()).await?;
     // Removed when the push is through, however it ends.
     let blobs = cx.run.work.temporary_directory()?;
@@ -155,9 +167,9 @@ async fn to_registry(
         aws: aws.as_ref(),
     };
     let pushed = transfer.run(images, brought, &cx.stopping.soft).await;
-    for retry in client.retries() {
-        cx.events.warn(retry).await;
-    }
+    // The next push need not wait for this one's scan.
+    drop(held);
+    warn(cx, &client).await;
     let (manifest, summary) = pushed?;
     let uri = format!("{repository}@{}", manifest.digest);
     let note = format!("{summary}; tags: {}", tags.join(", "));

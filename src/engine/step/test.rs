@@ -269,7 +269,7 @@ fn container(
 }
 
 /// `PATH:CONTAINER-PATH`, with `:bind` at the end where the files are not to be copied.
-fn volumes(cx: &Context<'_>, templates: &[Template]) -> Result<Vec<Volume>, Failure> {
+pub(super) fn volumes(cx: &Context<'_>, templates: &[Template]) -> Result<Vec<Volume>, Failure> {
     let volume = |template: &Template| {
         let text = cx.resolve(template)?;
         let (rest, bind) = text.strip_suffix(":bind").map_or((text.as_str(), false), |rest| (rest, true));

@@ -4,25 +4,29 @@
 
 use super::making;
 use crate::address::Repository;
-use crate::docker::context::{self, Selection};
+use crate::docker::context::{self, ContextError, Selection};
 use crate::docker::ignore::IgnoreFile;
 use crate::docker::solver::{Source, base_images};
 use crate::engine::state::ImageState;
+use crate::engine::step::test::volumes;
 use crate::engine::step::{Context, push};
 use crate::exit::Failure;
-use crate::pipeline::model::{Action, Image, Name, StepId, is_stage_name};
+use crate::pipeline::model::{Action, Image, Name, StepId, Test, is_stage_name};
+use crate::pipeline::template::Template;
 use crate::plan::Mode;
 use crate::plan::calls::SOURCE_TAG;
 use crate::registry::connection::RepositoryClient;
 use aws_lc_rs::digest::{Context as Hash, SHA256};
 use regex::Regex;
 use std::collections::HashMap;
+use std::ffi::OsStr;
+use std::path::PathBuf;
 use std::sync::LazyLock;
 
 /// How much of a fingerprint is in its tag, in characters.
 const TAG_LENGTH: usize = 40;
 /// Changes when what a fingerprint is made of does.
-const VERSION: &str = "1";
+const VERSION: &str = "2";
 /// Docker Hub, which names without a registry mean.
 const HUB: &str = "docker.io";
 
@@ -199,26 +203,30 @@ async fn fingerprint(cx: &Context<'_>, name: &Name, image: &Image) -> Result<Str
             }
         }
     }
-    let platform = &engine.about().await?.platform;
-    let (os, architecture) = platform.split_once('/').unwrap_or((platform, ""));
-    let mut known: HashMap<String, String> = args.into_iter().collect();
-    for side in ["BUILD", "TARGET"] {
-        for (part, value) in [("PLATFORM", platform.as_str()), ("OS", os), ("ARCH", architecture)] {
-            known.entry(format!("{side}{part}")).or_insert_with(|| value.to_owned());
+    let own_platform = std::slice::from_ref(&engine.about().await?.platform);
+    let platforms = if image.platforms.is_empty() { own_platform } else { &image.platforms };
+    for platform in platforms {
+        print.add("platform", platform);
+        let mut known: HashMap<String, String> = args.iter().cloned().collect();
+        for (side, platform) in [("BUILD", &own_platform[0]), ("TARGET", platform)] {
+            let mut parts = platform.split('/');
+            let mut part = || parts.next().unwrap_or_default().to_owned();
+            for (name, value) in
+                [("PLATFORM", platform.clone()), ("OS", part()), ("ARCH", part()), ("VARIANT", part())]
+            {
+                known.entry(format!("{side}{name}")).or_insert(value);
+            }
         }
-    }
-    for name in base_images(&String::from_utf8_lossy(&text), &known, &own) {
-        let name = name
-            .map_err(|name| Missing(format!("what its base `{name}` is cannot be told before the build")))?;
-        print.add("base", &name);
-        print.add("its digest", &base(cx, &name).await?);
+        for name in base_images(&String::from_utf8_lossy(&text), &known, &own) {
+            let name = name.map_err(|name| {
+                Missing(format!("what its base `{name}` is cannot be told before the build"))
+            })?;
+            print.add("base", &name);
+            print.add("its digest", &base(cx, &name).await?);
+        }
     }
     let target = image.target.as_ref().map(|target| cx.resolve(target)).transpose()?;
     print.add("target", &target.unwrap_or_default());
-    print.add(
-        "platforms",
-        if image.platforms.is_empty() { platform.clone() } else { image.platforms.join(" ") }.as_str(),
-    );
     print.add("compression", &format!("{:?}", image.compression));
     print.add("network", &format!("{:?}", image.network));
     print.add("hosts", &format!("{:?}", cx.resolve_pairs(&image.extra_hosts)?));
@@ -226,23 +234,62 @@ async fn fingerprint(cx: &Context<'_>, name: &Name, image: &Image) -> Result<Str
     print.add("secrets", &format!("{secrets:?} {:?}", cx.resolve_all(&image.ssh)?));
     for step in cx.run.job.pipeline.steps().filter(|step| is_test_of(&step.action, &name.value)) {
         print.add("test", &without_places(&format!("{:?} {:?}", step.action, step.env)));
+        if let Action::Test(test) = &step.action {
+            add_needs(cx, test, &mut print).await?;
+        }
     }
     Ok(print.finish())
 }
 
+/// Adds what a test has beside the image: files and services.
+async fn add_needs(cx: &Context<'_>, test: &Test, print: &mut Print) -> Result<(), Missing> {
+    let of_services = test.services.values().flat_map(|service| &service.volumes);
+    let templates: Vec<Template> = test.volumes.iter().chain(of_services).cloned().collect();
+    for volume in volumes(cx, &templates)? {
+        print.add("its files", &files(cx, volume.from).await?);
+    }
+    for service in test.services.values() {
+        let image = cx.resolve(&service.image)?;
+        match cx.run.job.pipeline.images.get(&image) {
+            Some(other) => {
+                let name = Name { value: image, span: service.image.span };
+                print.add("its service", &Box::pin(fingerprint(cx, &name, other)).await?);
+            }
+            None => print.add("its service", &base(cx, &image).await?),
+        }
+    }
+    Ok(())
+}
+
+/// A file, or all the files of a directory.
+async fn files(cx: &Context<'_>, path: PathBuf) -> Result<[u8; 32], Missing> {
+    let mut selection =
+        Selection { rules: cx.run.services.docker().await?.ignore_rules(), ..Selection::default() };
+    let root = match (path.is_dir(), path.parent(), path.file_name().and_then(OsStr::to_str)) {
+        (false, Some(directory), Some(name)) => {
+            selection.include.push(name.to_owned());
+            directory.to_owned()
+        }
+        _ => path,
+    };
+    hashed(move || context::digest(&root, &selection)).await
+}
+
 /// The files of a directory, as a build would get them.
-async fn digest(
-    cx: &Context<'_>,
-    dockerfile: Option<std::path::PathBuf>,
-    root: std::path::PathBuf,
-) -> Result<[u8; 32], Missing> {
+async fn digest(cx: &Context<'_>, dockerfile: Option<PathBuf>, root: PathBuf) -> Result<[u8; 32], Missing> {
     let rules = cx.run.services.docker().await?.ignore_rules();
-    let hashed = tokio::task::spawn_blocking(move || {
+    hashed(move || {
         let ignore = IgnoreFile::read(dockerfile.as_deref(), &root);
         let selection = Selection { exclude: ignore.patterns(), rules, ..Selection::default() };
         context::digest(&root, &selection).map_err(|error| error.placed(|| ignore))
-    });
-    match hashed.await {
+    })
+    .await
+}
+
+async fn hashed(
+    digest: impl FnOnce() -> Result<[u8; 32], ContextError> + Send + 'static,
+) -> Result<[u8; 32], Missing> {
+    match tokio::task::spawn_blocking(digest).await {
         Ok(digest) => Ok(digest.map_err(crate::docker::DockerError::from)?),
         Err(error) => Err(Missing(format!("its files could not be hashed: {error}"))),
     }
@@ -262,10 +309,11 @@ async fn base(cx: &Context<'_>, name: &str) -> Result<String, Missing> {
         _ => (name, "latest"),
     };
     let repository = Repository::parse(path).map_err(|error| unknown(error.to_string()))?;
-    let repository = repository.unwrap_or_else(|| Repository {
-        host: HUB.to_owned(),
-        path: if path.contains('/') { path.to_owned() } else { format!("library/{path}") },
-    });
+    let mut repository =
+        repository.unwrap_or_else(|| Repository { host: HUB.to_owned(), path: path.to_owned() });
+    if repository.host == HUB && !repository.path.contains('/') {
+        repository.path.insert_str(0, "library/");
+    }
     let access = cx.run.services.registry(&repository.host, &cx.access()?).await?;
     let looked_up =
         async { RepositoryClient::connect(&access, &repository, &[]).await?.tag_digest(tag).await };
