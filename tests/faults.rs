@@ -330,6 +330,47 @@ fn every_push_ends_complete_or_with_its_cause() {
 }
 
 #[test]
+fn a_fault_that_stays_fails_the_push_and_no_tag_is_there() {
+    let registry = PlainRegistry::start();
+    let image = image(300_000);
+    for (fault, point, cause) in [
+        (Fault::Damaged, ("PUT", "/blobs/uploads/"), "DIGEST_INVALID"),
+        (Fault::Beginning, ("PUT", "/blobs/uploads/"), "the registry"),
+        (Fault::Refused, ("GET", "/v2/"), "cannot be reached"),
+        (Fault::ExpiredInEcr, ("PUT", "/manifests/"), "the login is not valid"),
+    ] {
+        let proxy = Proxy::start(&registry.host, fault, point, usize::MAX, 50);
+        let config = registry.docker_config().replace(&registry.host, &proxy.address);
+        let project = Project::new("version: 1\nname: t\n").file(".home/.docker/config.json", config);
+        let repository = unique("faults");
+        let outcome = project.runner(&format!("image push {image} {}/{repository}:v1", proxy.address)).run();
+        let outcome = outcome.exits(3).complains("error: the registry");
+        assert!(outcome.stderr.contains(cause), "{fault:?}: {outcome}");
+        assert!(registry.manifest(&repository, "v1").is_none(), "{fault:?}: a tag is there");
+    }
+    docker(&["rmi", "-f", &image]);
+}
+
+#[test]
+fn a_push_that_is_stopped_says_so_and_leaves_nothing() {
+    let registry = PlainRegistry::start();
+    let image = image(300_000);
+    let proxy = Proxy::start(&registry.host, Fault::Hang, ("PUT", "/blobs/uploads/"), usize::MAX, 0);
+    let config = registry.docker_config().replace(&registry.host, &proxy.address);
+    let project = Project::new("version: 1\nname: t\n").file(".home/.docker/config.json", config);
+    std::fs::create_dir(project.path("tmp")).unwrap();
+    let repository = unique("faults");
+    let call = project.runner(&format!("image push {image} {}/{repository}:v1", proxy.address));
+    let running = call.env("TMPDIR", project.path("tmp").display().to_string()).start();
+    crate::harness::eventually(|| proxy.left() < usize::MAX, "no upload begins");
+    running.signal("INT");
+    running.finish().exits(130).complains("no tag stands for half an image");
+    assert!(registry.manifest(&repository, "v1").is_none());
+    assert_eq!(std::fs::read_dir(project.path("tmp")).unwrap().count(), 0);
+    docker(&["rmi", "-f", &image]);
+}
+
+#[test]
 fn a_registry_that_was_restarted_gets_the_whole_image() {
     let mut registry = PlainRegistry::start();
     let image = image(if std::env::var("RUNNER_SOAK").is_ok() { 1_000_000_000 } else { 60_000_000 });
@@ -402,6 +443,20 @@ fn with_tokens(registry: &str) -> (String, Arc<Mutex<usize>>) {
                 } else {
                     answer("401 Unauthorized", "", "");
                 }
+            } else if request.head.starts_with("POST /token ") {
+                let mut form = String::new();
+                reader.take(request.length as u64).read_to_string(&mut form).unwrap();
+                let wanted = [
+                    "grant_type=refresh_token",
+                    "refresh_token=my-identity",
+                    "scope=repository%3Aown%3Apull%2Cpush",
+                ];
+                if wanted.iter().all(|part| form.split('&').any(|field| field == *part)) {
+                    (*given, *left) = (*given + 1, 8);
+                    answer("200 OK", "", &format!("{{\"access_token\":\"token-{given}\"}}"));
+                } else {
+                    answer("401 Unauthorized", "", "");
+                }
             } else if *left > 0 && request.head.contains(&token) {
                 *left -= 1;
                 request.head = request.head.replace(&token, "Basic dXNlcjpwYXNz\r\n");
@@ -425,10 +480,16 @@ fn tokens_that_expire_in_the_middle_are_renewed() {
     let (address, given) = with_tokens(&registry.host);
     let config = registry.docker_config().replace(&registry.host, &address);
     let project = Project::new("version: 1\nname: t\n").file(".home/.docker/config.json", config);
-    let push = || project.runner(&format!("image push {image} {address}/own:v1")).run();
-    push().exits(0).complains("3 blobs sent");
+    let call = format!("image push {image} {address}/own:v1");
+    project.runner(&call).run().exits(0).complains("3 blobs sent");
     assert!(registry.manifest("own", "v1").is_some());
     assert!(*given.lock().unwrap() >= 2, "{given:?}");
+    // An identity token is exchanged.
+    let identity =
+        format!("{{\"auths\":{{\"{address}\":{{\"auth\":\"\",\"identitytoken\":\"my-identity\"}}}}}}");
+    let project = project.file(".home/.docker/config.json", identity);
+    let outcome = project.runner(&format!("image push {image} {address}/own:v3")).run().exits(0);
+    outcome.says("/own@sha256:").says_not("my-identity");
     // A login that is not valid is said, at once.
     let project = project.file(
         ".home/.docker/config.json",

@@ -17,10 +17,15 @@ fn project(scan: &str) -> Project {
 
 /// An AWS that gives these answers to questions for findings, the last one for ever.
 fn aws(answers: Vec<Result<Value, &'static str>>) -> RecordedAws {
+    aws_that_begins((200, "{}".to_owned()), answers)
+}
+
+/// The same with an answer to the request for a scan.
+fn aws_that_begins(begun: (u16, String), answers: Vec<Result<Value, &'static str>>) -> RecordedAws {
     let asked = AtomicUsize::new(0);
     RecordedAws::scripted(None, move |action, body| {
         if action == "ecr:StartImageScan" {
-            return Some((200, "{}".to_owned()));
+            return Some(begun.clone());
         }
         if action != SCAN {
             return None;
@@ -112,4 +117,21 @@ fn what_cannot_be_known_fails_closed() {
         .ends_with("does not scan this image: UNSUPPORTED_IMAGE");
     let denied = RecordedAws::start(Some(SCAN));
     run("{}", &denied).exits(3).ends_with("ecr:DescribeImageScanFindings");
+}
+
+#[test]
+fn a_scan_that_ecr_begins_by_itself_is_waited_for() {
+    for refusal in ["LimitExceededException", "ValidationException"] {
+        let begun = (400, json!({ "__type": refusal, "message": "This feature is disabled" }).to_string());
+        let answers = vec![Err("ScanNotFoundException"), Ok(basic(&[finding("CVE-1", "CRITICAL")]))];
+        run("{}", &aws_that_begins(begun, answers)).exits(1).ends_with("has 1 findings");
+    }
+}
+
+#[test]
+fn a_scan_without_a_time_of_completion_is_not_believed_to_be_empty() {
+    let early =
+        json!({ "imageScanStatus": { "status": "COMPLETE" }, "imageScanFindings": { "findings": [] } });
+    let found = basic(&[finding("CVE-1", "CRITICAL")]);
+    run("{}", &aws(vec![Ok(early.clone()), Ok(early.clone()), Ok(early), Ok(found)])).exits(1);
 }

@@ -59,11 +59,18 @@ impl Engine {
         let named = image.rsplit('/').next().is_some_and(|last| last.contains([':', '@']));
         let image = if named { image.to_owned() } else { format!("{image}:latest") };
         let options = CreateImageOptions { from_image: Some(image.clone()), ..CreateImageOptions::default() };
-        let credentials = login.map(|login| DockerCredentials {
-            username: Some(login.user.clone()),
-            password: Some(login.password.expose().to_owned()),
-            serveraddress: image.split('/').next().map(ToOwned::to_owned),
-            ..DockerCredentials::default()
+        let credentials = login.map(|login| {
+            let (user, password) = (Some(login.user.clone()), Some(login.password.expose().to_owned()));
+            let (username, password, identitytoken) =
+                if login.is_identity_token() { (None, None, password) } else { (user, password, None) };
+            let serveraddress = image.split('/').next().map(ToOwned::to_owned);
+            DockerCredentials {
+                username,
+                password,
+                identitytoken,
+                serveraddress,
+                ..DockerCredentials::default()
+            }
         });
         let pulled =
             self.client.create_image(Some(options), None, credentials).try_for_each(|info| async move {

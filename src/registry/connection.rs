@@ -7,7 +7,7 @@ use crate::secret::{Login, Secret};
 use base64::Engine;
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
-use reqwest::header::{AUTHORIZATION, HeaderMap, RETRY_AFTER, WWW_AUTHENTICATE};
+use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, RETRY_AFTER, WWW_AUTHENTICATE};
 use reqwest::{Method, RequestBuilder, Response, StatusCode, Url};
 use serde::Deserialize;
 use std::net::Ipv4Addr;
@@ -37,6 +37,7 @@ const RENEWALS: u32 = 3;
 const MARGIN: Duration = Duration::from_secs(10);
 /// How long a token is good for whose service does not say: <https://distribution.github.io/distribution/spec/auth/token/>.
 const TOKEN_LIFE: u64 = 60;
+const FORM: &str = "application/x-www-form-urlencoded";
 /// ECR's words where a repository has as many images as its quota allows, which it says with 403 (aws/containers-roadmap#2159).
 const QUOTA: &str = "already has the maximum allowed number of images";
 
@@ -181,7 +182,9 @@ fn chance(error: &RegistryError) -> Chance {
             | "BLOB_UPLOAD_INVALID"
             | "DIGEST_INVALID"
             | "SIZE_INVALID"
-            | "RANGE_INVALID" => Chance::Small,
+            | "RANGE_INVALID"
+            | "MANIFEST_INVALID"
+            | "MANIFEST_BLOB_UNKNOWN" => Chance::Small,
             _ => Chance::None,
         },
         _ => Chance::None,
@@ -417,20 +420,29 @@ impl RepositoryClient {
         if self.base.scheme() == "https" && url.scheme() != "https" {
             return Err(self.denied("its token service wants the login in clear"));
         }
-        if let Some(service) = parameter(parameters, "service") {
-            url.query_pairs_mut().append_pair("service", &service);
-        }
         let own = format!("repository:{}:pull,push", self.repository.path);
         let others = self.others.iter().map(|other| format!("repository:{other}:pull"));
-        for scope in std::iter::once(own).chain(others) {
-            url.query_pairs_mut().append_pair("scope", &scope);
+        let mut asked: Vec<(&str, String)> =
+            std::iter::once(own).chain(others).map(|own| ("scope", own)).collect();
+        asked.extend(parameter(parameters, "service").map(|service| ("service", service)));
+        let identity = login.filter(|login| login.is_identity_token());
+        if identity.is_none() {
+            url.query_pairs_mut().extend_pairs(&asked);
         }
         let mut attempts = self.attempts();
         loop {
-            let mut request = self.http.get(url.clone()).timeout(self.patience);
-            if let Some(login) = login {
-                request = request.header(AUTHORIZATION, basic(login).expose());
-            }
+            let mut request = match (identity, login) {
+                (Some(identity), _) => self
+                    .http
+                    .post(url.clone())
+                    .body(exchange(&url, &asked, identity))
+                    .header(CONTENT_TYPE, FORM),
+                (None, Some(login)) => {
+                    self.http.get(url.clone()).header(AUTHORIZATION, basic(login).expose())
+                }
+                (None, None) => self.http.get(url.clone()),
+            };
+            request = request.timeout(self.patience);
             let answer = match request.send().await {
                 Ok(answer) => self.collect(answer).await,
                 Err(error) => Err(self.unreachable(error)),
@@ -508,6 +520,22 @@ impl From<RegistryError> for Trouble {
     fn from(error: RegistryError) -> Self {
         Self::Failed(error, None)
     }
+}
+
+/// The form that exchanges an identity token: <https://distribution.github.io/distribution/spec/auth/oauth/>.
+fn exchange(service: &Url, asked: &[(&str, String)], identity: &Login) -> String {
+    // Several scopes are one value here.
+    let scopes: Vec<&str> =
+        asked.iter().filter(|(name, _)| *name == "scope").map(|(_, scope)| scope.as_str()).collect();
+    let mut form = service.clone();
+    form.set_query(None);
+    form.query_pairs_mut()
+        .append_pair("grant_type", "refresh_token")
+        .append_pair("client_id", "runner")
+        .extend_pairs(asked.iter().filter(|(name, _)| *name != "scope"))
+        .append_pair("scope", &scopes.join(" "))
+        .append_pair("refresh_token", identity.password.expose());
+    form.query().unwrap_or_default().to_owned()
 }
 
 fn basic(login: &Login) -> Secret {

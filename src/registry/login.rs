@@ -8,8 +8,6 @@ use std::path::Path;
 
 /// Docker Hub's key in the configuration, from the days of its first API.
 const HUB_KEY: &str = "https://index.docker.io/v1/";
-/// A helper that was given a token says so by this user name.
-const TOKEN_USER: &str = "<token>";
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
@@ -70,7 +68,7 @@ impl DockerConfig {
         let (_, entry) = self.file.auths.iter().find(|(name, _)| matches(name))?;
         if !entry.identitytoken.is_empty() {
             return Some(Login {
-                user: TOKEN_USER.to_owned(),
+                user: Login::IDENTITY_TOKEN.to_owned(),
                 password: Secret::new(entry.identitytoken.as_str()),
             });
         }

@@ -41,3 +41,14 @@ pub struct Login {
     /// The password or token.
     pub password: Secret,
 }
+
+impl Login {
+    /// The user name by which Docker's configuration and its helpers mark an identity token: one that a token service takes in the
+    /// place of user name and password (<https://distribution.github.io/distribution/spec/auth/oauth/>).
+    pub const IDENTITY_TOKEN: &str = "<token>";
+
+    /// Whether the password is an identity token.
+    pub fn is_identity_token(&self) -> bool {
+        self.user == Self::IDENTITY_TOKEN
+    }
+}

@@ -193,7 +193,8 @@ impl Auth for Credentials {
         let login = (self.logins)(request.into_inner().host).await;
         // Without a login the registry is asked anonymously.
         Ok(Response::new(login.map_or_else(CredentialsResponse::default, |login| CredentialsResponse {
-            username: login.user,
+            // As the docker command hands it on.
+            username: if login.is_identity_token() { String::new() } else { login.user },
             secret: login.password.expose().to_owned(),
         })))
     }
