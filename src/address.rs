@@ -91,6 +91,17 @@ fn check_path(path: &str) -> Result<(), InvalidName> {
     }
 }
 
+/// The tag of a name that has none.
+pub const LATEST: &str = "latest";
+
+/// An image's name without its tag, and the tag where it has one. A colon before the last slash is that of a port.
+pub fn split_tag(name: &str) -> (&str, Option<&str>) {
+    match name.rsplit_once(':') {
+        Some((name, tag)) if !tag.contains('/') => (name, Some(tag)),
+        _ => (name, None),
+    }
+}
+
 /// Checks a tag's name.
 pub fn check_tag(tag: &str) -> Result<(), InvalidName> {
     let first = tag.chars().next();

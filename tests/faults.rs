@@ -379,7 +379,8 @@ fn a_registry_that_was_restarted_gets_the_whole_image() {
         Project::new("version: 1\nname: t\n").file(".home/.docker/config.json", registry.docker_config());
     let running = project.runner(&format!("image push {image} {}/{repository}:v1", registry.host)).start();
     // The first upload has begun.
-    crate::harness::eventually(|| registry.has_uploads(), "no upload begins");
+    let patience = Duration::from_mins(10);
+    crate::harness::within(patience, || registry.has_uploads(), "no upload begins");
     registry.restart();
     let outcome = running.finish().exits(0);
     let (served, blobs) = registry.manifest(&repository, "v1").unwrap();

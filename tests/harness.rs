@@ -313,10 +313,16 @@ pub fn unique(prefix: &str) -> String {
     format!("{prefix}-{}-{count}-{}", std::process::id(), now % 1_000_000_000)
 }
 
-/// Waits up to ten seconds for a condition.
+/// Waits up to twenty seconds for a condition.
 #[track_caller]
 pub fn eventually(condition: impl Fn() -> bool, message: &str) {
-    let end = Instant::now() + Duration::from_secs(20);
+    within(Duration::from_secs(20), condition, message);
+}
+
+/// Waits so long for a condition.
+#[track_caller]
+pub fn within(time: Duration, condition: impl Fn() -> bool, message: &str) {
+    let end = Instant::now() + time;
     while !condition() {
         assert!(Instant::now() < end, "{message}");
         std::thread::sleep(Duration::from_millis(20));

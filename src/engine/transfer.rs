@@ -74,15 +74,12 @@ impl Transfer<'_> {
             summary += of_image;
             manifests.push((platform.as_str(), manifest));
         }
-        let manifest = match manifests.as_slice() {
-            [(_, image)] => image.clone(),
-            images => {
-                for (_, image) in images {
-                    self.client.put(image).await?;
-                }
-                Stored::index(images.iter().map(|(platform, image)| (*platform, image)))?
+        let manifest = Stored::of_platforms(&manifests)?;
+        if let [_, _, ..] = manifests.as_slice() {
+            for (_, image) in &manifests {
+                self.client.put(image).await?;
             }
-        };
+        }
         if let Err(error) = self.client.tag(&manifest, self.tags).await {
             return Err(dated(error, self.aws, self.client.repository()).await.into());
         }

@@ -7,7 +7,7 @@
 use super::facts::Facts;
 use super::resource::{Fill, Resource};
 use super::scope::Values;
-use crate::address::{EcrHost, Repository};
+use crate::address::{EcrHost, Repository, split_tag};
 use crate::pipeline::model::{
     Action, AwsAccess, CacheTo, Deploy, Image, Name, Notify, NotifyTarget, Pipeline, RunTask, Step,
     TaskDefinition, TaskDefinitionBase, TaskPlace, Test,
@@ -613,11 +613,7 @@ impl<'a> Caller<'a> {
 
 /// What pulling an image asks for, where it is in ECR.
 fn pull(image: &str, place: &Place) -> Option<Call> {
-    let name = image.split('@').next().unwrap_or_default();
-    let name = match name.rsplit_once(':') {
-        Some((name, tag)) if !tag.contains('/') => name,
-        _ => name,
-    };
+    let (name, _) = split_tag(image.split('@').next().unwrap_or_default());
     let resource = in_ecr(name)?;
     Some(place.call([
         ("ecr:GetAuthorizationToken", Resource::Any),

@@ -42,11 +42,14 @@ struct TagList {
 }
 
 impl RepositoryClient {
-    /// Whether the repository has a blob.
-    pub(super) async fn has_blob(&self, digest: &str) -> Result<bool, RegistryError> {
-        let url = self.url(&format!("blobs/{digest}"))?;
+    /// Whether the repository has a blob, and the whole of it.
+    pub(super) async fn has_blob(&self, blob: &Descriptor) -> Result<bool, RegistryError> {
+        let url = self.url(&format!("blobs/{}", blob.digest))?;
         match self.call(Method::HEAD, &url, |request| request).await {
-            Ok(answer) => Ok(answer.status.is_success()),
+            Ok(answer) => {
+                let size = answer.header(CONTENT_LENGTH.as_str()).and_then(|size| size.parse().ok());
+                Ok(answer.status.is_success() && size.is_none_or(|size: u64| size == blob.size))
+            }
             // An answer to HEAD has no room for the reason. The next call asks for more, and its answer has.
             Err(RegistryError::Denied { .. }) => Ok(false),
             Err(error) => Err(error),
@@ -86,7 +89,7 @@ impl RepositoryClient {
         let mut mounted = false;
         loop {
             // Asked every time: an answer may have been lost, and not the blob.
-            if self.has_blob(&blob.digest).await? {
+            if self.has_blob(blob).await? {
                 let done = if attempts.failed > 0 { Uploaded::Sent } else { Uploaded::Present };
                 return Ok(done);
             }

@@ -17,6 +17,8 @@ use std::io::{self, Read, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use tempfile::TempPath;
 
 const GZIP_MAGIC: [u8; 2] = [0x1f, 0x8b];
@@ -64,12 +66,14 @@ pub struct Making {
     pub compression: Compression,
     /// On how many threads.
     pub threads: usize,
+    /// How many bytes of layers have been read.
+    pub read: Arc<AtomicU64>,
 }
 
 impl Making {
     /// On all cores.
     pub fn new(layers: Vec<String>, known: HashMap<String, Descriptor>, compression: Compression) -> Self {
-        Self { layers, known, compression, threads: compress::cores() }
+        Self { layers, known, compression, threads: compress::cores(), read: Arc::default() }
     }
 }
 
@@ -319,7 +323,8 @@ fn compress_layer(
 ) -> Result<(String, Descriptor), RegistryError> {
     let Making { compression, threads, .. } = *making;
     let mut blob = BlobWriter::new(sink)?;
-    let diff_id = compress::compress(archive, compression, threads, &mut |member| blob.write(member))?;
+    let mut counted = Counted { archive, read: &making.read };
+    let diff_id = compress::compress(&mut counted, compression, threads, &mut |member| blob.write(member))?;
     if let Some(expected) = expected.filter(|expected| **expected != *diff_id) {
         return Err(RegistryError::Export(format!("what should be the layer {expected} is {diff_id}")));
     }
@@ -328,6 +333,20 @@ fn compress_layer(
     let descriptor = blob.descriptor.clone();
     (sink.emit)(blob)?;
     Ok((diff_id, descriptor))
+}
+
+/// Counts what is read of a layer.
+struct Counted<'a> {
+    archive: &'a mut dyn Read,
+    read: &'a AtomicU64,
+}
+
+impl Read for Counted<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let length = self.archive.read(buffer)?;
+        self.read.fetch_add(length as u64, Ordering::Relaxed);
+        Ok(length)
+    }
 }
 
 /// Makes the configuration's blob, and the manifest.

@@ -126,13 +126,16 @@ impl Stored {
         Self::new(&Manifest { schema_version: 2, media_type, config, layers }, MANIFEST_TYPE)
     }
 
-    /// The index of images, each with its platform.
-    pub fn index<'i>(images: impl Iterator<Item = (&'i str, &'i Self)>) -> Result<Self, RegistryError> {
-        let entry = |(platform, image): (&str, &Self)| Descriptor {
+    /// What stands for images, each with its platform: the only one of them, or an index.
+    pub fn of_platforms(images: &[(&str, Self)]) -> Result<Self, RegistryError> {
+        if let [(_, image)] = images {
+            return Ok(image.clone());
+        }
+        let entry = |(platform, image): &(&str, Self)| Descriptor {
             platform: Some(Platform::parse(platform)),
             ..Descriptor::new(image.media_type, image.digest.clone(), image.bytes.len() as u64)
         };
-        let (media_type, manifests) = (INDEX_TYPE.to_owned(), images.map(entry).collect());
+        let (media_type, manifests) = (INDEX_TYPE.to_owned(), images.iter().map(entry).collect());
         Self::new(&Index { schema_version: 2, media_type, manifests }, INDEX_TYPE)
     }
 

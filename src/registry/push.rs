@@ -91,8 +91,10 @@ impl PushSummary {
 pub struct Progress {
     /// What has been sent.
     pub sent: Arc<AtomicU64>,
-    /// What has been made and is not there yet.
+    /// What has been made to be sent.
     pub made: AtomicU64,
+    /// What has been read of layers that have to be made.
+    pub read: Arc<AtomicU64>,
 }
 
 /// A client for a registry: it trusts the given authorities and those that Docker has for this very host.
@@ -183,7 +185,7 @@ impl RepositoryClient {
         let wanted: HashSet<&String> = layers.iter().collect();
         let known = wanted.into_iter().filter_map(|layer| Some((layer, known.get(layer)?)));
         let looked_up = stream::iter(known).map(async |(layer, blob)| {
-            let had = self.has_blob(&blob.digest).await?;
+            let had = self.has_blob(blob).await?;
             let there = had || self.mount(&blob.digest).await?;
             Ok::<_, RegistryError>(there.then(|| (layer.clone(), blob.clone(), had)))
         });
@@ -206,6 +208,7 @@ impl RepositoryClient {
         directory: PathBuf,
         progress: &Progress,
     ) -> Result<(Exported, PushSummary), RegistryError> {
+        let making = Making { read: progress.read.clone(), ..making };
         let present: HashSet<String> = making.known.values().map(|blob| blob.digest.clone()).collect();
         let (sender, mut made) = mpsc::channel(1);
         let reading = tokio::task::spawn_blocking(move || {

@@ -1,6 +1,6 @@
 //! `runner image push`.
 
-use crate::address::{self, Repository};
+use crate::address::{self, LATEST, Repository, split_tag};
 use crate::cli::{load, run, stdio};
 use crate::engine::Cancellation;
 use crate::engine::transfer::ImagePush;
@@ -17,8 +17,6 @@ use std::time::Duration;
 const REDRAW: Duration = Duration::from_millis(100);
 /// How many characters it has.
 const BAR: usize = 30;
-/// The tag where the destination has none.
-const LATEST: &str = "latest";
 
 /// Push a local image, and print DESTINATION@sha256:… without the tag
 #[derive(Debug, Args)]
@@ -85,11 +83,8 @@ fn destination(text: &str) -> Result<(Repository, String), Failure> {
     let usage = |message: String| {
         Failure::usage(message).help("write HOST/REPOSITORY:TAG, such as registry.example.com/webapp:v1")
     };
-    // A colon before the last slash is that of a port.
-    let (name, tag) = match text.rsplit_once(':') {
-        Some((name, tag)) if !tag.contains('/') => (name, tag),
-        _ => (text, LATEST),
-    };
+    let (name, tag) = split_tag(text);
+    let tag = tag.unwrap_or(LATEST);
     if text.contains('@') {
         return Err(usage(format!("`{text}` has a digest, which comes out of the push")));
     }
@@ -104,11 +99,16 @@ async fn draw(progress: &Progress) {
     let mut redraw = tokio::time::interval(REDRAW);
     loop {
         redraw.tick().await;
-        let (sent, made) = (progress.sent.load(Ordering::Relaxed), progress.made.load(Ordering::Relaxed));
+        let [read, made, sent] =
+            [&*progress.read, &progress.made, &*progress.sent].map(|count| count.load(Ordering::Relaxed));
         let full = usize::try_from(sent.saturating_mul(BAR as u64).checked_div(made).unwrap_or_default());
         let full = full.unwrap_or_default().min(BAR);
         let mut screen = std::io::stderr().lock();
-        let _ = write!(screen, "\r\x1b[K[{:<BAR$}] {sent} of {made} bytes sent", "=".repeat(full));
+        let _ = write!(
+            screen,
+            "\r\x1b[K[{:<BAR$}] {sent} of {made} bytes sent, {read} compressed",
+            "=".repeat(full)
+        );
         let _ = screen.flush();
     }
 }

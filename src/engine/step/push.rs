@@ -100,14 +100,8 @@ async fn to_layout(
     for (platform, id) in images {
         manifests.push((platform.as_str(), store(cx, &layout, compression(image), id).await?));
     }
-    let manifest = match manifests.as_slice() {
-        [(_, image)] => image.clone(),
-        images => {
-            let index = Stored::index(images.iter().map(|(platform, image)| (*platform, image)))?;
-            layout.put(&index)?;
-            index
-        }
-    };
+    let manifest = Stored::of_platforms(&manifests)?;
+    layout.put(&manifest)?;
     layout.tag(&manifest, &tags)?;
     layout.remove_unused()?;
     // A registry's port is no part of a name under another host.

@@ -1,7 +1,7 @@
 //! `images`.
 
 use super::fields::{Decoder, Fields};
-use crate::address::{self, Repository};
+use crate::address::{self, Repository, split_tag};
 use crate::pipeline::diagnostic::Diagnostic;
 use crate::pipeline::language;
 use crate::pipeline::model::{
@@ -96,7 +96,7 @@ fn check_literals(d: &mut Decoder<'_>, repository: &Template, tags: &[Template])
     {
         let help = if name.contains("://") {
             Some("leave the `https://` out")
-        } else if name.rsplit_once(':').is_some_and(|(_, tag)| !tag.contains('/')) {
+        } else if split_tag(&name).1.is_some() {
             Some("tags stand under `tags`")
         } else if name.chars().any(char::is_uppercase) {
             Some("write it in lower case")

@@ -3,7 +3,7 @@
 //! A fingerprint of the sources is a tag beside the image's own. It is put there when all of the image's tests have passed.
 
 use super::making;
-use crate::address::Repository;
+use crate::address::{LATEST, Repository, split_tag};
 use crate::docker::context::{self, ContextError, Selection};
 use crate::docker::ignore::IgnoreFile;
 use crate::docker::solver::{Source, base_images};
@@ -304,10 +304,7 @@ async fn base(cx: &Context<'_>, name: &str) -> Result<String, Missing> {
         return Ok(identity);
     }
     let unknown = |reason: String| Missing(format!("the image {name} cannot be looked up: {reason}"));
-    let (path, tag) = match name.rsplit_once(':') {
-        Some((path, tag)) if !tag.contains('/') => (path, tag),
-        _ => (name, "latest"),
-    };
+    let (path, tag) = split_tag(name);
     let repository = Repository::parse(path).map_err(|error| unknown(error.to_string()))?;
     let mut repository =
         repository.unwrap_or_else(|| Repository { host: HUB.to_owned(), path: path.to_owned() });
@@ -315,8 +312,9 @@ async fn base(cx: &Context<'_>, name: &str) -> Result<String, Missing> {
         repository.path.insert_str(0, "library/");
     }
     let access = cx.run.services.registry(&repository.host, &cx.access()?).await?;
-    let looked_up =
-        async { RepositoryClient::connect(&access, &repository, &[]).await?.tag_digest(tag).await };
+    let looked_up = async {
+        RepositoryClient::connect(&access, &repository, &[]).await?.tag_digest(tag.unwrap_or(LATEST)).await
+    };
     match looked_up.await {
         Ok(Some(digest)) => Ok(digest),
         Ok(None) => Err(unknown("the registry does not have it".to_owned())),
