@@ -40,17 +40,19 @@ def piped(command, directory=HERE):
 
 
 def peak(command, directory, env=ENV):
-    """How long it takes, and its peak resident size in MB."""
+    """How long it takes, its peak resident size and, sampled, its own part of it (without the pages of files), in MB."""
     begin = time.perf_counter()
     process = subprocess.Popen(command, cwd=directory, env=env, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)
     reader = subprocess.Popen(["cat"], stdin=process.stdout, stdout=subprocess.DEVNULL)
-    most = 0
+    most = {"VmHWM": 0, "RssAnon": 0}
     while process.poll() is None:
         with open(f"/proc/{process.pid}/status") as status:
-            most = max([most, *(int(line.split()[1]) for line in status if line.startswith("VmHWM"))])
+            for name, value in (line.split(":") for line in status):
+                if name in most:
+                    most[name] = max(most[name], int(value.split()[0]))
         time.sleep(0.05)
     reader.wait()
-    return time.perf_counter() - begin, most / 1024
+    return time.perf_counter() - begin, most["VmHWM"] / 1024, most["RssAnon"] / 1024
 
 
 def medians(count, **commands):
@@ -128,7 +130,7 @@ def output():
         "10 GiB in all": (10 * size, "i=0; while [ $i -lt 10 ]; do cat ../log; i=$((i+1)); done"),
     }
     for name, (count, step) in large.items():
-        seconds, most = peak(*project(name.replace(" ", "-"), [step], secrets=secrets))
+        seconds, most, _ = peak(*project(name.replace(" ", "-"), [step], secrets=secrets))
         print(f"  {name}: {count / 1e6 / seconds:.0f} MB/s, peak memory {most:.0f} MB")
     os.remove(log)
     # A few bytes without a newline, on their way from the command to the reader of the log.
@@ -194,7 +196,7 @@ def build():
     docker = docker_with_buildkit()
     shapes = [("one file of 1 GB", shape_large, 3), ("50,000 small files", shape_small, 5), ("20 stages", shape_stages, 9)]
     for name, shape, rounds in shapes:
-        times, memory = {"docker": [], "runner": []}, {"docker": [], "runner": []}
+        times, memory, private = ({"docker": [], "runner": []} for _ in range(3))
         root = os.path.join(HERE, "build")
         subprocess.run(["rm", "-rf", root], check=True)
         context = os.path.join(root, "context")
@@ -218,18 +220,20 @@ def build():
                     "runner": [RUNNER, "run", "--local"],
                 }[tool]
                 subprocess.run(["sync"], check=True)
-                seconds, most = peak(call, root, BUILDKIT)
+                seconds, most, own = peak(call, root, BUILDKIT)
                 times[tool].append(seconds)
                 memory[tool].append(most)
+                private[tool].append(own)
                 # What piles up in the engine would slow the later ones down.
                 for tag in ["docker", "t"]:
                     subprocess.run([docker, "rmi", "-f", f"local.invalid/runner-bench:{tag}"], env=BUILDKIT, capture_output=True)
         seconds = {tool: statistics.median(values) for tool, values in times.items()}
-        most = {tool: max(values) for tool, values in memory.items()}
+        most, own = ({tool: max(values) for tool, values in of.items()} for of in (memory, private))
         print(
             f"build of {name}: runner {seconds['runner']:.2f} s, {most['runner']:.0f} MB; "
             f"docker build {seconds['docker']:.2f} s, {most['docker']:.0f} MB; "
-            f"{seconds['runner'] / seconds['docker']:.2f} of the time, {most['runner'] / most['docker']:.2f} of the memory"
+            f"{seconds['runner'] / seconds['docker']:.2f} of the time, {most['runner'] / most['docker']:.2f} of the memory, "
+            f"{own['runner'] / own['docker']:.2f} ({own['runner']:.1f} of {own['docker']:.1f} MB) without the pages of the program's own file"
         )
         subprocess.run(["rm", "-rf", root], check=True)
     side_by_side()
@@ -348,7 +352,7 @@ def push():
                 with Registry() as registry:
                     subprocess.run([docker, "tag", name, f"{registry.host}/docker:t"], env=BUILDKIT, check=True)
                     subprocess.run(["sync"], check=True)
-                    seconds, most = peak(call(registry.host), HERE, BUILDKIT)
+                    seconds, most, _ = peak(call(registry.host), HERE, BUILDKIT)
                     times[tool].append(seconds)
                     memory[tool] = max(most, memory.get(tool, 0))
                     if tool != "docker save":

@@ -1,0 +1,243 @@
+//! What differs between two task definitions, with everything out of the way that means the same.
+
+use super::task_definition::Request;
+use serde_json::{Map, Value, json};
+use similar::TextDiff;
+
+/// Lists whose order means nothing, with the field that orders them.
+const UNORDERED: [(&str, &str); 6] = [
+    ("containerDefinitions", "name"),
+    ("environment", "name"),
+    ("secrets", "name"),
+    ("secretOptions", "name"),
+    ("tags", "key"),
+    ("volumes", "name"),
+];
+
+/// Fields of containers that mean the same where they are absent, by their API reference.
+fn container_defaults() -> [(&'static str, Value); 8] {
+    [
+        ("cpu", json!(0)),
+        ("essential", json!(true)),
+        ("privileged", json!(false)),
+        ("readonlyRootFilesystem", json!(false)),
+        ("interactive", json!(false)),
+        ("pseudoTerminal", json!(false)),
+        ("disableNetworking", json!(false)),
+        ("versionConsistency", json!("enabled")),
+    ]
+}
+
+/// How a definition differs from the one before it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Difference {
+    /// A unified diff of both, as far as they mean something.
+    pub text: String,
+}
+
+/// Compares two definitions; nothing where they mean the same.
+pub fn compare(before: &Request, after: &Request) -> Option<Difference> {
+    let (mut before, mut after) = (normal(before), normal(after));
+    align_roles(&mut before, &mut after);
+    if before == after {
+        return None;
+    }
+    let lines = |value: &Map<String, Value>| {
+        serde_json::to_string_pretty(value).map(|text| text + "\n").unwrap_or_default()
+    };
+    let (before, after) = (lines(&before), lines(&after));
+    let diff = TextDiff::from_lines(&before, &after);
+    let text = diff.unified_diff().context_radius(3).header("before", "after").to_string();
+    Some(Difference { text })
+}
+
+/// A definition in the one form that all with its meaning have.
+fn normal(request: &Request) -> Map<String, Value> {
+    let mut fields = request.fields().clone();
+    for (field, unit, per_unit) in [("cpu", "vcpu", 1024.0), ("memory", "gb", 1024.0)] {
+        if let Some(value) = fields.get_mut(field) {
+            *value = Value::from(amount(value, unit, per_unit));
+        }
+    }
+    let is_on_fargate = fields
+        .get("requiresCompatibilities")
+        .and_then(Value::as_array)
+        .is_some_and(|kinds| kinds.iter().any(|kind| kind == "FARGATE"));
+    if !is_on_fargate {
+        remove_default(&mut fields, "networkMode", &json!("bridge"));
+    }
+    remove_default(&mut fields, "enableFaultInjection", &json!(false));
+    if let Some(kinds) = fields.get_mut("requiresCompatibilities").and_then(Value::as_array_mut) {
+        kinds.sort_by_key(ToString::to_string);
+    }
+    let containers = fields.get_mut("containerDefinitions").and_then(Value::as_array_mut);
+    for container in containers.into_iter().flatten().filter_map(Value::as_object_mut) {
+        normal_container(container);
+    }
+    sorted(fields)
+}
+
+fn normal_container(container: &mut Map<String, Value>) {
+    for (field, default) in container_defaults() {
+        remove_default(container, field, &default);
+    }
+    let ports = container.get_mut("portMappings").and_then(Value::as_array_mut);
+    for port in ports.into_iter().flatten().filter_map(Value::as_object_mut) {
+        remove_default(port, "protocol", &json!("tcp"));
+        // In the network modes `awsvpc` and `host` both are the same; 0 is any.
+        let same = port.get("containerPort").cloned().unwrap_or_default();
+        remove_default(port, "hostPort", &same);
+        remove_default(port, "hostPort", &json!(0));
+    }
+    if let Some(check) = container.get_mut("healthCheck").and_then(Value::as_object_mut) {
+        for (field, default) in [("interval", 30), ("timeout", 5), ("retries", 3), ("startPeriod", 0)] {
+            remove_default(check, field, &json!(default));
+        }
+    }
+    let mounts = container.get_mut("mountPoints").and_then(Value::as_array_mut);
+    for mount in mounts.into_iter().flatten().filter_map(Value::as_object_mut) {
+        remove_default(mount, "readOnly", &json!(false));
+    }
+}
+
+fn remove_default(fields: &mut Map<String, Value>, field: &str, default: &Value) {
+    if fields.get(field) == Some(default) {
+        fields.remove(field);
+    }
+}
+
+/// `0.25 vCPU` and 256 are the same, and so are `1 GB` and 1024.
+fn amount(value: &Value, unit: &str, per_unit: f64) -> String {
+    let text = value.as_str().map_or_else(|| value.to_string(), ToOwned::to_owned);
+    let lower = text.trim().to_ascii_lowercase();
+    let count = lower.strip_suffix(unit).and_then(|count| count.trim().parse::<f64>().ok());
+    count.map_or_else(|| text.trim().to_owned(), |count| format!("{}", (count * per_unit).round()))
+}
+
+/// Where one side has a role's name and the other one its ARN, they are the same role.
+fn align_roles(before: &mut Map<String, Value>, after: &mut Map<String, Value>) {
+    for field in ["taskRoleArn", "executionRoleArn"] {
+        let roles = [&*before, &*after].map(|fields| fields.get(field).and_then(Value::as_str).map(ToOwned::to_owned));
+        if let [Some(one), Some(other)] = roles {
+            let is_of = |arn: &str, name: &str| {
+                arn.starts_with("arn:") && !name.contains(':') && arn.rsplit('/').next() == Some(name)
+            };
+            if is_of(&one, &other) {
+                after.insert(field.to_owned(), Value::from(one));
+            } else if is_of(&other, &one) {
+                before.insert(field.to_owned(), Value::from(other));
+            }
+        }
+    }
+}
+
+/// Objects by their keys, unordered lists by theirs, and without what is empty.
+fn sorted(fields: Map<String, Value>) -> Map<String, Value> {
+    let mut entries: Vec<(String, Value)> = fields.into_iter().collect();
+    entries.sort_by(|(one, _), (other, _)| one.cmp(other));
+    let whole = entries.into_iter().filter_map(|(name, value)| {
+        let value = match value {
+            Value::Object(fields) => Value::Object(sorted(fields)),
+            Value::Array(items) => Value::Array(sorted_list(&name, items)),
+            other => other,
+        };
+        let is_empty = value.as_array().is_some_and(Vec::is_empty) || value.as_object().is_some_and(Map::is_empty);
+        (!is_empty).then_some((name, value))
+    });
+    whole.collect()
+}
+
+fn sorted_list(name: &str, items: Vec<Value>) -> Vec<Value> {
+    let mut items: Vec<Value> = items
+        .into_iter()
+        .map(|item| match item {
+            Value::Object(fields) => Value::Object(sorted(fields)),
+            other => other,
+        })
+        .collect();
+    if let Some((_, key)) = UNORDERED.iter().find(|(list, _)| *list == name) {
+        items.sort_by_key(|item| item.get(*key).map(ToString::to_string));
+    }
+    items
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn request(document: Value) -> Request {
+        Request::from_document(document).unwrap()
+    }
+
+    fn written() -> Value {
+        json!({
+            "family": "web", "cpu": "0.25 vCPU", "memory": "0.5 GB", "networkMode": "awsvpc",
+            "taskRoleArn": "task", "requiresCompatibilities": ["FARGATE", "EC2"],
+            "containerDefinitions": [
+                { "name": "web", "image": "i", "portMappings": [{ "containerPort": 80 }],
+                  "healthCheck": { "command": ["CMD", "x"] },
+                  "environment": [{ "name": "B", "value": "2" }, { "name": "A", "value": "1" }] },
+                { "name": "a", "image": "j" }
+            ],
+            "tags": [{ "key": "z", "value": "1" }, { "key": "a", "value": "2" }]
+        })
+    }
+
+    #[test]
+    fn what_ecs_adds_is_no_difference() {
+        let described = json!({
+            "taskDefinition": {
+                "family": "web", "revision": 4, "cpu": "256", "memory": "512", "networkMode": "awsvpc", "volumes": [],
+                "placementConstraints": [], "taskRoleArn": "arn:aws:iam::123456789012:role/path/task",
+                "requiresCompatibilities": ["EC2", "FARGATE"],
+                "containerDefinitions": [
+                    { "name": "a", "image": "j", "cpu": 0, "essential": true, "environment": [], "mountPoints": [],
+                      "volumesFrom": [], "portMappings": [], "systemControls": [] },
+                    { "name": "web", "image": "i", "cpu": 0, "essential": true,
+                      "portMappings": [{ "containerPort": 80, "hostPort": 80, "protocol": "tcp" }],
+                      "healthCheck": { "command": ["CMD", "x"], "interval": 30, "timeout": 5, "retries": 3 },
+                      "environment": [{ "name": "A", "value": "1" }, { "name": "B", "value": "2" }] }
+                ]
+            },
+            "tags": [{ "key": "a", "value": "2" }, { "key": "z", "value": "1" }]
+        });
+        assert_eq!(compare(&request(described), &request(written())), None);
+    }
+
+    #[test]
+    fn what_means_something_is_shown() {
+        for (pointer, value) in [
+            ("/containerDefinitions/0/image", json!("other")),
+            ("/containerDefinitions/0/essential", json!(false)),
+            ("/containerDefinitions/0/environment/0/value", json!("")),
+            ("/containerDefinitions/0/healthCheck/command/1", json!("y")),
+            ("/cpu", json!("512")),
+            ("/taskRoleArn", json!("arn:aws:iam::123456789012:role/other")),
+            ("/tags/0/value", json!("3")),
+            ("/future", json!({ "nested": 0 })),
+        ] {
+            let mut changed = written();
+            match changed.pointer_mut(pointer) {
+                Some(place) => *place = value.clone(),
+                None => match pointer.rsplit_once('/').unwrap() {
+                    ("", name) => changed[name] = value.clone(),
+                    (parent, name) => changed.pointer_mut(parent).unwrap()[name] = value.clone(),
+                },
+            }
+            let difference = compare(&request(written()), &request(changed)).unwrap_or_else(|| panic!("{pointer}"));
+            assert!(difference.text.contains("\n+"), "{pointer}: {}", difference.text);
+        }
+        let mut changed = written();
+        changed["cpu"] = json!("1024");
+        let text = compare(&request(written()), &request(changed)).unwrap().text;
+        assert!(text.contains("-  \"cpu\": \"256\",\n+  \"cpu\": \"1024\","), "{text}");
+    }
+
+    #[test]
+    fn the_order_of_commands_means_something() {
+        let with = |command: Value| {
+            json!({ "family": "f", "containerDefinitions": [{ "name": "a", "command": command }] })
+        };
+        assert!(compare(&request(with(json!(["a", "b"]))), &request(with(json!(["b", "a"])))).is_some());
+    }
+}
