@@ -170,9 +170,18 @@ impl RepositoryClient {
         let body = Bytes::from(manifest.bytes.clone());
         let more =
             |request: RequestBuilder| request.header(CONTENT_TYPE, manifest.media_type).body(body.clone());
-        let answer = self.call(Method::PUT, &url, more).await?;
-        self.check(answer, &format!("store the tag `{name}`"))?;
-        Ok(())
+        let doing = format!("store the tag `{name}`");
+        let mut attempts = self.attempts();
+        loop {
+            let stored = match self.once(Method::PUT, &url, more).await {
+                Ok(answer) => self.check(answer, &doing).map_err(Trouble::from),
+                Err(trouble) => Err(trouble),
+            };
+            match stored {
+                Ok(_) => return Ok(()),
+                Err(trouble) => attempts.again(trouble).await?,
+            }
+        }
     }
 
     /// A manifest by tag or digest; nothing where there is none.
