@@ -277,6 +277,14 @@ impl Outcome {
         self
     }
 
+    /// A line of the output has all of these.
+    #[track_caller]
+    pub fn has_line(self, parts: &[&str]) -> Self {
+        let has = |line: &str| parts.iter().all(|part| line.contains(part));
+        assert!(self.stdout.lines().any(has), "no line has {parts:?}\n{self}");
+        self
+    }
+
     #[track_caller]
     pub fn says_not(self, text: &str) -> Self {
         assert!(!self.stdout.contains(text) && !self.stderr.contains(text), "it says {text:?}\n{self}");

@@ -13,6 +13,7 @@ mod commands;
 mod context;
 mod docker;
 mod doctor;
+mod ecs;
 mod environment;
 mod failures;
 mod faults;

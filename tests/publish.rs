@@ -64,6 +64,14 @@ fn from_source_to_the_service_with_one_digest() {
     assert_eq!(containers[1]["essential"], false);
     assert_eq!(found["tags"], json!([{ "key": "team", "value": "a" }]));
     outcome.says("pushed").says(&format!("{name}:2")).says("updated").ends_with("succeeded in");
+    // The same once more changes nothing.
+    let again = project.runner("run --publish").aws().run().exits(0);
+    again
+        .says("0 blobs sent")
+        .has_line(&["unchanged", &format!("{name}:2")])
+        .says("is what it runs already")
+        .says_not("updated");
+    assert_eq!(current(&name), found);
 }
 
 #[test]

@@ -9,6 +9,7 @@ use aws_smithy_runtime_api::client::interceptors::context::AfterDeserializationI
 use aws_smithy_runtime_api::client::runtime_components::RuntimeComponents;
 use aws_smithy_types::body::SdkBody;
 use aws_smithy_types::config_bag::ConfigBag;
+use aws_smithy_types::retry::RetryConfig;
 use serde_json::Value;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -20,6 +21,11 @@ pub struct Revision {
 }
 
 impl Revision {
+    /// Its number in its family; 0 where the ARN has none.
+    pub fn number(&self) -> u64 {
+        self.arn.rsplit(':').next().and_then(|number| number.parse().ok()).unwrap_or_default()
+    }
+
     /// `FAMILY:N`, for people.
     pub fn short(&self) -> &str {
         self.arn.rsplit('/').next().unwrap_or(&self.arn)
@@ -92,7 +98,8 @@ impl Aws {
         self.arn("ecs", &format!("service/{cluster}/{service}"))
     }
 
-    /// Registers exactly this request and gives the new revision.
+    /// Registers exactly this request and gives the new revision. One attempt: where its answer is lost, another one could register it
+    /// twice.
     pub async fn ecs_register(&self, request: &Value) -> Result<Revision, AwsError> {
         const ACTION: &str = "ecs:RegisterTaskDefinition";
         let body = request.to_string();
@@ -101,6 +108,7 @@ impl Aws {
         let answer = aws_sdk_ecs::Client::new(&self.config)
             .register_task_definition()
             .customize()
+            .config_override(aws_sdk_ecs::Config::builder().retry_config(RetryConfig::disabled()))
             // The request is signed after this.
             .mutate_request(move |http| {
                 http.headers_mut().insert("content-length", body.len().to_string());
@@ -120,18 +128,21 @@ impl Aws {
             })
     }
 
-    /// Points a service to a revision. Gives the id of the deployment that this starts, where ECS names it.
+    /// Points a service to a revision, and starts new tasks also where it runs that one if `force` says so. Gives the id of the
+    /// deployment that this starts, where ECS names it.
     pub async fn ecs_update_service(
         &self,
         cluster: &str,
         service: &str,
         revision: &str,
+        force: bool,
     ) -> Result<Option<String>, AwsError> {
         let answer = aws_sdk_ecs::Client::new(&self.config)
             .update_service()
             .cluster(cluster)
             .service(service)
             .task_definition(revision)
+            .force_new_deployment(force)
             .send()
             .await
             .map_err(|failed| {

@@ -92,6 +92,27 @@ pub enum AwsError {
     },
 }
 
+impl AwsError {
+    /// Whether the same call may succeed a moment later; it may also have succeeded now, and only its answer be lost.
+    pub fn may_pass(&self) -> bool {
+        match self {
+            Self::Unreachable { .. } => true,
+            Self::Service { code, .. } => PASSING.contains(&code.as_str()),
+            _ => false,
+        }
+    }
+}
+
+/// Error codes of trouble that passes: of throttling, and of ECS's own.
+const PASSING: [&str; 7] = [
+    "ThrottlingException",
+    "Throttling",
+    "TooManyRequestsException",
+    "RequestLimitExceeded",
+    "ServerException",
+    "InternalFailure",
+    "ServiceUnavailable",
+];
 /// How long a connection may take.
 const CONNECT: Duration = Duration::from_secs(5);
 /// How long one attempt of a call may take.

@@ -1,6 +1,7 @@
 //! The command line: raw arguments become typed configuration once, before anything happens.
 
 mod doctor;
+mod ecs;
 mod facts;
 mod gc;
 mod iam;
@@ -46,6 +47,7 @@ enum Command {
     Doctor(doctor::Arguments),
     Gc(gc::Arguments),
     Image(image::Arguments),
+    Ecs(ecs::Arguments),
     /// The process that watches over commands; runner itself starts it
     #[command(name = GUARD, hide = true)]
     Guard,
@@ -77,6 +79,7 @@ pub fn main() -> ExitCode {
         Command::Doctor(doctor) => doctor::main(&doctor, no_color),
         Command::Gc(gc) => gc::main(&gc),
         Command::Image(image) => image::main(&image),
+        Command::Ecs(ecs) => ecs::main(&ecs),
         Command::Guard => guard::main()
             .map(|()| Exit::Done)
             .map_err(|error| Failure::environment(format!("cannot watch over commands: {error}"))),

@@ -117,7 +117,8 @@ fn amount(value: &Value, unit: &str, per_unit: f64) -> String {
 /// Where one side has a role's name and the other one its ARN, they are the same role.
 fn align_roles(before: &mut Map<String, Value>, after: &mut Map<String, Value>) {
     for field in ["taskRoleArn", "executionRoleArn"] {
-        let roles = [&*before, &*after].map(|fields| fields.get(field).and_then(Value::as_str).map(ToOwned::to_owned));
+        let roles = [&*before, &*after]
+            .map(|fields| fields.get(field).and_then(Value::as_str).map(ToOwned::to_owned));
         if let [Some(one), Some(other)] = roles {
             let is_of = |arn: &str, name: &str| {
                 arn.starts_with("arn:") && !name.contains(':') && arn.rsplit('/').next() == Some(name)
@@ -141,7 +142,8 @@ fn sorted(fields: Map<String, Value>) -> Map<String, Value> {
             Value::Array(items) => Value::Array(sorted_list(&name, items)),
             other => other,
         };
-        let is_empty = value.as_array().is_some_and(Vec::is_empty) || value.as_object().is_some_and(Map::is_empty);
+        let is_empty =
+            value.as_array().is_some_and(Vec::is_empty) || value.as_object().is_some_and(Map::is_empty);
         (!is_empty).then_some((name, value))
     });
     whole.collect()
@@ -224,7 +226,8 @@ mod tests {
                     (parent, name) => changed.pointer_mut(parent).unwrap()[name] = value.clone(),
                 },
             }
-            let difference = compare(&request(written()), &request(changed)).unwrap_or_else(|| panic!("{pointer}"));
+            let difference =
+                compare(&request(written()), &request(changed)).unwrap_or_else(|| panic!("{pointer}"));
             assert!(difference.text.contains("\n+"), "{pointer}: {}", difference.text);
         }
         let mut changed = written();
@@ -235,9 +238,7 @@ mod tests {
 
     #[test]
     fn the_order_of_commands_means_something() {
-        let with = |command: Value| {
-            json!({ "family": "f", "containerDefinitions": [{ "name": "a", "command": command }] })
-        };
+        let with = |command: Value| json!({ "family": "f", "containerDefinitions": [{ "name": "a", "command": command }] });
         assert!(compare(&request(with(json!(["a", "b"]))), &request(with(json!(["b", "a"])))).is_some());
     }
 }

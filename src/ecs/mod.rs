@@ -1,3 +1,4 @@
-//! Task definitions as documents: reading them in every shape, and changing them without loss.
+//! Task definitions as documents: reading them in every shape, changing them without loss, and telling what differs.
 
+pub mod diff;
 pub mod task_definition;

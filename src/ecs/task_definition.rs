@@ -1,6 +1,7 @@
 //! From any form of a task definition to a `RegisterTaskDefinition` request, as JSON, so that fields nobody here has heard
 //! of survive. Pure.
 
+use crate::text::closest;
 use serde_json::{Map, Value, json};
 
 /// What `DescribeTaskDefinition` returns and `RegisterTaskDefinition` refuses.
@@ -14,6 +15,73 @@ const READ_ONLY: [&str; 9] = [
     "deregisteredAt",
     "registeredBy",
     "deleteRequestedAt",
+];
+
+/// What `RegisterTaskDefinition` takes, and within `containerDefinitions`: API reference of Amazon ECS, 2026. Fields that came later are
+/// sent as well; the lists only serve to notice what looks like a slip.
+const FIELDS: &[&str] = &[
+    "containerDefinitions",
+    "cpu",
+    "enableFaultInjection",
+    "ephemeralStorage",
+    "executionRoleArn",
+    "family",
+    "inferenceAccelerators",
+    "ipcMode",
+    "memory",
+    "networkMode",
+    "pidMode",
+    "placementConstraints",
+    "proxyConfiguration",
+    "requiresCompatibilities",
+    "runtimePlatform",
+    "tags",
+    "taskRoleArn",
+    "volumes",
+];
+const CONTAINER_FIELDS: &[&str] = &[
+    "command",
+    "cpu",
+    "credentialSpecs",
+    "dependsOn",
+    "disableNetworking",
+    "dnsSearchDomains",
+    "dnsServers",
+    "dockerLabels",
+    "dockerSecurityOptions",
+    "entryPoint",
+    "environment",
+    "environmentFiles",
+    "essential",
+    "extraHosts",
+    "firelensConfiguration",
+    "healthCheck",
+    "hostname",
+    "image",
+    "interactive",
+    "links",
+    "linuxParameters",
+    "logConfiguration",
+    "memory",
+    "memoryReservation",
+    "mountPoints",
+    "name",
+    "portMappings",
+    "privileged",
+    "pseudoTerminal",
+    "readonlyRootFilesystem",
+    "repositoryCredentials",
+    "resourceRequirements",
+    "restartPolicy",
+    "secrets",
+    "startTimeout",
+    "stopTimeout",
+    "systemControls",
+    "ulimits",
+    "user",
+    "versionConsistency",
+    "volumesFrom",
+    "workingDirectory",
 ];
 
 /// A document that is no task definition, or a change that does not fit it.
@@ -30,6 +98,26 @@ pub enum TaskDefinitionError {
         /// The names that exist.
         known: String,
     },
+    /// Options for a log driver that is not there.
+    #[error("the container `{0}` has no `logConfiguration` whose options could change")]
+    NoLog(String),
+}
+
+/// Changes to a task definition. What they do not mention stays as it is.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Patch {
+    /// Changes to containers.
+    pub containers: Vec<ContainerPatch>,
+    /// The role of the task, as ARN or name.
+    pub task_role: Option<String>,
+    /// The role that pulls images and reads secrets, as ARN or name.
+    pub execution_role: Option<String>,
+    /// The task's CPU, in units or as `0.5 vCPU`.
+    pub cpu: Option<String>,
+    /// The task's memory, in MiB or as `1 GB`.
+    pub memory: Option<String>,
+    /// Tags to set; the others stay.
+    pub tags: Vec<(String, String)>,
 }
 
 /// A change to one container.
@@ -41,6 +129,20 @@ pub struct ContainerPatch {
     pub image: Option<String>,
     /// Variables to set or replace; the others stay.
     pub environment: Vec<(String, String)>,
+    /// The others do not stay.
+    pub replace_environment: bool,
+    /// Secrets that ECS puts into variables, by ARN or parameter name; the others stay.
+    pub secrets: Vec<(String, String)>,
+    /// Its arguments.
+    pub command: Option<Vec<String>>,
+    /// Its CPU units.
+    pub cpu: Option<u64>,
+    /// Its hard limit of memory, in MiB.
+    pub memory: Option<u64>,
+    /// Options of its log driver; the others stay.
+    pub log_options: Vec<(String, String)>,
+    /// Docker labels; the others stay.
+    pub labels: Vec<(String, String)>,
 }
 
 /// A request to register a task definition.
@@ -128,8 +230,27 @@ impl Request {
         containers.into_iter().flatten().filter_map(Value::as_object)
     }
 
-    /// Applies a change to the container of its name.
-    pub fn apply(&mut self, patch: &ContainerPatch) -> Result<(), TaskDefinitionError> {
+    /// Applies changes.
+    pub fn apply(&mut self, patch: &Patch) -> Result<(), TaskDefinitionError> {
+        let texts = [
+            ("taskRoleArn", &patch.task_role),
+            ("executionRoleArn", &patch.execution_role),
+            ("cpu", &patch.cpu),
+            ("memory", &patch.memory),
+        ];
+        for (field, value) in texts {
+            if let Some(value) = value {
+                self.0.insert(field.to_owned(), Value::from(value.as_str()));
+            }
+        }
+        set_pairs(&mut self.0, "tags", ["key", "value"], &patch.tags);
+        for container in &patch.containers {
+            self.apply_to_container(container)?;
+        }
+        Ok(())
+    }
+
+    fn apply_to_container(&mut self, patch: &ContainerPatch) -> Result<(), TaskDefinitionError> {
         let containers = self
             .0
             .get_mut("containerDefinitions")
@@ -141,13 +262,46 @@ impl Request {
             .filter_map(Value::as_object_mut)
             .find(|container| name_of(container) == Some(&patch.name))
             .ok_or_else(|| TaskDefinitionError::NoContainer { name: patch.name.clone(), known })?;
-        if let Some(image) = &patch.image {
-            container.insert("image".to_owned(), Value::from(image.as_str()));
+        let mut set = |field: &str, value: Option<Value>| {
+            if let Some(value) = value {
+                container.insert(field.to_owned(), value);
+            }
+        };
+        set("image", patch.image.as_deref().map(Value::from));
+        set("command", patch.command.clone().map(Value::from));
+        set("cpu", patch.cpu.map(Value::from));
+        set("memory", patch.memory.map(Value::from));
+        if patch.replace_environment {
+            container.remove("environment");
         }
-        if !patch.environment.is_empty() {
-            set_environment(container, &patch.environment);
+        // A name is either a variable or a secret: ECS refuses both.
+        remove_named(container, "secrets", &patch.environment);
+        remove_named(container, "environment", &patch.secrets);
+        set_pairs(container, "environment", ["name", "value"], &patch.environment);
+        set_pairs(container, "secrets", ["name", "valueFrom"], &patch.secrets);
+        if !patch.log_options.is_empty() {
+            let log = container.get_mut("logConfiguration").and_then(Value::as_object_mut);
+            let log = log.ok_or_else(|| TaskDefinitionError::NoLog(patch.name.clone()))?;
+            set_fields(log, "options", &patch.log_options);
         }
+        set_fields(container, "dockerLabels", &patch.labels);
         Ok(())
+    }
+
+    /// Fields that nobody knows and whose name is close to one that ECS knows, with that one.
+    pub fn likely_typos(&self) -> Vec<(String, &'static str)> {
+        let of = |fields: &Map<String, Value>, known: &'static [&'static str]| {
+            let unknown = fields.keys().filter(|field| !known.contains(&field.as_str()));
+            let close = |field: &String| Some((field.clone(), closest(field, known.iter().copied())?));
+            unknown.filter_map(close).collect::<Vec<_>>()
+        };
+        let of_containers = self.container_fields().flat_map(|container| of(container, CONTAINER_FIELDS));
+        of(&self.0, FIELDS).into_iter().chain(of_containers).collect()
+    }
+
+    /// The request's fields.
+    pub fn fields(&self) -> &Map<String, Value> {
+        &self.0
     }
 
     /// The request's body.
@@ -165,18 +319,44 @@ fn known_names(containers: &[Value]) -> String {
     crate::text::listed(names)
 }
 
-fn set_environment(container: &mut Map<String, Value>, changes: &[(String, String)]) {
-    let entry = container.entry("environment").or_insert_with(|| json!([]));
-    let Some(variables) = entry.as_array_mut() else {
+/// Sets entries of a list such as `[{ "name": …, "value": … }]`; the others stay.
+fn set_pairs(
+    fields: &mut Map<String, Value>,
+    list: &str,
+    [name, value]: [&str; 2],
+    changes: &[(String, String)],
+) {
+    if changes.is_empty() {
         return;
-    };
-    for (name, value) in changes {
-        let known =
-            variables.iter_mut().find(|variable| variable.get("name").and_then(Value::as_str) == Some(name));
-        match known {
-            Some(variable) => variable["value"] = Value::from(value.as_str()),
-            None => variables.push(json!({ "name": name, "value": value })),
+    }
+    let entry = fields.entry(list).or_insert_with(|| json!([]));
+    let Some(entries) = entry.as_array_mut() else { return };
+    for (wanted, text) in changes {
+        let is_wanted = |entry: &&mut Value| entry.get(name).and_then(Value::as_str) == Some(wanted);
+        match entries.iter_mut().find(is_wanted) {
+            Some(entry) => entry[value] = Value::from(text.as_str()),
+            None => entries.push(json!({ name: wanted, value: text })),
         }
+    }
+}
+
+/// Takes entries out of a list by their `name`.
+fn remove_named(fields: &mut Map<String, Value>, list: &str, names: &[(String, String)]) {
+    if let Some(entries) = fields.get_mut(list).and_then(Value::as_array_mut) {
+        entries.retain(|entry| {
+            let name = entry.get("name").and_then(Value::as_str);
+            !names.iter().any(|(wanted, _)| name == Some(wanted))
+        });
+    }
+}
+
+/// Sets fields of an object within; the others stay.
+fn set_fields(fields: &mut Map<String, Value>, object: &str, changes: &[(String, String)]) {
+    if changes.is_empty() {
+        return;
+    }
+    if let Some(object) = fields.entry(object).or_insert_with(|| json!({})).as_object_mut() {
+        object.extend(changes.iter().map(|(name, value)| (name.clone(), Value::from(value.as_str()))));
     }
 }
 
@@ -235,16 +415,25 @@ mod tests {
         );
     }
 
+    fn pairs(pairs: &[(&str, &str)]) -> Vec<(String, String)> {
+        pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
+    }
+
+    fn patched(container: ContainerPatch) -> Result<Value, TaskDefinitionError> {
+        let mut request = Request::from_document(described())?;
+        request.apply(&Patch { containers: vec![container], ..Patch::default() })?;
+        Ok(request.into_json())
+    }
+
     #[test]
     fn a_patch_changes_one_container_only() {
-        let mut request = Request::from_document(described()).unwrap();
-        let patch = ContainerPatch {
+        let document = patched(ContainerPatch {
             name: "web".to_owned(),
             image: Some("new".to_owned()),
-            environment: vec![("V".to_owned(), "2".to_owned()), ("W".to_owned(), "3".to_owned())],
-        };
-        request.apply(&patch).unwrap();
-        let document = request.into_json();
+            environment: pairs(&[("V", "2"), ("W", "3")]),
+            ..ContainerPatch::default()
+        })
+        .unwrap();
         assert_eq!(document.pointer("/containerDefinitions/0/image"), Some(&json!("new")));
         assert_eq!(
             document.pointer("/containerDefinitions/0/environment"),
@@ -256,10 +445,71 @@ mod tests {
     }
 
     #[test]
-    fn an_unknown_container_is_an_error_that_names_the_known_ones() {
+    fn everything_of_a_container_and_a_task_can_be_changed() {
+        let container = ContainerPatch {
+            name: "web".to_owned(),
+            environment: pairs(&[("W", "3")]),
+            replace_environment: true,
+            secrets: pairs(&[("S", "/s")]),
+            command: Some(vec!["serve".to_owned(), String::new()]),
+            cpu: Some(0),
+            memory: Some(512),
+            labels: pairs(&[("a.b", "c")]),
+            ..ContainerPatch::default()
+        };
         let mut request = Request::from_document(described()).unwrap();
+        let patch = Patch {
+            containers: vec![container.clone()],
+            task_role: Some("task".to_owned()),
+            execution_role: Some("arn:aws:iam::1:role/start".to_owned()),
+            cpu: Some("0.5 vCPU".to_owned()),
+            memory: Some("1024".to_owned()),
+            tags: pairs(&[("team", "b"), ("commit", "1")]),
+        };
+        request.apply(&patch).unwrap();
+        assert_eq!(
+            request.into_json(),
+            json!({
+                "family": "web", "cpu": "0.5 vCPU", "futureField": { "nested": [0, false, ""] },
+                "containerDefinitions": [
+                    { "name": "web", "image": "old", "cpu": 0, "essential": false, "command": ["serve", ""], "memory": 512,
+                      "environment": [{ "name": "W", "value": "3" }], "secrets": [{ "name": "S", "valueFrom": "/s" }],
+                      "dockerLabels": { "a.b": "c" } },
+                    { "name": "sidecar", "image": "side" }
+                ],
+                "tags": [{ "key": "team", "value": "b" }, { "key": "commit", "value": "1" }],
+                "taskRoleArn": "task", "executionRoleArn": "arn:aws:iam::1:role/start", "memory": "1024"
+            })
+        );
+        // A name is either a variable or a secret.
+        let as_secret = ContainerPatch {
+            name: "web".to_owned(),
+            secrets: pairs(&[("V", "/v")]),
+            ..ContainerPatch::default()
+        };
+        let document = patched(as_secret).unwrap();
+        assert_eq!(
+            document.pointer("/containerDefinitions/0/environment"),
+            Some(&json!([{ "name": "EMPTY", "value": "" }]))
+        );
+        let log = ContainerPatch { log_options: pairs(&[("awslogs-group", "g")]), ..container };
+        assert_eq!(patched(log), Err(TaskDefinitionError::NoLog("web".to_owned())));
+    }
+
+    #[test]
+    fn what_looks_like_a_slip_is_noticed_and_sent_all_the_same() {
+        let document = json!({ "family": "web", "netwrokMode": "awsvpc", "brandNew": 1,
+            "containerDefinitions": [{ "name": "web", "enviroment": [] }] });
+        let request = Request::from_document(document).unwrap();
+        let typos = [("netwrokMode".to_owned(), "networkMode"), ("enviroment".to_owned(), "environment")];
+        assert_eq!(request.likely_typos(), typos);
+        assert!(request.fields().contains_key("netwrokMode"));
+    }
+
+    #[test]
+    fn an_unknown_container_is_an_error_that_names_the_known_ones() {
         let patch = ContainerPatch { name: "wbe".to_owned(), ..ContainerPatch::default() };
-        let error = request.apply(&patch).unwrap_err().to_string();
+        let error = patched(patch).unwrap_err().to_string();
         assert!(error.contains("`web` and `sidecar`"), "{error}");
     }
 

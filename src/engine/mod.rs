@@ -1,6 +1,7 @@
 //! Runs a plan: what a run is made from, what has to be known before anything runs, how it begins and ends.
 
 mod dockerd;
+pub mod ecs;
 mod failure;
 pub mod gc;
 mod limit;

@@ -439,7 +439,10 @@ impl<'a> Caller<'a> {
                     ("ecs:DescribeTaskDefinition", Resource::Any),
                 ]));
             }
-            TaskDefinitionBase::File(_) => {}
+            // To find out whether it is registered already.
+            TaskDefinitionBase::File(_) => {
+                calls.push(place.call([("ecs:DescribeTaskDefinition", Resource::Any)]));
+            }
         }
         let family = self.family(definition, step);
         let resource = place.made("ecs", format!("task-definition/{family}:*"));
@@ -594,7 +597,12 @@ impl<'a> Caller<'a> {
         } else {
             for service in &deploy.services {
                 let service = Self::service(&cluster, self.text(service, own), place);
-                calls.push(place.change("ecs:UpdateService", service, None, self.fill()));
+                let mut call = place.change("ecs:UpdateService", service.clone(), None, self.fill());
+                if !deploy.force {
+                    // To find out whether it runs that revision already.
+                    call.permissions.push(("ecs:DescribeServices", service));
+                }
+                calls.push(call);
             }
         }
         if deploy.keep_revisions.is_some() {

@@ -118,7 +118,7 @@ pub enum RegistryError {
         reason: String,
     },
     /// What the registry has is not what was sent.
-    #[error("the registry {host} serves {found} for `{name}`, which stands for {digest}")]
+    #[error("the registry {host} serves {found} for `{name}`, where {digest} should be")]
     Verification {
         /// Its host name.
         host: String,

@@ -31,6 +31,8 @@ const AT_ONCE: usize = 4;
 const WAITING: usize = 8;
 /// How many earlier images are looked into.
 const EARLIER: usize = 10;
+/// How often a tag is put where the registry then serves another image for it.
+const TAGGINGS: u32 = 3;
 /// How many blobs are asked for at once.
 const LOOKUPS: usize = 8;
 
@@ -277,18 +279,30 @@ impl RepositoryClient {
     /// Puts a manifest, whose blobs are there, under every tag, and compares what the registry then serves.
     pub async fn tag(&self, manifest: &Stored, tags: &[String]) -> Result<(), RegistryError> {
         for tag in tags {
-            self.put_tag(manifest, tag).await?;
-            let served = self.tag_digest(tag).await?.unwrap_or_else(|| "nothing".to_owned());
-            if served != manifest.digest {
-                return Err(RegistryError::Verification {
-                    host: self.repository().host.clone(),
-                    name: tag.clone(),
-                    found: served,
-                    digest: manifest.digest.clone(),
-                });
+            let mut left = TAGGINGS;
+            while let Err(error) = self.put_and_compare(manifest, tag).await {
+                // Damaged on its way, or moved by somebody else just now.
+                left -= 1;
+                if left == 0 || !matches!(error, RegistryError::Verification { .. }) {
+                    return Err(error);
+                }
+                self.note(format!("tried again, because {}", exit::chain(&error)));
             }
         }
         Ok(())
+    }
+
+    async fn put_and_compare(&self, manifest: &Stored, tag: &str) -> Result<(), RegistryError> {
+        self.put_tag(manifest, tag).await?;
+        match self.tag_digest(tag).await? {
+            Some(served) if served == manifest.digest => Ok(()),
+            served => Err(RegistryError::Verification {
+                host: self.repository().host.clone(),
+                name: tag.to_owned(),
+                found: served.unwrap_or_else(|| "nothing".to_owned()),
+                digest: manifest.digest.clone(),
+            }),
+        }
     }
 
     /// A tag that may not be moved is no failure where it stands for this image already.

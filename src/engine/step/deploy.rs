@@ -1,6 +1,7 @@
 //! `deploy`: services get the revision that this build registered.
 
 use super::Context;
+use crate::aws::{Aws, AwsError};
 use crate::exit::Failure;
 use crate::files::{self, Access};
 use crate::pipeline::model::Deploy;
@@ -22,13 +23,32 @@ pub(super) async fn run(cx: &Context<'_>, deploy: &Deploy) -> Result<(), Failure
             continue;
         }
         let aws = cx.aws().await?;
-        let deployment = aws.ecs_update_service(&cluster, service, &revision).await?;
+        let short = revision.rsplit('/').next().unwrap_or(&revision);
+        if !deploy.force && runs(cx, &aws, &cluster, service).await? == Some(revision.clone()) {
+            cx.events
+                .result("unchanged", service, format!("{cluster} · {short} is what it runs already"))
+                .await;
+            continue;
+        }
+        let deployment = aws.ecs_update_service(&cluster, service, &revision, deploy.force).await?;
         let id = deployment.unwrap_or_else(|| "a deployment".to_owned());
         cx.events.note(format!("{id} has begun; this version of runner does not wait for its end")).await;
-        let short = revision.rsplit('/').next().unwrap_or(&revision);
         cx.events.result("updated", service, format!("{cluster} · {short}")).await;
     }
     Ok(())
+}
+
+/// The revision that a service is to run now; nothing where that may not be asked.
+async fn runs(cx: &Context<'_>, aws: &Aws, cluster: &str, service: &str) -> Result<Option<String>, Failure> {
+    match aws.ecs_service_task_definition(cluster, service).await {
+        Ok(revision) => Ok(Some(revision)),
+        Err(error @ AwsError::Denied { .. }) => {
+            let cause = crate::exit::chain(&error);
+            cx.events.warn(format!("what {service} runs now cannot be told: {cause}")).await;
+            Ok(None)
+        }
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// The family and the revision to deploy: the one that the step names, or the only one that this build registered.

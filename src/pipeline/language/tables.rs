@@ -380,17 +380,16 @@ pub static TASK_DEFINITION: Table = Table {
         Key::new("service", Kind::Table(&BASE_SERVICE), "Base: what a service runs now."),
         Key::new("containers", Kind::Map("CONTAINER", &Kind::Table(&CONTAINER)), "Changes by container.")
             .example("{ web: { image: app } }"),
-        Key::new("task-role", Kind::Text, "The role of the task, as ARN or name.").later(),
+        Key::new("task-role", Kind::Text, "The role of the task, as ARN or name."),
         Key::new(
             "execution-role",
             Kind::Text,
             "The role that pulls images and reads secrets, as ARN or name.",
-        )
-        .later(),
-        Key::new("cpu", Kind::Text, "The task's CPU.").example("256").later(),
-        Key::new("memory", Kind::Text, "The task's memory.").example("512").later(),
-        Key::new("tags", TEXT_MAP, "Tags of the revision.").example("{ team: web }").later(),
-        Key::new("force", Kind::Boolean, "Register also where nothing differs.").default("false").later(),
+        ),
+        Key::new("cpu", Kind::Text, "The task's CPU.").example("256"),
+        Key::new("memory", Kind::Text, "The task's memory.").example("512"),
+        Key::new("tags", TEXT_MAP, "Tags of the revision.").example("{ team: web }"),
+        Key::new("force", Kind::Boolean, "Register also where nothing differs.").default("false"),
     ],
 };
 
@@ -424,18 +423,15 @@ pub static CONTAINER: Table = Table {
             Kind::Boolean,
             "Remove the variables that `environment` does not name.",
         )
-        .default("false")
-        .later(),
+        .default("false"),
         Key::new("secrets", TEXT_MAP, "Secrets that ECS injects: variable and ARN (or parameter name).")
-            .example("{ DB_PASSWORD: /webapp/db-password }")
-            .later(),
-        Key::new("command", TEXTS, "The container's arguments.").later(),
-        Key::new("cpu", Kind::Text, "CPU units of the container.").example("128").later(),
-        Key::new("memory", Kind::Text, "The container's hard limit in MiB.").example("256").later(),
+            .example("{ DB_PASSWORD: /webapp/db-password }"),
+        Key::new("command", TEXTS, "The container's arguments."),
+        Key::new("cpu", Kind::Text, "CPU units of the container.").example("128"),
+        Key::new("memory", Kind::Text, "The container's hard limit in MiB.").example("256"),
         Key::new("log-options", TEXT_MAP, "Options of the log driver.")
-            .example("{ awslogs-stream-prefix: web }")
-            .later(),
-        Key::new("labels", TEXT_MAP, "Docker labels.").later(),
+            .example("{ awslogs-stream-prefix: web }"),
+        Key::new("labels", TEXT_MAP, "Docker labels."),
     ],
 };
 
@@ -512,7 +508,7 @@ pub static DEPLOY: Table = Table {
         .example("10")
         .later(),
         Key::new("code-deploy", Kind::Table(&CODE_DEPLOY), "Deploy through CodeDeploy.").later(),
-        Key::new("force", Kind::Boolean, "Deploy also where nothing differs.").default("false").later(),
+        Key::new("force", Kind::Boolean, "Deploy also where nothing differs.").default("false"),
     ],
 };
 

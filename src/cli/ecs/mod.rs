@@ -1,0 +1,96 @@
+//! `runner ecs`.
+
+mod diff;
+mod render;
+
+use crate::ecs::task_definition::{ContainerPatch, Patch, Request};
+use crate::engine::ecs::read;
+use crate::exit::{Exit, Failure};
+use clap::{Args, Subcommand};
+use std::path::PathBuf;
+
+/// Work with Amazon ECS, without a pipeline file
+#[derive(Debug, Args)]
+pub(super) struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Render(render::Render),
+    Diff(diff::Diff),
+}
+
+pub(super) fn main(arguments: &Arguments) -> Result<Exit, Failure> {
+    match &arguments.command {
+        Command::Render(arguments) => render::main(arguments),
+        Command::Diff(arguments) => diff::main(arguments),
+    }
+}
+
+/// A task definition and what changes in it.
+#[derive(Debug, Args)]
+struct Definition {
+    /// A task definition in JSON or YAML, in any shape that the AWS tools write
+    #[arg(long, value_name = "TD.json")]
+    file: PathBuf,
+    /// The image of a container
+    #[arg(long, value_name = "CONTAINER=URI", value_parser = pair)]
+    image: Vec<(String, String)>,
+    /// A variable of a container; the others stay
+    #[arg(long, value_name = "CONTAINER:KEY=VALUE", value_parser = variable)]
+    env: Vec<(String, String, String)>,
+}
+
+impl Definition {
+    /// The request to register it.
+    fn request(&self) -> Result<Request, Failure> {
+        let mut request = Request::from_document(read(&self.file)?)?;
+        let mut containers: Vec<ContainerPatch> = Vec::new();
+        let mut of = |name: &String| {
+            containers.iter().position(|known| known.name == *name).unwrap_or_else(|| {
+                containers.push(ContainerPatch { name: name.clone(), ..ContainerPatch::default() });
+                containers.len() - 1
+            })
+        };
+        let images: Vec<(usize, &String)> = self.image.iter().map(|(name, uri)| (of(name), uri)).collect();
+        let variables: Vec<(usize, (String, String))> =
+            self.env.iter().map(|(name, key, value)| (of(name), (key.clone(), value.clone()))).collect();
+        for (at, uri) in images {
+            containers[at].image = Some(uri.clone());
+        }
+        for (at, variable) in variables {
+            containers[at].environment.push(variable);
+        }
+        request.apply(&Patch { containers, ..Patch::default() })?;
+        for (written, known) in request.likely_typos() {
+            super::stdio::text(&format!(
+                "warning: ECS may not know the field `{written}`, which is sent as it is; did you mean `{known}`?"
+            ));
+        }
+        Ok(request)
+    }
+}
+
+/// `NAME=VALUE`
+fn pair(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((name, value)) if !name.is_empty() && !value.is_empty() => {
+            Ok((name.to_owned(), value.to_owned()))
+        }
+        _ => Err("write CONTAINER=URI, such as web=123456789012.dkr.ecr.eu-west-1.amazonaws.com/webapp:v1"
+            .to_owned()),
+    }
+}
+
+/// `CONTAINER:KEY=VALUE`
+fn variable(text: &str) -> Result<(String, String, String), String> {
+    let parts = text.split_once('=').and_then(|(name, value)| Some((name.split_once(':')?, value)));
+    match parts {
+        Some(((container, key), value)) if !container.is_empty() && !key.is_empty() => {
+            Ok((container.to_owned(), key.to_owned(), value.to_owned()))
+        }
+        _ => Err("write CONTAINER:KEY=VALUE, such as web:LOG_LEVEL=debug".to_owned()),
+    }
+}

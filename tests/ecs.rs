@@ -1,0 +1,341 @@
+//! Task definitions: changed without loss, compared by what they mean, and registered once.
+
+use crate::harness::{Project, ecs, ecs_service};
+use crate::servers::RecordedAws;
+use serde_json::{Value, json};
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+fn project(step: &str) -> Project {
+    Project::new(&format!(
+        "version: 1\nname: t\nenv: {{ shell: sh }}\nphases: {{ build: {{ steps: [{{ task-definition: {step} }}] }} }}\n"
+    ))
+}
+
+/// How many revisions a family has.
+fn revisions(family: &str) -> usize {
+    let found = ecs("ListTaskDefinitions", &json!({ "familyPrefix": family }));
+    found["taskDefinitionArns"].as_array().unwrap().len()
+}
+
+fn latest(family: &str) -> Value {
+    ecs("DescribeTaskDefinition", &json!({ "taskDefinition": family, "include": ["TAGS"] }))
+}
+
+#[test]
+fn what_means_the_same_is_not_registered_again() {
+    let name = ecs_service();
+    let change = |value: &str, more: &str| {
+        let step = format!(
+            "{{ family: {name}, containers: {{ web: {{ environment: {{ V: \"{value}\" }} }} }}{more} }}"
+        );
+        project(&step).runner("run --publish").aws().run().exits(0)
+    };
+    change("1", "")
+        .has_line(&["registered", &format!("{name}:2")])
+        .says("+      \"environment\": [")
+        .says("changes to");
+    change("1", "")
+        .has_line(&["unchanged", &format!("{name}:2")])
+        .says("nothing was registered")
+        .says_not("changes to");
+    assert_eq!(revisions(&name), 2);
+    change("1", ", force: true").has_line(&["registered", &format!("{name}:3")]);
+    change("2", "").says("-").has_line(&["registered", &format!("{name}:4")]);
+    // What a service runs may be an older revision.
+    let running = format!("{{ service: {{ cluster: {name}, name: {name} }} }}");
+    project(&running)
+        .runner("run --publish")
+        .aws()
+        .run()
+        .exits(0)
+        .has_line(&["unchanged", &format!("{name}:1")]);
+    // A file that says the same in other words.
+    let file = json!({ "family": name, "containerDefinitions": [{ "environment": [{ "value": "2", "name": "V" }], "memory": 64, "image": "old", "name": "web", "cpu": 0, "essential": true }], "tags": [{ "key": "team", "value": "a" }], "volumes": [] });
+    let project = project("{ file: td.json }").file("td.json", file.to_string());
+    project.runner("run --publish").aws().run().exits(0).has_line(&["unchanged", &format!("{name}:4")]);
+    assert_eq!(revisions(&name), 4);
+}
+
+#[test]
+fn everything_that_the_file_says_reaches_ecs() {
+    let name = ecs_service();
+    let step = format!(
+        "{{ family: {name}, task-role: task, execution-role: \"arn:aws:iam::123456789012:role/start\", cpu: 256, memory: \"0.5 GB\", tags: {{ team: b, commit: \"${{X:-1}}\" }}, containers: {{ web: {{ environment: {{ A: \"\" }}, replace-environment: true, secrets: {{ S: /s }}, command: [serve, \"\"], cpu: 0, memory: 128, labels: {{ a.b: c }} }} }} }}"
+    );
+    project(&step).runner("run --publish").aws().run().exits(0);
+    let found = latest(&name);
+    let definition = &found["taskDefinition"];
+    assert_eq!(definition["taskRoleArn"], "task");
+    assert_eq!(definition["executionRoleArn"], "arn:aws:iam::123456789012:role/start");
+    assert_eq!(definition["cpu"], "256");
+    assert_eq!(definition["memory"], "0.5 GB");
+    assert_eq!(found["tags"], json!([{ "key": "team", "value": "b" }, { "key": "commit", "value": "1" }]));
+    let web = &definition["containerDefinitions"][0];
+    assert_eq!(web["environment"], json!([{ "name": "A", "value": "" }]));
+    assert_eq!(web["secrets"], json!([{ "name": "S", "valueFrom": "/s" }]));
+    assert_eq!(
+        (&web["command"], &web["cpu"], &web["memory"]),
+        (&json!(["serve", ""]), &json!(0), &json!(128))
+    );
+    assert_eq!(web["dockerLabels"], json!({ "a.b": "c" }));
+    // In local mode that is what is written.
+    let project = project(&step);
+    project.runner("run --local").run().exits(0);
+    let planned = project.json(&format!(".runner/ecs/{name}-changes.json"));
+    assert_eq!(planned["containers"][0]["memory"], 128);
+    assert_eq!(planned["tags"]["team"], "b");
+    // What cannot be is said with its place.
+    let wrong = |change: &str| {
+        let step = format!("{{ family: {name}, containers: {{ web: {{ {change} }} }} }}");
+        crate::ecs::project(&step).runner("run --publish").aws().run().exits(2)
+    };
+    wrong("cpu: some").ends_with("pipeline.yml:4:").ends_with("`some` is not a whole number");
+    wrong("log-options: { a: b }").ends_with("the container `web` has no `logConfiguration`");
+}
+
+#[test]
+fn an_answer_that_was_lost_is_not_registered_twice() {
+    let name = ecs_service();
+    let asked = AtomicUsize::new(0);
+    let aws = RecordedAws::scripted(None, move |action, body| {
+        if action != "ecs:RegisterTaskDefinition" {
+            return None;
+        }
+        let refusal = |code: &str| Some((500, json!({ "__type": code, "message": "not now" }).to_string()));
+        match asked.fetch_add(1, Ordering::SeqCst) {
+            0 => refusal("ThrottlingException"),
+            // It is registered, and nobody hears of it.
+            1 => {
+                ecs("RegisterTaskDefinition", &serde_json::from_str(body).unwrap());
+                refusal("ServerException")
+            }
+            _ => None,
+        }
+    });
+    let step = format!("{{ family: {name}, containers: {{ web: {{ environment: {{ A: b }} }} }} }}");
+    let outcome = project(&step).runner("run --publish").aws().env("AWS_ENDPOINT_URL", &aws.endpoint).run();
+    outcome.exits(0).says("tried again").has_line(&["registered", &format!("{name}:2")]);
+    assert_eq!(revisions(&name), 2);
+}
+
+const DEFINITION: &str = r#"{
+  "taskDefinition": {
+    "revision": 3, "status": "ACTIVE", "family": "FAMILY", "enviromentFile": 1, "brandNew": { "a": [0, false, "", 1.5] },
+    "containerDefinitions": [{ "name": "web", "image": "old", "memory": 64, "essential": false, "links": null }]
+  }
+}"#;
+
+#[test]
+fn render_prints_the_request_and_loses_nothing() {
+    let project = project("{ family: f }").file("td.json", DEFINITION);
+    let outcome = project
+        .runner("ecs render --file td.json --image web=new:1 --env web:A=b=c --env web:E=")
+        .run()
+        .exits(0);
+    let rendered: Value = serde_json::from_str(&outcome.stdout).unwrap();
+    assert_eq!(
+        rendered,
+        json!({
+            "family": "FAMILY", "enviromentFile": 1, "brandNew": { "a": [0, false, "", 1.5] },
+            "containerDefinitions": [{ "name": "web", "image": "new:1", "memory": 64, "essential": false,
+                "environment": [{ "name": "A", "value": "b=c" }, { "name": "E", "value": "" }] }]
+        })
+    );
+    // What comes out is what comes out of that.
+    let project = project.file("again.json", &outcome.stdout);
+    assert_eq!(project.runner("ecs render --file again.json").run().exits(0).stdout, outcome.stdout);
+    let yaml = "family: f\nnetwrokMode: awsvpc\ncontainerDefinitions: [{ name: web, enviroment: [] }]\n";
+    let project = project.file("td.yml", yaml);
+    let outcome = project.runner("ecs render --file td.yml").run().exits(0);
+    outcome
+        .complains("`netwrokMode`, which is sent as it is; did you mean `networkMode`?")
+        .complains("`environment`?");
+    for (arguments, says) in [
+        ("--file td.json --image wbe=x", "no container `wbe`; it has `web`"),
+        ("--file td.json --image web", "write CONTAINER=URI"),
+        ("--file td.json --env A=b", "write CONTAINER:KEY=VALUE"),
+        ("--file none.json", "the task definition none.json cannot be read"),
+    ] {
+        project.runner(&format!("ecs render {arguments}")).run().exits(2).complains(says);
+    }
+}
+
+#[test]
+fn diff_tells_by_its_exit_code_whether_something_changes() {
+    let name = ecs_service();
+    let same = json!({ "family": name, "containerDefinitions": [{ "name": "web", "image": "old", "memory": 64 }], "tags": [{ "key": "team", "value": "a" }] });
+    let project = project("{ family: f }").file("td.json", same.to_string());
+    let diff = |more: &str| {
+        project
+            .runner(&format!("ecs diff --cluster {name} --service {name} --file td.json{more}"))
+            .aws()
+            .run()
+    };
+    assert_eq!(diff("").exits(0).stdout, "");
+    let outcome = diff(" --image web=new").exits(1);
+    outcome.says("-      \"image\": \"old\",").says("+      \"image\": \"new\",");
+    assert_eq!(revisions(&name), 1);
+    let missing = format!("ecs diff --cluster {name} --service none --file td.json");
+    project.runner(&missing).aws().run().exits(3).complains(&format!("there is no service `{name}/none`"));
+}
+
+/// What task definitions hold: fields of the task, and of its container `web`.
+fn features() -> Vec<(Value, Value)> {
+    let task = |fields: Value| (fields, json!({}));
+    let container = |fields: Value| (json!({}), fields);
+    vec![
+        task(json!({})),
+        task(
+            json!({ "requiresCompatibilities": ["FARGATE"], "networkMode": "awsvpc", "cpu": "256", "memory": "512" }),
+        ),
+        task(
+            json!({ "requiresCompatibilities": ["FARGATE", "EC2"], "networkMode": "awsvpc", "cpu": "0.5 vCPU", "memory": "1 GB" }),
+        ),
+        task(json!({ "networkMode": "bridge" })),
+        task(
+            json!({ "taskRoleArn": "arn:aws:iam::123456789012:role/path/task", "executionRoleArn": "start" }),
+        ),
+        task(
+            json!({ "volumes": [{ "name": "b", "host": {} }, { "name": "a", "host": { "sourcePath": "/srv" } }] }),
+        ),
+        task(
+            json!({ "volumes": [{ "name": "fs", "efsVolumeConfiguration": { "fileSystemId": "fs-1", "rootDirectory": "/", "transitEncryption": "ENABLED" } }] }),
+        ),
+        task(json!({ "volumes": [], "placementConstraints": [], "tags": [] })),
+        task(json!({ "placementConstraints": [{ "type": "memberOf", "expression": "attribute:x == y" }] })),
+        task(json!({ "runtimePlatform": { "cpuArchitecture": "ARM64", "operatingSystemFamily": "LINUX" } })),
+        task(json!({ "ephemeralStorage": { "sizeInGiB": 30 } })),
+        task(json!({ "pidMode": "task", "ipcMode": "none" })),
+        task(json!({ "tags": [{ "key": "b", "value": "" }, { "key": "a", "value": "1" }] })),
+        task(json!({ "volumes": null, "memory": null })),
+        container(json!({ "cpu": 0, "essential": false })),
+        container(
+            json!({ "environment": [{ "name": "B", "value": "" }, { "name": "A", "value": "x=y \"z\" ü" }] }),
+        ),
+        container(
+            json!({ "secrets": [{ "name": "S", "valueFrom": "arn:aws:ssm:eu-west-1:123456789012:parameter/s" }, { "name": "A", "valueFrom": "/a" }] }),
+        ),
+        container(
+            json!({ "environment": [], "mountPoints": [], "volumesFrom": [], "portMappings": [], "links": [] }),
+        ),
+        container(
+            json!({ "portMappings": [{ "containerPort": 80 }, { "containerPort": 443, "hostPort": 8443, "protocol": "tcp" }, { "containerPort": 53, "protocol": "udp", "name": "dns" }] }),
+        ),
+        container(
+            json!({ "healthCheck": { "command": ["CMD-SHELL", "curl -f http://localhost/ || exit 1"] } }),
+        ),
+        container(
+            json!({ "healthCheck": { "command": ["CMD", "true"], "interval": 10, "timeout": 2, "retries": 1, "startPeriod": 60 } }),
+        ),
+        container(
+            json!({ "logConfiguration": { "logDriver": "awslogs", "options": { "awslogs-group": "/g", "awslogs-region": "eu-west-1", "awslogs-stream-prefix": "web", "mode": "" }, "secretOptions": [] } }),
+        ),
+        container(json!({ "entryPoint": ["sh", "-c"], "command": ["", "echo $X", "ü"] })),
+        container(json!({ "dockerLabels": { "z": "", "a.b/c": "1" } })),
+        container(json!({ "ulimits": [{ "name": "nofile", "softLimit": 1024, "hardLimit": 0 }] })),
+        container(
+            json!({ "linuxParameters": { "initProcessEnabled": false, "capabilities": { "drop": ["ALL"], "add": [] } } }),
+        ),
+        container(
+            json!({ "mountPoints": [{ "sourceVolume": "v", "containerPath": "/v", "readOnly": false }] }),
+        ),
+        container(
+            json!({ "readonlyRootFilesystem": false, "privileged": false, "interactive": false, "pseudoTerminal": true }),
+        ),
+        container(
+            json!({ "dnsServers": ["10.0.0.2"], "extraHosts": [{ "hostname": "db", "ipAddress": "10.0.0.3" }], "hostname": "h", "user": "0:0", "workingDirectory": "/" }),
+        ),
+        container(json!({ "startTimeout": 0, "stopTimeout": 120, "memoryReservation": 32 })),
+        container(
+            json!({ "resourceRequirements": [{ "type": "GPU", "value": "1" }], "systemControls": [{ "namespace": "net.core.somaxconn", "value": "1024" }] }),
+        ),
+        container(
+            json!({ "repositoryCredentials": { "credentialsParameter": "arn:aws:secretsmanager:eu-west-1:123456789012:secret:s" } }),
+        ),
+        container(
+            json!({ "dependsOn": [{ "containerName": "side", "condition": "START" }], "image": "r.example/app@sha256:0" }),
+        ),
+        container(json!({ "links": null, "environment": null, "cpu": 128 })),
+    ]
+}
+
+fn definition(family: &str, task: &Value, container: &Value) -> Value {
+    let mut definition = json!({ "family": family, "containerDefinitions": [{ "name": "web", "image": "i", "memory": 64 }, { "name": "side", "image": "j", "memory": 32 }] });
+    let merge = |into: &mut Value, from: &Value| {
+        into.as_object_mut().unwrap().extend(from.as_object().unwrap().clone());
+    };
+    merge(&mut definition, task);
+    merge(&mut definition["containerDefinitions"][0], container);
+    definition
+}
+
+/// Without what registration refuses: nulls, and an empty list of tags.
+fn without_nulls(value: &Value) -> Value {
+    match value {
+        Value::Object(fields) => {
+            let kept = fields.iter().filter(|(name, value)| {
+                let is_no_tags = *name == "tags" && value.as_array().is_some_and(Vec::is_empty);
+                !value.is_null() && !is_no_tags
+            });
+            kept.map(|(name, value)| (name.clone(), without_nulls(value)))
+                .collect::<serde_json::Map<_, _>>()
+                .into()
+        }
+        Value::Array(items) => items.iter().map(without_nulls).collect(),
+        other => other.clone(),
+    }
+}
+
+#[test]
+fn every_shape_of_every_definition_is_rendered_without_loss() {
+    let project = project("{ family: f }");
+    let render = |path: &str| {
+        let outcome = project.runner(&format!("ecs render --file {path}")).run().exits(0);
+        serde_json::from_str::<Value>(&outcome.stdout).unwrap()
+    };
+    for (task, container) in features() {
+        let mut bare = definition("f", &task, &container);
+        bare["fromTomorrow"] = json!({ "deep": [{ "zero": 0, "no": false, "empty": "", "none": [] }] });
+        bare["containerDefinitions"][0]["alsoNew"] = json!([0, "", false]);
+        let expected = without_nulls(&bare);
+        let mut described = bare.clone();
+        for field in ["taskDefinitionArn", "status", "registeredBy"] {
+            described[field] = json!("x");
+        }
+        for field in ["revision", "registeredAt", "deregisteredAt", "deleteRequestedAt"] {
+            described[field] = json!(1.5);
+        }
+        described["requiresAttributes"] = json!([{ "name": "x" }]);
+        described["compatibilities"] = json!(["EC2"]);
+        let tags = described.as_object_mut().unwrap().remove("tags");
+        let wrapped = json!({ "taskDefinition": described, "tags": tags });
+        for (path, text) in [
+            ("bare.json", bare.to_string()),
+            ("wrapped.json", wrapped.to_string()),
+            ("bare.yml", serde_yaml::to_string(&bare).unwrap()),
+        ] {
+            std::fs::write(project.path(path), text).unwrap();
+            assert_eq!(render(path), expected, "{path}");
+        }
+        std::fs::write(project.path("again.json"), expected.to_string()).unwrap();
+        assert_eq!(render("again.json"), expected);
+    }
+}
+
+#[test]
+fn what_ecs_describes_of_a_definition_is_that_definition() {
+    for (task, container) in features() {
+        let family = crate::harness::unique("corpus");
+        let file = definition(&family, &task, &container);
+        let project = project("{ file: td.json }").file("td.json", file.to_string());
+        project
+            .runner("run --publish")
+            .aws()
+            .run()
+            .exits(0)
+            .has_line(&["registered", &format!("{family}:1")]);
+        let again = project.runner("run --publish").aws().run().exits(0);
+        println!("{file}");
+        again.has_line(&["unchanged", &format!("{family}:1")]);
+    }
+}
