@@ -437,3 +437,20 @@ fn an_image_is_the_same_from_the_engines_storage_and_from_its_export() {
     assert!(engine.was_asked("/get HTTP/1.1"), "the image was not exported");
     docker(&["rmi", "-f", &name]);
 }
+
+#[test]
+fn an_image_without_layers_is_pushed_and_one_that_is_not_there_is_named() {
+    let registry = PlainRegistry::start();
+    let name = format!("local.invalid/{}:v1", unique("empty"));
+    let project = Project::new("version: 1\nname: t\n")
+        .file(".home/.docker/config.json", registry.docker_config())
+        .file("Dockerfile", format!("FROM scratch\nLABEL name={name}\n"));
+    docker(&["build", "-q", "-t", &name, project.root().to_str().unwrap()]);
+    let push = |image: &str| project.runner(&format!("image push {image} {}/empty:v1", registry.host)).run();
+    push(&name).exits(0).complains("1 blobs sent");
+    let (_, blobs) = registry.manifest("empty", "v1").unwrap();
+    let id = docker(&["image", "inspect", "-f", "{{.Id}}", &name]);
+    assert_eq!(blobs[0].0, id.trim());
+    push("nosuch:v1").exits(3).complains("the engine has no image nosuch:v1").complains("docker image ls");
+    docker(&["rmi", "-f", &name]);
+}

@@ -14,6 +14,9 @@ use std::time::{Duration, Instant};
 /// How long processes may take to be gone.
 const PATIENCE: Duration = Duration::from_secs(5);
 
+/// How long the files may be locked by what is ending.
+const LOCKED: Duration = Duration::from_secs(1);
+
 /// What was done.
 #[derive(Debug, Default)]
 pub struct Cleared {
@@ -30,7 +33,14 @@ pub async fn clear(directory: &Path, artifacts: &Path, settings: &Settings) -> R
     // First what could make more of the rest.
     processes(&mut cleared).await;
     let work = directory.join(WORK_DIRECTORY);
-    match work::remove_temporary(&work, artifacts) {
+    let end = Instant::now() + LOCKED;
+    let mut files = work::remove_temporary(&work, artifacts);
+    // The lock of a run that was killed is held a moment longer by a command that it was just starting.
+    while matches!(files, Ok(Files::InUse)) && Instant::now() < end {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        files = work::remove_temporary(&work, artifacts);
+    }
+    match files {
         Ok(Files::Removed(files)) => {
             cleared.removed.extend(files.iter().map(|file| format!("file {}", file.display())));
         }

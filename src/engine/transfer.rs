@@ -3,10 +3,10 @@
 use super::services::{Access, Services, Settings};
 use crate::address::Repository;
 use crate::aws::Aws;
-use crate::docker::Engine;
 use crate::docker::image::LocalImage;
 use crate::docker::storage::StoredLayer;
-use crate::exit::Failure;
+use crate::docker::{DockerError, Engine};
+use crate::exit::{Exit, Failure};
 use crate::registry::RegistryError;
 use crate::registry::compress::Compression;
 use crate::registry::connection::RepositoryClient;
@@ -202,7 +202,14 @@ impl ImagePush {
         let services = Services::alone(settings, masks);
         let engine = services.docker().await?;
         // Asked first: without the image there is no need for a login.
-        engine.image(&self.image).await?;
+        if self.image.is_empty() {
+            return Err(Failure::usage("the image has no name").help("`docker image ls` shows what there is"));
+        }
+        engine.image(&self.image).await.map_err(|error| match error {
+            DockerError::NoImage(_) => Failure::caused(Exit::Environment, &error)
+                .help("`docker image ls` shows what there is; check the name and the tag"),
+            other => other.into(),
+        })?;
         let (host, own) = (&self.repository.host, Access::default());
         let access = match services.docker_login(host).await? {
             Some(login) => services.registry_with(Some(login), host, &own)?,

@@ -47,8 +47,10 @@ impl RepositoryClient {
         let url = self.url(&format!("blobs/{}", blob.digest))?;
         match self.call(Method::HEAD, &url, |request| request).await {
             Ok(answer) => {
+                // 0 is what servers say that do not tell.
                 let size = answer.header(CONTENT_LENGTH.as_str()).and_then(|size| size.parse().ok());
-                Ok(answer.status.is_success() && size.is_none_or(|size: u64| size == blob.size))
+                let is_whole = size.is_none_or(|size: u64| size == 0 || size == blob.size);
+                Ok(answer.status.is_success() && is_whole)
             }
             // An answer to HEAD has no room for the reason. The next call asks for more, and its answer has.
             Err(RegistryError::Denied { .. }) => Ok(false),

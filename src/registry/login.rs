@@ -4,8 +4,14 @@ use crate::secret::{Login, Secret};
 use base64::Engine;
 use serde::Deserialize;
 use std::collections::HashMap;
+use std::io::Read;
 use std::path::Path;
+use std::sync::{Arc, mpsc};
+use std::time::Duration;
 
+/// How long a credential helper may take, as one that has to ask somebody, and how much it may say, in bytes.
+const PATIENCE: Duration = Duration::from_mins(1);
+const MAX_ANSWER: u64 = 1024 * 1024;
 /// Docker Hub's key in the configuration, from the days of its first API.
 const HUB_KEY: &str = "https://index.docker.io/v1/";
 
@@ -21,6 +27,8 @@ struct ConfigFile {
 #[serde(default)]
 struct AuthEntry {
     auth: String,
+    username: String,
+    password: String,
     identitytoken: String,
 }
 
@@ -72,6 +80,10 @@ impl DockerConfig {
                 password: Secret::new(entry.identitytoken.as_str()),
             });
         }
+        if entry.auth.is_empty() && !entry.username.is_empty() {
+            let password = Secret::new(entry.password.as_str());
+            return Some(Login { user: entry.username.clone(), password });
+        }
         let decoded = base64::engine::general_purpose::STANDARD.decode(&entry.auth).ok()?;
         let (user, password) = std::str::from_utf8(&decoded).ok()?.split_once(':')?;
         Some(Login { user: user.to_owned(), password: Secret::new(password.trim_end_matches('\0')) })
@@ -89,14 +101,23 @@ fn normalize(key: &str) -> &str {
 }
 
 fn ask(helper: &str, host: &str) -> Option<Login> {
-    let output = duct::cmd(format!("docker-credential-{helper}"), ["get"])
+    let reader = duct::cmd(format!("docker-credential-{helper}"), ["get"])
         .stdin_bytes(host)
-        .stdout_capture()
-        .stderr_capture()
+        .stderr_null()
         .unchecked()
-        .run()
+        .reader()
         .ok()?;
-    let answer: HelperAnswer = serde_json::from_slice(&output.stdout).ok()?;
+    // It ends when nobody reads it, and in any case after a while.
+    let reader = Arc::new(reader);
+    let (reading, (sender, answer)) = (reader.clone(), mpsc::channel());
+    std::thread::spawn(move || {
+        let mut bytes = Vec::new();
+        let read = (&*reading).take(MAX_ANSWER).read_to_end(&mut bytes);
+        sender.send(read.map(|_| bytes))
+    });
+    let answer = answer.recv_timeout(PATIENCE);
+    let _ = reader.kill();
+    let answer: HelperAnswer = serde_json::from_slice(&answer.ok()?.ok()?).ok()?;
     Some(Login { user: answer.username, password: Secret::new(answer.secret) })
 }
 
@@ -113,11 +134,13 @@ mod tests {
     #[test]
     fn logins_are_found_by_host() {
         let config = config(
-            r#"{"auths": {"r.example:5000": {"auth": "dTpwOnc="}, "https://index.docker.io/v1/": {"auth": "aDpo"}}}"#,
+            r#"{"auths": {"r.example:5000": {"auth": "dTpwOnc="}, "https://index.docker.io/v1/": {"auth": "aDpo"}, "plain.example": {"username": "n", "password": "s"}}}"#,
         );
         let login = config.login("r.example:5000").unwrap();
         assert_eq!((login.user.as_str(), login.password.expose()), ("u", "p:w"));
         assert_eq!(config.login("registry-1.docker.io").unwrap().user, "h");
+        let plain = config.login("plain.example").unwrap();
+        assert_eq!((plain.user.as_str(), plain.password.expose()), ("n", "s"));
         assert!(config.login("other").is_none());
     }
 

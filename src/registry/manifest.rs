@@ -100,12 +100,14 @@ struct Configuration {
 
 #[derive(Debug, Deserialize)]
 struct RootFs {
-    diff_ids: Vec<String>,
+    /// An image without layers has none.
+    #[serde(default)]
+    diff_ids: Option<Vec<String>>,
 }
 
 /// The digests of an image's layers before compression, the base first, as its configuration has them.
 pub(super) fn diff_ids(config: &[u8]) -> Result<Vec<String>, serde_json::Error> {
-    serde_json::from_slice::<Configuration>(config).map(|config| config.rootfs.diff_ids)
+    serde_json::from_slice::<Configuration>(config).map(|config| config.rootfs.diff_ids.unwrap_or_default())
 }
 
 /// A manifest as it is stored and sent, with the digest that names the image.

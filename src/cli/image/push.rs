@@ -8,6 +8,7 @@ use crate::exit::{Exit, Failure};
 use crate::registry::compress::Compression;
 use crate::registry::push::Progress;
 use crate::secret::Masks;
+use crate::text::human_size;
 use clap::{Args, ValueEnum};
 use std::io::{IsTerminal, Write};
 use std::sync::atomic::Ordering;
@@ -85,8 +86,19 @@ fn destination(text: &str) -> Result<(Repository, String), Failure> {
     };
     let (name, tag) = split_tag(text);
     let tag = tag.unwrap_or(LATEST);
-    if text.contains('@') {
-        return Err(usage(format!("`{text}` has a digest, which comes out of the push")));
+    match text.split_once('@') {
+        // What stands before it may be a password.
+        Some((_, rest)) if !rest.starts_with("sha256:") => {
+            let message = "the destination has a login in it, which belongs into Docker's configuration";
+            return Err(
+                Failure::usage(message).help("log in with `docker login`, and write HOST/REPOSITORY:TAG")
+            );
+        }
+        Some(_) => return Err(usage(format!("`{text}` has a digest, which comes out of the push"))),
+        None => {}
+    }
+    if let Some((_, scheme_less)) = text.split_once("://") {
+        return Err(usage(format!("`{scheme_less}` is enough: a name has no `https://`")));
     }
     let repository = Repository::parse(name).map_err(|error| usage(error.to_string()))?;
     let repository = repository.ok_or_else(|| usage(format!("`{text}` does not say in which registry")))?;
@@ -97,17 +109,21 @@ fn destination(text: &str) -> Result<(Repository, String), Failure> {
 /// Shows how far the push is, to the byte, until it is dropped.
 async fn draw(progress: &Progress) {
     let mut redraw = tokio::time::interval(REDRAW);
+    let mut seen = 0;
     loop {
         redraw.tick().await;
         let [read, made, sent] =
             [&*progress.read, &progress.made, &*progress.sent].map(|count| count.load(Ordering::Relaxed));
         let full = usize::try_from(sent.saturating_mul(BAR as u64).checked_div(made).unwrap_or_default());
-        let full = full.unwrap_or_default().min(BAR);
+        let bar = "=".repeat(full.unwrap_or_default().min(BAR));
+        // As long as layers are being read, there will be more to send.
+        let now = if read == seen { "" } else { ", compressing" };
+        seen = read;
         let mut screen = std::io::stderr().lock();
         let _ = write!(
             screen,
-            "\r\x1b[K[{:<BAR$}] {sent} of {made} bytes sent, {read} compressed",
-            "=".repeat(full)
+            "\r\x1b[K[{bar:<BAR$}] {sent} of {made} bytes sent{now} ({} read)",
+            human_size(read)
         );
         let _ = screen.flush();
     }
@@ -136,8 +152,18 @@ mod tests {
         ] {
             assert_eq!(parsed(text), Some((name.to_owned(), tag.to_owned())), "{text}");
         }
-        for wrong in ["app", "app:v1", "r.example/a@sha256:00", "r.example/A:v", "r.example/a:", ""] {
+        for wrong in [
+            "app",
+            "app:v1",
+            "r.example/a@sha256:00",
+            "r.example/A:v",
+            "r.example/a:",
+            "",
+            "https://r.example/a",
+            "me:word@r.example/a",
+        ] {
             assert_eq!(parsed(wrong), None, "{wrong}");
+            assert!(!destination(wrong).unwrap_err().message.contains("word"), "{wrong}");
         }
     }
 }

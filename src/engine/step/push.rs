@@ -94,7 +94,9 @@ async fn to_layout(
     let repository = cx.resolve(&image.repository)?;
     let tags = cx.tags(image)?;
     let _changing = cx.run.layouts.lock().await;
-    // The name has been checked to hold no `..`; a colon of a port stays as it is.
+    // A registry's port is no part of a name under another host; and other tools take a colon for the beginning of the tag.
+    let repository = repository.replace(':', "-");
+    // The name has been checked to hold no `..`.
     let layout = Layout::create(&cx.run.work.path.join("registry").join(&repository))?;
     let mut manifests = Vec::new();
     for (platform, id) in images {
@@ -104,8 +106,7 @@ async fn to_layout(
     layout.put(&manifest)?;
     layout.tag(&manifest, &tags)?;
     layout.remove_unused()?;
-    // A registry's port is no part of a name under another host.
-    let uri = format!("{LOCAL_HOST}/{}@{}", repository.replace(':', "-"), manifest.digest);
+    let uri = format!("{LOCAL_HOST}/{repository}@{}", manifest.digest);
     cx.events.result("stored", &name.value, &uri).await;
     Ok(uri)
 }
