@@ -14,6 +14,9 @@ const UNORDERED: [(&str, &str); 6] = [
     ("volumes", "name"),
 ];
 
+/// What stands for the value of a variable that does not change.
+const UNCHANGED: &str = "(unchanged)";
+
 /// Fields of containers that mean the same where they are absent, by their API reference.
 fn container_defaults() -> [(&'static str, Value); 8] {
     [
@@ -42,6 +45,7 @@ pub fn compare(before: &Request, after: &Request) -> Option<Difference> {
     if before == after {
         return None;
     }
+    hide_unchanged(&mut before, &mut after);
     let lines = |value: &Map<String, Value>| {
         serde_json::to_string_pretty(value).map(|text| text + "\n").unwrap_or_default()
     };
@@ -49,6 +53,32 @@ pub fn compare(before: &Request, after: &Request) -> Option<Difference> {
     let diff = TextDiff::from_lines(&before, &after);
     let text = diff.unified_diff().context_radius(3).header("before", "after").to_string();
     Some(Difference { text })
+}
+
+/// What variables hold that do not change is nobody's business: people keep passwords there.
+fn hide_unchanged(before: &mut Map<String, Value>, after: &mut Map<String, Value>) {
+    let unchanged: Vec<(Value, Value)> = {
+        let of_after: Vec<(Value, Value)> = variables(after).map(|(at, entry)| (at, entry.clone())).collect();
+        let of_before = variables(before).map(|(at, entry)| (at, entry.clone()));
+        of_before.filter(|one| of_after.contains(one)).collect()
+    };
+    for definition in [before, after] {
+        for (at, entry) in variables(definition) {
+            if unchanged.iter().any(|(place, known)| *place == at && known == entry) {
+                entry["value"] = Value::from(UNCHANGED);
+            }
+        }
+    }
+}
+
+/// The variables of all containers, each with its container's name.
+fn variables(definition: &mut Map<String, Value>) -> impl Iterator<Item = (Value, &mut Value)> {
+    let containers = definition.get_mut("containerDefinitions").and_then(Value::as_array_mut);
+    containers.into_iter().flatten().flat_map(|container| {
+        let name = container.get("name").cloned().unwrap_or_default();
+        let entries = container.get_mut("environment").and_then(Value::as_array_mut);
+        entries.into_iter().flatten().map(move |entry| (name.clone(), entry))
+    })
 }
 
 /// A definition in the one form that all with its meaning have.
@@ -234,6 +264,17 @@ mod tests {
         changed["cpu"] = json!("1024");
         let text = compare(&request(written()), &request(changed)).unwrap().text;
         assert!(text.contains("-  \"cpu\": \"256\",\n+  \"cpu\": \"1024\","), "{text}");
+    }
+
+    #[test]
+    fn values_that_do_not_change_are_not_shown() {
+        let with = |image: &str, value: &str| {
+            json!({ "family": "f", "containerDefinitions": [{ "name": "a", "image": image, "environment": [
+                { "name": "A", "value": value }, { "name": "PASSWORD", "value": "hunter2" }] }] })
+        };
+        let text = compare(&request(with("i", "1")), &request(with("j", "2"))).unwrap().text;
+        assert!(text.contains("\"value\": \"(unchanged)\"") && text.contains("\"value\": \"2\""), "{text}");
+        assert!(!text.contains("hunter2"), "{text}");
     }
 
     #[test]
