@@ -118,6 +118,23 @@ fn an_answer_that_was_lost_is_not_registered_twice() {
     assert_eq!(revisions(&name), 2);
 }
 
+#[test]
+fn what_cannot_be_looked_for_is_not_registered_again() {
+    let family = crate::harness::unique("lost");
+    let aws = RecordedAws::scripted(Some("ecs:DescribeTaskDefinition"), move |action, body| {
+        (action == "ecs:RegisterTaskDefinition").then(|| {
+            ecs("RegisterTaskDefinition", &serde_json::from_str(body).unwrap());
+            (500, json!({ "__type": "ServerException", "message": "not now" }).to_string())
+        })
+    });
+    let file =
+        json!({ "family": family, "containerDefinitions": [{ "name": "web", "image": "i", "memory": 64 }] });
+    let project = project("{ file: td.json }").file("td.json", file.to_string());
+    let outcome = project.runner("run --publish").aws().env("AWS_ENDPOINT_URL", &aws.endpoint).run();
+    outcome.exits(1).says("cannot be told").ends_with("it may have been registered all the same");
+    assert_eq!(revisions(&family), 1);
+}
+
 const DEFINITION: &str = r#"{
   "taskDefinition": {
     "revision": 3, "status": "ACTIVE", "family": "FAMILY", "enviromentFile": 1, "brandNew": { "a": [0, false, "", 1.5] },

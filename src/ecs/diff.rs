@@ -31,15 +31,8 @@ fn container_defaults() -> [(&'static str, Value); 8] {
     ]
 }
 
-/// How a definition differs from the one before it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Difference {
-    /// A unified diff of both, as far as they mean something.
-    pub text: String,
-}
-
-/// Compares two definitions; nothing where they mean the same.
-pub fn compare(before: &Request, after: &Request) -> Option<Difference> {
+/// A unified diff of two definitions, as far as they mean something; nothing where they mean the same.
+pub fn compare(before: &Request, after: &Request) -> Option<String> {
     let (mut before, mut after) = (normal(before), normal(after));
     align_roles(&mut before, &mut after);
     if before == after {
@@ -51,8 +44,7 @@ pub fn compare(before: &Request, after: &Request) -> Option<Difference> {
     };
     let (before, after) = (lines(&before), lines(&after));
     let diff = TextDiff::from_lines(&before, &after);
-    let text = diff.unified_diff().context_radius(3).header("before", "after").to_string();
-    Some(Difference { text })
+    Some(diff.unified_diff().context_radius(3).header("before", "after").to_string())
 }
 
 /// What variables hold that do not change is nobody's business: people keep passwords there.
@@ -258,11 +250,11 @@ mod tests {
             }
             let difference =
                 compare(&request(written()), &request(changed)).unwrap_or_else(|| panic!("{pointer}"));
-            assert!(difference.text.contains("\n+"), "{pointer}: {}", difference.text);
+            assert!(difference.contains("\n+"), "{pointer}: {difference}");
         }
         let mut changed = written();
         changed["cpu"] = json!("1024");
-        let text = compare(&request(written()), &request(changed)).unwrap().text;
+        let text = compare(&request(written()), &request(changed)).unwrap();
         assert!(text.contains("-  \"cpu\": \"256\",\n+  \"cpu\": \"1024\","), "{text}");
     }
 
@@ -272,7 +264,7 @@ mod tests {
             json!({ "family": "f", "containerDefinitions": [{ "name": "a", "image": image, "environment": [
                 { "name": "A", "value": value }, { "name": "PASSWORD", "value": "hunter2" }] }] })
         };
-        let text = compare(&request(with("i", "1")), &request(with("j", "2"))).unwrap().text;
+        let text = compare(&request(with("i", "1")), &request(with("j", "2"))).unwrap();
         assert!(text.contains("\"value\": \"(unchanged)\"") && text.contains("\"value\": \"2\""), "{text}");
         assert!(!text.contains("hunter2"), "{text}");
     }

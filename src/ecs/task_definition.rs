@@ -288,11 +288,16 @@ impl Request {
         Ok(())
     }
 
-    /// Fields that nobody knows and whose name is close to one that ECS knows, with that one.
-    pub fn likely_typos(&self) -> Vec<(String, &'static str)> {
-        let of = |fields: &Map<String, Value>, known: &'static [&'static str]| {
+    /// A sentence for each field that ECS is not known to have, and whose name is close to one that it has.
+    pub fn likely_slips(&self) -> Vec<String> {
+        let of = |fields: &Map<String, Value>, known: &[&str]| {
             let unknown = fields.keys().filter(|field| !known.contains(&field.as_str()));
-            let close = |field: &String| Some((field.clone(), closest(field, known.iter().copied())?));
+            let close = |field: &String| {
+                let known = closest(field, known.iter().copied())?;
+                Some(format!(
+                    "ECS may not know the field `{field}`, which is sent as it is; did you mean `{known}`?"
+                ))
+            };
             unknown.filter_map(close).collect::<Vec<_>>()
         };
         let of_containers = self.container_fields().flat_map(|container| of(container, CONTAINER_FIELDS));
@@ -501,8 +506,10 @@ mod tests {
         let document = json!({ "family": "web", "netwrokMode": "awsvpc", "brandNew": 1,
             "containerDefinitions": [{ "name": "web", "enviroment": [] }] });
         let request = Request::from_document(document).unwrap();
-        let typos = [("netwrokMode".to_owned(), "networkMode"), ("enviroment".to_owned(), "environment")];
-        assert_eq!(request.likely_typos(), typos);
+        let slips = request.likely_slips();
+        assert_eq!(slips.len(), 2, "{slips:?}");
+        assert!(slips[0].contains("`netwrokMode`") && slips[0].contains("did you mean `networkMode`"));
+        assert!(slips[1].contains("`enviroment`") && slips[1].contains("did you mean `environment`"));
         assert!(request.fields().contains_key("netwrokMode"));
     }
 

@@ -29,5 +29,5 @@ pub async fn difference(
     let aws = services.aws(&Access::default()).await?;
     let running = aws.ecs_service_task_definition(cluster, service).await?;
     let running = Request::from_document(aws.ecs_task_definition(&running).await?)?;
-    Ok(compare(&running, request).map(|difference| difference.text))
+    Ok(compare(&running, request))
 }

@@ -8,11 +8,13 @@ use crate::docker::storage::StoredLayer;
 use crate::docker::{DockerError, Engine};
 use crate::exit::{Exit, Failure};
 use crate::registry::RegistryError;
+use crate::registry::blob::Making;
 use crate::registry::compress::Compression;
 use crate::registry::connection::RepositoryClient;
-use crate::registry::export::{Making, Open, Parts, Source, chain_ids};
+use crate::registry::manifest::chain_ids;
 use crate::registry::manifest::{Descriptor, Stored};
 use crate::registry::push::{Progress, PushSummary};
+use crate::registry::source::{Open, Parts, Source};
 use crate::secret::Masks;
 use std::collections::HashMap;
 use std::path::Path;
@@ -185,26 +187,12 @@ impl ImagePush {
         stop: &CancellationToken,
         warn: &mut dyn FnMut(String),
     ) -> Result<ImagePushed, Failure> {
-        tokio::select! {
-            pushed = self.push(settings, masks, progress, stop, warn) => pushed,
-            () = stop.cancelled() => Err(RegistryError::Stopped.into()),
-        }
-    }
-
-    async fn push(
-        &self,
-        settings: &Settings,
-        masks: &Masks,
-        progress: &Progress,
-        stop: &CancellationToken,
-        warn: &mut dyn FnMut(String),
-    ) -> Result<ImagePushed, Failure> {
         let services = Services::alone(settings, masks);
         let engine = services.docker().await?;
-        // Asked first: without the image there is no need for a login.
         if self.image.is_empty() {
             return Err(Failure::usage("the image has no name").help("`docker image ls` shows what there is"));
         }
+        // Asked first: without the image there is no need for a login.
         engine.image(&self.image).await.map_err(|error| match error {
             DockerError::NoImage(_) => Failure::caused(Exit::Environment, &error)
                 .help("`docker image ls` shows what there is; check the name and the tag"),

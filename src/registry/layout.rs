@@ -1,10 +1,11 @@
 //! An OCI image layout on disk: what local mode "pushes" to.
 
 use super::RegistryError;
+use super::blob::{Blob, Making, Sink};
 use super::compress::Compression;
-use super::export::{self, Blob, Exported, Making, Sink, Source};
 use super::known::Known;
 use super::manifest::{INDEX_TYPE, Index, Manifest, Stored};
+use super::source::{self, Exported, Source};
 use crate::files::{self, Access};
 use serde_json::{Value, json};
 use std::collections::HashSet;
@@ -70,7 +71,7 @@ impl Layout {
     /// Stores an image, and whatever it is made of that is not there yet.
     pub fn store(&self, source: Source, making: &Making) -> Result<Exported, RegistryError> {
         let sink = Sink { directory: &self.blobs, stay: true, emit: &|blob| self.keep(blob) };
-        let exported = export::read(source, making, &sink)?;
+        let exported = source::read(source, making, &sink)?;
         self.put(&exported.manifest)?;
         Ok(exported)
     }

@@ -110,6 +110,19 @@ pub(super) fn diff_ids(config: &[u8]) -> Result<Vec<String>, serde_json::Error> 
     serde_json::from_slice::<Configuration>(config).map(|config| config.rootfs.diff_ids.unwrap_or_default())
 }
 
+/// The chain ids of layers, the base first: <https://github.com/opencontainers/image-spec/blob/main/config.md#layer-chainid>.
+pub fn chain_ids(layers: &[String]) -> Vec<String> {
+    let mut chains: Vec<String> = Vec::new();
+    for layer in layers {
+        let chain = match chains.last() {
+            None => layer.clone(),
+            Some(below) => digest_of(format!("{below} {layer}").as_bytes()),
+        };
+        chains.push(chain);
+    }
+    chains
+}
+
 /// A manifest as it is stored and sent, with the digest that names the image.
 #[derive(Debug, Clone)]
 pub struct Stored {

@@ -1,9 +1,11 @@
 //! OCI distribution: names, manifests, image layouts, and pushing.
 //!
-//! An image of the engine goes one way: its layers, in parts or out of an [`export`], are [`compress`]ed and become blobs. They
+//! An image of the engine goes one way: it is read from its [`source`], in parts or out of an [`export`], and its layers are
+//! [`compress`]ed and become [`blob`]s. They
 //! go to a registry as they are made ([`push`], by way of [`client`] and its [`connection`]), or into an OCI [`layout`] on disk. Local mode ends at the layout;
 //! both ways make the same blobs, and so the same digest. What earlier images tell ([`known`]) is not made again.
 
+pub mod blob;
 pub mod client;
 pub mod compress;
 pub mod connection;
@@ -13,6 +15,7 @@ pub mod layout;
 pub mod login;
 pub mod manifest;
 pub mod push;
+pub mod source;
 
 use crate::address::InvalidName;
 use std::io;

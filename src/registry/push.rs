@@ -2,12 +2,13 @@
 //! that no tag ever stands for something incomplete.
 
 use super::RegistryError;
+use super::blob::{Blob, Making, Sink};
 use super::client::Uploaded;
 use super::compress::Compression;
 use super::connection::RepositoryClient;
-use super::export::{self, Blob, Exported, Making, Sink, Source};
 use super::known::Known;
 use super::manifest::{CONFIG_TYPE, Descriptor, Index, Stored};
+use super::source::{self, Exported, Source};
 use crate::exit;
 use crate::text::human_size;
 use crate::tls::Redirects;
@@ -215,7 +216,7 @@ impl RepositoryClient {
         let (sender, mut made) = mpsc::channel(1);
         let reading = tokio::task::spawn_blocking(move || {
             let emit = |blob| sender.blocking_send(blob).map_err(|_| RegistryError::Stopped);
-            export::read(source, &making, &Sink { directory: &directory, stay: false, emit: &emit })
+            source::read(source, &making, &Sink { directory: &directory, stay: false, emit: &emit })
         });
         let mut summary = PushSummary::default();
         let mut seen = present;

@@ -64,10 +64,8 @@ impl Definition {
             containers[at].environment.push(variable);
         }
         request.apply(&Patch { containers, ..Patch::default() })?;
-        for (written, known) in request.likely_typos() {
-            super::stdio::text(&format!(
-                "warning: ECS may not know the field `{written}`, which is sent as it is; did you mean `{known}`?"
-            ));
+        for slip in request.likely_slips() {
+            super::stdio::text(&format!("warning: {slip}"));
         }
         Ok(request)
     }

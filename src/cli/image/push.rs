@@ -55,9 +55,10 @@ pub(super) fn main(arguments: &Push) -> Result<Exit, Failure> {
         run::watch_signals(&cancellation)?;
         let (masks, progress) = (Masks::default(), Progress::default());
         let mut warn = |text: String| stdio::text(&masks.text(&format!("warning: {text}")));
-        let pushing = push.run(&settings, &masks, &progress, &cancellation.stopping.soft, &mut warn);
+        let stop = &cancellation.stopping.soft;
         let pushed = tokio::select! {
-            pushed = pushing => pushed,
+            pushed = push.run(&settings, &masks, &progress, stop, &mut warn) => pushed,
+            () = stop.cancelled() => Err(Failure::stopped()),
             () = draw(&progress), if std::io::stderr().is_terminal() => unreachable!("the bar has no end"),
         };
         pushed.map_err(|failure| match cancellation.signal.load(Ordering::SeqCst) {

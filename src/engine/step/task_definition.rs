@@ -29,11 +29,8 @@ pub(super) async fn run(cx: &Context<'_>, definition: &TaskDefinition) -> Result
     };
     let mut request = Request::from_document(base.document)?;
     request.apply(&patch)?;
-    for (written, known) in request.likely_typos() {
-        let text = format!(
-            "ECS may not know the field `{written}`, which is sent as it is; did you mean `{known}`?"
-        );
-        cx.events.warn(text).await;
+    for slip in request.likely_slips() {
+        cx.events.warn(slip).await;
     }
     let family = request.family().to_owned();
     let registered = match cx.run.job.mode {
@@ -83,7 +80,7 @@ async fn register(
         && let Some(difference) = compare(&known.request, &request)
     {
         cx.events.note(format!("changes to {}:", known.revision.short())).await;
-        for line in difference.text.lines().skip(2) {
+        for line in difference.lines().skip(2) {
             cx.events.note(line).await;
         }
     }
@@ -93,7 +90,8 @@ async fn register(
     Ok(revision.arn)
 }
 
-/// Sends a registration until ECS has it. An answer that was lost is looked for before it is sent once more, so that there is one revision.
+/// Sends a registration until ECS has it. An answer that was lost is looked for before it is sent once more, so that there is one
+/// revision; where ECS cannot be asked for that, it is not sent once more.
 async fn send(cx: &Context<'_>, aws: &Aws, request: &Request, newest: u64) -> Result<Revision, Failure> {
     let body = request.clone().into_json();
     let (mut wait, mut attempt) = (FIRST_WAIT, 1);
@@ -102,7 +100,7 @@ async fn send(cx: &Context<'_>, aws: &Aws, request: &Request, newest: u64) -> Re
             Ok(revision) => return Ok(revision),
             Err(error) => error,
         };
-        if !error.may_pass() || attempt >= ATTEMPTS {
+        if !error.may_pass() {
             return Err(error.into());
         }
         cx.events.warn(format!("tried again, because {}", crate::exit::chain(&error))).await;
@@ -111,13 +109,20 @@ async fn send(cx: &Context<'_>, aws: &Aws, request: &Request, newest: u64) -> Re
             () = cx.stopping.soft.cancelled() => return Err(Failure::stopped()),
         }
         (wait, attempt) = (wait * 2, attempt + 1);
-        let found =
-            aws.ecs_task_definition(request.family()).await.ok().and_then(|found| Registered::read(&found));
-        if let Some(found) = found
-            && found.revision.number() > newest
-            && compare(&found.request, request).is_none()
-        {
-            return Ok(found.revision);
+        let found = match aws.ecs_task_definition(request.family()).await {
+            Ok(document) => Registered::read(&document),
+            Err(AwsError::NotFound { .. }) => None,
+            Err(_) => {
+                let help = "it may have been registered all the same; ECS could not be asked whether it was";
+                return Err(Failure::from(error).help(help));
+            }
+        };
+        match found {
+            Some(found) if found.revision.number() > newest && compare(&found.request, request).is_none() => {
+                return Ok(found.revision);
+            }
+            _ if attempt > ATTEMPTS => return Err(error.into()),
+            _ => {}
         }
     }
 }
