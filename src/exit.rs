@@ -15,8 +15,14 @@ pub enum Exit {
     Environment,
     /// 4: image tests failed.
     TestsFailed,
+    /// 5: a deployment failed, or took too long, and was rolled back.
+    RolledBack,
+    /// 6: a deployment failed and was not rolled back, or the rollback failed.
+    NotRolledBack,
     /// 7: a timeout passed.
     Timeout,
+    /// 8: a deployment was superseded by another one.
+    Superseded,
     /// 128+N: stopped by signal N.
     Signal(u8),
 }
@@ -30,7 +36,10 @@ impl Exit {
             Self::Usage => 2,
             Self::Environment => 3,
             Self::TestsFailed => 4,
+            Self::RolledBack => 5,
+            Self::NotRolledBack => 6,
             Self::Timeout => 7,
+            Self::Superseded => 8,
             Self::Signal(number) => 128 + number,
         }
     }
@@ -42,7 +51,10 @@ impl Exit {
             2 => Self::Usage,
             3 => Self::Environment,
             4 => Self::TestsFailed,
+            5 => Self::RolledBack,
+            6 => Self::NotRolledBack,
             7 => Self::Timeout,
+            8 => Self::Superseded,
             129.. => Self::Signal(code - 128),
             _ => Self::StepFailed,
         }

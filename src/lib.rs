@@ -3,6 +3,7 @@ pub mod address;
 pub mod aws;
 pub mod cli;
 pub mod docker;
+pub mod document;
 pub mod ecs;
 pub mod engine;
 pub mod event;

@@ -6,14 +6,15 @@ use std::path::Path;
 /// What each module may know of the others.
 const MAY_USE: &[(&str, &[&str])] = &[
     ("address", &[]),
-    ("aws", &["address", "secret", "tls"]),
+    ("aws", &["address", "document", "ecs", "secret", "tls"]),
     ("docker", &["exit", "secret", "text", "tls"]),
+    ("document", &[]),
     ("ecs", &["text"]),
     (
         "engine",
         &[
-            "address", "aws", "docker", "ecs", "event", "exit", "files", "pipeline", "plan", "process",
-            "registry", "secret", "text", "tls",
+            "address", "aws", "docker", "document", "ecs", "event", "exit", "files", "pipeline", "plan",
+            "process", "registry", "secret", "text", "tls",
         ],
     ),
     ("event", &["exit", "pipeline"]),
@@ -33,7 +34,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
 /// What pure modules must not touch.
 const IMPURE: &[&str] =
     &["std::fs", "std::env", "std::net", "std::process", "tokio", "async fn", "reqwest", "duct::"];
-const PURE: &[&str] = &["address", "ecs", "pipeline", "plan", "text"];
+const PURE: &[&str] = &["address", "document", "ecs", "pipeline", "plan", "text"];
 
 fn sources(module: &str) -> Vec<(String, String)> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");

@@ -1,6 +1,6 @@
 """Measures the release binary against its peers, side by side in one run. `./dev bench [PART]...` calls it.
 
-usage: bench.py RUNNER DIRECTORY [start|steps|output|build|push]...
+usage: bench.py RUNNER DIRECTORY [start|steps|output|build|push|ecs]...
 
 DIRECTORY holds start.yml alone and is thrown away afterwards. Medians of several runs; what is compared alternates, so that a
 slow moment of the machine hits both sides.
@@ -17,6 +17,8 @@ import sys
 import tempfile
 import time
 import urllib.request
+
+import bench_ecs
 
 RUNNER, HERE = sys.argv[1:3]
 ENV = {"PATH": os.environ["PATH"], "HOME": HERE, "LANG": "C.UTF-8"}
@@ -415,6 +417,13 @@ def unchanged_source():
         subprocess.run(["docker", "rmi", "-f", f"{registry.host}/same:t"], env=BUILDKIT, capture_output=True)
 
 
-PARTS = {"start": start, "steps": steps, "output": output, "build": build, "push": push}
+PARTS = {
+    "start": start,
+    "steps": steps,
+    "output": output,
+    "build": build,
+    "push": push,
+    "ecs": lambda: bench_ecs.ecs(RUNNER, HERE, docker_with_buildkit()),
+}
 for part in sys.argv[3:] or PARTS:
     PARTS[part]()

@@ -1,6 +1,6 @@
 //! Task definitions: changed without loss, compared by what they mean, and registered once.
 
-use crate::harness::{Project, ecs, ecs_service};
+use crate::harness::{Project, ecs, ecs_service, ssm, task_role};
 use crate::servers::RecordedAws;
 use serde_json::{Value, json};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -59,20 +59,24 @@ fn what_means_the_same_is_not_registered_again() {
 #[test]
 fn everything_that_the_file_says_reaches_ecs() {
     let name = ecs_service();
+    let [task, start, secret] = ["task", "start", "secret"].map(|of| format!("{name}-{of}"));
+    task_role(&task);
+    task_role(&start);
+    ssm("PutParameter", &json!({ "Name": format!("/{secret}"), "Value": "v", "Type": "String" }));
     let step = format!(
-        "{{ family: {name}, task-role: task, execution-role: \"arn:aws:iam::123456789012:role/start\", cpu: 256, memory: \"0.5 GB\", tags: {{ team: b, commit: \"${{X:-1}}\" }}, containers: {{ web: {{ environment: {{ A: \"\" }}, replace-environment: true, secrets: {{ S: /s }}, command: [serve, \"\"], cpu: 0, memory: 128, labels: {{ a.b: c }} }} }} }}"
+        "{{ family: {name}, task-role: {task}, execution-role: \"arn:aws:iam::123456789012:role/{start}\", cpu: 256, memory: \"0.5 GB\", tags: {{ team: b, commit: \"${{X:-1}}\" }}, containers: {{ web: {{ environment: {{ A: \"\" }}, replace-environment: true, secrets: {{ S: /{secret} }}, command: [serve, \"\"], cpu: 0, memory: 128, labels: {{ a.b: c }} }} }} }}"
     );
     project(&step).runner("run --publish").aws().run().exits(0);
     let found = latest(&name);
     let definition = &found["taskDefinition"];
-    assert_eq!(definition["taskRoleArn"], "task");
-    assert_eq!(definition["executionRoleArn"], "arn:aws:iam::123456789012:role/start");
+    assert_eq!(definition["taskRoleArn"], task);
+    assert_eq!(definition["executionRoleArn"], format!("arn:aws:iam::123456789012:role/{start}"));
     assert_eq!(definition["cpu"], "256");
     assert_eq!(definition["memory"], "0.5 GB");
     assert_eq!(found["tags"], json!([{ "key": "team", "value": "b" }, { "key": "commit", "value": "1" }]));
     let web = &definition["containerDefinitions"][0];
     assert_eq!(web["environment"], json!([{ "name": "A", "value": "" }]));
-    assert_eq!(web["secrets"], json!([{ "name": "S", "valueFrom": "/s" }]));
+    assert_eq!(web["secrets"], json!([{ "name": "S", "valueFrom": format!("/{secret}") }]));
     assert_eq!(
         (&web["command"], &web["cpu"], &web["memory"]),
         (&json!(["serve", ""]), &json!(0), &json!(128))
@@ -194,165 +198,4 @@ fn diff_tells_by_its_exit_code_whether_something_changes() {
     assert_eq!(revisions(&name), 1);
     let missing = format!("ecs diff --cluster {name} --service none --file td.json");
     project.runner(&missing).aws().run().exits(3).complains(&format!("there is no service `{name}/none`"));
-}
-
-/// What task definitions hold: fields of the task, and of its container `web`.
-fn features() -> Vec<(Value, Value)> {
-    let task = |fields: Value| (fields, json!({}));
-    let container = |fields: Value| (json!({}), fields);
-    vec![
-        task(json!({})),
-        task(
-            json!({ "requiresCompatibilities": ["FARGATE"], "networkMode": "awsvpc", "cpu": "256", "memory": "512" }),
-        ),
-        task(
-            json!({ "requiresCompatibilities": ["FARGATE", "EC2"], "networkMode": "awsvpc", "cpu": "0.5 vCPU", "memory": "1 GB" }),
-        ),
-        task(json!({ "networkMode": "bridge" })),
-        task(
-            json!({ "taskRoleArn": "arn:aws:iam::123456789012:role/path/task", "executionRoleArn": "start" }),
-        ),
-        task(
-            json!({ "volumes": [{ "name": "b", "host": {} }, { "name": "a", "host": { "sourcePath": "/srv" } }] }),
-        ),
-        task(
-            json!({ "volumes": [{ "name": "fs", "efsVolumeConfiguration": { "fileSystemId": "fs-1", "rootDirectory": "/", "transitEncryption": "ENABLED" } }] }),
-        ),
-        task(json!({ "volumes": [], "placementConstraints": [], "tags": [] })),
-        task(json!({ "placementConstraints": [{ "type": "memberOf", "expression": "attribute:x == y" }] })),
-        task(json!({ "runtimePlatform": { "cpuArchitecture": "ARM64", "operatingSystemFamily": "LINUX" } })),
-        task(json!({ "ephemeralStorage": { "sizeInGiB": 30 } })),
-        task(json!({ "pidMode": "task", "ipcMode": "none" })),
-        task(json!({ "tags": [{ "key": "b", "value": "" }, { "key": "a", "value": "1" }] })),
-        task(json!({ "volumes": null, "memory": null })),
-        container(json!({ "cpu": 0, "essential": false })),
-        container(
-            json!({ "environment": [{ "name": "B", "value": "" }, { "name": "A", "value": "x=y \"z\" ü" }] }),
-        ),
-        container(
-            json!({ "secrets": [{ "name": "S", "valueFrom": "arn:aws:ssm:eu-west-1:123456789012:parameter/s" }, { "name": "A", "valueFrom": "/a" }] }),
-        ),
-        container(
-            json!({ "environment": [], "mountPoints": [], "volumesFrom": [], "portMappings": [], "links": [] }),
-        ),
-        container(
-            json!({ "portMappings": [{ "containerPort": 80 }, { "containerPort": 443, "hostPort": 8443, "protocol": "tcp" }, { "containerPort": 53, "protocol": "udp", "name": "dns" }] }),
-        ),
-        container(
-            json!({ "healthCheck": { "command": ["CMD-SHELL", "curl -f http://localhost/ || exit 1"] } }),
-        ),
-        container(
-            json!({ "healthCheck": { "command": ["CMD", "true"], "interval": 10, "timeout": 2, "retries": 1, "startPeriod": 60 } }),
-        ),
-        container(
-            json!({ "logConfiguration": { "logDriver": "awslogs", "options": { "awslogs-group": "/g", "awslogs-region": "eu-west-1", "awslogs-stream-prefix": "web", "mode": "" }, "secretOptions": [] } }),
-        ),
-        container(json!({ "entryPoint": ["sh", "-c"], "command": ["", "echo $X", "ü"] })),
-        container(json!({ "dockerLabels": { "z": "", "a.b/c": "1" } })),
-        container(json!({ "ulimits": [{ "name": "nofile", "softLimit": 1024, "hardLimit": 0 }] })),
-        container(
-            json!({ "linuxParameters": { "initProcessEnabled": false, "capabilities": { "drop": ["ALL"], "add": [] } } }),
-        ),
-        container(
-            json!({ "mountPoints": [{ "sourceVolume": "v", "containerPath": "/v", "readOnly": false }] }),
-        ),
-        container(
-            json!({ "readonlyRootFilesystem": false, "privileged": false, "interactive": false, "pseudoTerminal": true }),
-        ),
-        container(
-            json!({ "dnsServers": ["10.0.0.2"], "extraHosts": [{ "hostname": "db", "ipAddress": "10.0.0.3" }], "hostname": "h", "user": "0:0", "workingDirectory": "/" }),
-        ),
-        container(json!({ "startTimeout": 0, "stopTimeout": 120, "memoryReservation": 32 })),
-        container(
-            json!({ "resourceRequirements": [{ "type": "GPU", "value": "1" }], "systemControls": [{ "namespace": "net.core.somaxconn", "value": "1024" }] }),
-        ),
-        container(
-            json!({ "repositoryCredentials": { "credentialsParameter": "arn:aws:secretsmanager:eu-west-1:123456789012:secret:s" } }),
-        ),
-        container(
-            json!({ "dependsOn": [{ "containerName": "side", "condition": "START" }], "image": "r.example/app@sha256:0" }),
-        ),
-        container(json!({ "links": null, "environment": null, "cpu": 128 })),
-    ]
-}
-
-fn definition(family: &str, task: &Value, container: &Value) -> Value {
-    let mut definition = json!({ "family": family, "containerDefinitions": [{ "name": "web", "image": "i", "memory": 64 }, { "name": "side", "image": "j", "memory": 32 }] });
-    let merge = |into: &mut Value, from: &Value| {
-        into.as_object_mut().unwrap().extend(from.as_object().unwrap().clone());
-    };
-    merge(&mut definition, task);
-    merge(&mut definition["containerDefinitions"][0], container);
-    definition
-}
-
-/// Without what registration refuses: nulls, and an empty list of tags.
-fn without_nulls(value: &Value) -> Value {
-    match value {
-        Value::Object(fields) => {
-            let kept = fields.iter().filter(|(name, value)| {
-                let is_no_tags = *name == "tags" && value.as_array().is_some_and(Vec::is_empty);
-                !value.is_null() && !is_no_tags
-            });
-            kept.map(|(name, value)| (name.clone(), without_nulls(value)))
-                .collect::<serde_json::Map<_, _>>()
-                .into()
-        }
-        Value::Array(items) => items.iter().map(without_nulls).collect(),
-        other => other.clone(),
-    }
-}
-
-#[test]
-fn every_shape_of_every_definition_is_rendered_without_loss() {
-    let project = project("{ family: f }");
-    let render = |path: &str| {
-        let outcome = project.runner(&format!("ecs render --file {path}")).run().exits(0);
-        serde_json::from_str::<Value>(&outcome.stdout).unwrap()
-    };
-    for (task, container) in features() {
-        let mut bare = definition("f", &task, &container);
-        bare["fromTomorrow"] = json!({ "deep": [{ "zero": 0, "no": false, "empty": "", "none": [] }] });
-        bare["containerDefinitions"][0]["alsoNew"] = json!([0, "", false]);
-        let expected = without_nulls(&bare);
-        let mut described = bare.clone();
-        for field in ["taskDefinitionArn", "status", "registeredBy"] {
-            described[field] = json!("x");
-        }
-        for field in ["revision", "registeredAt", "deregisteredAt", "deleteRequestedAt"] {
-            described[field] = json!(1.5);
-        }
-        described["requiresAttributes"] = json!([{ "name": "x" }]);
-        described["compatibilities"] = json!(["EC2"]);
-        let tags = described.as_object_mut().unwrap().remove("tags");
-        let wrapped = json!({ "taskDefinition": described, "tags": tags });
-        for (path, text) in [
-            ("bare.json", bare.to_string()),
-            ("wrapped.json", wrapped.to_string()),
-            ("bare.yml", serde_yaml::to_string(&bare).unwrap()),
-        ] {
-            std::fs::write(project.path(path), text).unwrap();
-            assert_eq!(render(path), expected, "{path}");
-        }
-        std::fs::write(project.path("again.json"), expected.to_string()).unwrap();
-        assert_eq!(render("again.json"), expected);
-    }
-}
-
-#[test]
-fn what_ecs_describes_of_a_definition_is_that_definition() {
-    for (task, container) in features() {
-        let family = crate::harness::unique("corpus");
-        let file = definition(&family, &task, &container);
-        let project = project("{ file: td.json }").file("td.json", file.to_string());
-        project
-            .runner("run --publish")
-            .aws()
-            .run()
-            .exits(0)
-            .has_line(&["registered", &format!("{family}:1")]);
-        let again = project.runner("run --publish").aws().run().exits(0);
-        println!("{file}");
-        again.has_line(&["unchanged", &format!("{family}:1")]);
-    }
 }

@@ -24,16 +24,10 @@ fn an_unknown_key_is_shown_with_its_place_and_a_suggestion() {
 
 #[test]
 fn keys_whose_executor_does_not_exist_yet_are_refused_by_name() {
+    let notify = "[{ sns: \"arn:aws:sns:eu-west-1:123456789012:t\" }, { webhook: { url: \"https://example.com\", secret: x } }]";
     refused(
-        &format!(
-            "{HEAD}phases:\n  build:\n    steps:\n      - run-task: {{ cluster: c, service: s, task-definition: f }}\n"
-        ),
-        &["pipeline.yml:6:9", "`run-task` is part of the language"],
-    );
-    let deploy = "{ cluster: c, service: s, task-definition: f, wait: 10m, on-failure: rollback }";
-    refused(
-        &format!("{HEAD}phases:\n  build:\n    steps:\n      - deploy: {deploy}\n"),
-        &["`wait` is part", "`on-failure` is part"],
+        &format!("{HEAD}notify: {notify}\nphases: {{ build: {{ steps: [{{ run: x }}] }} }}\n"),
+        &["pipeline.yml:3:12", "`sns` is part of the language", "`secret` is part"],
     );
 }
 

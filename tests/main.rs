@@ -6,14 +6,21 @@
     reason = "a test that cannot go on has failed, and says where"
 )]
 
+mod after_deploy;
 mod architecture;
+mod aws_calls;
 mod build;
+mod code_deploy;
+mod code_pipeline;
 mod codebuild;
 mod commands;
 mod context;
+mod deployments;
 mod docker;
 mod doctor;
 mod ecs;
+mod ecs_api;
+mod ecs_commands;
 mod environment;
 mod failures;
 mod faults;
@@ -30,12 +37,16 @@ mod policy;
 mod processes;
 mod publish;
 mod push;
+mod recorded_aws;
+mod run_task;
 mod scan;
 mod scratch;
 mod servers;
 mod services;
 mod signals;
 mod state;
+mod task_definitions;
 mod torture;
 mod unchanged;
 mod validate;
+mod verification;

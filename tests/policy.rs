@@ -1,13 +1,14 @@
 //! `runner iam`: the policy allows every call of real runs, and nothing that no call needs.
 
-use crate::harness::{Project, ecs_service, registry, secrets_manager, ssm, unique};
+use crate::ecs_api::{EcsApi, Service, TaskOutcome, revision, steps};
+use crate::harness::{Project, ecs_service, registry, secrets_manager, ssm, task_role, unique};
 use crate::servers::{AwsCall, PlainRegistry, RecordedAws};
 use serde_json::{Value, json};
 
 const PLACE: &str = "--region us-east-1 --account 123456789012";
 
 /// A policy evaluator: whether one of the statements allows a call. Conditions are not looked at.
-fn allows(policy: &Value, call: &AwsCall) -> bool {
+pub fn allows(policy: &Value, call: &AwsCall) -> bool {
     statements(policy).iter().any(|(actions, resources)| {
         actions.contains(&call.action) && resources.iter().any(|pattern| matches(pattern, &call.arn))
     })
@@ -40,8 +41,22 @@ fn matches(pattern: &str, text: &str) -> bool {
     }
 }
 
+/// Sufficient: every call is allowed.
+#[track_caller]
+pub fn allows_all(policy: &Value, calls: &[AwsCall]) {
+    for call in calls.iter().filter(|call| call.action != "sts:GetCallerIdentity") {
+        assert!(allows(policy, call), "{call:?} is not allowed by\n{policy:#}");
+    }
+}
+
 /// Actions that take no resource, by the service authorization reference.
-const WITHOUT_RESOURCE: [&str; 2] = ["ecr:GetAuthorizationToken", "ecs:DescribeTaskDefinition"];
+const WITHOUT_RESOURCE: [&str; 5] = [
+    "ecr:GetAuthorizationToken",
+    "ecs:DescribeTaskDefinition",
+    "ecs:ListTasks",
+    "elasticloadbalancing:DescribeTargetGroups",
+    "ssm:DescribeParameters",
+];
 
 /// Sufficient: every call is allowed. Minimal: every action and every resource is needed by some call, and `*` stands only
 /// where an action takes no resource.
@@ -90,6 +105,38 @@ fn policy(project: &Project, arguments: &str) -> Value {
     serde_json::from_str(&outcome.stdout).unwrap_or_else(|error| panic!("{error}\n{outcome}"))
 }
 
+/// A service whose deployments fail at once, so that everything is asked for that a deployment may need.
+fn failing(name: &str) -> EcsApi {
+    let gone = "CannotPullContainerError: pull image manifest has been retried 1 time(s): failed to resolve ref r.example/x:1: r.example/x:1: not found";
+    let script = [steps::progress(0, 1), steps::fail_task(TaskOutcome::stopped("TaskFailedToStart", gone))];
+    EcsApi::of(Service::new(name, name, &revision(name, 1)).deploys(script))
+}
+
+fn call(action: &str, arn: &str) -> AwsCall {
+    AwsCall { action: action.to_owned(), arn: arn.to_owned() }
+}
+
+/// What a task definition that only ECS knows may name: roles, secrets, log groups. Those of these tests name none.
+fn of_other_definitions() -> Vec<AwsCall> {
+    let logs = "arn:aws:logs:us-east-1:123456789012:log-group:";
+    vec![
+        call("iam:PassRole", "arn:aws:iam::123456789012:role/x"),
+        call("iam:GetRole", "arn:aws:iam::123456789012:role/x"),
+        call(
+            "secretsmanager:DescribeSecret",
+            "arn:aws:secretsmanager:us-east-1:123456789012:secret:x-AbCdEf",
+        ),
+        call("ssm:DescribeParameters", "*"),
+        call("logs:DescribeLogGroups", &format!("{logs}:log-stream:")),
+        call("logs:GetLogEvents", &format!("{logs}/x:log-stream:p/web/1")),
+    ]
+}
+
+/// A service may have a load balancer, which only ECS knows.
+fn of_load_balancers() -> AwsCall {
+    call("elasticloadbalancing:DescribeTargetGroups", "*")
+}
+
 const DOCKERFILE: &str = "FROM busybox:1.36\nCMD [\"true\"]\n";
 
 /// Pushes to ECR, and the same to a registry whose requests can be read: the calls of both together are those of ECR.
@@ -102,10 +149,17 @@ fn push_calls(
         let project = Project::new(&pipeline(repository)).file("Dockerfile", DOCKERFILE);
         files.iter().fold(project, |project, (path, text)| project.file(path, text)).git()
     };
-    let aws = RecordedAws::start(None);
     let ecr = project(name);
-    ecr.runner("run --publish").aws().env("AWS_ENDPOINT_URL", &aws.endpoint).run().exits(0);
-    let mut calls = aws.calls();
+    let deploys = pipeline(name).contains("deploy:");
+    let mut calls = if deploys {
+        let ecs = failing(name);
+        ecr.runner("run --publish").on(&ecs).run().exits(5);
+        ecs.aws.calls()
+    } else {
+        let aws = RecordedAws::start(None);
+        ecr.runner("run --publish").aws().env("AWS_ENDPOINT_URL", &aws.endpoint).run().exits(0);
+        aws.calls()
+    };
     let plain = PlainRegistry::start();
     let other = project(&format!("\"{}/{name}\"", plain.host))
         .file(".home/.docker/config.json", plain.docker_config());
@@ -121,6 +175,8 @@ fn push_calls(
 fn a_push_and_a_deployment_from_a_file() {
     let name = ecs_service();
     let role = |of: &str| format!("arn:aws:iam::123456789012:role/{name}-{of}");
+    task_role(&format!("{name}-task"));
+    task_role(&format!("{name}-execution"));
     let file = json!({
         "family": name, "taskRoleArn": role("task"), "executionRoleArn": role("execution"),
         "containerDefinitions": [{ "name": "web", "image": "x", "memory": 64 }],
@@ -131,7 +187,8 @@ fn a_push_and_a_deployment_from_a_file() {
             "version: 1\nname: t\nimages: {{ app: {{ repository: {repository}, create: true, tags: [\"${{source.commit}}\", latest] }} }}\nphases:\n  build: {{ steps: [{{ build: app }}, {{ push: app }}, {{ image-definitions: {{ web: app }} }}] }}\n  post_build:\n    steps:\n      - task-definition: {{ file: td.json, containers: {{ web: {{ image: app }} }} }}\n      - deploy: {{ cluster: {name}, service: {name} }}\n"
         )
     };
-    let (policy, calls) = push_calls(pipeline, &name, &[("td.json", file.to_string())]);
+    let (policy, mut calls) = push_calls(pipeline, &name, &[("td.json", file.to_string())]);
+    calls.push(of_load_balancers());
     fits(&policy, &calls);
     assert!(policy.to_string().contains("iam:PassedToService"), "{policy:#}");
 }
@@ -167,15 +224,12 @@ fn secrets_a_service_as_base_and_names_that_differ_from_build_to_build() {
     let project = Project::new(&format!(
         "version: 1\nname: t\nenv:\n  shell: sh\n  variables: {{ STAGE: {name} }}\n  parameter-store: {{ A: \"/${{STAGE}}/a\" }}\n  secrets-manager: {{ S: \"{name}/s:k\", W: \"{arn}:k:AWSCURRENT\" }}\nphases:\n  build:\n    steps:\n      - run: test \"$A$S$W\" = value-of-avalue-of-svalue-of-s\n      - task-definition: {{ service: {{ cluster: \"${{STAGE}}\", name: {name} }}, containers: {{ web: {{ environment: {{ A: b }} }} }} }}\n      - deploy: {{ cluster: {name}, service: \"${{CODEBUILD_X:-{name}}}\" }}\n"
     ));
-    let aws = RecordedAws::start(None);
-    project.runner("run --publish").aws().env("AWS_ENDPOINT_URL", &aws.endpoint).run().exits(0);
+    let ecs = failing(&name);
+    project.runner("run --publish").on(&ecs).run().exits(5);
     let policy = policy(&project, "");
-    let mut calls = aws.calls();
-    // The roles of a service's task definition are known to ECS alone; this one has none.
-    calls.push(AwsCall {
-        action: "iam:PassRole".to_owned(),
-        arn: "arn:aws:iam::123456789012:role/x".to_owned(),
-    });
+    let mut calls = ecs.aws.calls();
+    calls.extend(of_other_definitions());
+    calls.push(of_load_balancers());
     fits(&policy, &calls);
     let text = policy.to_string();
     assert!(
@@ -193,16 +247,13 @@ fn every_role_has_a_policy_of_its_own() {
         "version: 1\nname: t\nenv: {{ parameter-store: {{ A: \"/{name}\" }} }}\nphases:\n  build:\n    steps:\n      - task-definition: {{ family: {name}, containers: {{ web: {{ environment: {{ A: b }} }} }} }}\n        aws: {{ role-arn: \"{role}\", external-id: x }}\n      - deploy: {{ cluster: {name}, service: {name} }}\n        aws: {{ role-arn: \"{role}\" }}\n"
     ));
     ssm("PutParameter", &json!({ "Name": format!("/{name}"), "Value": "a-value", "Type": "String" }));
-    let aws = RecordedAws::start(None);
-    project.runner("run --publish").aws().env("AWS_ENDPOINT_URL", &aws.endpoint).run().exits(0);
-    let (own, assumed): (Vec<AwsCall>, Vec<AwsCall>) =
-        aws.calls().into_iter().partition(|call| !call.action.starts_with("ecs:"));
+    let ecs = failing(&name);
+    project.runner("run --publish").on(&ecs).run().exits(5);
+    let (own, mut assumed): (Vec<AwsCall>, Vec<AwsCall>) =
+        ecs.aws.calls().into_iter().partition(|call| !call.action.starts_with("ecs:"));
     fits(&policy(&project, ""), &own);
-    let mut assumed = assumed;
-    assumed.push(AwsCall {
-        action: "iam:PassRole".to_owned(),
-        arn: "arn:aws:iam::123456789012:role/x".to_owned(),
-    });
+    assumed.extend(of_other_definitions());
+    assumed.push(of_load_balancers());
     fits(&policy(&project, &format!("--role {role}")), &assumed);
     project.runner("iam").run().exits(0).complains(&format!("runner iam --role {role}"));
     project.runner("iam --role arn:aws:iam::1:role/x").run().exits(2).complains(role);

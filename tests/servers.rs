@@ -1,6 +1,8 @@
 //! Servers that a single test starts for itself, and ends.
 
-use crate::harness::{aws_endpoint, docker, eventually, shell};
+pub use crate::recorded_aws::{AwsCall, RecordedAws};
+
+use crate::harness::{docker, eventually, shell};
 use serde_json::Value;
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
@@ -212,7 +214,7 @@ impl RecordedEngine {
 /// engine. It is needed because BuildKit reads the certificates of registries only when the engine starts, and the machine's
 /// engine may have started before the test bed made them.
 pub struct OwnEngine {
-    _server: Server,
+    server: Server,
     directory: tempfile::TempDir,
 }
 
@@ -241,7 +243,8 @@ kill $registry
 "#;
 
 impl OwnEngine {
-    pub fn start() -> Self {
+    /// `host` is the registry's name, which only this network knows.
+    pub fn start(host: &str) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let root = directory.path();
         let login = shell("htpasswd", &["-nbB", "AWS", "123456789012-auth-token"]);
@@ -250,9 +253,9 @@ impl OwnEngine {
         let registry = "version: 0.1\nstorage: { filesystem: { rootdirectory: registry } }\nauth: { htpasswd: { realm: t, path: htpasswd } }\nhttp: { addr: 127.0.0.1:443, tls: { certificate: host.crt, key: host.key } }\n";
         std::fs::write(root.join("registry.yml"), registry).unwrap();
         let path = root.to_str().unwrap();
-        let arguments = ["-nm", "sh", "-c", OWN_ENGINE, "sh", path, &crate::harness::registry()];
+        let arguments = ["-nm", "sh", "-c", OWN_ENGINE, "sh", path, host];
         let server = Server::start("unshare", &arguments, &root.join("log"));
-        let engine = Self { _server: server, directory };
+        let engine = Self { server, directory };
         let answers = || {
             let info = Command::new("docker").args(["-H", &engine.host(), "info"]).output();
             info.is_ok_and(|output| output.status.success())
@@ -266,18 +269,43 @@ impl OwnEngine {
         format!("unix://{}", self.directory.path().join("docker.sock").display())
     }
 
+    /// What runs a program in its network.
+    pub fn network(&self) -> Vec<String> {
+        in_network_of(&self.server)
+    }
+
+    /// Asks this engine.
+    pub fn docker(&self, arguments: &[&str]) -> String {
+        docker(&[&["-H", self.host().as_str()], arguments].concat())
+    }
+
+    /// Gives it an image of the machine's engine.
+    pub fn load(&self, image: &str) {
+        load_into(&self.host(), self.directory.path(), image);
+    }
+
     /// Puts an image of the machine's engine into this engine's registry, and only there.
     pub fn publish(&self, image: &str, name: &str) {
-        let archive = self.directory.path().join("image.tar");
-        docker(&["save", "-o", archive.to_str().unwrap(), image]);
-        let host = self.host();
-        let own = |arguments: &[&str]| docker(&[&["-H", host.as_str()], arguments].concat());
-        own(&["load", "-q", "-i", archive.to_str().unwrap()]);
-        own(&["tag", image, name]);
+        self.load(image);
+        self.docker(&["tag", image, name]);
         std::fs::write(self.directory.path().join("config.json"), crate::harness::docker_config()).unwrap();
-        docker(&["--config", self.directory.path().to_str().unwrap(), "-H", &host, "push", "-q", name]);
-        own(&["rmi", name, image]);
+        let config = self.directory.path().to_str().unwrap();
+        docker(&["--config", config, "-H", &self.host(), "push", "-q", name]);
+        self.docker(&["rmi", name, image]);
     }
+}
+
+/// What runs a program in a server's network, with the names and authorities that are known there.
+fn in_network_of(server: &Server) -> Vec<String> {
+    let pid = server.0.id().to_string();
+    ["nsenter", "-t", &pid, "-n", "-m", "--"].map(ToOwned::to_owned).to_vec()
+}
+
+/// Gives another engine an image of the machine's engine, by way of a file in a directory.
+fn load_into(engine: &str, directory: &Path, image: &str) {
+    let archive = directory.join("image.tar");
+    docker(&["save", "-o", archive.to_str().unwrap(), image]);
+    docker(&["-H", engine, "load", "-q", "-i", archive.to_str().unwrap()]);
 }
 
 /// A Docker Engine that listens with TLS, in a network of its own.
@@ -331,9 +359,7 @@ impl TlsEngine {
 
     /// Gives it an image of the machine's engine.
     pub fn load(&self, image: &str) {
-        let archive = self.directory.path().join("image.tar");
-        docker(&["save", "-o", archive.to_str().unwrap(), image]);
-        docker(&["-H", &self.socket(), "load", "-q", "-i", archive.to_str().unwrap()]);
+        load_into(&self.socket(), self.directory.path(), image);
     }
 
     /// A directory with certificates.
@@ -343,8 +369,7 @@ impl TlsEngine {
 
     /// What runs a program in its network.
     pub fn network(&self) -> Vec<String> {
-        let pid = self.server.0.id().to_string();
-        ["nsenter", "-t", &pid, "-n", "--"].map(ToOwned::to_owned).to_vec()
+        in_network_of(&self.server)
     }
 }
 
@@ -419,181 +444,4 @@ pub fn copy_to_registry(image: &str, name: &str, config: &str) {
     docker(&["tag", image, name]);
     docker(&["--config", home.path().to_str().unwrap(), "push", "-q", name]);
     docker(&["rmi", name]);
-}
-
-/// A call of AWS: the action as IAM spells it, and what it works on.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct AwsCall {
-    pub action: String,
-    pub arn: String,
-}
-
-/// The bed's AWS API with a record of what is asked of it. Calls of one action can be denied, in AWS's own words.
-pub struct RecordedAws {
-    calls: Arc<Mutex<Vec<AwsCall>>>,
-    /// For `AWS_ENDPOINT_URL`.
-    pub endpoint: String,
-}
-
-impl RecordedAws {
-    pub fn start(denied: Option<&str>) -> Self {
-        Self::scripted(denied, |_, _| None)
-    }
-
-    /// `answer` may answer a call (its action and body) in the API's place: status and body.
-    pub fn scripted(
-        denied: Option<&str>,
-        answer: impl Fn(&str, &str) -> Option<(u16, String)> + Send + 'static,
-    ) -> Self {
-        let server = tiny_http::Server::http("127.0.0.1:0").unwrap();
-        let endpoint = format!("http://{}", server.server_addr().to_ip().unwrap());
-        let calls: Arc<Mutex<Vec<AwsCall>>> = Arc::default();
-        let (record, denied) = (calls.clone(), denied.map(ToOwned::to_owned));
-        std::thread::spawn(move || {
-            for mut request in server.incoming_requests() {
-                let mut body = String::new();
-                request.as_reader().read_to_string(&mut body).unwrap();
-                let head: Vec<(String, String)> = request
-                    .headers()
-                    .iter()
-                    .map(|header| (header.field.to_string(), header.value.to_string()))
-                    .collect();
-                let calls = aws_calls(&head, &body);
-                record.lock().unwrap().extend(calls.iter().cloned());
-                let refused = calls.iter().find(|call| Some(&call.action) == denied.as_ref());
-                let (status, text) = match refused {
-                    Some(call) => denial(&head, call),
-                    None => answer(&calls[0].action, &body)
-                        .unwrap_or_else(|| forward(request.url(), &head, &body)),
-                };
-                let response = tiny_http::Response::from_string(text).with_status_code(status);
-                let _ = request.respond(response);
-            }
-        });
-        Self { calls, endpoint }
-    }
-
-    pub fn calls(&self) -> Vec<AwsCall> {
-        self.calls.lock().unwrap().clone()
-    }
-}
-
-/// What AWS says to whoever may not.
-fn denial(head: &[(String, String)], call: &AwsCall) -> (u16, String) {
-    let message = format!(
-        "User: arn:aws:sts::123456789012:assumed-role/build/x is not authorized to perform: {} on resource: {} because no identity-based policy allows the {} action",
-        call.action, call.arn, call.action
-    );
-    if head.iter().any(|(name, _)| name.eq_ignore_ascii_case("x-amz-target")) {
-        (400, serde_json::json!({ "__type": "AccessDeniedException", "message": message }).to_string())
-    } else {
-        (
-            403,
-            format!(
-                "<ErrorResponse><Error><Type>Sender</Type><Code>AccessDenied</Code><Message>{message}</Message></Error></ErrorResponse>"
-            ),
-        )
-    }
-}
-
-/// Passes a request on to the bed's API.
-fn forward(url: &str, head: &[(String, String)], body: &str) -> (u16, String) {
-    let address = aws_endpoint();
-    let host = address.strip_prefix("http://").unwrap();
-    let mut stream = TcpStream::connect(host).unwrap();
-    // HTTP/1.0: the answer ends with the connection and is never in chunks.
-    let mut text = format!("POST {url} HTTP/1.0\r\nHost: {host}\r\n");
-    let own = ["host", "connection", "content-length", "transfer-encoding"];
-    for (name, value) in head.iter().filter(|(name, _)| !own.contains(&name.to_lowercase().as_str())) {
-        text.push_str(&format!("{name}: {value}\r\n"));
-    }
-    text.push_str(&format!("Content-Length: {}\r\n\r\n{body}", body.len()));
-    stream.write_all(text.as_bytes()).unwrap();
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).unwrap();
-    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
-    (head.split(' ').nth(1).unwrap().parse().unwrap(), body.to_owned())
-}
-
-/// The actions that a request needs, the one that it names first. Written from AWS's documentation, not from runner's code.
-fn aws_calls(head: &[(String, String)], body: &str) -> Vec<AwsCall> {
-    let call = |action: String, arn: String| AwsCall { action, arn };
-    let of = |service: &str, name: String| format!("arn:aws:{service}:us-east-1:123456789012:{name}");
-    let target = head.iter().find(|(name, _)| name.eq_ignore_ascii_case("x-amz-target"));
-    let Some((_, target)) = target else {
-        // The query protocol: STS and IAM.
-        let field = |name: &str| {
-            let pair = body.split('&').find_map(|pair| pair.strip_prefix(&format!("{name}=")));
-            pair.unwrap_or_default().replace("%3A", ":").replace("%2F", "/")
-        };
-        return vec![match field("Action").as_str() {
-            "AssumeRole" => call("sts:AssumeRole".to_owned(), field("RoleArn")),
-            "GetRole" => call(
-                "iam:GetRole".to_owned(),
-                format!("arn:aws:iam::123456789012:role/{}", field("RoleName")),
-            ),
-            "SimulatePrincipalPolicy" => {
-                call("iam:SimulatePrincipalPolicy".to_owned(), field("PolicySourceArn"))
-            }
-            other => call(format!("sts:{other}"), "*".to_owned()),
-        }];
-    };
-    let (service, operation) = target.split_once('.').unwrap();
-    let json: Value = serde_json::from_str(body).unwrap();
-    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-    match (service, operation) {
-        ("AmazonEC2ContainerRegistry_V20150921", "GetAuthorizationToken") => {
-            vec![call(format!("ecr:{operation}"), "*".to_owned())]
-        }
-        ("AmazonEC2ContainerRegistry_V20150921", _) => {
-            let name = json["repositoryNames"][0].as_str().or(json["repositoryName"].as_str()).unwrap();
-            vec![call(format!("ecr:{operation}"), of("ecr", format!("repository/{name}")))]
-        }
-        ("CodeBuild_20161006", _) => {
-            let build = text(&json["ids"][0]);
-            let project = build.split(':').next().unwrap_or_default();
-            vec![call(format!("codebuild:{operation}"), of("codebuild", format!("project/{project}")))]
-        }
-        ("AmazonEC2ContainerServiceV20141113", _) => {
-            let action = format!("ecs:{operation}");
-            let cluster = text(&json["cluster"]);
-            match operation {
-                "UpdateService" => {
-                    vec![call(action, of("ecs", format!("service/{cluster}/{}", text(&json["service"]))))]
-                }
-                "DescribeServices" => {
-                    vec![call(action, of("ecs", format!("service/{cluster}/{}", text(&json["services"][0]))))]
-                }
-                "RegisterTaskDefinition" => {
-                    let family = text(&json["family"]);
-                    let arn = of("ecs", format!("task-definition/{family}:1"));
-                    let mut calls = vec![call(action, arn.clone())];
-                    if json.get("tags").is_some() {
-                        calls.push(call("ecs:TagResource".to_owned(), arn));
-                    }
-                    for role in ["taskRoleArn", "executionRoleArn"] {
-                        if let Some(role) = json[role].as_str() {
-                            calls.push(call("iam:PassRole".to_owned(), role.to_owned()));
-                        }
-                    }
-                    calls
-                }
-                // It takes no resource.
-                _ => vec![call(action, "*".to_owned())],
-            }
-        }
-        ("AmazonSSM", _) => {
-            let name = text(&json["Name"]);
-            let name = name.rsplit("parameter/").next().unwrap().trim_start_matches('/').to_owned();
-            let name = name.split(':').next().unwrap().to_owned();
-            vec![call(format!("ssm:{operation}"), of("ssm", format!("parameter/{name}")))]
-        }
-        ("secretsmanager", _) => {
-            let id = text(&json["SecretId"]);
-            let arn =
-                if id.starts_with("arn:") { id } else { of("secretsmanager", format!("secret:{id}-AbCdEf")) };
-            vec![call(format!("secretsmanager:{operation}"), arn)]
-        }
-        _ => panic!("the recorder does not know {target}"),
-    }
 }

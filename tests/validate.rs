@@ -188,14 +188,14 @@ fn several_files_are_checked_and_the_worst_decides() {
     let good = "version: 1\nname: t\nphases: {}\n";
     let project = Project::new(good)
         .file("b.yml", "version: 1\nphases: {}\n")
-        .file("c.yml", "version: 1\nname: t\nphases: { build: { steps: [{ run: x, timeout: 1m }, { run-task: { cluster: c, service: s, task-definition: f } }] } }\n");
+        .file("c.yml", "version: 1\nname: t\nnotify: [{ sns: \"arn:aws:sns:eu-west-1:123456789012:t\" }]\nphases: { build: { steps: [{ run: x, timeout: 1m }] } }\n");
     project.runner("validate").run().exits(0).says("pipeline.yml: valid\n");
     let outcome = project.runner("validate pipeline.yml b.yml nowhere.yml c.yml").run().exits(2);
     let outcome = outcome.says("pipeline.yml: valid\n").says("c.yml: valid\n");
     outcome
         .complains("a pipeline needs `name`")
         .complains("cannot read the pipeline file nowhere.yml")
-        .complains("warning: `run-task` is part of the language");
+        .complains("warning: `sns` is part of the language");
     let report = project.runner("validate --json b.yml nowhere.yml").run().exits(2).stdout;
     let report: Value = serde_json::from_str(&report).unwrap();
     assert_eq!(report["files"][1]["file"], "nowhere.yml");

@@ -61,12 +61,10 @@ impl Aws {
             .and_then(|data| data.authorization_token())
             .and_then(|token| base64::engine::general_purpose::STANDARD.decode(token).ok())
             .and_then(|bytes| String::from_utf8(bytes).ok());
-        let (user, password) =
-            pair.as_deref().and_then(|pair| pair.split_once(':')).ok_or(AwsError::Service {
-                action: ACTION,
-                code: "invalid answer".to_owned(),
-                message: "the answer holds no token".to_owned(),
-            })?;
+        let (user, password) = pair
+            .as_deref()
+            .and_then(|pair| pair.split_once(':'))
+            .ok_or_else(|| AwsError::without(ACTION, "token"))?;
         Ok(Login { user: user.to_owned(), password: Secret::new(password) })
     }
 
@@ -112,12 +110,10 @@ impl Aws {
         }
         let answer =
             request.send().await.map_err(|failed| error(ACTION, &self.repository_arn(name), failed))?;
-        let address =
-            answer.repository.and_then(|repository| repository.repository_uri).ok_or(AwsError::Service {
-                action: ACTION,
-                code: "invalid answer".to_owned(),
-                message: "the answer holds no address".to_owned(),
-            })?;
+        let address = answer
+            .repository
+            .and_then(|repository| repository.repository_uri)
+            .ok_or_else(|| AwsError::without(ACTION, "address"))?;
         if let Some(policy) = &new.lifecycle_policy {
             let request = client.put_lifecycle_policy().repository_name(name).lifecycle_policy_text(policy);
             let answer = request.send().await;

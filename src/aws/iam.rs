@@ -2,18 +2,34 @@
 
 use super::{Aws, AwsError, error};
 use aws_sdk_iam::types::{ContextEntry, ContextKeyTypeEnum, PolicyEvaluationDecisionType};
+use serde_json::Value;
+
+/// A role.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Role {
+    /// Its ARN.
+    pub arn: String,
+    /// The services that may take it, in the words of its trust policy.
+    pub trusted: Vec<String>,
+}
 
 impl Aws {
-    /// The ARN of a role; nothing where there is none of that name.
-    pub async fn iam_role(&self, name: &str) -> Result<Option<String>, AwsError> {
+    /// A role; nothing where there is none of that name.
+    pub async fn iam_role(&self, name: &str) -> Result<Option<Role>, AwsError> {
         let answer = aws_sdk_iam::Client::new(&self.config).get_role().role_name(name).send().await;
-        match answer {
-            Ok(answer) => Ok(answer.role.map(|role| role.arn)),
+        let role = match answer {
+            Ok(answer) => answer.role,
             Err(failed) => match error("iam:GetRole", &format!("arn:aws:iam::*:role/{name}"), failed) {
-                AwsError::Service { code, .. } if code.starts_with("NoSuchEntity") => Ok(None),
-                other => Err(other),
+                AwsError::Service { code, .. } if code.starts_with("NoSuchEntity") => return Ok(None),
+                other => return Err(other),
             },
-        }
+        };
+        Ok(role.map(|role| {
+            // IAM writes it as in an address.
+            let policy = percent_decoded(&role.assume_role_policy_document.unwrap_or_default());
+            let policy: Value = serde_json::from_str(&policy).unwrap_or_default();
+            Role { arn: role.arn, trusted: services(&policy) }
+        }))
     }
 
     /// Whether a user or role may do something, for every resource. `passed_to` is the service that roles are passed to. Nothing
@@ -56,5 +72,54 @@ impl Aws {
                 single.iter().all(|one| allowed(&one.eval_resource_decision))
             }
         })))
+    }
+}
+
+/// The services that a trust policy allows.
+fn services(policy: &Value) -> Vec<String> {
+    let list = |value: &Value| match value {
+        Value::Array(items) => items.clone(),
+        Value::Null => Vec::new(),
+        one => vec![one.clone()],
+    };
+    let mut found = Vec::new();
+    for statement in list(policy.get("Statement").unwrap_or(&Value::Null)) {
+        let allows = statement.get("Effect").and_then(Value::as_str) == Some("Allow");
+        let services = statement.get("Principal").and_then(|principal| principal.get("Service"));
+        let services = list(services.unwrap_or(&Value::Null));
+        found.extend(services.iter().filter(|_| allows).filter_map(Value::as_str).map(ToOwned::to_owned));
+    }
+    found
+}
+
+fn percent_decoded(text: &str) -> String {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let Some((first, tail)) = rest.split_first() {
+        let hex = tail.get(..2).and_then(|hex| std::str::from_utf8(hex).ok());
+        if let (b'%', Some(byte)) = (first, hex.and_then(|hex| u8::from_str_radix(hex, 16).ok())) {
+            bytes.push(byte);
+            rest = &tail[2..];
+        } else {
+            bytes.push(*first);
+            rest = tail;
+        }
+    }
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_trust_policy_names_services_in_several_ways() {
+        let text = "%7B%22Statement%22%3A%5B%7B%22Effect%22%3A%22Allow%22%2C%22Principal%22%3A%7B%22Service%22%3A%22ecs-tasks.amazonaws.com%22%7D%7D%2C%7B%22Effect%22%3A%22Deny%22%2C%22Principal%22%3A%7B%22Service%22%3A%5B%22a%22%5D%7D%7D%5D%7D";
+        let policy: Value = serde_json::from_str(&percent_decoded(text)).unwrap();
+        assert_eq!(services(&policy), ["ecs-tasks.amazonaws.com"]);
+        let several = serde_json::json!({ "Statement": { "Effect": "Allow", "Principal": { "Service": ["a", "b"], "AWS": "*" } } });
+        assert_eq!(services(&several), ["a", "b"]);
+        assert!(services(&Value::Null).is_empty());
+        assert_eq!(percent_decoded("100%"), "100%");
     }
 }

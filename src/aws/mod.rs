@@ -1,9 +1,15 @@
 //! AWS through its SDK: set-up here, one file per service. The SDK's types never leave this module.
 
 pub mod codebuild;
+pub mod codedeploy;
 pub mod ecr;
 pub mod ecs;
+pub mod elb;
+pub mod events;
 pub mod iam;
+pub mod logs;
+mod raw;
+pub mod scheduler;
 pub mod secrets_manager;
 pub mod ssm;
 pub mod sts;
@@ -72,6 +78,14 @@ pub enum AwsError {
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+    /// The service answers, and not as it should: what was asked for may have been done.
+    #[error("AWS's answer to {action} is not understood: {message}")]
+    NotUnderstood {
+        /// The action, as IAM spells it.
+        action: &'static str,
+        /// What is wrong with it.
+        message: String,
+    },
     /// Something that the pipeline names does not exist.
     #[error("there is no {what} `{name}`")]
     NotFound {
@@ -93,10 +107,15 @@ pub enum AwsError {
 }
 
 impl AwsError {
+    /// An answer without what it has to have.
+    fn without(action: &'static str, what: &str) -> Self {
+        Self::NotUnderstood { action, message: format!("it has no {what}") }
+    }
+
     /// Whether the same call may succeed a moment later; it may also have succeeded now, and only its answer be lost.
     pub fn may_pass(&self) -> bool {
         match self {
-            Self::Unreachable { .. } => true,
+            Self::Unreachable { .. } | Self::NotUnderstood { .. } => true,
             Self::Service { code, .. } => PASSING.contains(&code.as_str()),
             _ => false,
         }
@@ -120,7 +139,10 @@ const ANSWER: Duration = Duration::from_secs(30);
 /// Error codes that mean "you may not".
 const DENIED: [&str; 4] = ["AccessDenied", "AccessDeniedException", "UnauthorizedOperation", "NotAuthorized"];
 /// Error codes that mean "we do not know you".
-const BAD_CREDENTIALS: [&str; 6] = [
+const BAD_CREDENTIALS: [&str; 9] = [
+    "RequestExpired",
+    "IncompleteSignature",
+    "IncompleteSignatureException",
     "UnrecognizedClientException",
     "InvalidClientTokenId",
     "InvalidSignatureException",
@@ -177,6 +199,12 @@ impl Aws {
     fn arn(&self, service: &str, name: &str) -> String {
         let partition = partition_of(&self.region);
         format!("arn:{partition}:{service}:{}:*:{name}", self.region)
+    }
+
+    /// The same access in a region; in our own where none is named.
+    #[must_use]
+    pub fn at(&self, region: Option<&str>) -> Self {
+        region.map_or_else(|| self.clone(), |region| self.in_region(region))
     }
 
     /// The same access in another region.
@@ -257,8 +285,11 @@ where
         }
         return AwsError::Unreachable { action, source: Box::new(error) };
     };
-    let code = service.code().unwrap_or("unknown error").to_owned();
     let message = service.message().unwrap_or_default().to_owned();
+    let Some(code) = service.code().map(ToOwned::to_owned) else {
+        let message = if message.is_empty() { service.to_string() } else { message };
+        return AwsError::NotUnderstood { action, message };
+    };
     if DENIED.contains(&code.as_str()) {
         let denial = Denial::read(&message)
             .unwrap_or_else(|| Denial { action: action.to_owned(), resource: resource.to_owned() });

@@ -20,6 +20,17 @@ pub struct SecretId {
 }
 
 impl Aws {
+    /// Whether a secret exists; its value is not read.
+    pub async fn secret_exists(&self, id: &str) -> Result<bool, AwsError> {
+        let answer =
+            aws_sdk_secretsmanager::Client::new(&self.config).describe_secret().secret_id(id).send().await;
+        match answer.map_err(|failed| error("secretsmanager:DescribeSecret", id, failed)) {
+            Ok(_) => Ok(true),
+            Err(AwsError::Service { code, .. }) if code == "ResourceNotFoundException" => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
     /// A secret's value, or that of one key of it.
     pub async fn secret(&self, reference: &SecretId) -> Result<Secret, AwsError> {
         const ACTION: &str = "secretsmanager:GetSecretValue";

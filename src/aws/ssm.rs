@@ -2,8 +2,35 @@
 
 use super::{Aws, AwsError, error};
 use crate::secret::Secret;
+use aws_sdk_ssm::types::ParameterStringFilter;
+
+const DESCRIBE: &str = "ssm:DescribeParameters";
 
 impl Aws {
+    /// Whether a parameter exists, by name or ARN; its value is not read.
+    pub async fn parameter_exists(&self, name: &str) -> Result<bool, AwsError> {
+        // An ARN does not tell whether the name begins with a slash.
+        let names = match name.split_once(":parameter/") {
+            Some((_, name)) => vec![name.to_owned(), format!("/{name}")],
+            None => vec![name.to_owned()],
+        };
+        let filter = ParameterStringFilter::builder().key("Name").option("Equals").set_values(Some(names));
+        let filter = filter.build().map_err(|failed| AwsError::Service {
+            action: DESCRIBE,
+            code: "invalid request".to_owned(),
+            message: failed.to_string(),
+        })?;
+        let client = aws_sdk_ssm::Client::new(&self.config);
+        let mut pages = client.describe_parameters().parameter_filters(filter).into_paginator().send();
+        // A page may be empty, and a later one not.
+        while let Some(page) = pages.next().await {
+            if !page.map_err(|failed| error(DESCRIBE, "*", failed))?.parameters().is_empty() {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
     /// A parameter's value, decrypted.
     pub async fn parameter(&self, name: &str) -> Result<Secret, AwsError> {
         let resource = match name.strip_prefix("arn:") {

@@ -3,10 +3,13 @@
 use crate::docker::context::{self, Selection};
 use crate::docker::ignore::IgnoreFile;
 use crate::docker::solver::{self, is_remote};
-use crate::ecs::task_definition::{self, Request};
+use crate::document;
+use crate::ecs::needs::Needs;
+use crate::ecs::task_definition::Request;
 use crate::files;
 use crate::pipeline::diagnostic::Diagnostic;
-use crate::pipeline::model::{Action, Image, Pipeline, StepId, TaskDefinitionBase};
+use crate::pipeline::model::{Action, Image, Pipeline, RunTask, StepId, TaskDefinitionBase};
+use crate::pipeline::source::Span;
 use crate::plan::facts::{Definition, Facts};
 use crate::plan::outline::ContextSize;
 use crate::plan::scope::Values;
@@ -42,8 +45,11 @@ pub(super) fn definitions(
 ) -> HashMap<StepId, Definition> {
     let definition = |file: &Path| {
         let text = read(file)?;
-        let request = Request::from_document(task_definition::parse(&text).ok()?).ok()?;
+        let request = Request::from_document(document::parse(&text).ok()?).ok()?;
+        let needs = Needs::of(request.fields());
         Some(Definition {
+            images: needs.images.into_iter().map(|(_, image)| image).collect(),
+            secrets: needs.secrets.into_iter().map(|(_, reference)| reference).collect(),
             family: Some(request.family().to_owned()),
             roles: request.roles(),
             log_groups: request.log_groups(),
@@ -66,22 +72,31 @@ pub(super) fn definitions(
 /// Containers that the pipeline changes and the task definition's file does not have.
 pub(super) fn containers(pipeline: &Pipeline, definitions: &HashMap<StepId, Definition>) -> Vec<Diagnostic> {
     let mut problems = Vec::new();
+    let no_container = |name: &str, known: &Definition, span: Span| {
+        let names = || known.containers.iter().map(String::as_str);
+        let help = closest(name, names()).map_or_else(
+            || format!("it has {}", listed(names())),
+            |found| format!("did you mean `{found}`?"),
+        );
+        let message = format!("the task definition's file has no container `{name}`");
+        (!known.containers.iter().any(|own| own == name)).then(|| Diagnostic::new(message, span).help(help))
+    };
+    // What a task runs is known here where the pipeline has one task definition, and that is a file.
+    let registers = pipeline.steps().filter(|step| matches!(step.action, Action::TaskDefinition(_))).count();
+    let only = definitions.values().next().filter(|_| registers == 1);
     for step in pipeline.steps() {
+        if let (Action::RunTask(RunTask { container: Some(container), .. }), Some(known)) =
+            (&step.action, only)
+        {
+            problems.extend(no_container(&container.value, known, container.span));
+        }
         let (Action::TaskDefinition(definition), Some(known)) = (&step.action, definitions.get(&step.id))
         else {
             continue;
         };
-        let names = || known.containers.iter().map(String::as_str);
-        for (name, change) in &definition.containers {
-            if !known.containers.contains(name) {
-                let help = closest(name, names()).map_or_else(
-                    || format!("it has {}", listed(names())),
-                    |found| format!("did you mean `{found}`?"),
-                );
-                let message = format!("the task definition's file has no container `{name}`");
-                problems.push(Diagnostic::new(message, change.span).help(help));
-            }
-        }
+        problems.extend(
+            definition.containers.iter().filter_map(|(name, change)| no_container(name, known, change.span)),
+        );
     }
     problems
 }

@@ -95,10 +95,17 @@ fn notes(all: &[Policy], policy: &Policy, format: Format) {
             "note: the account or the region is not known, `*` stands in its place; --account and --region set them",
         );
     }
-    if policy.passes_any_role() {
-        stdio::text(
-            "note: iam:PassRole is on `role/*`, because the roles of the task definition are not known here (only ECS knows them, or its file cannot be read): put their ARNs there",
-        );
+    for service in policy.passes_any_role() {
+        let whose = match service {
+            "ecs-tasks.amazonaws.com" => {
+                "task definition are not known here (only ECS knows them, or its file cannot be read)"
+            }
+            "events.amazonaws.com" => "rules that start tasks are known to EventBridge alone",
+            _ => "schedules that start tasks are known to EventBridge Scheduler alone",
+        };
+        stdio::text(&format!(
+            "note: iam:PassRole is on `role/*`, because the roles of the {whose}: put their ARNs there"
+        ));
     }
     if policy.statements.is_empty() {
         stdio::text(match policy.role {

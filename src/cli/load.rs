@@ -226,6 +226,9 @@ pub(super) fn artifacts(process: &HashMap<String, String>, directory: &Path) -> 
 const REGISTRY_TIMEOUT: &str = "RUNNER_REGISTRY_TIMEOUT";
 const REGISTRY_PATIENCE: Duration = Duration::from_mins(1);
 
+/// How often a deployment is looked at, in milliseconds: the variable. Where it is not set, from every second at first to every five.
+const ECS_POLL: &str = "RUNNER_ECS_POLL";
+
 /// Whether images may be read in the engine's storage: the variable, and the word that keeps runner out of there.
 const ENGINE_STORAGE: &str = "RUNNER_ENGINE_STORAGE";
 const OFF: &str = "off";
@@ -236,13 +239,13 @@ pub(super) fn settings(process: &HashMap<String, String>) -> Result<Settings, Fa
     let docker = get("DOCKER_CONFIG")
         .map(PathBuf::from)
         .or_else(|| get("HOME").map(|home| Path::new(home).join(".docker")));
-    let registry_patience = match get(REGISTRY_TIMEOUT).map(|text| duration::parse(text)) {
-        None => REGISTRY_PATIENCE,
-        Some(Ok(patience)) => patience,
-        Some(Err(problem)) => {
-            let failure = Failure::usage(format!("the variable {REGISTRY_TIMEOUT}: {problem}"));
-            return Err(failure.help(duration::HELP));
-        }
+    let ecs_poll = match get(ECS_POLL).map(|text| text.parse::<u64>()).transpose() {
+        Ok(poll) => poll.filter(|poll| *poll > 0),
+        Err(_) => return Err(Failure::usage(format!("the variable {ECS_POLL} is a number of milliseconds"))),
+    };
+    let time = |name: &str| match get(name).map(|text| duration::parse(text)).transpose() {
+        Ok(time) => Ok(time),
+        Err(problem) => Err(Failure::usage(format!("the variable {name}: {problem}")).help(duration::HELP)),
     };
     Ok(Settings {
         docker: Endpoint {
@@ -258,7 +261,8 @@ pub(super) fn settings(process: &HashMap<String, String>) -> Result<Settings, Fa
         docker_config: docker.map(|directory| directory.join("config.json")),
         aws_ca_bundle: get("AWS_CA_BUNDLE").map(PathBuf::from),
         in_codebuild: process.contains_key("CODEBUILD_BUILD_ID"),
-        registry_patience,
+        registry_patience: time(REGISTRY_TIMEOUT)?.unwrap_or(REGISTRY_PATIENCE),
+        ecs_poll: ecs_poll.map(Duration::from_millis),
         path: get("PATH").map(OsString::from).unwrap_or_default(),
     })
 }

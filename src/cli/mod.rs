@@ -27,7 +27,7 @@ use std::process::ExitCode;
 #[command(
     name = "runner",
     version,
-    after_help = "Example:\n  runner run --phase build\n\nExit codes: 0 done, 1 a step failed, 2 bad usage or invalid file, 3 the environment cannot serve,\n4 image tests failed, 7 a timeout passed, 128+N stopped by signal N."
+    after_help = "Example:\n  runner run --phase build\n\nExit codes: 0 done, 1 a step failed, 2 bad usage or invalid file, 3 the environment cannot serve,\n4 image tests failed, 5 a deployment was rolled back, 6 it failed and was not, 7 a timeout passed, 8 a deployment was superseded,\n128+N stopped by signal N."
 )]
 struct Arguments {
     #[command(subcommand)]

@@ -154,7 +154,9 @@ fn unknowns(
         }
     }
     for step in pipeline.steps() {
-        if let Action::TaskDefinition(definition) = &step.action {
+        if let Action::TaskDefinition(definition) = &step.action
+            && definition.registers()
+        {
             match &definition.base {
                 TaskDefinitionBase::File(_) if !definitions.contains_key(&step.id) => {
                     say("the family: the task definition's file cannot be read here".to_owned());

@@ -1,5 +1,6 @@
 //! What differs between two task definitions, with everything out of the way that means the same.
 
+use super::number;
 use super::task_definition::Request;
 use serde_json::{Map, Value, json};
 use similar::TextDiff;
@@ -76,6 +77,7 @@ fn variables(definition: &mut Map<String, Value>) -> impl Iterator<Item = (Value
 /// A definition in the one form that all with its meaning have.
 fn normal(request: &Request) -> Map<String, Value> {
     let mut fields = request.fields().clone();
+    fields.values_mut().for_each(normal_numbers);
     for (field, unit, per_unit) in [("cpu", "vcpu", 1024.0), ("memory", "gb", 1024.0)] {
         if let Some(value) = fields.get_mut(field) {
             *value = Value::from(amount(value, unit, per_unit));
@@ -97,6 +99,16 @@ fn normal(request: &Request) -> Map<String, Value> {
         normal_container(container);
     }
     sorted(fields)
+}
+
+/// 1.50 and 1.5 are the same, and so are 1e3 and 1000.
+fn normal_numbers(value: &mut Value) {
+    match value {
+        Value::Number(number) => *number = number::normal(number),
+        Value::Array(items) => items.iter_mut().for_each(normal_numbers),
+        Value::Object(fields) => fields.values_mut().for_each(normal_numbers),
+        Value::Null | Value::Bool(_) | Value::String(_) => {}
+    }
 }
 
 fn normal_container(container: &mut Map<String, Value>) {
@@ -267,6 +279,32 @@ mod tests {
         let text = compare(&request(with("i", "1")), &request(with("j", "2"))).unwrap();
         assert!(text.contains("\"value\": \"(unchanged)\"") && text.contains("\"value\": \"2\""), "{text}");
         assert!(!text.contains("hunter2"), "{text}");
+    }
+
+    #[test]
+    fn the_form_of_numbers_means_nothing() {
+        let with = |number: &str| {
+            let text = format!(
+                r#"{{ "family": "f", "cpu": {number}, "new": [{{ "a": {number} }}], "containerDefinitions": [{{ "name": "a", "cpu": {number} }}] }}"#
+            );
+            request(crate::document::parse(&text).unwrap())
+        };
+        for (one, other) in [
+            ("1.50", "1.5"),
+            ("1e3", "1000"),
+            ("0.0", "-0"),
+            ("256", "256.00"),
+            ("18446744073709551616", "18446744073709551616.0"),
+        ] {
+            assert_eq!(compare(&with(one), &with(other)), None, "{one} {other}");
+        }
+        for (one, other) in [
+            ("18446744073709551616", "18446744073709551617"),
+            ("0.1", "0.1000000000000000055"),
+            ("1e999", "1e998"),
+        ] {
+            assert!(compare(&with(one), &with(other)).is_some(), "{one} {other}");
+        }
     }
 
     #[test]

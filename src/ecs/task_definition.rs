@@ -149,17 +149,6 @@ pub struct ContainerPatch {
 #[derive(Debug, Clone, PartialEq)]
 pub struct Request(Map<String, Value>);
 
-/// Reads the text of a file: JSON as JSON, so that numbers and order stay as written; anything else as YAML. The error is
-/// the parser's.
-pub fn parse(text: &str) -> Result<Value, String> {
-    let text = text.trim_start_matches('\u{feff}');
-    if text.trim_start().starts_with('{') {
-        serde_json::from_str(text).map_err(|error| error.to_string())
-    } else {
-        serde_yaml::from_str(text).map_err(|error| error.to_string())
-    }
-}
-
 impl Request {
     /// Takes a task definition in any shape that files and answers have: bare, wrapped in `taskDefinition` with its tags
     /// beside it, with read-only fields, with nulls. Zero, `false` and empty texts stay.
@@ -169,8 +158,10 @@ impl Request {
         };
         let mut fields = match outer.remove("taskDefinition") {
             Some(Value::Object(mut inner)) => {
-                if let Some(tags) = outer.remove("tags") {
-                    inner.entry("tags").or_insert(tags);
+                // Describe's answer has them beside it, where `taskDefinition` may hold an empty place for them.
+                let has_own = inner.get("tags").is_some_and(|tags| !tags.is_null() && *tags != json!([]));
+                if let Some(tags) = outer.remove("tags").filter(|_| !has_own) {
+                    inner.insert("tags".to_owned(), tags);
                 }
                 inner
             }
@@ -178,11 +169,18 @@ impl Request {
             None => outer,
         };
         for name in READ_ONLY {
-            fields.remove(name);
+            fields.shift_remove(name);
+        }
+        // AWS sets tags of its own (CloudFormation, Copilot) and refuses them from anybody else.
+        if let Some(tags) = fields.get_mut("tags").and_then(Value::as_array_mut) {
+            let is_aws = |tag: &Value| {
+                tag.get("key").and_then(Value::as_str).is_some_and(|key| key.starts_with("aws:"))
+            };
+            tags.retain(|tag| !is_aws(tag));
         }
         // An empty list of tags is refused on registration; every other empty list is harmless.
         if fields.get("tags").and_then(Value::as_array).is_some_and(Vec::is_empty) {
-            fields.remove("tags");
+            fields.shift_remove("tags");
         }
         drop_nulls(&mut fields);
         if !fields.get("containerDefinitions").is_some_and(Value::is_array) {
@@ -272,7 +270,7 @@ impl Request {
         set("cpu", patch.cpu.map(Value::from));
         set("memory", patch.memory.map(Value::from));
         if patch.replace_environment {
-            container.remove("environment");
+            container.shift_remove("environment");
         }
         // A name is either a variable or a secret: ECS refuses both.
         remove_named(container, "secrets", &patch.environment);
@@ -418,6 +416,18 @@ mod tests {
                 "tags": [{ "key": "team", "value": "a" }]
             })
         );
+    }
+
+    #[test]
+    fn tags_that_aws_reserves_for_itself_are_not_sent() {
+        let with = |tags: Value| {
+            let document = json!({ "family": "f", "containerDefinitions": [], "tags": tags });
+            Request::from_document(document).unwrap().into_json().get("tags").cloned()
+        };
+        let own = json!({ "key": "team", "value": "a" });
+        let reserved = json!({ "key": "aws:cloudformation:stack-name", "value": "s" });
+        assert_eq!(with(json!([reserved, own])), Some(json!([own])));
+        assert_eq!(with(json!([reserved])), None);
     }
 
     fn pairs(pairs: &[(&str, &str)]) -> Vec<(String, String)> {

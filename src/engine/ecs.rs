@@ -1,12 +1,27 @@
 //! What `runner ecs` asks of Amazon ECS.
 
+use super::Cancellation;
+use super::deployment::{
+    After, Before, Deployer, Family, Order, Registered, Registration, Report, Wishes, failure_of, short,
+};
 use super::services::{Access, Services, Settings};
+use crate::aws::{Aws, AwsError};
+use crate::document;
 use crate::ecs::diff::compare;
-use crate::ecs::task_definition::{self, Request};
-use crate::exit::Failure;
+use crate::ecs::needs::Needs;
+use crate::ecs::revisions::Named;
+use crate::ecs::service::{Service, ServiceDeployment, State};
+use crate::ecs::task_definition::{Patch, Request};
+use crate::event::Events;
+use crate::exit::{Failure, chain};
+use crate::pipeline::model::OnFailure;
 use crate::secret::Masks;
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::path::Path;
+use std::time::Duration;
+
+/// How many deployments `status` shows.
+const SHOWN: usize = 5;
 
 /// Reads a file with a task definition.
 pub fn read(path: &Path) -> Result<Value, Failure> {
@@ -14,20 +29,400 @@ pub fn read(path: &Path) -> Result<Value, Failure> {
         Failure::usage(format!("the task definition {} cannot be read: {reason}", path.display()))
     };
     let text = std::fs::read_to_string(path).map_err(|error| unreadable(error.to_string()))?;
-    task_definition::parse(&text).map_err(unreadable)
+    document::parse(&text).map_err(unreadable)
 }
 
-/// How a request differs from what a service runs, as a unified diff; nothing where both mean the same.
-pub async fn difference(
-    settings: &Settings,
-    masks: &Masks,
-    cluster: &str,
-    service: &str,
+/// What a command works with.
+#[derive(Debug)]
+pub struct Session<'a> {
+    /// How connections are made.
+    pub settings: &'a Settings,
+    /// What is kept out of everything that people see.
+    pub masks: &'a Masks,
+    /// Who hears of what happens.
+    pub events: &'a Events,
+    /// How it is stopped.
+    pub cancellation: &'a Cancellation,
+}
+
+/// The services of a cluster that a command is about.
+#[derive(Debug, Clone)]
+pub struct Place {
+    /// The cluster.
+    pub cluster: String,
+    /// The services.
+    pub services: Vec<String>,
+}
+
+/// What services get.
+#[derive(Debug, Clone)]
+pub enum Base {
+    /// A document, from which a revision is registered.
+    Document(Value),
+    /// A revision that is registered: a family, `FAMILY:N` or an ARN.
+    Registered(String),
+    /// What the first of the services runs.
+    Running,
+}
+
+/// How services are deployed.
+#[derive(Debug, Clone)]
+pub struct Manner {
+    /// How long it may take.
+    pub wait: Duration,
+    /// What happens to a deployment that fails.
+    pub on_failure: OnFailure,
+    /// Register and deploy also where nothing differs.
+    pub force: bool,
+    /// Change nothing.
+    pub dry_run: bool,
+    /// What is wished for beside it.
+    pub wishes: Wishes,
+}
+
+/// What a service would get.
+#[derive(Debug)]
+pub struct Planned {
+    /// The service.
+    pub service: String,
+    /// The revision that it has, as an ARN.
+    pub has: String,
+    /// The revision that it would get, as an ARN; the family of one that would be registered.
+    pub gets: String,
+}
+
+/// What a command did, or would do.
+#[derive(Debug, Default)]
+pub struct Done {
+    /// The revision: an ARN, or of a dry run that would register one, its family.
+    pub revision: String,
+    /// It was, or would be, registered.
+    pub registers: bool,
+    /// What changes in the task definition, as a unified diff.
+    pub difference: Option<String>,
+    /// What would be done.
+    pub planned: Vec<Planned>,
+    /// What was done.
+    pub reports: Vec<Report>,
+    /// What was done after that, or would be.
+    pub after: After,
+}
+
+impl Done {
+    /// Nothing, or what went wrong.
+    pub fn failure(&self) -> Option<Failure> {
+        failure_of(&self.reports).or_else(|| self.after.failure.clone())
+    }
+}
+
+impl Session<'_> {
+    /// How a request differs from what a service runs, as a unified diff; nothing where both mean the same.
+    pub async fn difference(
+        &self,
+        cluster: &str,
+        service: &str,
+        request: &Request,
+    ) -> Result<Option<String>, Failure> {
+        let services = Services::alone(self.settings, self.masks);
+        let aws = services.aws(&Access::default()).await?;
+        let running = aws.ecs_service(cluster, service).await?.task_definition;
+        let running = Request::from_document(aws.ecs_task_definition(&running).await?)?;
+        Ok(compare(&running, request))
+    }
+
+    fn deployer<'d>(&'d self, services: &'d Services, aws: &'d Aws) -> Deployer<'d> {
+        Deployer {
+            aws,
+            services,
+            access: Access::default(),
+            events: self.events,
+            stop: &self.cancellation.stopping.soft,
+            poll: self.settings.ecs_poll,
+        }
+    }
+
+    /// Registers what has to be, and deploys it.
+    pub async fn deploy(
+        &self,
+        place: &Place,
+        base: Base,
+        patch: &Patch,
+        manner: &Manner,
+    ) -> Result<Done, Failure> {
+        let services = Services::alone(self.settings, self.masks);
+        let aws = services.aws(&Access::default()).await?;
+        let deployer = self.deployer(&services, &aws);
+        let first = place.services.first().map(String::as_str).unwrap_or_default();
+        let running = aws.ecs_service(&place.cluster, first).await?.task_definition;
+        let (document, known) = match base {
+            Base::Document(document) => (document, None),
+            Base::Registered(name) => {
+                let document = aws.ecs_task_definition(&name).await?;
+                let known = Registered::read(&document)
+                    .ok_or_else(|| Failure::usage(format!("{name} is not in use any more")))?;
+                (document, Some(known))
+            }
+            Base::Running => {
+                let document = aws.ecs_task_definition(&running).await?;
+                let known = Registered::read(&document);
+                (document, known)
+            }
+        };
+        let mut request = Request::from_document(document)?;
+        request.apply(patch)?;
+        for slip in request.likely_slips() {
+            self.events.warn(slip).await;
+        }
+        if manner.dry_run {
+            return planned(&deployer, place, known, &request, &running, manner).await;
+        }
+        // What is named as a revision is deployed as it is.
+        let same = Registered::meaning(&request, [&known]);
+        let Registration { revision, is_new, difference } = match same {
+            Some(same) if !manner.force => Registration::of(&same.revision.arn),
+            _ => deployer.register(known, &request, manner.force).await?,
+        };
+        let order = order(place, &revision, manner, is_new);
+        let reports = deployer.deploy(&order).await?;
+        let after = match failure_of(&reports) {
+            None => deployer.after(&order, &reports, manner.wishes).await,
+            Some(_) => After::default(),
+        };
+        Ok(Done { revision, registers: is_new, difference, reports, after, ..Done::default() })
+    }
+
+    /// Gives services the revision that was deployed successfully before.
+    pub async fn roll_back(&self, place: &Place, manner: &Manner) -> Result<Done, Failure> {
+        let services = Services::alone(self.settings, self.masks);
+        let aws = services.aws(&Access::default()).await?;
+        let deployer = self.deployer(&services, &aws);
+        let mut done = Done::default();
+        // Where each can go is known before the first one is touched.
+        for name in &place.services {
+            let before = deployer.before(&place.cluster, name).await?;
+            let previous = self.earlier(&aws, &place.cluster, &before).await?;
+            done.planned.push(Planned {
+                service: name.clone(),
+                has: before.service.task_definition,
+                gets: previous,
+            });
+        }
+        done.revision = done.planned.first().map(|planned| planned.gets.clone()).unwrap_or_default();
+        if manner.dry_run {
+            return Ok(done);
+        }
+        for Planned { service, has, gets } in std::mem::take(&mut done.planned) {
+            let note = format!("{service} goes back from {} to {}", short(&has), short(&gets));
+            self.events.note(note).await;
+            let one = Place { cluster: place.cluster.clone(), services: vec![service.clone()] };
+            let order = order(&one, &gets, manner, false);
+            // What has been done is told, whatever comes after it.
+            let reports = match deployer.deploy(&order).await {
+                Ok(reports) => reports,
+                Err(failure) => vec![Report::not_begun(&service, &gets, failure)],
+            };
+            if done.after.failure.is_none() && failure_of(&reports).is_none() {
+                done.after = deployer.after(&order, &reports, manner.wishes).await;
+            }
+            done.reports.extend(reports);
+        }
+        Ok(done)
+    }
+
+    /// The revision to go back to: the last that was deployed successfully and is not what the service has now.
+    async fn earlier(&self, aws: &Aws, cluster: &str, before: &Before) -> Result<String, Failure> {
+        let service = &before.service;
+        let current = &service.task_definition;
+        let nothing = || {
+            let message = format!("{} has no other revision that was deployed successfully", service.name);
+            Failure::environment(message)
+                .help("`runner ecs deploy --task-definition FAMILY:N` deploys any revision")
+        };
+        match aws.ecs_service_deployments(cluster, &service.name, true).await {
+            Ok(deployments) => {
+                for target in deployments.into_iter().filter_map(|deployment| deployment.target) {
+                    let revision = aws.ecs_service_revision(&target).await?;
+                    if revision != *current {
+                        return Ok(revision);
+                    }
+                }
+                // A deployment that never was through is all that there is.
+                before.previous.clone().filter(|previous| previous != current).ok_or_else(nothing)
+            }
+            // Only of an API that does not know the call, as in test beds, the number is all that there is.
+            Err(error @ AwsError::Unreachable { .. }) => {
+                let family = short(current);
+                let family = family.split(':').next().unwrap_or_default();
+                let revisions = aws.ecs_revisions(family).await?;
+                let number = crate::aws::ecs::Revision { arn: current.clone() }.number();
+                let found = revisions.into_iter().find(|revision| revision.number() < number);
+                let found = found.ok_or_else(nothing)?;
+                let cause = chain(&error);
+                let note = format!(
+                    "ECS does not tell which revision was deployed successfully, so the one before is taken: {cause}"
+                );
+                self.events.warn(note).await;
+                Ok(found.arn)
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// What a service runs, since when, from which commit, and how its last deployments ended.
+    pub async fn status(&self, cluster: &str, name: &str) -> Result<Value, Failure> {
+        let services = Services::alone(self.settings, self.masks);
+        let aws = services.aws(&Access::default()).await?;
+        let deployer = self.deployer(&services, &aws);
+        let service = aws.ecs_service(cluster, name).await?;
+        let deployments = match aws.ecs_service_deployments(cluster, name, false).await {
+            Ok(deployments) => deployments,
+            Err(error) => {
+                let cause = chain(&error);
+                self.events.warn(format!("the last deployments cannot be told: {cause}")).await;
+                Vec::new()
+            }
+        };
+        let mut history = Vec::new();
+        for deployment in deployments.into_iter().take(SHOWN) {
+            let revision = match &deployment.target {
+                Some(target) => aws.ecs_service_revision(target).await.ok(),
+                None => None,
+            };
+            history.push((deployment, revision));
+        }
+        let document = match service.task_definition.as_str() {
+            "" => Value::Null,
+            revision => aws.ecs_task_definition(revision).await?,
+        };
+        let fields = document.get("taskDefinition").and_then(Value::as_object).cloned().unwrap_or_default();
+        let mut containers = Vec::new();
+        for (container, image) in Needs::of(&fields).images {
+            let inspected = deployer.inspect(&image).await.ok().flatten();
+            let commit = inspected.and_then(|inspected| inspected.commit);
+            containers.push(json!({ "name": container, "image": image, "commit": commit }));
+        }
+        Ok(status(cluster, &service, &history, &containers))
+    }
+}
+
+fn order(place: &Place, revision: &str, manner: &Manner, verified: bool) -> Order {
+    Order {
+        cluster: place.cluster.clone(),
+        services: place.services.clone(),
+        revision: revision.to_owned(),
+        wait: manner.wait,
+        on_failure: manner.on_failure,
+        force: manner.force,
+        verified,
+    }
+}
+
+/// What a deployment would do.
+async fn planned(
+    deployer: &Deployer<'_>,
+    place: &Place,
+    known: Option<Registered>,
     request: &Request,
-) -> Result<Option<String>, Failure> {
-    let services = Services::alone(settings, masks);
-    let aws = services.aws(&Access::default()).await?;
-    let running = aws.ecs_service_task_definition(cluster, service).await?;
-    let running = Request::from_document(aws.ecs_task_definition(&running).await?)?;
-    Ok(compare(&running, request))
+    running: &str,
+    manner: &Manner,
+) -> Result<Done, Failure> {
+    let aws = deployer.aws;
+    let latest = deployer.latest(request).await?;
+    let same = Registered::meaning(request, [&known, &latest]);
+    let same = same.filter(|_| !manner.force).map(|same| same.revision.arn.clone());
+    let now = Request::from_document(aws.ecs_task_definition(running).await?)?;
+    deployer.verify_definition(request.fields()).await?;
+    let mut planned = Vec::new();
+    let (mut cluster, mut previous) = (String::new(), Vec::new());
+    for service in &place.services {
+        let service_now = deployer.before(&place.cluster, service).await?.service;
+        deployer.verify_service(&service_now, request.fields()).await?;
+        cluster = service_now.cluster;
+        let has = service_now.task_definition;
+        previous.push(has.clone());
+        if manner.force || same.as_ref() != Some(&has) {
+            let gets = same.clone().unwrap_or_else(|| request.family().to_owned());
+            planned.push(Planned { service: service.clone(), has, gets });
+        }
+    }
+    let after =
+        planned_after(deployer, &cluster, request.family(), same.as_deref(), &previous, manner.wishes)
+            .await?;
+    Ok(Done {
+        after,
+        registers: same.is_none(),
+        revision: same.unwrap_or_else(|| request.family().to_owned()),
+        difference: compare(&now, request),
+        planned,
+        ..Done::default()
+    })
+}
+
+/// What would be done after a deployment of `revision`, or of a new one.
+async fn planned_after(
+    deployer: &Deployer<'_>,
+    cluster: &str,
+    family: &str,
+    revision: Option<&str>,
+    previous: &[String],
+    wishes: Wishes,
+) -> Result<After, Failure> {
+    let mut after = After::default();
+    // Whichever number a new one gets, it is newer than all.
+    let new = format!("{family}:{}", u64::MAX);
+    let deployed = revision.unwrap_or(&new);
+    if wishes.schedules {
+        let (found, unknown) = deployer.behind_schedule(cluster, &Named::read(deployed)).await;
+        if !unknown.is_empty() {
+            return Err(Failure::step(unknown.join("; ")).help("the warnings above say why"));
+        }
+        after.moved = found.into_iter().map(|behind| behind.name).collect();
+    }
+    if let Some(keep) = wishes.keep_revisions {
+        let keep = usize::try_from(keep).unwrap_or(usize::MAX);
+        let previous = previous.iter().map(String::as_str).collect();
+        let place = Family { name: family, cluster, deployed, previous };
+        // The new one is the first of those that are kept.
+        let older = deployer.older(&place, keep.saturating_sub(usize::from(revision.is_none()))).await;
+        match older {
+            Ok(older) => after.deregistered = older.unused,
+            Err(reason) => {
+                let text = format!("all revisions of {family} would be kept, because {reason}");
+                deployer.events.warn(text).await;
+            }
+        }
+    }
+    Ok(after)
+}
+
+/// The document of `runner ecs status`.
+fn status(
+    cluster: &str,
+    service: &Service,
+    history: &[(ServiceDeployment, Option<String>)],
+    containers: &[Value],
+) -> Value {
+    let is_current = |revision: &Option<String>| revision.as_ref() == Some(&service.task_definition);
+    let ended = history.iter().find(|(one, revision)| one.state == State::Successful && is_current(revision));
+    let primary = service.primary();
+    let since =
+        ended.and_then(|(one, _)| one.finished).or_else(|| primary.and_then(|primary| primary.created));
+    let deployments: Vec<Value> = history
+        .iter()
+        .map(|(one, revision)| {
+            json!({
+                "arn": one.arn, "outcome": one.state.to_string(), "reason": one.reason, "taskDefinition": revision,
+                "created": one.created.map(|at| at.to_string()), "finished": one.finished.map(|at| at.to_string()),
+            })
+        })
+        .collect();
+    let pending: i32 = service.deployments.iter().map(|one| one.counts.pending).sum();
+    json!({
+        "version": 1, "cluster": cluster, "service": service.name, "status": service.status,
+        "desired": service.desired, "running": service.running, "pending": pending,
+        "taskDefinition": service.task_definition, "since": since.map(|at| at.to_string()),
+        "rollout": primary.and_then(|primary| primary.rollout.clone()),
+        "commit": containers.iter().find_map(|container| container["commit"].as_str()),
+        "containers": containers, "deployments": deployments,
+    })
 }

@@ -5,7 +5,7 @@ use crate::aws::{AwsError, Denial};
 use crate::docker::DockerError;
 use crate::docker::context::ContextError;
 use crate::ecs::task_definition::TaskDefinitionError;
-use crate::exit::{Exit, Failure};
+use crate::exit::{Exit, Failure, chain};
 use crate::files::WriteError;
 use crate::process::ProcessError;
 use crate::registry::RegistryError;
@@ -152,6 +152,15 @@ fn allow(denial: &Denial) -> String {
     )
 }
 
+/// An error of AWS with the next step to take, in one line.
+pub(super) fn told(error: AwsError) -> String {
+    if !matches!(error, AwsError::Denied { .. }) {
+        return chain(&error);
+    }
+    let Failure { message, help, .. } = error.into();
+    help.map_or(message.clone(), |help| format!("{message}; {help}"))
+}
+
 impl From<AwsError> for Failure {
     fn from(error: AwsError) -> Self {
         let exit = match &error {
@@ -164,15 +173,22 @@ impl From<AwsError> for Failure {
             AwsError::NoCredentials(_) => failure.help(
                 "give the CodeBuild project a service role; elsewhere set AWS_PROFILE or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or run with --local",
             ),
+            AwsError::BadCredentials { message, .. }
+                if ["Signature expired", "not yet current", "Request has expired"]
+                    .iter()
+                    .any(|words| message.contains(words)) =>
+            {
+                failure.help("set this machine's clock: AWS takes requests of the last minutes only")
+            }
             AwsError::BadCredentials { .. } => {
                 failure.help("renew them; `aws sts get-caller-identity` says whose they are")
             }
             AwsError::Denied { denial, .. } => failure.help(allow(denial)),
-            AwsError::Unreachable { .. } => {
+            AwsError::Unreachable { .. } | AwsError::NotUnderstood { .. } => {
                 failure.help("check the network, the region and AWS_ENDPOINT_URL")
             }
             AwsError::NotFound { what, .. } => {
-                failure.help(format!("create the {what}, or correct its name in the pipeline file"))
+                failure.help(format!("create the {what}, or correct its name"))
             }
             AwsError::Role { .. } => {
                 failure.help("check the ARN, the network, and what the role's trust policy asks for")

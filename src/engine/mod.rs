@@ -1,5 +1,6 @@
 //! Runs a plan: what a run is made from, what has to be known before anything runs, how it begins and ends.
 
+pub mod deployment;
 mod dockerd;
 pub mod ecs;
 mod failure;

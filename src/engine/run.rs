@@ -369,6 +369,8 @@ impl Run {
         // A step ends by itself when it is stopped; one that waits for an answer that never comes is left behind.
         let patience = match step.action {
             Action::Run(_) => stopping.grace + LAST_PROCESSES,
+            // ECS is asked to go back, or to end a task.
+            Action::Deploy(_) | Action::RunTask(_) => stopping.grace + LEFT_BEHIND,
             // Each of its steps has its own.
             Action::Parallel(_) => Duration::MAX,
             _ => LEFT_BEHIND,

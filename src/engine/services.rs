@@ -13,7 +13,7 @@ use crate::registry;
 use crate::registry::connection::Renew;
 use crate::registry::login::DockerConfig;
 use crate::registry::push::http_client;
-use crate::secret::{Login, Masks};
+use crate::secret::{Login, Masks, Secret};
 use crate::tls;
 use std::collections::HashMap;
 use std::ffi::OsString;
@@ -35,6 +35,8 @@ pub struct Settings {
     pub in_codebuild: bool,
     /// How long a registry may be silent.
     pub registry_patience: Duration,
+    /// How often a deployment is looked at; from every second at first to every five where it is not said.
+    pub ecs_poll: Option<Duration>,
     /// The value of `PATH`.
     pub path: OsString,
 }
@@ -204,6 +206,11 @@ impl Services {
             self.masks.add(&login.password);
         }
         Ok(login)
+    }
+
+    /// Keeps a secret out of everything that people see.
+    pub(super) fn mask(&self, secret: &Secret) {
+        self.masks.add(secret);
     }
 
     /// Logins for a build, which asks for them by host name when it comes to a private image.

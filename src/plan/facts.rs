@@ -21,6 +21,10 @@ pub struct Definition {
     pub roles: Vec<String>,
     /// The log groups of its containers.
     pub log_groups: Vec<String>,
+    /// The images of its containers.
+    pub images: Vec<String>,
+    /// The secrets and parameters that it names, as `valueFrom` does.
+    pub secrets: Vec<String>,
     /// The names of its containers.
     pub containers: Vec<String>,
     /// It has tags.

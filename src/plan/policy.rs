@@ -6,6 +6,9 @@ use crate::pipeline::model::Pipeline;
 use serde_json::{Map, Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 
+/// Who takes the roles of tasks.
+const TASKS: &str = "ecs-tasks.amazonaws.com";
+
 /// What one role must be allowed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Policy {
@@ -46,30 +49,49 @@ pub fn policies(pipeline: &Pipeline, caller: &Caller<'_>) -> Vec<Policy> {
 
 /// Actions of one service that work on the same resources share a statement.
 fn statements(actions: BTreeMap<&'static str, BTreeSet<Resource>>) -> Vec<Statement> {
-    let mut groups: BTreeMap<(&str, Vec<Resource>, bool), Vec<&'static str>> = BTreeMap::new();
+    type Key = (&'static str, Vec<Resource>, Option<&'static str>);
+    let mut groups: BTreeMap<Key, Vec<&'static str>> = BTreeMap::new();
     for (action, mut resources) in actions {
-        if action == "iam:PassRole" && resources.iter().any(is_any_role) {
+        let (action, passed_to) = match action.split_once(" to ") {
+            Some((action, service)) => (action, Some(service)),
+            None => (action, (action == "iam:PassRole").then_some(TASKS)),
+        };
+        if passed_to.is_some() && resources.iter().any(is_any_role) {
             // The pattern holds the others.
             resources.retain(is_any_role);
         }
+        let all = resources.clone();
+        resources.retain(|resource| !all.iter().any(|pattern| is_within(resource, pattern)));
         let service = action.split(':').next().unwrap_or_default();
-        let key = (service, resources.into_iter().collect(), action == "iam:PassRole");
+        let key = (service, resources.into_iter().collect(), passed_to);
         groups.entry(key).or_default().push(action);
     }
     let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
     groups
         .into_iter()
-        .map(|((service, resources, passes), actions)| {
+        .map(|((service, resources, passed_to), actions)| {
             let count = counts.entry(service).or_default();
             *count += 1;
             let mut sid: String = service[..1].to_uppercase() + &service[1..];
             if *count > 1 {
                 sid.push_str(&count.to_string());
             }
-            let passed_to = passes.then_some("ecs-tasks.amazonaws.com");
             Statement { sid, actions, resources, passed_to }
         })
         .collect()
+}
+
+/// Whether a pattern of the same place, such as `service/*`, holds a resource, and is not that itself.
+fn is_within(resource: &Resource, pattern: &Resource) -> bool {
+    let place = |made: &Resource| match made {
+        Resource::Made { service, region, account, name, .. } => {
+            Some(((*service, region.clone(), account.clone()), name.clone()))
+        }
+        _ => None,
+    };
+    let (Some((own, name)), Some((other, pattern))) = (place(resource), place(pattern)) else { return false };
+    let start = pattern.strip_suffix('*').filter(|start| start.ends_with('/'));
+    own == other && name != pattern && start.is_some_and(|start| name.starts_with(start))
 }
 
 fn is_any_role(resource: &Resource) -> bool {
@@ -197,9 +219,10 @@ impl Policy {
         })
     }
 
-    /// Whether any role may be passed, because only ECS knows the roles of the base.
-    pub fn passes_any_role(&self) -> bool {
-        self.statements.iter().flat_map(|statement| &statement.resources).any(is_any_role)
+    /// The services to which any role may be passed, because only AWS knows which roles there are.
+    pub fn passes_any_role(&self) -> impl Iterator<Item = &'static str> {
+        let any = self.statements.iter().filter(|statement| statement.resources.iter().any(is_any_role));
+        any.filter_map(|statement| statement.passed_to)
     }
 }
 

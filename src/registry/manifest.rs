@@ -51,6 +51,17 @@ impl Platform {
         let (os, architecture) = (next().unwrap_or_default(), next().unwrap_or_default());
         Self { architecture, os, variant: next() }
     }
+
+    /// The operating system.
+    pub(super) fn os(&self) -> &str {
+        &self.os
+    }
+}
+
+impl std::fmt::Display for Platform {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}/{}", self.os, self.architecture)
+    }
 }
 
 impl Descriptor {

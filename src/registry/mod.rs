@@ -10,6 +10,7 @@ pub mod client;
 pub mod compress;
 pub mod connection;
 pub mod export;
+pub mod inspect;
 pub mod known;
 pub mod layout;
 pub mod login;

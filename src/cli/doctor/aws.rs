@@ -296,8 +296,8 @@ impl<'a> Patient<'a> {
         let Some(aws) = self.connection(access, checks).await else {
             return;
         };
-        match aws.ecs_service_task_definition(&cluster, &service).await {
-            Ok(revision) => checks.good(subject, revision),
+        match aws.ecs_service(&cluster, &service).await {
+            Ok(found) => checks.good(subject, found.task_definition),
             Err(failed) => {
                 let no_cluster = matches!(&failed, AwsError::NotFound { what: "cluster", .. });
                 checks.answer(subject, failed, || {
@@ -331,7 +331,7 @@ impl<'a> Patient<'a> {
             let name = role.rsplit('/').next().unwrap_or_default();
             let subject = format!("role {role}");
             match aws.iam_role(name).await {
-                Ok(Some(arn)) => checks.good(subject, arn),
+                Ok(Some(role)) => checks.good(subject, role.arn),
                 Ok(None) => checks.missing(
                     subject,
                     "there is no such role",
@@ -393,5 +393,5 @@ async fn principal(aws: &Aws, identity: &str) -> Result<String, AwsError> {
     };
     let name = session.split('/').next().unwrap_or_default();
     let role = aws.iam_role(name).await?;
-    Ok(role.unwrap_or_else(|| identity.to_owned()))
+    Ok(role.map_or_else(|| identity.to_owned(), |role| role.arn))
 }

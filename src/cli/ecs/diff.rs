@@ -1,10 +1,8 @@
 //! `runner ecs diff`.
 
-use super::Definition;
-use crate::cli::{load, stdio};
-use crate::engine::ecs::difference;
+use super::{Definition, Session};
+use crate::cli::stdio;
 use crate::exit::{Exit, Failure};
-use crate::secret::Masks;
 use clap::Args;
 
 /// Show how a task definition differs from what a service runs; exit 0 where it does not, 1 where it does
@@ -25,12 +23,10 @@ pub(super) struct Diff {
 
 pub(super) fn main(arguments: &Diff) -> Result<Exit, Failure> {
     let request = arguments.definition.request()?;
-    let settings = load::settings(&load::process())?;
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
-    let runtime = runtime.map_err(|error| Failure::environment(format!("cannot start: {error}")))?;
-    let masks = Masks::default();
     let Diff { cluster, service, .. } = arguments;
-    match runtime.block_on(difference(&settings, &masks, cluster, service, &request))? {
+    let session = Session::new()?;
+    let ended = session.run(false, async |session| session.difference(cluster, service, &request).await)?;
+    match ended.unless_stopped()? {
         None => {
             stdio::text("no difference");
             Ok(Exit::Done)

@@ -1,79 +1,112 @@
 //! `deploy`: services get the revision that this build registered.
 
 use super::Context;
-use crate::aws::{Aws, AwsError};
+use crate::ecs::appspec::AppSpec;
+use crate::engine::deployment::{CodeDeploy, Order, Outcome, Report, WAIT, Wishes, failure_of};
 use crate::exit::Failure;
 use crate::files::{self, Access};
-use crate::pipeline::model::Deploy;
+use crate::pipeline::model::{Deploy, OnFailure};
 use crate::plan::Mode;
-use crate::text::listed;
-use serde_json::json;
+use serde_json::{Value, json};
 
 pub(super) async fn run(cx: &Context<'_>, deploy: &Deploy) -> Result<(), Failure> {
-    let cluster = cx.resolve(&deploy.cluster)?;
-    let services = cx.resolve_all(&deploy.services)?;
-    let (family, revision) = revision(cx, deploy)?;
-    for service in &services {
-        if cx.run.job.mode == Mode::Local {
-            let path = cx.run.ecs_file(&format!("deploy-{cluster}-{service}"));
-            let planned = json!({ "cluster": cluster, "service": service, "taskDefinition": revision });
-            files::write_json(&path, &planned, Access::Owner)?;
-            let detail = format!("would run a new revision of {family}");
-            cx.events.result("planned", service, detail).await;
-            continue;
+    let (family, revision) = cx.registered(deploy.task_definition.as_ref())?;
+    let order = Order {
+        cluster: cx.resolve(&deploy.cluster)?,
+        services: cx.resolve_all(&deploy.services)?,
+        revision,
+        wait: deploy.wait.unwrap_or(WAIT),
+        on_failure: deploy.on_failure,
+        force: deploy.force,
+        verified: false,
+    };
+    let wishes = Wishes { keep_revisions: deploy.keep_revisions, schedules: deploy.schedules };
+    let by = by(cx, deploy)?;
+    if cx.run.job.mode == Mode::Local {
+        return planned(cx, &order, by.as_ref(), &family, wishes).await;
+    }
+    let aws = cx.aws().await?;
+    let deployer = cx.deployer(&aws)?;
+    let reports = match &by {
+        Some(by) => vec![deployer.deploy_by(&order, by).await?],
+        None => deployer.deploy(&order).await?,
+    };
+    for report in &reports {
+        say(cx, &order, report).await;
+    }
+    if let Some(failure) = failure_of(&reports) {
+        return Err(failure);
+    }
+    deployer.after(&order, &reports, wishes).await.failure.map_or(Ok(()), Err)
+}
+
+/// By what `CodeDeploy` deploys, where it does.
+fn by(cx: &Context<'_>, deploy: &Deploy) -> Result<Option<CodeDeploy>, Failure> {
+    let Some(by) = &deploy.code_deploy else { return Ok(None) };
+    let job = &cx.run.job;
+    let commit = job.context.commit.as_ref().map(|commit| format!(", commit {commit}")).unwrap_or_default();
+    let note = format!("{}, build {}{commit}", job.pipeline.name, cx.run.state().build_id);
+    Ok(Some(CodeDeploy { application: cx.resolve(&by.application)?, group: cx.resolve(&by.group)?, note }))
+}
+
+/// What `CodeDeploy` would be asked for. The container and the port of the load balancer are known to ECS alone.
+fn request(order: &Order, by: &CodeDeploy) -> Value {
+    let spec = AppSpec { task_definition: order.revision.clone(), ..AppSpec::default() };
+    json!({
+        "applicationName": by.application, "deploymentGroupName": by.group, "description": by.note,
+        "revision": { "revisionType": "AppSpecContent", "appSpecContent": { "content": spec.json() } },
+    })
+}
+
+/// What local mode leaves of a deployment.
+async fn planned(
+    cx: &Context<'_>,
+    order: &Order,
+    by: Option<&CodeDeploy>,
+    family: &str,
+    wishes: Wishes,
+) -> Result<(), Failure> {
+    let Order { cluster, services, revision, .. } = order;
+    for service in services {
+        let path = cx.run.another_ecs_file(&format!("deploy-{cluster}-{service}"));
+        let on_failure = match order.on_failure {
+            OnFailure::Rollback => "rollback",
+            OnFailure::Leave => "leave",
+        };
+        let mut planned = json!({
+            "cluster": cluster, "service": service, "taskDefinition": revision,
+            "waitSeconds": order.wait.as_secs(), "onFailure": on_failure,
+        });
+        if let Some(keep) = wishes.keep_revisions {
+            planned["keepRevisions"] = json!(keep);
         }
-        let aws = cx.aws().await?;
-        let short = revision.rsplit('/').next().unwrap_or(&revision);
-        if !deploy.force && runs(cx, &aws, &cluster, service).await? == Some(revision.clone()) {
-            cx.events
-                .result("unchanged", service, format!("{cluster} · {short} is what it runs already"))
-                .await;
-            continue;
+        if wishes.schedules {
+            planned["schedules"] = json!(true);
         }
-        let deployment = aws.ecs_update_service(&cluster, service, &revision, deploy.force).await?;
-        let id = deployment.unwrap_or_else(|| "a deployment".to_owned());
-        cx.events.note(format!("{id} has begun; this version of runner does not wait for its end")).await;
-        cx.events.result("updated", service, format!("{cluster} · {short}")).await;
+        if let Some(by) = by {
+            planned["codeDeploy"] = request(order, by);
+        }
+        files::write_json(&path, &planned, Access::Owner)?;
+        let detail = format!("would run a new revision of {family}");
+        cx.events.result("planned", service, detail).await;
     }
     Ok(())
 }
 
-/// The revision that a service is to run now; nothing where that may not be asked.
-async fn runs(cx: &Context<'_>, aws: &Aws, cluster: &str, service: &str) -> Result<Option<String>, Failure> {
-    match aws.ecs_service_task_definition(cluster, service).await {
-        Ok(revision) => Ok(Some(revision)),
-        Err(error @ AwsError::Denied { .. }) => {
-            let cause = crate::exit::chain(&error);
-            cx.events.warn(format!("what {service} runs now cannot be told: {cause}")).await;
-            Ok(None)
+/// What has become of a service, for the summary.
+async fn say(cx: &Context<'_>, order: &Order, report: &Report) {
+    let cluster = &order.cluster;
+    let revision = order.revision.rsplit('/').next().unwrap_or_default();
+    let (verb, detail) = match report.outcome {
+        Outcome::Deployed => {
+            ("deployed", format!("{cluster} · {revision} in {:.0} s", report.elapsed.as_secs_f64()))
         }
-        Err(error) => Err(error.into()),
-    }
-}
-
-/// The family and the revision to deploy: the one that the step names, or the only one that this build registered.
-fn revision(cx: &Context<'_>, deploy: &Deploy) -> Result<(String, String), Failure> {
-    let registered = cx.run.state().task_definitions.clone();
-    if let Some(template) = &deploy.task_definition {
-        let family = cx.resolve(template)?;
-        return match registered.get(&family) {
-            Some(revision) => Ok((family, revision.clone())),
-            None => Err(none_registered(&format!("no task definition `{family}`"))),
-        };
-    }
-    let mut all = registered.iter();
-    match (all.next(), all.next()) {
-        (Some((family, revision)), None) => Ok((family.clone(), revision.clone())),
-        (None, _) => Err(none_registered("no task definition")),
-        (Some(_), Some(_)) => {
-            let families = listed(registered.keys().map(String::as_str));
-            Err(Failure::usage(format!("this build registered several task definitions: {families}"))
-                .help("say which with `task-definition: FAMILY`"))
+        Outcome::Unchanged => ("unchanged", format!("{cluster} · {revision} is what it runs already")),
+        Outcome::Unconfirmed => {
+            ("updated", format!("{cluster} · {revision}; how the deployment goes cannot be told"))
         }
-    }
-}
-
-fn none_registered(what: &str) -> Failure {
-    Failure::usage(format!("{what} has been registered in this build"))
-        .help("put a `task-definition` step before this one, or run that phase first")
+        // The failure says it.
+        _ => return,
+    };
+    cx.events.result(verb, &report.service, detail).await;
 }

@@ -1,12 +1,8 @@
-//! `image-definitions`: the two files that CodePipeline's deploy actions read.
-//!
-//! Source: the CodePipeline user guide, "Image definitions file reference".
+//! `image-definitions`: the two files that `CodePipeline`'s deploy actions read.
 
-use super::Context;
+use super::{Context, code_pipeline};
 use crate::exit::Failure;
-use crate::files::{self, Access};
 use crate::pipeline::model::Name;
-use crate::plan::Mode;
 use indexmap::IndexMap;
 use serde::Serialize;
 
@@ -18,13 +14,6 @@ struct ImageDefinition<'a> {
     image_uri: &'a str,
 }
 
-/// `imageDetail.json`, for CodeDeploy's blue/green action.
-#[derive(Serialize)]
-struct ImageDetail<'a> {
-    #[serde(rename = "ImageURI")]
-    image_uri: &'a str,
-}
-
 pub(super) async fn run(cx: &Context<'_>, pairs: &IndexMap<String, Name>) -> Result<(), Failure> {
     let mut uris = Vec::new();
     for (container, image) in pairs {
@@ -32,16 +21,10 @@ pub(super) async fn run(cx: &Context<'_>, pairs: &IndexMap<String, Name>) -> Res
     }
     let definitions: Vec<_> =
         uris.iter().map(|(name, image_uri)| ImageDefinition { name, image_uri }).collect();
-    let directory = match cx.run.job.mode {
-        Mode::Local => cx.run.work.path.clone(),
-        Mode::Publish => cx.run.job.artifacts.clone(),
-    };
-    let path = directory.join("imagedefinitions.json");
-    files::write_json(&path, &definitions, Access::Everybody)?;
-    // This file holds one image: the first that the pipeline names.
+    let path = code_pipeline::image_definitions(cx, &definitions)?;
+    // The first image that the pipeline names.
     if let Some((_, image_uri)) = uris.first() {
-        let detail = ImageDetail { image_uri };
-        files::write_json(&directory.join("imageDetail.json"), &detail, Access::Everybody)?;
+        code_pipeline::image_detail(cx, image_uri)?;
     }
     let containers: Vec<&str> = pairs.keys().map(String::as_str).collect();
     let events = &cx.events;

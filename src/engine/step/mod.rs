@@ -1,26 +1,30 @@
 //! What each kind of step does.
 
 mod build;
+mod code_pipeline;
 mod command;
 mod deploy;
 mod image_definitions;
 mod junit;
 mod parallel;
 mod push;
+mod run_task;
 mod scan;
 mod task_definition;
 mod test;
 
+use super::deployment::Deployer;
 use super::services::Access;
 use super::{Around, Job, Run};
 use crate::address::Repository;
 use crate::aws::Aws;
 use crate::event::Events;
 use crate::exit::Failure;
-use crate::pipeline::model::{Action, AwsAccess, CacheTo, Phase, Step};
+use crate::pipeline::model::{Action, AwsAccess, CacheTo, Phase, Step, TaskDefinitionBase};
 use crate::pipeline::template::Template;
 use crate::plan::scope::Values;
 use crate::process::Stopping;
+use crate::text::listed;
 use std::path::PathBuf;
 use tokio::sync::mpsc;
 
@@ -52,6 +56,18 @@ impl Context<'_> {
         self.run.services.aws(&self.access()?).await
     }
 
+    /// What deploys with this access.
+    fn deployer<'a>(&'a self, aws: &'a Aws) -> Result<Deployer<'a>, Failure> {
+        Ok(Deployer {
+            aws,
+            services: &self.run.services,
+            access: self.access()?,
+            events: &self.events,
+            stop: &self.stopping.soft,
+            poll: self.run.job.settings.ecs_poll,
+        })
+    }
+
     fn resolve_all<'t>(
         &self,
         templates: impl IntoIterator<Item = &'t Template>,
@@ -66,10 +82,37 @@ impl Context<'_> {
         pairs.into_iter().map(|(name, template)| Ok((name.clone(), self.resolve(template)?))).collect()
     }
 
+    /// The family and the revision to use: what the step names, or the only one that this build registered.
+    fn registered(&self, named: Option<&Template>) -> Result<(String, String), Failure> {
+        let registered = self.run.state().task_definitions.clone();
+        if let Some(template) = named {
+            let family = self.resolve(template)?;
+            return match registered.get(&family) {
+                Some(revision) => Ok((family, revision.clone())),
+                None => Err(none_registered(&format!("no task definition `{family}`"))),
+            };
+        }
+        let mut all = registered.iter();
+        match (all.next(), all.next()) {
+            (Some((family, revision)), None) => Ok((family.clone(), revision.clone())),
+            (None, _) => Err(none_registered("no task definition")),
+            (Some(_), Some(_)) => {
+                let families = listed(registered.keys().map(String::as_str));
+                Err(Failure::usage(format!("this build registered several task definitions: {families}"))
+                    .help("say which with `task-definition: FAMILY`"))
+            }
+        }
+    }
+
     /// A path, which starts from the pipeline file's directory.
     fn path(&self, template: &Template) -> Result<PathBuf, Failure> {
         Ok(self.run.job.directory.join(self.resolve(template)?))
     }
+}
+
+fn none_registered(what: &str) -> Failure {
+    Failure::usage(format!("{what} has been registered in this build"))
+        .help("put a `task-definition` step before this one, or run that phase first")
 }
 
 /// The accesses to AWS that steps of the job's plan will use, each once.
@@ -79,7 +122,10 @@ pub(super) fn accesses(job: &Job) -> Vec<Access> {
     let steps = phases.flat_map(Phase::all_steps).flat_map(Step::tree);
     for step in steps.filter(|step| job.plan.skip_reason(step).is_none()) {
         let needs = match &step.action {
-            Action::TaskDefinition(_) | Action::Deploy(_) => true,
+            Action::TaskDefinition(definition) => {
+                definition.registers() || !matches!(definition.base, TaskDefinitionBase::File(_))
+            }
+            Action::Deploy(_) | Action::RunTask(_) => true,
             Action::Push(images) => images.iter().any(|name| {
                 let image = job.pipeline.images.get(&name.value);
                 let repository = image.and_then(|image| image.repository.resolve(&job.values).ok());
@@ -94,7 +140,7 @@ pub(super) fn accesses(job: &Job) -> Vec<Access> {
                 repository.is_some_and(|repository| matches!(Repository::parse(&repository), Ok(None)))
             }),
             Action::Test(_) | Action::ImageDefinitions(_) => false,
-            Action::RunTask(_) | Action::Parallel(_) => false,
+            Action::Parallel(_) => false,
         };
         // What only gets its value on the way is met when the step comes to it.
         let access = || {
@@ -137,9 +183,6 @@ pub(super) async fn run(
         Action::Deploy(deploy) => deploy::run(cx, deploy).await,
         // A group may hold groups, so its future has no size of its own.
         Action::Parallel(steps) => Box::pin(parallel::run(cx, steps, around)).await,
-        // Such files are refused before anything runs.
-        Action::RunTask(_) => {
-            Err(Failure::usage(format!("`{}` cannot be carried out yet", step.action.kind())))
-        }
+        Action::RunTask(task) => run_task::run(cx, task).await,
     }
 }

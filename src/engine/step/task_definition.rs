@@ -1,10 +1,8 @@
 //! `task-definition`: a new revision, made from a file, a family's latest revision or what a service runs.
 
-use super::Context;
-use crate::aws::ecs::Revision;
-use crate::aws::{Aws, AwsError};
-use crate::ecs::diff::compare;
+use super::{Context, code_pipeline};
 use crate::ecs::task_definition::{ContainerPatch, Patch, Request};
+use crate::engine::deployment::Registered;
 use crate::engine::ecs::read;
 use crate::exit::Failure;
 use crate::files::{self, Access};
@@ -13,24 +11,23 @@ use crate::pipeline::model::{ContainerChange, TaskDefinition, TaskDefinitionBase
 use crate::pipeline::template::Template;
 use crate::plan::Mode;
 use serde_json::{Map, Value, json};
-use std::time::Duration;
 
 /// For a file that cannot be read.
 const HELP: &str = "`file` starts from the directory of the pipeline file";
-/// How often a registration is tried that is refused for now, or whose answer was lost.
-const ATTEMPTS: u32 = 5;
-/// How long the first wait between them is; every further one is twice as long.
-const FIRST_WAIT: Duration = Duration::from_secs(1);
-
 pub(super) async fn run(cx: &Context<'_>, definition: &TaskDefinition) -> Result<(), Failure> {
     let patch = patch(cx, definition)?;
     let Some(base) = base(cx, &definition.base).await? else {
-        return planned(cx, &definition.base, &patch).await;
+        return planned(cx, definition, &patch).await;
     };
     let mut request = Request::from_document(base.document)?;
     request.apply(&patch)?;
     for slip in request.likely_slips() {
         cx.events.warn(slip).await;
+    }
+    if let Some(wanted) = &definition.code_pipeline {
+        let own = patch.containers.iter().find(|container| container.name == wanted.container.value);
+        let image = own.and_then(|container| container.image.as_deref());
+        return code_pipeline::blue_green(cx, wanted, request, image).await;
     }
     let family = request.family().to_owned();
     let registered = match cx.run.job.mode {
@@ -40,91 +37,13 @@ pub(super) async fn run(cx: &Context<'_>, definition: &TaskDefinition) -> Result
             cx.events.result("rendered", &family, path.display().to_string()).await;
             family.clone()
         }
-        Mode::Publish => register(cx, definition, base.registered, request).await?,
+        Mode::Publish => {
+            let aws = cx.aws().await?;
+            cx.deployer(&aws)?.register(base.registered, &request, definition.force).await?.revision
+        }
     };
     cx.run.state().task_definitions.insert(family, registered);
     Ok(())
-}
-
-/// Registers a revision, unless one is there that means the same.
-async fn register(
-    cx: &Context<'_>,
-    definition: &TaskDefinition,
-    base: Option<Registered>,
-    request: Request,
-) -> Result<String, Failure> {
-    let aws = cx.aws().await?;
-    let latest = match aws.ecs_task_definition(request.family()).await {
-        Ok(document) => Registered::read(&document),
-        Err(AwsError::NotFound { .. }) => None,
-        Err(error @ AwsError::Denied { .. }) => {
-            let cause = crate::exit::chain(&error);
-            cx.events.warn(format!("whether this revision is there already cannot be told: {cause}")).await;
-            None
-        }
-        Err(error) => return Err(error.into()),
-    };
-    let same =
-        [&base, &latest].into_iter().flatten().find(|known| compare(&known.request, &request).is_none());
-    if let Some(same) = same.filter(|_| !definition.force) {
-        cx.events
-            .result(
-                "unchanged",
-                same.revision.short(),
-                "this revision means the same; nothing was registered",
-            )
-            .await;
-        return Ok(same.revision.arn.clone());
-    }
-    if let Some(known) = base.as_ref().or(latest.as_ref())
-        && let Some(difference) = compare(&known.request, &request)
-    {
-        cx.events.note(format!("changes to {}:", known.revision.short())).await;
-        for line in difference.lines().skip(2) {
-            cx.events.note(line).await;
-        }
-    }
-    let newest = latest.map_or(0, |latest| latest.revision.number());
-    let revision = send(cx, &aws, &request, newest).await?;
-    cx.events.result("registered", revision.short(), &revision.arn).await;
-    Ok(revision.arn)
-}
-
-/// Sends a registration until ECS has it. An answer that was lost is looked for before it is sent once more, so that there is one
-/// revision; where ECS cannot be asked for that, it is not sent once more.
-async fn send(cx: &Context<'_>, aws: &Aws, request: &Request, newest: u64) -> Result<Revision, Failure> {
-    let body = request.clone().into_json();
-    let (mut wait, mut attempt) = (FIRST_WAIT, 1);
-    loop {
-        let error = match aws.ecs_register(&body).await {
-            Ok(revision) => return Ok(revision),
-            Err(error) => error,
-        };
-        if !error.may_pass() {
-            return Err(error.into());
-        }
-        cx.events.warn(format!("tried again, because {}", crate::exit::chain(&error))).await;
-        tokio::select! {
-            () = tokio::time::sleep(wait) => {}
-            () = cx.stopping.soft.cancelled() => return Err(Failure::stopped()),
-        }
-        (wait, attempt) = (wait * 2, attempt + 1);
-        let found = match aws.ecs_task_definition(request.family()).await {
-            Ok(document) => Registered::read(&document),
-            Err(AwsError::NotFound { .. }) => None,
-            Err(_) => {
-                let help = "it may have been registered all the same; ECS could not be asked whether it was";
-                return Err(Failure::from(error).help(help));
-            }
-        };
-        match found {
-            Some(found) if found.revision.number() > newest && compare(&found.request, request).is_none() => {
-                return Ok(found.revision);
-            }
-            _ if attempt > ATTEMPTS => return Err(error.into()),
-            _ => {}
-        }
-    }
 }
 
 /// What a revision is made from.
@@ -134,25 +53,9 @@ struct Base {
     registered: Option<Registered>,
 }
 
-/// A revision that ECS has.
-struct Registered {
-    revision: Revision,
-    request: Request,
-}
-
-impl Registered {
-    /// Reads an answer of `DescribeTaskDefinition`; nothing where the revision cannot be used any more.
-    fn read(document: &Value) -> Option<Self> {
-        let field = |name: &str| document.get("taskDefinition")?.get(name)?.as_str();
-        let arn = field("taskDefinitionArn")?.to_owned();
-        let request = Request::from_document(document.clone()).ok()?;
-        (field("status") == Some("ACTIVE")).then_some(Self { revision: Revision { arn }, request })
-    }
-}
-
 /// Local mode does not ask AWS, so only the changes to a revision that lives there can be shown.
-async fn planned(cx: &Context<'_>, base: &TaskDefinitionBase, patch: &Patch) -> Result<(), Failure> {
-    let name = match base {
+async fn planned(cx: &Context<'_>, definition: &TaskDefinition, patch: &Patch) -> Result<(), Failure> {
+    let name = match &definition.base {
         TaskDefinitionBase::Family(name)
         | TaskDefinitionBase::Service { name, .. }
         | TaskDefinitionBase::File(name) => cx.resolve(name)?,
@@ -171,6 +74,10 @@ async fn planned(cx: &Context<'_>, base: &TaskDefinitionBase, patch: &Patch) -> 
         .note("local mode does not read the current task definition from ECS; only the changes are written")
         .await;
     cx.events.result("planned", &name, path.display().to_string()).await;
+    if !definition.registers() {
+        cx.events.note("taskdef.json and appspec.yaml are written when publishing").await;
+        return Ok(());
+    }
     // The name stands for the family where only ECS knows that.
     cx.run.state().task_definitions.insert(name.clone(), name);
     Ok(())
@@ -256,7 +163,7 @@ async fn base(cx: &Context<'_>, base: &TaskDefinitionBase) -> Result<Option<Base
         TaskDefinitionBase::Family(family) => cx.resolve(family)?,
         TaskDefinitionBase::Service { cluster, name } => {
             let (cluster, service) = (cx.resolve(cluster)?, cx.resolve(name)?);
-            aws.ecs_service_task_definition(&cluster, &service).await?
+            aws.ecs_service(&cluster, &service).await?.task_definition
         }
         TaskDefinitionBase::File(_) => return Ok(None),
     };
@@ -273,5 +180,12 @@ impl crate::engine::Run {
             .map(|c| if c.is_ascii_alphanumeric() || "_-".contains(c) { c } else { '_' })
             .collect();
         self.work.path.join("ecs").join(format!("{safe}.json"))
+    }
+
+    /// The same for something that a build may plan more than once: what is there already stays.
+    pub(super) fn another_ecs_file(&self, name: &str) -> std::path::PathBuf {
+        let numbered = (2..).map(|number| self.ecs_file(&format!("{name}-{number}")));
+        let mut paths = std::iter::once(self.ecs_file(name)).chain(numbered);
+        paths.find(|path| !path.exists()).unwrap_or_else(|| self.ecs_file(name))
     }
 }

@@ -141,7 +141,9 @@ impl<'p, 'd> Flow<'p, 'd> {
             Action::Push(images) => {
                 images.iter().map(|name| (Thing::Pushed(name.value.clone()), name.span)).collect()
             }
-            Action::TaskDefinition(_) => vec![(Thing::Registered, step.span)],
+            Action::TaskDefinition(definition) if definition.registers() => {
+                vec![(Thing::Registered, step.span)]
+            }
             _ => Vec::new(),
         };
         for (thing, span) in things {

@@ -21,6 +21,8 @@ pub(super) fn references(pipeline: &Pipeline, whole: bool, problems: &mut Vec<Di
     secrets::check(pipeline, problems);
     containers(pipeline, problems);
     families(pipeline, problems);
+    image_detail(pipeline, problems);
+    task_definition_file(pipeline, problems);
     for used in pipeline.uses.iter().filter(|used| used.zone == Zone::Variables) {
         early(pipeline, used, problems);
     }
@@ -110,7 +112,7 @@ fn task_definition(step: &Step) -> Option<&TaskDefinition> {
 /// typing mistake is one; and where there are several, the step has to say which it means.
 fn families(pipeline: &Pipeline, problems: &mut Vec<Diagnostic>) {
     let mut known: Vec<String> = Vec::new();
-    for definition in pipeline.steps().filter_map(task_definition) {
+    for definition in pipeline.steps().filter_map(task_definition).filter(|one| one.registers()) {
         let family = match &definition.base {
             TaskDefinitionBase::Family(family) => {
                 family.as_literal().map(|family| family_of(&family).to_owned())
@@ -183,6 +185,45 @@ fn containers(pipeline: &Pipeline, problems: &mut Vec<Diagnostic>) {
                     .warning()
                     .related(known[candidate], "this one is similar")
                     .help(format!("did you mean `{candidate}`?")),
+            );
+        }
+    }
+}
+
+/// What `CodePipeline` gets is not written over what it is made from.
+fn task_definition_file(pipeline: &Pipeline, problems: &mut Vec<Diagnostic>) {
+    for definition in pipeline.steps().filter_map(task_definition).filter(|one| !one.registers()) {
+        if let TaskDefinitionBase::File(file) = &definition.base
+            && file.as_literal().is_some_and(|file| file.trim_start_matches("./") == "taskdef.json")
+        {
+            let message = "`code-pipeline` writes `taskdef.json`, which is also what it would be made from";
+            problems.push(
+                Diagnostic::new(message, file.span)
+                    .help("give the source another name, such as `taskdef.source.json`"),
+            );
+        }
+    }
+}
+
+/// `imageDetail.json` holds one image: what `image-definitions` names first has to be what the task definition for `CodePipeline` asks for.
+fn image_detail(pipeline: &Pipeline, problems: &mut Vec<Diagnostic>) {
+    let wanted = pipeline.steps().filter_map(task_definition).find_map(|definition| {
+        let by = definition.code_pipeline.as_ref()?;
+        definition.containers.get(&by.container.value)?.image.as_ref()
+    });
+    let Some(wanted) = wanted else { return };
+    for step in pipeline.steps() {
+        let Action::ImageDefinitions(pairs) = &step.action else { continue };
+        if let Some((_, first)) = pairs.first().filter(|(_, first)| first.value != wanted.value) {
+            let message = format!(
+                "`imageDetail.json` would hold the image `{}`, but `code-pipeline` is about `{}`",
+                first.value, wanted.value
+            );
+            problems.push(
+                Diagnostic::new(message, first.span)
+                    .warning()
+                    .related(wanted.span, "this one")
+                    .help("name the container with this image first"),
             );
         }
     }

@@ -5,8 +5,8 @@ use super::{aws, filter, phases};
 use crate::pipeline::diagnostic::Diagnostic;
 use crate::pipeline::language::{self, KINDS, TEST};
 use crate::pipeline::model::{
-    Action, CodeDeploy, Command, ContainerChange, Deploy, LaunchType, OnFailure, Probe, Ready, Retry,
-    RunTask, Service, Step, TaskDefinition, TaskDefinitionBase, TaskPlace, Test, Zone,
+    Action, CodeDeploy, CodePipeline, Command, ContainerChange, Deploy, LaunchType, OnFailure, Probe, Ready,
+    Retry, RunTask, Service, Step, TaskDefinition, TaskDefinitionBase, TaskPlace, Test, Zone,
 };
 use crate::pipeline::tree::{Entry, Node, Value};
 use crate::text::either;
@@ -124,7 +124,15 @@ fn action(d: &mut Decoder<'_>, kind: &Entry, fields: &Fields<'_>) -> Option<Acti
         "push" => d.one_or_more_names(node).map(Action::Push),
         "test" => test(d, node, fields).map(Action::Test),
         "image-definitions" => {
-            let pairs = d.named(Some(node), "images", |d, entry| d.name(&entry.node));
+            let pairs = d.named(Some(node), "images", |d, entry| {
+                if !is_container_name(&entry.key) {
+                    d.problem(
+                        Diagnostic::new(format!("`{}` is no name of a container", entry.key), entry.key_span)
+                            .help("ECS takes up to 255 letters, digits, `_` and `-`"),
+                    );
+                }
+                d.name(&entry.node)
+            });
             if matches!(&node.value, Value::Null)
                 || matches!(&node.value, Value::Map(entries) if entries.is_empty())
             {
@@ -146,6 +154,12 @@ fn action(d: &mut Decoder<'_>, kind: &Entry, fields: &Fields<'_>) -> Option<Acti
             Some(Action::Parallel(steps))
         }
     }
+}
+
+/// Source: API reference of Amazon ECS, `ContainerDefinition.name`.
+fn is_container_name(name: &str) -> bool {
+    let is_fine = |c: char| c.is_ascii_alphanumeric() || "_-".contains(c);
+    (1..=255).contains(&name.len()) && name.chars().all(is_fine)
 }
 
 fn command(d: &mut Decoder<'_>, node: &Node) -> Option<Command> {
@@ -243,7 +257,23 @@ fn task_definition(d: &mut Decoder<'_>, node: &Node) -> Option<TaskDefinition> {
         (d.optional(&fields, "cpu", Decoder::named_text), d.optional(&fields, "memory", Decoder::named_text));
     let tags = d.text_map(&fields, "tags");
     let force = d.flag(&fields, "force");
-    Some(TaskDefinition { base: base?, containers, task_role, execution_role, cpu, memory, tags, force })
+    let code_pipeline = d.optional(&fields, "code-pipeline", |d, node| {
+        let fields = d.fields(node, &language::CODE_PIPELINE)?;
+        let container = d.required(&fields, "container").and_then(|node| d.name(node));
+        let port = d.required(&fields, "port").and_then(|node| d.integer(node, 1, 65535));
+        Some(CodePipeline { container: container?, port: u16::try_from(port?).ok()? })
+    });
+    Some(TaskDefinition {
+        base: base?,
+        containers,
+        task_role,
+        execution_role,
+        cpu,
+        memory,
+        tags,
+        force,
+        code_pipeline,
+    })
 }
 
 fn base_service(d: &mut Decoder<'_>, node: &Node) -> Option<TaskDefinitionBase> {
@@ -335,12 +365,19 @@ fn deploy(d: &mut Decoder<'_>, node: &Node) -> Option<Deploy> {
     let on_failure =
         d.optional(&fields, "on-failure", |d, node| d.choice(node, &on_failures)).unwrap_or_default();
     let keep_revisions = d.optional(&fields, "keep-revisions", |d, node| d.integer(node, 1, 1000));
+    let schedules = d.flag(&fields, "schedules");
     let code_deploy = d.optional(&fields, "code-deploy", |d, node| {
         let fields = d.fields(node, &language::CODE_DEPLOY)?;
         let application = d.required(&fields, "application").and_then(|node| d.named_text(node));
         let group = d.required(&fields, "group").and_then(|node| d.named_text(node));
         Some(CodeDeploy { application: application?, group: group? })
     });
+    if let (Some(entry), Some(2..)) = (fields.entry("code-deploy"), services.as_ref().map(Vec::len)) {
+        d.problem(
+            Diagnostic::new("`code-deploy` deploys one service, but this step names several", entry.key_span)
+                .help("a deployment group belongs to one service: make each a step of its own"),
+        );
+    }
     let force = d.flag(&fields, "force");
     Some(Deploy {
         cluster: cluster?,
@@ -349,6 +386,7 @@ fn deploy(d: &mut Decoder<'_>, node: &Node) -> Option<Deploy> {
         wait,
         on_failure,
         keep_revisions,
+        schedules,
         code_deploy,
         force,
     })

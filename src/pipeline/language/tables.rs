@@ -226,7 +226,7 @@ pub static STEP: Table = Table {
         Key::new("push", IMAGES, "Pushes an image, or a list of them, with all their tags.").example("[app, worker]"),
         Key::new("image-definitions", Kind::Map("CONTAINER", &Kind::Image), "Writes `imagedefinitions.json` for CodePipeline's ECS action, and `imageDetail.json` (the first image) for its CodeDeploy action.").example("{ web: app }"),
         Key::new("task-definition", Kind::Table(&TASK_DEFINITION), "Registers a new revision of an ECS task definition."),
-        Key::new("run-task", Kind::Table(&RUN_TASK), "Runs a task once and waits for its end, as for migrations.").later(),
+        Key::new("run-task", Kind::Table(&RUN_TASK), "Runs a task once and waits for its end, as for migrations."),
         Key::new("deploy", Kind::Table(&DEPLOY), "Points ECS services to the registered task definition."),
         Key::new("parallel", Kind::List(&ONE_STEP), "Steps that run side by side. The first that fails ends the others."),
         Key::new("name", Kind::Text, "What the log calls the step.").example("Unit tests"),
@@ -390,6 +390,31 @@ pub static TASK_DEFINITION: Table = Table {
         Key::new("memory", Kind::Text, "The task's memory.").example("512"),
         Key::new("tags", TEXT_MAP, "Tags of the revision.").example("{ team: web }"),
         Key::new("force", Kind::Boolean, "Register also where nothing differs.").default("false"),
+        Key::new(
+            "code-pipeline",
+            Kind::Table(&CODE_PIPELINE),
+            "Write `taskdef.json` and `appspec.yaml` for CodePipeline's CodeDeploy action, which then registers the revision: this step does not.",
+        )
+        .example("{ container: web, port: 8080 }"),
+    ],
+};
+
+/// `task-definition.code-pipeline`
+pub static CODE_PIPELINE: Table = Table {
+    name: "code-pipeline",
+    what: "`code-pipeline`",
+    title: "task-definition.code-pipeline",
+    about: "What CodePipeline's action \"Amazon ECS (Blue/Green)\" deploys: `taskdef.json`, with `<IMAGE1_NAME>` in the place of one container's image, and `appspec.yaml`, beside `imageDetail.json` with that image.",
+    one_of: &[],
+    keys: &[
+        Key::new(
+            "container",
+            Kind::Plain,
+            "The container that the load balancer reaches and that gets the image.",
+        )
+        .required()
+        .example("web"),
+        Key::new("port", Kind::Integer(1, 65535), "Its port.").required().example("8080"),
     ],
 };
 
@@ -492,22 +517,27 @@ pub static DEPLOY: Table = Table {
         Key::new("services", TEXTS, "Several services.").example("[web, worker]"),
         Key::new("task-definition", Kind::Text, "The family, where the build registers several.")
             .example("webapp"),
-        Key::new("wait", Kind::Duration, "How long the deployment may take.").default("15m").later(),
+        Key::new("wait", Kind::Duration, "How long the deployment may take; the way back gets the same time again.").default("15m"),
         Key::new(
             "on-failure",
             Kind::Choice(&["rollback", "leave"]),
-            "What happens to a deployment that fails.",
+            "What happens to a deployment that fails or takes too long: the services go back to the last revision that was deployed successfully, or stay as they are.",
         )
-        .default("rollback")
-        .later(),
+        .default("rollback"),
         Key::new(
             "keep-revisions",
             Kind::Integer(1, 1000),
-            "Deregister older revisions than the last so many.",
+            "Deregister older revisions than the last so many once the deployment is through; never one that a service, a task, a rollback or a schedule may still use.",
         )
-        .example("10")
-        .later(),
-        Key::new("code-deploy", Kind::Table(&CODE_DEPLOY), "Deploy through CodeDeploy.").later(),
+        .example("10"),
+        Key::new(
+            "schedules",
+            Kind::Boolean,
+            "Point the family's scheduled tasks (EventBridge rules and Scheduler schedules) to the new revision once the deployment is through.",
+        )
+        .default("false"),
+        Key::new("code-deploy", Kind::Table(&CODE_DEPLOY), "Deploy one service through CodeDeploy, which has to be its deployment controller.")
+            .example("{ application: webapp, group: webapp-prod }"),
         Key::new("force", Kind::Boolean, "Deploy also where nothing differs.").default("false"),
     ],
 };

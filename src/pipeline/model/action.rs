@@ -100,6 +100,24 @@ pub struct TaskDefinition {
     pub tags: IndexMap<String, Template>,
     /// Register also where nothing differs.
     pub force: bool,
+    /// What `CodePipeline`'s action for `CodeDeploy` gets, which registers the revision itself then.
+    pub code_pipeline: Option<CodePipeline>,
+}
+
+/// `task-definition.code-pipeline`
+#[derive(Debug, Clone)]
+pub struct CodePipeline {
+    /// The container that the load balancer reaches, and that gets the image.
+    pub container: Name,
+    /// Its port.
+    pub port: u16,
+}
+
+impl TaskDefinition {
+    /// Whether the step registers the revision, so that others can use it.
+    pub fn registers(&self) -> bool {
+        self.code_pipeline.is_none()
+    }
 }
 
 /// What a new revision starts from.
@@ -206,6 +224,8 @@ pub struct Deploy {
     pub on_failure: OnFailure,
     /// How many revisions stay.
     pub keep_revisions: Option<u32>,
+    /// Point the family's scheduled tasks to the revision.
+    pub schedules: bool,
     /// Deploy through CodeDeploy.
     pub code_deploy: Option<CodeDeploy>,
     /// Deploy also where nothing differs.

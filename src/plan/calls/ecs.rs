@@ -1,8 +1,10 @@
 //! What the steps for Amazon ECS ask of AWS.
 
-use super::{Call, Caller, Place, Unknowns};
-use crate::pipeline::model::{Action, Deploy, RunTask, Step, TaskDefinition, TaskDefinitionBase, TaskPlace};
-use crate::pipeline::reference::family_of;
+use super::{Call, Caller, PASS_TO_EVENTS, PASS_TO_SCHEDULER, Place, Unknowns, pull};
+use crate::pipeline::model::{
+    Action, Deploy, OnFailure, RunTask, Step, TaskDefinition, TaskDefinitionBase, TaskPlace,
+};
+use crate::pipeline::reference::{SecretReference, family_of};
 use crate::plan::resource::Resource;
 
 impl Caller<'_> {
@@ -27,10 +29,16 @@ impl Caller<'_> {
                 ]));
             }
             // To find out whether it is registered already.
-            TaskDefinitionBase::File(_) => {
+            TaskDefinitionBase::File(_) if definition.registers() => {
                 calls.push(place.call([("ecs:DescribeTaskDefinition", Resource::Any)]));
             }
+            TaskDefinitionBase::File(_) => {}
         }
+        // CodePipeline does.
+        if !definition.registers() {
+            return calls;
+        }
+        calls.extend(self.verified(definition, step, place));
         let family = self.family(definition, step);
         let resource = place.made("ecs", format!("task-definition/{family}:*"));
         let mut call = self.on_family("ecs:RegisterTaskDefinition", &resource, place);
@@ -41,6 +49,56 @@ impl Caller<'_> {
         call.permissions.extend(self.pass_role(definition, step, place));
         calls.push(call);
         calls
+    }
+
+    /// What is looked at before a revision is registered: that what it names is there. No secret is read for that.
+    fn verified(&self, definition: &TaskDefinition, step: &Step, place: &Place) -> Vec<Call> {
+        let own = Some(&step.env);
+        let facts = self.facts.definitions.get(&step.id);
+        let roles = self.pass_role(definition, step, place).into_iter();
+        let mut calls = vec![place.call(roles.map(|(_, role)| ("iam:GetRole", role)))];
+        let changed = definition.containers.values();
+        let pushed = changed.clone().filter_map(|container| self.image(container.image.as_ref()?));
+        for image in pushed {
+            if let (_, Some(arn), _) = self.repository(image, step, place) {
+                calls.push(place.call([
+                    ("ecr:GetAuthorizationToken", Resource::Any),
+                    ("ecr:BatchGetImage", arn.clone()),
+                    ("ecr:GetDownloadUrlForLayer", arn),
+                ]));
+            }
+        }
+        let images = facts.into_iter().flat_map(|facts| &facts.images);
+        calls.extend(images.filter_map(|image| pull(image, place)));
+        let mut secrets: Vec<String> = changed
+            .flat_map(|container| container.secrets.values())
+            .map(|reference| self.text(reference, own))
+            .collect();
+        secrets.extend(facts.into_iter().flat_map(|facts| facts.secrets.clone()));
+        let is_secret = |reference: &&String| reference.split(':').nth(2) == Some("secretsmanager");
+        let (in_manager, parameters): (Vec<&String>, Vec<&String>) = secrets.iter().partition(is_secret);
+        let mut described: Vec<Resource> = in_manager
+            .into_iter()
+            .map(|reference| Resource::Exact(SecretReference::id_of(reference).to_owned()))
+            .collect();
+        if facts.is_none() {
+            described.push(place.made("secretsmanager", "secret:*"));
+        }
+        calls.extend(described.into_iter().map(|arn| place.call([("secretsmanager:DescribeSecret", arn)])));
+        if facts.is_none() || !parameters.is_empty() {
+            calls.push(place.call([("ssm:DescribeParameters", Resource::Any)]));
+        }
+        if facts.is_none_or(|facts| !facts.log_groups.is_empty()) {
+            calls.push(place.call([("logs:DescribeLogGroups", place.made("logs", "log-group:*"))]));
+        }
+        calls
+    }
+
+    /// The logs of the containers that the pipeline's task definitions have.
+    fn logs(&self, place: &Place) -> Vec<Call> {
+        let stream = |group: String| place.made("logs", format!("log-group:{group}:log-stream:*"));
+        let groups = self.log_groups().into_iter();
+        groups.map(|group| place.call([("logs:GetLogEvents", stream(group))])).collect()
     }
 
     /// The roles that tasks of this definition get.
@@ -74,7 +132,7 @@ impl Caller<'_> {
         let own = Some(&step.env);
         let cluster = self.text(&task.cluster, own);
         let short = cluster.rsplit('/').next().unwrap_or_default();
-        let mut calls = Vec::new();
+        let mut calls = vec![place.call([("ecs:DescribeTaskDefinition", Resource::Any)])];
         if let TaskPlace::Service(service) = &task.place {
             let service = Self::service(&cluster, self.text(service, own), place);
             calls.push(place.call([("ecs:DescribeServices", service)]));
@@ -90,12 +148,11 @@ impl Caller<'_> {
         let tasks = place.made("ecs", format!("task/{short}/*"));
         calls.push(place.call([("ecs:DescribeTasks", tasks.clone())]));
         calls.push(place.change("ecs:StopTask", tasks, Some("where the task takes too long"), self.fill()));
-        for group in self.log_groups() {
-            let name = format!("log-group:{group}:log-stream:*");
-            calls.push(place.call([("logs:GetLogEvents", place.made("logs", name))]));
-        }
+        calls.extend(self.logs(place));
         for definition in self.pipeline.steps() {
-            if let Action::TaskDefinition(inner) = &definition.action {
+            if let Action::TaskDefinition(inner) = &definition.action
+                && inner.registers()
+            {
                 let roles = self.pass_role(inner, definition, place);
                 calls.push(place.call(roles));
             }
@@ -131,7 +188,9 @@ impl Caller<'_> {
     fn families(&self) -> Vec<String> {
         let mut families = Vec::new();
         for step in self.pipeline.steps() {
-            if let Action::TaskDefinition(definition) = &step.action {
+            if let Action::TaskDefinition(definition) = &step.action
+                && definition.registers()
+            {
                 let family = self.family(definition, step);
                 if !families.contains(&family) {
                     families.push(family);
@@ -171,36 +230,109 @@ impl Caller<'_> {
             let (application, group) =
                 (self.text(&code_deploy.application, own), self.text(&code_deploy.group, own));
             let resource = place.made("codedeploy", format!("deploymentgroup:{application}/{group}"));
+            for service in &deploy.services {
+                let service = Self::service(&cluster, self.text(service, own), place);
+                calls.push(place.call([
+                    ("ecs:DescribeServices", service),
+                    ("codedeploy:GetDeploymentGroup", resource.clone()),
+                ]));
+            }
             let mut call = place.change("codedeploy:CreateDeployment", resource.clone(), None, self.fill());
             call.permissions.extend([
-                ("codedeploy:GetDeployment", resource),
+                ("codedeploy:GetDeployment", resource.clone()),
+                // To find one whose answer was lost, and one that has taken its place.
+                ("codedeploy:ListDeployments", resource),
                 (
                     "codedeploy:RegisterApplicationRevision",
                     place.made("codedeploy", format!("application:{application}")),
                 ),
                 ("codedeploy:GetDeploymentConfig", place.made("codedeploy", "deploymentconfig:*")),
+                ("codedeploy:ListDeploymentTargets", Resource::Any),
+                ("codedeploy:BatchGetDeploymentTargets", Resource::Any),
             ]);
             calls.push(call);
+            if deploy.on_failure == OnFailure::Rollback {
+                // It takes no resource, whatever the user guide says.
+                let condition = Some("where it cannot succeed, takes too long, or the run is stopped");
+                calls.push(place.change("codedeploy:StopDeployment", Resource::Any, condition, self.fill()));
+            }
         } else {
             for service in &deploy.services {
-                let service = Self::service(&cluster, self.text(service, own), place);
-                let mut call = place.change("ecs:UpdateService", service.clone(), None, self.fill());
-                if !deploy.force {
-                    // To find out whether it runs that revision already.
-                    call.permissions.push(("ecs:DescribeServices", service));
-                }
-                calls.push(call);
+                let name = self.text(service, own);
+                calls.extend(self.deploy_service(&cluster, &name, deploy.on_failure, place));
             }
         }
-        if deploy.keep_revisions.is_some() {
-            let mut call = place.change(
-                "ecs:DeregisterTaskDefinition",
-                Resource::Any,
-                Some("for revisions that are older and not in use"),
-                self.fill(),
-            );
-            call.permissions.push(("ecs:ListTaskDefinitions", Resource::Any));
+        let short = cluster.rsplit('/').next().unwrap_or_default();
+        // Why a deployment fails, and which images run.
+        calls.push(place.call([
+            ("ecs:ListTasks", Resource::Any),
+            ("ecs:DescribeTasks", place.made("ecs", format!("task/{short}/*"))),
+            ("ecs:DescribeTaskDefinition", Resource::Any),
+            ("elasticloadbalancing:DescribeTargetGroups", Resource::Any),
+        ]));
+        calls.extend(self.logs(place));
+        calls.extend(self.after(deploy, place));
+        calls
+    }
+
+    /// What follows a deployment.
+    fn after(&self, deploy: &Deploy, place: &Place) -> Vec<Call> {
+        let (rules, schedules) = (place.made("events", "rule/*"), place.made("scheduler", "schedule/*"));
+        let mut calls = Vec::new();
+        if deploy.schedules || deploy.keep_revisions.is_some() {
+            calls.push(place.call([
+                ("events:ListEventBuses", Resource::Any),
+                ("events:ListRuleNamesByTarget", Resource::Any),
+                ("events:ListTargetsByRule", rules.clone()),
+                ("scheduler:ListSchedules", Resource::Any),
+                ("scheduler:GetSchedule", schedules.clone()),
+            ]));
+        }
+        if deploy.schedules {
+            let condition = Some("where it starts an older revision of the family in this cluster");
+            let mut call = place.change("events:PutTargets", rules, condition, self.fill());
+            call.permissions.push((PASS_TO_EVENTS, place.role_named("*")));
             calls.push(call);
+            let mut call = place.change("scheduler:UpdateSchedule", schedules, condition, self.fill());
+            call.permissions.push((PASS_TO_SCHEDULER, place.role_named("*")));
+            calls.push(call);
+        }
+        if deploy.keep_revisions.is_some() {
+            // Whatever cluster it is in that uses the family.
+            let any = |kind: &str| place.made("ecs", format!("{kind}/*"));
+            calls.push(place.call([
+                ("ecs:ListTaskDefinitions", Resource::Any),
+                ("ecs:ListClusters", Resource::Any),
+                ("ecs:ListServices", Resource::Any),
+                ("ecs:DescribeServices", any("service")),
+                ("ecs:ListServiceDeployments", any("service")),
+                ("ecs:DescribeServiceDeployments", any("service-deployment")),
+                ("ecs:DescribeServiceRevisions", any("service-revision")),
+                ("ecs:ListTasks", Resource::Any),
+                ("ecs:DescribeTasks", any("task")),
+            ]));
+            let condition = Some("for revisions that are older and not in use");
+            calls.push(place.change("ecs:DeregisterTaskDefinition", Resource::Any, condition, self.fill()));
+        }
+        calls
+    }
+
+    /// A service is pointed to a revision, followed, and on the way back where that fails.
+    fn deploy_service(&self, cluster: &str, name: &str, on_failure: OnFailure, place: &Place) -> Vec<Call> {
+        let service = Self::service(cluster, name.to_owned(), place);
+        let short = cluster.rsplit('/').next().unwrap_or_default();
+        let name = name.rsplit('/').next().unwrap_or_default();
+        let of = |kind: &str| place.made("ecs", format!("{kind}/{short}/{name}/*"));
+        let mut update = place.change("ecs:UpdateService", service.clone(), None, self.fill());
+        update.permissions.push(("ecs:DescribeServices", service.clone()));
+        update.permissions.push(("ecs:ListServiceDeployments", service));
+        update.permissions.push(("ecs:DescribeServiceDeployments", of("service-deployment")));
+        update.permissions.push(("ecs:DescribeServiceRevisions", of("service-revision")));
+        let mut calls = vec![update];
+        if on_failure == OnFailure::Rollback {
+            let condition = Some("where the deployment fails or takes too long");
+            let deployments = of("service-deployment");
+            calls.push(place.change("ecs:StopServiceDeployment", deployments, condition, self.fill()));
         }
         calls
     }

@@ -23,12 +23,17 @@ pub const CACHE_TAG: &str = "buildcache";
 /// What tags with the fingerprint of an image's sources begin with.
 pub const SOURCE_TAG: &str = "runner-source-";
 
+/// Passing the role of a rule's target on to `EventBridge`. Behind the action stands who gets the role, where that is not ECS.
+pub const PASS_TO_EVENTS: &str = "iam:PassRole to events.amazonaws.com";
+/// Passing the role of a schedule on to `EventBridge` Scheduler.
+pub const PASS_TO_SCHEDULER: &str = "iam:PassRole to scheduler.amazonaws.com";
+
 /// Something that a step asks of the world outside.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Call {
     /// What changes, where something does.
     pub change: Option<Change>,
-    /// What has to be allowed: action and resource.
+    /// What has to be allowed: action, where it passes a role on to whom, and resource.
     pub permissions: Vec<(&'static str, Resource)>,
     /// The role under which it happens: the build's own where absent.
     pub role: Option<String>,

@@ -1,0 +1,263 @@
+//! AWS `CodeDeploy`: deployments to services of Amazon ECS.
+
+use super::ecs::time;
+use super::{Aws, AwsError, error};
+use crate::ecs::code_deploy::{Deployment, Group, LifecycleEvent, Progress, Status, TaskSet};
+use crate::ecs::service::Counts;
+use aws_lc_rs::digest::{SHA256, digest};
+use aws_sdk_codedeploy::types;
+use aws_smithy_types::DateTime;
+use aws_smithy_types::retry::RetryConfig;
+use jiff::Timestamp;
+
+/// `CodeDeploy`'s code where the group has a deployment under way already.
+pub const UNDER_WAY: &str = "DeploymentLimitExceededException";
+/// Its code where a deployment is over already.
+pub const OVER: &str = "DeploymentAlreadyCompletedException";
+/// Its code where a deployment has no targets yet.
+const NOT_STARTED: &str = "DeploymentNotStartedException";
+/// How many deployments of a list are looked at.
+const LATEST: usize = 20;
+
+/// A deployment that is asked for.
+#[derive(Debug, Clone)]
+pub struct NewDeployment {
+    /// The application.
+    pub application: String,
+    /// The deployment group.
+    pub group: String,
+    /// The `AppSpec`, as JSON.
+    pub app_spec: String,
+    /// What is said of it; by this it is found again.
+    pub description: String,
+    /// It is taken back where it fails or is stopped, whatever the group says; otherwise the group decides.
+    pub roll_back: bool,
+}
+
+/// The hash by which `CodeDeploy` knows an `AppSpec`.
+pub fn sha256(app_spec: &str) -> String {
+    let hash = digest(&SHA256, app_spec.as_bytes());
+    hash.as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+impl Aws {
+    fn codedeploy(&self) -> aws_sdk_codedeploy::Client {
+        aws_sdk_codedeploy::Client::new(&self.config)
+    }
+
+    fn group_arn(&self, application: &str, group: &str) -> String {
+        self.arn("codedeploy", &format!("deploymentgroup:{application}/{group}"))
+    }
+
+    /// A deployment group.
+    pub async fn codedeploy_group(&self, application: &str, group: &str) -> Result<Group, AwsError> {
+        let resource = self.group_arn(application, group);
+        let answer = self
+            .codedeploy()
+            .get_deployment_group()
+            .application_name(application)
+            .deployment_group_name(group)
+            .send()
+            .await
+            .map_err(|failed| {
+                missing(error("codedeploy:GetDeploymentGroup", &resource, failed), application, group)
+            })?;
+        let services =
+            answer.deployment_group_info.and_then(|info| info.ecs_services).unwrap_or_default().into_iter();
+        let service = |service: types::EcsService| {
+            (service.cluster_name.unwrap_or_default(), service.service_name.unwrap_or_default())
+        };
+        Ok(Group { services: services.map(service).collect() })
+    }
+
+    /// Asks for a deployment and gives its id. One attempt: where its answer is lost, another one could make a second deployment.
+    pub async fn codedeploy_create(&self, new: &NewDeployment) -> Result<String, AwsError> {
+        const ACTION: &str = "codedeploy:CreateDeployment";
+        let NewDeployment { application, group, app_spec, description, roll_back } = new;
+        let content = types::AppSpecContent::builder().content(app_spec).sha256(sha256(app_spec)).build();
+        let revision = types::RevisionLocation::builder()
+            .revision_type(types::RevisionLocationType::AppSpecContent)
+            .app_spec_content(content)
+            .build();
+        let events = [
+            types::AutoRollbackEvent::DeploymentFailure,
+            types::AutoRollbackEvent::DeploymentStopOnAlarm,
+            types::AutoRollbackEvent::DeploymentStopOnRequest,
+        ];
+        let back =
+            types::AutoRollbackConfiguration::builder().enabled(true).set_events(Some(events.into())).build();
+        let config = aws_sdk_codedeploy::config::Builder::from(&self.config)
+            .retry_config(RetryConfig::disabled())
+            .build();
+        let answer = aws_sdk_codedeploy::Client::from_conf(config)
+            .create_deployment()
+            .application_name(application)
+            .deployment_group_name(group)
+            .revision(revision)
+            .description(description)
+            .set_auto_rollback_configuration(roll_back.then_some(back))
+            .send()
+            .await
+            .map_err(|failed| {
+                let resource = self.group_arn(application, group);
+                missing(error(ACTION, &resource, failed), application, group)
+            })?;
+        answer.deployment_id.ok_or_else(|| AwsError::without(ACTION, "deployment"))
+    }
+
+    /// A deployment as it is now.
+    pub async fn codedeploy_deployment(&self, id: &str) -> Result<Deployment, AwsError> {
+        let resource = self.arn("codedeploy", "deploymentgroup:*");
+        let answer =
+            self.codedeploy().get_deployment().deployment_id(id).send().await.map_err(
+                |failed| match error("codedeploy:GetDeployment", &resource, failed) {
+                    AwsError::Service { code, .. } if code == "DeploymentDoesNotExistException" => gone(id),
+                    other => other,
+                },
+            )?;
+        answer.deployment_info.map(read).ok_or_else(|| gone(id))
+    }
+
+    /// The ids of a group's latest deployments that were asked for at some time or later.
+    pub async fn codedeploy_deployments(
+        &self,
+        application: &str,
+        group: &str,
+        since: Timestamp,
+    ) -> Result<Vec<String>, AwsError> {
+        let range = types::TimeRange::builder().start(DateTime::from_secs(since.as_second())).build();
+        let answer = self
+            .codedeploy()
+            .list_deployments()
+            .application_name(application)
+            .deployment_group_name(group)
+            .create_time_range(range)
+            .send()
+            .await
+            .map_err(|failed| {
+                let resource = self.group_arn(application, group);
+                missing(error("codedeploy:ListDeployments", &resource, failed), application, group)
+            })?;
+        let mut ids = answer.deployments.unwrap_or_default();
+        ids.truncate(LATEST);
+        Ok(ids)
+    }
+
+    /// What a deployment has done until now; nothing before it has begun.
+    pub async fn codedeploy_progress(&self, id: &str) -> Result<Option<Progress>, AwsError> {
+        let not_yet = |failed: AwsError| match failed {
+            AwsError::Service { code, .. } if code == NOT_STARTED => Ok(None),
+            other => Err(other),
+        };
+        let listed = self.codedeploy().list_deployment_targets().deployment_id(id).send().await;
+        let ids = match listed {
+            Ok(answer) => answer.target_ids.unwrap_or_default(),
+            Err(failed) => return not_yet(error("codedeploy:ListDeploymentTargets", "*", failed)),
+        };
+        if ids.is_empty() {
+            return Ok(None);
+        }
+        let call =
+            self.codedeploy().batch_get_deployment_targets().deployment_id(id).set_target_ids(Some(ids));
+        let answer = match call.send().await {
+            Ok(answer) => answer,
+            Err(failed) => return not_yet(error("codedeploy:BatchGetDeploymentTargets", "*", failed)),
+        };
+        let targets = answer.deployment_targets.unwrap_or_default();
+        Ok(targets.into_iter().find_map(|target| target.ecs_target).map(read_progress))
+    }
+
+    /// Ends a deployment, and has it taken back where `roll_back` says so.
+    pub async fn codedeploy_stop(&self, id: &str, roll_back: bool) -> Result<(), AwsError> {
+        self.codedeploy()
+            .stop_deployment()
+            .deployment_id(id)
+            .auto_rollback_enabled(roll_back)
+            .send()
+            .await
+            .map_err(|failed| error("codedeploy:StopDeployment", "*", failed))?;
+        Ok(())
+    }
+}
+
+fn gone(id: &str) -> AwsError {
+    AwsError::NotFound { what: "deployment of CodeDeploy", name: id.to_owned() }
+}
+
+/// `CodeDeploy`'s errors for an application or a group that does not exist, by name.
+fn missing(failed: AwsError, application: &str, group: &str) -> AwsError {
+    let AwsError::Service { code, .. } = &failed else { return failed };
+    match code.as_str() {
+        "ApplicationDoesNotExistException" => {
+            AwsError::NotFound { what: "application of CodeDeploy", name: application.to_owned() }
+        }
+        "DeploymentGroupDoesNotExistException" => AwsError::NotFound {
+            what: "deployment group of CodeDeploy",
+            name: format!("{application}/{group}"),
+        },
+        _ => failed,
+    }
+}
+
+fn read(info: types::DeploymentInfo) -> Deployment {
+    let error = info.error_information.map(|error| {
+        let code = error.code.map(|code| code.as_str().to_owned()).unwrap_or_default();
+        (code, error.message.unwrap_or_default().trim().to_owned())
+    });
+    let back = info.rollback_info;
+    let earlier = info
+        .blue_green_deployment_configuration
+        .and_then(|configuration| configuration.terminate_blue_instances_on_deployment_success);
+    let overview = info.deployment_overview.map(|overview| {
+        vec![
+            ("pending", overview.pending),
+            ("in progress", overview.in_progress),
+            ("ready", overview.ready),
+            ("succeeded", overview.succeeded),
+            ("failed", overview.failed),
+            ("skipped", overview.skipped),
+        ]
+    });
+    Deployment {
+        id: info.deployment_id.unwrap_or_default(),
+        status: info.status.map(|status| Status::read(status.as_str())).unwrap_or_default(),
+        error,
+        messages: info.deployment_status_messages.unwrap_or_default(),
+        description: info.description.unwrap_or_default(),
+        sha256: info.revision.and_then(|revision| revision.app_spec_content?.sha256),
+        created: info.create_time.and_then(time),
+        is_rollback: info.creator == Some(types::DeploymentCreator::CodeDeployRollback),
+        rolls_back: info.auto_rollback_configuration.is_some_and(|configuration| configuration.enabled),
+        rollback: back.as_ref().and_then(|back| back.rollback_deployment_id.clone()),
+        rollback_message: back.and_then(|back| back.rollback_message),
+        keeps_earlier: info.instance_termination_wait_time_started,
+        keeps_for: earlier.map(|earlier| earlier.termination_wait_time_in_minutes).filter(|time| *time > 0),
+        targets: overview.unwrap_or_default(),
+    }
+}
+
+fn read_progress(target: types::EcsTarget) -> Progress {
+    let event = |event: types::LifecycleEvent| LifecycleEvent {
+        name: event.lifecycle_event_name.unwrap_or_default(),
+        status: event.status.map(|status| status.as_str().to_owned()).unwrap_or_default(),
+        message: event
+            .diagnostics
+            .and_then(|diagnostics| diagnostics.message)
+            .filter(|message| !message.is_empty()),
+    };
+    let count = |count: i64| i32::try_from(count).unwrap_or(i32::MAX);
+    let set = |set: types::EcsTaskSet| TaskSet {
+        id: set.identifer.unwrap_or_default(),
+        is_new: set.task_set_label == Some(types::TargetLabel::Green),
+        counts: Counts {
+            desired: count(set.desired_count),
+            running: count(set.running_count),
+            pending: count(set.pending_count),
+        },
+        traffic: set.traffic_weight,
+    };
+    Progress {
+        events: target.lifecycle_events.unwrap_or_default().into_iter().map(event).collect(),
+        sets: target.task_sets_info.unwrap_or_default().into_iter().map(set).collect(),
+    }
+}

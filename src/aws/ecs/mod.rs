@@ -1,0 +1,116 @@
+//! Amazon Elastic Container Service: task definitions and services.
+//!
+//! Task definitions travel as JSON: the SDK's types would drop every field that they do not know yet.
+
+mod services;
+mod tasks;
+mod usage;
+
+pub(super) use services::time;
+pub use tasks::{RunTask, TaskFilter};
+
+use super::raw::{RawBody, swap_body};
+use super::{Aws, AwsError, error};
+use aws_sdk_ecs::types::{SortOrder, TaskDefinitionStatus};
+use aws_smithy_types::retry::RetryConfig;
+use serde_json::Value;
+
+/// A revision of a task definition.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Revision {
+    /// Its ARN, `…:task-definition/FAMILY:N`.
+    pub arn: String,
+}
+
+impl Revision {
+    /// Its number in its family; 0 where the ARN has none.
+    pub fn number(&self) -> u64 {
+        self.arn.rsplit(':').next().and_then(|number| number.parse().ok()).unwrap_or_default()
+    }
+
+    /// `FAMILY:N`, for people.
+    pub fn short(&self) -> &str {
+        self.arn.rsplit('/').next().unwrap_or(&self.arn)
+    }
+}
+
+impl Aws {
+    /// A task definition by family (its latest revision) or ARN, as `DescribeTaskDefinition` answers, tags included.
+    pub async fn ecs_task_definition(&self, name: &str) -> Result<Value, AwsError> {
+        const ACTION: &str = "ecs:DescribeTaskDefinition";
+        let raw = RawBody::default();
+        let answer = aws_sdk_ecs::Client::new(&self.config)
+            .describe_task_definition()
+            .task_definition(name)
+            .include(aws_sdk_ecs::types::TaskDefinitionField::Tags)
+            .customize()
+            .interceptor(raw.clone())
+            .send()
+            .await;
+        if let Err(failed) = answer {
+            // ECS has no error of its own for this: the call is so simple that nothing else can be wrong with it.
+            return Err(match error(ACTION, "*", failed) {
+                AwsError::Service { code, .. } if code == "ClientException" => {
+                    AwsError::NotFound { what: "task definition", name: name.to_owned() }
+                }
+                other => other,
+            });
+        }
+        raw.json(ACTION)
+    }
+
+    /// Registers exactly this request and gives the new revision. One attempt: where its answer is lost, another one could register it
+    /// twice.
+    pub async fn ecs_register(&self, request: &Value) -> Result<Revision, AwsError> {
+        const ACTION: &str = "ecs:RegisterTaskDefinition";
+        let family = request.get("family").and_then(Value::as_str).unwrap_or("*");
+        let resource = self.arn("ecs", &format!("task-definition/{family}:*"));
+        let answer = aws_sdk_ecs::Client::new(&self.config)
+            .register_task_definition()
+            .customize()
+            .config_override(aws_sdk_ecs::Config::builder().retry_config(RetryConfig::disabled()))
+            .mutate_request(swap_body(request))
+            .send()
+            .await
+            .map_err(|failed| error(ACTION, &resource, failed))?;
+        answer
+            .task_definition
+            .and_then(|definition| definition.task_definition_arn)
+            .map(|arn| Revision { arn })
+            .ok_or_else(|| AwsError::without(ACTION, "revision"))
+    }
+
+    /// The active revisions of a family, the newest first.
+    pub async fn ecs_revisions(&self, family: &str) -> Result<Vec<Revision>, AwsError> {
+        const ACTION: &str = "ecs:ListTaskDefinitions";
+        let answers = aws_sdk_ecs::Client::new(&self.config)
+            .list_task_definitions()
+            .family_prefix(family)
+            .status(TaskDefinitionStatus::Active)
+            .sort(SortOrder::Desc)
+            .into_paginator()
+            .items()
+            .send()
+            .collect::<Result<Vec<String>, _>>()
+            .await
+            .map_err(|failed| error(ACTION, "*", failed))?;
+        // The prefix fits longer names, too.
+        let revisions = answers.into_iter().map(|arn| Revision { arn });
+        let own = format!("{family}:");
+        let mut revisions: Vec<Revision> =
+            revisions.filter(|revision| revision.short().starts_with(&own)).collect();
+        revisions.sort_by_key(|revision| std::cmp::Reverse(revision.number()));
+        Ok(revisions)
+    }
+
+    /// Takes a revision out of use: nothing new can be started from it.
+    pub async fn ecs_deregister(&self, revision: &Revision) -> Result<(), AwsError> {
+        aws_sdk_ecs::Client::new(&self.config)
+            .deregister_task_definition()
+            .task_definition(&revision.arn)
+            .send()
+            .await
+            .map_err(|failed| error("ecs:DeregisterTaskDefinition", "*", failed))?;
+        Ok(())
+    }
+}

@@ -1,0 +1,297 @@
+//! Services, their deployments and revisions.
+
+use crate::aws::{Aws, AwsError, error};
+use crate::ecs::service::{
+    Controller, Counts, Deployment, Event, Network, Placement, Service, ServiceDeployment, State, Target,
+    TaskSet,
+};
+use aws_sdk_ecs::types;
+use aws_smithy_types::DateTime;
+use aws_smithy_types::retry::RetryConfig;
+use jiff::Timestamp;
+
+/// How many service deployments are looked back at.
+const LATEST: i32 = 20;
+
+impl Aws {
+    /// A service as it is now, events included.
+    pub async fn ecs_service(&self, cluster: &str, service: &str) -> Result<Service, AwsError> {
+        let answer = aws_sdk_ecs::Client::new(&self.config)
+            .describe_services()
+            .cluster(cluster)
+            .services(service)
+            .send()
+            .await
+            .map_err(|failed| {
+                missing(
+                    error("ecs:DescribeServices", &self.service_arn(cluster, service), failed),
+                    cluster,
+                    service,
+                )
+            })?;
+        answer
+            .services
+            .unwrap_or_default()
+            .into_iter()
+            .map(read)
+            .find(|found| found.status != "INACTIVE")
+            .ok_or_else(|| AwsError::NotFound { what: "service", name: format!("{cluster}/{service}") })
+    }
+
+    pub(super) fn service_arn(&self, cluster: &str, service: &str) -> String {
+        if service.starts_with("arn:") {
+            return service.to_owned();
+        }
+        let cluster = cluster.rsplit('/').next().unwrap_or_default();
+        self.arn("ecs", &format!("service/{cluster}/{service}"))
+    }
+
+    /// Points a service to a revision, and starts new tasks also where it runs that one if `force` says so. With `force` it is one
+    /// attempt: where its answer is lost, another one would start another deployment.
+    pub async fn ecs_update_service(
+        &self,
+        cluster: &str,
+        service: &str,
+        revision: &str,
+        force: bool,
+    ) -> Result<Service, AwsError> {
+        const ACTION: &str = "ecs:UpdateService";
+        let mut config = aws_sdk_ecs::config::Builder::from(&self.config);
+        if force {
+            config = config.retry_config(RetryConfig::disabled());
+        }
+        let answer = aws_sdk_ecs::Client::from_conf(config.build())
+            .update_service()
+            .cluster(cluster)
+            .service(service)
+            .task_definition(revision)
+            .force_new_deployment(force)
+            .send()
+            .await
+            .map_err(|failed| {
+                missing(error(ACTION, &self.service_arn(cluster, service), failed), cluster, service)
+            })?;
+        answer.service.map(read).ok_or_else(|| AwsError::without(ACTION, "service"))
+    }
+
+    /// The latest deployments of a service, newest first; those that ended with success alone if `successful` says so. They have no
+    /// more than ARN, state, target and times.
+    pub async fn ecs_service_deployments(
+        &self,
+        cluster: &str,
+        service: &str,
+        successful: bool,
+    ) -> Result<Vec<ServiceDeployment>, AwsError> {
+        let resource = self.service_arn(cluster, service);
+        let mut call = aws_sdk_ecs::Client::new(&self.config)
+            .list_service_deployments()
+            .cluster(cluster)
+            .service(service)
+            .max_results(LATEST);
+        if successful {
+            call = call.status(types::ServiceDeploymentStatus::Successful);
+        }
+        let answer =
+            call.send().await.map_err(|failed| error("ecs:ListServiceDeployments", &resource, failed))?;
+        let mut found: Vec<ServiceDeployment> = answer
+            .service_deployments
+            .unwrap_or_default()
+            .into_iter()
+            .map(|brief| ServiceDeployment {
+                arn: brief.service_deployment_arn.unwrap_or_default(),
+                state: brief.status.map(|status| State::read(status.as_str())).unwrap_or_default(),
+                reason: brief.status_reason,
+                created: brief.created_at.or(brief.started_at).and_then(time),
+                finished: brief.finished_at.and_then(time),
+                target: brief.target_service_revision_arn,
+                ..ServiceDeployment::default()
+            })
+            .filter(|deployment| !successful || deployment.state == State::Successful)
+            .collect();
+        found.sort_by_key(|deployment| std::cmp::Reverse(deployment.created));
+        Ok(found)
+    }
+
+    /// A service deployment as it is now.
+    pub async fn ecs_service_deployment(&self, arn: &str) -> Result<ServiceDeployment, AwsError> {
+        let answer = aws_sdk_ecs::Client::new(&self.config)
+            .describe_service_deployments()
+            .service_deployment_arns(arn)
+            .send()
+            .await
+            .map_err(|failed| error("ecs:DescribeServiceDeployments", arn, failed))?;
+        answer
+            .service_deployments
+            .unwrap_or_default()
+            .into_iter()
+            .map(read_deployment)
+            .next()
+            .ok_or_else(|| AwsError::NotFound { what: "service deployment", name: arn.to_owned() })
+    }
+
+    /// The revision of the task definition that a service revision brings, as an ARN.
+    pub async fn ecs_service_revision(&self, arn: &str) -> Result<String, AwsError> {
+        let answer = aws_sdk_ecs::Client::new(&self.config)
+            .describe_service_revisions()
+            .service_revision_arns(arn)
+            .send()
+            .await
+            .map_err(|failed| error("ecs:DescribeServiceRevisions", arn, failed))?;
+        let revision = answer.service_revisions.unwrap_or_default().into_iter().next();
+        let definition = revision.and_then(|revision| revision.task_definition);
+        definition.ok_or_else(|| AwsError::NotFound { what: "service revision", name: arn.to_owned() })
+    }
+
+    /// Asks ECS to roll a service deployment back, which works also where it would not do so by itself.
+    pub async fn ecs_roll_back(&self, arn: &str) -> Result<(), AwsError> {
+        aws_sdk_ecs::Client::new(&self.config)
+            .stop_service_deployment()
+            .service_deployment_arn(arn)
+            .stop_type(types::StopServiceDeploymentStopType::Rollback)
+            .send()
+            .await
+            .map_err(|failed| error("ecs:StopServiceDeployment", arn, failed))?;
+        Ok(())
+    }
+}
+
+/// ECS's errors for a cluster or service that does not exist, by name.
+pub(super) fn missing(failed: AwsError, cluster: &str, service: &str) -> AwsError {
+    let AwsError::Service { code, .. } = &failed else {
+        return failed;
+    };
+    match code.as_str() {
+        "ClusterNotFoundException" => AwsError::NotFound { what: "cluster", name: cluster.to_owned() },
+        "ServiceNotFoundException" | "ServiceNotActiveException" => {
+            AwsError::NotFound { what: "service", name: format!("{cluster}/{service}") }
+        }
+        _ => failed,
+    }
+}
+
+pub(in crate::aws) fn time(at: DateTime) -> Option<Timestamp> {
+    Timestamp::new(at.secs(), i32::try_from(at.subsec_nanos()).ok()?).ok()
+}
+
+/// A service. What `CodeDeploy` deploys is in its sets of tasks, and what the service itself says of that is how it began.
+pub(super) fn read(mut service: types::Service) -> Service {
+    let sets = service.task_sets.take().unwrap_or_default();
+    let primary = sets.iter().find(|set| set.status.as_deref() == Some("PRIMARY"));
+    let has_controller = service
+        .deployment_controller
+        .as_ref()
+        .is_some_and(|controller| controller.r#type != types::DeploymentControllerType::Ecs);
+    if let Some(primary) = primary.filter(|_| has_controller) {
+        service.task_definition = primary.task_definition.clone().or(service.task_definition);
+        service.platform_version = service.platform_version.or_else(|| primary.platform_version.clone());
+        let own = service.capacity_provider_strategy.filter(|own| !own.is_empty());
+        service.capacity_provider_strategy = own.or_else(|| primary.capacity_provider_strategy.clone());
+        let own = service.load_balancers.filter(|own| !own.is_empty());
+        service.load_balancers = own.or_else(|| primary.load_balancers.clone());
+    }
+    let controller = service.deployment_controller.map(|controller| controller.r#type);
+    let breaker =
+        service.deployment_configuration.and_then(|configuration| configuration.deployment_circuit_breaker);
+    let target = |balancer: types::LoadBalancer| {
+        Some(Target {
+            group: balancer.target_group_arn?,
+            container: balancer.container_name.unwrap_or_default(),
+            port: balancer.container_port.unwrap_or_default(),
+        })
+    };
+    let event = |event: types::ServiceEvent| Event {
+        id: event.id.unwrap_or_default(),
+        message: event.message.unwrap_or_default(),
+    };
+    Service {
+        arn: service.service_arn.unwrap_or_default(),
+        name: service.service_name.unwrap_or_default(),
+        cluster: service.cluster_arn.unwrap_or_default(),
+        status: service.status.unwrap_or_default(),
+        desired: service.desired_count,
+        running: service.running_count,
+        task_definition: service.task_definition.unwrap_or_default(),
+        controller: match controller {
+            Some(types::DeploymentControllerType::CodeDeploy) => Controller::CodeDeploy,
+            Some(types::DeploymentControllerType::External) => Controller::External,
+            _ => Controller::Ecs,
+        },
+        deployments: service.deployments.unwrap_or_default().into_iter().map(read_own).collect(),
+        task_sets: sets.into_iter().map(read_set).collect(),
+        events: service.events.unwrap_or_default().into_iter().map(event).collect(),
+        current_deployment: service.current_service_deployment,
+        breaker_rolls_back: breaker.is_some_and(|breaker| breaker.enable && breaker.rollback),
+        targets: service.load_balancers.unwrap_or_default().into_iter().filter_map(target).collect(),
+        placement: Placement {
+            launch_type: service.launch_type.map(|launch_type| launch_type.as_str().to_owned()),
+            capacity_providers: service
+                .capacity_provider_strategy
+                .unwrap_or_default()
+                .into_iter()
+                .map(|item| (item.capacity_provider, item.weight, item.base))
+                .collect(),
+            platform_version: service.platform_version,
+            network: service.network_configuration.and_then(|network| network.awsvpc_configuration).map(
+                |network| Network {
+                    public_address: network.assign_public_ip == Some(types::AssignPublicIp::Enabled),
+                    subnets: network.subnets,
+                    security_groups: network.security_groups.unwrap_or_default(),
+                },
+            ),
+        },
+    }
+}
+
+fn read_set(set: types::TaskSet) -> TaskSet {
+    TaskSet {
+        id: set.id.unwrap_or_default(),
+        status: set.status.unwrap_or_default(),
+        task_definition: set.task_definition.unwrap_or_default(),
+        made_by: set.external_id,
+    }
+}
+
+fn read_own(deployment: types::Deployment) -> Deployment {
+    Deployment {
+        id: deployment.id.unwrap_or_default(),
+        status: deployment.status.unwrap_or_default(),
+        task_definition: deployment.task_definition.unwrap_or_default(),
+        counts: Counts {
+            desired: deployment.desired_count,
+            running: deployment.running_count,
+            pending: deployment.pending_count,
+        },
+        failed: deployment.failed_tasks,
+        rollout: deployment.rollout_state.map(|state| state.as_str().to_owned()),
+        reason: deployment.rollout_state_reason,
+        created: deployment.created_at.and_then(time),
+    }
+}
+
+fn read_deployment(deployment: types::ServiceDeployment) -> ServiceDeployment {
+    let target = deployment.target_service_revision;
+    let counts = target.as_ref().map(|target| Counts {
+        desired: target.requested_task_count,
+        running: target.running_task_count,
+        pending: target.pending_task_count,
+    });
+    let alarms = deployment.alarms;
+    ServiceDeployment {
+        arn: deployment.service_deployment_arn.unwrap_or_default(),
+        state: deployment.status.map(|status| State::read(status.as_str())).unwrap_or_default(),
+        reason: deployment.status_reason,
+        stage: deployment.lifecycle_stage.map(|stage| stage.as_str().to_owned()),
+        created: deployment.created_at.and_then(time),
+        finished: deployment.finished_at.and_then(time),
+        counts: counts.unwrap_or_default(),
+        traffic: target.as_ref().and_then(|target| target.requested_production_traffic_weight),
+        target: target.and_then(|target| target.arn),
+        breaker: deployment
+            .deployment_circuit_breaker
+            .filter(|breaker| breaker.threshold > 0)
+            .map(|breaker| (breaker.failure_count, breaker.threshold)),
+        alarms: alarms.as_ref().and_then(|alarms| alarms.alarm_names.clone()).unwrap_or_default(),
+        triggered: alarms.and_then(|alarms| alarms.triggered_alarm_names).unwrap_or_default(),
+        rollback_reason: deployment.rollback.and_then(|rollback| rollback.reason),
+    }
+}

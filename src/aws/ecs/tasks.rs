@@ -1,0 +1,204 @@
+//! Tasks.
+
+use super::services::{missing, time};
+use crate::aws::{Aws, AwsError, error};
+use crate::ecs::service::Placement;
+use crate::ecs::task::{Container, NotStarted, Task};
+use aws_sdk_ecs::types;
+
+/// How many tasks one call describes.
+const AT_ONCE: usize = 100;
+/// How many stopped or running tasks are looked at; a service may have thousands.
+const MOST: usize = 300;
+
+/// Which tasks of a cluster.
+#[derive(Debug, Clone, Copy)]
+pub enum TaskFilter<'a> {
+    /// Those that have ended; ECS remembers them for about an hour.
+    StoppedOf(&'a str),
+    /// Those that are to run.
+    RunningOf(&'a str),
+}
+
+/// A task that is to run once.
+#[derive(Debug, Clone, Default)]
+pub struct RunTask {
+    /// The cluster.
+    pub cluster: String,
+    /// The revision.
+    pub definition: String,
+    /// Where it runs.
+    pub placement: Placement,
+    /// A container whose arguments and variables are replaced for this run.
+    pub container: Option<String>,
+    /// Its arguments.
+    pub command: Option<Vec<String>>,
+    /// Its variables.
+    pub environment: Vec<(String, String)>,
+    /// Who starts it, at most 36 characters.
+    pub started_by: String,
+    /// The same for all attempts of one call, so that there is one task.
+    pub token: String,
+}
+
+impl Aws {
+    /// Tasks of a service, in no order.
+    pub async fn ecs_tasks(&self, cluster: &str, filter: TaskFilter<'_>) -> Result<Vec<Task>, AwsError> {
+        let (service, status) = match filter {
+            TaskFilter::StoppedOf(service) => (service, types::DesiredStatus::Stopped),
+            TaskFilter::RunningOf(service) => (service, types::DesiredStatus::Running),
+        };
+        let client = aws_sdk_ecs::Client::new(&self.config);
+        let mut pages = client
+            .list_tasks()
+            .cluster(cluster)
+            .service_name(service)
+            .desired_status(status)
+            .into_paginator()
+            .items()
+            .send();
+        let mut arns = Vec::new();
+        while let Some(arn) = pages.next().await {
+            let arn = arn.map_err(|failed| missing(error("ecs:ListTasks", "*", failed), cluster, service))?;
+            arns.push(arn);
+            if arns.len() == MOST {
+                break;
+            }
+        }
+        let mut tasks = Vec::with_capacity(arns.len());
+        for some in arns.chunks(AT_ONCE) {
+            tasks.extend(self.described(cluster, some.to_vec()).await?);
+        }
+        Ok(tasks)
+    }
+
+    /// A task as it is now.
+    pub async fn ecs_task(&self, cluster: &str, arn: &str) -> Result<Task, AwsError> {
+        let found = self.described(cluster, vec![arn.to_owned()]).await?;
+        found.into_iter().next().ok_or_else(|| AwsError::NotFound { what: "task", name: arn.to_owned() })
+    }
+
+    async fn described(&self, cluster: &str, arns: Vec<String>) -> Result<Vec<Task>, AwsError> {
+        let resource = arns.first().cloned().unwrap_or_default();
+        let answer = aws_sdk_ecs::Client::new(&self.config)
+            .describe_tasks()
+            .cluster(cluster)
+            .set_tasks(Some(arns))
+            .send()
+            .await
+            .map_err(|failed| error("ecs:DescribeTasks", &resource, failed))?;
+        Ok(answer.tasks.unwrap_or_default().into_iter().map(read).collect())
+    }
+
+    /// Starts a task. The inner error is ECS's reason for starting none.
+    pub async fn ecs_run_task(&self, task: &RunTask) -> Result<Result<Task, Vec<NotStarted>>, AwsError> {
+        let family = task.definition.rsplit('/').next().unwrap_or_default();
+        let resource = self.arn("ecs", &format!("task-definition/{family}"));
+        let mut call = aws_sdk_ecs::Client::new(&self.config)
+            .run_task()
+            .cluster(&task.cluster)
+            .task_definition(&task.definition)
+            .started_by(&task.started_by)
+            .client_token(&task.token)
+            .count(1);
+        let placement = &task.placement;
+        if let Some(launch_type) =
+            placement.launch_type.as_deref().filter(|_| placement.capacity_providers.is_empty())
+        {
+            call = call.launch_type(launch_type.into());
+        }
+        for (provider, weight, base) in &placement.capacity_providers {
+            let item = types::CapacityProviderStrategyItem::builder()
+                .capacity_provider(provider)
+                .weight(*weight)
+                .base(*base)
+                .build()
+                .map_err(|failed| unusable(failed.to_string()))?;
+            call = call.capacity_provider_strategy(item);
+        }
+        if let Some(version) = &placement.platform_version {
+            call = call.platform_version(version);
+        }
+        if let Some(network) = &placement.network {
+            let public = if network.public_address {
+                types::AssignPublicIp::Enabled
+            } else {
+                types::AssignPublicIp::Disabled
+            };
+            let groups = (!network.security_groups.is_empty()).then(|| network.security_groups.clone());
+            let own = types::AwsVpcConfiguration::builder()
+                .set_subnets(Some(network.subnets.clone()))
+                .set_security_groups(groups)
+                .assign_public_ip(public)
+                .build()
+                .map_err(|failed| unusable(failed.to_string()))?;
+            call = call.network_configuration(
+                types::NetworkConfiguration::builder().awsvpc_configuration(own).build(),
+            );
+        }
+        if let Some(container) = &task.container {
+            let environment = task
+                .environment
+                .iter()
+                .map(|(name, value)| types::KeyValuePair::builder().name(name).value(value).build());
+            let environment: Vec<_> = environment.collect();
+            let changed = types::ContainerOverride::builder()
+                .name(container)
+                .set_command(task.command.clone())
+                .set_environment((!environment.is_empty()).then_some(environment))
+                .build();
+            call = call.overrides(types::TaskOverride::builder().container_overrides(changed).build());
+        }
+        let answer = call
+            .send()
+            .await
+            .map_err(|failed| missing(error("ecs:RunTask", &resource, failed), &task.cluster, ""))?;
+        if let Some(started) = answer.tasks.unwrap_or_default().into_iter().next() {
+            return Ok(Ok(read(started)));
+        }
+        let failures = answer.failures.unwrap_or_default().into_iter();
+        Ok(Err(failures
+            .map(|failure| NotStarted { reason: failure.reason.unwrap_or_default(), detail: failure.detail })
+            .collect()))
+    }
+
+    /// Ends a task.
+    pub async fn ecs_stop_task(&self, cluster: &str, arn: &str, reason: &str) -> Result<(), AwsError> {
+        aws_sdk_ecs::Client::new(&self.config)
+            .stop_task()
+            .cluster(cluster)
+            .task(arn)
+            .reason(reason)
+            .send()
+            .await
+            .map_err(|failed| error("ecs:StopTask", arn, failed))?;
+        Ok(())
+    }
+}
+
+/// A request that the SDK does not build.
+fn unusable(message: String) -> AwsError {
+    AwsError::Service { action: "ecs:RunTask", code: "invalid request".to_owned(), message }
+}
+
+fn read(task: types::Task) -> Task {
+    let container = |container: types::Container| Container {
+        name: container.name.unwrap_or_default(),
+        image: container.image,
+        digest: container.image_digest,
+        exit_code: container.exit_code,
+        reason: container.reason,
+        health: container.health_status.map(|health| health.as_str().to_owned()),
+    };
+    Task {
+        arn: task.task_arn.unwrap_or_default(),
+        definition: task.task_definition_arn.unwrap_or_default(),
+        started_by: task.started_by,
+        last_status: task.last_status.unwrap_or_default(),
+        health: task.health_status.map(|health| health.as_str().to_owned()),
+        created: task.created_at.and_then(time),
+        stop_code: task.stop_code.map(|code| code.as_str().to_owned()),
+        stopped_reason: task.stopped_reason,
+        containers: task.containers.unwrap_or_default().into_iter().map(container).collect(),
+    }
+}

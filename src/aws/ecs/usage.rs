@@ -1,0 +1,161 @@
+//! Who uses which revisions.
+
+use super::services::{missing, read};
+use crate::aws::{Aws, AwsError, error};
+use crate::ecs::service::Service;
+use aws_sdk_ecs::types;
+use std::collections::BTreeSet;
+
+/// How many services one call lists.
+const LISTED: i32 = 100;
+/// How many services one call describes.
+const SERVICES: usize = 10;
+/// How many tasks one call describes.
+const TASKS: usize = 100;
+/// How many service revisions one call describes.
+const REVISIONS: usize = 20;
+/// How many of a service's deployments count as recent.
+const RECENT: usize = 5;
+
+/// The revisions that a service's latest deployments were about.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct History {
+    /// Where the most recent ones, however they ended, came from and went to, as ARNs.
+    pub recent: Vec<String>,
+    /// Where those that ended with success went to, as ARNs, the latest first.
+    pub successful: Vec<String>,
+}
+
+impl Aws {
+    /// All clusters of the account in the region, as ARNs.
+    pub async fn ecs_clusters(&self) -> Result<Vec<String>, AwsError> {
+        aws_sdk_ecs::Client::new(&self.config)
+            .list_clusters()
+            .into_paginator()
+            .items()
+            .send()
+            .collect::<Result<_, _>>()
+            .await
+            .map_err(|failed| error("ecs:ListClusters", "*", failed))
+    }
+
+    /// All services of a cluster.
+    pub async fn ecs_services(&self, cluster: &str) -> Result<Vec<Service>, AwsError> {
+        let client = aws_sdk_ecs::Client::new(&self.config);
+        let arns: Vec<String> = client
+            .list_services()
+            .cluster(cluster)
+            .max_results(LISTED)
+            .into_paginator()
+            .items()
+            .send()
+            .collect::<Result<_, _>>()
+            .await
+            .map_err(|failed| missing(error("ecs:ListServices", "*", failed), cluster, ""))?;
+        let mut services = Vec::with_capacity(arns.len());
+        for some in arns.chunks(SERVICES) {
+            let resource = self.service_arn(cluster, "*");
+            let answer = client
+                .describe_services()
+                .cluster(cluster)
+                .set_services(Some(some.to_vec()))
+                .send()
+                .await
+                .map_err(|failed| error("ecs:DescribeServices", &resource, failed))?;
+            services.extend(answer.services.unwrap_or_default().into_iter().map(read));
+        }
+        services.retain(|service| service.status != "INACTIVE");
+        Ok(services)
+    }
+
+    /// The revisions of a family that tasks of a cluster run, or are about to, as ARNs: all of them, however many tasks there are.
+    pub async fn ecs_revisions_that_run(
+        &self,
+        cluster: &str,
+        family: &str,
+    ) -> Result<BTreeSet<String>, AwsError> {
+        let client = aws_sdk_ecs::Client::new(&self.config);
+        let arns: Vec<String> = client
+            .list_tasks()
+            .cluster(cluster)
+            .family(family)
+            .desired_status(types::DesiredStatus::Running)
+            .into_paginator()
+            .items()
+            .send()
+            .collect::<Result<_, _>>()
+            .await
+            .map_err(|failed| missing(error("ecs:ListTasks", "*", failed), cluster, ""))?;
+        let mut revisions = BTreeSet::new();
+        for some in arns.chunks(TASKS) {
+            let resource = self.arn("ecs", &format!("task/{}/*", cluster.rsplit('/').next().unwrap_or("*")));
+            let answer = client
+                .describe_tasks()
+                .cluster(cluster)
+                .set_tasks(Some(some.to_vec()))
+                .send()
+                .await
+                .map_err(|failed| error("ecs:DescribeTasks", &resource, failed))?;
+            revisions.extend(
+                answer.tasks.unwrap_or_default().into_iter().filter_map(|task| task.task_definition_arn),
+            );
+        }
+        Ok(revisions)
+    }
+
+    /// The revisions that a service's latest deployments were about.
+    pub async fn ecs_history(&self, cluster: &str, service: &str) -> Result<History, AwsError> {
+        let recent = self.ecs_service_deployments(cluster, service, false).await?;
+        let recent: Vec<String> = recent.into_iter().take(RECENT).map(|deployment| deployment.arn).collect();
+        let recent = self.ends(recent).await?;
+        let successful = self.ecs_service_deployments(cluster, service, true).await?;
+        let successful = successful.into_iter().filter_map(|deployment| deployment.target).collect();
+        Ok(History {
+            recent: self.definitions(recent).await?,
+            successful: self.definitions(successful).await?,
+        })
+    }
+
+    /// The service revisions from which and to which service deployments go, or went back to.
+    async fn ends(&self, deployments: Vec<String>) -> Result<Vec<String>, AwsError> {
+        let Some(first) = deployments.first().cloned() else { return Ok(Vec::new()) };
+        let answer = aws_sdk_ecs::Client::new(&self.config)
+            .describe_service_deployments()
+            .set_service_deployment_arns(Some(deployments))
+            .send()
+            .await
+            .map_err(|failed| error("ecs:DescribeServiceDeployments", &first, failed))?;
+        let mut ends = Vec::new();
+        for deployment in answer.service_deployments.unwrap_or_default() {
+            ends.extend(deployment.target_service_revision.and_then(|target| target.arn));
+            let sources = deployment.source_service_revisions.unwrap_or_default();
+            ends.extend(sources.into_iter().filter_map(|source| source.arn));
+            ends.extend(deployment.rollback.and_then(|rollback| rollback.service_revision_arn));
+        }
+        ends.sort();
+        ends.dedup();
+        Ok(ends)
+    }
+
+    /// The task definitions of service revisions, in their order.
+    async fn definitions(&self, revisions: Vec<String>) -> Result<Vec<String>, AwsError> {
+        let mut definitions = Vec::with_capacity(revisions.len());
+        for some in revisions.chunks(REVISIONS) {
+            let answer = aws_sdk_ecs::Client::new(&self.config)
+                .describe_service_revisions()
+                .set_service_revision_arns(Some(some.to_vec()))
+                .send()
+                .await
+                .map_err(|failed| {
+                    error("ecs:DescribeServiceRevisions", some.first().map_or("*", String::as_str), failed)
+                })?;
+            let found = answer.service_revisions.unwrap_or_default();
+            let of = |arn: &String| {
+                found.iter().find(|revision| revision.service_revision_arn.as_ref() == Some(arn))
+            };
+            definitions
+                .extend(some.iter().filter_map(of).filter_map(|revision| revision.task_definition.clone()));
+        }
+        Ok(definitions)
+    }
+}

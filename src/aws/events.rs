@@ -1,0 +1,143 @@
+//! Amazon `EventBridge`: rules that start tasks. Their targets travel as JSON, so that what is not known here stays as it is.
+
+use super::raw::{RawBody, swap_body};
+use super::{Aws, AwsError, error};
+use futures_util::stream::{self, StreamExt, TryStreamExt};
+use serde_json::{Value, json};
+
+/// AWS's error code for what is not there any more.
+const GONE: &str = "ResourceNotFoundException";
+/// How many targets on how many buses are looked for side by side.
+const LOOKUPS: usize = 4;
+
+/// A target of a rule.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RuleTarget {
+    /// The name of the rule's event bus.
+    pub bus: String,
+    /// The rule.
+    pub rule: String,
+    /// The target, as `ListTargetsByRule` answers it.
+    pub target: Value,
+}
+
+impl RuleTarget {
+    /// What it is called, for people.
+    pub fn name(&self) -> String {
+        match self.bus.as_str() {
+            "default" => format!("the rule {}", self.rule),
+            bus => format!("the rule {bus}/{}", self.rule),
+        }
+    }
+}
+
+impl Aws {
+    /// The targets of rules, on whatever event bus, that start tasks in these clusters, which are given as their ARNs.
+    pub async fn rules_of_clusters(&self, clusters: &[&str]) -> Result<Vec<RuleTarget>, AwsError> {
+        let buses = self.event_buses().await?;
+        let on_buses = |cluster| buses.iter().map(move |bus| self.rules_on_bus(bus, cluster));
+        let looks: Vec<_> = clusters.iter().copied().flat_map(on_buses).collect();
+        let found: Vec<Vec<RuleTarget>> = stream::iter(looks).buffered(LOOKUPS).try_collect().await?;
+        Ok(found.concat())
+    }
+
+    async fn rules_on_bus(&self, bus: &str, cluster: &str) -> Result<Vec<RuleTarget>, AwsError> {
+        let mut found = Vec::new();
+        for rule in self.rules_by_target(bus, cluster).await? {
+            let targets = self.rule_targets(bus, &rule).await?;
+            let own = targets.into_iter().filter(|target| target["Arn"] == cluster);
+            found.extend(own.map(|target| RuleTarget { bus: bus.to_owned(), rule: rule.clone(), target }));
+        }
+        Ok(found)
+    }
+
+    async fn event_buses(&self) -> Result<Vec<String>, AwsError> {
+        let client = aws_sdk_eventbridge::Client::new(&self.config);
+        let (mut buses, mut token) = (Vec::new(), None);
+        loop {
+            let call = client.list_event_buses().set_next_token(token);
+            let answer = call.send().await.map_err(|failed| error("events:ListEventBuses", "*", failed))?;
+            buses.extend(answer.event_buses.unwrap_or_default().into_iter().filter_map(|bus| bus.name));
+            token = answer.next_token;
+            if token.is_none() {
+                return Ok(buses);
+            }
+        }
+    }
+
+    async fn rules_by_target(&self, bus: &str, target: &str) -> Result<Vec<String>, AwsError> {
+        let client = aws_sdk_eventbridge::Client::new(&self.config);
+        let (mut rules, mut token) = (Vec::new(), None);
+        loop {
+            let call = client.list_rule_names_by_target().event_bus_name(bus).target_arn(target);
+            let answer = match call.set_next_token(token).send().await {
+                Ok(answer) => answer,
+                Err(failed) => {
+                    return present(error("events:ListRuleNamesByTarget", "*", failed), rules);
+                }
+            };
+            rules.extend(answer.rule_names.unwrap_or_default());
+            token = answer.next_token;
+            if token.is_none() {
+                return Ok(rules);
+            }
+        }
+    }
+
+    async fn rule_targets(&self, bus: &str, rule: &str) -> Result<Vec<Value>, AwsError> {
+        const ACTION: &str = "events:ListTargetsByRule";
+        let client = aws_sdk_eventbridge::Client::new(&self.config);
+        let (mut targets, mut token) = (Vec::new(), None);
+        loop {
+            let raw = RawBody::default();
+            let call = client.list_targets_by_rule().event_bus_name(bus).rule(rule).set_next_token(token);
+            let answer = match call.customize().interceptor(raw.clone()).send().await {
+                Ok(answer) => answer,
+                Err(failed) => return present(error(ACTION, &self.rule_arn(bus, rule), failed), targets),
+            };
+            if let Some(found) = raw.json(ACTION)?.get_mut("Targets").and_then(Value::as_array_mut) {
+                targets.append(found);
+            }
+            token = answer.next_token;
+            if token.is_none() {
+                return Ok(targets);
+            }
+        }
+    }
+
+    fn rule_arn(&self, bus: &str, rule: &str) -> String {
+        let bus = if bus == "default" { String::new() } else { format!("{bus}/") };
+        self.arn("events", &format!("rule/{bus}{rule}"))
+    }
+
+    /// Replaces a target of a rule, the one with its id, by this one.
+    pub async fn put_rule_target(&self, target: &RuleTarget) -> Result<(), AwsError> {
+        const ACTION: &str = "events:PutTargets";
+        let body = json!({ "Rule": target.rule, "EventBusName": target.bus, "Targets": [target.target] });
+        let answer = aws_sdk_eventbridge::Client::new(&self.config)
+            .put_targets()
+            .customize()
+            .mutate_request(swap_body(&body))
+            .send()
+            .await
+            .map_err(|failed| error(ACTION, &self.rule_arn(&target.bus, &target.rule), failed))?;
+        if answer.failed_entry_count == 0 {
+            return Ok(());
+        }
+        let entry = answer.failed_entries.unwrap_or_default().into_iter().next();
+        let (code, message) = entry.map(|entry| (entry.error_code, entry.error_message)).unwrap_or_default();
+        Err(AwsError::Service {
+            action: ACTION,
+            code: code.unwrap_or_else(|| "failed entry".to_owned()),
+            message: message.unwrap_or_default(),
+        })
+    }
+}
+
+/// What was found before something was deleted in the middle; any other failure is one.
+fn present<T>(failed: AwsError, found: Vec<T>) -> Result<Vec<T>, AwsError> {
+    match failed {
+        AwsError::Service { code, .. } if code == GONE => Ok(found),
+        failed => Err(failed),
+    }
+}

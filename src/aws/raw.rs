@@ -1,0 +1,53 @@
+//! Bodies of requests and answers as they are: the SDK's types would drop every field that they do not know yet.
+
+use super::AwsError;
+use crate::document;
+use aws_smithy_runtime_api::box_error::BoxError;
+use aws_smithy_runtime_api::client::interceptors::Intercept;
+use aws_smithy_runtime_api::client::interceptors::context::AfterDeserializationInterceptorContextRef;
+use aws_smithy_runtime_api::client::orchestrator::HttpRequest;
+use aws_smithy_runtime_api::client::runtime_components::RuntimeComponents;
+use aws_smithy_types::body::SdkBody;
+use aws_smithy_types::config_bag::ConfigBag;
+use serde_json::Value;
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// Keeps an answer's body as it came.
+#[derive(Debug, Clone, Default)]
+pub(super) struct RawBody(Arc<Mutex<Option<Vec<u8>>>>);
+
+impl RawBody {
+    /// The answer to this action.
+    pub(super) fn json(&self, action: &'static str) -> Result<Value, AwsError> {
+        let body = self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let text = String::from_utf8(body.unwrap_or_default()).map_err(|failed| failed.to_string());
+        text.and_then(|text| document::json(&text).map_err(|failed| failed.to_string()))
+            .map_err(|message| AwsError::NotUnderstood { action, message })
+    }
+}
+
+impl Intercept for RawBody {
+    fn name(&self) -> &'static str {
+        "RawBody"
+    }
+
+    fn read_after_deserialization(
+        &self,
+        context: &AfterDeserializationInterceptorContextRef<'_>,
+        _: &RuntimeComponents,
+        _: &mut ConfigBag,
+    ) -> Result<(), BoxError> {
+        let body = context.response().body().bytes().map(<[u8]>::to_vec);
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = body;
+        Ok(())
+    }
+}
+
+/// Makes this the body of a request, which is signed after that.
+pub(super) fn swap_body(body: &Value) -> impl Fn(&mut HttpRequest) + Send + Sync + use<> {
+    let body = body.to_string();
+    move |http| {
+        http.headers_mut().insert("content-length", body.len().to_string());
+        *http.body_mut() = SdkBody::from(body.clone());
+    }
+}

@@ -1,0 +1,92 @@
+//! Amazon `EventBridge` Scheduler: schedules that start tasks. They travel as JSON, so that what is not known here stays as it is.
+
+use super::raw::{RawBody, swap_body};
+use super::{Aws, AwsError, error};
+use serde_json::Value;
+
+/// AWS's error code for what is not there any more.
+const GONE: &str = "ResourceNotFoundException";
+/// What `GetSchedule` tells and `UpdateSchedule` does not take in its body.
+const READ_ONLY: [&str; 4] = ["Arn", "Name", "CreationDate", "LastModificationDate"];
+/// How the target ends that calls the API of ECS itself.
+const RUN_TASK: &str = ":aws-sdk:ecs:runTask";
+
+/// A schedule that starts tasks.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Schedule {
+    /// The group that it is in.
+    pub group: String,
+    /// Its name.
+    pub name: String,
+    /// All of it, as `GetSchedule` answers.
+    pub document: Value,
+}
+
+impl Schedule {
+    /// What it is called, for people.
+    pub fn name(&self) -> String {
+        match self.group.as_str() {
+            "default" => format!("the schedule {}", self.name),
+            group => format!("the schedule {group}/{}", self.name),
+        }
+    }
+}
+
+impl Aws {
+    /// The schedules that start tasks of Amazon ECS, in whatever cluster.
+    pub async fn schedules_of_tasks(&self) -> Result<Vec<Schedule>, AwsError> {
+        let mut pages = aws_sdk_scheduler::Client::new(&self.config).list_schedules().into_paginator().send();
+        let mut found = Vec::new();
+        while let Some(page) = pages.next().await {
+            let page = page.map_err(|failed| error("scheduler:ListSchedules", "*", failed))?;
+            for brief in page.schedules {
+                let target = brief.target.map(|target| target.arn).unwrap_or_default();
+                let is_cluster = target.contains(":ecs:") && target.contains(":cluster/");
+                let starts_tasks = is_cluster || target.ends_with(RUN_TASK);
+                if let (true, Some(group), Some(name)) = (starts_tasks, brief.group_name, brief.name) {
+                    found.extend(self.schedule(group, name).await?);
+                }
+            }
+        }
+        Ok(found)
+    }
+
+    fn schedule_arn(&self, group: &str, name: &str) -> String {
+        self.arn("scheduler", &format!("schedule/{group}/{name}"))
+    }
+
+    /// A schedule; nothing where it was deleted meanwhile.
+    async fn schedule(&self, group: String, name: String) -> Result<Option<Schedule>, AwsError> {
+        const ACTION: &str = "scheduler:GetSchedule";
+        let raw = RawBody::default();
+        let call = aws_sdk_scheduler::Client::new(&self.config).get_schedule().group_name(&group).name(&name);
+        match call.customize().interceptor(raw.clone()).send().await {
+            Ok(_) => Ok(Some(Schedule { document: raw.json(ACTION)?, group, name })),
+            Err(failed) => match error(ACTION, &self.schedule_arn(&group, &name), failed) {
+                AwsError::Service { code, .. } if code == GONE => Ok(None),
+                failed => Err(failed),
+            },
+        }
+    }
+
+    /// Makes a schedule what its document says. That replaces all of it: what is not said gets its default.
+    pub async fn update_schedule(&self, schedule: &Schedule) -> Result<(), AwsError> {
+        let mut body = schedule.document.clone();
+        if let Some(fields) = body.as_object_mut() {
+            fields.retain(|name, value| !value.is_null() && !READ_ONLY.contains(&name.as_str()));
+            fields.insert("GroupName".to_owned(), Value::from(schedule.group.as_str()));
+        }
+        aws_sdk_scheduler::Client::new(&self.config)
+            .update_schedule()
+            .name(&schedule.name)
+            .customize()
+            .mutate_request(swap_body(&body))
+            .send()
+            .await
+            .map_err(|failed| {
+                let resource = self.schedule_arn(&schedule.group, &schedule.name);
+                error("scheduler:UpdateSchedule", &resource, failed)
+            })?;
+        Ok(())
+    }
+}

@@ -1,0 +1,40 @@
+//! `runner ecs rollback`.
+
+use super::deploy::conclude;
+use super::{Session, Target};
+use crate::engine::deployment::Wishes;
+use crate::engine::ecs::Manner;
+use crate::exit::{Exit, Failure};
+use crate::pipeline::duration;
+use crate::pipeline::model::OnFailure;
+use clap::Args;
+use std::time::Duration;
+
+/// Give services the revision back that was deployed successfully before, and follow that to the end
+#[derive(Debug, Args)]
+#[command(
+    after_help = "That is the last revision with a successful deployment that the service does not have now, not simply the number before.\n\nExample:\n  runner ecs rollback --cluster prod --service webapp --dry-run"
+)]
+pub(super) struct Rollback {
+    #[command(flatten)]
+    target: Target,
+    /// How long it may take
+    #[arg(long, value_name = "DURATION", value_parser = duration::parse, default_value = "15m")]
+    wait: Duration,
+    /// Say what would be done, and change nothing
+    #[arg(long)]
+    dry_run: bool,
+    /// Print the outcome as one JSON document
+    #[arg(long)]
+    json: bool,
+}
+
+pub(super) fn main(arguments: &Rollback) -> Result<Exit, Failure> {
+    let Rollback { wait, dry_run, .. } = *arguments;
+    let manner =
+        Manner { wait, on_failure: OnFailure::Leave, force: false, dry_run, wishes: Wishes::default() };
+    let place = arguments.target.place();
+    let session = Session::new()?;
+    let done = session.run(!dry_run, async |session| session.roll_back(&place, &manner).await)?;
+    conclude(&session, &done, &place.cluster, (dry_run, arguments.json))
+}

@@ -1,0 +1,273 @@
+//! Reads JSON and YAML that others wrote and that travels on: what it says stays as it says it. Numbers keep the form in which they are
+//! written, keys their order, and nothing gets lost. Pure.
+
+use serde::Deserialize;
+use serde::de::{self, DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde_json::value::RawValue;
+use serde_json::{Map, Number, Value};
+use std::collections::HashSet;
+use std::fmt;
+
+/// Reads the text of a file: JSON as JSON, anything else as YAML. The error is the parser's, with its place.
+///
+/// Numbers stay as they are written. In YAML that is so for numbers that JSON knows as well; others, such as `0x1F`, `+5` and `.5`, become
+/// the JSON number of the same value.
+pub fn parse(text: &str) -> Result<Value, String> {
+    let text = text.trim_start_matches('\u{feff}');
+    if text.trim_start().starts_with('{') {
+        json(text).map_err(|error| error.to_string())
+    } else {
+        yaml(text).map_err(|error| error.to_string())
+    }
+}
+
+/// Reads JSON.
+pub fn json(text: &str) -> serde_json::Result<Value> {
+    let mut value = serde_json::from_str(text)?;
+    serde_json::from_str::<Sound>(text)?;
+    let written = AsWritten { value: &mut value, source: Source::Json };
+    written.deserialize(&mut serde_json::Deserializer::from_str(text))?;
+    Ok(value)
+}
+
+fn yaml(text: &str) -> serde_yaml::Result<Value> {
+    let mut value = serde_yaml::from_str(text)?;
+    serde_yaml::from_str::<Sound>(text)?;
+    let written = AsWritten { value: &mut value, source: Source::Yaml };
+    written.deserialize(serde_yaml::Deserializer::from_str(text))?;
+    Ok(value)
+}
+
+/// A document in which nothing gets lost on the way to JSON: no key is there twice, and every number is one that JSON has.
+struct Sound;
+
+impl<'de> Deserialize<'de> for Sound {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(Self)
+    }
+}
+
+impl<'de> Visitor<'de> for Sound {
+    type Value = Self;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("what JSON can say")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self, A::Error> {
+        let mut known = HashSet::new();
+        while let Some(key) = map.next_key::<String>()? {
+            if known.contains(&key) {
+                return Err(de::Error::custom(format!("the key `{key}` is there twice")));
+            }
+            known.insert(key);
+            map.next_value::<Self>()?;
+        }
+        Ok(self)
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Self, A::Error> {
+        while items.next_element::<Self>()?.is_some() {}
+        Ok(self)
+    }
+
+    fn visit_f64<E: de::Error>(self, value: f64) -> Result<Self, E> {
+        if value.is_finite() { Ok(self) } else { Err(E::custom("JSON has no number for `.inf` and `.nan`")) }
+    }
+
+    fn visit_bool<E>(self, _: bool) -> Result<Self, E> {
+        Ok(self)
+    }
+
+    fn visit_i64<E>(self, _: i64) -> Result<Self, E> {
+        Ok(self)
+    }
+
+    fn visit_i128<E>(self, _: i128) -> Result<Self, E> {
+        Ok(self)
+    }
+
+    fn visit_u64<E>(self, _: u64) -> Result<Self, E> {
+        Ok(self)
+    }
+
+    fn visit_u128<E>(self, _: u128) -> Result<Self, E> {
+        Ok(self)
+    }
+
+    fn visit_str<E>(self, _: &str) -> Result<Self, E> {
+        Ok(self)
+    }
+
+    fn visit_unit<E>(self) -> Result<Self, E> {
+        Ok(self)
+    }
+}
+
+/// Which parser reads.
+#[derive(Clone, Copy)]
+enum Source {
+    Json,
+    Yaml,
+}
+
+/// Reads the text that a value came from once more, to give its numbers the form in which they are written: the parsers make `1e3` a
+/// `1e+3`, or a float.
+struct AsWritten<'v> {
+    value: &'v mut Value,
+    source: Source,
+}
+
+impl<'de> DeserializeSeed<'de> for AsWritten<'_> {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        let source = self.source;
+        match self.value {
+            Value::Number(number) => {
+                let text = match source {
+                    Source::Json => Box::<RawValue>::deserialize(deserializer)?.get().to_owned(),
+                    Source::Yaml => String::deserialize(deserializer)?,
+                };
+                if text.parse::<Number>().is_ok() {
+                    *number = Number::from_string_unchecked(text);
+                }
+                Ok(())
+            }
+            Value::Array(items) => deserializer.deserialize_seq(Items { items, source }),
+            Value::Object(fields) => deserializer.deserialize_map(Fields { fields, source }),
+            Value::Null | Value::Bool(_) | Value::String(_) => {
+                IgnoredAny::deserialize(deserializer).map(|_| ())
+            }
+        }
+    }
+}
+
+/// The items of a list, see [`AsWritten`].
+struct Items<'v> {
+    items: &'v mut [Value],
+    source: Source,
+}
+
+impl<'de> Visitor<'de> for Items<'_> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the same list once more")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<(), A::Error> {
+        for value in self.items {
+            items.next_element_seed(AsWritten { value, source: self.source })?;
+        }
+        // Parsers want to be asked for the end.
+        items.next_element::<IgnoredAny>().map(|_| ())
+    }
+}
+
+/// The fields of an object, see [`AsWritten`].
+struct Fields<'v> {
+    fields: &'v mut Map<String, Value>,
+    source: Source,
+}
+
+impl<'de> Visitor<'de> for Fields<'_> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the same object once more")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
+        while let Some(key) = map.next_key::<String>()? {
+            match self.fields.get_mut(&key) {
+                Some(value) => map.next_value_seed(AsWritten { value, source: self.source })?,
+                None => map.next_value::<IgnoredAny>().map(|_| ())?,
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// How JSON may write numbers, each of which a float would change.
+    const NUMBERS: [&str; 14] = [
+        "1.50",
+        "1e3",
+        "1E3",
+        "1E+03",
+        "1e-07",
+        "10e-1",
+        "-0",
+        "-0.0",
+        "0.1000000000000000055",
+        "18446744073709551616",
+        "-9223372036854775809",
+        "123456789012345678901234567890123456789012345678901234567890",
+        "1.7976931348623157e308",
+        "5e-325",
+    ];
+
+    #[test]
+    fn numbers_stay_as_they_are_written() {
+        for number in NUMBERS {
+            let json = format!(r#"{{"a":{number},"b":[{number},{{"c":{number}}}],"d":"{number}"}}"#);
+            assert_eq!(parse(&json).unwrap().to_string(), json);
+            let yaml =
+                format!("a: {number}\nb:\n  - &x {number}\n  - c: *x\nd: \"{number}\"\ne: !!str {number}\n");
+            let expected = json.replace(r#""}"#, &format!(r#"","e":"{number}"}}"#));
+            assert_eq!(parse(&yaml).unwrap().to_string(), expected, "{yaml}");
+        }
+        // No float holds it, but JSON can say it.
+        assert_eq!(parse(r#"{"a":1e999}"#).unwrap().to_string(), r#"{"a":1e999}"#);
+        let of_yaml = "a: 0x1F\nb: +5\nc: .5\nd: 010\ne: 0o17\nf: 1_000\ng: ~\nh: true\ni: 2024-01-01\n";
+        assert_eq!(
+            parse(of_yaml).unwrap().to_string(),
+            r#"{"a":31,"b":5,"c":0.5,"d":"010","e":15,"f":"1_000","g":null,"h":true,"i":"2024-01-01"}"#
+        );
+    }
+
+    #[test]
+    fn what_would_get_lost_is_an_error_with_its_place() {
+        for (text, says) in [
+            (
+                "{\"a\": 1,\n \"b\": {\"c\": 1, \"d\": [{\"c\": 2, \"c\": 3}]}}",
+                "the key `c` is there twice at line 2",
+            ),
+            (r#"{"a": 1, "\u0061": 2}"#, "the key `a` is there twice"),
+            ("a: 1\nb:\n  - c: 1\n    c: 2\n", "the key `c` is there twice at line 3"),
+            ("1: a\n\"1\": b\n", "the key `1` is there twice"),
+            ("a: [.inf]\n", "JSON has no number for `.inf`"),
+            ("a: -.NaN\nb: .nan\n", "JSON has no number for `.inf` and `.nan`"),
+            ("{\"a\":\n \"\\ud800\"}", "line 2"),
+            ("{\"a\":\n \"\\ud800\\u0041\"}", "surrogate"),
+            ("{\"a\":\n \"\\udc00\"}", "surrogate"),
+            (r#"{"a": 01}"#, "invalid number at line 1"),
+            (r#"{"a": 1} {"#, "trailing characters"),
+        ] {
+            let error = parse(text).unwrap_err();
+            assert!(error.contains(says), "{text}: {error}");
+        }
+        let deep = format!("{}1{}", "{\"a\":".repeat(500), "}".repeat(500));
+        assert!(parse(&deep).unwrap_err().contains("recursion limit"));
+    }
+
+    #[test]
+    fn texts_mean_what_they_meant() {
+        let value = parse("\u{feff} {\"a\\/b\": \"\\u00e9 \\ud83d\\ude00 \\u0000 \\/\"}\n").unwrap();
+        assert_eq!(value, serde_json::json!({ "a/b": "é 😀 \0 /" }));
+    }
+
+    #[test]
+    fn a_large_document_is_read() {
+        let entries: Vec<String> = (0..20_000)
+            .map(|at| format!(r#"{{"name":"V{at}","value":"{at:>30}","weight":{at}.50}}"#))
+            .collect();
+        let text = format!(r#"{{"environment":[{}]}}"#, entries.join(","));
+        assert!(text.len() > 1024 * 1024);
+        assert_eq!(parse(&text).unwrap().to_string(), text);
+    }
+}

@@ -1,0 +1,142 @@
+//! The `AppSpec` file, by which `CodeDeploy` is told what a service gets.
+//!
+//! Source: the `CodeDeploy` user guide, "`AppSpec` file structure for Amazon ECS deployments".
+
+use super::service::Service;
+use serde_json::{Number, Value, json};
+
+/// What `CodePipeline` puts the ARN of the revision in the place of that it registers.
+pub const TASK_DEFINITION: &str = "<TASK_DEFINITION>";
+
+/// What `CodePipeline` puts the image in the place of that `imageDetail.json` names.
+pub const IMAGE: &str = "<IMAGE1_NAME>";
+
+/// What a service gets.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct AppSpec {
+    /// The revision, as an ARN.
+    pub task_definition: String,
+    /// The container and its port that the load balancer reaches; nothing where only ECS knows them.
+    pub target: Option<(String, i32)>,
+    /// The version of the Fargate platform; the latest where absent.
+    pub platform_version: Option<String>,
+    /// Capacity providers with their weight and base.
+    pub capacity_providers: Vec<(String, i32, i32)>,
+}
+
+impl AppSpec {
+    /// What brings a revision to a service: everything but the revision is as the service has it. Nothing where no load balancer
+    /// reaches the service.
+    pub fn of(service: &Service, revision: &str) -> Option<Self> {
+        let target = service.targets.first()?;
+        Some(Self {
+            task_definition: revision.to_owned(),
+            target: Some((target.container.clone(), target.port)),
+            platform_version: service.placement.platform_version.clone(),
+            capacity_providers: service.placement.capacity_providers.clone(),
+        })
+    }
+
+    /// As JSON, always the same text for the same content.
+    pub fn json(&self) -> String {
+        let mut properties = json!({ "TaskDefinition": self.task_definition });
+        if let Some((container, port)) = &self.target {
+            properties["LoadBalancerInfo"] = json!({ "ContainerName": container, "ContainerPort": port });
+        }
+        if let Some(version) = &self.platform_version {
+            properties["PlatformVersion"] = Value::from(version.as_str());
+        }
+        if !self.capacity_providers.is_empty() {
+            let item = |(name, weight, base): &(String, i32, i32)| json!({ "Base": base, "CapacityProvider": name, "Weight": weight });
+            properties["CapacityProviderStrategy"] = self.capacity_providers.iter().map(item).collect();
+        }
+        let target = json!({ "TargetService": { "Type": "AWS::ECS::Service", "Properties": properties } });
+        // The version is `0.0` and nothing else, which a number of JSON does not have to keep.
+        let version = Number::from_string_unchecked("0.0".to_owned());
+        json!({ "version": version, "Resources": [target] }).to_string()
+    }
+
+    /// As YAML, for people and `CodePipeline`.
+    pub fn yaml(&self) -> String {
+        let quoted = |text: &str| Value::from(text).to_string();
+        // The placeholder stands as the documentation has it.
+        let definition = if self.task_definition == TASK_DEFINITION {
+            TASK_DEFINITION.to_owned()
+        } else {
+            quoted(&self.task_definition)
+        };
+        let mut text = format!(
+            "version: 0.0\nResources:\n  - TargetService:\n      Type: AWS::ECS::Service\n      Properties:\n        TaskDefinition: {definition}\n"
+        );
+        if let Some((container, port)) = &self.target {
+            let container = quoted(container);
+            text.push_str(&format!(
+                "        LoadBalancerInfo:\n          ContainerName: {container}\n          ContainerPort: {port}\n"
+            ));
+        }
+        if let Some(version) = &self.platform_version {
+            text.push_str(&format!("        PlatformVersion: {}\n", quoted(version)));
+        }
+        for (at, (name, weight, base)) in self.capacity_providers.iter().enumerate() {
+            if at == 0 {
+                text.push_str("        CapacityProviderStrategy:\n");
+            }
+            text.push_str(&format!(
+                "          - Base: {base}\n            CapacityProvider: {}\n            Weight: {weight}\n",
+                quoted(name)
+            ));
+        }
+        text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ecs::service::{Placement, Target};
+
+    fn service() -> Service {
+        Service {
+            targets: vec![Target { group: "g".to_owned(), container: "true".to_owned(), port: 8080 }],
+            placement: Placement {
+                platform_version: Some("1.4.0".to_owned()),
+                capacity_providers: vec![("FARGATE_SPOT".to_owned(), 2, 1)],
+                ..Placement::default()
+            },
+            ..Service::default()
+        }
+    }
+
+    #[test]
+    fn json_and_yaml_say_the_same() {
+        let spec = AppSpec::of(&service(), "arn:aws:ecs:eu-west-1:1:task-definition/web:7").unwrap();
+        let json: Value = serde_json::from_str(&spec.json()).unwrap();
+        let yaml: Value = serde_yaml::from_str(&spec.yaml()).unwrap();
+        assert_eq!(json["Resources"], yaml["Resources"]);
+        assert!(spec.json().contains("\"version\":0.0,"), "{}", spec.json());
+        assert_eq!(
+            json["Resources"][0]["TargetService"]["Properties"],
+            json!({
+                "TaskDefinition": "arn:aws:ecs:eu-west-1:1:task-definition/web:7",
+                "LoadBalancerInfo": { "ContainerName": "true", "ContainerPort": 8080 },
+                "PlatformVersion": "1.4.0",
+                "CapacityProviderStrategy": [{ "Base": 1, "CapacityProvider": "FARGATE_SPOT", "Weight": 2 }],
+            })
+        );
+    }
+
+    #[test]
+    fn a_service_without_a_load_balancer_has_none() {
+        assert_eq!(AppSpec::of(&Service::default(), "arn"), None);
+    }
+
+    #[test]
+    fn placeholders_stand_as_codepipeline_looks_for_them() {
+        let spec = AppSpec {
+            task_definition: TASK_DEFINITION.to_owned(),
+            target: Some(("web".to_owned(), 80)),
+            ..AppSpec::default()
+        };
+        assert!(spec.yaml().contains("\n        TaskDefinition: <TASK_DEFINITION>\n"), "{}", spec.yaml());
+    }
+}

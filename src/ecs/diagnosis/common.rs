@@ -1,0 +1,69 @@
+//! What messages, exit codes and logs tell alike.
+
+use super::definition::Definition;
+use super::words::words;
+use super::{Cause, Kind};
+
+/// An image for another processor than the task's.
+pub(super) fn wrong_architecture(container: Option<&str>, definition: &Definition<'_>, exec: bool) -> Cause {
+    let architecture = definition.architecture();
+    let named = container.and_then(|name| Some((name, definition.image(name)?)));
+    let image = match (named, container) {
+        (Some((name, image)), _) => format!("image `{image}` of container `{name}`"),
+        (None, Some(name)) => format!("the image of container `{name}`"),
+        (None, None) => "the image".to_owned(),
+    };
+    let (platform, other) =
+        if architecture == "ARM64" { ("linux/arm64", "X86_64") } else { ("linux/amd64", "ARM64") };
+    let script = if exec { "; a script needs a first line like `#!/bin/sh`" } else { "" };
+    Cause::new(
+        Kind::WrongArchitecture,
+        container,
+        format!("{image} is not built for {architecture}, the processor that the task definition asks for"),
+    )
+    .help(format!(
+        "build the image for {platform}, or set `runtimePlatform.cpuArchitecture` to {other}{script}"
+    ))
+}
+
+/// A command that is not there, or is none.
+pub(super) fn no_command(container: Option<&str>, message: &str, definition: &Definition<'_>) -> Cause {
+    let subject = container.map_or_else(|| "a container".to_owned(), |name| format!("container `{name}`"));
+    let image = container.and_then(|name| definition.image(name));
+    let image = image.map_or_else(|| "its image".to_owned(), |image| format!("image `{image}`"));
+    let command = command_in(message)
+        .map_or_else(|| "the command".to_owned(), |command| format!("command `{command}`"));
+    let (sentence, help) = if message.contains("permission denied") || message.contains("is a directory") {
+        (
+            format!("{subject} cannot start: {command} of {image} cannot be run"),
+            "make the file executable in the image (`chmod +x`), and see that it is a program or a \
+             script",
+        )
+    } else {
+        (
+            format!("{subject} cannot start: {command} of {image} does not exist"),
+            "correct `command` or `entryPoint`; if the file is there, its interpreter or a library is \
+             missing, or it has Windows line ends",
+        )
+    };
+    Cause::new(Kind::NoSuchCommand, container, sentence).help(help)
+}
+
+/// The command in a message of runc: `exec: "/app": stat /app: …`, or `exec /app: …`.
+fn command_in(message: &str) -> Option<&str> {
+    let quoted = message.split_once("exec: ").map(|(_, rest)| rest.trim_start_matches(['\\', '"']));
+    let plain = || message.trim().strip_prefix("exec ");
+    let rest = quoted.or_else(plain)?;
+    let end = if quoted.is_some() { rest.find(['\\', '"']) } else { rest.find(": ") };
+    end.map(|end| &rest[..end]).filter(|command| !command.is_empty() && !command.starts_with("user process"))
+}
+
+/// A container that took more memory than it may have; `said` are its own words for it.
+pub(super) fn memory(container: Option<&str>, definition: &Definition<'_>, said: Option<&str>) -> Cause {
+    let subject = container.map_or_else(|| "a container".to_owned(), |name| format!("container `{name}`"));
+    let limit = container.and_then(|name| definition.memory(name));
+    let limit = limit.map(|limit| format!(" (it may have {limit})")).unwrap_or_default();
+    let said = said.map(|said| format!(": {}", words(said))).unwrap_or_default();
+    Cause::new(Kind::OutOfMemory, container, format!("{subject} ran out of memory{limit}{said}"))
+        .help("give the container or the task more `memory`, or let the program take less")
+}

@@ -1,0 +1,146 @@
+//! What a task definition says of the things that fail.
+
+use serde_json::Value;
+
+/// A view of the `taskDefinition` object.
+pub(super) struct Definition<'a>(pub(super) &'a Value);
+
+/// A variable that takes its value from a secret or a parameter.
+pub(super) struct Reference<'a> {
+    pub(super) container: &'a str,
+    pub(super) variable: &'a str,
+    pub(super) value_from: &'a str,
+}
+
+impl<'a> Definition<'a> {
+    fn containers(&self) -> impl Iterator<Item = &'a Value> + use<'a> {
+        self.0.get("containerDefinitions").and_then(Value::as_array).into_iter().flatten()
+    }
+
+    fn container(&self, name: &str) -> Option<&'a Value> {
+        self.containers().find(|container| text(container, "name") == Some(name))
+    }
+
+    /// Whether a task ends with this container. What AWS itself adds to a task is not in its definition.
+    pub(super) fn is_essential(&self, name: &str) -> bool {
+        match self.container(name) {
+            Some(container) => container.get("essential").and_then(Value::as_bool).unwrap_or(true),
+            None => self.containers().next().is_none(),
+        }
+    }
+
+    /// The image of a container.
+    pub(super) fn image(&self, name: &str) -> Option<&'a str> {
+        text(self.container(name)?, "image")
+    }
+
+    /// The container whose image a message names, or else the only one.
+    pub(super) fn named_by_image(&self, message: &str) -> Option<&'a str> {
+        let named = self
+            .containers()
+            .filter(|container| text(container, "image").is_some_and(|image| message.contains(image)))
+            .max_by_key(|container| text(container, "image").map(str::len));
+        named.or_else(|| self.only()).and_then(|container| text(container, "name"))
+    }
+
+    fn only(&self) -> Option<&'a Value> {
+        let mut containers = self.containers();
+        containers.next().filter(|_| containers.next().is_none())
+    }
+
+    /// The processor that tasks run on.
+    pub(super) fn architecture(&self) -> &'a str {
+        self.0.pointer("/runtimePlatform/cpuArchitecture").and_then(Value::as_str).unwrap_or("X86_64")
+    }
+
+    /// How much memory a container may have: its own limit, or the task's.
+    pub(super) fn memory(&self, name: &str) -> Option<String> {
+        let own = self.container(name).and_then(|container| container.get("memory"));
+        let limit = own.or_else(|| self.0.get("memory"))?;
+        let number = limit.as_u64().or_else(|| limit.as_str()?.trim().parse().ok())?;
+        Some(format!("{number} MiB"))
+    }
+
+    /// The command of a container's health check.
+    pub(super) fn health_command(&self, name: &str) -> Option<String> {
+        let words = self.container(name)?.pointer("/healthCheck/command")?.as_array()?;
+        let words: Vec<&str> = words.iter().filter_map(Value::as_str).collect();
+        match words.as_slice() {
+            ["CMD" | "CMD-SHELL", rest @ ..] => Some(rest.join(" ")),
+            rest => Some(rest.join(" ")),
+        }
+    }
+
+    /// What a container runs, as far as the definition says.
+    pub(super) fn command(&self, name: &str) -> Option<String> {
+        let container = self.container(name)?;
+        let words = ["entryPoint", "command"].iter().filter_map(|field| container.get(*field)?.as_array());
+        let words: Vec<&str> = words.flatten().filter_map(Value::as_str).collect();
+        (!words.is_empty()).then(|| words.join(" "))
+    }
+
+    /// The log group of a container, or else the first one.
+    pub(super) fn log_group(&self, name: Option<&str>) -> Option<&'a str> {
+        let group = |container: &'a Value| {
+            container.pointer("/logConfiguration/options/awslogs-group").and_then(Value::as_str)
+        };
+        name.and_then(|name| self.container(name))
+            .and_then(group)
+            .or_else(|| self.containers().find_map(group))
+    }
+
+    /// All variables that take their value from elsewhere.
+    pub(super) fn references(&self) -> Vec<Reference<'a>> {
+        let of_container = |container: &'a Value| {
+            let name = text(container, "name").unwrap_or_default();
+            let secrets = container.get("secrets").and_then(Value::as_array).into_iter().flatten();
+            secrets.filter_map(move |secret| {
+                let (variable, value_from) = (text(secret, "name")?, text(secret, "valueFrom")?);
+                Some(Reference { container: name, variable, value_from })
+            })
+        };
+        self.containers().flat_map(of_container).collect()
+    }
+}
+
+impl Reference<'_> {
+    /// Whether it takes its value from the secret or parameter that a message names.
+    pub(super) fn is_of(&self, named: &str) -> bool {
+        if named.contains(":secretsmanager:") || self.value_from.contains(":secretsmanager:") {
+            return same_secret(self.secret(), &secret(named));
+        }
+        parameter(self.value_from) == parameter(named)
+    }
+
+    /// The secret, without the key, stage and version behind it.
+    pub(super) fn secret(&self) -> &str {
+        let end = self.value_from.match_indices(':').nth(6).map_or(self.value_from.len(), |(end, _)| end);
+        if self.value_from.contains(":secretsmanager:") { &self.value_from[..end] } else { self.value_from }
+    }
+
+    /// The key inside the secret.
+    pub(super) fn json_key(&self) -> Option<&str> {
+        let key = self.value_from.split(':').nth(7)?;
+        (self.value_from.contains(":secretsmanager:") && !key.is_empty()).then_some(key)
+    }
+}
+
+fn secret(arn: &str) -> String {
+    arn.split(':').take(7).collect::<Vec<_>>().join(":")
+}
+
+/// AWS adds six characters to a secret's name, which definitions may leave out.
+fn same_secret(written: &str, named: &str) -> bool {
+    let added = named.strip_prefix(written).or_else(|| written.strip_prefix(named));
+    added.is_some_and(|added| added.is_empty() || (added.starts_with('-') && added.len() == 7))
+}
+
+/// The name of a parameter, out of its name or its ARN.
+fn parameter(reference: &str) -> &str {
+    let name = reference.split_once(":parameter").map_or(reference, |(_, name)| name);
+    name.trim_start_matches('/')
+}
+
+fn text<'a>(value: &'a Value, field: &str) -> Option<&'a str> {
+    value.get(field).and_then(Value::as_str)
+}

@@ -1,0 +1,104 @@
+//! Failed tasks by what ended them.
+
+use super::{Cause, ContainerLog, Evidence, Kind};
+use crate::ecs::task::Task;
+
+/// Tasks that ended for one reason.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Group {
+    /// Why they ended.
+    pub cause: Cause,
+    /// Their ids.
+    pub tasks: Vec<String>,
+    /// ECS's code for the end of the first one.
+    pub stop_code: Option<String>,
+    /// ECS's own words for it.
+    pub reason: Option<String>,
+    /// What the container in question ended with.
+    pub exit_code: Option<i32>,
+    /// The last lines of the first one.
+    pub logs: Vec<ContainerLog>,
+}
+
+/// Tasks by their cause, the most frequent one first; those that were stopped on purpose come last.
+pub fn group(causes: &[(Evidence<'_>, Cause)]) -> Vec<Group> {
+    let mut groups: Vec<Group> = Vec::new();
+    for (evidence, cause) in causes {
+        let id = evidence.task.id().to_owned();
+        match groups.iter_mut().find(|group| group.cause == *cause) {
+            Some(group) => group.tasks.push(id),
+            None => groups.push(Group::of(evidence, cause, id)),
+        }
+    }
+    groups.sort_by_key(|group| (group.cause.kind == Kind::Stopped, std::cmp::Reverse(group.tasks.len())));
+    groups
+}
+
+impl Group {
+    fn of(evidence: &Evidence<'_>, cause: &Cause, id: String) -> Self {
+        let task = evidence.task;
+        let named = |name: &str| task.containers.iter().find(|container| container.name == name);
+        let container = cause.container.as_deref().and_then(named);
+        Self {
+            cause: cause.clone(),
+            tasks: vec![id],
+            stop_code: task.stop_code.clone(),
+            reason: reason(task, container.and_then(|container| container.reason.as_deref())),
+            exit_code: container.and_then(|container| container.exit_code),
+            logs: evidence.logs.to_vec(),
+        }
+    }
+
+    /// What to write into the log: the cause, what the containers said last, and the way out. An event has been written already.
+    pub fn lines(&self) -> Vec<String> {
+        if self.tasks.is_empty() {
+            return Vec::new();
+        }
+        let tasks = match self.tasks.len() {
+            1 => "1 task".to_owned(),
+            count => format!("{count} tasks"),
+        };
+        let mut lines = vec![format!("{tasks}: {}{}", self.cause.sentence, self.said_by_ecs())];
+        for log in self.shown() {
+            lines.extend(log.lines.iter().map(|line| format!("  {} | {line}", log.container)));
+        }
+        lines.extend(self.cause.help.iter().map(|help| format!("  help: {help}")));
+        lines
+    }
+
+    /// ECS's own words in parentheses, as far as the sentence does not have them.
+    fn said_by_ecs(&self) -> String {
+        let reason = self
+            .reason
+            .as_deref()
+            .filter(|reason| !self.cause.sentence.contains(reason.trim_end_matches('.')));
+        let parts: Vec<&str> = self.stop_code.as_deref().into_iter().chain(reason).collect();
+        if parts.is_empty() { String::new() } else { format!(" ({})", parts.join(": ")) }
+    }
+
+    /// The container in question has said it, if any has.
+    fn shown(&self) -> impl Iterator<Item = &ContainerLog> {
+        let is_it = |log: &&ContainerLog| Some(&log.container) == self.cause.container.as_ref();
+        let has_said = self.logs.iter().any(|log| is_it(&log) && !log.lines.is_empty());
+        self.logs.iter().filter(move |log| !has_said || is_it(log))
+    }
+}
+
+/// What ECS says of the task, and of the container where that is more.
+fn reason(task: &Task, of_container: Option<&str>) -> Option<String> {
+    let words = |text: &str| {
+        let text = text.split_whitespace().collect::<Vec<_>>().join(" ");
+        (!text.is_empty()).then_some(text)
+    };
+    match (task.stopped_reason.as_deref().and_then(words), of_container.and_then(words)) {
+        (Some(task), Some(container)) if !task.contains(&container) => Some(format!("{task}: {container}")),
+        (task, container) => task.or(container),
+    }
+}
+
+impl Group {
+    /// A cause that only an event of the service tells.
+    pub fn of_event(cause: Cause) -> Self {
+        Self { cause, tasks: Vec::new(), stop_code: None, reason: None, exit_code: None, logs: Vec::new() }
+    }
+}

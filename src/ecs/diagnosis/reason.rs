@@ -1,0 +1,377 @@
+//! What ECS and its agents write about tasks that did not start or did not stay, put into sentences.
+
+use super::common::{memory, no_command, wrong_architecture};
+use super::definition::Definition;
+use super::exit::port_in_use;
+use super::room::no_room;
+use super::words::{between, words};
+use super::{Cause, Kind};
+
+/// Words of what is out of reach, in lower case.
+pub(super) const UNREACHABLE: [&str; 22] = [
+    "i/o timeout",
+    "connection issue between",
+    "no such host",
+    "server misbehaving",
+    "client.timeout exceeded",
+    "request canceled",
+    "requestcanceled",
+    "context deadline exceeded",
+    "context canceled",
+    "tls handshake timeout",
+    "connection refused",
+    "connection reset",
+    "network is unreachable",
+    "no route to host",
+    "send request failed",
+    "signal: killed",
+    "statuscode: 0,",
+    "dial tcp",
+    "unexpected eof",
+    "x509:",
+    "check your network configuration",
+    "check your task network configuration",
+];
+
+/// Words of a refusal, in lower case.
+pub(super) const DENIED: [&str; 12] = [
+    "accessdenied",
+    "not authorized to perform",
+    "403 forbidden",
+    "401 unauthorized",
+    "no basic auth credentials",
+    "access to kms is not allowed",
+    "decryptionfailure",
+    "credentialsendpointerror",
+    "nocredentialproviders",
+    "unrecognizedclient",
+    "authorization failed",
+    "access denied by server",
+];
+
+/// Words of an image that is not there, in lower case. Docker says the second one of private images, too.
+const NO_IMAGE: [&str; 8] = [
+    "not found",
+    "repository does not exist or may require",
+    "manifest unknown",
+    "name unknown",
+    "name_unknown",
+    "does not exist",
+    "check whether the image exists",
+    "invalid reference format",
+];
+
+/// What a task in a subnet without a way out lacks.
+pub(super) const WAY_OUT: &str = "in a private subnet it takes a NAT gateway or VPC endpoints for";
+
+/// A message, and what it is about.
+pub(super) struct Message<'a> {
+    pub(super) text: &'a str,
+    lower: String,
+    container: Option<&'a str>,
+    pub(super) definition: &'a Definition<'a>,
+}
+
+/// Says what a message means, if it is one of the known sorts.
+pub(super) fn read(text: &str, container: Option<&str>, definition: &Definition<'_>) -> Option<Cause> {
+    let container = container.or_else(|| {
+        let is_of_container = text.contains("CannotPull") || text.contains("CannotStart");
+        definition.named_by_image(text).filter(|_| is_of_container)
+    });
+    let message = Message { text, lower: text.to_lowercase(), container, definition };
+    message.cause()
+}
+
+impl Message<'_> {
+    pub(super) fn has(&self, markers: &[&str]) -> bool {
+        markers.iter().any(|marker| self.lower.contains(marker))
+    }
+
+    /// The more special ones come first.
+    fn cause(&self) -> Option<Cause> {
+        if self.has(&["outofmemoryerror", "due to memory usage", "oom-killed", "memory limit too low"]) {
+            return Some(memory(self.container, self.definition, None));
+        }
+        if self.has(&["logging driver", "logger args", "cloudwatch log"]) {
+            return Some(self.logs());
+        }
+        let of_secrets = [
+            "from asm",
+            "from ssm",
+            "fetching secret data",
+            "secrets manager",
+            "secrets from aws systems manager",
+        ];
+        if self.has(&of_secrets) {
+            return Some(self.secret());
+        }
+        if self.has(&["cannotpull", "ecr registry auth", "registry auth from"]) {
+            return Some(self.image());
+        }
+        if self.has(&["unable to pull secrets or registry auth"]) {
+            return Some(self.neither());
+        }
+        if self.has(&["cannotstartcontainer", "cannotcreatecontainer", "oci runtime", "runc create failed"]) {
+            return Some(self.start());
+        }
+        self.surroundings()
+    }
+
+    /// What is not about a container.
+    fn surroundings(&self) -> Option<Cause> {
+        if self.has(&["efs utils", "efs volumes", "no space left on device", "failed to mount"]) {
+            return Some(self.volume());
+        }
+        if self.has(&["assume the role", "assume role", "assume the service linked role"]) {
+            return Some(self.role());
+        }
+        let room = ["cpu", "memory", "port", "eni", "gpu"].map(|resource| format!("resource:{resource}"));
+        if self.has(&["capacity is unavailable"]) || room.iter().any(|marker| self.has(&[marker])) {
+            return Some(no_room(&self.lower));
+        }
+        if self.has(&["network interface", "eni:", "insufficientfreeaddresses", "free addresses in subnet"]) {
+            return Some(self.network_interface());
+        }
+        let runtime = [
+            "timed out after waiting",
+            "ephemeralstorage provisioning",
+            "cannotinspectcontainer",
+            "cannotstopcontainer",
+            "internalerror",
+            "internal error",
+        ];
+        if self.has(&runtime) {
+            let sentence = format!("the host did not bring the task up: {}", words(self.text));
+            return Some(self.about(Kind::Infrastructure, sentence).help(
+                "ECS tries again; on EC2 look at the load of the instance's CPU and disk, and at its \
+                 agent's log",
+            ));
+        }
+        self.has(&["resourceinitializationerror"]).then(|| self.resources())
+    }
+
+    /// Another part of the task, such as its files of variables.
+    fn resources(&self) -> Cause {
+        let mut cause = self.other("the task's resources cannot be set up");
+        if self.has(&DENIED) {
+            cause.kind = Kind::RoleDenied;
+            return cause.help("allow the execution role what the message names");
+        }
+        if self.has(&UNREACHABLE) {
+            cause.kind = Kind::Network;
+            return cause
+                .help(format!("{WAY_OUT} what the message names; in a public one `assign-public-ip`"));
+        }
+        cause
+    }
+
+    pub(super) fn about(&self, kind: Kind, sentence: impl Into<String>) -> Cause {
+        Cause::new(kind, self.container, sentence)
+    }
+
+    /// What is known to be wrong in general, but not in particular.
+    pub(super) fn other(&self, subject: &str) -> Cause {
+        self.about(Kind::Unknown, format!("{subject}: {}", words(self.text)))
+    }
+
+    /// The role that was refused something, and what.
+    pub(super) fn refused(&self) -> String {
+        let role = between(self.text, "assumed-role/", &['/', ' ']).map(|role| format!("role `{role}`"));
+        let action = between(self.text, "to perform: ", &[' ']).map(|action| format!("`{action}`"));
+        match (role, action) {
+            (Some(role), Some(action)) => format!(": {role} may not {action}"),
+            (None, Some(action)) => format!(": {action} is not allowed"),
+            _ => String::new(),
+        }
+    }
+
+    fn image(&self) -> Cause {
+        let image = self.image_name();
+        if self.has(&["descriptor matching platform", "no matching manifest for", "no match for platform"]) {
+            return wrong_architecture(self.container, self.definition, false);
+        }
+        if self.has(&["toomanyrequests", "too many requests", "pull rate limit"]) {
+            let sentence = format!("the registry of {image} has had too many requests");
+            return self.about(Kind::ImageUnreachable, sentence).help(
+                "copy the image to ECR or use an ECR pull-through cache; Docker Hub allows more to \
+                 those who log in (`repositoryCredentials`)",
+            );
+        }
+        if self.has(&["no space left on device"]) {
+            return self.volume();
+        }
+        if self.has(&DENIED) {
+            return self.image_denied(&image);
+        }
+        if self.has(&NO_IMAGE) {
+            let sentence =
+                format!("{image} does not exist, or is private and nobody has logged in to its registry");
+            let sentence = if self.has(&["may require", "no pull access"]) {
+                sentence
+            } else {
+                format!("{image} does not exist")
+            };
+            return self.about(Kind::ImageMissing, sentence).help("push the image first, or correct `image`");
+        }
+        if self.has(&[
+            "pull access denied",
+            "permissions to pull",
+            "unauthorized",
+            "access denied",
+            "forbidden",
+        ]) {
+            return self.image_denied(&image);
+        }
+        let fails = ["internal server error", "service unavailable", "bad gateway", ": eof"];
+        if self.has(&UNREACHABLE) || self.has(&fails) {
+            return self
+                .about(Kind::ImageUnreachable, format!("the registry of {image} cannot be reached"))
+                .help(format!("{WAY_OUT} ecr.api, ecr.dkr and s3; in a public one `assign-public-ip`"));
+        }
+        self.other(&format!("{image} cannot be pulled"))
+    }
+
+    fn image_denied(&self, image: &str) -> Cause {
+        let sentence = format!("{image} may not be pulled{}", self.refused());
+        self.about(Kind::ImageDenied, sentence).help(
+            "allow the execution role ecr:BatchGetImage, ecr:GetDownloadUrlForLayer and \
+             ecr:GetAuthorizationToken; a repository of another account has to allow it as well, and \
+             other registries take `repositoryCredentials`",
+        )
+    }
+
+    fn image_name(&self) -> String {
+        match self.container.and_then(|name| Some((name, self.definition.image(name)?))) {
+            Some((name, image)) => format!("image `{image}` of container `{name}`"),
+            None => match quoted_image(self.text) {
+                Some(image) => format!("image `{image}`"),
+                None => "the image".to_owned(),
+            },
+        }
+    }
+
+    /// Secrets or the registry: the message does not say which of them.
+    fn neither(&self) -> Cause {
+        if self.has(&DENIED) {
+            let sentence = format!("the secrets or the image may not be read{}", self.refused());
+            return self.about(Kind::RoleDenied, sentence).help(
+                "allow the execution role secretsmanager:GetSecretValue, ssm:GetParameters, kms:Decrypt \
+                 and what ECR takes",
+            );
+        }
+        if self.has(&UNREACHABLE) {
+            let sentence = "the task cannot reach the services that it takes its secrets and images from";
+            return self.about(Kind::Network, sentence).help(format!(
+                "{WAY_OUT} secretsmanager, ssm, ecr.api, ecr.dkr, logs and s3; in a public one \
+                 `assign-public-ip`"
+            ));
+        }
+        self.other("the secrets or the image cannot be had")
+    }
+
+    fn logs(&self) -> Cause {
+        let group = self.definition.log_group(self.container);
+        let group = group.map_or_else(|| "the log group".to_owned(), |group| format!("log group `{group}`"));
+        if self.has(&["resourcenotfound", "log group does not exist"]) {
+            return self.about(Kind::LogGroupMissing, format!("{group} does not exist")).help(
+                "create it first, or set `awslogs-create-group` to `true` and allow the execution role \
+                 logs:CreateLogGroup",
+            );
+        }
+        if self.has(&DENIED) {
+            let sentence = format!("{group} may not be written to{}", self.refused());
+            return self.about(Kind::RoleDenied, sentence).help(
+                "allow the execution role logs:CreateLogStream and logs:PutLogEvents, with \
+                 `awslogs-create-group` also logs:CreateLogGroup",
+            );
+        }
+        if self.has(&UNREACHABLE) {
+            let sentence = format!("the task cannot reach CloudWatch Logs for {group}");
+            return self
+                .about(Kind::Network, sentence)
+                .help(format!("{WAY_OUT} logs; in a public one `assign-public-ip`"));
+        }
+        self.other("the container's logging cannot be set up")
+    }
+
+    fn start(&self) -> Cause {
+        if self.has(&["exec format error"]) {
+            return wrong_architecture(self.container, self.definition, true);
+        }
+        if self.has(&["no space left on device"]) {
+            return self.volume();
+        }
+        if self.has(&["port is already allocated", "address already in use"]) {
+            return port_in_use(self.container.unwrap_or("?"), self.text);
+        }
+        let missing =
+            ["no such file or directory", "not found in $path", "permission denied", "is a directory"];
+        if self.has(&["exec: ", "exec user process"]) && self.has(&missing) {
+            return no_command(self.container, self.text, self.definition);
+        }
+        let subject =
+            self.container.map_or_else(|| "a container".to_owned(), |name| format!("container `{name}`"));
+        self.other(&format!("{subject} cannot be started"))
+    }
+
+    fn volume(&self) -> Cause {
+        if self.has(&["no space left on device"]) {
+            return self.about(Kind::Disk, format!("the disk is full: {}", words(self.text))).help(
+                "on Fargate give the task more `ephemeralStorage`; on EC2 remove old images from the \
+                 instance, or give it a larger disk",
+            );
+        }
+        let sentence = format!("a volume cannot be mounted: {}", words(self.text));
+        if self.has(&DENIED) {
+            return self.about(Kind::RoleDenied, sentence).help(
+                "allow the task role elasticfilesystem:ClientMount and elasticfilesystem:ClientWrite on \
+                 the file system",
+            );
+        }
+        let network = self.has(&["timeout", "timed out", "failed to resolve", "connection refused"]);
+        self.about(if network { Kind::Network } else { Kind::Disk }, sentence).help(if network {
+            "the file system takes a mount target in the task's zone whose security group lets the task \
+             in on port 2049"
+        } else {
+            "the folder of the volume has to exist in the file system"
+        })
+    }
+
+    fn role(&self) -> Cause {
+        let role = between(self.text, "role '", &['\''])
+            .map_or_else(|| "a role".to_owned(), |role| format!("role `{role}`"));
+        self.about(Kind::RoleDenied, format!("ECS cannot assume {role}")).help(
+            "the role has to exist, and its trust policy has to let `ecs-tasks.amazonaws.com` assume it \
+             (roles for load balancers: `ecs.amazonaws.com`)",
+        )
+    }
+
+    fn network_interface(&self) -> Cause {
+        let subnet = between(self.text, "subnet '", &['\'']).filter(|subnet| !subnet.is_empty());
+        let subnet =
+            subnet.map_or_else(|| "the task's subnet".to_owned(), |subnet| format!("subnet `{subnet}`"));
+        if self.has(&["insufficientfreeaddresses", "free addresses"]) {
+            return self.about(Kind::Network, format!("{subnet} has no free IP address for the task")).help(
+                "add subnets with free addresses to the service's network configuration, or free some",
+            );
+        }
+        let sentence = format!("the task did not get its network interface: {}", words(self.text));
+        self.about(Kind::Network, sentence).help(
+            "ECS tries again; if it stays so, look at the subnet's free addresses, the limit of network \
+             interfaces and policies for tags",
+        )
+    }
+}
+
+/// The image in a message that belongs to no container.
+fn quoted_image(message: &str) -> Option<&str> {
+    let ends = [' ', '"', '\'', ','];
+    ["cannot pull ", "resolve ref ", "resolve reference ", "manifest for ", "access denied for "]
+        .iter()
+        .find_map(|start| {
+            let (_, rest) = message.split_once(start)?;
+            let rest = rest.trim_start_matches(['"', '\'', '\\']);
+            Some(rest[..rest.find(ends).unwrap_or(rest.len())].trim_end_matches([':', '\\']))
+        })
+        .filter(|image| image.contains(['/', ':']))
+}

@@ -1,0 +1,194 @@
+//! What a task definition needs to be there before a task can start.
+
+use super::service::Target;
+use serde_json::{Map, Value};
+
+/// What a task definition names and does not hold.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Needs {
+    /// Images, with the container that runs each.
+    pub images: Vec<(String, String)>,
+    /// Roles, by name or ARN.
+    pub roles: Vec<String>,
+    /// Secrets and parameters as `valueFrom` names them, with what gets their value.
+    pub secrets: Vec<(String, String)>,
+    /// CloudWatch log groups that are not created by themselves, with their region.
+    pub log_groups: Vec<(String, Option<String>)>,
+    /// What images have to run on, as `os/arch` in Docker's words; nothing for Windows.
+    pub platform: Option<String>,
+}
+
+impl Needs {
+    /// Reads a task definition's fields.
+    pub fn of(fields: &Map<String, Value>) -> Self {
+        let mut needs = Self { platform: platform(fields), ..Self::default() };
+        let roles = ["taskRoleArn", "executionRoleArn"].into_iter().filter_map(|name| text(fields, name));
+        needs.roles.extend(roles.filter(|role| !role.is_empty()));
+        needs.roles.dedup();
+        for container in containers(fields) {
+            let name = text(container, "name").unwrap_or_default();
+            needs.images.extend(text(container, "image").map(|image| (name.clone(), image)));
+            needs.secrets.extend(secrets(container.get("secrets")));
+            if let Some(credentials) = container.get("repositoryCredentials").and_then(Value::as_object) {
+                let parameter = text(credentials, "credentialsParameter");
+                let use_of = format!("the registry login of `{name}`");
+                needs.secrets.extend(parameter.map(|parameter| (use_of, parameter)));
+            }
+            let Some(log) = container.get("logConfiguration").and_then(Value::as_object) else { continue };
+            needs.secrets.extend(secrets(log.get("secretOptions")));
+            let option = |name: &str| text(log.get("options")?.as_object()?, name);
+            let is_created = option("awslogs-create-group").is_some_and(|value| value == "true");
+            if text(log, "logDriver").as_deref() == Some("awslogs")
+                && !is_created
+                && let Some(group) = option("awslogs-group")
+            {
+                let wanted = (group, option("awslogs-region"));
+                if !needs.log_groups.contains(&wanted) {
+                    needs.log_groups.push(wanted);
+                }
+            }
+        }
+        needs
+    }
+}
+
+/// Why a service's target group cannot reach a task of this definition, as far as that can be told.
+pub fn unreachable(fields: &Map<String, Value>, target: &Target) -> Option<String> {
+    let container = containers(fields).find(|one| text(one, "name").as_ref() == Some(&target.container));
+    let Some(container) = container else {
+        return Some(format!(
+            "the load balancer wants the container `{}`, which the task definition does not have",
+            target.container
+        ));
+    };
+    let ports = container.get("portMappings").and_then(Value::as_array);
+    let has = |port: &Value| port.get("containerPort").and_then(Value::as_i64) == Some(target.port.into());
+    // A range is not looked into.
+    let is_range = |port: &Value| port.get("containerPortRange").is_some();
+    let found = ports.is_some_and(|ports| ports.iter().any(|port| has(port) || is_range(port)));
+    (!found).then(|| {
+        format!(
+            "the load balancer wants port {} of the container `{}`, which has no such port mapping",
+            target.port, target.container
+        )
+    })
+}
+
+/// Where a container's log is in CloudWatch.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LogStream {
+    /// Its region, where the definition names one.
+    pub region: Option<String>,
+    /// The log group.
+    pub group: String,
+    /// The stream in it.
+    pub stream: String,
+}
+
+impl LogStream {
+    /// That of a task's container, where it goes there under a name that is known: with a prefix.
+    pub fn of(definition: &Value, container: &str, task: &str) -> Option<Self> {
+        let fields = definition.as_object()?;
+        let found = containers(fields).find(|one| text(one, "name").as_deref() == Some(container))?;
+        let log = found.get("logConfiguration")?;
+        let option = |name: &str| text(log.get("options")?.as_object()?, name);
+        let stream = format!("{}/{container}/{task}", option("awslogs-stream-prefix")?);
+        Some(Self { region: option("awslogs-region"), group: option("awslogs-group")?, stream })
+    }
+}
+
+fn containers(fields: &Map<String, Value>) -> impl Iterator<Item = &Map<String, Value>> {
+    let containers = fields.get("containerDefinitions").and_then(Value::as_array);
+    containers.into_iter().flatten().filter_map(Value::as_object)
+}
+
+fn text(fields: &Map<String, Value>, name: &str) -> Option<String> {
+    fields.get(name)?.as_str().map(ToOwned::to_owned)
+}
+
+fn secrets(list: Option<&Value>) -> Vec<(String, String)> {
+    let entries = list.and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_object);
+    entries
+        .filter_map(|entry| Some((format!("`{}`", text(entry, "name")?), text(entry, "valueFrom")?)))
+        .collect()
+}
+
+/// ECS and Docker name architectures differently. Source: `RuntimePlatform` in the API reference of ECS.
+fn platform(fields: &Map<String, Value>) -> Option<String> {
+    let platform = fields.get("runtimePlatform").and_then(Value::as_object);
+    let of = |name: &str| platform.and_then(|platform| text(platform, name));
+    let is_windows = of("operatingSystemFamily").is_some_and(|family| family.starts_with("WINDOWS"));
+    let architecture = match of("cpuArchitecture").as_deref() {
+        Some("ARM64") => "arm64",
+        Some("X86_64") => "amd64",
+        // On EC2 the container instance decides.
+        None if fields
+            .get("requiresCompatibilities")
+            .is_none_or(|list| !list.to_string().contains("FARGATE")) =>
+        {
+            return None;
+        }
+        _ => "amd64",
+    };
+    (!is_windows).then(|| format!("linux/{architecture}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn fields(value: &Value) -> Map<String, Value> {
+        value.as_object().unwrap().clone()
+    }
+
+    #[test]
+    fn everything_outside_is_found_once() {
+        let definition = fields(&json!({
+            "taskRoleArn": "arn:aws:iam::1:role/a/task", "executionRoleArn": "start", "requiresCompatibilities": ["FARGATE"],
+            "containerDefinitions": [
+                { "name": "web", "image": "r/web@sha256:0", "secrets": [{ "name": "S", "valueFrom": "/s" }],
+                  "repositoryCredentials": { "credentialsParameter": "arn:c" },
+                  "logConfiguration": { "logDriver": "awslogs", "options": { "awslogs-group": "/g", "awslogs-region": "eu-west-1" }, "secretOptions": [{ "name": "T", "valueFrom": "/t" }] } },
+                { "name": "side", "image": "s", "logConfiguration": { "logDriver": "awslogs", "options": { "awslogs-group": "/new", "awslogs-create-group": "true" } } },
+                { "name": "log", "image": "l", "logConfiguration": { "logDriver": "splunk", "options": { "awslogs-group": "/no" } } }
+            ]
+        }));
+        let needs = Needs::of(&definition);
+        let pair = |a: &str, b: &str| (a.to_owned(), b.to_owned());
+        assert_eq!(needs.images, [pair("web", "r/web@sha256:0"), pair("side", "s"), pair("log", "l")]);
+        assert_eq!(needs.roles, ["arn:aws:iam::1:role/a/task", "start"]);
+        assert_eq!(
+            needs.secrets,
+            [pair("`S`", "/s"), pair("the registry login of `web`", "arn:c"), pair("`T`", "/t")]
+        );
+        assert_eq!(needs.log_groups, [("/g".to_owned(), Some("eu-west-1".to_owned()))]);
+        assert_eq!(needs.platform.as_deref(), Some("linux/amd64"));
+    }
+
+    #[test]
+    fn platforms_are_named_as_docker_does() {
+        let of = |value: Value| Needs::of(&fields(&value)).platform;
+        assert_eq!(of(json!({})), None);
+        assert_eq!(
+            of(json!({ "runtimePlatform": { "cpuArchitecture": "ARM64" } })).as_deref(),
+            Some("linux/arm64")
+        );
+        let windows = json!({ "runtimePlatform": { "operatingSystemFamily": "WINDOWS_SERVER_2022_CORE", "cpuArchitecture": "X86_64" } });
+        assert_eq!(of(windows), None);
+    }
+
+    #[test]
+    fn a_target_group_needs_its_container_and_port() {
+        let definition = fields(
+            &json!({ "containerDefinitions": [{ "name": "web", "portMappings": [{ "containerPort": 80 }] }] }),
+        );
+        let target =
+            |container: &str, port| Target { group: "g".to_owned(), container: container.to_owned(), port };
+        assert_eq!(unreachable(&definition, &target("web", 80)), None);
+        assert!(
+            unreachable(&definition, &target("web", 81)).unwrap().contains("port 81 of the container `web`")
+        );
+        assert!(unreachable(&definition, &target("wbe", 80)).unwrap().contains("container `wbe`"));
+    }
+}

@@ -1,0 +1,138 @@
+//! Which revisions of a family are done with, and which references are behind.
+
+use serde_json::Value;
+use std::collections::BTreeMap;
+
+/// A revision as others name it: an ARN, `FAMILY:N`, or `FAMILY` for the latest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Named<'a> {
+    /// What stands before the family in an ARN; empty otherwise.
+    place: &'a str,
+    /// The family.
+    pub family: &'a str,
+    /// The number; nothing where the latest is meant.
+    pub number: Option<u64>,
+}
+
+impl<'a> Named<'a> {
+    /// Reads a name.
+    pub fn read(name: &'a str) -> Self {
+        let (place, short) = name.rsplit_once('/').unwrap_or(("", name));
+        let numbered =
+            short.rsplit_once(':').and_then(|(family, number)| Some((family, number.parse().ok()?)));
+        let (family, number) = numbered.map_or((short, None), |(family, number)| (family, Some(number)));
+        Self { place, family, number }
+    }
+
+    /// Whether this names an older revision of the same family than `newer` is.
+    pub fn is_behind(&self, newer: &Self) -> bool {
+        let is_same = self.family == newer.family
+            && (self.place.is_empty() || newer.place.is_empty() || self.place == newer.place);
+        is_same && self.number.zip(newer.number).is_some_and(|(own, newer)| own < newer)
+    }
+}
+
+/// Who uses which revisions, by `FAMILY:N`.
+#[derive(Debug, Clone, Default)]
+pub struct Uses(BTreeMap<String, String>);
+
+impl Uses {
+    /// Somebody uses a revision, given by whatever name.
+    pub fn add(&mut self, revision: &str, by: impl Into<String>) {
+        let short = revision.rsplit('/').next().unwrap_or_default();
+        if !short.is_empty() {
+            self.0.entry(short.to_owned()).or_insert_with(|| by.into());
+        }
+    }
+
+    /// Takes over what others were found to use.
+    pub fn join(&mut self, others: Self) {
+        for (revision, by) in others.0 {
+            self.0.entry(revision).or_insert(by);
+        }
+    }
+
+    /// Sorts a family's revisions out, which come as ARNs, the newest first: those that can go, and of those that are older than the
+    /// `keep` newest the others, with who uses them. The newest one always stays.
+    pub fn sort_out<'r>(&self, revisions: &'r [String], keep: usize) -> (Vec<&'r str>, Vec<(&'r str, &str)>) {
+        let (mut go, mut stay) = (Vec::new(), Vec::new());
+        for revision in revisions.iter().skip(keep.max(1)) {
+            match self.0.get(revision.rsplit('/').next().unwrap_or_default()) {
+                Some(by) => stay.push((revision.as_str(), by.as_str())),
+                None => go.push(revision.as_str()),
+            }
+        }
+        (go, stay)
+    }
+}
+
+/// The revision that a rule's or a schedule's target starts, where that is a task.
+pub fn started_by(target: &Value) -> Option<String> {
+    // `EventBridge` and its Scheduler spell it alike.
+    if let Some(revision) = target.pointer("/EcsParameters/TaskDefinitionArn") {
+        return revision.as_str().map(ToOwned::to_owned);
+    }
+    // A schedule may call `RunTask` itself; its input is a text with that call's arguments.
+    let input: Value = serde_json::from_str(target.get("Input")?.as_str()?).ok()?;
+    let revision = input.get("TaskDefinition").or_else(|| input.get("taskDefinition"));
+    revision?.as_str().map(ToOwned::to_owned)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    const PLACE: &str = "arn:aws:ecs:eu-west-1:123456789012:task-definition";
+
+    #[test]
+    fn only_older_revisions_of_the_same_family_are_behind() {
+        let newer = format!("{PLACE}/webapp:10");
+        let is_behind = |name: &str| Named::read(name).is_behind(&Named::read(&newer));
+        for name in [&format!("{PLACE}/webapp:9"), "webapp:1"] {
+            assert!(is_behind(name), "{name}");
+        }
+        for name in [
+            &newer,
+            &format!("{PLACE}/webapp:11"),
+            &format!("{PLACE}/webapp"),
+            "webapp",
+            &format!("{PLACE}/webapp-worker:9"),
+            "arn:aws:ecs:eu-west-1:210987654321:task-definition/webapp:9",
+            "",
+        ] {
+            assert!(!is_behind(name), "{name}");
+        }
+    }
+
+    #[test]
+    fn what_is_used_or_new_stays() {
+        let all: Vec<String> = [12, 10, 9, 3, 1].iter().map(|number| format!("{PLACE}/a:{number}")).collect();
+        let mut uses = Uses::default();
+        uses.add("a:3", "the task x");
+        uses.add(&format!("{PLACE}/a:10"), "the service y");
+        uses.add(&format!("{PLACE}/a:10"), "the service z");
+        uses.add("", "nobody");
+        let mut others = Uses::default();
+        others.add("a:3", "the service z");
+        uses.join(others);
+        let (go, stay) = uses.sort_out(&all, 2);
+        assert_eq!(go, [&all[2], &all[4]]);
+        assert_eq!(stay, [(all[3].as_str(), "the task x")]);
+        let (go, stay) = uses.sort_out(&all, 0);
+        assert_eq!((go.len(), stay.len()), (2, 2), "the newest one stays, whatever is asked for");
+        assert_eq!(stay[0].1, "the service y");
+    }
+
+    #[test]
+    fn targets_name_what_they_start_in_two_ways() {
+        let rule =
+            json!({ "EcsParameters": { "TaskDefinitionArn": "a:1" }, "Input": "{\"TaskDefinition\":\"b\"}" });
+        assert_eq!(started_by(&rule).unwrap(), "a:1");
+        let call = json!({ "Arn": "arn:aws:scheduler:::aws-sdk:ecs:runTask", "Input": "{\"TaskDefinition\":\"a:2\"}" });
+        assert_eq!(started_by(&call).unwrap(), "a:2");
+        for other in [json!({}), json!({ "Input": "text" }), json!({ "Input": "{}" })] {
+            assert_eq!(started_by(&other), None);
+        }
+    }
+}

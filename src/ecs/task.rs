@@ -1,0 +1,87 @@
+//! Tasks, as far as runner has to know them.
+
+use jiff::Timestamp;
+
+/// A task of Amazon ECS.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Task {
+    /// Its ARN, `…:task/CLUSTER/ID`.
+    pub arn: String,
+    /// The revision that it runs, as an ARN.
+    pub definition: String,
+    /// Who started it: the id of a deployment (`ecs-svc/…`) for tasks of services.
+    pub started_by: Option<String>,
+    /// `PROVISIONING`, `PENDING`, `ACTIVATING`, `RUNNING`, `DEACTIVATING`, `STOPPING`, `DEPROVISIONING`, `STOPPED`.
+    pub last_status: String,
+    /// `HEALTHY`, `UNHEALTHY` or `UNKNOWN`, by the health checks of its containers.
+    pub health: Option<String>,
+    /// When it was created.
+    pub created: Option<Timestamp>,
+    /// `TaskFailedToStart`, `EssentialContainerExited`, `UserInitiated`, `ServiceSchedulerInitiated`, `SpotInterruption`,
+    /// `TerminationNotice`, `InfrastructureHealth`.
+    pub stop_code: Option<String>,
+    /// Why it was stopped, in ECS's words.
+    pub stopped_reason: Option<String>,
+    /// Its containers.
+    pub containers: Vec<Container>,
+}
+
+impl Task {
+    /// The last part of its ARN, which is also the last part of its log streams.
+    pub fn id(&self) -> &str {
+        self.arn.rsplit('/').next().unwrap_or_default()
+    }
+}
+
+/// A container of a task.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Container {
+    /// Its name in the task definition.
+    pub name: String,
+    /// The image that it runs, as the task definition names it.
+    pub image: Option<String>,
+    /// The manifest's digest of the image that it runs, once that is pulled.
+    pub digest: Option<String>,
+    /// What it ended with.
+    pub exit_code: Option<i32>,
+    /// Why it did not start, or was ended, in the agent's words.
+    pub reason: Option<String>,
+    /// `HEALTHY`, `UNHEALTHY` or `UNKNOWN`.
+    pub health: Option<String>,
+}
+
+/// Why ECS did not start a task.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NotStarted {
+    /// ECS's word, such as `RESOURCE:MEMORY`.
+    pub reason: String,
+    /// More of its words.
+    pub detail: Option<String>,
+}
+
+impl NotStarted {
+    /// What that means. Source: "API failures messages" in the developer guide of ECS.
+    pub fn sentence(&self) -> String {
+        let meaning = match self.reason.as_str() {
+            "RESOURCE:CPU" => "no container instance has enough CPU units left",
+            "RESOURCE:MEMORY" => "no container instance has enough memory left",
+            "RESOURCE:PORTS" | "RESOURCE:PORT" => "the host port is taken on every container instance",
+            "RESOURCE:ENI" => "no container instance can take another network interface",
+            "RESOURCE:GPU" => "no container instance has enough GPUs left",
+            "RESOURCE:FARGATE" => "Fargate has no capacity for a task of this size now",
+            "AGENT" => "the ECS agent of the container instance is not connected",
+            "ATTRIBUTE" => "no container instance has an attribute that the task definition needs",
+            "LOCATION" => "no container instance is in the placement constraint's location",
+            "INACTIVE" => "the cluster or the task definition is not active",
+            "MISSING" => "something that the task names does not exist",
+            "Capacity is unavailable at this time." => "there is no capacity now",
+            _ => "",
+        };
+        let detail = self.detail.as_deref().filter(|detail| !detail.is_empty());
+        let word = match detail {
+            Some(detail) => format!("{}: {detail}", self.reason),
+            None => self.reason.clone(),
+        };
+        if meaning.is_empty() { word } else { format!("{meaning} ({word})") }
+    }
+}

@@ -1,0 +1,496 @@
+//! One service on its way to a revision, or back.
+
+use super::evidence::{Casualties, EVIDENCE, Of};
+use super::outcome::Outcome;
+use super::watch::{Heard, Over, Watch, pause};
+use super::{Before, Deployer, Order, short};
+use crate::aws::AwsError;
+use crate::ecs::diagnosis::Group;
+use crate::ecs::service::{Service, ServiceDeployment};
+use crate::ecs::verdict::{Sight, Verdict, judge, tells_of_way_back};
+use crate::exit::{Failure, chain};
+use crate::pipeline::model::OnFailure;
+use jiff::{SignedDuration, Timestamp};
+
+/// How often the SDK's own attempts to update a service are made.
+const ATTEMPTS: u32 = 3;
+/// After so many looks without any deployment of the revision there is none.
+const UNSEEN: u32 = 3;
+/// After so many failures in a row ECS is not asked about service deployments any more.
+const GIVEN_UP: u32 = 2;
+/// How much older than the service's own deployment a service deployment may be.
+const SKEW: SignedDuration = SignedDuration::from_secs(10);
+
+/// How following ended.
+pub(super) enum End {
+    Succeeded,
+    /// There is no deployment to follow.
+    Unseen,
+    Failed(Option<String>),
+    RolledBack(Option<String>),
+    RollbackFailed(Option<String>),
+    Superseded(String),
+    Gone,
+    /// The time is over, or the run is to end.
+    Over(Over),
+    /// Another service has failed, or waiting makes no sense.
+    Other(String),
+    /// ECS does not let us look any more.
+    Lost(Failure),
+}
+
+/// One service on its way.
+pub(super) struct Following<'a> {
+    deployer: &'a Deployer<'a>,
+    order: &'a Order,
+    name: &'a str,
+    /// How it was before.
+    pub(super) before: Before,
+    /// The revision that it gets: the order's, or on the way back the one before.
+    revision: String,
+    /// The deployment's id among the service's, and when it began by ECS's clock.
+    id: Option<String>,
+    created: Option<Timestamp>,
+    /// The ARN of the service deployment.
+    pub(super) arn: Option<String>,
+    /// The last that ECS told of it.
+    deployment: Option<ServiceDeployment>,
+    /// It is as new as what was seen of the service.
+    is_fresh: bool,
+    /// How often in a row ECS did not tell about service deployments.
+    untold: u32,
+    heard: Heard,
+    /// ECS has been seen on its way back.
+    goes_back: bool,
+    /// What was said last about its state.
+    said: String,
+    casualties: Casualties,
+}
+
+impl<'a> Following<'a> {
+    pub(super) fn new(deployer: &'a Deployer<'a>, order: &'a Order, name: &'a str, before: Before) -> Self {
+        let untold = if before.may_tell { u32::from(before.known.is_none()) } else { GIVEN_UP };
+        let heard = Heard::of(&before.service);
+        Self {
+            deployer,
+            order,
+            name,
+            before,
+            revision: order.revision.clone(),
+            id: None,
+            created: None,
+            arn: None,
+            deployment: None,
+            is_fresh: false,
+            untold,
+            heard,
+            goes_back: false,
+            said: String::new(),
+            casualties: Casualties::default(),
+        }
+    }
+
+    /// Says something about this service.
+    pub(super) async fn say(&self, text: impl AsRef<str>) {
+        self.deployer.events.note(self.named(text.as_ref())).await;
+    }
+
+    async fn warn(&self, text: impl AsRef<str>) {
+        self.deployer.events.warn(self.named(text.as_ref())).await;
+    }
+
+    fn named(&self, text: &str) -> String {
+        if self.order.services.len() > 1 { format!("{}: {text}", self.name) } else { text.to_owned() }
+    }
+
+    /// Begins the deployment. The answer is whether there is one to follow.
+    pub(super) async fn begin(&mut self) -> Result<bool, Failure> {
+        let (service, revision) = (&self.before.service, &self.order.revision);
+        let primary = service.primary().filter(|primary| primary.task_definition == *revision);
+        let rollout = primary.and_then(|primary| primary.rollout.as_deref());
+        let mut force = self.order.force;
+        if service.task_definition == *revision && !force {
+            match (rollout, primary) {
+                (Some("IN_PROGRESS"), Some(primary)) => {
+                    let note = format!("{} is being deployed already, and is followed", short(revision));
+                    (self.id, self.created) = (Some(primary.id.clone()), primary.created);
+                    let current = service.current_deployment.clone();
+                    self.arn = self.own(current).await;
+                    self.say(note).await;
+                    return Ok(true);
+                }
+                (Some("FAILED"), _) => {
+                    self.say(format!("the last deployment of {} failed; it is tried again", short(revision)))
+                        .await;
+                    force = true;
+                }
+                _ => return Ok(false),
+            }
+        }
+        if let Some(other) =
+            service.primary().filter(|primary| primary.rollout.as_deref() == Some("IN_PROGRESS"))
+            && self.before.known.is_some()
+        {
+            let other = short(&other.task_definition);
+            self.warn(format!("a deployment of {other} is under way, and is superseded by this one")).await;
+        }
+        self.update(force).await?;
+        Ok(true)
+    }
+
+    /// A service deployment, if it is one of our revision: ECS may be on its way back from another to ours.
+    async fn own(&self, arn: Option<String>) -> Option<String> {
+        let (arn, aws) = (arn?, self.deployer.aws);
+        let target = aws.ecs_service_deployment(&arn).await.ok()?.target?;
+        let revision = aws.ecs_service_revision(&target).await.ok()?;
+        (revision == self.revision).then_some(arn)
+    }
+
+    /// Points the service to the revision.
+    async fn update(&mut self, force: bool) -> Result<(), Failure> {
+        let (cluster, revision) = (&self.order.cluster, self.revision.clone());
+        let aws = self.deployer.aws;
+        let mut attempt = 1;
+        let service = loop {
+            let error = match aws.ecs_update_service(cluster, self.name, &revision, force).await {
+                Ok(service) => break service,
+                Err(error) => error,
+            };
+            if !error.may_pass() {
+                return Err(error.into());
+            }
+            // The answer may be lost alone.
+            match aws.ecs_service(cluster, self.name).await {
+                Ok(service) if self.has_begun(&service, force) => break service,
+                Ok(_) if attempt < ATTEMPTS => {
+                    self.warn(format!("tried again, because {}", chain(&error))).await;
+                    tokio::time::sleep(pause(self.deployer)).await;
+                }
+                Ok(_) => return Err(error.into()),
+                Err(_) => {
+                    let help = "ECS may have begun it all the same; `runner ecs status` tells";
+                    return Err(Failure::from(error).help(help));
+                }
+            }
+            attempt += 1;
+        };
+        // A deployment that was there before is not this one.
+        let own = service
+            .primary()
+            .filter(|primary| primary.task_definition == revision && !self.was_there(&primary.id));
+        self.id = own.map(|own| own.id.clone());
+        self.created = own.and_then(|own| own.created);
+        (self.arn, self.deployment) = (None, None);
+        self.say(format!("{} is being deployed", short(&revision))).await;
+        Ok(())
+    }
+
+    /// Whether a service shows the deployment that was asked for.
+    fn has_begun(&self, service: &Service, force: bool) -> bool {
+        let is_new = || service.primary().is_some_and(|primary| !self.was_there(&primary.id));
+        service.task_definition == self.revision && (!force || is_new())
+    }
+
+    fn was_there(&self, id: &str) -> bool {
+        self.before.service.deployments.iter().any(|known| known.id == id)
+    }
+
+    /// Follows the deployment to its end.
+    pub(super) async fn follow(&mut self) -> End {
+        let mut watch = Watch::begin(self.deployer, self.order.wait);
+        let (mut unseen, mut replaced, mut troubled) = (0, 0, false);
+        loop {
+            let looked = match watch.look(self.look()).await {
+                Ok(looked) => looked,
+                Err(over) => return End::Over(over),
+            };
+            match looked {
+                Ok((service, verdict)) => {
+                    troubled = false;
+                    match verdict {
+                        Verdict::Succeeded => return End::Succeeded,
+                        Verdict::Failed(reason) => return End::Failed(reason),
+                        Verdict::RolledBack(reason) => return End::RolledBack(reason),
+                        Verdict::RollbackFailed(reason) => return End::RollbackFailed(reason),
+                        Verdict::Superseded(by) => return End::Superseded(by),
+                        Verdict::Gone => return End::Gone,
+                        Verdict::Unseen => unseen += 1,
+                        Verdict::RollsBack => unseen = 0,
+                        Verdict::GoesOn => {
+                            unseen = 0;
+                            let by = self.replaced_by(&service).filter(|_| self.is_fresh);
+                            replaced = if by.is_some() { replaced + 1 } else { 0 };
+                            if let (Some(by), 2..) = (by, replaced) {
+                                return End::Superseded(by);
+                            }
+                            if let Some(cause) = self.casualties.hopeless() {
+                                return End::Other(cause);
+                            }
+                        }
+                    }
+                    if unseen == UNSEEN {
+                        self.warn(format!("ECS lists no deployment of {} although the service is to run it; how it goes cannot be told", short(&self.revision))).await;
+                        return End::Unseen;
+                    }
+                }
+                Err(AwsError::NotFound { .. }) => return End::Gone,
+                Err(error) if error.may_pass() => {
+                    if !std::mem::replace(&mut troubled, true) {
+                        self.warn(format!("asked again, because {}", chain(&error))).await;
+                    }
+                }
+                Err(error) => return End::Lost(error.into()),
+            }
+            if let Err(over) = watch.rest().await {
+                return End::Over(over);
+            }
+        }
+    }
+
+    /// The revision of a deployment that has taken this one's place.
+    fn replaced_by(&self, service: &Service) -> Option<String> {
+        let (own, primary) = (self.id.as_ref()?, service.primary()?);
+        (primary.id != *own && primary.task_definition != self.revision)
+            .then(|| primary.task_definition.clone())
+    }
+
+    /// Looks once, and says what is new.
+    async fn look(&mut self) -> Result<(Service, Verdict), AwsError> {
+        let mut service = self.deployer.aws.ecs_service(&self.order.cluster, self.name).await?;
+        if self.id.is_none() {
+            let is_earlier = |id: &str, revision: &str| revision == self.revision && self.was_there(id);
+            service.deployments.retain(|one| !is_earlier(&one.id, &one.task_definition));
+        }
+        let fresh = self.heard.fresh(&service);
+        self.goes_back |= fresh.iter().any(|message| tells_of_way_back(message));
+        for message in &fresh {
+            self.say(format!("ECS: {message}")).await;
+        }
+        self.read_deployment(&service).await;
+        self.say_progress(&service).await;
+        let sight = Sight {
+            service: &service,
+            deployment: self.deployment.as_ref(),
+            id: self.id.as_deref(),
+            revision: &self.revision,
+            goes_back: self.goes_back,
+        };
+        let verdict = judge(&sight);
+        self.goes_back |= verdict == Verdict::RollsBack;
+        if self.revision == self.order.revision {
+            self.gather(&service, &fresh).await;
+        }
+        Ok((service, verdict))
+    }
+
+    /// Reads the service deployment, once it is known which it is.
+    async fn read_deployment(&mut self, service: &Service) {
+        self.is_fresh = self.untold >= GIVEN_UP;
+        if self.is_fresh {
+            return;
+        }
+        let aws = self.deployer.aws;
+        if self.arn.is_none() {
+            match self.find_deployment(service).await {
+                Ok(found) => {
+                    self.untold = 0;
+                    self.arn = found;
+                }
+                Err(error) => {
+                    self.untold += 1;
+                    if self.untold == GIVEN_UP {
+                        self.deployer.cannot_tell(self.name, &error).await;
+                    }
+                }
+            }
+        }
+        if let Some(arn) = &self.arn {
+            match aws.ecs_service_deployment(arn).await {
+                Ok(deployment) => {
+                    (self.untold, self.is_fresh) = (0, true);
+                    self.deployment = Some(deployment);
+                }
+                // What was told last stays, for as long as this may pass.
+                Err(error) if error.may_pass() => {}
+                Err(error) => {
+                    self.untold = GIVEN_UP;
+                    self.deployment = None;
+                    self.deployer.cannot_tell(self.name, &error).await;
+                }
+            }
+        }
+    }
+
+    /// The ARN of the service deployment that brings our revision and was not there before.
+    async fn find_deployment(&self, service: &Service) -> Result<Option<String>, AwsError> {
+        let aws = self.deployer.aws;
+        let known = self.before.known.as_deref().unwrap_or_default();
+        let after = self.created.map(|created| created - SKEW);
+        let mut candidates = aws.ecs_service_deployments(&self.order.cluster, self.name, false).await?;
+        candidates.retain(|candidate| {
+            let is_old = after.is_some_and(|after| candidate.created.is_some_and(|created| created < after));
+            !known.contains(&candidate.arn) && !is_old
+        });
+        // Ours came before any that has taken its place since.
+        candidates.reverse();
+        for candidate in candidates {
+            let Some(target) = &candidate.target else {
+                if service.current_deployment.as_ref() == Some(&candidate.arn) {
+                    return Ok(Some(candidate.arn));
+                }
+                continue;
+            };
+            if aws.ecs_service_revision(target).await? == self.revision {
+                return Ok(Some(candidate.arn));
+            }
+        }
+        Ok(None)
+    }
+
+    async fn say_progress(&mut self, service: &Service) {
+        let own = service.deployments.iter().find(|own| Some(&own.id) == self.id.as_ref());
+        let text = match (&self.deployment, own) {
+            (Some(deployment), _) => deployment.progress(),
+            (None, Some(own)) => {
+                let state = own.rollout.as_deref().unwrap_or(&own.status).to_lowercase().replace('_', " ");
+                let failed =
+                    if own.failed > 0 { format!(" · {} failed", own.failed) } else { String::new() };
+                format!("{state} · {}{failed}", own.counts)
+            }
+            (None, None) => return,
+        };
+        if text != self.said {
+            self.say(&text).await;
+            self.said = text;
+        }
+    }
+
+    /// Looks at the tasks that have failed.
+    async fn gather(&mut self, service: &Service, messages: &[String]) {
+        let of = Of { id: self.id.as_deref(), revision: &self.revision, created: self.created };
+        let (deployer, cluster) = (self.deployer, &self.order.cluster);
+        let fresh = self.casualties.gather(deployer, cluster, service, of, messages).await;
+        for sentence in fresh {
+            self.warn(sentence).await;
+        }
+    }
+
+    /// The tasks that failed, by their cause. What they wrote last may have come to CloudWatch only now.
+    pub(super) async fn evidence(&mut self) -> Vec<Group> {
+        let (aws, cluster, name) = (self.deployer.aws, &self.order.cluster, self.name);
+        let look = async {
+            if let Ok(service) = aws.ecs_service(cluster, name).await {
+                self.gather(&service, &[]).await;
+            }
+            self.casualties.read_again(aws).await;
+        };
+        // The way back is not held up by an API that does not answer.
+        let _ = tokio::time::timeout(EVIDENCE, look).await;
+        let groups = self.casualties.groups();
+        for line in groups.iter().flat_map(Group::lines) {
+            self.say(line).await;
+        }
+        groups
+    }
+
+    /// Asks for the way back, where the pipeline wants it, and does not wait for it.
+    pub(super) async fn ask_back(&mut self) {
+        if self.order.on_failure == OnFailure::Leave {
+            self.warn(format!("the deployment of {} goes on by itself", short(&self.revision))).await;
+            return;
+        }
+        match self.turn_back().await {
+            Turned::Asked | Turned::Updated => {
+                self.warn("the run was stopped, and ECS was asked to roll back; that goes on by itself")
+                    .await;
+            }
+            Turned::Nowhere => self.warn("the run was stopped, and there is nothing to go back to").await,
+            Turned::Refused(failure) => {
+                self.warn(format!("the run was stopped, and ECS does not roll back: {failure}")).await;
+            }
+        }
+    }
+
+    /// Goes back, and waits for that.
+    pub(super) async fn back(&mut self) -> Outcome {
+        let until_end = match self.turn_back().await {
+            Turned::Nowhere => {
+                self.warn(
+                    "there is no revision that was deployed successfully before, so nothing to go back to",
+                )
+                .await;
+                return Outcome::Left;
+            }
+            Turned::Refused(failure) => {
+                self.warn(format!("ECS does not roll back: {failure}")).await;
+                return Outcome::RollbackFailed;
+            }
+            Turned::Asked | Turned::Updated => self.follow_back().await,
+        };
+        match until_end {
+            // By ECS's way back the deployment ends as rolled back, by ours a new one succeeds.
+            End::RolledBack(_) => Outcome::RolledBack,
+            End::Succeeded if self.revision != self.order.revision => Outcome::RolledBack,
+            // It was through before it could be stopped.
+            End::Succeeded => Outcome::Deployed,
+            End::Superseded(_) => Outcome::Superseded,
+            End::Over(Over::Stopped) => Outcome::Stopped,
+            _ => Outcome::RollbackFailed,
+        }
+    }
+
+    async fn follow_back(&mut self) -> End {
+        self.casualties.be_patient();
+        self.follow().await
+    }
+
+    /// Turns round: ECS rolls its deployment back, or the service gets the revision before.
+    async fn turn_back(&mut self) -> Turned {
+        let is_under_way = self.deployment.as_ref().is_none_or(|deployment| !deployment.state.is_final());
+        if let Some(arn) = self.arn.clone().filter(|_| is_under_way) {
+            match self.deployer.aws.ecs_roll_back(&arn).await {
+                Ok(()) => {
+                    self.say("ECS was asked to roll back").await;
+                    return Turned::Asked;
+                }
+                Err(error) => {
+                    // It may have ended a moment before.
+                    let now = self.deployer.aws.ecs_service_deployment(&arn).await;
+                    if now.is_ok_and(|now| now.state.is_final() || now.state.is_going_back()) {
+                        return Turned::Asked;
+                    }
+                    let cause = chain(&error);
+                    self.warn(format!("ECS does not roll its deployment back, so runner does: {cause}"))
+                        .await;
+                }
+            }
+        }
+        let Some(previous) = self.before.previous.clone().filter(|previous| *previous != self.revision)
+        else {
+            return Turned::Nowhere;
+        };
+        let begun_with = std::mem::replace(&mut self.revision, previous);
+        self.said.clear();
+        self.goes_back = false;
+        let known = self.deployer.aws.ecs_service_deployments(&self.order.cluster, self.name, false).await;
+        self.before.known = known.ok().map(|all| all.into_iter().map(|one| one.arn).collect());
+        match self.update(false).await {
+            Ok(()) => Turned::Updated,
+            Err(failure) => {
+                self.revision = begun_with;
+                Turned::Refused(failure)
+            }
+        }
+    }
+}
+
+/// How turning round went.
+enum Turned {
+    /// ECS goes back by itself.
+    Asked,
+    /// The service gets the revision before.
+    Updated,
+    /// There is none.
+    Nowhere,
+    Refused(Failure),
+}

@@ -1,0 +1,144 @@
+//! Registering revisions of task definitions: one that means the same is taken as it is, and none is registered twice.
+
+use super::Deployer;
+use crate::aws::AwsError;
+use crate::aws::ecs::Revision;
+use crate::ecs::diff::compare;
+use crate::ecs::task_definition::Request;
+use crate::exit::{Failure, chain};
+use serde_json::Value;
+use std::time::Duration;
+
+/// How often a registration is tried that is refused for now, or whose answer was lost.
+const ATTEMPTS: u32 = 5;
+/// How long the first wait between them is; every further one is twice as long.
+const FIRST_WAIT: Duration = Duration::from_secs(1);
+
+/// A revision to deploy.
+pub(in crate::engine) struct Registration {
+    /// Its ARN.
+    pub(in crate::engine) revision: String,
+    /// It was registered just now, and what it names was looked for.
+    pub(in crate::engine) is_new: bool,
+    /// What it changes, as a unified diff.
+    pub(in crate::engine) difference: Option<String>,
+}
+
+impl Registration {
+    /// One that is there already.
+    pub(in crate::engine) fn of(revision: &str) -> Self {
+        Self { revision: revision.to_owned(), is_new: false, difference: None }
+    }
+}
+
+impl Deployer<'_> {
+    /// Gives a revision that means what the request says: one that is there already is taken, unless `force` is said. `base` is what the
+    /// request was made from.
+    pub(in crate::engine) async fn register(
+        &self,
+        base: Option<Registered>,
+        request: &Request,
+        force: bool,
+    ) -> Result<Registration, Failure> {
+        let latest = self.latest(request).await?;
+        if let Some(same) = Registered::meaning(request, [&base, &latest]).filter(|_| !force) {
+            let (short, detail) =
+                (same.revision.short(), "this revision means the same; nothing was registered");
+            self.events.result("unchanged", short, detail).await;
+            return Ok(Registration::of(&same.revision.arn));
+        }
+        let known = base.as_ref().or(latest.as_ref());
+        let difference = known.and_then(|known| compare(&known.request, request));
+        if let (Some(known), Some(difference)) = (known, &difference) {
+            self.events.note(format!("changes to {}:", known.revision.short())).await;
+            for line in difference.lines().skip(2) {
+                self.events.note(line).await;
+            }
+        }
+        self.verify_definition(request.fields()).await?;
+        let newest = latest.map_or(0, |latest| latest.revision.number());
+        let revision = self.send(request, newest).await?;
+        self.events.result("registered", revision.short(), &revision.arn).await;
+        Ok(Registration { revision: revision.arn, is_new: true, difference })
+    }
+
+    /// The family's latest revision, where there is one that may be read.
+    pub(in crate::engine) async fn latest(&self, request: &Request) -> Result<Option<Registered>, Failure> {
+        match self.aws.ecs_task_definition(request.family()).await {
+            Ok(document) => Ok(Registered::read(&document)),
+            Err(AwsError::NotFound { .. }) => Ok(None),
+            Err(error @ AwsError::Denied { .. }) => {
+                let cause = chain(&error);
+                self.events
+                    .warn(format!("whether this revision is there already cannot be told: {cause}"))
+                    .await;
+                Ok(None)
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Sends a registration until ECS has it. An answer that was lost is looked for before it is sent once more, so that there is one
+    /// revision; where ECS cannot be asked for that, it is not sent once more.
+    async fn send(&self, request: &Request, newest: u64) -> Result<Revision, Failure> {
+        let body = request.clone().into_json();
+        let (mut wait, mut attempt) = (FIRST_WAIT, 1);
+        loop {
+            let error = match self.aws.ecs_register(&body).await {
+                Ok(revision) => return Ok(revision),
+                Err(error) => error,
+            };
+            if !error.may_pass() {
+                return Err(error.into());
+            }
+            self.events.warn(format!("tried again, because {}", chain(&error))).await;
+            tokio::select! {
+                () = tokio::time::sleep(wait) => {}
+                () = self.stop.cancelled() => return Err(Failure::stopped()),
+            }
+            (wait, attempt) = (wait * 2, attempt + 1);
+            let found = match self.aws.ecs_task_definition(request.family()).await {
+                Ok(document) => Registered::read(&document),
+                Err(AwsError::NotFound { .. }) => None,
+                Err(_) => {
+                    let help =
+                        "it may have been registered all the same; ECS could not be asked whether it was";
+                    return Err(Failure::from(error).help(help));
+                }
+            };
+            match found {
+                Some(found)
+                    if found.revision.number() > newest && compare(&found.request, request).is_none() =>
+                {
+                    return Ok(found.revision);
+                }
+                _ if attempt > ATTEMPTS => return Err(error.into()),
+                _ => {}
+            }
+        }
+    }
+}
+
+/// A revision that ECS has.
+pub(in crate::engine) struct Registered {
+    pub(in crate::engine) revision: Revision,
+    pub(in crate::engine) request: Request,
+}
+
+impl Registered {
+    /// The first of some that means what a request says.
+    pub(in crate::engine) fn meaning<'k>(
+        request: &Request,
+        known: impl IntoIterator<Item = &'k Option<Self>>,
+    ) -> Option<&'k Self> {
+        known.into_iter().flatten().find(|known| compare(&known.request, request).is_none())
+    }
+
+    /// Reads an answer of `DescribeTaskDefinition`; nothing where the revision cannot be used any more.
+    pub(in crate::engine) fn read(document: &Value) -> Option<Self> {
+        let field = |name: &str| document.get("taskDefinition")?.get(name)?.as_str();
+        let arn = field("taskDefinitionArn")?.to_owned();
+        let request = Request::from_document(document.clone()).ok()?;
+        (field("status") == Some("ACTIVE")).then_some(Self { revision: Revision { arn }, request })
+    }
+}

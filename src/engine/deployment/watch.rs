@@ -1,0 +1,76 @@
+//! The pace at which a deployment is looked at, until its time is over or somebody asks for the end.
+
+use super::Deployer;
+use crate::ecs::service::Service;
+use std::collections::HashSet;
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// How often it is looked at, at first and later, where nobody says it.
+const POLL: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(5));
+
+/// Why it is not looked at any more.
+pub(super) enum Over {
+    /// The time is over.
+    TimedOut,
+    /// Somebody asked for the end of the run.
+    Stopped,
+}
+
+/// Watching a deployment.
+pub(super) struct Watch<'a> {
+    deployer: &'a Deployer<'a>,
+    until: Instant,
+    pause: Duration,
+}
+
+impl<'a> Watch<'a> {
+    /// Begins now.
+    pub(super) fn begin(deployer: &'a Deployer<'a>, wait: Duration) -> Self {
+        Self { deployer, until: Instant::now() + wait, pause: POLL.0 }
+    }
+
+    /// Looks. An API that does not answer holds up neither the end of the time nor a signal.
+    pub(super) async fn look<T>(&self, look: impl Future<Output = T>) -> Result<T, Over> {
+        tokio::select! {
+            seen = look => Ok(seen),
+            () = self.deployer.stop.cancelled() => Err(Over::Stopped),
+            () = tokio::time::sleep_until(self.until) => Err(Over::TimedOut),
+        }
+    }
+
+    /// Waits for the time of the next look.
+    pub(super) async fn rest(&mut self) -> Result<(), Over> {
+        let pause = self.deployer.poll.unwrap_or(self.pause);
+        self.pause = (self.pause * 5 / 4).min(POLL.1);
+        let left = self.until.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Err(Over::TimedOut);
+        }
+        self.look(tokio::time::sleep(pause.min(left))).await
+    }
+}
+
+/// The events of a service that have been heard.
+#[derive(Default)]
+pub(super) struct Heard(HashSet<String>);
+
+impl Heard {
+    /// All that there are now.
+    pub(super) fn of(service: &Service) -> Self {
+        Self(service.events.iter().map(|event| event.id.clone()).collect())
+    }
+
+    /// What is new since the last time, oldest first.
+    pub(super) fn fresh(&mut self, service: &Service) -> Vec<String> {
+        let fresh = service.events.iter().filter(|event| self.0.insert(event.id.clone()));
+        let mut fresh: Vec<String> = fresh.map(|event| event.message.trim().to_owned()).collect();
+        fresh.reverse();
+        fresh
+    }
+}
+
+/// How long to wait before the same call is made again.
+pub(super) fn pause(deployer: &Deployer<'_>) -> Duration {
+    deployer.poll.unwrap_or(POLL.0)
+}

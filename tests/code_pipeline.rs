@@ -1,0 +1,100 @@
+//! What `CodePipeline` deploys: the files for its actions, and their limits.
+
+use crate::harness::{Project, ecs, unique};
+use serde_json::{Value, json};
+
+/// A pipeline whose `task-definition` is for `CodePipeline`.
+fn for_code_pipeline(name: &str, file: &Value, port: u16) -> Project {
+    Project::new(&format!(
+        "version: 1\nname: webapp\nenv: {{ shell: sh }}\nimages: {{ app: {{ repository: {name}, create: true }} }}\nphases:\n  build: {{ steps: [{{ build: app }}, {{ push: app }}] }}\n  post_build:\n    steps:\n      - task-definition:\n          file: td.json\n          containers: {{ web: {{ image: app, environment: {{ A: b }} }} }}\n          code-pipeline: {{ container: web, port: {port} }}\n"
+    ))
+    .file("td.json", file.to_string())
+    .file("Dockerfile", "FROM busybox:1.36\nCMD [\"true\"]\n")
+    .git()
+}
+
+#[test]
+fn what_codepipeline_deploys_is_written() {
+    let name = unique("pipeline");
+    let file = json!({ "family": name, "cpu": "256", "futureField": [0, false], "containerDefinitions": [
+        { "name": "web", "image": "x", "memory": 64, "portMappings": [{ "containerPort": 8080 }] }, { "name": "side", "image": "side:1", "memory": 64 }] });
+    let project = for_code_pipeline(&name, &file, 8080);
+    project
+        .runner("run --publish")
+        .aws()
+        .run()
+        .exits(0)
+        .has_line(&["wrote", "web", "taskdef.json"])
+        .says("nothing was registered here");
+    let written = project.json("taskdef.json");
+    assert_eq!(written["containerDefinitions"][0]["image"], "<IMAGE1_NAME>");
+    assert_eq!(written["containerDefinitions"][0]["environment"], json!([{ "name": "A", "value": "b" }]));
+    assert_eq!(
+        (&written["containerDefinitions"][1]["image"], &written["futureField"]),
+        (&json!("side:1"), &json!([0, false]))
+    );
+    let spec: Value = serde_yaml::from_str(&project.read("appspec.yaml")).unwrap();
+    let properties = &spec["Resources"][0]["TargetService"]["Properties"];
+    assert_eq!(properties["TaskDefinition"], "<TASK_DEFINITION>");
+    assert_eq!(properties["LoadBalancerInfo"], json!({ "ContainerName": "web", "ContainerPort": 8080 }));
+    assert!(
+        project.json("imageDetail.json")["ImageURI"].as_str().unwrap().contains(&format!("/{name}@sha256:"))
+    );
+    assert_eq!(ecs("ListTaskDefinitions", &json!({ "familyPrefix": name }))["taskDefinitionArns"], json!([]));
+    let policy = project.runner("iam").run().exits(0);
+    policy.says_not("ecs:").says_not("iam:PassRole");
+    // Somebody's own is kept.
+    let own = "version: 0.0\n# <TASK_DEFINITION>\n";
+    let project = project.file("appspec.yaml", own);
+    project.runner("run --publish").aws().run().exits(0).says("of the source is kept");
+    assert_eq!(project.read("appspec.yaml"), own);
+    // The same on a laptop.
+    project.runner("run").run().exits(0);
+    assert_eq!(project.json(".runner/taskdef.json"), written);
+    // What CodePipeline would stumble over.
+    let project = for_code_pipeline(&name, &file, 80);
+    project
+        .runner("run")
+        .run()
+        .exits(2)
+        .ends_with("port 80 of the container `web`")
+        .ends_with("pipeline.yml:12:");
+    let mut large = file.clone();
+    large["containerDefinitions"][1]["environment"] =
+        json!([{ "name": "LONG", "value": "x".repeat(70_000) }]);
+    let project = for_code_pipeline(&name, &large, 8080);
+    project.runner("run").run().exits(2).ends_with("taskdef.json would have 69 KB, and ECS takes 64 KB");
+}
+
+#[test]
+fn image_detail_holds_the_image_that_is_asked_for() {
+    let step = |pairs: &str| {
+        Project::new(&format!(
+            "version: 1\nname: webapp\nimages: {{ app: {{ repository: a }}, log: {{ repository: l }} }}\nphases: {{ build: {{ steps: [{{ build: [app, log] }}, {{ push: [app, log] }}, {{ task-definition: {{ family: f, containers: {{ web: {{ image: app }} }}, code-pipeline: {{ container: web, port: 80 }} }} }}, {{ image-definitions: {{ {pairs} }} }}] }} }}\n"
+        ))
+    };
+    step("web: app, log: log").runner("validate").run().exits(0).says_not("imageDetail");
+    let outcome = step("log: log, web: app").runner("validate").run().exits(0);
+    outcome.complains("`imageDetail.json` would hold the image `log`, but `code-pipeline` is about `app`");
+    // Nothing is registered that could be deployed.
+    let pipeline = step("web: app")
+        .read("pipeline.yml")
+        .replace("{ image-definitions: { web: app } }", "{ deploy: { cluster: c, service: s } }");
+    let outcome = Project::new(&pipeline).runner("validate").run().exits(2);
+    outcome.complains("no task definition is registered that could run");
+}
+
+#[test]
+fn image_definitions_keep_to_their_limit() {
+    let name = unique("limit");
+    let pairs: Vec<String> = (0..400).map(|number| format!("{}{number}: app", "c".repeat(200))).collect();
+    let project = Project::new(&format!(
+        "version: 1\nname: webapp\nimages: {{ app: {{ repository: {name} }} }}\nphases: {{ build: {{ steps: [{{ build: app }}, {{ push: app }}, {{ image-definitions: {{ {} }} }}] }} }}\n",
+        pairs.join(", ")
+    ))
+    .file("Dockerfile", "FROM busybox:1.36\nCMD [\"true\"]\n")
+    .git();
+    let outcome = project.runner("run").run().exits(2);
+    outcome.ends_with("imagedefinitions.json would have ").ends_with("CodePipeline takes 100 KB");
+    assert!(!project.exists(".runner/imagedefinitions.json"));
+}

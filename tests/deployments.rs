@@ -1,0 +1,462 @@
+//! Deployments, on an Amazon ECS that follows a script: the exit code, the sentence and the calls of each.
+
+use crate::ecs_api::{EcsApi, Fault, Scenario, Script, Service, Step, TaskOutcome, revision, steps};
+use crate::harness::{Outcome, Project, ecs};
+use serde_json::{Value, json};
+
+/// Why the circuit breaker says that it rolls back.
+const BROKEN: &str = "Service deployment rolled back because the circuit breaker threshold was exceeded.";
+
+/// A task definition whose container has a log.
+fn definition(family: &str) -> Value {
+    let log = json!({ "logDriver": "awslogs", "options": { "awslogs-group": "/t", "awslogs-region": "us-east-1", "awslogs-stream-prefix": "t", "awslogs-create-group": "true" } });
+    json!({ "family": family, "containerDefinitions": [{ "name": "web", "image": "new", "memory": 64, "logConfiguration": log,
+        "healthCheck": { "command": ["CMD", "curl", "http://localhost/up"] } }] })
+}
+
+/// A project that registers a revision and deploys it to services.
+fn project(services: &[&Service], options: &str) -> Project {
+    let (cluster, family) = (&services[0].cluster, &services[0].name);
+    let names: Vec<&str> = services.iter().map(|service| service.name.as_str()).collect();
+    let names = names.join(", ");
+    Project::new(&format!(
+        "version: 1\nname: t\nenv: {{ shell: sh }}\nphases:\n  post_build:\n    steps:\n      - task-definition: {{ file: td.json }}\n      - deploy: {{ cluster: {cluster}, services: [{names}], {options} }}\n"
+    ))
+    .file("td.json", definition(family).to_string())
+}
+
+fn publish(project: &Project, ecs: &EcsApi) -> Outcome {
+    project.runner("run --publish").on(ecs).run()
+}
+
+fn revisions(family: &str) -> usize {
+    let found = ecs("ListTaskDefinitions", &json!({ "familyPrefix": family }));
+    found["taskDefinitionArns"].as_array().unwrap().len()
+}
+
+/// How a scenario ends.
+#[derive(Clone, Copy)]
+struct End {
+    exit: i32,
+    /// What the last lines say, as far as it has to be said.
+    says: &'static [&'static str],
+    /// The number of the revision that the service has then; 0 where that means nothing.
+    runs: u32,
+}
+
+/// A scenario with one service.
+struct Case {
+    name: &'static str,
+    options: &'static str,
+    service: fn(Service) -> Service,
+    end: End,
+}
+
+fn case(
+    name: &'static str,
+    options: &'static str,
+    service: fn(Service) -> Service,
+    (exit, runs, says): (i32, u32, &'static [&'static str]),
+) -> Case {
+    Case { name, options, service, end: End { exit, says, runs } }
+}
+
+fn failed_to_start(reason: &str) -> TaskOutcome {
+    TaskOutcome::stopped("TaskFailedToStart", reason)
+}
+
+fn crash() -> Step {
+    steps::fail_task(TaskOutcome::exited("web", 1).logs("web", &["starting", "panic: no DATABASE_URL"]))
+}
+
+/// The circuit breaker's way through a failure.
+fn broken(step: &Step) -> Script {
+    let failing = [step.clone(), step.clone(), step.clone()];
+    let end = [steps::rolling_back(BROKEN), steps::rolled_back(BROKEN)];
+    [steps::pending(), steps::progress(0, 1)].into_iter().chain(failing).chain(end).collect::<Vec<_>>().into()
+}
+
+const STUCK: &str = "wait: 1s";
+const LEAVE: &str = "on-failure: leave";
+const WAIT: &str = "wait: 30s";
+
+#[rustfmt::skip]
+fn cases() -> Vec<Case> {
+    vec![
+        case("success", WAIT, |service| service.deploys([steps::pending(), steps::progress(0, 1), steps::progress(1, 0), steps::succeed()]),
+            (0, 2, &["deployed"])),
+        case("slow success", WAIT, |service| service.desired(3).deploys(
+            [vec![steps::progress(0, 3); 8], vec![steps::progress(2, 1); 8], vec![steps::succeed()]].concat()),
+            (0, 2, &["deployed"])),
+        case("at once", WAIT, |service| service, (0, 2, &["deployed"])),
+        case("image cannot be pulled", WAIT, |service| service.deploys([steps::progress(0, 1), steps::fail_task(failed_to_start(
+            "CannotPullContainerError: pull image manifest has been retried 1 time(s): failed to resolve ref 123456789012.dkr.ecr.us-east-1.amazonaws.com/webapp:gone: 123456789012.dkr.ecr.us-east-1.amazonaws.com/webapp:gone: not found")), steps::progress(0, 1)]),
+            (5, 1, &["failed and was rolled back to", "image `new`"])),
+        case("image may not be pulled", WAIT, |service| service.deploys([vec![steps::progress(0, 1)], vec![steps::fail_task(failed_to_start(
+            "CannotPullContainerError: Error response from daemon: pull access denied for 123456789012.dkr.ecr.us-east-1.amazonaws.com/webapp, repository does not exist or may require 'docker login': denied: User: arn:aws:sts::123456789012:assumed-role/start/x is not authorized to perform: ecr:BatchGetImage on resource: arn:aws:ecr:us-east-1:123456789012:repository/webapp because no identity-based policy allows the ecr:BatchGetImage action")); 2], vec![steps::progress(0, 1)]].concat()),
+            (5, 1, &["failed and was rolled back to", "ecr:BatchGetImage"])),
+        case("secret is missing", WAIT, |service| service.deploys([steps::progress(0, 1), steps::fail_task(failed_to_start(
+            "ResourceInitializationError: unable to pull secrets or registry auth: execution resource retrieval failed: unable to retrieve secret from asm: service call has been retried 1 time(s): failed to fetch secret arn:aws:secretsmanager:us-east-1:123456789012:secret:db-AbCdEf from secrets manager: ResourceNotFoundException: Secrets Manager can't find the specified secret.")), steps::progress(0, 1)]),
+            (5, 1, &["rolled back", "secret:db-AbCdEf"])),
+        case("crash loop", WAIT, |service| service.deploys(broken(&crash())),
+            (5, 1, &["failed and was rolled back to", "exit code 1"])),
+        case("crash loop without a circuit breaker", STUCK, |service| service.circuit_breaker(false, false).deploys([crash(), crash(), steps::progress(0, 1)]),
+            (5, 1, &["rolled back", "exit code 1"])),
+        case("failing health check", WAIT, |service| service.deploys(broken(&steps::fail_task(
+            TaskOutcome::stopped("ServiceSchedulerInitiated", "Task failed container health checks").health("web", "UNHEALTHY")))),
+            (5, 1, &["rolled back", "http://localhost/up"])),
+        case("failing health check of the load balancer", WAIT, |service| service.deploys(broken(&steps::fail_task(
+            TaskOutcome::stopped("ServiceSchedulerInitiated", "Task failed ELB health checks in (target-group arn:aws:elasticloadbalancing:us-east-1:123456789012:targetgroup/web/0123456789abcdef)").exit("web", 137)))),
+            (5, 1, &["rolled back", "target group `web`"])),
+        case("out of memory", WAIT, |service| service.deploys(broken(&steps::fail_task(
+            TaskOutcome::exited("web", 137).reason("web", "OutOfMemoryError: Container killed due to memory usage")))),
+            (5, 1, &["rolled back", "memory"])),
+        case("wrong architecture", WAIT, |service| service.deploys([steps::progress(0, 1), steps::fail_task(
+            TaskOutcome::exited("web", 255).logs("web", &["exec /app/server: exec format error"])), steps::progress(0, 1)]),
+            (5, 1, &["rolled back", "is not built for X86_64"])),
+        case("port in use", WAIT, |service| service.deploys(broken(&steps::fail_task(
+            TaskOutcome::exited("web", 1).logs("web", &["Error: listen EADDRINUSE: address already in use :::8080"])))),
+            (5, 1, &["rolled back", "8080"])),
+        case("no capacity", STUCK, |service| service.deploys([steps::progress(0, 1).event(
+            "(service web) was unable to place a task because no container instance met all of its requirements. Reason: No Container Instances were found in your cluster.")]),
+            (5, 1, &["rolled back", "cannot place a task"])),
+        case("rollback by the circuit breaker", WAIT, |service| service.deploys([steps::progress(0, 1), steps::rolling_back(BROKEN), steps::rolled_back(BROKEN)]),
+            (5, 1, &["rolled back", "circuit breaker"])),
+        case("circuit breaker that does not roll back", WAIT, |service| service.circuit_breaker(true, false).deploys(
+            [steps::progress(0, 1), steps::stopped("Service deployment stopped because the circuit breaker threshold was exceeded.")]).deploys([steps::succeed()]),
+            (5, 1, &["rolled back", "circuit breaker"])),
+        case("circuit breaker that does not roll back, left", LEAVE, |service| service.circuit_breaker(true, false).deploys(
+            [steps::progress(0, 1), steps::stopped("Service deployment stopped because the circuit breaker threshold was exceeded.")]),
+            (6, 2, &["failed and was not rolled back", "circuit breaker"])),
+        case("rollback by an alarm", WAIT, |service| service.alarms(&["errors"]).deploys(
+            [steps::progress(1, 0).alarms("MONITORING", &["errors"], &[]), steps::alarmed("errors"), steps::rolled_back("Service deployment rolled back because a CloudWatch alarm was triggered.")]),
+            (5, 1, &["rolled back", "alarm"])),
+        case("rollback that fails", WAIT, |service| service.deploys([steps::progress(0, 1), steps::rolling_back(BROKEN), steps::rollback_failed("The rollback failed.")]),
+            (6, 0, &["and so did the rollback"])),
+        case("rollback on request that fails", STUCK, |service| service.deploys(
+            Script::from([steps::progress(0, 1)]).when_stopped([steps::rollback_failed("The rollback failed.")])),
+            (6, 0, &["and so did the rollback"])),
+        case("superseded", WAIT, |service| {
+            let other = revision(&service.name, 1);
+            service.deploys([steps::progress(0, 1), steps::superseded(&other), steps::progress(0, 1), steps::succeed()])
+        }, (8, 1, &["superseded by another one"])),
+        case("stuck for ever", STUCK, |service| service.deploys([steps::progress(0, 1)]),
+            (5, 1, &["rolled back", "longer than 1s"])),
+        case("stuck for ever, left", "wait: 1s, on-failure: leave", |service| service.deploys([steps::progress(0, 1)]),
+            (7, 2, &["is not through, and goes on"])),
+        case("crash loop, left", "wait: 1s, on-failure: leave", |service| service.circuit_breaker(false, false).deploys([crash(), crash(), steps::progress(0, 1)]),
+            (7, 2, &["is not through", "exit code 1"])),
+        case("service deleted meanwhile", WAIT, |service| service.deploys([steps::progress(0, 1), steps::deleted()]),
+            (6, 0, &["the service was deleted meanwhile"])),
+        case("blue/green through all stages", WAIT, |service| service.strategy("BLUE_GREEN").deploys(
+            ["RECONCILE_SERVICE", "PRE_SCALE_UP", "SCALE_UP", "POST_SCALE_UP", "TEST_TRAFFIC_SHIFT", "POST_TEST_TRAFFIC_SHIFT", "PRODUCTION_TRAFFIC_SHIFT", "POST_PRODUCTION_TRAFFIC_SHIFT", "BAKE_TIME", "CLEAN_UP"]
+                .map(|stage| steps::progress(1, 0).stage(stage)).into_iter().chain([steps::succeed()]).collect::<Vec<_>>()),
+            (0, 2, &["deployed"])),
+        case("blue/green that fails before production", WAIT, |service| service.strategy("BLUE_GREEN").deploys(
+            [steps::progress(1, 0).stage("TEST_TRAFFIC_SHIFT"), steps::rolling_back("A lifecycle hook failed.").stage("POST_TEST_TRAFFIC_SHIFT"), steps::rolled_back("A lifecycle hook failed.")]),
+            (5, 1, &["rolled back", "lifecycle hook"])),
+        case("canary", WAIT, |service| service.strategy("CANARY").deploys(
+            [steps::progress(1, 0).weight(10.0).stage("PRODUCTION_TRAFFIC_SHIFT"), steps::progress(1, 0).weight(100.0), steps::succeed()]),
+            (0, 2, &["deployed"])),
+        case("linear with an alarm", WAIT, |service| service.strategy("LINEAR").alarms(&["errors"]).deploys(
+            [steps::progress(1, 0).weight(20.0), steps::progress(1, 0).weight(40.0), steps::alarmed("errors"), steps::rolled_back("Service deployment rolled back because a CloudWatch alarm was triggered.")]),
+            (5, 1, &["rolled back", "alarm"])),
+        case("somebody stops it", WAIT, |service| service.deploys([steps::progress(0, 1), Step::status("STOPPED").reason("Service deployment stopped by a user.")]).deploys([steps::succeed()]),
+            (5, 1, &["rolled back", "stopped by a user"])),
+    ]
+}
+
+/// Plays a scenario, with faults. Whatever they are, one revision is registered at most, and the exit code tells the truth.
+fn play(case: &Case, faults: &[Fault]) -> (Outcome, EcsApi, Service) {
+    // Where a fault has runner itself go back, that is a deployment of its own, and succeeds.
+    let service = (case.service)(Service::fresh()).deploys([steps::succeed()]);
+    // A call that is made again takes the SDK a second or two.
+    let options = if faults.is_empty() { case.options.to_owned() } else { case.options.replace("1s", "5s") };
+    let project = project(&[&service], &options);
+    let scenario = faults.iter().cloned().fold(Scenario::new([service.clone()]), Scenario::fault);
+    let ecs = scenario.start();
+    let outcome = publish(&project, &ecs);
+    (outcome, ecs, service)
+}
+
+/// What is not as the scenario's end says.
+fn problems(case: &Case, (outcome, ecs, service): &(Outcome, EcsApi, Service)) -> Vec<String> {
+    let mut problems = Vec::new();
+    let mut holds = |condition: bool, text: String| {
+        if !condition {
+            problems.push(format!("{}: {text}\n{outcome}", case.name));
+        }
+    };
+    holds(outcome.code == Some(case.end.exit), format!("exit {:?}", outcome.code));
+    let log: Vec<&str> = outcome.stdout.lines().collect();
+    let tail = log[log.len().saturating_sub(8)..].join("\n");
+    for text in case.end.says {
+        holds(tail.contains(text), format!("{text:?} is missing"));
+    }
+    holds(revisions(&service.name) == 2, format!("{} revisions", revisions(&service.name)));
+    let runs = revision(&service.name, case.end.runs);
+    holds(case.end.runs == 0 || ecs.runs(&service.name) == runs, format!("runs {}", ecs.runs(&service.name)));
+    problems
+}
+
+/// Whether the long suites run at full size.
+fn is_soak() -> bool {
+    std::env::var("RUNNER_SOAK").as_deref() == Ok("full")
+}
+
+/// Does something with each of many, several at a time: all of them mostly wait.
+fn side_by_side<T: Sync>(all: &[T], work: impl Fn(&T) -> Vec<String> + Sync) -> Vec<String> {
+    let next = std::sync::atomic::AtomicUsize::new(0);
+    let problems = std::sync::Mutex::new(Vec::new());
+    std::thread::scope(|scope| {
+        for _ in 0..if is_soak() { 12 } else { 4 } {
+            scope.spawn(|| {
+                while let Some(one) = all.get(next.fetch_add(1, std::sync::atomic::Ordering::SeqCst)) {
+                    let found = work(one);
+                    problems.lock().unwrap().extend(found);
+                }
+            });
+        }
+    });
+    problems.into_inner().unwrap()
+}
+
+#[test]
+fn every_scenario_ends_with_its_code_its_sentence_and_its_calls() {
+    let cases = cases();
+    assert!(cases.len() >= 25);
+    let found = side_by_side(&cases, |case| {
+        let played = play(case, &[]);
+        let mut found = problems(case, &played);
+        let (outcome, ecs, _) = &played;
+        if ecs.count("ecs:RegisterTaskDefinition") != 1 {
+            found.push(format!(
+                "{}: registered {} times",
+                case.name,
+                ecs.count("ecs:RegisterTaskDefinition")
+            ));
+        }
+        // A state is said once.
+        let lines: Vec<&str> = outcome.stdout.lines().filter(|line| line.contains(" running")).collect();
+        found.extend(lines.windows(2).filter(|two| two[0] == two[1]).map(|two| format!("twice: {}", two[0])));
+        found
+    });
+    assert!(found.is_empty(), "{}", found.join("\n\n"));
+}
+
+/// Another service of the same cluster.
+fn sibling(of: &Service) -> Service {
+    Service::new(&of.cluster, &format!("{}-two", of.name), &of.definition)
+}
+
+#[test]
+fn of_two_services_one_fails_and_both_go_back() {
+    let fine = || Service::fresh().deploys([steps::progress(0, 1), steps::succeed()]);
+    let failing = |service: Service| service.deploys(broken(&crash()));
+    // The other one is through already, or still under way.
+    let slow = vec![steps::progress(0, 1); 200];
+    for first in [fine(), Service::fresh().deploys(slow)] {
+        let second = failing(sibling(&first));
+        let project = project(&[&first, &second], WAIT);
+        let ecs = Scenario::new([first.clone(), second.clone()]).start();
+        let outcome = publish(&project, &ecs).exits(5);
+        outcome.ends_with("exit code 1").says("another service of this step has failed");
+        for service in [&first, &second] {
+            assert_eq!(ecs.runs(&service.name), revision(&first.name, 1));
+        }
+        assert_eq!((revisions(&first.name), ecs.count("ecs:RegisterTaskDefinition")), (2, 1));
+    }
+    // What is left is left, and each comes to its own end.
+    let first = fine();
+    let second = sibling(&first)
+        .circuit_breaker(true, false)
+        .deploys([steps::progress(0, 1), steps::stopped("broken")]);
+    let project = project(&[&first, &second], LEAVE);
+    let ecs = Scenario::new([first.clone(), second.clone()]).start();
+    publish(&project, &ecs).exits(6).has_line(&["deployed", &first.name]).ends_with("was not rolled back");
+    assert_eq!(ecs.runs(&first.name), revision(&first.name, 2));
+}
+
+#[test]
+fn a_second_run_follows_what_is_under_way_and_leaves_the_rest_alone() {
+    let service =
+        Service::fresh().deploys([vec![steps::progress(0, 1); 60], vec![steps::succeed()]].concat());
+    let project = project(&[&service], "wait: 1s, on-failure: leave");
+    let ecs = EcsApi::of(service.clone());
+    publish(&project, &ecs).exits(7);
+    publish(&project, &ecs).exits(7).says("is being deployed already, and is followed");
+    assert_eq!((ecs.count("ecs:UpdateService"), revisions(&service.name)), (1, 2));
+    // Once it is through there is nothing to do.
+    let through = (0..20).any(|_| publish(&project, &ecs).code == Some(0));
+    assert!(through, "it never was through");
+    publish(&project, &ecs).exits(0).has_line(&["unchanged", &service.name]);
+    assert_eq!((ecs.count("ecs:UpdateService"), revisions(&service.name)), (1, 2));
+}
+
+#[test]
+fn a_signal_rolls_the_deployment_back_or_leaves_it() {
+    for (options, rolled_back) in [(WAIT, true), (LEAVE, false)] {
+        let service = Service::fresh().deploys([steps::progress(0, 1)]);
+        let project = project(&[&service], options);
+        let ecs = EcsApi::of(service.clone());
+        let running = project.runner("run --publish").on(&ecs).start();
+        crate::harness::eventually(|| ecs.count("ecs:DescribeServiceDeployments") > 1, "it never began");
+        running.signal("TERM");
+        let outcome = running.finish().exits(143);
+        assert_eq!(ecs.count("ecs:StopServiceDeployment"), usize::from(rolled_back), "{outcome}");
+        outcome.says(if rolled_back { "ECS was asked to roll back" } else { "goes on by itself" });
+    }
+}
+
+#[test]
+fn what_is_through_in_the_last_moment_stays() {
+    let script = Script::from([steps::progress(0, 1)]).when_stopped([steps::succeed()]);
+    let service = Service::fresh().deploys(script);
+    let ecs = EcsApi::of(service.clone());
+    publish(&project(&[&service], STUCK), &ecs).exits(0).has_line(&["deployed", &service.name]);
+    assert_eq!((ecs.count("ecs:UpdateService"), ecs.runs(&service.name)), (1, revision(&service.name, 2)));
+}
+
+#[test]
+fn a_revision_that_ecs_goes_back_to_is_deployed() {
+    // Somebody's deployment fails, and ECS is on its way back to what this build is about to deploy.
+    let back = vec![steps::rolling_back(BROKEN); 30];
+    let service = Service::fresh().deploys([back, vec![steps::rolled_back(BROKEN)]].concat());
+    let name = &service.name;
+    let ecs_api = EcsApi::of(service.clone());
+    ecs("RegisterTaskDefinition", &definition(name));
+    ecs_api.deploy(name, &revision(name, 2));
+    let call = format!("ecs deploy --cluster {name} --service {name} --task-definition {name}:1");
+    let project = Project::phases("  build: { steps: [] }\n");
+    project.runner(&call).on(&ecs_api).run().exits(0).complains("is being deployed already");
+    assert_eq!(ecs_api.count("ecs:UpdateService"), 0);
+    assert_eq!(ecs_api.runs(name), revision(name, 1));
+}
+
+#[test]
+fn a_steps_own_timeout_rolls_back_too() {
+    let service = Service::fresh().deploys([steps::progress(0, 1)]);
+    let text = format!(
+        "version: 1\nname: t\nphases:\n  build:\n    steps:\n      - task-definition: {{ file: td.json }}\n      - {{ deploy: {{ cluster: {0}, service: {0} }}, timeout: 1s }}\n",
+        service.name
+    );
+    let project = Project::new(&text).file("td.json", definition(&service.name).to_string());
+    let ecs = EcsApi::of(service);
+    publish(&project, &ecs)
+        .exits(7)
+        .says("ECS was asked to roll back")
+        .ends_with("the step took longer than 1s");
+    assert_eq!(ecs.count("ecs:StopServiceDeployment"), 1);
+}
+
+#[test]
+fn what_may_not_be_asked_is_a_warning_and_the_end_is_true_all_the_same() {
+    let optional = [
+        "ecs:ListServiceDeployments",
+        "ecs:DescribeServiceDeployments",
+        "ecs:DescribeServiceRevisions",
+        "ecs:ListTasks",
+        "ecs:DescribeTasks",
+        "logs:GetLogEvents",
+    ];
+    let cases = cases();
+    let of = |name: &str| cases.iter().find(|case| case.name == name).unwrap();
+    let mut all = Vec::new();
+    for name in ["success", "crash loop", "superseded"] {
+        all.extend(optional.iter().map(|action| (of(name), *action)));
+    }
+    let ever = std::sync::Mutex::new(std::collections::BTreeSet::new());
+    let found = side_by_side(&all, |(case, action)| {
+        let (outcome, ecs, _) = play(case, &[Fault::denied(action)]);
+        let asked = ecs.count(action) > 0;
+        let warned = outcome.stdout.contains("warning: ") && outcome.stdout.contains(action);
+        let mut found = Vec::new();
+        if asked {
+            ever.lock().unwrap().insert(*action);
+        }
+        if outcome.code != Some(case.end.exit) || asked && !warned {
+            found.push(format!("{} without {action}\n{outcome}", case.name));
+        }
+        found
+    });
+    assert!(found.is_empty(), "{}", found.join("\n\n"));
+    assert_eq!(ever.into_inner().unwrap().len(), optional.len(), "an action was never asked for");
+}
+
+/// What goes wrong with a call.
+type Kind = (&'static str, fn(&str) -> Fault);
+
+const KINDS: [Kind; 4] = [
+    ("throttled", Fault::throttled),
+    ("server error", Fault::server_error),
+    ("lost", Fault::lost),
+    ("garbage", Fault::garbage),
+];
+
+/// A fault: a scenario, and the call that goes wrong.
+struct Trouble<'a> {
+    case: &'a Case,
+    kind: Kind,
+    action: String,
+    call: usize,
+}
+
+/// Every fault at every call of every scenario; a seeded sample of them unless all are wanted.
+fn troubles(cases: &[Case]) -> Vec<Trouble<'_>> {
+    let calls = std::sync::Mutex::new(Vec::new());
+    side_by_side(&cases.iter().enumerate().collect::<Vec<_>>(), |(at, case)| {
+        let (_, ecs, _) = play(case, &[]);
+        calls.lock().unwrap().push((*at, ecs.actions()));
+        Vec::new()
+    });
+    let mut calls = calls.into_inner().unwrap();
+    calls.sort_by_key(|(at, _)| *at);
+    let mut all = Vec::new();
+    for (at, actions) in calls {
+        let mut seen = std::collections::BTreeMap::new();
+        for action in actions {
+            let call = *seen.entry(action.clone()).and_modify(|count| *count += 1).or_insert(1_usize);
+            // The later calls of a kind are looks like the ones before.
+            if call <= 6 {
+                all.extend(KINDS.iter().map(|kind| Trouble {
+                    case: &cases[at],
+                    kind: *kind,
+                    action: action.clone(),
+                    call,
+                }));
+            }
+        }
+    }
+    if !is_soak() {
+        // A linear congruence: the same sample every time.
+        let mut seed = 20_261_122_u64;
+        all.retain(|_| {
+            seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (seed >> 33).is_multiple_of(60)
+        });
+    }
+    all
+}
+
+#[test]
+fn faults_at_any_call_change_nothing_of_the_truth() {
+    let cases = cases();
+    let troubles = troubles(&cases);
+    println!("{} faults", troubles.len());
+    let found = side_by_side(&troubles, |trouble| {
+        let Trouble { case, kind: (kind, fault), action, call } = trouble;
+        let played = play(case, &[fault(action).at([*call])]);
+        let (outcome, ecs, service) = &played;
+        let at = format!("{kind} at {action} {call}");
+        // Before anything is touched an answer that stays out ends the run. Nothing is half done then.
+        if outcome.code == Some(3) && ecs.count("ecs:UpdateService") == 0 {
+            let runs = ecs.runs(&service.name) == revision(&service.name, 1) && revisions(&service.name) <= 2;
+            return if runs { Vec::new() } else { vec![format!("{at}: something was touched\n{outcome}")] };
+        }
+        // What a lost answer would have told may be missing in the sentence, but in nothing else.
+        let end = End { says: &[], ..case.end };
+        let case = Case { end, ..**case };
+        problems(&case, &played).into_iter().map(|problem| format!("{at}: {problem}")).collect()
+    });
+    assert!(found.is_empty(), "{} of {}:\n{}", found.len(), troubles.len(), found.join("\n\n"));
+}

@@ -1,0 +1,187 @@
+//! An Amazon ECS that follows a script, because the bed's never lets a deployment progress.
+//!
+//! It plays services, service deployments and revisions, tasks, and what containers write to their logs. Everything else goes
+//! on to the bed's API, which also has the task definitions:
+//!
+//! ```ignore
+//! let service = Service::fresh().fargate().desired(2).deploys([
+//!     steps::pending(),
+//!     steps::progress(0, 2),
+//!     steps::fail_task(TaskOutcome::exited("web", 1)),
+//!     steps::rolling_back("the circuit breaker's words"),
+//!     steps::rolled_back("the circuit breaker's words"),
+//! ]);
+//! let ecs = Scenario::new([service]).fault(Fault::throttled("ecs:DescribeServices").at([2])).start();
+//! project.runner("run --publish").aws().env("AWS_ENDPOINT_URL", &ecs.endpoint).run().exits(1);
+//! assert_eq!(ecs.count("ecs:UpdateService"), 1);
+//! assert_eq!(ecs.calls("ecs:UpdateService")[0]["forceNewDeployment"], true);
+//! ```
+
+mod answers;
+mod checks;
+mod script;
+mod state;
+mod tasks;
+
+pub use script::{Fault, OneOff, Script, Service, Step, TaskOutcome, revision, steps};
+
+use crate::harness::Call;
+use crate::recorded_aws::{Answer, AwsCall, RecordedAws};
+use script::Kind;
+use serde_json::{Value, json};
+use state::State;
+use std::sync::{Arc, Mutex};
+
+type More = Box<dyn FnMut(&str, &str) -> Option<(u16, String)> + Send>;
+
+/// What is to be played.
+pub struct Scenario {
+    services: Vec<Service>,
+    one_offs: Vec<OneOff>,
+    faults: Vec<Fault>,
+    more: Option<More>,
+}
+
+impl Scenario {
+    pub fn new(services: impl Into<Vec<Service>>) -> Self {
+        Self { services: services.into(), one_offs: Vec::new(), faults: Vec::new(), more: None }
+    }
+
+    /// What becomes of the next task that `RunTask` starts; the last of these goes for all that come after. Without any,
+    /// tasks come up and exit with 0.
+    pub fn runs(mut self, task: OneOff) -> Self {
+        self.one_offs.push(task);
+        self
+    }
+
+    pub fn fault(mut self, fault: Fault) -> Self {
+        self.faults.push(fault);
+        self
+    }
+
+    /// Answers to more calls (action and body): of other services, or in the place of the stand-in's own.
+    pub fn also(mut self, answer: impl FnMut(&str, &str) -> Option<(u16, String)> + Send + 'static) -> Self {
+        self.more = Some(Box::new(answer));
+        self
+    }
+
+    pub fn start(self) -> EcsApi {
+        let state = State::new(self.services, self.one_offs);
+        let stage = Stage { state, asked: Vec::new(), faults: self.faults, more: self.more };
+        let stage = Arc::new(Mutex::new(stage));
+        let own = stage.clone();
+        let aws = RecordedAws::played(move |calls, body| own.lock().unwrap().answer(calls, body));
+        EcsApi { endpoint: aws.endpoint.clone(), aws, stage }
+    }
+}
+
+/// The stand-in, as long as it is not dropped.
+pub struct EcsApi {
+    /// For `AWS_ENDPOINT_URL`.
+    pub endpoint: String,
+    /// The calls with what they work on.
+    pub aws: RecordedAws,
+    stage: Arc<Mutex<Stage>>,
+}
+
+impl EcsApi {
+    /// One service without faults.
+    pub fn of(service: Service) -> Self {
+        Scenario::new([service]).start()
+    }
+
+    /// How often an action was asked for, as IAM spells it: `ecs:UpdateService`.
+    pub fn count(&self, action: &str) -> usize {
+        self.calls(action).len()
+    }
+
+    /// What an action was asked for with, in order: JSON, or the text of what is not JSON.
+    pub fn calls(&self, action: &str) -> Vec<Value> {
+        let stage = self.stage.lock().unwrap();
+        stage.asked.iter().filter(|(own, _)| own == action).map(|(_, body)| body.clone()).collect()
+    }
+
+    /// All actions that were asked for, in order.
+    pub fn actions(&self) -> Vec<String> {
+        self.stage.lock().unwrap().asked.iter().map(|(action, _)| action.clone()).collect()
+    }
+
+    /// The revision that a service runs, or is about to, as an ARN.
+    pub fn runs(&self, service: &str) -> String {
+        self.look(service, |playing| playing.service.definition.clone())
+    }
+
+    /// The states of a service's deployments, oldest first; the first of them was there from the beginning.
+    pub fn statuses(&self, service: &str) -> Vec<String> {
+        self.look(service, |playing| playing.deployments.iter().map(|it| it.status.clone()).collect())
+    }
+
+    /// The ARNs of the tasks that have a last status.
+    pub fn tasks(&self, status: &str) -> Vec<String> {
+        let stage = self.stage.lock().unwrap();
+        stage.state.tasks.iter().filter(|task| task.status == status).map(|task| task.arn.clone()).collect()
+    }
+
+    /// Somebody else deploys a revision, now.
+    pub fn deploy(&self, service: &str, definition: &str) {
+        let mut stage = self.stage.lock().unwrap();
+        let at = stage.state.services.iter().position(|playing| playing.service.name == service).unwrap();
+        stage.state.deploy(at, definition);
+    }
+
+    fn look<T>(&self, service: &str, see: impl Fn(&state::Playing) -> T) -> T {
+        let stage = self.stage.lock().unwrap();
+        see(stage.state.services.iter().find(|playing| playing.service.name == service).unwrap())
+    }
+}
+
+impl Call<'_> {
+    /// Where AWS is this stand-in, at the bed's other services; deployments are looked at often.
+    pub fn on(self, ecs: &EcsApi) -> Self {
+        self.aws().env("AWS_ENDPOINT_URL", &ecs.endpoint).env("RUNNER_ECS_POLL", "20")
+    }
+}
+
+/// What all calls come to.
+struct Stage {
+    state: State,
+    asked: Vec<(String, Value)>,
+    faults: Vec<Fault>,
+    more: Option<More>,
+}
+
+impl Stage {
+    fn answer(&mut self, calls: &[AwsCall], body: &str) -> Answer {
+        let action = &calls[0].action;
+        let json = serde_json::from_str(body).unwrap_or_else(|_| Value::from(body));
+        self.asked.push((action.clone(), json.clone()));
+        let number = self.asked.iter().filter(|(own, _)| own == action).count();
+        let fault = self.faults.iter().find(|fault| fault.strikes(action, number)).map(|fault| fault.kind);
+        let lost = || json!({ "__type": "ServerException", "message": "Service Unavailable. Please try again later." });
+        match fault {
+            Some(Kind::Throttled) => Answer::Said(
+                400,
+                json!({ "__type": "ThrottlingException", "message": "Rate exceeded" }).to_string(),
+            ),
+            Some(Kind::ServerError) => Answer::Said(500, lost().to_string()),
+            Some(Kind::Denied) => Answer::Denied(calls[0].clone()),
+            Some(Kind::Garbage) => Answer::Said(200, "{\"services\": [{\"serviceName\": ".to_owned()),
+            Some(Kind::Lost) => match self.play(action, body, &json) {
+                Answer::Forwarded => Answer::Instead(500, lost().to_string()),
+                _ => Answer::Said(500, lost().to_string()),
+            },
+            None => self.play(action, body, &json),
+        }
+    }
+
+    fn play(&mut self, action: &str, body: &str, json: &Value) -> Answer {
+        if let Some((status, text)) = self.more.as_mut().and_then(|more| more(action, body)) {
+            return Answer::Said(status, text);
+        }
+        match self.state.answer(action, json) {
+            None => Answer::Forwarded,
+            Some(Ok(answer)) => Answer::Said(200, answer.to_string()),
+            Some(Err((status, text))) => Answer::Said(status, text),
+        }
+    }
+}

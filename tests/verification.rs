@@ -1,0 +1,162 @@
+//! What a task definition names is looked for before anything is touched.
+
+use crate::ecs_api::{EcsApi, Fault, Scenario, Service};
+use crate::harness::{
+    Outcome, Project, api_at, aws_endpoint, registry, secrets_manager, ssm, task_role, unique,
+};
+use serde_json::{Value, json};
+
+/// A definition with these fields, and these of its container `web`, is registered and deployed.
+fn deployed(service: Service, task: &Value, container: &Value, faults: &[Fault]) -> (Outcome, EcsApi) {
+    let mut definition = json!({ "family": service.name, "containerDefinitions": [{ "name": "web", "image": "new", "memory": 64 }] });
+    definition.as_object_mut().unwrap().extend(task.as_object().unwrap().clone());
+    definition["containerDefinitions"][0]
+        .as_object_mut()
+        .unwrap()
+        .extend(container.as_object().unwrap().clone());
+    let project = Project::new(&format!(
+        "version: 1\nname: t\nphases:\n  build:\n    steps:\n      - task-definition: {{ file: td.json }}\n      - deploy: {{ cluster: {0}, service: {0} }}\n",
+        service.name
+    ))
+    .file("td.json", definition.to_string());
+    let ecs = faults.iter().cloned().fold(Scenario::new([service]), Scenario::fault).start();
+    (project.runner("run --publish").on(&ecs).run(), ecs)
+}
+
+#[track_caller]
+fn refused(task: &Value, container: &Value, says: &[&str]) {
+    let (outcome, ecs) = deployed(Service::fresh(), task, container, &[]);
+    let outcome = says
+        .iter()
+        .fold(outcome.exits(3).ends_with("nothing was changed"), |outcome, text| outcome.ends_with(text));
+    assert_eq!(ecs.count("ecs:RegisterTaskDefinition") + ecs.count("ecs:UpdateService"), 0, "{outcome}");
+}
+
+#[track_caller]
+fn accepted(task: &Value, container: &Value) {
+    let (outcome, _) = deployed(Service::fresh(), task, container, &[]);
+    outcome.exits(0).says_not("not verified");
+}
+
+#[test]
+fn roles_exist_and_trust_ecs() {
+    let name = unique("role");
+    let role = json!({ "taskRoleArn": format!("arn:aws:iam::123456789012:role/{name}") });
+    refused(&role, &json!({}), &[&format!("the role {name} does not exist")]);
+    task_role(&name);
+    accepted(&role, &json!({}));
+    let other = unique("lambda");
+    crate::harness::role(&other, "lambda.amazonaws.com");
+    refused(
+        &json!({ "executionRoleArn": other }),
+        &json!({}),
+        &["does not trust ECS", "ecs-tasks.amazonaws.com"],
+    );
+}
+
+#[test]
+fn secrets_and_their_keys_exist() {
+    let name = unique("secret");
+    let with = |value_from: &str| json!({ "secrets": [{ "name": "S", "valueFrom": value_from }] });
+    refused(&json!({}), &with(&format!("/{name}")), &["the secret of `S`", "does not exist"]);
+    ssm("PutParameter", &json!({ "Name": format!("/{name}"), "Value": "v", "Type": "SecureString" }));
+    accepted(&json!({}), &with(&format!("/{name}")));
+    accepted(&json!({}), &with(&format!("arn:aws:ssm:us-east-1:123456789012:parameter/{name}")));
+    let none = format!("arn:aws:secretsmanager:us-east-1:123456789012:secret:{name}-AbCdEf");
+    refused(&json!({}), &with(&none), &["does not exist"]);
+    let text = "{\"password\":\"hunter2-hunter2\"}";
+    let made = secrets_manager("CreateSecret", &json!({ "Name": name, "SecretString": text }));
+    let arn = made["ARN"].as_str().unwrap();
+    accepted(&json!({}), &with(arn));
+    accepted(&json!({}), &with(&format!("{arn}:password::")));
+    refused(&json!({}), &with(&format!("{arn}:passwrod::")), &["has no key `passwrod`"]);
+}
+
+#[test]
+fn log_groups_exist_or_are_made() {
+    let group = format!("/{}", unique("group"));
+    let log = |more: Value| {
+        let mut options = json!({ "awslogs-group": group, "awslogs-region": "us-east-1" });
+        options.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        json!({ "logConfiguration": { "logDriver": "awslogs", "options": options } })
+    };
+    refused(
+        &json!({}),
+        &log(json!({})),
+        &[&format!("the log group {group} does not exist"), "create-log-group"],
+    );
+    accepted(&json!({}), &log(json!({ "awslogs-create-group": "true" })));
+    api_at(&aws_endpoint(), "logs", "Logs_20140328.CreateLogGroup", &json!({ "logGroupName": group }));
+    accepted(&json!({}), &log(json!({})));
+}
+
+#[test]
+fn images_are_in_ecr_for_the_tasks_platform() {
+    let name = unique("verified");
+    let image = |reference: &str| json!({ "image": format!("{}/{name}{reference}", registry()) });
+    let missing = format!("@sha256:{}", "0".repeat(64));
+    refused(&json!({}), &image(&missing), &["the image of `web` is not in its repository", "push it first"]);
+    let project = Project::new(&format!("version: 1\nname: t\nimages: {{ app: {{ repository: {name}, create: true, tags: [\"${{TAG:-v1}}\"] }} }}\nphases: {{ build: {{ steps: [{{ build: app }}, {{ push: app }}] }} }}\n"))
+        .file("Dockerfile", "FROM busybox:1.36\nCMD [\"true\"]\n");
+    project.runner("run --publish").aws().run().exits(0);
+    accepted(&json!({}), &image(":v1"));
+    refused(&json!({}), &image(":v2"), &["is not in its repository"]);
+    let arm = json!({ "runtimePlatform": { "cpuArchitecture": "ARM64", "operatingSystemFamily": "LINUX" } });
+    refused(
+        &arm,
+        &image(":v1"),
+        &["is for linux/amd64, and the task runs on linux/arm64", "platforms: [linux/arm64]"],
+    );
+}
+
+#[test]
+fn the_load_balancer_reaches_the_container() {
+    let balanced = |port: u16| {
+        let group = "arn:aws:elasticloadbalancing:us-east-1:123456789012:targetgroup/none/0123456789abcdef";
+        Service::fresh().with(
+            "loadBalancers",
+            json!([{ "targetGroupArn": group, "containerName": "web", "containerPort": port }]),
+        )
+    };
+    let ports = json!({ "portMappings": [{ "containerPort": 80 }] });
+    let (outcome, ecs) = deployed(balanced(81), &json!({}), &ports, &[]);
+    outcome.exits(3).ends_with("no service was touched").ends_with("port 81 of the container `web`");
+    assert_eq!(ecs.count("ecs:UpdateService"), 0);
+    let (outcome, ecs) = deployed(balanced(80), &json!({}), &ports, &[]);
+    outcome.exits(3).ends_with("the target group of");
+    assert_eq!(ecs.count("ecs:UpdateService"), 0);
+}
+
+#[test]
+fn what_may_not_be_read_is_a_warning() {
+    let name = unique("denied");
+    let secret = format!("arn:aws:secretsmanager:us-east-1:123456789012:secret:{name}-AbCdEf");
+    let container = json!({ "secrets": [{ "name": "S", "valueFrom": secret }, { "name": "T", "valueFrom": format!("/{name}") }],
+        "logConfiguration": { "logDriver": "awslogs", "options": { "awslogs-group": name, "awslogs-region": "us-east-1" } } });
+    let denied =
+        ["iam:GetRole", "secretsmanager:DescribeSecret", "ssm:DescribeParameters", "logs:DescribeLogGroups"];
+    let faults: Vec<Fault> = denied.iter().map(|action| Fault::denied(action)).collect();
+    let (outcome, _) = deployed(Service::fresh(), &json!({ "taskRoleArn": name }), &container, &faults);
+    let outcome = outcome.exits(0);
+    for action in denied {
+        assert!(
+            outcome
+                .stdout
+                .lines()
+                .any(|line| line.contains("warning: not verified") && line.contains(action)),
+            "{action}\n{outcome}"
+        );
+    }
+}
+
+#[test]
+fn a_way_back_that_is_gone_is_told_before_the_deployment() {
+    let name = crate::harness::ecs_service();
+    let image = format!("{}/{name}:gone", registry());
+    let definition =
+        json!({ "family": name, "containerDefinitions": [{ "name": "web", "image": image, "memory": 64 }] });
+    crate::harness::ecs("RegisterTaskDefinition", &definition);
+    let service = Service::new(&name, &name, &crate::ecs_api::revision(&name, 2));
+    let (outcome, _) = deployed(service, &json!({}), &json!({}), &[]);
+    outcome.exits(0).has_line(&["warning:", "could not go back", "is not in its repository any more"]);
+}
