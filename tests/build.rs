@@ -206,7 +206,7 @@ fn cache_from_brings_layers_of_an_earlier_image() {
         project
             .runner("run --publish")
             .env("DOCKER_HOST", engine.host())
-            .run_under(&engine.network())
+            .run_under(&engine.network(project.root()))
             .exits(0)
     };
     // The cache does not exist yet: that is no failure.

@@ -57,10 +57,11 @@ fn why_no_task_was_started_is_explained() {
     outcome.exits(3).ends_with("no container instance has enough memory left (RESOURCE:MEMORY)");
     let service = Service::fresh();
     let project = project(&service, "").file("pipeline.yml", format!("version: 1\nname: t\nphases:\n  build:\n    steps:\n      - task-definition: {{ file: td.json }}\n      - run-task: {{ cluster: {0}, service: {0}, container: wbe, command: x }}\n", service.name));
-    let ecs = EcsApi::of(service);
-    let outcome = project.runner("run --publish").on(&ecs).run().exits(2);
+    let outcome = project.runner("validate").run().exits(2);
     outcome.complains("pipeline.yml:7:").complains("has no container `wbe`").complains("did you mean `web`?");
-    assert_eq!(ecs.count("ecs:RegisterTaskDefinition"), 0);
+    let ecs = EcsApi::of(service);
+    project.runner("run --publish").on(&ecs).run().exits(2).ends_with("has no container `wbe`");
+    assert_eq!(ecs.count("ecs:RunTask"), 0);
 }
 
 #[test]

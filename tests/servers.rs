@@ -269,9 +269,10 @@ impl OwnEngine {
         format!("unix://{}", self.directory.path().join("docker.sock").display())
     }
 
-    /// What runs a program in its network.
-    pub fn network(&self) -> Vec<String> {
-        in_network_of(&self.server)
+    /// What runs a program in a directory and the engine's network, with the names and authorities that are known there.
+    pub fn network(&self, directory: &Path) -> Vec<String> {
+        let (pid, directory) = (self.server.0.id().to_string(), directory.to_str().unwrap());
+        ["nsenter", "-t", &pid, "-n", "-m", "--", "env", "-C", directory].map(ToOwned::to_owned).to_vec()
     }
 
     /// Asks this engine.
@@ -293,12 +294,6 @@ impl OwnEngine {
         docker(&["--config", config, "-H", &self.host(), "push", "-q", name]);
         self.docker(&["rmi", name, image]);
     }
-}
-
-/// What runs a program in a server's network, with the names and authorities that are known there.
-fn in_network_of(server: &Server) -> Vec<String> {
-    let pid = server.0.id().to_string();
-    ["nsenter", "-t", &pid, "-n", "-m", "--"].map(ToOwned::to_owned).to_vec()
 }
 
 /// Gives another engine an image of the machine's engine, by way of a file in a directory.
@@ -369,7 +364,8 @@ impl TlsEngine {
 
     /// What runs a program in its network.
     pub fn network(&self) -> Vec<String> {
-        in_network_of(&self.server)
+        let pid = self.server.0.id().to_string();
+        ["nsenter", "-t", &pid, "-n", "--"].map(ToOwned::to_owned).to_vec()
     }
 }
 
