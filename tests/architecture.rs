@@ -45,8 +45,9 @@ fn sources(module: &str) -> Vec<(String, String)> {
             todo.extend(std::fs::read_dir(path).unwrap().map(|entry| entry.unwrap().path()));
         } else if path.is_file() {
             let text = std::fs::read_to_string(&path).unwrap();
-            // Unit tests may use what they like.
-            let text = text.split("#[cfg(test)]").next().unwrap().to_owned();
+            // Unit tests may use what they like; those in a file of their own are there, too.
+            let tests = path.file_name().is_some_and(|name| name == "tests.rs");
+            let text = if tests { "" } else { text.split("#[cfg(test)]\nmod tests {").next().unwrap() };
             let code: Vec<&str> = text.lines().filter(|line| !line.trim_start().starts_with("//")).collect();
             found.push((path.display().to_string(), code.join("\n")));
         }

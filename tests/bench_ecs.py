@@ -1,7 +1,7 @@
 """`./dev bench ecs`: deployments against the AWS CLI and jq, and a whole pipeline against the shell of a classic buildspec.
 
 All calls of AWS go through aws_front.py, which counts them and their time; a deployment is through at once there. Both sides end
-in the same state, which is compared.
+in the same state, which is compared. At last the pipeline runs behind the relays of bench_meter.py, which tell what is runner's own.
 """
 
 import json
@@ -11,9 +11,13 @@ import statistics
 import subprocess
 import sys
 import time
+import urllib.parse
 import urllib.request
 
+from bench_meter import Meter, Relay
+
 HOST = os.environ["RUNNER_TEST_REGISTRY"]
+ENGINE = "/var/run/docker.sock"
 ROUNDS = 7
 
 DEFINITION = {
@@ -146,6 +150,26 @@ def compare(title, front, sides, env):
     print(f"  {ratio:.1f} times as fast, {beyond[1] / beyond[0]:.1f} times beyond the API's own time; {same}")
 
 
+def outside(front, side, here):
+    """How much of a run passes while neither the engine, the registry nor the API works for it."""
+    meter = Meter()
+    engine = Relay(meter, os.path.join(here, "engine.sock"), ENGINE)
+    api = Relay(meter, ("127.0.0.1", 0), ("127.0.0.1", urllib.parse.urlsplit(front.address).port))
+    registry = Relay(meter, ("127.0.0.1", 0), ("127.0.0.1", 443), tunnels=True)
+    side.env = side.env | {
+        "DOCKER_HOST": f"unix://{engine.address}",
+        "AWS_ENDPOINT_URL": f"http://127.0.0.1:{api.address[1]}",
+        "HTTPS_PROXY": f"http://127.0.0.1:{registry.address[1]}",
+    }
+    own = []
+    for round in range(ROUNDS):
+        meter.take()
+        side.run(front, f"outside{os.getpid()}-{round}")
+        own.append(side.seconds[-1] - meter.take())
+    taken = side.median(side.seconds[-ROUNDS:])
+    print(f"  runner behind relays: {side.median(own) * 1000:.0f} of {taken * 1000:.0f} ms outside the engine, the registry and the API")
+
+
 def ecs(runner, here, docker):
     front = Front(os.environ["RUNNER_TEST_AWS"])
     keys = ("AWS_REGION", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE", "AWS_EC2_METADATA_DISABLED")
@@ -174,6 +198,7 @@ def ecs(runner, here, docker):
         shell = ["bash", os.path.join(here, "classic.sh")]
         sides = [Side("runner", [runner, "run", "--publish"], app, env), Side("shell", shell, app, env)]
         compare("login, build, test, push of two tags, register, update", front, sides, env)
+        outside(front, sides[0], here)
     finally:
         front.stop()
         subprocess.run("docker images -q '*/bench' | sort -u | xargs -r docker rmi -f", shell=True, env=env, capture_output=True)

@@ -30,6 +30,7 @@ pub struct RecordedAws {
     calls: Arc<Mutex<Vec<AwsCall>>>,
     /// For `AWS_ENDPOINT_URL`.
     pub endpoint: String,
+    server: Arc<tiny_http::Server>,
 }
 
 impl RecordedAws {
@@ -55,16 +56,24 @@ impl RecordedAws {
     /// `answer` decides on every request, which is given as the calls that it amounts to (the one that it names first) and
     /// its body.
     pub fn played(answer: impl FnMut(&[AwsCall], &str) -> Answer + Send + 'static) -> Self {
-        let server = tiny_http::Server::http("127.0.0.1:0").unwrap();
+        let server = Arc::new(tiny_http::Server::http("127.0.0.1:0").unwrap());
         let endpoint = format!("http://{}", server.server_addr().to_ip().unwrap());
         let calls: Arc<Mutex<Vec<AwsCall>>> = Arc::default();
         let record = calls.clone();
-        std::thread::spawn(move || serve(&server, &record, answer));
-        Self { calls, endpoint }
+        let own = server.clone();
+        std::thread::spawn(move || serve(&own, &record, answer));
+        Self { calls, endpoint, server }
     }
 
     pub fn calls(&self) -> Vec<AwsCall> {
         self.calls.lock().unwrap().clone()
+    }
+}
+
+impl Drop for RecordedAws {
+    /// Ends the server's threads: a soak starts thousands of servers.
+    fn drop(&mut self) {
+        self.server.unblock();
     }
 }
 

@@ -167,12 +167,12 @@ impl Aws {
         Ok(targets.into_iter().find_map(|target| target.ecs_target).map(read_progress))
     }
 
-    /// Ends a deployment, and has it taken back where `roll_back` says so.
-    pub async fn codedeploy_stop(&self, id: &str, roll_back: bool) -> Result<(), AwsError> {
+    /// Ends a deployment, and has it taken back.
+    pub async fn codedeploy_stop(&self, id: &str) -> Result<(), AwsError> {
         self.codedeploy()
             .stop_deployment()
             .deployment_id(id)
-            .auto_rollback_enabled(roll_back)
+            .auto_rollback_enabled(true)
             .send()
             .await
             .map_err(|failed| error("codedeploy:StopDeployment", "*", failed))?;

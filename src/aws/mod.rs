@@ -94,6 +94,14 @@ pub enum AwsError {
         /// Its name.
         name: String,
     },
+    /// A secret does not hold what is asked for.
+    #[error("the secret `{name}` {reason}")]
+    Unusable {
+        /// Its name or ARN.
+        name: String,
+        /// What it is like.
+        reason: String,
+    },
     /// Any other refusal.
     #[error("AWS refused {action}: {code}: {message}")]
     Service {
@@ -116,7 +124,9 @@ impl AwsError {
     pub fn may_pass(&self) -> bool {
         match self {
             Self::Unreachable { .. } | Self::NotUnderstood { .. } => true,
-            Self::Service { code, .. } => PASSING.contains(&code.as_str()),
+            Self::Service { code, message, .. } => {
+                PASSING.contains(&code.as_str()) || message.contains(CONCURRENT)
+            }
             _ => false,
         }
     }
@@ -132,6 +142,8 @@ const PASSING: [&str; 7] = [
     "InternalFailure",
     "ServiceUnavailable",
 ];
+/// ECS's words, under a code for anything, where somebody else registers a revision of the family at the same moment.
+const CONCURRENT: &str = "Too many concurrent attempts to create a new revision";
 /// How long a connection may take.
 const CONNECT: Duration = Duration::from_secs(5);
 /// How long one attempt of a call may take.

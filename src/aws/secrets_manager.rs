@@ -3,8 +3,8 @@
 use super::{Aws, AwsError, error};
 use crate::secret::Secret;
 
-/// The code of errors that are about what a secret holds.
-pub const UNUSABLE: &str = "unusable secret";
+/// AWS's code for a secret that is on its way out, and for much else.
+const INVALID: &str = "InvalidRequestException";
 
 /// Which secret, which version of it, and which part.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -20,12 +20,12 @@ pub struct SecretId {
 }
 
 impl Aws {
-    /// Whether a secret exists; its value is not read.
+    /// Whether a secret exists and stays; its value is not read.
     pub async fn secret_exists(&self, id: &str) -> Result<bool, AwsError> {
         let answer =
             aws_sdk_secretsmanager::Client::new(&self.config).describe_secret().secret_id(id).send().await;
         match answer.map_err(|failed| error("secretsmanager:DescribeSecret", id, failed)) {
-            Ok(_) => Ok(true),
+            Ok(secret) => Ok(secret.deleted_date.is_none()),
             Err(AwsError::Service { code, .. }) if code == "ResourceNotFoundException" => Ok(false),
             Err(error) => Err(error),
         }
@@ -50,13 +50,16 @@ impl Aws {
                 AwsError::Service { code, .. } if code == "ResourceNotFoundException" => {
                     AwsError::NotFound { what: "secret", name: reference.id.clone() }
                 }
+                AwsError::Service { code, message, .. }
+                    if code == INVALID && message.contains("deletion") =>
+                {
+                    let reason = "is marked for deletion".to_owned();
+                    AwsError::Unusable { name: reference.id.clone(), reason }
+                }
                 other => other,
             })?;
-        let invalid = |message: &str| AwsError::Service {
-            action: ACTION,
-            code: UNUSABLE.to_owned(),
-            message: format!("`{}` {message}", reference.id),
-        };
+        let invalid =
+            |reason: &str| AwsError::Unusable { name: reference.id.clone(), reason: reason.to_owned() };
         let text = answer.secret_string.ok_or_else(|| invalid("is binary, not text"))?;
         let Some(key) = &reference.json_key else {
             return Ok(Secret::new(text));

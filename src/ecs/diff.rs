@@ -94,9 +94,12 @@ fn normal(request: &Request) -> Map<String, Value> {
     if let Some(kinds) = fields.get_mut("requiresCompatibilities").and_then(Value::as_array_mut) {
         kinds.sort_by_key(ToString::to_string);
     }
+    // Elsewhere a port without one of the host gets any that is free there.
+    let shares_ports =
+        is_on_fargate || fields.get("networkMode").is_some_and(|mode| mode == "awsvpc" || mode == "host");
     let containers = fields.get_mut("containerDefinitions").and_then(Value::as_array_mut);
     for container in containers.into_iter().flatten().filter_map(Value::as_object_mut) {
-        normal_container(container);
+        normal_container(container, shares_ports);
     }
     sorted(fields)
 }
@@ -111,16 +114,17 @@ fn normal_numbers(value: &mut Value) {
     }
 }
 
-fn normal_container(container: &mut Map<String, Value>) {
+/// `shares_ports`: the host's port is always the container's.
+fn normal_container(container: &mut Map<String, Value>, shares_ports: bool) {
     for (field, default) in container_defaults() {
         remove_default(container, field, &default);
     }
     let ports = container.get_mut("portMappings").and_then(Value::as_array_mut);
     for port in ports.into_iter().flatten().filter_map(Value::as_object_mut) {
         remove_default(port, "protocol", &json!("tcp"));
-        // In the network modes `awsvpc` and `host` both are the same; 0 is any.
-        let same = port.get("containerPort").cloned().unwrap_or_default();
-        remove_default(port, "hostPort", &same);
+        if shares_ports {
+            port.remove("hostPort");
+        }
         remove_default(port, "hostPort", &json!(0));
     }
     if let Some(check) = container.get_mut("healthCheck").and_then(Value::as_object_mut) {

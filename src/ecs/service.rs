@@ -1,7 +1,9 @@
 //! Services and their deployments, as far as runner has to know them.
 
+use crate::text::listed;
 use jiff::Timestamp;
 use std::fmt;
+use std::time::Duration;
 
 /// A service of Amazon ECS.
 #[derive(Debug, Clone, Default)]
@@ -30,6 +32,8 @@ pub struct Service {
     pub events: Vec<Event>,
     /// The ARN of the service deployment under way.
     pub current_deployment: Option<String>,
+    /// How long its deployments shift traffic and keep the earlier tasks then, by its configuration.
+    pub shifting: Duration,
     /// The circuit breaker rolls back what fails.
     pub breaker_rolls_back: bool,
     /// The target groups that its tasks are registered with.
@@ -91,8 +95,6 @@ pub struct Deployment {
 pub struct TaskSet {
     /// Its id, which its tasks name in `startedBy`.
     pub id: String,
-    /// `PRIMARY`, `ACTIVE` or `DRAINING`.
-    pub status: String,
     /// Its revision, as an ARN.
     pub task_definition: String,
     /// The deployment of `CodeDeploy` that has made it.
@@ -207,11 +209,6 @@ impl State {
         }
     }
 
-    /// Whether the last successful revision is on its way.
-    pub fn is_going_back(&self) -> bool {
-        matches!(self, Self::RollbackRequested | Self::RollbackInProgress)
-    }
-
     /// Whether it stays.
     pub fn is_final(&self) -> bool {
         matches!(self, Self::Successful | Self::Stopped | Self::RollbackSuccessful | Self::RollbackFailed)
@@ -262,6 +259,8 @@ pub struct ServiceDeployment {
     pub alarms: Vec<String>,
     /// Those of them that have gone off.
     pub triggered: Vec<String>,
+    /// The ids of hooks at which it is paused until somebody decides.
+    pub paused_by: Vec<String>,
     /// Why it was rolled back.
     pub rollback_reason: Option<String>,
 }
@@ -283,6 +282,12 @@ impl ServiceDeployment {
         parts.extend(self.traffic.map(|per_cent| format!("{per_cent:.0} % of the traffic")));
         if let Some((failures, threshold)) = self.breaker.filter(|(failures, _)| *failures > 0) {
             parts.push(format!("{failures} failed, {threshold} are too many"));
+        }
+        if !self.paused_by.is_empty() {
+            parts.push(format!(
+                "paused by {} until somebody continues it",
+                listed(self.paused_by.iter().map(String::as_str))
+            ));
         }
         if !self.triggered.is_empty() {
             parts.push(format!("alarm: {}", self.triggered.join(", ")));

@@ -13,8 +13,6 @@ pub struct Task {
     pub started_by: Option<String>,
     /// `PROVISIONING`, `PENDING`, `ACTIVATING`, `RUNNING`, `DEACTIVATING`, `STOPPING`, `DEPROVISIONING`, `STOPPED`.
     pub last_status: String,
-    /// `HEALTHY`, `UNHEALTHY` or `UNKNOWN`, by the health checks of its containers.
-    pub health: Option<String>,
     /// When it was created.
     pub created: Option<Timestamp>,
     /// `TaskFailedToStart`, `EssentialContainerExited`, `UserInitiated`, `ServiceSchedulerInitiated`, `SpotInterruption`,
@@ -38,8 +36,6 @@ impl Task {
 pub struct Container {
     /// Its name in the task definition.
     pub name: String,
-    /// The image that it runs, as the task definition names it.
-    pub image: Option<String>,
     /// The manifest's digest of the image that it runs, once that is pulled.
     pub digest: Option<String>,
     /// What it ended with.

@@ -1,7 +1,7 @@
 //! From any form of a task definition to a `RegisterTaskDefinition` request, as JSON, so that fields nobody here has heard
 //! of survive. Pure.
 
-use crate::text::closest;
+use super::fields;
 use serde_json::{Map, Value, json};
 
 /// What `DescribeTaskDefinition` returns and `RegisterTaskDefinition` refuses.
@@ -15,73 +15,6 @@ const READ_ONLY: [&str; 9] = [
     "deregisteredAt",
     "registeredBy",
     "deleteRequestedAt",
-];
-
-/// What `RegisterTaskDefinition` takes, and within `containerDefinitions`: API reference of Amazon ECS, 2026. Fields that came later are
-/// sent as well; the lists only serve to notice what looks like a slip.
-const FIELDS: &[&str] = &[
-    "containerDefinitions",
-    "cpu",
-    "enableFaultInjection",
-    "ephemeralStorage",
-    "executionRoleArn",
-    "family",
-    "inferenceAccelerators",
-    "ipcMode",
-    "memory",
-    "networkMode",
-    "pidMode",
-    "placementConstraints",
-    "proxyConfiguration",
-    "requiresCompatibilities",
-    "runtimePlatform",
-    "tags",
-    "taskRoleArn",
-    "volumes",
-];
-const CONTAINER_FIELDS: &[&str] = &[
-    "command",
-    "cpu",
-    "credentialSpecs",
-    "dependsOn",
-    "disableNetworking",
-    "dnsSearchDomains",
-    "dnsServers",
-    "dockerLabels",
-    "dockerSecurityOptions",
-    "entryPoint",
-    "environment",
-    "environmentFiles",
-    "essential",
-    "extraHosts",
-    "firelensConfiguration",
-    "healthCheck",
-    "hostname",
-    "image",
-    "interactive",
-    "links",
-    "linuxParameters",
-    "logConfiguration",
-    "memory",
-    "memoryReservation",
-    "mountPoints",
-    "name",
-    "portMappings",
-    "privileged",
-    "pseudoTerminal",
-    "readonlyRootFilesystem",
-    "repositoryCredentials",
-    "resourceRequirements",
-    "restartPolicy",
-    "secrets",
-    "startTimeout",
-    "stopTimeout",
-    "systemControls",
-    "ulimits",
-    "user",
-    "versionConsistency",
-    "volumesFrom",
-    "workingDirectory",
 ];
 
 /// A document that is no task definition, or a change that does not fit it.
@@ -288,18 +221,7 @@ impl Request {
 
     /// A sentence for each field that ECS is not known to have, and whose name is close to one that it has.
     pub fn likely_slips(&self) -> Vec<String> {
-        let of = |fields: &Map<String, Value>, known: &[&str]| {
-            let unknown = fields.keys().filter(|field| !known.contains(&field.as_str()));
-            let close = |field: &String| {
-                let known = closest(field, known.iter().copied())?;
-                Some(format!(
-                    "ECS may not know the field `{field}`, which is sent as it is; did you mean `{known}`?"
-                ))
-            };
-            unknown.filter_map(close).collect::<Vec<_>>()
-        };
-        let of_containers = self.container_fields().flat_map(|container| of(container, CONTAINER_FIELDS));
-        of(&self.0, FIELDS).into_iter().chain(of_containers).collect()
+        fields::likely_slips(&self.0)
     }
 
     /// The request's fields.

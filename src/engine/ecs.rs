@@ -68,8 +68,8 @@ pub enum Base {
 /// How services are deployed.
 #[derive(Debug, Clone)]
 pub struct Manner {
-    /// How long it may take.
-    pub wait: Duration,
+    /// How long it may take, where somebody says it.
+    pub wait: Option<Duration>,
     /// What happens to a deployment that fails.
     pub on_failure: OnFailure,
     /// Register and deploy also where nothing differs.
@@ -152,8 +152,9 @@ impl Session<'_> {
         let services = Services::alone(self.settings, self.masks);
         let aws = services.aws(&Access::default()).await?;
         let deployer = self.deployer(&services, &aws);
-        let first = place.services.first().map(String::as_str).unwrap_or_default();
-        let running = aws.ecs_service(&place.cluster, first).await?.task_definition;
+        let found = deployer.look(&place.cluster, &place.services).await?;
+        let first = found.first().map(|first| &first.service);
+        let running = first.map(|first| first.task_definition.clone()).unwrap_or_default();
         let (document, known) = match base {
             Base::Document(document) => (document, None),
             Base::Registered(name) => {
@@ -174,7 +175,7 @@ impl Session<'_> {
             self.events.warn(slip).await;
         }
         if manner.dry_run {
-            return planned(&deployer, place, known, &request, &running, manner).await;
+            return planned(&deployer, found, known, &request, manner).await;
         }
         // What is named as a revision is deployed as it is.
         let same = Registered::meaning(&request, [&known]);
@@ -183,7 +184,7 @@ impl Session<'_> {
             _ => deployer.register(known, &request, manner.force).await?,
         };
         let order = order(place, &revision, manner, is_new);
-        let reports = deployer.deploy(&order).await?;
+        let reports = deployer.deploy(&order, found).await?;
         let after = match failure_of(&reports) {
             None => deployer.after(&order, &reports, manner.wishes).await,
             Some(_) => After::default(),
@@ -198,14 +199,10 @@ impl Session<'_> {
         let deployer = self.deployer(&services, &aws);
         let mut done = Done::default();
         // Where each can go is known before the first one is touched.
-        for name in &place.services {
-            let before = deployer.before(&place.cluster, name).await?;
-            let previous = self.earlier(&aws, &place.cluster, &before).await?;
-            done.planned.push(Planned {
-                service: name.clone(),
-                has: before.service.task_definition,
-                gets: previous,
-            });
+        for before in deployer.look(&place.cluster, &place.services).await? {
+            let gets = self.earlier(&aws, &place.cluster, &before).await?;
+            let Service { name: service, task_definition: has, .. } = before.service;
+            done.planned.push(Planned { service, has, gets });
         }
         done.revision = done.planned.first().map(|planned| planned.gets.clone()).unwrap_or_default();
         if manner.dry_run {
@@ -217,10 +214,11 @@ impl Session<'_> {
             let one = Place { cluster: place.cluster.clone(), services: vec![service.clone()] };
             let order = order(&one, &gets, manner, false);
             // What has been done is told, whatever comes after it.
-            let reports = match deployer.deploy(&order).await {
-                Ok(reports) => reports,
-                Err(failure) => vec![Report::not_begun(&service, &gets, failure)],
+            let reports = match deployer.look(&one.cluster, &one.services).await {
+                Ok(found) => deployer.deploy(&order, found).await,
+                Err(failure) => Err(failure),
             };
+            let reports = reports.unwrap_or_else(|failure| vec![Report::not_begun(&service, &gets, failure)]);
             if done.after.failure.is_none() && failure_of(&reports).is_none() {
                 done.after = deployer.after(&order, &reports, manner.wishes).await;
             }
@@ -238,17 +236,10 @@ impl Session<'_> {
             Failure::environment(message)
                 .help("`runner ecs deploy --task-definition FAMILY:N` deploys any revision")
         };
-        match aws.ecs_service_deployments(cluster, &service.name, true).await {
-            Ok(deployments) => {
-                for target in deployments.into_iter().filter_map(|deployment| deployment.target) {
-                    let revision = aws.ecs_service_revision(&target).await?;
-                    if revision != *current {
-                        return Ok(revision);
-                    }
-                }
-                // A deployment that never was through is all that there is.
-                before.previous.clone().filter(|previous| previous != current).ok_or_else(nothing)
-            }
+        match aws.ecs_last_success(cluster, &service.name, Some(current)).await {
+            Ok(Some(revision)) => Ok(revision),
+            // A deployment that never was through is all that there is.
+            Ok(None) => before.previous.clone().filter(|previous| previous != current).ok_or_else(nothing),
             // Only of an API that does not know the call, as in test beds, the number is all that there is.
             Err(error @ AwsError::Unreachable { .. }) => {
                 let family = short(current);
@@ -274,7 +265,7 @@ impl Session<'_> {
         let aws = services.aws(&Access::default()).await?;
         let deployer = self.deployer(&services, &aws);
         let service = aws.ecs_service(cluster, name).await?;
-        let deployments = match aws.ecs_service_deployments(cluster, name, false).await {
+        let deployments = match aws.ecs_service_deployments(cluster, name).await {
             Ok(deployments) => deployments,
             Err(error) => {
                 let cause = chain(&error);
@@ -320,31 +311,29 @@ fn order(place: &Place, revision: &str, manner: &Manner, verified: bool) -> Orde
 /// What a deployment would do.
 async fn planned(
     deployer: &Deployer<'_>,
-    place: &Place,
+    found: Vec<Before>,
     known: Option<Registered>,
     request: &Request,
-    running: &str,
     manner: &Manner,
 ) -> Result<Done, Failure> {
-    let aws = deployer.aws;
     let latest = deployer.latest(request).await?;
     let same = Registered::meaning(request, [&known, &latest]);
     let same = same.filter(|_| !manner.force).map(|same| same.revision.arn.clone());
-    let now = Request::from_document(aws.ecs_task_definition(running).await?)?;
     deployer.verify_definition(request.fields()).await?;
     let mut planned = Vec::new();
     let (mut cluster, mut previous) = (String::new(), Vec::new());
-    for service in &place.services {
-        let service_now = deployer.before(&place.cluster, service).await?.service;
-        deployer.verify_service(&service_now, request.fields()).await?;
-        cluster = service_now.cluster;
-        let has = service_now.task_definition;
+    for before in found {
+        deployer.verify_service(&before.service, request.fields()).await?;
+        let Service { name: service, cluster: of, task_definition: has, .. } = before.service;
+        cluster = of;
         previous.push(has.clone());
         if manner.force || same.as_ref() != Some(&has) {
             let gets = same.clone().unwrap_or_else(|| request.family().to_owned());
-            planned.push(Planned { service: service.clone(), has, gets });
+            planned.push(Planned { service, has, gets });
         }
     }
+    let running = previous.first().map(String::as_str).unwrap_or_default();
+    let now = Request::from_document(deployer.aws.ecs_task_definition(running).await?)?;
     let after =
         planned_after(deployer, &cluster, request.family(), same.as_deref(), &previous, manner.wishes)
             .await?;

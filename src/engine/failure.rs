@@ -9,6 +9,7 @@ use crate::exit::{Exit, Failure, chain};
 use crate::files::WriteError;
 use crate::process::ProcessError;
 use crate::registry::RegistryError;
+use std::borrow::Borrow;
 
 /// How privileged mode is turned on.
 const PRIVILEGED: &str = "turn it on for the CodeBuild project: Environment → Privileged in the console, `PrivilegedMode: true` in CloudFormation, `privileged_mode = true` in Terraform, or `aws codebuild update-project --name PROJECT --environment …,privilegedMode=true`";
@@ -153,18 +154,18 @@ fn allow(denial: &Denial) -> String {
 }
 
 /// An error of AWS with the next step to take, in one line.
-pub(super) fn told(error: AwsError) -> String {
-    if !matches!(error, AwsError::Denied { .. }) {
-        return chain(&error);
+pub(super) fn told(error: impl Borrow<AwsError>) -> String {
+    let error = error.borrow();
+    match error {
+        AwsError::Denied { denial, .. } => format!("{}; {}", chain(error), allow(denial)),
+        _ => chain(error),
     }
-    let Failure { message, help, .. } = error.into();
-    help.map_or(message.clone(), |help| format!("{message}; {help}"))
 }
 
 impl From<AwsError> for Failure {
     fn from(error: AwsError) -> Self {
         let exit = match &error {
-            AwsError::Service { code, .. } if code != QUOTA => Exit::StepFailed,
+            AwsError::Service { code, .. } if code != QUOTA && !error.may_pass() => Exit::StepFailed,
             _ => Exit::Environment,
         };
         let failure = Self::caused(exit, &error);
@@ -196,7 +197,7 @@ impl From<AwsError> for Failure {
             AwsError::Service { action, code, .. } if code == QUOTA => failure.help(format!(
                 "remove what nothing uses any more, or ask for more in Service Quotas; `{action}` is what went beyond the quota"
             )),
-            AwsError::Tls(_) | AwsError::Service { .. } => failure,
+            AwsError::Tls(_) | AwsError::Unusable { .. } | AwsError::Service { .. } => failure,
         }
     }
 }

@@ -337,8 +337,9 @@ impl Run {
                 return Err(over().unwrap_or(failure));
             }
             let failure = limit.failure().unwrap_or(failure);
-            // What is wrong with the file is wrong the next time as well.
-            let (Some(retry), true) = (&step.retry, number < retries && failure.exit != Exit::Usage) else {
+            // What is wrong with the file is wrong the next time as well, and a newer deployment stays newer.
+            let is_final = matches!(failure.exit, Exit::Usage | Exit::Superseded);
+            let (Some(retry), true) = (&step.retry, number < retries && !is_final) else {
                 return Err(failure);
             };
             number += 1;

@@ -9,9 +9,12 @@ use aws_sdk_ecs::types;
 use aws_smithy_types::DateTime;
 use aws_smithy_types::retry::RetryConfig;
 use jiff::Timestamp;
+use std::time::Duration;
 
-/// How many service deployments are looked back at.
+/// How many service deployments are looked back at, or one call lists.
 const LATEST: i32 = 20;
+/// How many service revisions one call describes.
+const REVISIONS: usize = 20;
 
 impl Aws {
     /// A service as it is now, events included.
@@ -74,25 +77,56 @@ impl Aws {
         answer.service.map(read).ok_or_else(|| AwsError::without(ACTION, "service"))
     }
 
-    /// The latest deployments of a service, newest first; those that ended with success alone if `successful` says so. They have no
-    /// more than ARN, state, target and times.
+    /// The latest deployments of a service, newest first. They have no more than ARN, state, target and times.
     pub async fn ecs_service_deployments(
         &self,
         cluster: &str,
         service: &str,
-        successful: bool,
     ) -> Result<Vec<ServiceDeployment>, AwsError> {
+        Ok(self.listed_deployments(cluster, service, None, None).await?.0)
+    }
+
+    /// The revision of the task definition that was deployed successfully last and is not `but`, as an ARN.
+    pub async fn ecs_last_success(
+        &self,
+        cluster: &str,
+        service: &str,
+        but: Option<&str>,
+    ) -> Result<Option<String>, AwsError> {
+        let mut next = None;
+        loop {
+            let successful = Some(types::ServiceDeploymentStatus::Successful);
+            let (page, more) = self.listed_deployments(cluster, service, successful, next).await?;
+            let page = page.into_iter().filter(|deployment| deployment.state == State::Successful);
+            let targets: Vec<String> = page.filter_map(|deployment| deployment.target).collect();
+            let revisions = self.ecs_service_revisions(&targets).await?;
+            let found = revisions.into_iter().find(|revision| Some(revision.as_str()) != but);
+            if found.is_some() || more.is_none() {
+                return Ok(found);
+            }
+            next = more;
+        }
+    }
+
+    /// A page of the list of a service's deployments, and what the next page is asked for with.
+    async fn listed_deployments(
+        &self,
+        cluster: &str,
+        service: &str,
+        state: Option<types::ServiceDeploymentStatus>,
+        page: Option<String>,
+    ) -> Result<(Vec<ServiceDeployment>, Option<String>), AwsError> {
         let resource = self.service_arn(cluster, service);
-        let mut call = aws_sdk_ecs::Client::new(&self.config)
+        let answer = aws_sdk_ecs::Client::new(&self.config)
             .list_service_deployments()
             .cluster(cluster)
             .service(service)
-            .max_results(LATEST);
-        if successful {
-            call = call.status(types::ServiceDeploymentStatus::Successful);
-        }
-        let answer =
-            call.send().await.map_err(|failed| error("ecs:ListServiceDeployments", &resource, failed))?;
+            .set_status(state.map(|state| vec![state]))
+            .max_results(LATEST)
+            .set_next_token(page)
+            .send()
+            .await
+            .map_err(|failed| error("ecs:ListServiceDeployments", &resource, failed))?;
         let mut found: Vec<ServiceDeployment> = answer
             .service_deployments
             .unwrap_or_default()
@@ -106,10 +140,9 @@ impl Aws {
                 target: brief.target_service_revision_arn,
                 ..ServiceDeployment::default()
             })
-            .filter(|deployment| !successful || deployment.state == State::Successful)
             .collect();
         found.sort_by_key(|deployment| std::cmp::Reverse(deployment.created));
-        Ok(found)
+        Ok((found, answer.next_token))
     }
 
     /// A service deployment as it is now.
@@ -131,15 +164,31 @@ impl Aws {
 
     /// The revision of the task definition that a service revision brings, as an ARN.
     pub async fn ecs_service_revision(&self, arn: &str) -> Result<String, AwsError> {
-        let answer = aws_sdk_ecs::Client::new(&self.config)
-            .describe_service_revisions()
-            .service_revision_arns(arn)
-            .send()
-            .await
-            .map_err(|failed| error("ecs:DescribeServiceRevisions", arn, failed))?;
-        let revision = answer.service_revisions.unwrap_or_default().into_iter().next();
-        let definition = revision.and_then(|revision| revision.task_definition);
+        let definitions = self.ecs_service_revisions(&[arn.to_owned()]).await?;
+        let definition = definitions.into_iter().next();
         definition.ok_or_else(|| AwsError::NotFound { what: "service revision", name: arn.to_owned() })
+    }
+
+    /// The revisions of task definitions that service revisions bring, in their order; without those that ECS does not know any more.
+    pub(super) async fn ecs_service_revisions(&self, arns: &[String]) -> Result<Vec<String>, AwsError> {
+        let mut definitions = Vec::with_capacity(arns.len());
+        for some in arns.chunks(REVISIONS) {
+            let answer = aws_sdk_ecs::Client::new(&self.config)
+                .describe_service_revisions()
+                .set_service_revision_arns(Some(some.to_vec()))
+                .send()
+                .await
+                .map_err(|failed| {
+                    error("ecs:DescribeServiceRevisions", some.first().map_or("*", String::as_str), failed)
+                })?;
+            let found = answer.service_revisions.unwrap_or_default();
+            let of = |arn: &String| {
+                found.iter().find(|revision| revision.service_revision_arn.as_ref() == Some(arn))
+            };
+            definitions
+                .extend(some.iter().filter_map(of).filter_map(|revision| revision.task_definition.clone()));
+        }
+        Ok(definitions)
     }
 
     /// Asks ECS to roll a service deployment back, which works also where it would not do so by itself.
@@ -190,6 +239,7 @@ pub(super) fn read(mut service: types::Service) -> Service {
         service.load_balancers = own.or_else(|| primary.load_balancers.clone());
     }
     let controller = service.deployment_controller.map(|controller| controller.r#type);
+    let shifting = service.deployment_configuration.as_ref().map(shifting).unwrap_or_default();
     let breaker =
         service.deployment_configuration.and_then(|configuration| configuration.deployment_circuit_breaker);
     let target = |balancer: types::LoadBalancer| {
@@ -220,6 +270,7 @@ pub(super) fn read(mut service: types::Service) -> Service {
         task_sets: sets.into_iter().map(read_set).collect(),
         events: service.events.unwrap_or_default().into_iter().map(event).collect(),
         current_deployment: service.current_service_deployment,
+        shifting,
         breaker_rolls_back: breaker.is_some_and(|breaker| breaker.enable && breaker.rollback),
         targets: service.load_balancers.unwrap_or_default().into_iter().filter_map(target).collect(),
         placement: Placement {
@@ -242,10 +293,34 @@ pub(super) fn read(mut service: types::Service) -> Service {
     }
 }
 
+/// How long a deployment shifts traffic, and then keeps the earlier tasks: API reference of Amazon ECS, `DeploymentConfiguration`.
+fn shifting(configuration: &types::DeploymentConfiguration) -> Duration {
+    use types::DeploymentStrategy::{BlueGreen, Canary, Linear};
+    let minutes = |minutes: Option<i32>, default: u64| {
+        Duration::from_mins(minutes.map_or(default, |minutes| u64::try_from(minutes).unwrap_or_default()))
+    };
+    let bake = minutes(configuration.bake_time_in_minutes, 0);
+    match configuration.strategy {
+        Some(BlueGreen) => bake,
+        Some(Canary) => {
+            let canary = configuration.canary_configuration.as_ref();
+            minutes(canary.and_then(|canary| canary.canary_bake_time_in_minutes), 10) + bake
+        }
+        Some(Linear) => {
+            let linear = configuration.linear_configuration.as_ref();
+            let per_cent = linear.and_then(|linear| linear.step_percent).unwrap_or(10.0).max(1.0);
+            let steps = std::iter::successors(Some(per_cent), |shifted| Some(shifted + per_cent));
+            let waits = steps.take_while(|shifted| *shifted < 100.0).map(|_| ());
+            let wait = minutes(linear.and_then(|linear| linear.step_bake_time_in_minutes), 6);
+            waits.fold(bake, |sum, ()| sum + wait)
+        }
+        _ => Duration::ZERO,
+    }
+}
+
 fn read_set(set: types::TaskSet) -> TaskSet {
     TaskSet {
         id: set.id.unwrap_or_default(),
-        status: set.status.unwrap_or_default(),
         task_definition: set.task_definition.unwrap_or_default(),
         made_by: set.external_id,
     }
@@ -276,6 +351,10 @@ fn read_deployment(deployment: types::ServiceDeployment) -> ServiceDeployment {
         pending: target.pending_task_count,
     });
     let alarms = deployment.alarms;
+    let waits = |hook: &types::DeploymentLifecycleHookDetail| {
+        hook.status == Some(types::DeploymentLifecycleHookStatus::AwaitingAction)
+    };
+    let hooks = deployment.lifecycle_hook_details.unwrap_or_default().into_iter();
     ServiceDeployment {
         arn: deployment.service_deployment_arn.unwrap_or_default(),
         state: deployment.status.map(|status| State::read(status.as_str())).unwrap_or_default(),
@@ -292,6 +371,7 @@ fn read_deployment(deployment: types::ServiceDeployment) -> ServiceDeployment {
             .map(|breaker| (breaker.failure_count, breaker.threshold)),
         alarms: alarms.as_ref().and_then(|alarms| alarms.alarm_names.clone()).unwrap_or_default(),
         triggered: alarms.and_then(|alarms| alarms.triggered_alarm_names).unwrap_or_default(),
+        paused_by: hooks.filter(waits).map(|hook| hook.hook_id.unwrap_or_default()).collect(),
         rollback_reason: deployment.rollback.and_then(|rollback| rollback.reason),
     }
 }

@@ -35,8 +35,6 @@ pub struct RunTask {
     pub command: Option<Vec<String>>,
     /// Its variables.
     pub environment: Vec<(String, String)>,
-    /// Who starts it, at most 36 characters.
-    pub started_by: String,
     /// The same for all attempts of one call, so that there is one task.
     pub token: String,
 }
@@ -65,29 +63,31 @@ impl Aws {
                 break;
             }
         }
-        let mut tasks = Vec::with_capacity(arns.len());
-        for some in arns.chunks(AT_ONCE) {
-            tasks.extend(self.described(cluster, some.to_vec()).await?);
-        }
-        Ok(tasks)
+        self.ecs_described(cluster, &arns).await
     }
 
     /// A task as it is now.
     pub async fn ecs_task(&self, cluster: &str, arn: &str) -> Result<Task, AwsError> {
-        let found = self.described(cluster, vec![arn.to_owned()]).await?;
+        let found = self.ecs_described(cluster, &[arn.to_owned()]).await?;
         found.into_iter().next().ok_or_else(|| AwsError::NotFound { what: "task", name: arn.to_owned() })
     }
 
-    async fn described(&self, cluster: &str, arns: Vec<String>) -> Result<Vec<Task>, AwsError> {
-        let resource = arns.first().cloned().unwrap_or_default();
-        let answer = aws_sdk_ecs::Client::new(&self.config)
-            .describe_tasks()
-            .cluster(cluster)
-            .set_tasks(Some(arns))
-            .send()
-            .await
-            .map_err(|failed| error("ecs:DescribeTasks", &resource, failed))?;
-        Ok(answer.tasks.unwrap_or_default().into_iter().map(read).collect())
+    /// Tasks by their ARNs; without those that ECS does not know any more.
+    pub(super) async fn ecs_described(&self, cluster: &str, arns: &[String]) -> Result<Vec<Task>, AwsError> {
+        let mut tasks = Vec::with_capacity(arns.len());
+        for some in arns.chunks(AT_ONCE) {
+            let answer = aws_sdk_ecs::Client::new(&self.config)
+                .describe_tasks()
+                .cluster(cluster)
+                .set_tasks(Some(some.to_vec()))
+                .send()
+                .await
+                .map_err(|failed| {
+                    error("ecs:DescribeTasks", some.first().map_or("*", String::as_str), failed)
+                })?;
+            tasks.extend(answer.tasks.unwrap_or_default().into_iter().map(read));
+        }
+        Ok(tasks)
     }
 
     /// Starts a task. The inner error is ECS's reason for starting none.
@@ -98,7 +98,7 @@ impl Aws {
             .run_task()
             .cluster(&task.cluster)
             .task_definition(&task.definition)
-            .started_by(&task.started_by)
+            .started_by("runner")
             .client_token(&task.token)
             .count(1);
         let placement = &task.placement;
@@ -184,7 +184,6 @@ fn unusable(message: String) -> AwsError {
 fn read(task: types::Task) -> Task {
     let container = |container: types::Container| Container {
         name: container.name.unwrap_or_default(),
-        image: container.image,
         digest: container.image_digest,
         exit_code: container.exit_code,
         reason: container.reason,
@@ -195,7 +194,6 @@ fn read(task: types::Task) -> Task {
         definition: task.task_definition_arn.unwrap_or_default(),
         started_by: task.started_by,
         last_status: task.last_status.unwrap_or_default(),
-        health: task.health_status.map(|health| health.as_str().to_owned()),
         created: task.created_at.and_then(time),
         stop_code: task.stop_code.map(|code| code.as_str().to_owned()),
         stopped_reason: task.stopped_reason,

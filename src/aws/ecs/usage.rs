@@ -10,21 +10,8 @@ use std::collections::BTreeSet;
 const LISTED: i32 = 100;
 /// How many services one call describes.
 const SERVICES: usize = 10;
-/// How many tasks one call describes.
-const TASKS: usize = 100;
-/// How many service revisions one call describes.
-const REVISIONS: usize = 20;
 /// How many of a service's deployments count as recent.
 const RECENT: usize = 5;
-
-/// The revisions that a service's latest deployments were about.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct History {
-    /// Where the most recent ones, however they ended, came from and went to, as ARNs.
-    pub recent: Vec<String>,
-    /// Where those that ended with success went to, as ARNs, the latest first.
-    pub successful: Vec<String>,
-}
 
 impl Aws {
     /// All clusters of the account in the region, as ARNs.
@@ -87,33 +74,17 @@ impl Aws {
             .await
             .map_err(|failed| missing(error("ecs:ListTasks", "*", failed), cluster, ""))?;
         let mut revisions = BTreeSet::new();
-        for some in arns.chunks(TASKS) {
-            let resource = self.arn("ecs", &format!("task/{}/*", cluster.rsplit('/').next().unwrap_or("*")));
-            let answer = client
-                .describe_tasks()
-                .cluster(cluster)
-                .set_tasks(Some(some.to_vec()))
-                .send()
-                .await
-                .map_err(|failed| error("ecs:DescribeTasks", &resource, failed))?;
-            revisions.extend(
-                answer.tasks.unwrap_or_default().into_iter().filter_map(|task| task.task_definition_arn),
-            );
+        for task in self.ecs_described(cluster, &arns).await? {
+            revisions.insert(task.definition);
         }
         Ok(revisions)
     }
 
-    /// The revisions that a service's latest deployments were about.
-    pub async fn ecs_history(&self, cluster: &str, service: &str) -> Result<History, AwsError> {
-        let recent = self.ecs_service_deployments(cluster, service, false).await?;
+    /// Where the latest deployments of a service, however they ended, came from and went to, as ARNs of revisions.
+    pub async fn ecs_recent(&self, cluster: &str, service: &str) -> Result<Vec<String>, AwsError> {
+        let recent = self.ecs_service_deployments(cluster, service).await?;
         let recent: Vec<String> = recent.into_iter().take(RECENT).map(|deployment| deployment.arn).collect();
-        let recent = self.ends(recent).await?;
-        let successful = self.ecs_service_deployments(cluster, service, true).await?;
-        let successful = successful.into_iter().filter_map(|deployment| deployment.target).collect();
-        Ok(History {
-            recent: self.definitions(recent).await?,
-            successful: self.definitions(successful).await?,
-        })
+        self.ecs_service_revisions(&self.ends(recent).await?).await
     }
 
     /// The service revisions from which and to which service deployments go, or went back to.
@@ -135,27 +106,5 @@ impl Aws {
         ends.sort();
         ends.dedup();
         Ok(ends)
-    }
-
-    /// The task definitions of service revisions, in their order.
-    async fn definitions(&self, revisions: Vec<String>) -> Result<Vec<String>, AwsError> {
-        let mut definitions = Vec::with_capacity(revisions.len());
-        for some in revisions.chunks(REVISIONS) {
-            let answer = aws_sdk_ecs::Client::new(&self.config)
-                .describe_service_revisions()
-                .set_service_revision_arns(Some(some.to_vec()))
-                .send()
-                .await
-                .map_err(|failed| {
-                    error("ecs:DescribeServiceRevisions", some.first().map_or("*", String::as_str), failed)
-                })?;
-            let found = answer.service_revisions.unwrap_or_default();
-            let of = |arn: &String| {
-                found.iter().find(|revision| revision.service_revision_arn.as_ref() == Some(arn))
-            };
-            definitions
-                .extend(some.iter().filter_map(of).filter_map(|revision| revision.task_definition.clone()));
-        }
-        Ok(definitions)
     }
 }

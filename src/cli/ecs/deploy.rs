@@ -28,9 +28,9 @@ pub(super) struct Deploy {
     task_definition: Option<String>,
     #[command(flatten)]
     changes: Changes,
-    /// How long the deployment may take; the way back gets the same time again
-    #[arg(long, value_name = "DURATION", value_parser = duration::parse, default_value = "15m")]
-    wait: Duration,
+    /// How long the deployment may take; the way back gets the same time again [default: 15m, and what the service spends on shifting traffic]
+    #[arg(long, value_name = "DURATION", value_parser = duration::parse)]
+    wait: Option<Duration>,
     /// What happens to a deployment that fails or takes too long
     #[arg(long, value_enum, default_value_t = Action::Rollback)]
     on_failure: Action,

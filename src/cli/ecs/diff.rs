@@ -25,7 +25,14 @@ pub(super) fn main(arguments: &Diff) -> Result<Exit, Failure> {
     let request = arguments.definition.request()?;
     let Diff { cluster, service, .. } = arguments;
     let session = Session::new()?;
-    let ended = session.run(false, async |session| session.difference(cluster, service, &request).await)?;
+    // 1 is for a difference.
+    let is_unknown = |failure: Failure| Failure {
+        exit: if failure.exit == Exit::StepFailed { Exit::Environment } else { failure.exit },
+        ..failure
+    };
+    let ended = session.run(false, async |session| {
+        session.difference(cluster, service, &request).await.map_err(is_unknown)
+    })?;
     match ended.unless_stopped()? {
         None => {
             stdio::text("no difference");

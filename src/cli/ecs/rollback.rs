@@ -18,9 +18,9 @@ use std::time::Duration;
 pub(super) struct Rollback {
     #[command(flatten)]
     target: Target,
-    /// How long it may take
-    #[arg(long, value_name = "DURATION", value_parser = duration::parse, default_value = "15m")]
-    wait: Duration,
+    /// How long it may take [default: 15m, and what the service spends on shifting traffic]
+    #[arg(long, value_name = "DURATION", value_parser = duration::parse)]
+    wait: Option<Duration>,
     /// Say what would be done, and change nothing
     #[arg(long)]
     dry_run: bool,

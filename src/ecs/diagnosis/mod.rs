@@ -9,8 +9,6 @@ mod group;
 mod reason;
 mod room;
 mod secret;
-#[cfg(test)]
-mod tests;
 mod words;
 
 use super::task::{Container, Task};
@@ -19,6 +17,11 @@ use serde_json::Value;
 
 pub use event::diagnose_event;
 pub use group::{Group, group};
+
+/// Whether a task of a definition, as `DescribeTaskDefinition` gives it, ends with this container.
+pub fn is_essential(definition: &Value, container: &str) -> bool {
+    Definition(definition).is_essential(container)
+}
 
 /// What is known about a failed task beside the task itself.
 #[derive(Debug, Clone, Copy)]
@@ -269,3 +272,6 @@ fn unknown(task: &Task) -> Cause {
     };
     Cause::new(Kind::Unknown, None, sentence)
 }
+
+#[cfg(test)]
+mod tests;

@@ -49,7 +49,7 @@ impl Deployer<'_> {
                     let text = format!(
                         "whether the tasks of {} run the images that were meant cannot be told: {}",
                         report.service,
-                        told(error)
+                        told(&error)
                     );
                     self.events.warn(text).await;
                 }
@@ -82,7 +82,7 @@ impl Deployer<'_> {
                 return after;
             }
             Err(error) => {
-                let text = format!("all earlier revisions are kept, because {}", told(error));
+                let text = format!("all earlier revisions are kept, because {}", told(&error));
                 self.events.warn(text).await;
                 return after;
             }

@@ -1,7 +1,7 @@
 //! A service that AWS `CodeDeploy` deploys: its deployment is asked for, followed to the end, and taken back where it fails.
 
 use super::evidence::{Casualties, EVIDENCE, Of};
-use super::watch::{Heard, Over, Watch};
+use super::watch::{Attempts, Heard, Over, Watch};
 use super::{Before, Deployer, Order, Outcome, Report, short};
 use crate::aws::codedeploy::{NewDeployment, OVER, UNDER_WAY, sha256};
 use crate::aws::{Aws, AwsError};
@@ -10,6 +10,7 @@ use crate::ecs::appspec::AppSpec;
 use crate::ecs::code_deploy::{Deployment, LifecycleEvent, Progress, Status, active_in, standing};
 use crate::ecs::diagnosis::Group;
 use crate::ecs::service::{Controller, Service};
+use crate::engine::failure::told;
 use crate::exit::{Failure, chain};
 use crate::pipeline::duration;
 use crate::pipeline::model::OnFailure;
@@ -19,10 +20,6 @@ use std::time::{Duration, Instant};
 
 /// How often it may not be there yet at the first looks.
 const UNSEEN: u32 = 5;
-/// How often it is asked for where that is refused for now, or the answer was lost.
-const ATTEMPTS: u32 = 5;
-/// How long the first wait between them is; every further one is twice as long.
-const FIRST_WAIT: Duration = Duration::from_secs(1);
 /// How often `CodeDeploy` is asked which deployment takes one back that has ended.
 const LOOKS_BACK: u32 = 8;
 /// How long a description's first part may be, in characters: `CodeDeploy` refuses long ones.
@@ -103,7 +100,7 @@ impl Deployer<'_> {
             Ok(found) => found,
             Err(error @ AwsError::NotFound { .. }) => return Err(error.into()),
             Err(error) => {
-                let text = format!("not verified: the deployment group {group}: {}", chain(&error));
+                let text = format!("not verified: the deployment group {group}: {}", told(&error));
                 self.events.warn(text).await;
                 return Ok(());
             }
@@ -168,6 +165,10 @@ impl<'a> Following<'a> {
         }
     }
 
+    fn wait(&self) -> Duration {
+        self.order.wait_for(&self.before.service)
+    }
+
     fn aws(&self) -> &'a Aws {
         self.deployer.aws
     }
@@ -180,14 +181,6 @@ impl<'a> Following<'a> {
         self.deployer.events.warn(text.into()).await;
     }
 
-    /// Waits, but no longer than until somebody asks for the end of the run.
-    async fn pause(&self, time: Duration) {
-        tokio::select! {
-            () = tokio::time::sleep(self.deployer.poll.unwrap_or(time)) => {}
-            () = self.deployer.stop.cancelled() => {}
-        }
-    }
-
     /// Asks for the deployment. An answer that was lost is looked for before it is asked for once more, so that there is one.
     async fn begin(&mut self, app_spec: &str) -> Result<(), Failure> {
         let note: String = self.by.note.chars().take(NOTE).collect();
@@ -198,7 +191,7 @@ impl<'a> Following<'a> {
             description: format!("{note} (runner {})", random_id()),
             roll_back: self.order.on_failure == OnFailure::Rollback,
         };
-        let (mut wait, mut attempt) = (FIRST_WAIT, 1);
+        let mut attempts = Attempts::begin(self.deployer);
         loop {
             let error = match self.aws().codedeploy_create(&new).await {
                 Ok(id) => return self.begun(id).await,
@@ -211,14 +204,16 @@ impl<'a> Following<'a> {
                 error if error.may_pass() => {}
                 _ => return Err(error.into()),
             }
-            self.warn(format!("asked again, because {}", chain(&error))).await;
-            self.pause(wait).await;
-            (wait, attempt) = (wait * 2, attempt + 1);
+            self.warn(format!("tried again, because {}", chain(&error))).await;
+            let paused = attempts.pause().await;
             match self.find(&new.description).await {
                 Ok(Some(id)) => return self.begun(id).await,
-                Ok(None) if self.deployer.stop.is_cancelled() => return Err(Failure::stopped()),
-                Ok(None) if attempt > ATTEMPTS => return Err(error.into()),
-                Ok(None) => {}
+                Ok(None) => {
+                    paused?;
+                    if !attempts.next() {
+                        return Err(error.into());
+                    }
+                }
                 Err(_) => {
                     let help =
                         "it may have been made all the same; CodeDeploy could not be asked whether it was";
@@ -283,8 +278,8 @@ impl<'a> Following<'a> {
 
     /// Follows the deployment to its end.
     async fn follow(&mut self) -> End {
-        let mut watch = Watch::begin(self.deployer, self.order.wait);
-        let (mut unseen, mut troubled) = (0, false);
+        let mut watch = Watch::begin(self.deployer, self.wait());
+        let mut unseen = 0;
         loop {
             let looked = match watch.look(self.look()).await {
                 Ok(looked) => looked,
@@ -292,7 +287,8 @@ impl<'a> Following<'a> {
             };
             match looked {
                 Ok(()) => {
-                    (unseen, troubled) = (UNSEEN, false);
+                    unseen = UNSEEN;
+                    watch.saw();
                     match self.deployment.status {
                         Status::Succeeded => return End::Succeeded,
                         Status::Failed | Status::Stopped => return End::Ended,
@@ -307,8 +303,8 @@ impl<'a> Following<'a> {
                 // CodeDeploy may know of it a moment later.
                 Err(AwsError::NotFound { .. }) if unseen < UNSEEN => unseen += 1,
                 Err(error) if error.may_pass() => {
-                    if !std::mem::replace(&mut troubled, true) {
-                        self.warn(format!("asked again, because {}", chain(&error))).await;
+                    if let Some(text) = watch.missed(&error) {
+                        self.warn(text).await;
                     }
                 }
                 Err(error) => return End::Lost(error.into()),
@@ -351,7 +347,7 @@ impl<'a> Following<'a> {
             Err(error) if error.may_pass() => {}
             Err(error) => {
                 self.untold = true;
-                self.warn(format!("the stages of the deployment cannot be told: {}", chain(&error))).await;
+                self.warn(format!("the stages of the deployment cannot be told: {}", told(&error))).await;
             }
         }
     }
@@ -415,7 +411,7 @@ impl<'a> Following<'a> {
             }
             End::Over(Over::TimedOut) => {
                 let groups = self.evidence().await;
-                let wait = duration::display(self.order.wait);
+                let wait = duration::display(self.wait());
                 report.diagnosed(groups, Some(format!("it took longer than {wait}")));
                 report.outcome = if rolls_back { self.back(report).await } else { Outcome::TimedOut };
             }
@@ -448,7 +444,7 @@ impl<'a> Following<'a> {
 
     /// Stops the deployment and has it taken back; one that is over already is no error.
     async fn stop(&self) -> Result<(), AwsError> {
-        match self.aws().codedeploy_stop(&self.id, true).await {
+        match self.aws().codedeploy_stop(&self.id).await {
             Err(AwsError::Service { code, .. }) if code == OVER => Ok(()),
             other => other,
         }
@@ -506,7 +502,7 @@ impl<'a> Following<'a> {
     async fn rollback(&mut self, asked: bool) -> Option<String> {
         let ours = asked || self.order.on_failure == OnFailure::Rollback;
         let expected = ours || self.deployment.rolls_back || self.deployment.status == Status::Stopped;
-        let mut watch = Watch::begin(self.deployer, self.order.wait);
+        let mut watch = Watch::begin(self.deployer, self.wait());
         for _ in 0..LOOKS_BACK {
             if self.deployment.rollback.is_some() || self.deployer.stop.is_cancelled() || !expected {
                 break;

@@ -7,7 +7,7 @@ use crate::ecs::diagnosis::{Cause, ContainerLog, Evidence, Group, Kind, diagnose
 use crate::ecs::needs::LogStream;
 use crate::ecs::service::Service;
 use crate::ecs::task::{Container, Task};
-use crate::exit::chain;
+use crate::engine::failure::told;
 use jiff::Timestamp;
 use serde_json::Value;
 use std::collections::HashSet;
@@ -112,7 +112,7 @@ impl Casualties {
         if error.may_pass() || std::mem::replace(&mut self.said, true) {
             return Vec::new();
         }
-        vec![format!("why tasks fail cannot be told in full: {}", chain(error))]
+        vec![format!("why tasks fail cannot be told in full: {}", told(error))]
     }
 
     async fn examine(&mut self, aws: &Aws, service: &Service, task: Task) -> (Casualty, Option<AwsError>) {

@@ -2,20 +2,22 @@
 
 use super::evidence::{Casualties, EVIDENCE, Of};
 use super::outcome::Outcome;
-use super::watch::{Heard, Over, Watch, pause};
+use super::watch::{Attempts, Heard, Over, Watch};
 use super::{Before, Deployer, Order, short};
 use crate::aws::AwsError;
 use crate::ecs::diagnosis::Group;
-use crate::ecs::service::{Service, ServiceDeployment};
+use crate::ecs::service::{Service, ServiceDeployment, State};
 use crate::ecs::verdict::{Sight, Verdict, judge, tells_of_way_back};
 use crate::exit::{Failure, chain};
+use crate::pipeline::duration;
 use crate::pipeline::model::OnFailure;
 use jiff::{SignedDuration, Timestamp};
+use std::time::Duration;
 
-/// How often the SDK's own attempts to update a service are made.
-const ATTEMPTS: u32 = 3;
 /// After so many looks without any deployment of the revision there is none.
 const UNSEEN: u32 = 3;
+/// So often in a row ECS may show the service as it was before the deployment.
+const STALE: u32 = 5;
 /// After so many failures in a row ECS is not asked about service deployments any more.
 const GIVEN_UP: u32 = 2;
 /// How much older than the service's own deployment a service deployment may be.
@@ -44,6 +46,8 @@ pub(super) struct Following<'a> {
     deployer: &'a Deployer<'a>,
     order: &'a Order,
     name: &'a str,
+    /// How long it may take.
+    pub(super) wait: Duration,
     /// How it was before.
     pub(super) before: Before,
     /// The revision that it gets: the order's, or on the way back the one before.
@@ -75,6 +79,7 @@ impl<'a> Following<'a> {
             deployer,
             order,
             name,
+            wait: order.wait_for(&before.service),
             before,
             revision: order.revision.clone(),
             id: None,
@@ -134,6 +139,11 @@ impl<'a> Following<'a> {
             let other = short(&other.task_definition);
             self.warn(format!("a deployment of {other} is under way, and is superseded by this one")).await;
         }
+        let shifting = service.shifting;
+        if shifting >= self.wait {
+            let (shifting, wait) = (duration::display(shifting), duration::display(self.wait));
+            self.warn(format!("by its configuration the service shifts traffic for {shifting}, and a deployment that takes longer than {wait} is not waited for")).await;
+        }
         self.update(force).await?;
         Ok(true)
     }
@@ -150,7 +160,7 @@ impl<'a> Following<'a> {
     async fn update(&mut self, force: bool) -> Result<(), Failure> {
         let (cluster, revision) = (&self.order.cluster, self.revision.clone());
         let aws = self.deployer.aws;
-        let mut attempt = 1;
+        let mut attempts = Attempts::begin(self.deployer);
         let service = loop {
             let error = match aws.ecs_update_service(cluster, self.name, &revision, force).await {
                 Ok(service) => break service,
@@ -162,9 +172,10 @@ impl<'a> Following<'a> {
             // The answer may be lost alone.
             match aws.ecs_service(cluster, self.name).await {
                 Ok(service) if self.has_begun(&service, force) => break service,
-                Ok(_) if attempt < ATTEMPTS => {
+                Ok(_) if attempts.next() => {
                     self.warn(format!("tried again, because {}", chain(&error))).await;
-                    tokio::time::sleep(pause(self.deployer)).await;
+                    // Also the way back is made like this, once somebody has asked for the end of the run.
+                    let _ = attempts.pause().await;
                 }
                 Ok(_) => return Err(error.into()),
                 Err(_) => {
@@ -172,7 +183,6 @@ impl<'a> Following<'a> {
                     return Err(Failure::from(error).help(help));
                 }
             }
-            attempt += 1;
         };
         // A deployment that was there before is not this one.
         let own = service
@@ -197,8 +207,8 @@ impl<'a> Following<'a> {
 
     /// Follows the deployment to its end.
     pub(super) async fn follow(&mut self) -> End {
-        let mut watch = Watch::begin(self.deployer, self.order.wait);
-        let (mut unseen, mut replaced, mut troubled) = (0, 0, false);
+        let mut watch = Watch::begin(self.deployer, self.wait);
+        let (mut unseen, mut replaced) = (0, 0);
         loop {
             let looked = match watch.look(self.look()).await {
                 Ok(looked) => looked,
@@ -206,13 +216,18 @@ impl<'a> Following<'a> {
             };
             match looked {
                 Ok((service, verdict)) => {
-                    troubled = false;
+                    watch.saw();
                     match verdict {
                         Verdict::Succeeded => return End::Succeeded,
                         Verdict::Failed(reason) => return End::Failed(reason),
                         Verdict::RolledBack(reason) => return End::RolledBack(reason),
                         Verdict::RollbackFailed(reason) => return End::RollbackFailed(reason),
-                        Verdict::Superseded(by) => return End::Superseded(by),
+                        Verdict::Superseded(by) => {
+                            replaced += 1;
+                            if self.replaced_by(&service).is_some() || replaced == STALE {
+                                return End::Superseded(by);
+                            }
+                        }
                         Verdict::Gone => return End::Gone,
                         Verdict::Unseen => unseen += 1,
                         Verdict::RollsBack => unseen = 0,
@@ -235,8 +250,8 @@ impl<'a> Following<'a> {
                 }
                 Err(AwsError::NotFound { .. }) => return End::Gone,
                 Err(error) if error.may_pass() => {
-                    if !std::mem::replace(&mut troubled, true) {
-                        self.warn(format!("asked again, because {}", chain(&error))).await;
+                    if let Some(text) = watch.missed(&error) {
+                        self.warn(text).await;
                     }
                 }
                 Err(error) => return End::Lost(error.into()),
@@ -249,9 +264,10 @@ impl<'a> Following<'a> {
 
     /// The revision of a deployment that has taken this one's place.
     fn replaced_by(&self, service: &Service) -> Option<String> {
-        let (own, primary) = (self.id.as_ref()?, service.primary()?);
-        (primary.id != *own && primary.task_definition != self.revision)
-            .then(|| primary.task_definition.clone())
+        let primary = service.primary()?;
+        let is_other = primary.task_definition != self.revision && self.id.as_ref() != Some(&primary.id);
+        // One that was there before is what ECS showed then: it may take a moment until it shows ours.
+        (is_other && !self.was_there(&primary.id)).then(|| primary.task_definition.clone())
     }
 
     /// Looks once, and says what is new.
@@ -326,7 +342,7 @@ impl<'a> Following<'a> {
         let aws = self.deployer.aws;
         let known = self.before.known.as_deref().unwrap_or_default();
         let after = self.created.map(|created| created - SKEW);
-        let mut candidates = aws.ecs_service_deployments(&self.order.cluster, self.name, false).await?;
+        let mut candidates = aws.ecs_service_deployments(&self.order.cluster, self.name).await?;
         candidates.retain(|candidate| {
             let is_old = after.is_some_and(|after| candidate.created.is_some_and(|created| created < after));
             !known.contains(&candidate.arn) && !is_old
@@ -400,8 +416,14 @@ impl<'a> Following<'a> {
             return;
         }
         match self.turn_back().await {
-            Turned::Asked | Turned::Updated => {
+            Turned::Round => {
                 self.warn("the run was stopped, and ECS was asked to roll back; that goes on by itself")
+                    .await;
+            }
+            Turned::Through => self.warn("the run was stopped, and the deployment is through").await,
+            Turned::Superseded(by) => {
+                let by = short(&by);
+                self.warn(format!("the run was stopped; {by} was deployed meanwhile, and is left alone"))
                     .await;
             }
             Turned::Nowhere => self.warn("the run was stopped, and there is nothing to go back to").await,
@@ -414,6 +436,11 @@ impl<'a> Following<'a> {
     /// Goes back, and waits for that.
     pub(super) async fn back(&mut self) -> Outcome {
         let until_end = match self.turn_back().await {
+            Turned::Through => return Outcome::Deployed,
+            Turned::Superseded(by) => {
+                self.warn(format!("{} was deployed meanwhile, and is left alone", short(&by))).await;
+                return Outcome::Superseded;
+            }
             Turned::Nowhere => {
                 self.warn(
                     "there is no revision that was deployed successfully before, so nothing to go back to",
@@ -425,7 +452,10 @@ impl<'a> Following<'a> {
                 self.warn(format!("ECS does not roll back: {failure}")).await;
                 return Outcome::RollbackFailed;
             }
-            Turned::Asked | Turned::Updated => self.follow_back().await,
+            Turned::Round => {
+                self.casualties.be_patient();
+                self.follow().await
+            }
         };
         match until_end {
             // By ECS's way back the deployment ends as rolled back, by ours a new one succeeds.
@@ -439,25 +469,32 @@ impl<'a> Following<'a> {
         }
     }
 
-    async fn follow_back(&mut self) -> End {
-        self.casualties.be_patient();
-        self.follow().await
-    }
-
     /// Turns round: ECS rolls its deployment back, or the service gets the revision before.
     async fn turn_back(&mut self) -> Turned {
+        let now = self.deployer.aws.ecs_service(&self.order.cluster, self.name).await;
+        // To be on the revision before is what is wanted.
+        let other = now.ok().and_then(|now| self.replaced_by(&now));
+        if let Some(by) = other.filter(|by| Some(by) != self.before.previous.as_ref()) {
+            return Turned::Superseded(by);
+        }
         let is_under_way = self.deployment.as_ref().is_none_or(|deployment| !deployment.state.is_final());
         if let Some(arn) = self.arn.clone().filter(|_| is_under_way) {
             match self.deployer.aws.ecs_roll_back(&arn).await {
                 Ok(()) => {
                     self.say("ECS was asked to roll back").await;
-                    return Turned::Asked;
+                    return Turned::Round;
                 }
                 Err(error) => {
                     // It may have ended a moment before.
-                    let now = self.deployer.aws.ecs_service_deployment(&arn).await;
-                    if now.is_ok_and(|now| now.state.is_final() || now.state.is_going_back()) {
-                        return Turned::Asked;
+                    match self.deployer.aws.ecs_service_deployment(&arn).await.map(|now| now.state) {
+                        Ok(State::Successful) => return Turned::Through,
+                        Ok(
+                            State::RollbackRequested
+                            | State::RollbackInProgress
+                            | State::RollbackSuccessful
+                            | State::RollbackFailed,
+                        ) => return Turned::Round,
+                        _ => {}
                     }
                     let cause = chain(&error);
                     self.warn(format!("ECS does not roll its deployment back, so runner does: {cause}"))
@@ -472,10 +509,10 @@ impl<'a> Following<'a> {
         let begun_with = std::mem::replace(&mut self.revision, previous);
         self.said.clear();
         self.goes_back = false;
-        let known = self.deployer.aws.ecs_service_deployments(&self.order.cluster, self.name, false).await;
+        let known = self.deployer.aws.ecs_service_deployments(&self.order.cluster, self.name).await;
         self.before.known = known.ok().map(|all| all.into_iter().map(|one| one.arn).collect());
         match self.update(false).await {
-            Ok(()) => Turned::Updated,
+            Ok(()) => Turned::Round,
             Err(failure) => {
                 self.revision = begun_with;
                 Turned::Refused(failure)
@@ -486,11 +523,13 @@ impl<'a> Following<'a> {
 
 /// How turning round went.
 enum Turned {
-    /// ECS goes back by itself.
-    Asked,
-    /// The service gets the revision before.
-    Updated,
-    /// There is none.
+    /// ECS goes back by itself, or the service gets the revision before.
+    Round,
+    /// The deployment was through before it could be stopped.
+    Through,
+    /// Somebody has deployed this revision meanwhile, which is left alone.
+    Superseded(String),
+    /// There is nothing to go back to.
     Nowhere,
     Refused(Failure),
 }

@@ -16,8 +16,9 @@ use crate::aws::ecs::Revision;
 use crate::aws::{Aws, AwsError};
 use crate::ecs::needs::Needs;
 use crate::ecs::service::{Controller, Service};
+use crate::engine::failure::told;
 use crate::event::Events;
-use crate::exit::{Exit, Failure, chain};
+use crate::exit::{Exit, Failure};
 use crate::pipeline::model::OnFailure;
 pub use after::{After, Wishes};
 pub(super) use code_deploy::CodeDeploy;
@@ -32,7 +33,7 @@ use tokio_util::sync::CancellationToken;
 use verify::Missing;
 use watch::Over;
 
-/// How long a deployment may take where nobody says it.
+/// How long a deployment may take where nobody says it, beside what its configuration spends on shifting traffic.
 pub const WAIT: Duration = Duration::from_mins(15);
 
 /// What is to be deployed.
@@ -44,14 +45,21 @@ pub struct Order {
     pub services: Vec<String>,
     /// The revision that they get, as an ARN.
     pub revision: String,
-    /// How long it may take, and how long the way back may take then.
-    pub wait: Duration,
+    /// How long it may take, and how long the way back may take then; nothing where nobody says it.
+    pub wait: Option<Duration>,
     /// What happens to a deployment that fails.
     pub on_failure: OnFailure,
     /// Deploy also where the service runs the revision.
     pub force: bool,
     /// What the revision names has been looked for.
     pub verified: bool,
+}
+
+impl Order {
+    /// How long it may take for a service.
+    fn wait_for(&self, service: &Service) -> Duration {
+        self.wait.unwrap_or(WAIT + service.shifting)
+    }
 }
 
 /// Carries orders out.
@@ -79,8 +87,7 @@ pub(super) struct Before {
 }
 
 impl Deployer<'_> {
-    /// Looks at a service, before anything is touched.
-    pub(super) async fn before(&self, cluster: &str, name: &str) -> Result<Before, Failure> {
+    async fn before(&self, cluster: &str, name: &str) -> Result<Before, Failure> {
         let service = self.aws.ecs_service(cluster, name).await?;
         match service.controller {
             Controller::Ecs => {}
@@ -97,7 +104,7 @@ impl Deployer<'_> {
             }
         }
         let (mut known, mut may_tell) = (None, true);
-        match self.aws.ecs_service_deployments(cluster, name, false).await {
+        match self.aws.ecs_service_deployments(cluster, name).await {
             Ok(deployments) => {
                 known = Some(deployments.into_iter().map(|deployment| deployment.arn).collect());
             }
@@ -108,7 +115,7 @@ impl Deployer<'_> {
             }
         }
         let previous = match &known {
-            Some(_) => self.last_successful(cluster, name).await,
+            Some(_) => self.aws.ecs_last_success(cluster, name, None).await.ok().flatten(),
             None => None,
         };
         let previous = previous.or_else(|| runs(&service, known.is_none()));
@@ -118,7 +125,7 @@ impl Deployer<'_> {
     async fn cannot_tell(&self, service: &str, error: &AwsError) {
         let text = format!(
             "ECS does not tell about the service deployments of {service}, so what the service says itself has to do: {}",
-            chain(error)
+            told(error)
         );
         if matches!(error, AwsError::Denied { .. }) {
             self.events.warn(text).await;
@@ -127,17 +134,9 @@ impl Deployer<'_> {
         }
     }
 
-    /// The revision of the last service deployment that ended with success.
-    async fn last_successful(&self, cluster: &str, service: &str) -> Option<String> {
-        let deployments = self.aws.ecs_service_deployments(cluster, service, true).await.ok()?;
-        let target = deployments.into_iter().find_map(|deployment| deployment.target)?;
-        self.aws.ecs_service_revision(&target).await.ok()
-    }
-
-    /// Deploys to all services side by side. What has become of each is in the reports; the error is about what kept it from
-    /// beginning.
-    pub(super) async fn deploy(&self, order: &Order) -> Result<Vec<Report>, Failure> {
-        let looks = join_all(order.services.iter().map(|name| self.before(&order.cluster, name)));
+    /// Looks at the services of a deployment, before anything is touched.
+    pub(super) async fn look(&self, cluster: &str, services: &[String]) -> Result<Vec<Before>, Failure> {
+        let looks = join_all(services.iter().map(|name| self.before(cluster, name)));
         let found = tokio::select! {
             found = looks => found,
             () = self.stop.cancelled() => return Err(Failure::stopped()),
@@ -148,6 +147,12 @@ impl Deployer<'_> {
                 return Err(Failure::usage(format!("the service {} is named twice", before.service.name)));
             }
         }
+        Ok(found)
+    }
+
+    /// Deploys to all services side by side, which have been looked at. What has become of each is in the reports; the error is about
+    /// what kept it from beginning.
+    pub(super) async fn deploy(&self, order: &Order, found: Vec<Before>) -> Result<Vec<Report>, Failure> {
         tokio::select! {
             verified = self.verify(order, &found) => verified?,
             () = self.stop.cancelled() => return Err(Failure::stopped()),
@@ -298,7 +303,7 @@ impl Deployer<'_> {
             }
             End::Failed(reason) => (Outcome::Left, reason),
             End::Over(Over::TimedOut) => {
-                let wait = crate::pipeline::duration::display(order.wait);
+                let wait = crate::pipeline::duration::display(following.wait);
                 (Outcome::TimedOut, Some(format!("it took longer than {wait}")))
             }
             End::Other(reason) => (Outcome::Left, Some(reason)),

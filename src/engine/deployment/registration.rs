@@ -1,18 +1,13 @@
 //! Registering revisions of task definitions: one that means the same is taken as it is, and none is registered twice.
 
 use super::Deployer;
+use super::watch::Attempts;
 use crate::aws::AwsError;
 use crate::aws::ecs::Revision;
 use crate::ecs::diff::compare;
 use crate::ecs::task_definition::Request;
 use crate::exit::{Failure, chain};
 use serde_json::Value;
-use std::time::Duration;
-
-/// How often a registration is tried that is refused for now, or whose answer was lost.
-const ATTEMPTS: u32 = 5;
-/// How long the first wait between them is; every further one is twice as long.
-const FIRST_WAIT: Duration = Duration::from_secs(1);
 
 /// A revision to deploy.
 pub(in crate::engine) struct Registration {
@@ -82,7 +77,7 @@ impl Deployer<'_> {
     /// revision; where ECS cannot be asked for that, it is not sent once more.
     async fn send(&self, request: &Request, newest: u64) -> Result<Revision, Failure> {
         let body = request.clone().into_json();
-        let (mut wait, mut attempt) = (FIRST_WAIT, 1);
+        let mut attempts = Attempts::begin(self);
         loop {
             let error = match self.aws.ecs_register(&body).await {
                 Ok(revision) => return Ok(revision),
@@ -92,29 +87,38 @@ impl Deployer<'_> {
                 return Err(error.into());
             }
             self.events.warn(format!("tried again, because {}", chain(&error))).await;
-            tokio::select! {
-                () = tokio::time::sleep(wait) => {}
-                () = self.stop.cancelled() => return Err(Failure::stopped()),
-            }
-            (wait, attempt) = (wait * 2, attempt + 1);
-            let found = match self.aws.ecs_task_definition(request.family()).await {
-                Ok(document) => Registered::read(&document),
-                Err(AwsError::NotFound { .. }) => None,
+            attempts.pause().await?;
+            match self.registered_since(request, newest).await {
+                Ok(Some(revision)) => return Ok(revision),
+                Ok(None) if attempts.next() => {}
+                Ok(None) => return Err(error.into()),
                 Err(_) => {
                     let help =
                         "it may have been registered all the same; ECS could not be asked whether it was";
                     return Err(Failure::from(error).help(help));
                 }
-            };
-            match found {
-                Some(found)
-                    if found.revision.number() > newest && compare(&found.request, request).is_none() =>
-                {
-                    return Ok(found.revision);
-                }
-                _ if attempt > ATTEMPTS => return Err(error.into()),
-                _ => {}
             }
+        }
+    }
+
+    /// A revision that was registered after the `newest` one and means the same; others may have come after it.
+    async fn registered_since(&self, request: &Request, newest: u64) -> Result<Option<Revision>, AwsError> {
+        let mut name = request.family().to_owned();
+        loop {
+            let document = match self.aws.ecs_task_definition(&name).await {
+                Ok(document) => document,
+                Err(AwsError::NotFound { .. }) => return Ok(None),
+                Err(error) => return Err(error),
+            };
+            let found = Registered::read(&document).filter(|found| found.revision.number() > newest);
+            let Some(found) = found else { return Ok(None) };
+            if compare(&found.request, request).is_none() {
+                return Ok(Some(found.revision));
+            }
+            if found.revision.number() == newest + 1 {
+                return Ok(None);
+            }
+            name = format!("{}:{}", request.family(), found.revision.number() - 1);
         }
     }
 }

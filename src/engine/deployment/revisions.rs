@@ -71,7 +71,7 @@ impl Deployer<'_> {
                     gone.push(revision.arn);
                 }
                 Err(error) => {
-                    let text = format!("{} could not be deregistered: {}", revision.short(), told(error));
+                    let text = format!("{} could not be deregistered: {}", revision.short(), told(&error));
                     self.events.warn(text).await;
                 }
             }
@@ -149,13 +149,12 @@ impl Deployer<'_> {
                 "ECS does not tell what {name} would go back to, which somebody else deploys"
             ));
         }
-        let history = self.aws.ecs_history(cluster, &service.name).await.map_err(told)?;
-        for revision in history.recent {
+        for revision in self.aws.ecs_recent(cluster, &service.name).await.map_err(told)? {
             uses.add(&revision, format!("it is of a recent deployment of {name}"));
         }
-        let back = history.successful.iter().find(|revision| **revision != service.task_definition);
-        if let Some(revision) = back {
-            uses.add(revision, format!("it is what {name} can go back to"));
+        let but = Some(service.task_definition.as_str());
+        if let Some(revision) = self.aws.ecs_last_success(cluster, &service.name, but).await.map_err(told)? {
+            uses.add(&revision, format!("it is what {name} can go back to"));
         }
         Ok(())
     }

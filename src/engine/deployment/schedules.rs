@@ -112,7 +112,7 @@ impl Deployer<'_> {
     }
 
     async fn unseen(&self, what: &str, error: AwsError) -> String {
-        let text = format!("{what} that start tasks could not be looked for: {}", told(error));
+        let text = format!("{what} that start tasks could not be looked for: {}", told(&error));
         self.events.warn(text).await;
         format!("{what} could not be looked for")
     }

@@ -3,10 +3,11 @@
 use super::Deployer;
 use crate::address::{EcrHost, Repository, split_tag};
 use crate::aws::AwsError;
-use crate::aws::secrets_manager::{SecretId, UNUSABLE};
+use crate::aws::secrets_manager::SecretId;
 use crate::ecs::needs::{Needs, unreachable};
 use crate::ecs::service::Service;
-use crate::exit::{Failure, chain};
+use crate::engine::failure::told;
+use crate::exit::Failure;
 use crate::pipeline::reference::SecretReference;
 use crate::registry::connection::RepositoryClient;
 use crate::registry::inspect::Inspected;
@@ -180,12 +181,20 @@ impl Deployer<'_> {
         let aws = self.aws.at(part(3));
         let found = if part(2) == Some("secretsmanager") {
             match SecretReference::parse(reference) {
-                Ok(SecretReference { id, json_key: Some(key), stage, version }) => {
-                    let id = SecretId { id, json_key: Some(key), stage, version };
-                    aws.secret(&id).await.map(|value| {
-                        self.services.mask(&value);
-                        true
-                    })
+                Ok(reference) if reference.json_key.is_some() => {
+                    let id = reference.id.clone();
+                    match aws.secret(&SecretId::from(reference)).await {
+                        Ok(value) => {
+                            self.services.mask(&value);
+                            Ok(true)
+                        }
+                        // Whether it is there can be told without reading it.
+                        Err(denied @ AwsError::Denied { .. }) => match aws.secret_exists(&id).await {
+                            Ok(false) => Ok(false),
+                            _ => Err(denied),
+                        },
+                        Err(error) => Err(error),
+                    }
                 }
                 Ok(reference) => aws.secret_exists(&reference.id).await,
                 Err(reason) => {
@@ -202,9 +211,9 @@ impl Deployer<'_> {
                 Finding::Unknown(format!("{subject}: it is of another account"))
             }
             Ok(false) => missing(&subject),
-            Err(AwsError::Service { code, message, .. }) if code == UNUSABLE => Finding::Wrong(
-                format!("{subject}: {message}"),
-                "add the key to the secret, or correct `valueFrom`".to_owned(),
+            Err(AwsError::Unusable { reason, .. }) => Finding::Wrong(
+                format!("{subject}: it {reason}"),
+                "mend the secret, or correct `valueFrom`".to_owned(),
             ),
             Err(error) => finding(&subject, error, "create it, or correct `valueFrom`"),
         }
@@ -240,12 +249,15 @@ pub(in crate::engine) enum Missing {
 }
 
 fn missing(subject: &str) -> Finding {
-    Finding::Wrong(format!("{subject}, does not exist"), "create it, or correct `valueFrom`".to_owned())
+    Finding::Wrong(
+        format!("{subject} does not exist, or is on its way out"),
+        "create it, or correct `valueFrom`".to_owned(),
+    )
 }
 
 fn finding(subject: &str, error: AwsError, help: &str) -> Finding {
     match error {
         AwsError::NotFound { .. } => Finding::Wrong(format!("{subject} does not exist"), help.to_owned()),
-        error => Finding::Unknown(format!("{subject}: {}", chain(&error))),
+        error => Finding::Unknown(format!("{subject}: {}", told(&error))),
     }
 }

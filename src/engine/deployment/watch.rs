@@ -1,7 +1,10 @@
 //! The pace at which a deployment is looked at, until its time is over or somebody asks for the end.
 
 use super::Deployer;
+use crate::aws::AwsError;
 use crate::ecs::service::Service;
+use crate::engine::failure::told;
+use crate::exit::Failure;
 use std::collections::HashSet;
 use std::time::Duration;
 use tokio::time::Instant;
@@ -22,12 +25,14 @@ pub(super) struct Watch<'a> {
     deployer: &'a Deployer<'a>,
     until: Instant,
     pause: Duration,
+    /// The last look failed.
+    troubled: bool,
 }
 
 impl<'a> Watch<'a> {
     /// Begins now.
     pub(super) fn begin(deployer: &'a Deployer<'a>, wait: Duration) -> Self {
-        Self { deployer, until: Instant::now() + wait, pause: POLL.0 }
+        Self { deployer, until: Instant::now() + wait, pause: POLL.0, troubled: false }
     }
 
     /// Looks. An API that does not answer holds up neither the end of the time nor a signal.
@@ -37,6 +42,17 @@ impl<'a> Watch<'a> {
             () = self.deployer.stop.cancelled() => Err(Over::Stopped),
             () = tokio::time::sleep_until(self.until) => Err(Over::TimedOut),
         }
+    }
+
+    /// A look has told something.
+    pub(super) fn saw(&mut self) {
+        self.troubled = false;
+    }
+
+    /// A look has failed, and the next one may not. Gives what to say: only the first of several in a row is worth it.
+    pub(super) fn missed(&mut self, error: &AwsError) -> Option<String> {
+        let is_first = !std::mem::replace(&mut self.troubled, true);
+        is_first.then(|| format!("asked again, because {}", told(error)))
     }
 
     /// Waits for the time of the next look.
@@ -70,7 +86,33 @@ impl Heard {
     }
 }
 
-/// How long to wait before the same call is made again.
-pub(super) fn pause(deployer: &Deployer<'_>) -> Duration {
-    deployer.poll.unwrap_or(POLL.0)
+/// The attempts of a call that changes something, whose answer may be lost.
+pub(super) struct Attempts<'a> {
+    deployer: &'a Deployer<'a>,
+    wait: Duration,
+    left: u32,
+}
+
+impl<'a> Attempts<'a> {
+    /// The first one is being made.
+    pub(super) fn begin(deployer: &'a Deployer<'a>) -> Self {
+        Self { deployer, wait: POLL.0, left: 4 }
+    }
+
+    /// Waits before the next one, twice as long each time; not once somebody asks for the end of the run.
+    pub(super) async fn pause(&mut self) -> Result<(), Failure> {
+        tokio::select! {
+            () = tokio::time::sleep(self.deployer.poll.unwrap_or(self.wait)) => {}
+            () = self.deployer.stop.cancelled() => return Err(Failure::stopped()),
+        }
+        self.wait *= 2;
+        Ok(())
+    }
+
+    /// Whether there is another one.
+    pub(super) fn next(&mut self) -> bool {
+        let is_left = self.left > 0;
+        self.left = self.left.saturating_sub(1);
+        is_left
+    }
 }

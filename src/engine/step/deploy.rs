@@ -15,7 +15,7 @@ pub(super) async fn run(cx: &Context<'_>, deploy: &Deploy) -> Result<(), Failure
         cluster: cx.resolve(&deploy.cluster)?,
         services: cx.resolve_all(&deploy.services)?,
         revision,
-        wait: deploy.wait.unwrap_or(WAIT),
+        wait: deploy.wait,
         on_failure: deploy.on_failure,
         force: deploy.force,
         verified: false,
@@ -29,7 +29,7 @@ pub(super) async fn run(cx: &Context<'_>, deploy: &Deploy) -> Result<(), Failure
     let deployer = cx.deployer(&aws)?;
     let reports = match &by {
         Some(by) => vec![deployer.deploy_by(&order, by).await?],
-        None => deployer.deploy(&order).await?,
+        None => deployer.deploy(&order, deployer.look(&order.cluster, &order.services).await?).await?,
     };
     for report in &reports {
         say(cx, &order, report).await;
@@ -75,7 +75,7 @@ async fn planned(
         };
         let mut planned = json!({
             "cluster": cluster, "service": service, "taskDefinition": revision,
-            "waitSeconds": order.wait.as_secs(), "onFailure": on_failure,
+            "waitSeconds": order.wait.unwrap_or(WAIT).as_secs(), "onFailure": on_failure,
         });
         if let Some(keep) = wishes.keep_revisions {
             planned["keepRevisions"] = json!(keep);

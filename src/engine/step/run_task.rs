@@ -4,11 +4,12 @@ use super::Context;
 use crate::aws::ecs::{Revision, RunTask as Order};
 use crate::aws::{Aws, AwsError};
 use crate::docker::random_id;
-use crate::ecs::diagnosis::{ContainerLog, Evidence, diagnose};
+use crate::ecs::diagnosis::{ContainerLog, Evidence, diagnose, is_essential};
 use crate::ecs::needs::LogStream;
 use crate::ecs::service::{Network, Placement};
 use crate::ecs::task::{Container, NotStarted, Task};
 use crate::engine::deployment::WAIT;
+use crate::engine::failure::told;
 use crate::exit::{Exit, Failure, chain};
 use crate::files::{self, Access};
 use crate::pipeline::duration;
@@ -22,6 +23,8 @@ use std::time::{Duration, Instant};
 const POLL: Duration = Duration::from_secs(2);
 /// How long the last lines of a log may take to come.
 const LAST_LINES: Duration = Duration::from_secs(5);
+/// How often ECS may not know of it yet at the first looks.
+const UNSEEN: u32 = 5;
 /// How often the SDK's own attempts to start a task are made.
 const ATTEMPTS: u32 = 3;
 /// ECS's codes for a task that was ended from outside: what it exits with then says nothing.
@@ -40,7 +43,6 @@ pub(super) async fn run(cx: &Context<'_>, task: &RunTask) -> Result<(), Failure>
         container: task.container.as_ref().map(|name| name.value.clone()),
         command,
         environment: cx.resolve_pairs(&task.environment)?,
-        started_by: "runner".to_owned(),
         token: format!("runner-{}", random_id()),
     };
     if cx.run.job.mode == Mode::Local {
@@ -71,12 +73,13 @@ pub(super) async fn run(cx: &Context<'_>, task: &RunTask) -> Result<(), Failure>
     tokio::select! {
         ended = running.until_stopped() => ended?,
         () = tokio::time::sleep(wait) => {
-            running.stop(&format!("runner: it took longer than {}", duration::display(wait))).await;
-            let message = format!("the task took longer than {} and was stopped", duration::display(wait));
+            let is_stopped = running.stop(&format!("runner: it took longer than {}", duration::display(wait))).await;
+            let end = if is_stopped { "was stopped" } else { "goes on, because it could not be stopped" };
+            let message = format!("the task took longer than {} and {end}", duration::display(wait));
             return Err(Failure::new(Exit::Timeout, message).help("`wait` says how long it may take"));
         }
         () = cx.stopping.soft.cancelled() => {
-            running.stop("runner: the run was stopped").await;
+            let _ = running.stop("runner: the run was stopped").await;
             return Err(Failure::stopped());
         }
     }
@@ -184,14 +187,16 @@ struct Log {
 impl Running<'_> {
     /// Waits until the task has ended, and shows what its containers write.
     async fn until_stopped(&mut self) -> Result<(), Failure> {
-        let mut said = String::new();
+        let (mut said, mut troubled, mut unseen) = (String::new(), false, 0);
         loop {
             match self.aws.ecs_task(self.cluster, &self.task.arn).await {
-                Ok(task) => self.task = task,
+                Ok(task) => (self.task, troubled, unseen) = (task, false, UNSEEN),
                 // It may take ECS a moment to know of it.
-                Err(AwsError::NotFound { .. }) if said.is_empty() => {}
+                Err(AwsError::NotFound { .. }) if unseen < UNSEEN => unseen += 1,
                 Err(error) if error.may_pass() => {
-                    self.cx.events.warn(format!("asked again, because {}", chain(&error))).await;
+                    if !std::mem::replace(&mut troubled, true) {
+                        self.cx.events.warn(format!("asked again, because {}", chain(&error))).await;
+                    }
                 }
                 Err(error) => {
                     let help = format!("the task {} goes on by itself", self.task.id());
@@ -257,7 +262,7 @@ impl Running<'_> {
                     Err(error) => {
                         if !error.may_pass() {
                             log.given_up = true;
-                            let cause = chain(&error);
+                            let cause = told(&error);
                             let text = format!("the log of {} cannot be read: {cause}", container.name);
                             self.cx.events.warn(text).await;
                         }
@@ -269,25 +274,21 @@ impl Running<'_> {
         any
     }
 
-    /// Ends the task.
-    async fn stop(&self, reason: &str) {
-        let text = match self.aws.ecs_stop_task(self.cluster, &self.task.arn, reason).await {
+    /// Ends the task; whether that went well.
+    async fn stop(&self, reason: &str) -> bool {
+        let stopped = self.aws.ecs_stop_task(self.cluster, &self.task.arn, reason).await;
+        let text = match &stopped {
             Ok(()) => format!("the task {} was stopped", self.task.id()),
-            Err(error) => format!("the task {} could not be stopped: {}", self.task.id(), chain(&error)),
+            Err(error) => format!("the task {} could not be stopped: {}", self.task.id(), told(error)),
         };
         self.cx.events.warn(text).await;
-    }
-
-    fn is_essential(&self, name: &str) -> bool {
-        let containers = self.definition.get("containerDefinitions").and_then(Value::as_array);
-        let of = |one: &&Value| one.get("name").and_then(Value::as_str) == Some(name);
-        let found = containers.into_iter().flatten().find(of);
-        found.and_then(|one| one.get("essential")?.as_bool()).unwrap_or(true)
+        stopped.is_ok()
     }
 
     /// The exit code of the container decides; of all that are essential, where none is named.
     fn judge(&self, wanted: Option<&str>) -> Result<(), Failure> {
-        let decides = |name: &str| wanted.map_or_else(|| self.is_essential(name), |wanted| name == wanted);
+        let decides =
+            |name: &str| wanted.map_or_else(|| is_essential(&self.definition, name), |wanted| name == wanted);
         let decide: Vec<_> = self.task.containers.iter().filter(|one| decides(&one.name)).collect();
         let is_ended_from_outside =
             self.task.stop_code.as_deref().is_some_and(|code| FROM_OUTSIDE.contains(&code));
