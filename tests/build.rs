@@ -435,14 +435,18 @@ fn further_contexts_are_directories_images_repositories_and_archives() {
     let contexts = format!(
         "contexts: {{ docs: {root}/docs, box: \"docker-image://busybox:1.36\", repo: \"{git}/#main\", archive: \"{http}/a.tgz\" }}"
     );
-    let dockerfile = "FROM box\nCOPY --from=docs / /docs/\nCOPY --from=repo /sub/file /file\nRUN --mount=from=archive,target=/archive cp /archive/sub/file /archived\nRUN cat /docs/page /file /archived; ls -A /docs\n";
-    let project = project(dockerfile, &contexts, "");
+    // Lines that no build before has run: what is cached prints nothing.
+    let own = unique("line");
+    let dockerfile = format!(
+        "FROM box\nCOPY --from=docs / /docs/\nCOPY --from=repo /sub/file /file\nRUN --mount=from=archive,target=/archive cp /archive/sub/file /archived\nRUN : {own}; cat /docs/page /file /archived; ls -A /docs\n"
+    );
+    let project = project(&dockerfile, &contexts, "");
     let outcome =
         project.runner("run").run().exits(0).says(" a page\n").says(" page\n").says_not(" secret\n");
     assert_eq!(outcome.stdout.matches(" of the repository\n").count(), 2, "{outcome}");
     // The same from the repository itself, Dockerfile and all.
     let remote = Project::new("")
-        .file("Dockerfile", "FROM busybox:1.36\nCOPY file /\nRUN cat /file\n")
+        .file("Dockerfile", format!("FROM busybox:1.36\nCOPY file /\nRUN : {own}; cat /file\n"))
         .file("file", "remote\n")
         .git();
     let (_second, git) = crate::servers::repositories(remote.root());

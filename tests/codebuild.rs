@@ -1,7 +1,7 @@
 //! Inside CodeBuild: its variables decide.
 
 use crate::harness::{Call, Project, registry, unique};
-use crate::servers::RecordedAws;
+use crate::recorded_aws::RecordedAws;
 
 const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
 

@@ -1,7 +1,7 @@
 //! `runner doctor`: what is good, what is missing, what could not be checked, and what mends it.
 
 use crate::harness::{Outcome, Project, ecs, secrets_manager, unique};
-use crate::servers::RecordedAws;
+use crate::recorded_aws::RecordedAws;
 use serde_json::{Value, json};
 
 fn checks(outcome: &Outcome) -> Vec<(String, String, String)> {

@@ -1,8 +1,9 @@
 //! Task definitions: changed without loss, compared by what they mean, and registered once.
 
 use crate::harness::{Project, ecs, ecs_service, ssm, task_role};
-use crate::servers::RecordedAws;
+use crate::recorded_aws::RecordedAws;
 use serde_json::{Value, json};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 fn project(step: &str) -> Project {
@@ -100,7 +101,8 @@ fn everything_that_the_file_says_reaches_ecs() {
 #[test]
 fn an_answer_that_was_lost_is_not_registered_twice() {
     let name = ecs_service();
-    let asked = AtomicUsize::new(0);
+    let asked = Arc::new(AtomicUsize::new(0));
+    let last = asked.clone();
     let aws = RecordedAws::scripted(None, move |action, body| {
         if action != "ecs:RegisterTaskDefinition" {
             return None;
@@ -108,9 +110,18 @@ fn an_answer_that_was_lost_is_not_registered_twice() {
         let refusal = |code: &str| Some((500, json!({ "__type": code, "message": "not now" }).to_string()));
         match asked.fetch_add(1, Ordering::SeqCst) {
             0 => refusal("ThrottlingException"),
-            // It is registered, and nobody hears of it.
+            // Somebody else registers at the same moment.
             1 => {
-                ecs("RegisterTaskDefinition", &serde_json::from_str(body).unwrap());
+                let message =
+                    "Too many concurrent attempts to create a new revision of the specified family.";
+                Some((400, json!({ "__type": "ClientException", "message": message }).to_string()))
+            }
+            // It is registered, nobody hears of it, and somebody else registers the next one.
+            2 => {
+                let mut request: Value = serde_json::from_str(body).unwrap();
+                ecs("RegisterTaskDefinition", &request);
+                request["containerDefinitions"][0]["image"] = json!("of-somebody-else");
+                ecs("RegisterTaskDefinition", &request);
                 refusal("ServerException")
             }
             _ => None,
@@ -119,7 +130,7 @@ fn an_answer_that_was_lost_is_not_registered_twice() {
     let step = format!("{{ family: {name}, containers: {{ web: {{ environment: {{ A: b }} }} }} }}");
     let outcome = project(&step).runner("run --publish").aws().env("AWS_ENDPOINT_URL", &aws.endpoint).run();
     outcome.exits(0).says("tried again").has_line(&["registered", &format!("{name}:2")]);
-    assert_eq!(revisions(&name), 2);
+    assert_eq!((revisions(&name), last.load(Ordering::SeqCst)), (3, 3));
 }
 
 #[test]
@@ -135,7 +146,7 @@ fn what_cannot_be_looked_for_is_not_registered_again() {
         json!({ "family": family, "containerDefinitions": [{ "name": "web", "image": "i", "memory": 64 }] });
     let project = project("{ file: td.json }").file("td.json", file.to_string());
     let outcome = project.runner("run --publish").aws().env("AWS_ENDPOINT_URL", &aws.endpoint).run();
-    outcome.exits(1).says("cannot be told").ends_with("it may have been registered all the same");
+    outcome.exits(3).says("cannot be told").ends_with("it may have been registered all the same");
     assert_eq!(revisions(&family), 1);
 }
 

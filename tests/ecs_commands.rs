@@ -2,7 +2,7 @@
 
 use crate::ecs_api::{EcsApi, Fault, Scenario, Service, TaskOutcome, revision, steps};
 use crate::harness::{
-    Outcome, Project, ecs, ecs_service, registry, secrets_manager, served_digest, shell, unique,
+    Outcome, Project, api_at, ecs, ecs_service, registry, secrets_manager, served_digest, shell, unique,
 };
 use serde_json::{Value, json};
 
@@ -102,6 +102,17 @@ fn a_rollback_goes_to_what_was_deployed_successfully_last() {
         (&json!(revision(name, 2)), &json!("deployed"))
     );
     assert_eq!(ecs.runs(name), revision(name, 2));
+    // However often one revision was deployed since.
+    let forced = Service::fresh();
+    let name = &forced.name;
+    let ecs = EcsApi::of(forced.clone());
+    on(&ecs, &forced, "deploy --image web=two").exits(0);
+    let look = json!({ "cluster": name, "services": [name] });
+    for _ in 0..25 {
+        ecs.deploy(name, &revision(name, 2));
+        api_at(&ecs.endpoint, "ecs", "AmazonEC2ContainerServiceV20141113.DescribeServices", &look);
+    }
+    on(&ecs, &forced, "rollback --dry-run").exits(0).says(&format!("{name}:1 in place of {name}:2"));
     // Where that may not be asked, nothing is guessed.
     let denied = Scenario::new([service.clone()]).fault(Fault::denied("ecs:ListServiceDeployments")).start();
     on(&denied, &service, "rollback").exits(3).complains("allow `ecs:ListServiceDeployments`");
@@ -222,7 +233,7 @@ fn a_signal_ends_what_only_looks_at_once_and_a_wait_is_kept_where_nobody_answers
     running.finish().exits(143);
     assert!(begin.elapsed().as_secs() < 10);
     // Those before the update are answered, the looks after it are not.
-    let (api, begin) = (hanging(2), std::time::Instant::now());
+    let (api, begin) = (hanging(1), std::time::Instant::now());
     let call = format!(
         "ecs deploy --cluster {0} --service {0} --image web=new --wait 1s --on-failure leave",
         service.name
@@ -237,5 +248,7 @@ fn a_service_is_named_once() {
     let ecs = EcsApi::of(service.clone());
     let arguments = format!("deploy --image web=new --service {}", service.name);
     on(&ecs, &service, &arguments).exits(2).complains("is named twice");
-    assert_eq!(ecs.count("ecs:UpdateService"), 0);
+    on(&ecs, &service, "deploy --image web=new --service nobody").exits(3).complains("there is no service");
+    on(&ecs, &service, &format!("rollback --service {}", service.name)).exits(2).complains("is named twice");
+    assert_eq!(ecs.count("ecs:UpdateService") + ecs.count("ecs:RegisterTaskDefinition"), 0);
 }

@@ -1,7 +1,7 @@
 //! What steps hand on: `$RUNNER_ENV`, exported variables, roles for commands.
 
 use crate::harness::{Project, shell};
-use crate::servers::RecordedAws;
+use crate::recorded_aws::RecordedAws;
 
 #[test]
 fn a_step_hands_values_on_to_scripts_and_typed_fields() {

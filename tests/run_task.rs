@@ -49,6 +49,15 @@ fn its_exit_code_decides() {
     let gone = "CannotPullContainerError: pull image manifest has been retried 1 time(s): failed to resolve ref r.example/x:1: r.example/x:1: not found";
     let task = OneOff::starts().ends(TaskOutcome::stopped("TaskFailedToStart", gone));
     played(task, "", &[]).0.exits(1).ends_with("push the image first");
+    // Of what AWS adds to a task nothing is asked; without `container` all that are essential decide.
+    let guarded = TaskOutcome::exited("web", 0).reason("aws-guardduty-agent", "it was stopped with the task");
+    let service = Service::fresh().fargate();
+    let project = project(&service, "");
+    let text = project
+        .read("pipeline.yml")
+        .replace("container: web, command: [./migrate, \"--to=x\"], environment: { A: \"\" }", "wait: 1m");
+    let ecs = Scenario::new([service]).runs(OneOff::starts().ends(guarded)).start();
+    project.file("pipeline.yml", text).runner("run --publish").on(&ecs).run().exits(0);
 }
 
 #[test]
@@ -78,6 +87,10 @@ fn a_task_that_takes_too_long_is_stopped() {
     running.signal("TERM");
     running.finish().exits(143).says("was stopped");
     assert_eq!(ecs.count("ecs:StopTask"), 1);
+    // What could not be stopped is not said to be.
+    let (outcome, _) =
+        played(OneOff::starts().runs("web", &["x"]), ", wait: 1s", &[Fault::denied("ecs:StopTask")]);
+    outcome.exits(7).says("could not be stopped").ends_with("goes on, because it could not be stopped");
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! `scan`: the gate on what ECR finds in a pushed image. moto knows nothing of what is pushed, so a script plays these calls.
 
 use crate::harness::{Project, unique};
-use crate::servers::RecordedAws;
+use crate::recorded_aws::RecordedAws;
 use serde_json::{Value, json};
 use std::sync::atomic::{AtomicUsize, Ordering};
 

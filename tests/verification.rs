@@ -70,6 +70,15 @@ fn secrets_and_their_keys_exist() {
     accepted(&json!({}), &with(arn));
     accepted(&json!({}), &with(&format!("{arn}:password::")));
     refused(&json!({}), &with(&format!("{arn}:passwrod::")), &["has no key `passwrod`"]);
+    // Who may not read secrets still hears of one that is not there.
+    let unread = [Fault::denied("secretsmanager:GetSecretValue")];
+    let (outcome, _) = deployed(Service::fresh(), &json!({}), &with(&format!("{none}:password::")), &unread);
+    outcome.exits(3).ends_with("does not exist");
+    let (outcome, _) = deployed(Service::fresh(), &json!({}), &with(&format!("{arn}:password::")), &unread);
+    outcome.exits(0).says("not verified").says("allow `secretsmanager:GetSecretValue`");
+    secrets_manager("DeleteSecret", &json!({ "SecretId": name }));
+    refused(&json!({}), &with(arn), &["is on its way out"]);
+    refused(&json!({}), &with(&format!("{arn}:password::")), &["marked for deletion"]);
 }
 
 #[test]
@@ -125,6 +134,13 @@ fn the_load_balancer_reaches_the_container() {
     let (outcome, ecs) = deployed(balanced(80), &json!({}), &ports, &[]);
     outcome.exits(3).ends_with("the target group of");
     assert_eq!(ecs.count("ecs:UpdateService"), 0);
+    // Without a pipeline nothing is registered before that.
+    let service = balanced(81);
+    let ecs = EcsApi::of(service.clone());
+    let call = format!("ecs deploy --cluster {0} --service {0} --image web=new", service.name);
+    let project = Project::phases("  build: { steps: [] }\n");
+    project.runner(&call).on(&ecs).run().exits(3).complains("no service was touched");
+    assert_eq!(ecs.count("ecs:RegisterTaskDefinition"), 0);
 }
 
 #[test]

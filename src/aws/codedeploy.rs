@@ -219,7 +219,6 @@ fn read(info: types::DeploymentInfo) -> Deployment {
         ]
     });
     Deployment {
-        id: info.deployment_id.unwrap_or_default(),
         status: info.status.map(|status| Status::read(status.as_str())).unwrap_or_default(),
         error,
         messages: info.deployment_status_messages.unwrap_or_default(),

@@ -1,6 +1,9 @@
 //! Amazon CloudWatch Logs.
 
 use super::{Aws, AwsError, error};
+use aws_sdk_cloudwatchlogs::error::SdkError;
+use aws_sdk_cloudwatchlogs::operation::get_log_events::builders::GetLogEventsFluentBuilder;
+use aws_sdk_cloudwatchlogs::operation::get_log_events::{GetLogEventsError, GetLogEventsOutput};
 
 /// A part of a log stream.
 #[derive(Debug, Clone, Default)]
@@ -12,20 +15,35 @@ pub struct Page {
 }
 
 impl Aws {
-    /// The last lines of a log stream.
-    pub async fn log_tail(&self, group: &str, stream: &str, lines: i32) -> Result<Vec<String>, AwsError> {
+    /// The last lines of a log stream; nothing where it does not exist.
+    pub async fn log_tail(
+        &self,
+        group: &str,
+        stream: &str,
+        lines: i32,
+    ) -> Result<Option<Vec<String>>, AwsError> {
         let call = self.log_events(group, stream).limit(lines).start_from_head(false);
-        let answer = call.send().await;
-        Ok(page(answer.map_err(|failed| error(ACTION, &self.stream_arn(group, stream), failed))?).lines)
+        let found = self.found(call.send().await, group, stream)?;
+        Ok(found.map(|answer| page(answer).lines))
     }
 
     /// A log stream from where the last part ended, or from its beginning. A stream that does not exist is empty so far.
     pub async fn log_page(&self, group: &str, stream: &str, from: Option<&str>) -> Result<Page, AwsError> {
         let call =
             self.log_events(group, stream).set_next_token(from.map(ToOwned::to_owned)).start_from_head(true);
-        match call.send().await.map_err(|failed| error(ACTION, &self.stream_arn(group, stream), failed)) {
-            Ok(answer) => Ok(page(answer)),
-            Err(AwsError::Service { code, .. }) if code == MISSING => Ok(Page::default()),
+        Ok(self.found(call.send().await, group, stream)?.map(page).unwrap_or_default())
+    }
+
+    /// An answer; nothing where the group or the stream is not there.
+    fn found(
+        &self,
+        answer: Result<GetLogEventsOutput, SdkError<GetLogEventsError>>,
+        group: &str,
+        stream: &str,
+    ) -> Result<Option<GetLogEventsOutput>, AwsError> {
+        match answer.map_err(|failed| error(ACTION, &self.stream_arn(group, stream), failed)) {
+            Ok(answer) => Ok(Some(answer)),
+            Err(AwsError::Service { code, .. }) if code == MISSING => Ok(None),
             Err(error) => Err(error),
         }
     }
@@ -41,11 +59,7 @@ impl Aws {
         Ok(answer.log_groups().iter().any(|found| found.log_group_name() == Some(group)))
     }
 
-    fn log_events(
-        &self,
-        group: &str,
-        stream: &str,
-    ) -> aws_sdk_cloudwatchlogs::operation::get_log_events::builders::GetLogEventsFluentBuilder {
+    fn log_events(&self, group: &str, stream: &str) -> GetLogEventsFluentBuilder {
         aws_sdk_cloudwatchlogs::Client::new(&self.config)
             .get_log_events()
             .log_group_name(group)
@@ -61,7 +75,7 @@ const ACTION: &str = "logs:GetLogEvents";
 /// The code for a group or stream that is not there.
 const MISSING: &str = "ResourceNotFoundException";
 
-fn page(answer: aws_sdk_cloudwatchlogs::operation::get_log_events::GetLogEventsOutput) -> Page {
+fn page(answer: GetLogEventsOutput) -> Page {
     let events = answer.events.unwrap_or_default().into_iter();
     Page { lines: events.filter_map(|event| event.message).collect(), next: answer.next_forward_token }
 }

@@ -50,9 +50,7 @@ impl Aws {
                 AwsError::Service { code, .. } if code == "ResourceNotFoundException" => {
                     AwsError::NotFound { what: "secret", name: reference.id.clone() }
                 }
-                AwsError::Service { code, message, .. }
-                    if code == INVALID && message.contains("deletion") =>
-                {
+                AwsError::Service { code, message, .. } if code == INVALID && message.contains("marked") => {
                     let reason = "is marked for deletion".to_owned();
                     AwsError::Unusable { name: reference.id.clone(), reason }
                 }

@@ -51,7 +51,7 @@ pub(super) fn definitions(
             images: needs.images.into_iter().map(|(_, image)| image).collect(),
             secrets: needs.secrets.into_iter().map(|(_, reference)| reference).collect(),
             family: Some(request.family().to_owned()),
-            roles: request.roles(),
+            roles: needs.roles,
             log_groups: request.log_groups(),
             containers: request.containers(),
             tagged: request.is_tagged(),

@@ -76,8 +76,6 @@ pub struct Group {
 /// A deployment.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Deployment {
-    /// Its id, `d-…`.
-    pub id: String,
     /// How far it is.
     pub status: Status,
     /// Why it failed: `CodeDeploy`'s code and words.

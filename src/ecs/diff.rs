@@ -245,6 +245,21 @@ mod tests {
     }
 
     #[test]
+    fn a_port_of_the_host_means_something_where_it_is_chosen() {
+        let with = |mode: &str, port: Value| {
+            let container = json!({ "name": "web", "image": "i", "portMappings": [port] });
+            request(json!({ "family": "web", "networkMode": mode, "containerDefinitions": [container] }))
+        };
+        let fixed = json!({ "containerPort": 80, "hostPort": 80 });
+        let [any, none] = [json!({ "containerPort": 80, "hostPort": 0 }), json!({ "containerPort": 80 })];
+        for mode in ["awsvpc", "host"] {
+            assert_eq!(compare(&with(mode, fixed.clone()), &with(mode, none.clone())), None);
+        }
+        assert_eq!(compare(&with("bridge", any), &with("bridge", none.clone())), None);
+        assert!(compare(&with("bridge", fixed), &with("bridge", none)).is_some());
+    }
+
+    #[test]
     fn what_means_something_is_shown() {
         for (pointer, value) in [
             ("/containerDefinitions/0/image", json!("other")),

@@ -53,10 +53,10 @@ impl Uses {
     }
 
     /// Sorts a family's revisions out, which come as ARNs, the newest first: those that can go, and of those that are older than the
-    /// `keep` newest the others, with who uses them. The newest one always stays.
+    /// `keep` newest the others, with who uses them.
     pub fn sort_out<'r>(&self, revisions: &'r [String], keep: usize) -> (Vec<&'r str>, Vec<(&'r str, &str)>) {
         let (mut go, mut stay) = (Vec::new(), Vec::new());
-        for revision in revisions.iter().skip(keep.max(1)) {
+        for revision in revisions.iter().skip(keep) {
             match self.0.get(revision.rsplit('/').next().unwrap_or_default()) {
                 Some(by) => stay.push((revision.as_str(), by.as_str())),
                 None => go.push(revision.as_str()),
@@ -120,7 +120,7 @@ mod tests {
         assert_eq!(go, [&all[2], &all[4]]);
         assert_eq!(stay, [(all[3].as_str(), "the task x")]);
         let (go, stay) = uses.sort_out(&all, 0);
-        assert_eq!((go.len(), stay.len()), (2, 2), "the newest one stays, whatever is asked for");
+        assert_eq!((go.len(), stay.len()), (3, 2));
         assert_eq!(stay[0].1, "the service y");
     }
 

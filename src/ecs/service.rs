@@ -20,6 +20,8 @@ pub struct Service {
     pub desired: i32,
     /// How many run.
     pub running: i32,
+    /// How many are starting.
+    pub pending: i32,
     /// The revision that it is to run, as an ARN.
     pub task_definition: String,
     /// Who deploys it.
@@ -99,6 +101,8 @@ pub struct TaskSet {
     pub task_definition: String,
     /// The deployment of `CodeDeploy` that has made it.
     pub made_by: Option<String>,
+    /// When it was made.
+    pub created: Option<Timestamp>,
 }
 
 /// How many tasks there are.
@@ -295,5 +299,30 @@ impl ServiceDeployment {
             parts.push(format!("alarms quiet: {}", self.alarms.join(", ")));
         }
         parts.join(" · ")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_progress_of_a_deployment_has_all_that_moves() {
+        let counts = Counts { desired: 3, running: 1, pending: 2 };
+        let mut deployment = ServiceDeployment { state: State::InProgress, counts, ..Default::default() };
+        assert_eq!(deployment.progress(), "in progress · 1 of 3 running, 2 starting");
+        deployment.stage = Some("PRODUCTION_TRAFFIC_SHIFT".to_owned());
+        deployment.traffic = Some(10.0);
+        deployment.breaker = Some((0, 3));
+        deployment.alarms = vec!["errors".to_owned(), "latency".to_owned()];
+        assert_eq!(
+            deployment.progress(),
+            "in progress · production traffic shift · 1 of 3 running, 2 starting · 10 % of the traffic · alarms quiet: errors, latency"
+        );
+        deployment.breaker = Some((2, 3));
+        deployment.triggered = vec!["latency".to_owned()];
+        assert!(deployment.progress().ends_with("2 failed, 3 are too many · alarm: latency"));
+        deployment.paused_by = vec!["hook-1".to_owned()];
+        assert!(deployment.progress().contains("paused by `hook-1` until somebody continues it"));
     }
 }

@@ -59,19 +59,12 @@ impl NotStarted {
     /// What that means. Source: "API failures messages" in the developer guide of ECS.
     pub fn sentence(&self) -> String {
         let meaning = match self.reason.as_str() {
-            "RESOURCE:CPU" => "no container instance has enough CPU units left",
-            "RESOURCE:MEMORY" => "no container instance has enough memory left",
-            "RESOURCE:PORTS" | "RESOURCE:PORT" => "the host port is taken on every container instance",
-            "RESOURCE:ENI" => "no container instance can take another network interface",
-            "RESOURCE:GPU" => "no container instance has enough GPUs left",
-            "RESOURCE:FARGATE" => "Fargate has no capacity for a task of this size now",
             "AGENT" => "the ECS agent of the container instance is not connected",
             "ATTRIBUTE" => "no container instance has an attribute that the task definition needs",
             "LOCATION" => "no container instance is in the placement constraint's location",
             "INACTIVE" => "the cluster or the task definition is not active",
             "MISSING" => "something that the task names does not exist",
-            "Capacity is unavailable at this time." => "there is no capacity now",
-            _ => "",
+            reason => super::diagnosis::no_room(reason).unwrap_or_default(),
         };
         let detail = self.detail.as_deref().filter(|detail| !detail.is_empty());
         let word = match detail {

@@ -130,13 +130,6 @@ impl Request {
         self.0.get("family").and_then(Value::as_str).unwrap_or_default()
     }
 
-    /// The roles that it names: of the task, and for starting it.
-    pub fn roles(&self) -> Vec<String> {
-        let roles =
-            ["taskRoleArn", "executionRoleArn"].into_iter().filter_map(|key| self.0.get(key)?.as_str());
-        roles.filter(|role| !role.is_empty()).map(ToOwned::to_owned).collect()
-    }
-
     /// Whether it has tags.
     pub fn is_tagged(&self) -> bool {
         self.0.contains_key("tags")
@@ -232,6 +225,14 @@ impl Request {
     /// The request's body.
     pub fn into_json(self) -> Value {
         Value::Object(self.0)
+    }
+}
+
+/// The fields of the definition in an answer of `DescribeTaskDefinition`.
+pub fn described(mut answer: Value) -> Map<String, Value> {
+    match answer.get_mut("taskDefinition").map(Value::take) {
+        Some(Value::Object(fields)) => fields,
+        _ => Map::new(),
     }
 }
 

@@ -4,33 +4,26 @@ use super::Cancellation;
 use super::deployment::{
     After, Before, Deployer, Family, Order, Registered, Registration, Report, Wishes, failure_of, short,
 };
+use super::failure::told;
 use super::services::{Access, Services, Settings};
 use crate::aws::{Aws, AwsError};
-use crate::document;
 use crate::ecs::diff::compare;
 use crate::ecs::needs::Needs;
 use crate::ecs::revisions::Named;
 use crate::ecs::service::{Service, ServiceDeployment, State};
-use crate::ecs::task_definition::{Patch, Request};
+use crate::ecs::task_definition::{Patch, Request, described};
 use crate::event::Events;
 use crate::exit::{Failure, chain};
 use crate::pipeline::model::OnFailure;
 use crate::secret::Masks;
-use serde_json::{Value, json};
-use std::path::Path;
+use jiff::Timestamp;
+use serde_json::Value;
 use std::time::Duration;
 
+/// The way out where there is no way back.
+const ANY_REVISION: &str = "`runner ecs deploy --task-definition FAMILY:N` deploys any revision";
 /// How many deployments `status` shows.
 const SHOWN: usize = 5;
-
-/// Reads a file with a task definition.
-pub fn read(path: &Path) -> Result<Value, Failure> {
-    let unreadable = |reason: String| {
-        Failure::usage(format!("the task definition {} cannot be read: {reason}", path.display()))
-    };
-    let text = std::fs::read_to_string(path).map_err(|error| unreadable(error.to_string()))?;
-    document::parse(&text).map_err(unreadable)
-}
 
 /// What a command works with.
 #[derive(Debug)]
@@ -181,7 +174,12 @@ impl Session<'_> {
         let same = Registered::meaning(&request, [&known]);
         let Registration { revision, is_new, difference } = match same {
             Some(same) if !manner.force => Registration::of(&same.revision.arn),
-            _ => deployer.register(known, &request, manner.force).await?,
+            _ => {
+                for before in &found {
+                    deployer.verify_service(&before.service, request.fields()).await?;
+                }
+                deployer.register(known, &request, manner.force).await?
+            }
         };
         let order = order(place, &revision, manner, is_new);
         let reports = deployer.deploy(&order, found).await?;
@@ -218,7 +216,11 @@ impl Session<'_> {
                 Ok(found) => deployer.deploy(&order, found).await,
                 Err(failure) => Err(failure),
             };
-            let reports = reports.unwrap_or_else(|failure| vec![Report::not_begun(&service, &gets, failure)]);
+            let mut reports =
+                reports.unwrap_or_else(|failure| vec![Report::not_begun(&service, &gets, failure)]);
+            for report in &mut reports {
+                report.advice = Some(ANY_REVISION.to_owned());
+            }
             if done.after.failure.is_none() && failure_of(&reports).is_none() {
                 done.after = deployer.after(&order, &reports, manner.wishes).await;
             }
@@ -233,8 +235,7 @@ impl Session<'_> {
         let current = &service.task_definition;
         let nothing = || {
             let message = format!("{} has no other revision that was deployed successfully", service.name);
-            Failure::environment(message)
-                .help("`runner ecs deploy --task-definition FAMILY:N` deploys any revision")
+            Failure::environment(message).help(ANY_REVISION)
         };
         match aws.ecs_last_success(cluster, &service.name, Some(current)).await {
             Ok(Some(revision)) => Ok(revision),
@@ -260,7 +261,7 @@ impl Session<'_> {
     }
 
     /// What a service runs, since when, from which commit, and how its last deployments ended.
-    pub async fn status(&self, cluster: &str, name: &str) -> Result<Value, Failure> {
+    pub async fn status(&self, cluster: &str, name: &str) -> Result<Status, Failure> {
         let services = Services::alone(self.settings, self.masks);
         let aws = services.aws(&Access::default()).await?;
         let deployer = self.deployer(&services, &aws);
@@ -268,31 +269,85 @@ impl Session<'_> {
         let deployments = match aws.ecs_service_deployments(cluster, name).await {
             Ok(deployments) => deployments,
             Err(error) => {
-                let cause = chain(&error);
+                let cause = told(error);
                 self.events.warn(format!("the last deployments cannot be told: {cause}")).await;
                 Vec::new()
             }
         };
-        let mut history = Vec::new();
+        let mut last = Vec::new();
         for deployment in deployments.into_iter().take(SHOWN) {
             let revision = match &deployment.target {
                 Some(target) => aws.ecs_service_revision(target).await.ok(),
                 None => None,
             };
-            history.push((deployment, revision));
+            last.push(Past { deployment, revision });
         }
         let document = match service.task_definition.as_str() {
             "" => Value::Null,
             revision => aws.ecs_task_definition(revision).await?,
         };
-        let fields = document.get("taskDefinition").and_then(Value::as_object).cloned().unwrap_or_default();
         let mut containers = Vec::new();
-        for (container, image) in Needs::of(&fields).images {
+        for (name, image) in Needs::of(&described(document)).images {
             let inspected = deployer.inspect(&image).await.ok().flatten();
-            let commit = inspected.and_then(|inspected| inspected.commit);
-            containers.push(json!({ "name": container, "image": image, "commit": commit }));
+            containers.push(Running {
+                name,
+                image,
+                commit: inspected.and_then(|inspected| inspected.commit),
+            });
         }
-        Ok(status(cluster, &service, &history, &containers))
+        Ok(Status { service, last, containers })
+    }
+}
+
+/// What a service runs, and how it came to that.
+#[derive(Debug)]
+pub struct Status {
+    /// The service.
+    pub service: Service,
+    /// Its last deployments, newest first.
+    pub last: Vec<Past>,
+    /// The containers of what it runs.
+    pub containers: Vec<Running>,
+}
+
+/// A deployment of a service.
+#[derive(Debug)]
+pub struct Past {
+    /// The deployment.
+    pub deployment: ServiceDeployment,
+    /// The revision that it brought, as an ARN, where ECS tells.
+    pub revision: Option<String>,
+}
+
+/// A container that a service runs.
+#[derive(Debug)]
+pub struct Running {
+    /// Its name.
+    pub name: String,
+    /// Its image.
+    pub image: String,
+    /// The commit that the image was built from, where it says so.
+    pub commit: Option<String>,
+}
+
+impl Status {
+    /// Since when it runs what it runs: the end of the deployment that brought it, or else when that began.
+    pub fn since(&self) -> Option<Timestamp> {
+        let Self { service, last, .. } = self;
+        let brought = |past: &&Past| {
+            past.deployment.state == State::Successful
+                && past.revision.as_ref() == Some(&service.task_definition)
+        };
+        let ended = last.iter().find(brought).and_then(|past| past.deployment.finished);
+        let set = service.task_sets.iter().find(|set| set.task_definition == service.task_definition);
+        ended
+            .or_else(|| service.primary().and_then(|primary| primary.created))
+            .or_else(|| set.and_then(|set| set.created))
+    }
+
+    /// The commit that it runs.
+    pub fn commit(&self) -> Option<&str> {
+        self.containers.iter().find_map(|container| container.commit.as_deref())
     }
 }
 
@@ -324,10 +379,13 @@ async fn planned(
     let (mut cluster, mut previous) = (String::new(), Vec::new());
     for before in found {
         deployer.verify_service(&before.service, request.fields()).await?;
+        // One that failed the last time is deployed once more.
+        let rollout = before.service.primary().and_then(|primary| primary.rollout.clone());
+        let has_failed = rollout.as_deref() == Some("FAILED");
         let Service { name: service, cluster: of, task_definition: has, .. } = before.service;
         cluster = of;
         previous.push(has.clone());
-        if manner.force || same.as_ref() != Some(&has) {
+        if manner.force || has_failed || same.as_ref() != Some(&has) {
             let gets = same.clone().unwrap_or_else(|| request.family().to_owned());
             planned.push(Planned { service, has, gets });
         }
@@ -382,36 +440,4 @@ async fn planned_after(
         }
     }
     Ok(after)
-}
-
-/// The document of `runner ecs status`.
-fn status(
-    cluster: &str,
-    service: &Service,
-    history: &[(ServiceDeployment, Option<String>)],
-    containers: &[Value],
-) -> Value {
-    let is_current = |revision: &Option<String>| revision.as_ref() == Some(&service.task_definition);
-    let ended = history.iter().find(|(one, revision)| one.state == State::Successful && is_current(revision));
-    let primary = service.primary();
-    let since =
-        ended.and_then(|(one, _)| one.finished).or_else(|| primary.and_then(|primary| primary.created));
-    let deployments: Vec<Value> = history
-        .iter()
-        .map(|(one, revision)| {
-            json!({
-                "arn": one.arn, "outcome": one.state.to_string(), "reason": one.reason, "taskDefinition": revision,
-                "created": one.created.map(|at| at.to_string()), "finished": one.finished.map(|at| at.to_string()),
-            })
-        })
-        .collect();
-    let pending: i32 = service.deployments.iter().map(|one| one.counts.pending).sum();
-    json!({
-        "version": 1, "cluster": cluster, "service": service.name, "status": service.status,
-        "desired": service.desired, "running": service.running, "pending": pending,
-        "taskDefinition": service.task_definition, "since": since.map(|at| at.to_string()),
-        "rollout": primary.and_then(|primary| primary.rollout.clone()),
-        "commit": containers.iter().find_map(|container| container["commit"].as_str()),
-        "containers": containers, "deployments": deployments,
-    })
 }

@@ -92,6 +92,22 @@ impl Work {
     fn clear(&self) {
         let _ = std::fs::remove_dir_all(self.temporary());
     }
+
+    /// Where local mode leaves what it would ask of ECS. Names come from outside: they are never paths.
+    pub(super) fn ecs_file(&self, name: &str) -> PathBuf {
+        let safe: String = name
+            .chars()
+            .map(|c| if c.is_ascii_alphanumeric() || "_-".contains(c) { c } else { '_' })
+            .collect();
+        self.path.join("ecs").join(format!("{safe}.json"))
+    }
+
+    /// The same for something that a build may plan more than once: what is there already stays.
+    pub(super) fn another_ecs_file(&self, name: &str) -> PathBuf {
+        let numbered = (2..).map(|number| self.ecs_file(&format!("{name}-{number}")));
+        let mut paths = std::iter::once(self.ecs_file(name)).chain(numbered);
+        paths.find(|path| !path.exists()).unwrap_or_else(|| self.ecs_file(name))
+    }
 }
 
 impl Drop for Work {

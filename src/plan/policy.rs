@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Who takes the roles of tasks.
-const TASKS: &str = "ecs-tasks.amazonaws.com";
+pub const TASKS: &str = "ecs-tasks.amazonaws.com";
 
 /// What one role must be allowed.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -63,7 +63,7 @@ fn a_deployment_is_followed_through_all_its_stages() {
         .says("AfterAllowTraffic succeeded")
         .says("in progress · 1 of 1 running · 10 % of the traffic")
         .says("the earlier tasks are kept for 60 min")
-        .has_line(&["deployed", &format!("{name}:2")]);
+        .has_line(&["  deployed", &format!("{name}:2")]);
     let asked = &play.api.calls("codedeploy:CreateDeployment")[0];
     assert_eq!(
         (&asked["applicationName"], &asked["deploymentGroupName"]),
@@ -180,12 +180,12 @@ fn a_deployment_that_takes_too_long() {
 
     // It was through a moment before it could be stopped.
     let play = Play::of("wait: 1s", vec![Played::new(stuck()).when_stopped([look("Succeeded")])]);
-    play.run().exits(0).says("deployed");
+    play.run().exits(0).says("\n  deployed ");
 
     // All that is left is the end of the earlier tasks.
     let looks = success()[..5].to_vec();
     let play = Play::of("wait: 1s", vec![Played::new(looks)]);
-    play.run().exits(0).says("ends by itself once the earlier tasks do").says("deployed");
+    play.run().exits(0).says("ends by itself once the earlier tasks do").says("\n  deployed ");
     assert_eq!(play.api.count("codedeploy:StopDeployment"), 0);
 }
 
@@ -220,7 +220,11 @@ fn another_deployment_is_under_way() {
     );
     let content = play.project.read("td.json");
     let again = Play { project: again.project.file("td.json", content), ..again };
-    again.run().exits(0).says("is being deployed already by d-PLAYED000, which is followed").says("deployed");
+    again
+        .run()
+        .exits(0)
+        .says("is being deployed already by d-PLAYED000, which is followed")
+        .says("\n  deployed ");
     assert_eq!(again.made(), 0);
 }
 
@@ -238,7 +242,7 @@ fn somebody_else_takes_its_place() {
 fn an_answer_that_is_lost_makes_no_second_deployment() {
     for fault in [Fault::lost("codedeploy:CreateDeployment"), Fault::garbage("codedeploy:CreateDeployment")] {
         let play = Play::new("wait: 30s", vec![Played::new(success())], |_| {}, vec![fault]);
-        play.run().exits(0).says("deployed");
+        play.run().exits(0).says("\n  deployed ");
         assert_eq!(play.made(), 1);
     }
     // Nothing has happened: it is asked for once more.
@@ -246,7 +250,7 @@ fn an_answer_that_is_lost_makes_no_second_deployment() {
         [Fault::server_error("codedeploy:CreateDeployment"), Fault::throttled("codedeploy:CreateDeployment")]
     {
         let play = Play::new("wait: 30s", vec![Played::new(success())], |_| {}, vec![fault.at([1, 2])]);
-        play.run().exits(0).says("asked again, because").says("deployed");
+        play.run().exits(0).says("tried again, because").says("\n  deployed ");
         assert_eq!((play.made(), play.api.count("codedeploy:CreateDeployment")), (1, 3));
     }
 }
@@ -260,10 +264,10 @@ fn calls_that_go_wrong_on_the_way() {
         |_| {},
         vec![Fault::garbage("codedeploy:GetDeployment")],
     );
-    play.run().exits(0).says("asked again, because").says("deployed");
+    play.run().exits(0).says("asked again, because").says("\n  deployed ");
     for action in ["codedeploy:GetDeployment", "codedeploy:ListDeploymentTargets", "ecs:DescribeServices"] {
         let play = Play::new("wait: 60s", vec![Played::new(success())], |_| {}, vec![all(action)]);
-        play.run().exits(0).says("deployed");
+        play.run().exits(0).says("\n  deployed ");
         assert_eq!(play.made(), 1, "{action}");
     }
     let denied = ["codedeploy:GetDeploymentGroup", "codedeploy:BatchGetDeploymentTargets", "ecs:ListTasks"];
@@ -274,7 +278,7 @@ fn calls_that_go_wrong_on_the_way() {
             |stage| stage.stopped = Some(("EssentialContainerExited", "x", 1)),
             vec![Fault::denied(action)],
         );
-        play.run().exits(0).says(action).says("deployed");
+        play.run().exits(0).says(action).says("\n  deployed ");
     }
     let play = Play::new(
         "wait: 30s",

@@ -1,21 +1,9 @@
 //! The operations, and what they answer: the shapes of the API reference of Amazon ECS.
 
-use super::script::{OneOff, Service, Step, TaskOutcome};
+use super::script::{OneOff, Service, TaskOutcome};
 use super::state::{Deployment, Life, Playing, Said, State, last, now, refusal};
 use super::tasks::{Task, usable};
 use serde_json::{Value, json};
-
-/// What a change of starts a new deployment.
-const DEPLOYED: [&str; 8] = [
-    "networkConfiguration",
-    "platformVersion",
-    "capacityProviderStrategy",
-    "loadBalancers",
-    "serviceRegistries",
-    "serviceConnectConfiguration",
-    "volumeConfigurations",
-    "enableExecuteCommand",
-];
 
 /// A service's deployment configuration.
 pub(super) fn configuration(service: &Service) -> Value {
@@ -311,7 +299,6 @@ impl State {
             is_new |= found != definition;
             found.clone_into(&mut definition);
         }
-        is_new |= self.services[at].service.take(asked);
         if is_new {
             self.deploy(at, &definition);
         }
@@ -330,12 +317,7 @@ impl State {
             return Ok(json!({ "serviceDeployments": [] }));
         }
         let wanted = texts(&asked["status"]);
-        let (after, before) = (asked["createdAt"]["after"].as_f64(), asked["createdAt"]["before"].as_f64());
-        let fits = |it: &&Deployment| {
-            (wanted.is_empty() || wanted.contains(&it.status.as_str()))
-                && after.is_none_or(|after| it.created > after)
-                && before.is_none_or(|before| it.created < before)
-        };
+        let fits = |it: &&Deployment| wanted.is_empty() || wanted.contains(&it.status.as_str());
         let found = playing.deployments.iter().rev().filter(fits).map(|it| playing.brief(it)).collect();
         Ok(page(found, asked, "serviceDeployments"))
     }
@@ -393,10 +375,7 @@ impl State {
             );
             return refusal("ConflictException", &message);
         }
-        if asked["stopType"] == "ABORT" {
-            "STOP_REQUESTED".clone_into(&mut deployment.status);
-            deployment.follow(vec![Step::status("STOPPED")]);
-        } else if !deployment.status.starts_with("ROLLBACK") {
+        if !deployment.status.starts_with("ROLLBACK") {
             "ROLLBACK_REQUESTED".clone_into(&mut deployment.status);
             let steps = deployment.when_stopped.clone();
             deployment.follow(steps);
@@ -524,26 +503,5 @@ impl State {
             task.states = [("STOPPED".to_owned(), outcome)].into();
         }
         Ok(json!({ "task": task.json() }))
-    }
-}
-
-impl Service {
-    /// What `UpdateService` changes besides the revision; whether that takes a deployment.
-    fn take(&mut self, asked: &Value) -> bool {
-        if let Some(count) = asked["desiredCount"].as_i64() {
-            self.desired = count;
-        }
-        if let Some(configuration) = asked.get("deploymentConfiguration") {
-            self.more.push(("deploymentConfiguration".to_owned(), configuration.clone()));
-        }
-        let mut is_new = false;
-        for name in DEPLOYED {
-            let Some(value) = asked.get(name) else { continue };
-            let known = self.more.iter().find(|(known, _)| known == name);
-            is_new |= known.is_none_or(|(_, known)| known != value);
-            self.more.retain(|(known, _)| known != name);
-            self.more.push((name.to_owned(), value.clone()));
-        }
-        is_new
     }
 }

@@ -12,7 +12,7 @@
 //!     steps::rolled_back("the circuit breaker's words"),
 //! ]);
 //! let ecs = Scenario::new([service]).fault(Fault::throttled("ecs:DescribeServices").at([2])).start();
-//! project.runner("run --publish").aws().env("AWS_ENDPOINT_URL", &ecs.endpoint).run().exits(1);
+//! project.runner("run --publish").on(&ecs).run().exits(5);
 //! assert_eq!(ecs.count("ecs:UpdateService"), 1);
 //! assert_eq!(ecs.calls("ecs:UpdateService")[0]["forceNewDeployment"], true);
 //! ```
@@ -30,6 +30,7 @@ use crate::recorded_aws::{Answer, AwsCall, RecordedAws};
 use script::Kind;
 use serde_json::{Value, json};
 use state::State;
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
 type More = Box<dyn FnMut(&str, &str) -> Option<(u16, String)> + Send>;
@@ -67,7 +68,8 @@ impl Scenario {
 
     pub fn start(self) -> EcsApi {
         let state = State::new(self.services, self.one_offs);
-        let stage = Stage { state, asked: Vec::new(), faults: self.faults, more: self.more };
+        let stage =
+            Stage { state, asked: Vec::new(), said: BTreeMap::new(), faults: self.faults, more: self.more };
         let stage = Arc::new(Mutex::new(stage));
         let own = stage.clone();
         let aws = RecordedAws::played(move |calls, body| own.lock().unwrap().answer(calls, body));
@@ -146,6 +148,8 @@ impl Call<'_> {
 struct Stage {
     state: State,
     asked: Vec<(String, Value)>,
+    /// What each action was answered last.
+    said: BTreeMap<String, String>,
     faults: Vec<Fault>,
     more: Option<More>,
 }
@@ -170,7 +174,10 @@ impl Stage {
                 Answer::Forwarded => Answer::Instead(500, lost().to_string()),
                 _ => Answer::Said(500, lost().to_string()),
             },
-            None => self.play(action, body, &json),
+            Some(Kind::Stale) if self.said.contains_key(action) => {
+                Answer::Said(200, self.said[action].clone())
+            }
+            Some(Kind::Stale) | None => self.play(action, body, &json),
         }
     }
 
@@ -180,7 +187,11 @@ impl Stage {
         }
         match self.state.answer(action, json) {
             None => Answer::Forwarded,
-            Some(Ok(answer)) => Answer::Said(200, answer.to_string()),
+            Some(Ok(answer)) => {
+                let text = answer.to_string();
+                self.said.insert(action.to_owned(), text.clone());
+                Answer::Said(200, text)
+            }
             Some(Err((status, text))) => Answer::Said(status, text),
         }
     }

@@ -135,13 +135,10 @@ pub struct Step {
     pub(super) stage: Option<String>,
     pub(super) running: Option<i64>,
     pub(super) pending: Option<i64>,
-    pub(super) requested: Option<i64>,
     pub(super) old_running: Option<i64>,
     pub(super) weight: Option<f64>,
     pub(super) breaker: Option<Value>,
     pub(super) alarms: Option<Value>,
-    pub(super) failed: Option<i64>,
-    pub(super) rollout: Option<(String, String)>,
     pub(super) events: Vec<String>,
     pub(super) tasks: Vec<TaskOutcome>,
     pub(super) foreign: Option<String>,
@@ -390,6 +387,7 @@ pub(super) enum Kind {
     Lost,
     Denied,
     Garbage,
+    Stale,
 }
 
 /// Calls of an action that go wrong: the first of them, if nothing else is said.
@@ -428,6 +426,11 @@ impl Fault {
     /// Half of a JSON document.
     pub fn garbage(action: &str) -> Self {
         Self::new(action, Kind::Garbage)
+    }
+
+    /// What the call before it was answered: ECS does not show at once what has changed.
+    pub fn stale(action: &str) -> Self {
+        Self::new(action, Kind::Stale)
     }
 
     /// The calls that it strikes, counted from one.

@@ -287,9 +287,6 @@ impl State {
         if let Some(status) = &step.status {
             self.enter(at, number, status);
         }
-        if let Some(rollout) = &step.rollout {
-            self.services[at].deployments[number].rollout = rollout.clone();
-        }
     }
 
     /// The deployment gets this status, with all that comes of it.
@@ -443,9 +440,7 @@ impl Deployment {
         self.stage = step.stage.clone().or(self.stage.take());
         self.running = step.running.unwrap_or(self.running);
         self.pending = step.pending.unwrap_or(self.pending);
-        self.requested = step.requested.unwrap_or(self.requested);
         self.weight = step.weight.or(self.weight);
-        self.failed = step.failed.unwrap_or(self.failed);
         for (own, said) in [(&mut self.breaker, &step.breaker), (&mut self.alarms, &step.alarms)] {
             if let Some(said) = said {
                 own.clone_from(said);

@@ -260,6 +260,7 @@ pub(super) fn read(mut service: types::Service) -> Service {
         status: service.status.unwrap_or_default(),
         desired: service.desired_count,
         running: service.running_count,
+        pending: service.pending_count,
         task_definition: service.task_definition.unwrap_or_default(),
         controller: match controller {
             Some(types::DeploymentControllerType::CodeDeploy) => Controller::CodeDeploy,
@@ -323,6 +324,7 @@ fn read_set(set: types::TaskSet) -> TaskSet {
         id: set.id.unwrap_or_default(),
         task_definition: set.task_definition.unwrap_or_default(),
         made_by: set.external_id,
+        created: set.created_at.and_then(time),
     }
 }
 
@@ -373,5 +375,31 @@ fn read_deployment(deployment: types::ServiceDeployment) -> ServiceDeployment {
         triggered: alarms.and_then(|alarms| alarms.triggered_alarm_names).unwrap_or_default(),
         paused_by: hooks.filter(waits).map(|hook| hook.hook_id.unwrap_or_default()).collect(),
         rollback_reason: deployment.rollback.and_then(|rollback| rollback.reason),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use aws_sdk_ecs::types::{
+        CanaryConfiguration, DeploymentConfiguration, DeploymentStrategy, LinearConfiguration,
+    };
+
+    #[test]
+    fn how_long_traffic_is_shifted_stands_in_the_configuration() {
+        let with = |strategy: DeploymentStrategy| DeploymentConfiguration::builder().strategy(strategy);
+        let minutes = |configuration: DeploymentConfiguration| shifting(&configuration).as_secs() / 60;
+        let bake = |strategy| with(strategy).bake_time_in_minutes(5).build();
+        assert_eq!(minutes(bake(DeploymentStrategy::Rolling)), 0);
+        assert_eq!(minutes(bake(DeploymentStrategy::BlueGreen)), 5);
+        assert_eq!(minutes(bake(DeploymentStrategy::Canary)), 15);
+        assert_eq!(minutes(bake(DeploymentStrategy::Linear)), 59);
+        let canary = CanaryConfiguration::builder().canary_bake_time_in_minutes(30).build();
+        assert_eq!(minutes(with(DeploymentStrategy::Canary).canary_configuration(canary).build()), 30);
+        let linear = |per_cent| {
+            let linear = LinearConfiguration::builder().step_percent(per_cent).step_bake_time_in_minutes(2);
+            with(DeploymentStrategy::Linear).linear_configuration(linear.build()).build()
+        };
+        assert_eq!([100.0, 50.0, 30.0].map(|per_cent| minutes(linear(per_cent))), [0, 2, 6]);
     }
 }

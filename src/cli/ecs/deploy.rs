@@ -2,8 +2,8 @@
 
 use super::{Changes, Ended, Session, Target};
 use crate::cli::stdio;
-use crate::engine::deployment::{Outcome, Wishes, short};
-use crate::engine::ecs::{Base, Done, Manner, Planned, read};
+use crate::engine::deployment::{Outcome, Wishes, read_definition, short};
+use crate::engine::ecs::{Base, Done, Manner, Planned};
 use crate::exit::{Exit, Failure};
 use crate::pipeline::duration;
 use crate::pipeline::model::OnFailure;
@@ -68,7 +68,7 @@ enum Action {
 
 pub(super) fn main(arguments: &Deploy) -> Result<Exit, Failure> {
     let base = match (&arguments.file, &arguments.task_definition) {
-        (Some(file), _) => Base::Document(read(file)?),
+        (Some(file), _) => Base::Document(read_definition(file)?),
         (None, Some(revision)) => Base::Registered(revision.clone()),
         (None, None) => Base::Running,
     };
@@ -162,5 +162,6 @@ fn document(done: &Done, cluster: &str, dry_run: bool) -> Value {
         "version": 1, "dryRun": dry_run, "cluster": cluster, "taskDefinition": done.revision,
         "registered": done.registers, "difference": done.difference, "services": services,
         "moved": done.after.moved, "deregistered": done.after.deregistered,
+        "failure": done.after.failure.as_ref().map(|failure| &failure.message),
     })
 }

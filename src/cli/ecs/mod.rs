@@ -8,7 +8,8 @@ mod status;
 
 use super::{load, run, stdio};
 use crate::ecs::task_definition::{ContainerPatch, Patch, Request};
-use crate::engine::ecs::{self, Place, read};
+use crate::engine::deployment::read_definition;
+use crate::engine::ecs::{self, Place};
 use crate::engine::{Cancellation, Settings};
 use crate::event::{Event, Events, Wants};
 use crate::exit::{Exit, Failure};
@@ -87,7 +88,7 @@ struct Changes {
 impl Definition {
     /// The request to register it.
     fn request(&self) -> Result<Request, Failure> {
-        let mut request = Request::from_document(read(&self.file)?)?;
+        let mut request = Request::from_document(read_definition(&self.file)?)?;
         request.apply(&self.changes.patch())?;
         for slip in request.likely_slips() {
             stdio::text(&format!("warning: {slip}"));

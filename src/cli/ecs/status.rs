@@ -3,9 +3,11 @@
 use super::Session;
 use crate::cli::stdio;
 use crate::engine::deployment::short;
+use crate::engine::ecs::{self, Past, Running};
 use crate::exit::{Exit, Failure};
 use clap::Args;
-use serde_json::Value;
+use jiff::Timestamp;
+use serde_json::{Value, json};
 
 /// Show what a service runs, since when, from which commit, and how its last deployments ended
 #[derive(Debug, Args)]
@@ -26,48 +28,68 @@ pub(super) fn main(arguments: &Status) -> Result<Exit, Failure> {
     let Status { cluster, service, json } = arguments;
     let session = Session::new()?;
     let ended = session.run(false, async |session| session.status(cluster, service).await)?;
-    let status = session.masked_document(ended.unless_stopped()?);
+    let status = ended.unless_stopped()?;
     if *json {
-        stdio::json(&status)?;
+        stdio::json(&session.masked_document(document(cluster, &status)))?;
     } else {
-        stdio::result(&text(&status))?;
+        stdio::result(&session.masks.text(&text(cluster, &status)))?;
     }
     Ok(Exit::Done)
 }
 
-fn text(status: &Value) -> String {
-    let word = |value: &Value| value.as_str().unwrap_or("unknown").to_owned();
+fn document(cluster: &str, status: &ecs::Status) -> Value {
+    let ecs::Status { service, last, containers } = status;
+    let time = |at: Option<Timestamp>| at.map(|at| at.to_string());
+    let deployments = last.iter().map(|Past { deployment, revision }| {
+        json!({
+            "arn": deployment.arn, "outcome": deployment.state.to_string(), "reason": deployment.reason,
+            "taskDefinition": revision, "created": time(deployment.created), "finished": time(deployment.finished),
+        })
+    });
+    let containers = containers
+        .iter()
+        .map(|Running { name, image, commit }| json!({ "name": name, "image": image, "commit": commit }));
+    json!({
+        "version": 1, "cluster": cluster, "service": service.name, "status": service.status,
+        "desired": service.desired, "running": service.running, "pending": service.pending,
+        "taskDefinition": service.task_definition, "since": time(status.since()),
+        "rollout": service.primary().and_then(|primary| primary.rollout.clone()), "commit": status.commit(),
+        "containers": containers.collect::<Vec<_>>(), "deployments": deployments.collect::<Vec<_>>(),
+    })
+}
+
+fn text(cluster: &str, status: &ecs::Status) -> String {
+    let ecs::Status { service, last, containers } = status;
+    let time = |at: Option<Timestamp>| at.map_or_else(|| "unknown".to_owned(), |at| at.to_string());
     let mut text = format!(
-        "{} in {}: {}, {} of {} running",
-        word(&status["service"]),
-        word(&status["cluster"]),
-        word(&status["status"]).to_lowercase(),
-        status["running"],
-        status["desired"]
+        "{} in {cluster}: {}, {} of {} running",
+        service.name,
+        service.status.to_lowercase(),
+        service.running,
+        service.desired
     );
-    if status["pending"] != 0 {
-        text.push_str(&format!(", {} starting", status["pending"]));
+    if service.pending != 0 {
+        text.push_str(&format!(", {} starting", service.pending));
     }
-    let revision = short(&word(&status["taskDefinition"]));
-    text.push_str(&format!("\nruns {revision} since {}", word(&status["since"])));
-    if let Some(rollout) = status["rollout"].as_str().filter(|rollout| *rollout != "COMPLETED") {
+    text.push_str(&format!("\nruns {} since {}", short(&service.task_definition), time(status.since())));
+    let rollout = service.primary().and_then(|primary| primary.rollout.as_deref());
+    if let Some(rollout) = rollout.filter(|rollout| *rollout != "COMPLETED") {
         text.push_str(&format!(", {}", rollout.to_lowercase().replace('_', " ")));
     }
-    if let Some(commit) = status["commit"].as_str() {
+    if let Some(commit) = status.commit() {
         text.push_str(&format!(", from commit {commit}"));
     }
     text.push('\n');
-    for container in status["containers"].as_array().into_iter().flatten() {
-        text.push_str(&format!("  {} {}\n", word(&container["name"]), word(&container["image"])));
+    for Running { name, image, .. } in containers {
+        text.push_str(&format!("  {name} {image}\n"));
     }
-    let deployments = status["deployments"].as_array().map(Vec::as_slice).unwrap_or_default();
-    if !deployments.is_empty() {
+    if !last.is_empty() {
         text.push_str("last deployments\n");
     }
-    for deployment in deployments {
-        let revision = deployment["taskDefinition"].as_str().map_or_else(|| "?".to_owned(), short);
-        let reason = deployment["reason"].as_str().map(|reason| format!(": {reason}")).unwrap_or_default();
-        let (created, outcome) = (word(&deployment["created"]), word(&deployment["outcome"]));
+    for Past { deployment, revision } in last {
+        let revision = revision.as_deref().map_or_else(|| "?".to_owned(), short);
+        let reason = deployment.reason.as_ref().map(|reason| format!(": {reason}")).unwrap_or_default();
+        let (created, outcome) = (time(deployment.created), &deployment.state);
         text.push_str(&format!("  {created}  {revision}  {outcome}{reason}\n"));
     }
     text

@@ -1,6 +1,6 @@
 //! Failed tasks by what ended them.
 
-use super::{Cause, ContainerLog, Evidence, Kind};
+use super::{Cause, ContainerLog, Evidence};
 use crate::ecs::task::Task;
 
 /// Tasks that ended for one reason.
@@ -20,7 +20,7 @@ pub struct Group {
     pub logs: Vec<ContainerLog>,
 }
 
-/// Tasks by their cause, the most frequent one first; those that were stopped on purpose come last.
+/// Tasks by their cause, the most frequent one first.
 pub fn group(causes: &[(Evidence<'_>, Cause)]) -> Vec<Group> {
     let mut groups: Vec<Group> = Vec::new();
     for (evidence, cause) in causes {
@@ -30,7 +30,7 @@ pub fn group(causes: &[(Evidence<'_>, Cause)]) -> Vec<Group> {
             None => groups.push(Group::of(evidence, cause, id)),
         }
     }
-    groups.sort_by_key(|group| (group.cause.kind == Kind::Stopped, std::cmp::Reverse(group.tasks.len())));
+    groups.sort_by_key(|group| std::cmp::Reverse(group.tasks.len()));
     groups
 }
 

@@ -17,6 +17,7 @@ use serde_json::Value;
 
 pub use event::diagnose_event;
 pub use group::{Group, group};
+pub(super) use room::meaning as no_room;
 
 /// Whether a task of a definition, as `DescribeTaskDefinition` gives it, ends with this container.
 pub fn is_essential(definition: &Value, container: &str) -> bool {

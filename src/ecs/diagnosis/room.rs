@@ -4,17 +4,24 @@ use super::{Cause, Kind};
 
 /// What keeps a task from being placed, from a message in lower case.
 pub(super) fn no_room(lower: &str) -> Cause {
-    let known: [(&str, &str, &str); 14] = [
-        ("insufficient cpu", "no instance has enough CPU left", LARGER),
-        ("resource:cpu", "no instance has enough CPU left", LARGER),
-        ("insufficient memory", "no instance has enough memory left", LARGER),
-        ("resource:memory", "no instance has enough memory left", LARGER),
-        ("already using a port", "the host port is taken on every instance", PORTS),
-        ("resource:port", "the host port is taken on every instance", PORTS),
-        ("resource:eni", "no instance can take another network interface", LARGER),
-        ("resource:gpu", "no instance has a GPU left", LARGER),
-        ("missing an attribute", "no instance has what the task definition requires", ATTRIBUTE),
+    let (what, help) = lacking(lower).unwrap_or(("no container instance meets what it requires", ATTRIBUTE));
+    Cause::new(Kind::NoCapacity, None, format!("ECS cannot place a task: {what}")).help(help)
+}
+
+/// What there is too little of, and the way out.
+fn lacking(lower: &str) -> Option<(&'static str, &'static str)> {
+    let known: [(&str, &str, &str); 15] = [
+        ("insufficient cpu", "no container instance has enough CPU left", LARGER),
+        ("resource:cpu", "no container instance has enough CPU left", LARGER),
+        ("insufficient memory", "no container instance has enough memory left", LARGER),
+        ("resource:memory", "no container instance has enough memory left", LARGER),
+        ("already using a port", "the host port is taken on every container instance", PORTS),
+        ("resource:port", "the host port is taken on every container instance", PORTS),
+        ("resource:eni", "no container instance can take another network interface", LARGER),
+        ("resource:gpu", "no container instance has a GPU left", LARGER),
+        ("missing an attribute", "no container instance has what the task definition requires", ATTRIBUTE),
         ("no container instances were found", "the cluster or capacity provider has no instances", INSTANCES),
+        ("resource:fargate", "Fargate has no capacity for a task of this size now", ZONES),
         ("capacity is unavailable", "AWS has no such capacity at the moment", ZONES),
         ("limit on the number of", "the account's limit of tasks or vCPUs is reached", QUOTA),
         ("above your limit", "the task asks for more CPU or memory than the account's limit", QUOTA),
@@ -24,10 +31,12 @@ pub(super) fn no_room(lower: &str) -> Cause {
             PERCENT,
         ),
     ];
-    let found = known.iter().find(|(marker, _, _)| lower.contains(marker));
-    let (what, help) =
-        found.map_or(("no instance meets what it requires", ATTRIBUTE), |(_, what, help)| (*what, *help));
-    Cause::new(Kind::NoCapacity, None, format!("ECS cannot place a task: {what}")).help(help)
+    known.iter().find(|(marker, _, _)| lower.contains(marker)).map(|(_, what, help)| (*what, *help))
+}
+
+/// What ECS's reason for not starting a task means, where it is one of too little room.
+pub(in crate::ecs) fn meaning(reason: &str) -> Option<&'static str> {
+    lacking(&reason.to_lowercase()).map(|(what, _)| what)
 }
 
 const LARGER: &str = "add instances, ask for less in the task definition, or lower \

@@ -7,9 +7,9 @@ use crate::aws::AwsError;
 use crate::aws::ecs::TaskFilter;
 use crate::ecs::needs::Needs;
 use crate::ecs::task::Task;
+use crate::ecs::task_definition::described;
 use crate::engine::failure::told;
 use crate::exit::Failure;
-use serde_json::Value;
 use std::collections::BTreeMap;
 
 /// How many tasks with a wrong image are named.
@@ -109,8 +109,7 @@ impl Deployer<'_> {
         if tasks.is_empty() {
             return Ok(Vec::new());
         }
-        let document = self.aws.ecs_task_definition(&order.revision).await?;
-        let fields = document.get("taskDefinition").and_then(Value::as_object).cloned().unwrap_or_default();
+        let fields = described(self.aws.ecs_task_definition(&order.revision).await?);
         let mut comparison = Comparison::default();
         for (container, image) in Needs::of(&fields).images {
             let mut meant: Option<Meant> = None;

@@ -5,8 +5,9 @@ use crate::aws::ecs::TaskFilter;
 use crate::aws::{Aws, AwsError};
 use crate::ecs::diagnosis::{Cause, ContainerLog, Evidence, Group, Kind, diagnose, diagnose_event, group};
 use crate::ecs::needs::LogStream;
-use crate::ecs::service::Service;
+use crate::ecs::service::{Service, Target};
 use crate::ecs::task::{Container, Task};
+use crate::ecs::task_definition::described;
 use crate::engine::failure::told;
 use jiff::Timestamp;
 use serde_json::Value;
@@ -51,8 +52,8 @@ pub(super) struct Casualties {
     /// What events tell of trouble.
     events: Vec<Cause>,
     definition: Option<Value>,
-    /// What the load balancer asks for.
-    health_path: Option<String>,
+    /// A target group, and the path that it checks.
+    checked: Option<(String, Option<String>)>,
     /// That something may not be read has been said.
     said: bool,
     /// Waiting goes on whatever fails.
@@ -119,7 +120,7 @@ impl Casualties {
         let mut problem = None;
         if self.definition.is_none() {
             match aws.ecs_task_definition(&task.definition).await {
-                Ok(mut document) => self.definition = document.get_mut("taskDefinition").map(Value::take),
+                Ok(document) => self.definition = Some(Value::Object(described(document))),
                 Err(error) => problem = Some(error),
             }
         }
@@ -132,12 +133,16 @@ impl Casualties {
             }
         }
         let mut cause = self.diagnosed(&definition, &task, &logs);
-        if cause.kind == Kind::LoadBalancerCheck && self.health_path.is_none() {
-            if let Some(target) = service.targets.first() {
-                let group = aws.target_group(&target.group).await;
-                self.health_path = group.ok().and_then(|group| group.health_path);
+        if cause.kind == Kind::LoadBalancerCheck {
+            let reason = task.stopped_reason.as_deref().unwrap_or_default();
+            let named = service.targets.iter().find(|target| reason.contains(&target.group));
+            if let Some(Target { group, .. }) = named.or(service.targets.first())
+                && self.checked.as_ref().is_none_or(|(checked, _)| checked != group)
+            {
+                let found = aws.target_group(group).await.ok();
+                self.checked = Some((group.clone(), found.and_then(|found| found.health_path)));
+                cause = self.diagnosed(&definition, &task, &logs);
             }
-            cause = self.diagnosed(&definition, &task, &logs);
         }
         (Casualty { task, logs, cause }, problem)
     }
@@ -157,7 +162,11 @@ impl Casualties {
     }
 
     fn diagnosed(&self, definition: &Value, task: &Task, logs: &[ContainerLog]) -> Cause {
-        diagnose(&Evidence { task, definition, logs, health_path: self.health_path.as_deref() })
+        diagnose(&Evidence { task, definition, logs, health_path: self.health_path() })
+    }
+
+    fn health_path(&self) -> Option<&str> {
+        self.checked.as_ref()?.1.as_deref()
     }
 
     /// Why waiting makes no sense any more.
@@ -185,7 +194,7 @@ impl Casualties {
             .iter()
             .map(|casualty| {
                 let Casualty { task, logs, .. } = casualty;
-                let health_path = self.health_path.as_deref();
+                let health_path = self.health_path();
                 (Evidence { task, definition: &definition, logs, health_path }, evidence(casualty))
             })
             .collect();
@@ -216,10 +225,5 @@ async fn tail(
     task: &str,
 ) -> Result<Option<Vec<String>>, AwsError> {
     let Some(log) = LogStream::of(definition, &container.name, task) else { return Ok(None) };
-    match aws.at(log.region.as_deref()).log_tail(&log.group, &log.stream, LINES).await {
-        Ok(lines) => Ok(Some(lines)),
-        // It has not written anything.
-        Err(AwsError::Service { code, .. }) if code == "ResourceNotFoundException" => Ok(None),
-        Err(error) => Err(error),
-    }
+    aws.at(log.region.as_deref()).log_tail(&log.group, &log.stream, LINES).await
 }

@@ -29,14 +29,17 @@ pub(super) enum End {
     /// There is no deployment to follow.
     Unseen,
     Failed(Option<String>),
-    RolledBack(Option<String>),
-    RollbackFailed(Option<String>),
+    /// ECS has rolled it back, or has tried to.
+    WentBack {
+        outcome: Outcome,
+        reason: Option<String>,
+    },
     Superseded(String),
     Gone,
     /// The time is over, or the run is to end.
     Over(Over),
-    /// Another service has failed, or waiting makes no sense.
-    Other(String),
+    /// Waiting makes no sense: nothing can come of it, or another service has failed.
+    Hopeless(String),
     /// ECS does not let us look any more.
     Lost(Failure),
 }
@@ -220,8 +223,12 @@ impl<'a> Following<'a> {
                     match verdict {
                         Verdict::Succeeded => return End::Succeeded,
                         Verdict::Failed(reason) => return End::Failed(reason),
-                        Verdict::RolledBack(reason) => return End::RolledBack(reason),
-                        Verdict::RollbackFailed(reason) => return End::RollbackFailed(reason),
+                        Verdict::RolledBack(reason) => {
+                            return End::WentBack { outcome: Outcome::RolledBack, reason };
+                        }
+                        Verdict::RollbackFailed(reason) => {
+                            return End::WentBack { outcome: Outcome::RollbackFailed, reason };
+                        }
                         Verdict::Superseded(by) => {
                             replaced += 1;
                             if self.replaced_by(&service).is_some() || replaced == STALE {
@@ -239,7 +246,7 @@ impl<'a> Following<'a> {
                                 return End::Superseded(by);
                             }
                             if let Some(cause) = self.casualties.hopeless() {
-                                return End::Other(cause);
+                                return End::Hopeless(cause);
                             }
                         }
                     }
@@ -459,7 +466,7 @@ impl<'a> Following<'a> {
         };
         match until_end {
             // By ECS's way back the deployment ends as rolled back, by ours a new one succeeds.
-            End::RolledBack(_) => Outcome::RolledBack,
+            End::WentBack { outcome, .. } => outcome,
             End::Succeeded if self.revision != self.order.revision => Outcome::RolledBack,
             // It was through before it could be stopped.
             End::Succeeded => Outcome::Deployed,

@@ -16,6 +16,7 @@ use crate::aws::ecs::Revision;
 use crate::aws::{Aws, AwsError};
 use crate::ecs::needs::Needs;
 use crate::ecs::service::{Controller, Service};
+use crate::ecs::task_definition::described;
 use crate::engine::failure::told;
 use crate::event::Events;
 use crate::exit::{Exit, Failure};
@@ -25,9 +26,9 @@ pub(super) use code_deploy::CodeDeploy;
 use follow::{End, Following};
 use futures_util::future::join_all;
 pub use outcome::{Outcome, Report, failure_of};
+pub use registration::read_definition;
 pub(super) use registration::{Registered, Registration};
 pub(super) use revisions::Family;
-use serde_json::Value;
 use std::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
 use verify::Missing;
@@ -51,7 +52,7 @@ pub struct Order {
     pub on_failure: OnFailure,
     /// Deploy also where the service runs the revision.
     pub force: bool,
-    /// What the revision names has been looked for.
+    /// What the revision names has been looked for, and whether the services reach its tasks.
     pub verified: bool,
 }
 
@@ -193,13 +194,9 @@ impl Deployer<'_> {
     /// Looks whether the revision could start, and the services reach its tasks, and whether there is a way back.
     async fn verify(&self, order: &Order, found: &[Before]) -> Result<(), Failure> {
         let is_new = |before: &Before| order.force || before.service.task_definition != order.revision;
-        if found.iter().any(is_new) {
-            let document = self.aws.ecs_task_definition(&order.revision).await?;
-            let fields = document.get("taskDefinition").and_then(Value::as_object).cloned();
-            let fields = fields.unwrap_or_default();
-            if !order.verified {
-                self.verify_definition(&fields).await?;
-            }
+        if !order.verified && found.iter().any(is_new) {
+            let fields = described(self.aws.ecs_task_definition(&order.revision).await?);
+            self.verify_definition(&fields).await?;
             for before in found {
                 self.verify_service(&before.service, &fields).await?;
             }
@@ -219,8 +216,7 @@ impl Deployer<'_> {
             return;
         };
         let Ok(document) = self.aws.ecs_task_definition(previous).await else { return };
-        let Some(fields) = document.get("taskDefinition").and_then(Value::as_object) else { return };
-        for (container, image) in Needs::of(fields).images {
+        for (container, image) in Needs::of(&described(document)).images {
             if matches!(self.inspect(&image).await, Err(Missing::Image)) {
                 let previous = short(previous);
                 self.events.warn(format!("{name} could not go back: the image of `{container}` in {previous}, {image}, is not in its repository any more")).await;
@@ -254,7 +250,7 @@ impl Deployer<'_> {
         let end = tokio::select! {
             end = following.follow() => end,
             () = failed.cancelled(), if order.on_failure == OnFailure::Rollback => {
-                End::Other("another service of this step has failed".to_owned())
+                End::Hopeless("another service of this step has failed".to_owned())
             }
         };
         report.deployment = following.arn.clone();
@@ -279,19 +275,15 @@ impl Deployer<'_> {
                 report.reason = Some(format!("{} was deployed meanwhile", short(&by)));
                 return report.outcome = Outcome::Superseded;
             }
-            End::RolledBack(reason) => {
+            End::WentBack { outcome, reason } => {
                 failed.cancel();
                 report.diagnosed(following.evidence().await, reason);
-                return report.outcome = Outcome::RolledBack;
-            }
-            End::RollbackFailed(reason) => {
-                failed.cancel();
-                report.diagnosed(following.evidence().await, reason);
-                return report.outcome = Outcome::RollbackFailed;
+                return report.outcome = outcome;
             }
             End::Gone => {
                 failed.cancel();
                 report.reason = Some("the service was deleted meanwhile".to_owned());
+                report.previous = None;
                 return report.outcome = Outcome::Left;
             }
             End::Lost(failure) => {
@@ -306,7 +298,7 @@ impl Deployer<'_> {
                 let wait = crate::pipeline::duration::display(following.wait);
                 (Outcome::TimedOut, Some(format!("it took longer than {wait}")))
             }
-            End::Other(reason) => (Outcome::Left, Some(reason)),
+            End::Hopeless(reason) => (Outcome::Left, Some(reason)),
         };
         failed.cancel();
         report.diagnosed(following.evidence().await, reason);

@@ -156,7 +156,11 @@ impl Report {
                     Some("the newer deployment decides; nothing of it was touched".to_owned())
                 }
                 Outcome::TimedOut => Some("`runner ecs status` tells how far it is".to_owned()),
-                Outcome::Left => Some("`runner ecs rollback` goes back by hand".to_owned()),
+                Outcome::Left
+                    if self.previous.as_ref().is_some_and(|previous| *previous != self.revision) =>
+                {
+                    Some("`runner ecs rollback` goes back by hand".to_owned())
+                }
                 _ => None,
             })
     }

@@ -4,10 +4,21 @@ use super::Deployer;
 use super::watch::Attempts;
 use crate::aws::AwsError;
 use crate::aws::ecs::Revision;
+use crate::document;
 use crate::ecs::diff::compare;
 use crate::ecs::task_definition::Request;
 use crate::exit::{Failure, chain};
 use serde_json::Value;
+use std::path::Path;
+
+/// Reads a file with a task definition.
+pub fn read_definition(path: &Path) -> Result<Value, Failure> {
+    let unreadable = |reason: String| {
+        Failure::usage(format!("the task definition {} cannot be read: {reason}", path.display()))
+    };
+    let text = std::fs::read_to_string(path).map_err(|error| unreadable(error.to_string()))?;
+    document::parse(&text).map_err(unreadable)
+}
 
 /// A revision to deploy.
 pub(in crate::engine) struct Registration {

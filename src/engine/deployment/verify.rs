@@ -9,14 +9,12 @@ use crate::ecs::service::Service;
 use crate::engine::failure::told;
 use crate::exit::Failure;
 use crate::pipeline::reference::SecretReference;
+use crate::plan::policy::TASKS;
 use crate::registry::connection::RepositoryClient;
 use crate::registry::inspect::Inspected;
 use futures_util::future::{BoxFuture, join_all};
 use serde_json::{Map, Value};
 use std::time::Duration;
-
-/// Who takes the roles of tasks.
-const TASKS: &str = "ecs-tasks.amazonaws.com";
 
 /// How long a check may take: a registry that cannot be reached from here is no reason to wait.
 const LONGEST: Duration = Duration::from_secs(10);

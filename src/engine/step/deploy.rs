@@ -68,7 +68,7 @@ async fn planned(
 ) -> Result<(), Failure> {
     let Order { cluster, services, revision, .. } = order;
     for service in services {
-        let path = cx.run.another_ecs_file(&format!("deploy-{cluster}-{service}"));
+        let path = cx.run.work.another_ecs_file(&format!("deploy-{cluster}-{service}"));
         let on_failure = match order.on_failure {
             OnFailure::Rollback => "rollback",
             OnFailure::Leave => "leave",

@@ -8,6 +8,7 @@ use crate::ecs::diagnosis::{ContainerLog, Evidence, diagnose, is_essential};
 use crate::ecs::needs::LogStream;
 use crate::ecs::service::{Network, Placement};
 use crate::ecs::task::{Container, NotStarted, Task};
+use crate::ecs::task_definition::{TaskDefinitionError, described};
 use crate::engine::deployment::WAIT;
 use crate::engine::failure::told;
 use crate::exit::{Exit, Failure, chain};
@@ -50,8 +51,7 @@ pub(super) async fn run(cx: &Context<'_>, task: &RunTask) -> Result<(), Failure>
     }
     let aws = cx.aws().await?;
     order.placement = placement(cx, &aws, &order.cluster, &task.place).await?;
-    let document = aws.ecs_task_definition(&order.definition).await?;
-    let definition = document.get("taskDefinition").cloned().unwrap_or_default();
+    let definition = Value::Object(described(aws.ecs_task_definition(&order.definition).await?));
     if let Some(wanted) = &order.container {
         known_container(&definition, wanted)?;
     }
@@ -106,7 +106,7 @@ async fn start(cx: &Context<'_>, aws: &Aws, order: &Order) -> Result<Task, Failu
 }
 
 async fn planned(cx: &Context<'_>, order: &Order, family: &str) -> Result<(), Failure> {
-    let path = cx.run.another_ecs_file(&format!("run-task-{}-{family}", order.cluster));
+    let path = cx.run.work.another_ecs_file(&format!("run-task-{}-{family}", order.cluster));
     let environment: serde_json::Map<String, Value> =
         order.environment.iter().map(|(name, value)| (name.clone(), Value::from(value.as_str()))).collect();
     let planned = json!({
@@ -153,8 +153,8 @@ fn known_container(definition: &Value, wanted: &str) -> Result<(), Failure> {
     if names().any(|name| name == wanted) {
         return Ok(());
     }
-    Err(Failure::usage(format!("the task definition has no container `{wanted}`"))
-        .help(format!("it has {}", crate::text::listed(names()))))
+    let known = crate::text::listed(names());
+    Err(TaskDefinitionError::NoContainer { name: wanted.to_owned(), known }.into())
 }
 
 fn not_started(cluster: &str, reasons: &[NotStarted]) -> Failure {

@@ -3,7 +3,7 @@
 use super::{Context, code_pipeline};
 use crate::ecs::task_definition::{ContainerPatch, Patch, Request};
 use crate::engine::deployment::Registered;
-use crate::engine::ecs::read;
+use crate::engine::deployment::read_definition;
 use crate::exit::Failure;
 use crate::files::{self, Access};
 use crate::pipeline::diagnostic::Diagnostic;
@@ -32,7 +32,7 @@ pub(super) async fn run(cx: &Context<'_>, definition: &TaskDefinition) -> Result
     let family = request.family().to_owned();
     let registered = match cx.run.job.mode {
         Mode::Local => {
-            let path = cx.run.ecs_file(&family);
+            let path = cx.run.work.ecs_file(&family);
             files::write_json(&path, &request.into_json(), Access::Owner)?;
             cx.events.result("rendered", &family, path.display().to_string()).await;
             family.clone()
@@ -68,7 +68,7 @@ async fn planned(cx: &Context<'_>, definition: &TaskDefinition, patch: &Patch) -
         "memory": patch.memory,
         "tags": object(&patch.tags),
     });
-    let path = cx.run.ecs_file(&format!("{name}-changes"));
+    let path = cx.run.work.ecs_file(&format!("{name}-changes"));
     files::write_json(&path, &said(changes), Access::Owner)?;
     cx.events
         .note("local mode does not read the current task definition from ECS; only the changes are written")
@@ -151,7 +151,7 @@ fn patch(cx: &Context<'_>, definition: &TaskDefinition) -> Result<Patch, Failure
 async fn base(cx: &Context<'_>, base: &TaskDefinitionBase) -> Result<Option<Base>, Failure> {
     if let TaskDefinitionBase::File(file) = base {
         return Ok(Some(Base {
-            document: read(&cx.path(file)?).map_err(|failure| failure.help(HELP))?,
+            document: read_definition(&cx.path(file)?).map_err(|failure| failure.help(HELP))?,
             registered: None,
         }));
     }
@@ -170,22 +170,4 @@ async fn base(cx: &Context<'_>, base: &TaskDefinitionBase) -> Result<Option<Base
     let document = aws.ecs_task_definition(&name).await?;
     let registered = Registered::read(&document);
     Ok(Some(Base { document, registered }))
-}
-
-impl crate::engine::Run {
-    /// Where local mode leaves what it would ask of ECS. Names come from outside: they are never paths.
-    pub(super) fn ecs_file(&self, name: &str) -> std::path::PathBuf {
-        let safe: String = name
-            .chars()
-            .map(|c| if c.is_ascii_alphanumeric() || "_-".contains(c) { c } else { '_' })
-            .collect();
-        self.work.path.join("ecs").join(format!("{safe}.json"))
-    }
-
-    /// The same for something that a build may plan more than once: what is there already stays.
-    pub(super) fn another_ecs_file(&self, name: &str) -> std::path::PathBuf {
-        let numbered = (2..).map(|number| self.ecs_file(&format!("{name}-{number}")));
-        let mut paths = std::iter::once(self.ecs_file(name)).chain(numbered);
-        paths.find(|path| !path.exists()).unwrap_or_else(|| self.ecs_file(name))
-    }
 }

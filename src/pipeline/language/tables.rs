@@ -517,7 +517,7 @@ pub static DEPLOY: Table = Table {
         Key::new("services", TEXTS, "Several services.").example("[web, worker]"),
         Key::new("task-definition", Kind::Text, "The family, where the build registers several.")
             .example("webapp"),
-        Key::new("wait", Kind::Duration, "How long the deployment may take; the way back gets the same time again.").default("15m"),
+        Key::new("wait", Kind::Duration, "How long the deployment may take; the way back gets the same time again. Where it is not given, the time for which the service's configuration shifts traffic is added.").default("15m"),
         Key::new(
             "on-failure",
             Kind::Choice(&["rollback", "leave"]),
