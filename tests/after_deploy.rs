@@ -2,22 +2,16 @@
 
 use crate::ecs_api::{EcsApi, Fault, OneOff, Scenario, Service, Step, TaskOutcome, revision, steps};
 use crate::harness::{
-    Outcome, Project, api_at, aws_endpoint, bed, docker_config, ecr, ecs, registry, shell, unique,
+    Outcome, Project, api_at, aws_endpoint, bed, digest_in, docker_config, ecr, ecs, registry, shell, unique,
 };
-use crate::policy::allows;
+use crate::policy::allows_all;
 use serde_json::{Value, json};
 
 const NEW: &str = "sha256:1111111111111111111111111111111111111111111111111111111111111111";
 const OTHER: &str = "sha256:2222222222222222222222222222222222222222222222222222222222222222";
 
 fn call(api: &EcsApi, arguments: &str) -> Outcome {
-    let call = Project::phases("  build: { steps: [{ run: 'true' }] }\n");
-    call.runner(&format!("ecs {arguments}"))
-        .aws()
-        .env("AWS_ENDPOINT_URL", &api.endpoint)
-        .env("RUNNER_ECS_POLL", "30")
-        .env("HOME", call.path(".home").display().to_string())
-        .run()
+    Project::phases("  build: { steps: [] }\n").runner(&format!("ecs {arguments}")).on(api).run()
 }
 
 /// `runner ecs deploy` with another image for the container.
@@ -94,8 +88,7 @@ fn pushed(repository: &str) -> (String, String) {
     });
     let kind = "Content-Type: application/vnd.oci.image.index.v1+json";
     let head = registry("PUT", "all", &["-H", kind, "-d", &index.to_string(), "-i"]);
-    let line = head.lines().find(|line| line.to_lowercase().starts_with("docker-content-digest:")).unwrap();
-    (digest, line.split_once(':').unwrap().1.trim().to_owned())
+    (digest, digest_in(&head))
 }
 
 #[test]
@@ -272,8 +265,8 @@ fn revisions_go_that_nobody_uses() {
     let bus = format!("{name}-bus");
     events("CreateEventBus", &json!({ "Name": bus }));
     rule(&bus, "own", &name, &revision(&name, 8));
-    let _scheduled_1 = schedule("default", &format!("{name}-schedule"), &name, &revision(&name, 4));
-    let _scheduled_2 = calling(&format!("{name}-call"), &name, &format!("{name}:7"));
+    let _schedule = schedule("default", &format!("{name}-schedule"), &name, &revision(&name, 4));
+    let _schedule = calling(&format!("{name}-call"), &name, &format!("{name}:7"));
     let api = Scenario::new([service, other]).runs(OneOff::default().state("RUNNING")).start();
     let run = json!({ "cluster": name, "taskDefinition": revision(&name, 2) });
     api_at(&api.endpoint, "ecs", "AmazonEC2ContainerServiceV20141113.RunTask", &run);
@@ -385,7 +378,7 @@ fn what_cannot_be_looked_for_keeps_everything() {
         let service = family(4, 4);
         let name = service.name.clone();
         rule("default", &format!("{name}-rule"), &name, &revision(&name, 4));
-        let _scheduled_3 = schedule("default", &format!("{name}-schedule"), &name, &revision(&name, 4));
+        let _schedule = schedule("default", &format!("{name}-schedule"), &name, &revision(&name, 4));
         let api = Scenario::new([service]).fault(Fault::denied(action)).start();
         let outcome = deploy(&api, &name, &format!("{IMAGE} --keep-revisions 1")).exits(0);
         assert_eq!(active(&name), [1, 2, 3, 4, 5], "{action}\n{outcome}");
@@ -448,8 +441,8 @@ fn scheduled_tasks_follow_with_nothing_else_changed() {
         stay.push(schedule("default", &format!("{name}-stays-{at}"), cluster, definition));
     }
     scheduler("POST", &format!("/schedule-groups/{name}"), &json!({}));
-    let _scheduled_5 = schedule(&name, "c", &name, &revision(&name, 2));
-    let _scheduled_6 = schedule("default", &format!("{name}-d"), &name, &revision(&name, 1));
+    let _schedule = schedule(&name, "c", &name, &revision(&name, 2));
+    let _schedule = schedule("default", &format!("{name}-d"), &name, &revision(&name, 1));
     let before = [target_of("default", &format!("{name}-a")), target_of(&bus, "b")];
     let path = format!("/schedules/c?groupName={name}");
     let schedule_before = scheduler("GET", &path, &Value::Null);
@@ -506,8 +499,8 @@ fn schedules_that_do_not_follow_fail_the_step_and_are_named() {
     let name = service.name.clone();
     rule("default", &format!("{name}-a"), &name, &revision(&name, 1));
     rule("default", &format!("{name}-b"), &name, &revision(&name, 1));
-    let _scheduled_7 = schedule("default", &format!("{name}-c"), &name, &revision(&name, 1));
-    let _scheduled_8 = calling(&format!("{name}-d"), &name, &revision(&name, 1));
+    let _schedule = schedule("default", &format!("{name}-c"), &name, &revision(&name, 1));
+    let _schedule = calling(&format!("{name}-d"), &name, &revision(&name, 1));
     let refused = format!("{name}-a");
     let api = Scenario::new([service])
         .also(move |action, body| {
@@ -552,26 +545,18 @@ fn a_pipeline_asks_for_both_and_its_policy_allows_what_that_takes() {
     let name = service.name.clone();
     let rule_name = format!("{name}-rule");
     rule("default", &rule_name, &name, &revision(&name, 1));
-    let _scheduled_9 = schedule("default", &format!("{name}-schedule"), &name, &revision(&name, 2));
+    let _schedule = schedule("default", &format!("{name}-schedule"), &name, &revision(&name, 2));
     // In another cluster, what has to be allowed is the same.
     let there = Service::fresh().name;
     let api = Scenario::new([service, Service::new(&there, &there, &revision(&name, 4))]).start();
     let project = pipeline(&name, ", keep-revisions: 1, schedules: true");
-    let outcome = project
-        .runner("run --publish")
-        .aws()
-        .env("AWS_ENDPOINT_URL", &api.endpoint)
-        .env("RUNNER_ECS_POLL", "30")
-        .run()
-        .exits(0);
+    let outcome = project.runner("run --publish").on(&api).run().exits(0);
     outcome.has_line(&["moved", &rule_name]).has_line(&[&format!("{name}:3"), "was deregistered"]);
     assert_eq!(active(&name), [4, 5, 6]);
     let policy = project.runner("iam --region us-east-1 --account 123456789012").run().exits(0);
     let policy = policy.complains("rules that start tasks").complains("schedules that start tasks");
     let policy: Value = serde_json::from_str(&policy.stdout).unwrap();
-    for call in api.aws.calls().iter().filter(|call| !call.action.starts_with("sts:")) {
-        assert!(allows(&policy, call), "{call:?} is not allowed by\n{policy:#}");
-    }
+    allows_all(&policy, &api.aws.calls());
     let patterns = policy.to_string();
     assert!(!patterns.contains(&format!("task/{name}/*")), "a pattern holds it already: {patterns}");
     let statements = policy["Statement"].as_array().unwrap();

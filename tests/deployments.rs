@@ -1,7 +1,7 @@
 //! Deployments, on an Amazon ECS that follows a script: the exit code, the sentence and the calls of each.
 
 use crate::ecs_api::{EcsApi, Fault, Scenario, Script, Service, Step, TaskOutcome, revision, steps};
-use crate::harness::{Outcome, Project, ecs};
+use crate::harness::{Outcome, Project, api_at, ecs, revisions};
 use serde_json::{Value, json};
 
 /// Why the circuit breaker says that it rolls back.
@@ -27,11 +27,6 @@ fn project(services: &[&Service], options: &str) -> Project {
 
 fn publish(project: &Project, ecs: &EcsApi) -> Outcome {
     project.runner("run --publish").on(ecs).run()
-}
-
-fn revisions(family: &str) -> usize {
-    let found = ecs("ListTaskDefinitions", &json!({ "familyPrefix": family }));
-    found["taskDefinitionArns"].as_array().unwrap().len()
 }
 
 /// How a scenario ends.
@@ -470,6 +465,30 @@ fn a_deployment_that_stops_while_it_is_rolled_back_is_taken_back_by_runner() {
     let outcome = publish(&project(&[&service], STUCK), &ecs).exits(5);
     outcome.says("so runner does").ends_with("rolled back");
     assert_eq!(ecs.runs(&service.name), revision(&service.name, 1));
+}
+
+#[test]
+fn however_many_tasks_have_stopped_before_those_of_the_deployment_are_found() {
+    let many = vec![TaskOutcome::stopped("ServiceSchedulerInitiated", "Scaling activity initiated"); 320];
+    let earlier = many.into_iter().fold(steps::progress(1, 0), Step::task);
+    let service = Service::fresh().deploys([earlier, steps::succeed()]);
+    let failing = [
+        vec![crash()],
+        vec![steps::progress(0, 1); 20],
+        vec![steps::rolling_back(BROKEN), steps::rolled_back(BROKEN)],
+    ];
+    let service = service.deploys(failing.concat());
+    let (name, ecs_api) = (&service.name, EcsApi::of(service.clone()));
+    ecs(
+        "RegisterTaskDefinition",
+        &json!({ "family": name, "containerDefinitions": [{ "name": "web", "image": "two", "memory": 64 }] }),
+    );
+    ecs_api.deploy(name, &revision(name, 2));
+    for _ in 0..3 {
+        let look = json!({ "cluster": name, "services": [name] });
+        api_at(&ecs_api.endpoint, "ecs", "AmazonEC2ContainerServiceV20141113.DescribeServices", &look);
+    }
+    publish(&project(&[&service], WAIT), &ecs_api).exits(5).ends_with("exit code 1");
 }
 
 #[test]

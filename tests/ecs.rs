@@ -1,6 +1,6 @@
 //! Task definitions: changed without loss, compared by what they mean, and registered once.
 
-use crate::harness::{Project, ecs, ecs_service, ssm, task_role};
+use crate::harness::{Project, ecs, ecs_service, revisions, ssm, task_role};
 use crate::recorded_aws::RecordedAws;
 use serde_json::{Value, json};
 use std::sync::Arc;
@@ -10,12 +10,6 @@ fn project(step: &str) -> Project {
     Project::new(&format!(
         "version: 1\nname: t\nenv: {{ shell: sh }}\nphases: {{ build: {{ steps: [{{ task-definition: {step} }}] }} }}\n"
     ))
-}
-
-/// How many revisions a family has.
-fn revisions(family: &str) -> usize {
-    let found = ecs("ListTaskDefinitions", &json!({ "familyPrefix": family }));
-    found["taskDefinitionArns"].as_array().unwrap().len()
 }
 
 fn latest(family: &str) -> Value {

@@ -432,8 +432,19 @@ pub fn served_digest(repository: &str, tag: &str) -> String {
     let ca = bed("RUNNER_TEST_CA");
     let login = "AWS:123456789012-auth-token";
     let head = shell("curl", &["-fsSI", "--cacert", &ca, "-u", login, "-H", accept, &url]);
+    digest_in(&head)
+}
+
+/// The digest that a registry names in the head of an answer.
+pub fn digest_in(head: &str) -> String {
     let line = head.lines().find(|line| line.to_lowercase().starts_with("docker-content-digest:")).unwrap();
     line.split_once(':').unwrap().1.trim().to_owned()
+}
+
+/// How many revisions a family has at the bed.
+pub fn revisions(family: &str) -> usize {
+    let found = ecs("ListTaskDefinitions", &serde_json::json!({ "familyPrefix": family }));
+    found["taskDefinitionArns"].as_array().unwrap().len()
 }
 
 /// The containers that a build left behind.

@@ -5,7 +5,7 @@ use super::{facts, stdio};
 use crate::exit::{Exit, Failure};
 use crate::plan::Mode;
 use crate::plan::calls::{Caller, Unknowns};
-use crate::plan::policy::{Policy, TASKS, policies};
+use crate::plan::policy::{EVENTS, Policy, TASKS, policies};
 use clap::{Args, ValueEnum};
 use std::path::PathBuf;
 
@@ -98,7 +98,7 @@ fn notes(all: &[Policy], policy: &Policy, format: Format) {
     for service in policy.passes_any_role() {
         let whose = match service {
             TASKS => "task definition are not known here (only ECS knows them, or its file cannot be read)",
-            "events.amazonaws.com" => "rules that start tasks are known to EventBridge alone",
+            EVENTS => "rules that start tasks are known to EventBridge alone",
             _ => "schedules that start tasks are known to EventBridge Scheduler alone",
         };
         stdio::text(&format!(

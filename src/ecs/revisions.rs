@@ -1,7 +1,31 @@
-//! Which revisions of a family are done with, and which references are behind.
+//! Revisions of task definitions: their names, which of them are done with, and which references are behind.
 
 use serde_json::Value;
 use std::collections::BTreeMap;
+
+/// A revision of a task definition.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Revision {
+    /// Its ARN, `…:task-definition/FAMILY:N`.
+    pub arn: String,
+}
+
+impl Revision {
+    /// Its number in its family; 0 where the ARN has none.
+    pub fn number(&self) -> u64 {
+        Named::read(&self.arn).number.unwrap_or_default()
+    }
+
+    /// `FAMILY:N`, for people.
+    pub fn short(&self) -> &str {
+        short(&self.arn)
+    }
+}
+
+/// `FAMILY:N` of an ARN; what is none stays as it is.
+pub fn short(arn: &str) -> &str {
+    arn.rsplit('/').next().unwrap_or(arn)
+}
 
 /// A revision as others name it: an ARN, `FAMILY:N`, or `FAMILY` for the latest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,7 +63,7 @@ pub struct Uses(BTreeMap<String, String>);
 impl Uses {
     /// Somebody uses a revision, given by whatever name.
     pub fn add(&mut self, revision: &str, by: impl Into<String>) {
-        let short = revision.rsplit('/').next().unwrap_or_default();
+        let short = short(revision);
         if !short.is_empty() {
             self.0.entry(short.to_owned()).or_insert_with(|| by.into());
         }
@@ -57,7 +81,7 @@ impl Uses {
     pub fn sort_out<'r>(&self, revisions: &'r [String], keep: usize) -> (Vec<&'r str>, Vec<(&'r str, &str)>) {
         let (mut go, mut stay) = (Vec::new(), Vec::new());
         for revision in revisions.iter().skip(keep) {
-            match self.0.get(revision.rsplit('/').next().unwrap_or_default()) {
+            match self.0.get(short(revision)) {
                 Some(by) => stay.push((revision.as_str(), by.as_str())),
                 None => go.push(revision.as_str()),
             }

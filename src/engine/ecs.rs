@@ -246,7 +246,7 @@ impl Session<'_> {
                 let family = short(current);
                 let family = family.split(':').next().unwrap_or_default();
                 let revisions = aws.ecs_revisions(family).await?;
-                let number = crate::aws::ecs::Revision { arn: current.clone() }.number();
+                let number = Named::read(current).number.unwrap_or_default();
                 let found = revisions.into_iter().find(|revision| revision.number() < number);
                 let found = found.ok_or_else(nothing)?;
                 let cause = chain(&error);

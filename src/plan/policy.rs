@@ -8,6 +8,13 @@ use std::collections::{BTreeMap, BTreeSet};
 
 /// Who takes the roles of tasks.
 pub const TASKS: &str = "ecs-tasks.amazonaws.com";
+/// Who takes the roles of rules.
+pub const EVENTS: &str = "events.amazonaws.com";
+/// Who takes the roles of schedules.
+pub const SCHEDULER: &str = "scheduler.amazonaws.com";
+
+/// Actions, with the service to which they pass roles, and what they work on.
+type Allowed = BTreeMap<(&'static str, Option<&'static str>), BTreeSet<Resource>>;
 
 /// What one role must be allowed.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -36,26 +43,25 @@ pub fn policies(pipeline: &Pipeline, caller: &Caller<'_>) -> Vec<Policy> {
     let steps = pipeline.steps().flat_map(|step| caller.step(step));
     let notifications = pipeline.notify.iter().flat_map(|notify| caller.notification(notify));
     let calls: Vec<Call> = caller.at_start().into_iter().chain(steps).chain(notifications).collect();
-    let mut roles: BTreeMap<Option<String>, BTreeMap<&'static str, BTreeSet<Resource>>> = BTreeMap::new();
+    let mut roles: BTreeMap<Option<String>, Allowed> = BTreeMap::new();
     roles.entry(None).or_default();
     for call in calls {
         let actions = roles.entry(call.role).or_default();
         for (action, resource) in call.permissions {
-            actions.entry(action).or_default().insert(resource);
+            actions.entry((action, None)).or_default().insert(resource);
+        }
+        for (role, service) in call.passes {
+            actions.entry(("iam:PassRole", Some(service))).or_default().insert(role);
         }
     }
     roles.into_iter().map(|(role, actions)| Policy { role, statements: statements(actions) }).collect()
 }
 
 /// Actions of one service that work on the same resources share a statement.
-fn statements(actions: BTreeMap<&'static str, BTreeSet<Resource>>) -> Vec<Statement> {
+fn statements(actions: Allowed) -> Vec<Statement> {
     type Key = (&'static str, Vec<Resource>, Option<&'static str>);
     let mut groups: BTreeMap<Key, Vec<&'static str>> = BTreeMap::new();
-    for (action, mut resources) in actions {
-        let (action, passed_to) = match action.split_once(" to ") {
-            Some((action, service)) => (action, Some(service)),
-            None => (action, (action == "iam:PassRole").then_some(TASKS)),
-        };
+    for ((action, passed_to), mut resources) in actions {
         if passed_to.is_some() && resources.iter().any(is_any_role) {
             // The pattern holds the others.
             resources.retain(is_any_role);

@@ -3,11 +3,10 @@
 mod stage;
 
 use crate::ecs_api::{Fault, revision};
-use crate::harness::{Project, unique, within};
+use crate::harness::{Project, eventually, unique};
 use serde_json::{Value, json};
 use stage::{Look, Play, Played, Stage, look};
 use std::cmp::Ordering;
-use std::time::Duration;
 
 const ALL: [&str; 6] =
     ["BeforeInstall", "Install", "AfterInstall", "BeforeAllowTraffic", "AllowTraffic", "AfterAllowTraffic"];
@@ -295,11 +294,7 @@ fn a_run_that_is_stopped_rolls_back_or_leaves() {
         let own = Played::new(stuck()).when_stopped([stopped()]);
         let play = Play::of(options, vec![own]);
         let running = play.call().start();
-        within(
-            Duration::from_secs(20),
-            || play.api.count("codedeploy:GetDeployment") > 2,
-            "it never followed",
-        );
+        eventually(|| play.api.count("codedeploy:GetDeployment") > 2, "it never followed");
         running.signal("TERM");
         let outcome = running.finish().exits(143);
         let says = if stops == 1 {

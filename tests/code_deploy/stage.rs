@@ -318,8 +318,7 @@ impl Play {
     }
 
     pub fn call(&self) -> Call<'_> {
-        let call = self.project.runner("run --publish").aws();
-        call.env("AWS_ENDPOINT_URL", &self.api.endpoint).env("RUNNER_ECS_POLL", "30")
+        self.project.runner("run --publish").on(&self.api)
     }
 
     pub fn run(&self) -> Outcome {

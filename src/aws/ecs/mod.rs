@@ -1,4 +1,4 @@
-//! Amazon Elastic Container Service: task definitions and services.
+//! Amazon Elastic Container Service: task definitions here; services and their deployments, tasks, and who uses what beside it.
 //!
 //! Task definitions travel as JSON: the SDK's types would drop every field that they do not know yet.
 
@@ -11,28 +11,10 @@ pub use tasks::{RunTask, TaskFilter};
 
 use super::raw::{RawBody, swap_body};
 use super::{Aws, AwsError, error};
+use crate::ecs::revisions::Revision;
 use aws_sdk_ecs::types::{SortOrder, TaskDefinitionStatus};
 use aws_smithy_types::retry::RetryConfig;
 use serde_json::Value;
-
-/// A revision of a task definition.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Revision {
-    /// Its ARN, `…:task-definition/FAMILY:N`.
-    pub arn: String,
-}
-
-impl Revision {
-    /// Its number in its family; 0 where the ARN has none.
-    pub fn number(&self) -> u64 {
-        self.arn.rsplit(':').next().and_then(|number| number.parse().ok()).unwrap_or_default()
-    }
-
-    /// `FAMILY:N`, for people.
-    pub fn short(&self) -> &str {
-        self.arn.rsplit('/').next().unwrap_or(&self.arn)
-    }
-}
 
 impl Aws {
     /// A task definition by family (its latest revision) or ARN, as `DescribeTaskDefinition` answers, tags included.

@@ -5,10 +5,11 @@ use crate::aws::{Aws, AwsError, error};
 use crate::ecs::service::Placement;
 use crate::ecs::task::{Container, NotStarted, Task};
 use aws_sdk_ecs::types;
+use std::collections::HashSet;
 
 /// How many tasks one call describes.
 const AT_ONCE: usize = 100;
-/// How many stopped or running tasks are looked at; a service may have thousands.
+/// How many stopped or running tasks are looked at, at a time; a service may have thousands.
 const MOST: usize = 300;
 
 /// Which tasks of a cluster.
@@ -40,8 +41,13 @@ pub struct RunTask {
 }
 
 impl Aws {
-    /// Tasks of a service, in no order.
-    pub async fn ecs_tasks(&self, cluster: &str, filter: TaskFilter<'_>) -> Result<Vec<Task>, AwsError> {
+    /// Tasks of a service, in no order, without those that are `known` by their ARN.
+    pub async fn ecs_tasks(
+        &self,
+        cluster: &str,
+        filter: TaskFilter<'_>,
+        known: &HashSet<String>,
+    ) -> Result<Vec<Task>, AwsError> {
         let (service, status) = match filter {
             TaskFilter::StoppedOf(service) => (service, types::DesiredStatus::Stopped),
             TaskFilter::RunningOf(service) => (service, types::DesiredStatus::Running),
@@ -58,7 +64,9 @@ impl Aws {
         let mut arns = Vec::new();
         while let Some(arn) = pages.next().await {
             let arn = arn.map_err(|failed| missing(error("ecs:ListTasks", "*", failed), cluster, service))?;
-            arns.push(arn);
+            if !known.contains(&arn) {
+                arns.push(arn);
+            }
             if arns.len() == MOST {
                 break;
             }

@@ -32,8 +32,8 @@ pub(super) struct Deploy {
     #[arg(long, value_name = "DURATION", value_parser = duration::parse)]
     wait: Option<Duration>,
     /// What happens to a deployment that fails or takes too long
-    #[arg(long, value_enum, default_value_t = Action::Rollback)]
-    on_failure: Action,
+    #[arg(long, value_enum, default_value_t = WhenItFails::Rollback)]
+    on_failure: WhenItFails,
     /// Register and deploy also where nothing differs
     #[arg(long)]
     force: bool,
@@ -61,7 +61,7 @@ struct Then {
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
-enum Action {
+enum WhenItFails {
     Rollback,
     Leave,
 }
@@ -76,8 +76,8 @@ pub(super) fn main(arguments: &Deploy) -> Result<Exit, Failure> {
     let manner = Manner {
         wait: arguments.wait,
         on_failure: match arguments.on_failure {
-            Action::Rollback => OnFailure::Rollback,
-            Action::Leave => OnFailure::Leave,
+            WhenItFails::Rollback => OnFailure::Rollback,
+            WhenItFails::Leave => OnFailure::Leave,
         },
         force: arguments.force,
         dry_run: arguments.dry_run,
@@ -87,7 +87,7 @@ pub(super) fn main(arguments: &Deploy) -> Result<Exit, Failure> {
     let session = Session::new()?;
     let done = session
         .run(!arguments.dry_run, async |session| session.deploy(&place, base, &patch, &manner).await)?;
-    conclude(&session, &done, &place.cluster, (arguments.dry_run, arguments.json))
+    conclude(&session, &done, &place.cluster, arguments.dry_run, arguments.json)
 }
 
 /// Prints what was done, or would be, and gives the exit code: that of the deployment, whether or not this can be printed.
@@ -95,7 +95,8 @@ pub(super) fn conclude(
     session: &Session,
     Ended { value: done, stopped }: &Ended<Done>,
     cluster: &str,
-    (dry_run, as_json): (bool, bool),
+    dry_run: bool,
+    as_json: bool,
 ) -> Result<Exit, Failure> {
     let printed = if as_json {
         stdio::json(&session.masked_document(document(done, cluster, dry_run)))

@@ -36,5 +36,5 @@ pub(super) fn main(arguments: &Rollback) -> Result<Exit, Failure> {
     let place = arguments.target.place();
     let session = Session::new()?;
     let done = session.run(!dry_run, async |session| session.roll_back(&place, &manner).await)?;
-    conclude(&session, &done, &place.cluster, (dry_run, arguments.json))
+    conclude(&session, &done, &place.cluster, dry_run, arguments.json)
 }

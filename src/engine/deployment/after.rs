@@ -10,7 +10,7 @@ use crate::ecs::task::Task;
 use crate::ecs::task_definition::described;
 use crate::engine::failure::told;
 use crate::exit::Failure;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 /// How many tasks with a wrong image are named.
 const NAMED: usize = 3;
@@ -104,7 +104,8 @@ impl Deployer<'_> {
             let is_of = own.zip(task.started_by.as_ref()).is_none_or(|(own, by)| own.id == *by);
             task.definition == order.revision && task.last_status == "RUNNING" && is_of
         };
-        let mut tasks = self.aws.ecs_tasks(&order.cluster, TaskFilter::RunningOf(name)).await?;
+        let mut tasks =
+            self.aws.ecs_tasks(&order.cluster, TaskFilter::RunningOf(name), &HashSet::new()).await?;
         tasks.retain(is_own);
         if tasks.is_empty() {
             return Ok(Vec::new());

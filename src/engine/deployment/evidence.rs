@@ -47,6 +47,7 @@ impl Of<'_> {
 /// The tasks of a deployment that have failed, and why.
 #[derive(Default)]
 pub(super) struct Casualties {
+    /// The ARNs of all stopped tasks that have been looked at.
     seen: HashSet<String>,
     found: Vec<Casualty>,
     /// What events tell of trouble.
@@ -81,16 +82,16 @@ impl Casualties {
                 self.events.push(cause);
             }
         }
-        let stopped = match deployer.aws.ecs_tasks(cluster, TaskFilter::StoppedOf(&service.name)).await {
+        let filter = TaskFilter::StoppedOf(&service.name);
+        let stopped = match deployer.aws.ecs_tasks(cluster, filter, &self.seen).await {
             Ok(tasks) => tasks,
             Err(error) => return self.cannot_tell(&error),
         };
-        let mut fresh: Vec<Task> =
-            stopped.into_iter().filter(|task| of.has(task) && !self.seen.contains(&task.arn)).collect();
+        self.seen.extend(stopped.iter().map(|task| task.arn.clone()));
+        let mut fresh: Vec<Task> = stopped.into_iter().filter(|task| of.has(task)).collect();
         fresh.sort_by_key(|task| task.created);
         let mut sentences = Vec::new();
         for task in fresh {
-            self.seen.insert(task.arn.clone());
             if self.found.len() == MOST {
                 break;
             }

@@ -12,7 +12,6 @@ mod verify;
 mod watch;
 
 use super::services::{Access, Services};
-use crate::aws::ecs::Revision;
 use crate::aws::{Aws, AwsError};
 use crate::ecs::needs::Needs;
 use crate::ecs::service::{Controller, Service};
@@ -324,5 +323,5 @@ fn runs(service: &Service, is_all: bool) -> Option<String> {
 
 /// `FAMILY:N` of an ARN.
 pub fn short(arn: &str) -> String {
-    Revision { arn: arn.to_owned() }.short().to_owned()
+    crate::ecs::revisions::short(arn).to_owned()
 }

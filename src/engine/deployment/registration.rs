@@ -3,9 +3,9 @@
 use super::Deployer;
 use super::watch::Attempts;
 use crate::aws::AwsError;
-use crate::aws::ecs::Revision;
 use crate::document;
 use crate::ecs::diff::compare;
+use crate::ecs::revisions::Revision;
 use crate::ecs::task_definition::Request;
 use crate::exit::{Failure, chain};
 use serde_json::Value;

@@ -2,8 +2,7 @@
 
 use super::{Deployer, Order, Report, short};
 use crate::aws::AwsError;
-use crate::aws::ecs::Revision;
-use crate::ecs::revisions::{Named, Uses, started_by};
+use crate::ecs::revisions::{Named, Revision, Uses, started_by};
 use crate::ecs::service::{Controller, Service};
 use crate::engine::failure::told;
 use futures_util::stream::{self, StreamExt, TryStreamExt};

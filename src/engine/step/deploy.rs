@@ -2,7 +2,7 @@
 
 use super::Context;
 use crate::ecs::appspec::AppSpec;
-use crate::engine::deployment::{CodeDeploy, Order, Outcome, Report, WAIT, Wishes, failure_of};
+use crate::engine::deployment::{CodeDeploy, Order, Outcome, Report, WAIT, Wishes, failure_of, short};
 use crate::exit::Failure;
 use crate::files::{self, Access};
 use crate::pipeline::model::{Deploy, OnFailure};
@@ -96,7 +96,7 @@ async fn planned(
 /// What has become of a service, for the summary.
 async fn say(cx: &Context<'_>, order: &Order, report: &Report) {
     let cluster = &order.cluster;
-    let revision = order.revision.rsplit('/').next().unwrap_or_default();
+    let revision = short(&order.revision);
     let (verb, detail) = match report.outcome {
         Outcome::Deployed => {
             ("deployed", format!("{cluster} · {revision} in {:.0} s", report.elapsed.as_secs_f64()))

@@ -1,7 +1,7 @@
 //! `run-task`: a task runs once, such as a migration, and its end is waited for.
 
 use super::Context;
-use crate::aws::ecs::{Revision, RunTask as Order};
+use crate::aws::ecs::RunTask as Order;
 use crate::aws::{Aws, AwsError};
 use crate::docker::random_id;
 use crate::ecs::diagnosis::{ContainerLog, Evidence, diagnose, is_essential};
@@ -9,7 +9,7 @@ use crate::ecs::needs::LogStream;
 use crate::ecs::service::{Network, Placement};
 use crate::ecs::task::{Container, NotStarted, Task};
 use crate::ecs::task_definition::{TaskDefinitionError, described};
-use crate::engine::deployment::WAIT;
+use crate::engine::deployment::{WAIT, short};
 use crate::engine::failure::told;
 use crate::exit::{Exit, Failure, chain};
 use crate::files::{self, Access};
@@ -57,7 +57,7 @@ pub(super) async fn run(cx: &Context<'_>, task: &RunTask) -> Result<(), Failure>
     }
     let begin = Instant::now();
     let started = start(cx, &aws, &order).await?;
-    let short = Revision { arn: order.definition.clone() }.short().to_owned();
+    let short = short(&order.definition);
     cx.events.note(format!("task {} of {short} has been started", started.id())).await;
     let poll = cx.run.job.settings.ecs_poll.unwrap_or(POLL);
     let mut running = Running {

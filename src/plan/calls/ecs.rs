@@ -1,10 +1,11 @@
 //! What the steps for Amazon ECS ask of AWS.
 
-use super::{Call, Caller, PASS_TO_EVENTS, PASS_TO_SCHEDULER, Place, Unknowns, pull};
+use super::{Call, Caller, Place, Unknowns, pull};
 use crate::pipeline::model::{
     Action, Deploy, OnFailure, RunTask, Step, TaskDefinition, TaskDefinitionBase, TaskPlace,
 };
 use crate::pipeline::reference::{SecretReference, family_of};
+use crate::plan::policy::{EVENTS, SCHEDULER, TASKS};
 use crate::plan::resource::Resource;
 
 impl Caller<'_> {
@@ -46,7 +47,7 @@ impl Caller<'_> {
         if !definition.tags.is_empty() || facts.is_none_or(|facts| facts.tagged) {
             call.permissions.push(("ecs:TagResource", resource));
         }
-        call.permissions.extend(self.pass_role(definition, step, place));
+        call.passes.extend(self.roles(definition, step, place).into_iter().map(|role| (role, TASKS)));
         calls.push(call);
         calls
     }
@@ -55,8 +56,8 @@ impl Caller<'_> {
     fn verified(&self, definition: &TaskDefinition, step: &Step, place: &Place) -> Vec<Call> {
         let own = Some(&step.env);
         let facts = self.facts.definitions.get(&step.id);
-        let roles = self.pass_role(definition, step, place).into_iter();
-        let mut calls = vec![place.call(roles.map(|(_, role)| ("iam:GetRole", role)))];
+        let roles = self.roles(definition, step, place).into_iter();
+        let mut calls = vec![place.call(roles.map(|role| ("iam:GetRole", role)))];
         let changed = definition.containers.values();
         let pushed = changed.clone().filter_map(|container| self.image(container.image.as_ref()?));
         for image in pushed {
@@ -102,12 +103,7 @@ impl Caller<'_> {
     }
 
     /// The roles that tasks of this definition get.
-    fn pass_role(
-        &self,
-        definition: &TaskDefinition,
-        step: &Step,
-        place: &Place,
-    ) -> Vec<(&'static str, Resource)> {
+    fn roles(&self, definition: &TaskDefinition, step: &Step, place: &Place) -> Vec<Resource> {
         let own = Some(&step.env);
         let named = [&definition.task_role, &definition.execution_role];
         let mut roles: Vec<Resource> =
@@ -120,7 +116,7 @@ impl Caller<'_> {
         }
         roles.sort();
         roles.dedup();
-        roles.into_iter().map(|role| ("iam:PassRole", role)).collect()
+        roles
     }
 
     fn service(cluster: &str, service: String, place: &Place) -> Resource {
@@ -153,8 +149,8 @@ impl Caller<'_> {
             if let Action::TaskDefinition(inner) = &definition.action
                 && inner.registers()
             {
-                let roles = self.pass_role(inner, definition, place);
-                calls.push(place.call(roles));
+                let passes = self.roles(inner, definition, place).into_iter().map(|role| (role, TASKS));
+                calls.push(Call { passes: passes.collect(), ..place.call([]) });
             }
         }
         calls
@@ -291,10 +287,10 @@ impl Caller<'_> {
         if deploy.schedules {
             let condition = Some("where it starts an older revision of the family in this cluster");
             let mut call = place.change("events:PutTargets", rules, condition, self.fill());
-            call.permissions.push((PASS_TO_EVENTS, place.role_named("*")));
+            call.passes.push((place.role_named("*"), EVENTS));
             calls.push(call);
             let mut call = place.change("scheduler:UpdateSchedule", schedules, condition, self.fill());
-            call.permissions.push((PASS_TO_SCHEDULER, place.role_named("*")));
+            call.passes.push((place.role_named("*"), SCHEDULER));
             calls.push(call);
         }
         if deploy.keep_revisions.is_some() {

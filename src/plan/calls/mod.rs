@@ -23,18 +23,15 @@ pub const CACHE_TAG: &str = "buildcache";
 /// What tags with the fingerprint of an image's sources begin with.
 pub const SOURCE_TAG: &str = "runner-source-";
 
-/// Passing the role of a rule's target on to `EventBridge`. Behind the action stands who gets the role, where that is not ECS.
-pub const PASS_TO_EVENTS: &str = "iam:PassRole to events.amazonaws.com";
-/// Passing the role of a schedule on to `EventBridge` Scheduler.
-pub const PASS_TO_SCHEDULER: &str = "iam:PassRole to scheduler.amazonaws.com";
-
 /// Something that a step asks of the world outside.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Call {
     /// What changes, where something does.
     pub change: Option<Change>,
-    /// What has to be allowed: action, where it passes a role on to whom, and resource.
+    /// What has to be allowed: action and resource.
     pub permissions: Vec<(&'static str, Resource)>,
+    /// The roles that it passes on, and to which service.
+    pub passes: Vec<(Resource, &'static str)>,
     /// The role under which it happens: the build's own where absent.
     pub role: Option<String>,
 }
@@ -114,7 +111,8 @@ impl Place {
     }
 
     fn call(&self, permissions: impl IntoIterator<Item = (&'static str, Resource)>) -> Call {
-        Call { change: None, permissions: permissions.into_iter().collect(), role: self.role.clone() }
+        let permissions = permissions.into_iter().collect();
+        Call { change: None, permissions, passes: Vec::new(), role: self.role.clone() }
     }
 
     fn change(
@@ -125,7 +123,7 @@ impl Place {
         fill: Fill<'_>,
     ) -> Call {
         let change = Change { action, target: resource.arn(fill), condition };
-        Call { change: Some(change), permissions: vec![(action, resource)], role: self.role.clone() }
+        Call { change: Some(change), ..self.call([(action, resource)]) }
     }
 }
 
@@ -260,7 +258,7 @@ impl<'a> Caller<'a> {
     fn assume(place: &Place, calls: &mut Vec<Call>) {
         if let (Some(role), false) = (&place.role_resource, calls.is_empty()) {
             let permissions = vec![("sts:AssumeRole", role.clone())];
-            calls.insert(0, Call { change: None, permissions, role: None });
+            calls.insert(0, Call { change: None, permissions, passes: Vec::new(), role: None });
         }
     }
 
@@ -306,8 +304,8 @@ impl<'a> Caller<'a> {
                 target: format!("{address}:{CACHE_TAG}"),
                 condition: Some("where the engine writes its cache to registries"),
             };
-            let permissions = actions.map(|action| (action, arn.clone())).to_vec();
-            calls.push(Call { change: Some(change), permissions, role: place.role.clone() });
+            let permissions = actions.map(|action| (action, arn.clone()));
+            calls.push(Call { change: Some(change), ..place.call(permissions) });
         }
     }
 
@@ -384,7 +382,7 @@ impl<'a> Caller<'a> {
         let registry = |action, target: String, condition, actions: &[&'static str]| {
             let permissions = arn.iter().flat_map(|arn| actions.iter().map(|action| (*action, arn.clone())));
             let change = Some(Change { action, target, condition });
-            Call { change, permissions: permissions.collect(), role: place.role.clone() }
+            Call { change, ..place.call(permissions) }
         };
         if let Some(arn) = &arn {
             if !is_full || image.create.is_some() {
