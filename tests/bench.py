@@ -196,7 +196,7 @@ def shape_stages(context):
 
 def build():
     docker = docker_with_buildkit()
-    shapes = [("one file of 1 GB", shape_large, 3), ("50,000 small files", shape_small, 5), ("20 stages", shape_stages, 9)]
+    shapes = [("one file of 1 GB", shape_large, 5), ("50,000 small files", shape_small, 5), ("20 stages", shape_stages, 9)]
     for name, shape, rounds in shapes:
         times, memory, private = ({"docker": [], "runner": []} for _ in range(3))
         root = os.path.join(HERE, "build")
