@@ -469,12 +469,12 @@ fn a_deployment_that_stops_while_it_is_rolled_back_is_taken_back_by_runner() {
 
 #[test]
 fn however_many_tasks_have_stopped_before_those_of_the_deployment_are_found() {
-    let many = vec![TaskOutcome::stopped("ServiceSchedulerInitiated", "Scaling activity initiated"); 320];
+    let many = vec![TaskOutcome::stopped("ServiceSchedulerInitiated", "Scaling activity initiated"); 305];
     let earlier = many.into_iter().fold(steps::progress(1, 0), Step::task);
     let service = Service::fresh().deploys([earlier, steps::succeed()]);
     let failing = [
         vec![crash()],
-        vec![steps::progress(0, 1); 20],
+        vec![steps::progress(0, 1); 4],
         vec![steps::rolling_back(BROKEN), steps::rolled_back(BROKEN)],
     ];
     let service = service.deploys(failing.concat());
@@ -574,6 +574,11 @@ fn faults_at_any_call_change_nothing_of_the_truth() {
         if outcome.code == Some(3) && ecs.count("ecs:UpdateService") == 0 {
             let runs = ecs.runs(&service.name) == revision(&service.name, 1) && revisions(&service.name) <= 2;
             return if runs { Vec::new() } else { vec![format!("{at}: something was touched\n{outcome}")] };
+        }
+        // Where ECS could not be asked to roll back, runner has done so itself, and that goes well.
+        let is_back = outcome.code == Some(5) && ecs.runs(&service.name) == revision(&service.name, 1);
+        if is_back && action == "ecs:StopServiceDeployment" {
+            return Vec::new();
         }
         // What a lost answer would have told may be missing in the sentence, but in nothing else.
         let end = End { says: &[], ..case.end };

@@ -148,8 +148,8 @@ impl Call<'_> {
 struct Stage {
     state: State,
     asked: Vec<(String, Value)>,
-    /// What each action was answered last.
-    said: BTreeMap<String, String>,
+    /// What each call, by its action and body, was answered last.
+    said: BTreeMap<(String, String), String>,
     faults: Vec<Fault>,
     more: Option<More>,
 }
@@ -174,10 +174,11 @@ impl Stage {
                 Answer::Forwarded => Answer::Instead(500, lost().to_string()),
                 _ => Answer::Said(500, lost().to_string()),
             },
-            Some(Kind::Stale) if self.said.contains_key(action) => {
-                Answer::Said(200, self.said[action].clone())
-            }
-            Some(Kind::Stale) | None => self.play(action, body, &json),
+            Some(Kind::Stale) => match self.said.get(&(action.clone(), body.to_owned())) {
+                Some(said) => Answer::Said(200, said.clone()),
+                None => self.play(action, body, &json),
+            },
+            None => self.play(action, body, &json),
         }
     }
 
@@ -189,7 +190,7 @@ impl Stage {
             None => Answer::Forwarded,
             Some(Ok(answer)) => {
                 let text = answer.to_string();
-                self.said.insert(action.to_owned(), text.clone());
+                self.said.insert((action.to_owned(), body.to_owned()), text.clone());
                 Answer::Said(200, text)
             }
             Some(Err((status, text))) => Answer::Said(status, text),

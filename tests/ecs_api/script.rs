@@ -428,7 +428,7 @@ impl Fault {
         Self::new(action, Kind::Garbage)
     }
 
-    /// What the call before it was answered: ECS does not show at once what has changed.
+    /// What the same call before it was answered: ECS does not show at once what has changed.
     pub fn stale(action: &str) -> Self {
         Self::new(action, Kind::Stale)
     }
