@@ -288,7 +288,6 @@ impl<'a> Following<'a> {
             match looked {
                 Ok(()) => {
                     unseen = UNSEEN;
-                    watch.saw();
                     match self.deployment.status {
                         Status::Succeeded => return End::Succeeded,
                         Status::Failed | Status::Stopped => return End::Ended,

@@ -219,7 +219,6 @@ impl<'a> Following<'a> {
             };
             match looked {
                 Ok((service, verdict)) => {
-                    watch.saw();
                     match verdict {
                         Verdict::Succeeded => return End::Succeeded,
                         Verdict::Failed(reason) => return End::Failed(reason),

@@ -36,17 +36,21 @@ impl<'a> Watch<'a> {
     }
 
     /// Looks. An API that does not answer holds up neither the end of the time nor a signal.
-    pub(super) async fn look<T>(&self, look: impl Future<Output = T>) -> Result<T, Over> {
+    pub(super) async fn look<T>(
+        &mut self,
+        look: impl Future<Output = Result<T, AwsError>>,
+    ) -> Result<Result<T, AwsError>, Over> {
+        let looked = self.until_over(look).await?;
+        self.troubled &= looked.is_err();
+        Ok(looked)
+    }
+
+    async fn until_over<T>(&self, work: impl Future<Output = T>) -> Result<T, Over> {
         tokio::select! {
-            seen = look => Ok(seen),
+            done = work => Ok(done),
             () = self.deployer.stop.cancelled() => Err(Over::Stopped),
             () = tokio::time::sleep_until(self.until) => Err(Over::TimedOut),
         }
-    }
-
-    /// A look has told something.
-    pub(super) fn saw(&mut self) {
-        self.troubled = false;
     }
 
     /// A look has failed, and the next one may not. Gives what to say: only the first of several in a row is worth it.
@@ -63,7 +67,7 @@ impl<'a> Watch<'a> {
         if left.is_zero() {
             return Err(Over::TimedOut);
         }
-        self.look(tokio::time::sleep(pause.min(left))).await
+        self.until_over(tokio::time::sleep(pause.min(left))).await
     }
 }
 
