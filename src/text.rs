@@ -33,6 +33,11 @@ pub fn listed<'a>(names: impl IntoIterator<Item = &'a str>) -> String {
     joined(names, "and", "none")
 }
 
+/// Bytes as lower-case hexadecimal digits.
+pub fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
 /// A size as people read it, in decimal units like the docker command.
 pub fn human_size(bytes: u64) -> String {
     let units = [(1_000_000_000, "GB"), (1_000_000, "MB"), (1_000, "kB")];

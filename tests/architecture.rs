@@ -6,7 +6,7 @@ use std::path::Path;
 /// What each module may know of the others.
 const MAY_USE: &[(&str, &[&str])] = &[
     ("address", &[]),
-    ("aws", &["address", "document", "ecs", "secret", "tls"]),
+    ("aws", &["address", "document", "ecs", "secret", "text", "tls"]),
     ("docker", &["exit", "secret", "text", "tls"]),
     ("document", &[]),
     ("ecs", &["text"]),

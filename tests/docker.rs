@@ -55,6 +55,22 @@ fn an_engine_behind_tls() {
         .ends_with("/.docker/ca.pem for the TLS that DOCKER_TLS_VERIFY asks for: No such file")
         .ends_with("DOCKER_CERT_PATH names the directory");
     verified("run", &engine.certificates("other")).run_under(&network).exits(3).ends_with("certificate");
+    // A docker context has certificates of its own.
+    let config = project.path(".home/.docker");
+    docker_context(&config, "far", r#"{"Host": "tcp://127.0.0.1:2376"}"#);
+    let own = config.join(format!("contexts/tls/{FAR}/docker"));
+    std::fs::create_dir_all(&own).unwrap();
+    let by_context = |command: &str| project.runner(command).env("DOCKER_CONTEXT", "far").run_under(&network);
+    let missing = by_context("run").exits(3);
+    missing
+        .ends_with("the docker context `far`: cannot use")
+        .ends_with("for the TLS that the docker context asks for");
+    for file in ["ca.pem", "cert.pem", "key.pem"] {
+        std::fs::copy(Path::new(&certificates).join(file), own.join(file)).unwrap();
+    }
+    did_everything(&project, by_context("run"));
+    by_context("doctor").says("at 127.0.0.1:2376 (TLS), the docker context `far`");
+
     let half = engine.certificates("half");
     std::fs::create_dir(&half).unwrap();
     let copy =
@@ -68,6 +84,57 @@ fn an_engine_behind_tls() {
     let wrong = verified("run", &half).run_under(&network).exits(3);
     wrong
         .ends_with("half/key.pem for the TLS that DOCKER_TLS_VERIFY asks for: there is nothing of that kind");
+}
+
+/// The SHA-256 of `far` and of `near`: where docker keeps contexts of these names.
+const FAR: &str = "512eea46ceb3921dff4363c7069d89d4964d1d9fccaa0f411851a7aa60a5c868";
+const NEAR: &str = "46ba34770bccfde756708d47d83fb7c8257fe8a4b3a35f25d385a8284021f476";
+
+/// A docker context as the docker command writes it.
+fn docker_context(config: &Path, name: &str, endpoint: &str) {
+    let directory = config.join("contexts/meta").join(if name == "far" { FAR } else { NEAR });
+    std::fs::create_dir_all(&directory).unwrap();
+    let text = format!(r#"{{"Name": "{name}", "Metadata": {{}}, "Endpoints": {{"docker": {endpoint}}}}}"#);
+    std::fs::write(directory.join("meta.json"), text).unwrap();
+}
+
+#[test]
+fn the_engine_of_a_docker_context() {
+    let project = everything();
+    let config = project.path(".home/.docker");
+    std::fs::create_dir_all(&config).unwrap();
+    let socket = project.path("engine.sock");
+    std::os::unix::fs::symlink("/var/run/docker.sock", &socket).unwrap();
+    docker_context(&config, "near", &format!(r#"{{"Host": "unix://{}"}}"#, socket.display()));
+    docker_context(&config, "far", r#"{"Host": "unix:///nowhere.sock"}"#);
+    let current = |name: &str| {
+        std::fs::write(config.join("config.json"), format!(r#"{{"currentContext": "{name}"}}"#)).unwrap();
+    };
+    current("near");
+    did_everything(&project, project.runner("run").run());
+    project.runner("doctor").run().says("/engine.sock, the docker context `near`");
+
+    // The variable goes before the file, and DOCKER_HOST before both.
+    let far = project.runner("run").env("DOCKER_CONTEXT", "far").run().exits(3);
+    far.ends_with("the docker context `far`: there is no Docker Engine: /nowhere.sock does not exist")
+        .ends_with("or set DOCKER_HOST");
+    let host = project.runner("doctor").env("DOCKER_CONTEXT", "far").env("DOCKER_HOST", "unix://");
+    host.run().says("at /var/run/docker.sock").says_not("context");
+    project.runner("doctor").env("DOCKER_CONTEXT", "default").run().says("at /var/run/docker.sock");
+
+    current("gone");
+    let gone = project.runner("run").run().exits(3);
+    gone.ends_with("the docker context `gone` cannot be used: there is none of that name")
+        .ends_with("`docker context ls`");
+    docker_context(&config, "far", r#"{"Host": "npipe:////./pipe/docker"}"#);
+    let foreign = project.runner("run").env("DOCKER_CONTEXT", "far").run().exits(3);
+    foreign.ends_with("the docker context `far`: the address `npipe:////./pipe/docker`");
+    docker_context(&config, "far", "3");
+    let broken = project.runner("run").env("DOCKER_CONTEXT", "far").run().exits(3);
+    broken.ends_with("the docker context `far` cannot be used").ends_with("meta.json is not valid");
+    std::fs::write(config.join("config.json"), "{").unwrap();
+    let unreadable = project.runner("run").run().exits(3);
+    unreadable.ends_with("config.json is not valid").ends_with("mend the file, or set DOCKER_HOST");
 }
 
 #[test]

@@ -4,6 +4,7 @@ use super::ecs::time;
 use super::{Aws, AwsError, error};
 use crate::ecs::code_deploy::{Deployment, Group, LifecycleEvent, Progress, Status, TaskSet};
 use crate::ecs::service::Counts;
+use crate::text::hex;
 use aws_lc_rs::digest::{SHA256, digest};
 use aws_sdk_codedeploy::types;
 use aws_smithy_types::DateTime;
@@ -36,8 +37,7 @@ pub struct NewDeployment {
 
 /// The hash by which `CodeDeploy` knows an `AppSpec`.
 pub fn sha256(app_spec: &str) -> String {
-    let hash = digest(&SHA256, app_spec.as_bytes());
-    hash.as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
+    hex(digest(&SHA256, app_spec.as_bytes()).as_ref())
 }
 
 impl Aws {

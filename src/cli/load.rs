@@ -250,6 +250,8 @@ pub(super) fn settings(process: &HashMap<String, String>) -> Result<Settings, Fa
     Ok(Settings {
         docker: Endpoint {
             host: get("DOCKER_HOST").cloned(),
+            context: get("DOCKER_CONTEXT").cloned(),
+            configuration: docker.clone(),
             tls_verify: get("DOCKER_TLS_VERIFY").is_some(),
             tls: get("DOCKER_TLS").is_some(),
             certificates: get("DOCKER_CERT_PATH")

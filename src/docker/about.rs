@@ -40,7 +40,10 @@ impl Engine {
             exports_cache: status.iter().flatten().any(|word| word.starts_with("io.containerd.snapshotter")),
             version: info.server_version.unwrap_or_default(),
             api: self.client.client_version().to_string(),
-            host: self.host.to_string(),
+            host: match &self.context {
+                Some(context) => format!("{}, the docker context `{context}`", self.host),
+                None => self.host.to_string(),
+            },
             storage: info.driver.unwrap_or_default(),
             root: PathBuf::from(info.docker_root_dir.unwrap_or_default()),
         })

@@ -23,6 +23,8 @@ pub(super) struct Certificates<'a> {
     pub(super) directory: &'a Path,
     /// The engine's certificate is checked.
     pub(super) verified: bool,
+    /// The variable, or what else wants TLS.
+    pub(super) asked_by: &'static str,
 }
 
 /// What a TLS connection to one engine takes.
@@ -93,7 +95,6 @@ impl Certificates<'_> {
         file: &str,
         source: impl Into<Box<dyn std::error::Error + Send + Sync>>,
     ) -> DockerError {
-        let variable = if self.verified { "DOCKER_TLS_VERIFY" } else { "DOCKER_TLS" };
         let source = source.into();
         // What the library makes of an error of the system is no sentence.
         let source = match source.downcast::<pem::Error>() {
@@ -104,7 +105,7 @@ impl Certificates<'_> {
             },
             Err(source) => source,
         };
-        DockerError::Certificate { path: self.directory.join(file), variable, source }
+        DockerError::Certificate { path: self.directory.join(file), asked_by: self.asked_by, source }
     }
 }
 

@@ -3,6 +3,7 @@
 use super::DockerError;
 use super::certificates::{Certificates, Tls};
 use super::connection::Connection;
+use super::named::{self, Named};
 use super::ssh::Destination;
 use rustix::net::sockopt;
 use std::fmt;
@@ -25,6 +26,10 @@ const KEEPALIVE: Duration = Duration::from_secs(30);
 pub struct Endpoint {
     /// `DOCKER_HOST`
     pub host: Option<String>,
+    /// `DOCKER_CONTEXT`: the docker context that counts where there is no `DOCKER_HOST`.
+    pub context: Option<String>,
+    /// The directory of Docker's configuration, which says what context counts where there is neither.
+    pub configuration: Option<PathBuf>,
     /// `DOCKER_TLS_VERIFY` has a value: TLS, and the engine's certificate is checked.
     pub tls_verify: bool,
     /// `DOCKER_TLS` has a value: TLS, whatever certificate the engine has.
@@ -38,52 +43,69 @@ pub struct Endpoint {
 impl Endpoint {
     /// Whether it is the usual socket, because nothing names another place.
     pub fn is_usual(&self) -> bool {
-        self.host.as_deref().is_none_or(str::is_empty) && !self.has_tls()
+        self.host().is_none() && !self.has_tls()
+    }
+
+    fn host(&self) -> Option<&str> {
+        self.host.as_deref().filter(|host| !host.is_empty())
     }
 
     fn has_tls(&self) -> bool {
         self.tls || self.tls_verify
     }
 
-    /// Reads the address, and the certificates where they are needed.
-    pub(super) fn resolve(&self) -> Result<Host, DockerError> {
-        let Some(value) = self.host.as_deref().filter(|value| !value.is_empty()) else {
-            return if self.has_tls() {
-                self.tcp(DEFAULT_TLS)
-            } else {
-                Ok(Host::Unix(PathBuf::from(DEFAULT_SOCKET)))
-            };
-        };
-        match value.split_once("://") {
-            Some(("unix", "")) => Ok(Host::Unix(PathBuf::from(DEFAULT_SOCKET))),
-            Some(("unix", path)) => Ok(Host::Unix(PathBuf::from(path))),
-            Some(("tcp", address)) => self.tcp(address),
-            Some(("ssh", rest)) => {
-                Destination::parse(rest).map(Host::Ssh).ok_or_else(|| DockerError::Address(value.to_owned()))
-            }
-            Some(_) => Err(DockerError::Address(value.to_owned())),
-            None => self.tcp(value),
+    /// The docker context that counts, unless `DOCKER_HOST` goes before it.
+    pub(super) fn named(&self) -> Result<Option<Named>, DockerError> {
+        match self.host() {
+            Some(_) => Ok(None),
+            None => named::current(self.configuration.as_deref(), self.context.as_deref()),
         }
     }
 
-    fn tcp(&self, address: &str) -> Result<Host, DockerError> {
-        let address = address.trim_end_matches('/');
-        let wrong = || DockerError::Address(self.host.clone().unwrap_or_default());
-        // The colons of an IPv6 address are in brackets.
-        let has_port = address.rsplit_once(':').is_some_and(|(_, port)| !port.contains(']'));
-        let address = if has_port { address.to_owned() } else { format!("{address}:{DEFAULT_PORT}") };
-        let (name, port) = address.rsplit_once(':').ok_or_else(wrong)?;
-        if name.is_empty() || name.contains('/') || port.parse::<u16>().is_err() {
-            return Err(wrong());
-        }
-        if !self.has_tls() {
-            return Ok(Host::Tcp(address));
-        }
-        let name = name.trim_start_matches('[').trim_end_matches(']');
-        let certificates = Certificates { directory: &self.certificates, verified: self.tls_verify };
-        let tls = certificates.read(name)?.ok_or_else(wrong)?;
-        Ok(Host::Tls { address, tls })
+    /// Reads the address of the context or of the environment, and the certificates where they are needed.
+    pub(super) fn resolve(&self, named: Option<&Named>) -> Result<Host, DockerError> {
+        let (value, certificates) = match named {
+            Some(Named { host, certificates, verified, .. }) => {
+                let certificates = certificates.as_deref();
+                let asked_by = "the docker context";
+                (
+                    Some(host.as_str()),
+                    certificates.map(|directory| Certificates { directory, verified: *verified, asked_by }),
+                )
+            }
+            None => {
+                let asked_by = if self.tls_verify { "DOCKER_TLS_VERIFY" } else { "DOCKER_TLS" };
+                let certificates =
+                    Certificates { directory: &self.certificates, verified: self.tls_verify, asked_by };
+                (self.host(), self.has_tls().then_some(certificates))
+            }
+        };
+        let value = value.unwrap_or(if certificates.is_some() { DEFAULT_TLS } else { "unix://" });
+        let host = match value.split_once("://") {
+            Some(("unix", "")) => Some(Host::Unix(PathBuf::from(DEFAULT_SOCKET))),
+            Some(("unix", path)) => Some(Host::Unix(PathBuf::from(path))),
+            Some(("tcp", address)) => tcp_host(address, certificates.as_ref())?,
+            Some(("ssh", rest)) => Destination::parse(rest).map(Host::Ssh),
+            Some(_) => None,
+            None => tcp_host(value, certificates.as_ref())?,
+        };
+        host.ok_or_else(|| DockerError::Address(value.to_owned()))
     }
+}
+
+/// The host of an address without scheme; nothing where it is none.
+fn tcp_host(address: &str, certificates: Option<&Certificates>) -> Result<Option<Host>, DockerError> {
+    let address = address.trim_end_matches('/');
+    // The colons of an IPv6 address are in brackets.
+    let has_port = address.rsplit_once(':').is_some_and(|(_, port)| !port.contains(']'));
+    let address = if has_port { address.to_owned() } else { format!("{address}:{DEFAULT_PORT}") };
+    let Some((name, port)) = address.rsplit_once(':') else { return Ok(None) };
+    if name.is_empty() || name.contains('/') || port.parse::<u16>().is_err() {
+        return Ok(None);
+    }
+    let Some(certificates) = certificates else { return Ok(Some(Host::Tcp(address))) };
+    let name = name.trim_start_matches('[').trim_end_matches(']');
+    Ok(certificates.read(name)?.map(|tls| Host::Tls { address, tls }))
 }
 
 /// An engine's address, with what it takes to get there.
@@ -188,7 +210,7 @@ mod tests {
 
     fn host(value: &str) -> String {
         let endpoint = Endpoint { host: Some(value.to_owned()), ..Endpoint::default() };
-        endpoint.resolve().map_or_else(|error| error.to_string(), |host| format!("{host:?}"))
+        endpoint.resolve(None).map_or_else(|error| error.to_string(), |host| format!("{host:?}"))
     }
 
     #[test]
@@ -205,7 +227,7 @@ mod tests {
             assert_eq!(host(value), expected, "{value}");
         }
         for wrong in ["npipe:////./pipe/docker", "tcp://", "tcp://a:b", "ssh://", "ssh://-oProxyCommand=x"] {
-            assert!(host(wrong).contains("in DOCKER_HOST is not one that runner can use"), "{wrong}");
+            assert!(host(wrong).contains("of a Docker Engine is not one that runner can use"), "{wrong}");
         }
     }
 }

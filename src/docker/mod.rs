@@ -10,6 +10,7 @@ pub mod files;
 pub mod host;
 pub mod ignore;
 pub mod image;
+mod named;
 mod owned;
 mod pattern;
 pub mod service;
@@ -24,6 +25,7 @@ use about::About;
 use bollard::Docker;
 use bollard::errors::Error as BollardError;
 use host::{Endpoint, Host};
+use named::Named;
 use std::path::PathBuf;
 use std::sync::Arc;
 use tokio::sync::OnceCell;
@@ -38,6 +40,8 @@ const TIMEOUT: u64 = 4 * 60 * 60;
 pub struct Engine {
     client: Docker,
     host: Host,
+    /// The docker context that named it.
+    context: Option<String>,
     /// Whether images may be read in its storage.
     reads_storage: bool,
     /// What it says of itself, once somebody has asked.
@@ -47,9 +51,29 @@ pub struct Engine {
 /// What can go wrong with the Docker Engine.
 #[derive(Debug, thiserror::Error)]
 pub enum DockerError {
-    /// `DOCKER_HOST` is of a kind that is not spoken.
-    #[error("the address `{0}` in DOCKER_HOST is not one that runner can use")]
+    /// `DOCKER_HOST`, or the address of a docker context, is of a kind that is not spoken.
+    #[error("the address `{0}` of a Docker Engine is not one that runner can use")]
     Address(String),
+    /// Docker's configuration cannot be read.
+    #[error("{0}")]
+    Configuration(String),
+    /// A docker context that counts leads nowhere.
+    #[error("the docker context `{name}` cannot be used: {what}")]
+    UnusableContext {
+        /// Its name.
+        name: String,
+        /// Why not.
+        what: String,
+    },
+    /// There is no way to the engine of a docker context.
+    #[error("the docker context `{name}`")]
+    Named {
+        /// Its name.
+        name: String,
+        /// What is in the way.
+        #[source]
+        source: Box<DockerError>,
+    },
     /// There is no socket.
     #[error("there is no Docker Engine: {} does not exist", .0.display())]
     NoSocket(PathBuf),
@@ -84,18 +108,18 @@ pub enum DockerError {
         lines: Vec<String>,
     },
     /// A file that TLS takes cannot be read or used.
-    #[error("cannot use {} for the TLS that {variable} asks for", path.display())]
+    #[error("cannot use {} for the TLS that {asked_by} asks for", path.display())]
     Certificate {
         /// The file.
         path: PathBuf,
-        /// The variable that asks for it.
-        variable: &'static str,
+        /// The variable, or what else asks for it.
+        asked_by: &'static str,
         /// Why not.
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
     /// The way to the engine takes a program that is not there.
-    #[error("there is no program `ssh` on this machine, which DOCKER_HOST takes")]
+    #[error("there is no program `ssh` on this machine, which the way to the engine takes")]
     NoSsh,
     /// Nobody answers.
     #[error("the Docker Engine at {address} does not answer")]
@@ -194,10 +218,23 @@ impl DockerError {
 impl Engine {
     /// Connects to an engine, and agrees on a version of the API with it.
     pub async fn connect(endpoint: &Endpoint) -> Result<Self, DockerError> {
-        let host = endpoint.resolve()?;
+        let named = endpoint.named()?;
+        let connected = match endpoint.resolve(named.as_ref()) {
+            Ok(host) => Self::reach(host, endpoint.reads_storage).await,
+            Err(error) => Err(error),
+        };
+        match named {
+            Some(Named { name, .. }) => connected
+                .map(|engine| Self { context: Some(name.clone()), ..engine })
+                .map_err(|error| DockerError::Named { name, source: Box::new(error) }),
+            None => connected,
+        }
+    }
+
+    async fn reach(host: Host, reads_storage: bool) -> Result<Self, DockerError> {
         let patience = host.patience();
         let silent = host.unreachable(format!("no answer within {} s", patience.as_secs()));
-        let agreed = Self::agree(host, endpoint.reads_storage);
+        let agreed = Self::agree(host, reads_storage);
         tokio::time::timeout(patience, agreed).await.unwrap_or(Err(silent))
     }
 
@@ -215,7 +252,7 @@ impl Engine {
             let version = version.unwrap_or_else(|| "of unknown version".to_owned());
             return Err(DockerError::TooOld { version, found: spoken.to_string() });
         }
-        Ok(Self { client, host, reads_storage, about: Arc::default() })
+        Ok(Self { client, host, context: None, reads_storage, about: Arc::default() })
     }
 }
 

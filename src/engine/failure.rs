@@ -38,6 +38,10 @@ impl From<ProcessError> for Failure {
 
 impl From<DockerError> for Failure {
     fn from(error: DockerError) -> Self {
+        if let DockerError::Named { name, source } = error {
+            let failure = Self::from(*source);
+            return Self { message: format!("the docker context `{name}`: {}", failure.message), ..failure };
+        }
         if let DockerError::Build(text) = &error
             && let Some(denial) = Denial::read(text)
         {
@@ -82,6 +86,10 @@ impl From<DockerError> for Failure {
             )),
             DockerError::Address(_) => failure
                 .help("use unix:///path/to/socket, tcp://host:port or ssh://user@host"),
+            DockerError::UnusableContext { .. } => failure.help(
+                "`docker context ls` lists those that there are; DOCKER_CONTEXT names another one, and DOCKER_HOST goes before all of them",
+            ),
+            DockerError::Configuration(_) => failure.help("mend the file, or set DOCKER_HOST"),
             DockerError::Unreachable { address, .. } if address.starts_with("ssh://") => failure.help(
                 "does `ssh -T HOST docker info` work without a question? It takes a key that an agent holds or that has no passphrase, and a known host",
             ),

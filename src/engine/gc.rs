@@ -4,6 +4,7 @@ use super::work::{self, Files};
 use super::{Settings, WORK_DIRECTORY};
 use crate::docker::{DockerError, Engine};
 use crate::exit::Failure;
+use crate::process::guard::{PASS, is_guard};
 use crate::process::owner::{Fate, Owner, owned};
 use crate::process::tree;
 use rustix::process::{Pid, Signal};
@@ -59,24 +60,34 @@ pub async fn clear(directory: &Path, artifacts: &Path, settings: &Settings) -> R
     Ok(cleared)
 }
 
-/// Ends the processes of owners that are gone, and everything below them.
+/// Ends the processes of owners that are gone, and everything below them. Guards among them end by themselves once nothing lives
+/// below them, and until then nothing gets away from there: they are killed only if they stay.
 async fn processes(cleared: &mut Cleared) {
-    let end = Instant::now() + PATIENCE;
+    let begin = Instant::now();
     let mut names = BTreeSet::new();
     loop {
-        let found = orphans();
-        names.extend(tree::names(&found));
-        if found.is_empty() {
+        let (guards, mut found): (Vec<Pid>, Vec<Pid>) = orphans().into_iter().partition(|pid| is_guard(*pid));
+        if guards.is_empty() && found.is_empty() {
             break;
         }
-        if Instant::now() > end {
-            let alive = tree::names(&found);
+        if begin.elapsed() > PATIENCE {
+            let alive = tree::names(&[found, guards].concat());
             cleared.kept.extend(alive.iter().map(|name| format!("process {name} cannot be ended")));
             names.retain(|name| !alive.contains(name));
             break;
         }
+        if begin.elapsed() > PATIENCE / 2 {
+            found.extend(&guards);
+        }
+        names.extend(tree::names(&found));
         tree::signal(&found, Signal::KILL);
-        tokio::time::sleep(Duration::from_millis(20)).await;
+        // What forks on and on is gone again before all processes have been looked at.
+        for _ in 0..20 {
+            tokio::time::sleep(PASS).await;
+            for guard in &guards {
+                tree::signal(&tree::descendants(*guard), Signal::KILL);
+            }
+        }
     }
     cleared.removed.extend(names.into_iter().map(|name| format!("process {name}")));
 }

@@ -16,10 +16,12 @@ use std::time::{Duration, Instant};
 
 /// The hidden command of this program that makes it a guard.
 pub const GUARD: &str = "guard";
+/// The name under which it is started.
+pub(super) const NAME: &str = "runner";
 /// How long what a command left behind may take to end before it is killed.
 const LEFT_GRACE: Duration = Duration::from_secs(1);
 /// Between two passes over processes that are being killed: while they fork on, a pass misses what comes during it.
-pub(super) const PASS: Duration = Duration::from_millis(1);
+pub const PASS: Duration = Duration::from_millis(1);
 /// After this time passes are further apart: what still lives hangs in the kernel, or is somebody else's.
 const STUBBORN: Duration = Duration::from_secs(1);
 const SLOW_PASS: Duration = Duration::from_millis(50);
@@ -55,6 +57,12 @@ pub fn main() -> io::Result<()> {
     std::thread::spawn(move || reap(&children, &messages));
     Guard { socket, inbox, first_child, job: None, alone: false }.serve();
     Ok(())
+}
+
+/// Whether a process is a guard.
+pub fn is_guard(process: Pid) -> bool {
+    let arguments = std::fs::read(format!("/proc/{process}/cmdline")).unwrap_or_default();
+    arguments == format!("{NAME}\0{GUARD}\0").as_bytes()
 }
 
 /// Hands on what runner says.

@@ -1,6 +1,6 @@
 //! Runner's side of the guards: commands are handed to them, their output is passed on, and they are told when to end it all.
 
-use super::guard::{GUARD, HOPELESS, PASS};
+use super::guard::{GUARD, HOPELESS, NAME, PASS};
 use super::owner::{Owner, VARIABLE};
 use super::protocol::{Reply, Request, frame, send_with};
 use super::tree::{Stat, children, descendants, signal};
@@ -156,7 +156,7 @@ impl Guards {
             // Its place in /proc is this very program, whatever has become of its file.
             let mut command = std::process::Command::new("/proc/self/exe");
             command
-                .arg0("runner")
+                .arg0(NAME)
                 .arg(GUARD)
                 .env_clear()
                 .env(VARIABLE, &*self.owner)

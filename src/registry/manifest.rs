@@ -2,6 +2,7 @@
 
 use super::RegistryError;
 use super::compress::Compression;
+use crate::text::hex;
 use aws_lc_rs::digest::{SHA256, digest};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -186,6 +187,5 @@ pub(super) fn digest_of(bytes: &[u8]) -> String {
 
 /// `sha256:` and the digest's hexadecimal form.
 pub(super) fn sha256_name(digest: &aws_lc_rs::digest::Digest) -> String {
-    let hex: String = digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
-    format!("sha256:{hex}")
+    format!("sha256:{}", hex(digest.as_ref()))
 }

@@ -10,7 +10,6 @@ use bollard_buildkit_proto::fsutil::types::{Packet, Stat};
 use bollard_buildkit_proto::moby::filesync::v1::file_sync_server::FileSync;
 use futures_util::StreamExt;
 use futures_util::stream::{self, BoxStream};
-use std::collections::HashMap;
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
@@ -27,7 +26,7 @@ const CHUNK: usize = 64 * 1024;
 /// The least that is read at once, in bytes: a file may have grown.
 const SMALL: usize = 512;
 /// How many batches may wait for the connection; with [`CHUNK`] and [`READERS`] this bounds the memory of a transfer.
-const WAITING: usize = 16;
+const WAITING: usize = 4;
 /// How many packets a batch has at most. Handing them over one by one would take longer than making them.
 const BATCH: usize = 128;
 
@@ -219,15 +218,55 @@ struct Transfer {
     root: PathBuf,
     directories: Directories,
     batches: mpsc::Sender<Vec<Packet>>,
-    /// The files that have not been asked for yet, by the number of their entry.
-    files: Mutex<HashMap<u32, Found>>,
+    files: Mutex<Files>,
     requests: Mutex<mpsc::UnboundedReceiver<u32>>,
 }
 
-/// A file that can be asked for.
+/// The files that can be asked for. The engine takes the whole list before it asks for the first, and never asks for what it
+/// has already: all are kept, in some 30 bytes each.
+#[derive(Default)]
+struct Files {
+    /// By the number of their entry.
+    found: Vec<Found>,
+    /// Their directories, each with a slash at the end. One may be here more than once.
+    directories: Vec<Box<str>>,
+    /// Their names, one behind the other.
+    names: String,
+}
+
 struct Found {
-    path: String,
-    size: usize,
+    number: u32,
+    /// In bytes; only the first read goes by it.
+    size: u32,
+    /// Which of the directories.
+    directory: usize,
+    /// Where the name ends; it begins where the one before ends.
+    end: usize,
+}
+
+impl Files {
+    /// Adds a file. Numbers only grow.
+    fn add(&mut self, number: u32, path: &str, size: i64) {
+        let (directory, name) = path.split_at(path.rfind('/').map_or(0, |slash| slash + 1));
+        if self.directories.last().is_none_or(|last| **last != *directory) {
+            self.directories.push(directory.into());
+        }
+        self.names.push_str(name);
+        self.found.push(Found {
+            number,
+            size: u32::try_from(size).unwrap_or(u32::MAX),
+            directory: self.directories.len() - 1,
+            end: self.names.len(),
+        });
+    }
+
+    /// The path of a file, and its size as it was.
+    fn find(&self, number: u32) -> Option<(String, u32)> {
+        let at = self.found.binary_search_by_key(&number, |found| found.number).ok()?;
+        let begin = at.checked_sub(1).map_or(0, |before| self.found[before].end);
+        let Found { size, directory, end, .. } = self.found[at];
+        Some((format!("{}{}", self.directories[directory], &self.names[begin..end]), size))
+    }
 }
 
 /// Packets with content that are handed on together.
@@ -264,9 +303,8 @@ impl Transfer {
         let walked = context::walk(&self.root, selection, &mut |stat| {
             // Directories and links have no content: only files can be asked for.
             if stat.mode >> 27 == 0 && stat.linkname.is_empty() {
-                let size = usize::try_from(stat.size).unwrap_or(usize::MAX);
                 sizes.add(&stat.path, u64::try_from(stat.size).unwrap_or_default());
-                lock(&self.files).insert(number, Found { path: stat.path.clone(), size });
+                lock(&self.files).add(number, &stat.path, stat.size);
             }
             number += 1;
             batch.push(stat_packet(Some(stat)));
@@ -307,16 +345,17 @@ impl Transfer {
 
     /// Adds a file to the batch. A batch that is full is sent.
     fn read_file(&self, id: u32, batch: &mut Batch) -> Result<Result<(), Gone>, ContextError> {
-        let Some(found) = lock(&self.files).remove(&id) else { return Ok(Ok(())) };
-        let full = self.root.join(&found.path);
+        let Some((path, size)) = lock(&self.files).find(id) else { return Ok(Ok(())) };
+        let full = self.root.join(path);
         let read = |source| ContextError::Read { path: full.clone(), source };
         let Some(mut file) = context::open(&full).map_err(read)? else {
             batch.push(id, Vec::new());
             return Ok(Ok(()));
         };
+        // One byte more than there should be: an end that comes early needs no further look.
+        let size = usize::try_from(size).unwrap_or(CHUNK).saturating_add(1).clamp(SMALL, CHUNK);
         loop {
-            // One byte more than there should be: an end that comes early needs no further look.
-            let mut data = vec![0; found.size.saturating_add(1).clamp(SMALL, CHUNK)];
+            let mut data = vec![0; size];
             let length = read_full(&mut file, &mut data).map_err(read)?;
             let last = length < data.len();
             data.truncate(length);
@@ -372,4 +411,25 @@ fn read_full(file: &mut File, buffer: &mut [u8]) -> io::Result<usize> {
         }
     }
     Ok(length)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn files_are_found_by_the_number_of_their_entry() {
+        let mut files = Files::default();
+        let paths = ["a", "d/b", "d/e/c", "d/f", "é/ü", "z"];
+        // Between them are entries of directories, which cannot be asked for.
+        for (number, path) in (0..).step_by(3).zip(paths) {
+            files.add(number, path, i64::from(number) * 1000);
+        }
+        for (number, path) in (0..).step_by(3).zip(paths) {
+            assert_eq!(files.find(number), Some((path.to_owned(), number * 1000)));
+            assert_eq!(files.find(number + 1), None);
+        }
+        files.add(100, "z/huge", 1 << 40);
+        assert_eq!(files.find(100), Some(("z/huge".to_owned(), u32::MAX)));
+    }
 }

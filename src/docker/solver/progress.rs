@@ -97,8 +97,9 @@ impl<'w> Progress<'w> {
 
     /// Takes one update of the stream.
     pub(super) async fn update(&mut self, update: StatusResponse) {
-        for vertex in update.vertexes.iter().filter(|vertex| vertex.completed.is_none()) {
-            self.vertex(vertex).await;
+        let begun = |vertex: &&Vertex| vertex.started.is_some() || vertex.cached;
+        for vertex in update.vertexes.iter().filter(begun) {
+            self.begin(vertex).await;
         }
         // The last size comes with the end.
         for status in update.statuses.iter().filter(|status| status.id.starts_with("transferring ")) {
@@ -106,11 +107,12 @@ impl<'w> Progress<'w> {
                 step.sent = step.sent.max(u64::try_from(status.current).unwrap_or_default());
             }
         }
-        for vertex in update.vertexes.iter().filter(|vertex| vertex.completed.is_some()) {
-            self.vertex(vertex).await;
-        }
+        // What a step prints at its end comes with its end, or even after it.
         for log in update.logs {
             self.log(log).await;
+        }
+        for vertex in update.vertexes.iter().filter(begun).filter(|vertex| vertex.completed.is_some()) {
+            self.end(vertex).await;
         }
         for warning in update.warnings {
             let text = String::from_utf8_lossy(&warning.short).into_owned();
@@ -119,11 +121,7 @@ impl<'w> Progress<'w> {
         self.show();
     }
 
-    async fn vertex(&mut self, vertex: &Vertex) {
-        if vertex.started.is_none() && !vertex.cached {
-            return;
-        }
-        let compact = self.watcher.live.is_some();
+    async fn begin(&mut self, vertex: &Vertex) {
         if !self.steps.contains_key(&vertex.digest) {
             let number = self.steps.len() + 1;
             let step = Step {
@@ -139,35 +137,38 @@ impl<'w> Progress<'w> {
                 kept: SpooledTempFile::new(KEPT_IN_MEMORY),
             };
             self.steps.insert(vertex.digest.clone(), step);
-            if !compact {
+            if self.watcher.live.is_none() {
                 self.line(format!("#{number} {}", vertex.name)).await;
             }
         }
         let Some(step) = self.steps.get_mut(&vertex.digest) else {
             return;
         };
-        let number = step.number;
         step.cached |= vertex.cached;
         if vertex.completed.is_none() {
             // What had only been looked up before is worked on now.
             step.end = None;
-            return;
         }
-        if step.end.is_some() {
+    }
+
+    async fn end(&mut self, vertex: &Vertex) {
+        let Some(step) = self.steps.get_mut(&vertex.digest).filter(|step| step.end.is_none()) else {
             return;
-        }
+        };
+        let (number, sent, compact) = (step.number, step.sent, self.watcher.live.is_some());
         let (failed, took) = (!vertex.error.is_empty(), took(vertex));
-        step.end = Some((took, vertex.error.clone()));
         let rest = std::mem::take(&mut step.line);
         if !rest.is_empty() {
             self.pass_on(&vertex.digest, &[&rest[..], b"\n"].concat()).await;
+        }
+        if let Some(step) = self.steps.get_mut(&vertex.digest) {
+            step.end = Some((took, vertex.error.clone()));
         }
         let end = if failed {
             format!("failed: {}", vertex.error)
         } else if vertex.cached {
             "cached".to_owned()
         } else {
-            let sent = self.steps.get(&vertex.digest).map(|step| step.sent).unwrap_or_default();
             let sent = if sent > 0 { format!(", {} sent", human_size(sent)) } else { String::new() };
             format!("done {:.1} s{sent}", took.as_secs_f64())
         };
@@ -198,6 +199,8 @@ impl<'w> Progress<'w> {
         step.line.extend_from_slice(&log.msg);
         let end = log.msg.iter().rposition(|byte| *byte == b'\n').map(|end| held + end + 1);
         let end = end.or((step.line.len() > LONGEST_LINE).then_some(step.line.len()));
+        // Nothing more is waited for where the step is through.
+        let end = if step.end.is_some() { Some(step.line.len()) } else { end };
         if let Some(end) = end {
             let lines: Vec<u8> = step.line.drain(..end).collect();
             self.pass_on(&log.vertex, &lines).await;
@@ -223,7 +226,8 @@ impl<'w> Progress<'w> {
             }
             out.extend_from_slice(line);
         }
-        if self.watcher.live.is_none() {
+        let has_failed = step.end.as_ref().is_some_and(|(_, error)| !error.is_empty());
+        if self.watcher.live.is_none() || has_failed {
             let _ = self.watcher.output.send(out).await;
             return;
         }
@@ -297,6 +301,44 @@ fn took(vertex: &Vertex) -> Duration {
 mod tests {
     use super::*;
     use bollard_buildkit_proto::moby::buildkit::v1::VertexStatus;
+
+    #[tokio::test]
+    async fn output_that_comes_with_a_failure_or_after_it_is_shown() {
+        let vertex = |error: &str| Vertex {
+            digest: "d".to_owned(),
+            name: "[1/1] RUN false".to_owned(),
+            started: Some(Timestamp { seconds: 1, nanos: 0 }),
+            completed: (!error.is_empty()).then_some(Timestamp { seconds: 2, nanos: 0 }),
+            error: error.to_owned(),
+            ..Vertex::default()
+        };
+        let log = |text: &str| VertexLog { vertex: "d".to_owned(), msg: text.into(), ..VertexLog::default() };
+        let updates = [
+            StatusResponse { vertexes: vec![vertex("")], ..StatusResponse::default() },
+            StatusResponse { logs: vec![log("one\ntw")], ..StatusResponse::default() },
+            StatusResponse {
+                vertexes: vec![vertex("bad")],
+                logs: vec![log("o")],
+                ..StatusResponse::default()
+            },
+            StatusResponse { logs: vec![log("three\nfour")], ..StatusResponse::default() },
+        ];
+        for live in [None, Some(watch::channel(Vec::new()).0)] {
+            let (output, mut lines) = mpsc::channel(16);
+            let (warnings, _) = mpsc::channel(1);
+            let watcher = Watcher { output, live, warnings, prefix: String::new() };
+            let mut progress = Progress::new(&watcher);
+            for update in updates.clone() {
+                progress.update(update).await;
+            }
+            let mut shown = Vec::new();
+            while let Ok(line) = lines.try_recv() {
+                shown.extend(line);
+            }
+            let expected = "#1 [1/1] RUN false\n#1 one\n#1 two\n#1 failed: bad\n#1 three\n#1 four";
+            assert_eq!(String::from_utf8_lossy(&shown), expected);
+        }
+    }
 
     #[tokio::test]
     async fn a_step_that_begins_again_ends_again() {

@@ -3,6 +3,7 @@
 
 use crate::docker::DockerError;
 use crate::docker::context::ContextError;
+use crate::text::hex;
 use bollard_buildkit_proto::pb::{self, file_action, op};
 use prost::Message;
 use std::collections::HashMap;
@@ -124,7 +125,7 @@ fn input(op: &[u8]) -> pb::Input {
 /// The digest by which BuildKit knows something, with its `sha256:`.
 pub(super) fn digest(op: &[u8]) -> String {
     let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, op);
-    format!("sha256:{}", digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect::<String>())
+    format!("sha256:{}", hex(digest.as_ref()))
 }
 
 fn file_name(url: &str) -> String {

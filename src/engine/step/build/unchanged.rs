@@ -16,6 +16,7 @@ use crate::pipeline::template::Template;
 use crate::plan::Mode;
 use crate::plan::calls::SOURCE_TAG;
 use crate::registry::connection::RepositoryClient;
+use crate::text::hex;
 use aws_lc_rs::digest::{Context as Hash, SHA256};
 use regex::Regex;
 use std::collections::HashMap;
@@ -344,6 +345,6 @@ impl Print {
     }
 
     fn finish(self) -> String {
-        self.0.finish().as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
+        hex(self.0.finish().as_ref())
     }
 }
