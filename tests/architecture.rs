@@ -114,3 +114,44 @@ fn main_is_short() {
     let main = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("src/main.rs")).unwrap();
     assert!(main.lines().count() < 30);
 }
+
+/// The crates and modules that `.cargo/layout.ld` puts apart, each with the length of its name before it.
+#[test]
+fn the_layout_names_what_there_is() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let layout = std::fs::read_to_string(root.join(".cargo/layout.ld")).unwrap();
+    let lock = std::fs::read_to_string(root.join("Cargo.lock")).unwrap();
+    let names = lock.lines().filter_map(|line| line.strip_prefix("name = \"")?.strip_suffix('"'));
+    let crates: Vec<String> = names.map(|name| name.replace('-', "_")).collect();
+    let modules: Vec<String> = std::fs::read_dir(root.join("src"))
+        .unwrap()
+        .flat_map(|entry| sources(entry.unwrap().path().file_stem().unwrap().to_str().unwrap()))
+        .map(|(path, _)| path.replace("/mod.rs", "").replace(".rs", ""))
+        .collect();
+    let patterns = layout.split(".text.*").skip(1).filter_map(|rest| rest.split('*').next());
+    // All of a library in C has no names.
+    let patterns: Vec<&str> = patterns.filter(|pattern| !pattern.starts_with(')')).collect();
+    assert!(patterns.len() > 50, "{patterns:?}");
+    for pattern in patterns {
+        let mut rest = pattern.trim_start_matches("[0-9]");
+        let mut path = Vec::new();
+        while rest.starts_with(|first: char| first.is_ascii_digit()) {
+            let digits = rest.find(|c: char| !c.is_ascii_digit()).unwrap();
+            let (name, after) = rest[digits..].split_at(rest[..digits].parse().unwrap());
+            path.push(name);
+            rest = after;
+        }
+        let known = match path[..] {
+            [] => crates.iter().any(|name| name.contains(rest)),
+            // The package of `webpki` is called `rustls-webpki`.
+            [name] => {
+                rest.is_empty() && crates.iter().any(|known| known.split("rustls_").any(|part| part == name))
+            }
+            ["codebuild_runner", ref path @ ..] | ref path => {
+                let end = format!("/{}", path.join("/"));
+                rest.is_empty() && modules.iter().any(|module| module.ends_with(&end))
+            }
+        };
+        assert!(known, "{pattern} is neither a crate nor a module");
+    }
+}

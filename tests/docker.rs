@@ -128,7 +128,7 @@ fn the_engine_of_a_docker_context() {
         .ends_with("`docker context ls`");
     docker_context(&config, "far", r#"{"Host": "npipe:////./pipe/docker"}"#);
     let foreign = project.runner("run").env("DOCKER_CONTEXT", "far").run().exits(3);
-    foreign.ends_with("the docker context `far`: the address `npipe:////./pipe/docker`");
+    foreign.ends_with("the docker context `far`: the address `npipe:////./pipe/docker` in its metadata");
     docker_context(&config, "far", "3");
     let broken = project.runner("run").env("DOCKER_CONTEXT", "far").run().exits(3);
     broken.ends_with("the docker context `far` cannot be used").ends_with("meta.json is not valid");

@@ -64,21 +64,14 @@ impl Endpoint {
 
     /// Reads the address of the context or of the environment, and the certificates where they are needed.
     pub(super) fn resolve(&self, named: Option<&Named>) -> Result<Host, DockerError> {
-        let (value, certificates) = match named {
-            Some(Named { host, certificates, verified, .. }) => {
-                let certificates = certificates.as_deref();
-                let asked_by = "the docker context";
-                (
-                    Some(host.as_str()),
-                    certificates.map(|directory| Certificates { directory, verified: *verified, asked_by }),
-                )
-            }
-            None => {
-                let asked_by = if self.tls_verify { "DOCKER_TLS_VERIFY" } else { "DOCKER_TLS" };
-                let certificates =
-                    Certificates { directory: &self.certificates, verified: self.tls_verify, asked_by };
-                (self.host(), self.has_tls().then_some(certificates))
-            }
+        let (value, certificates) = if let Some(named) = named {
+            let asked_by = "the docker context";
+            let read = |directory| Certificates { directory, verified: named.verified, asked_by };
+            (Some(named.host.as_str()), named.certificates.as_deref().map(read))
+        } else {
+            let asked_by = if self.tls_verify { "DOCKER_TLS_VERIFY" } else { "DOCKER_TLS" };
+            let read = Certificates { directory: &self.certificates, verified: self.tls_verify, asked_by };
+            (self.host(), self.has_tls().then_some(read))
         };
         let value = value.unwrap_or(if certificates.is_some() { DEFAULT_TLS } else { "unix://" });
         let host = match value.split_once("://") {
@@ -89,7 +82,8 @@ impl Endpoint {
             Some(_) => None,
             None => tcp_host(value, certificates.as_ref())?,
         };
-        host.ok_or_else(|| DockerError::Address(value.to_owned()))
+        let place = if named.is_some() { "its metadata" } else { "DOCKER_HOST" };
+        host.ok_or_else(|| DockerError::Address { value: value.to_owned(), place })
     }
 }
 
@@ -227,7 +221,7 @@ mod tests {
             assert_eq!(host(value), expected, "{value}");
         }
         for wrong in ["npipe:////./pipe/docker", "tcp://", "tcp://a:b", "ssh://", "ssh://-oProxyCommand=x"] {
-            assert!(host(wrong).contains("of a Docker Engine is not one that runner can use"), "{wrong}");
+            assert!(host(wrong).contains("in DOCKER_HOST is not one that runner can use"), "{wrong}");
         }
     }
 }

@@ -52,8 +52,13 @@ pub struct Engine {
 #[derive(Debug, thiserror::Error)]
 pub enum DockerError {
     /// `DOCKER_HOST`, or the address of a docker context, is of a kind that is not spoken.
-    #[error("the address `{0}` of a Docker Engine is not one that runner can use")]
-    Address(String),
+    #[error("the address `{value}` in {place} is not one that runner can use")]
+    Address {
+        /// The address.
+        value: String,
+        /// Where it stands.
+        place: &'static str,
+    },
     /// Docker's configuration cannot be read.
     #[error("{0}")]
     Configuration(String),

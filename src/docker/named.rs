@@ -6,7 +6,7 @@ use crate::text::hex;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use std::collections::HashMap;
-use std::io;
+use std::io::ErrorKind::{NotFound, PermissionDenied};
 use std::path::{Path, PathBuf};
 
 /// The context that stands for the environment and the usual socket.
@@ -50,13 +50,12 @@ pub(super) fn current(
     variable: Option<&str>,
 ) -> Result<Option<Named>, DockerError> {
     let Some(directory) = configuration else { return Ok(None) };
-    let name = match variable {
-        Some(name) => name.to_owned(),
-        None => {
-            let file: Option<Configuration> =
-                read(&directory.join("config.json")).map_err(DockerError::Configuration)?;
-            file.unwrap_or_default().current_context
-        }
+    let name = if let Some(name) = variable {
+        name.to_owned()
+    } else {
+        let file: Option<Configuration> =
+            read(&directory.join("config.json")).map_err(DockerError::Configuration)?;
+        file.unwrap_or_default().current_context
     };
     if name.is_empty() || name == DEFAULT {
         return Ok(None);
@@ -66,7 +65,8 @@ pub(super) fn current(
     let identity = hex(aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, name.as_bytes()).as_ref());
     let metadata: Option<Metadata> =
         read(&contexts.join("meta").join(&identity).join("meta.json")).map_err(unusable)?;
-    let metadata = metadata.ok_or_else(|| unusable("there is none of that name".to_owned()))?;
+    let metadata =
+        metadata.ok_or_else(|| unusable(format!("there is none of that name in {}", contexts.display())))?;
     let endpoint = metadata.endpoints.get("docker").filter(|endpoint| !endpoint.host.is_empty());
     let endpoint = endpoint.ok_or_else(|| unusable("it names no Docker Engine".to_owned()))?;
     let certificates = contexts.join("tls").join(identity).join("docker");
@@ -78,13 +78,13 @@ pub(super) fn current(
     }))
 }
 
-/// Reads a JSON file; nothing where there is none.
+/// Reads a JSON file; nothing where there is none, or where it is somebody else's, as for a user who has root's `HOME`.
 fn read<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, String> {
     match std::fs::read(path) {
         Ok(bytes) => serde_json::from_slice(&bytes)
             .map(Some)
             .map_err(|error| format!("{} is not valid: {error}", path.display())),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) if matches!(error.kind(), NotFound | PermissionDenied) => Ok(None),
         Err(error) => Err(format!("{} cannot be read: {error}", path.display())),
     }
 }

@@ -84,7 +84,7 @@ impl From<DockerError> for Failure {
             DockerError::Denied { user, .. } => failure.help(format!(
                 "add {user} to the group `docker` (usermod -aG) and log in anew, or run as root"
             )),
-            DockerError::Address(_) => failure
+            DockerError::Address { .. } => failure
                 .help("use unix:///path/to/socket, tcp://host:port or ssh://user@host"),
             DockerError::UnusableContext { .. } => failure.help(
                 "`docker context ls` lists those that there are; DOCKER_CONTEXT names another one, and DOCKER_HOST goes before all of them",
