@@ -136,7 +136,7 @@ fn the_layout_names_what_there_is() {
         let mut rest = pattern.trim_start_matches("[0-9]");
         let mut path = Vec::new();
         while rest.starts_with(|first: char| first.is_ascii_digit()) {
-            let digits = rest.find(|c: char| !c.is_ascii_digit()).unwrap();
+            let digits = rest.find(|c: char| !c.is_ascii_digit()).expect(pattern);
             let (name, after) = rest[digits..].split_at(rest[..digits].parse().unwrap());
             path.push(name);
             rest = after;
