@@ -27,8 +27,10 @@ const CHUNK: usize = 64 * 1024;
 const SMALL: usize = 512;
 /// How many batches may wait for the connection; with [`CHUNK`] and [`READERS`] this bounds the memory of a transfer.
 const WAITING: usize = 4;
-/// How many packets a batch has at most. Handing them over one by one would take longer than making them.
+/// A batch is handed on when it has so many packets or so many bytes. Handing packets over one by one would take longer than
+/// making them.
 const BATCH: usize = 128;
+const BATCH_BYTES: usize = 16 * 1024;
 
 /// What the directories with Dockerfiles are called, before their number.
 const DOCKERFILE: &str = "dockerfile-";
@@ -283,7 +285,7 @@ impl Batch {
     }
 
     fn is_full(&self) -> bool {
-        self.packets.len() >= BATCH || self.bytes >= CHUNK
+        self.packets.len() >= BATCH || self.bytes >= BATCH_BYTES
     }
 
     fn take(&mut self) -> Vec<Packet> {
