@@ -215,6 +215,31 @@ fn gc_finds_processes_whose_guard_is_gone_too() {
 }
 
 #[test]
+fn gc_leaves_guards_to_end_by_themselves() {
+    let _one = exclusive("gc");
+    let stubborn = "trap '' TERM\n          touch begun\n          while :; do sleep 0.1; done";
+    for stopped in [false, true] {
+        let word = unique("gc");
+        let project =
+            Project::phases(&format!("  build:\n    steps:\n      - run: |\n          {stubborn}\n"));
+        let mut running = project.runner("run --grace 5m").env("MARK", &word).start();
+        running.until_exists(&project.path("begun"));
+        let guard = running.children();
+        if stopped {
+            shell("kill", &["-STOP", &guard[0]]);
+        }
+        running.signal("KILL");
+        running.finish();
+        let gc = project.runner("gc").run().exits(0).says("removed process ");
+        // Killed first, it would let go of what forks on and on; one that hangs is killed in the end.
+        let named = format!("({})\n", guard[0]);
+        let _ = if stopped { gc.says(&named) } else { gc.says_not(&named) };
+        assert!(!std::path::Path::new(&format!("/proc/{}/exe", guard[0])).exists());
+        assert_eq!(living(&word), Vec::<String>::new());
+    }
+}
+
+#[test]
 fn what_a_command_leaves_behind_does_not_keep_its_step() {
     // It writes on and on.
     let project = Project::phases(

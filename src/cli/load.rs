@@ -251,16 +251,15 @@ pub(super) fn settings(process: &HashMap<String, String>) -> Result<Settings, Fa
         docker: Endpoint {
             host: get("DOCKER_HOST").cloned(),
             context: get("DOCKER_CONTEXT").cloned(),
-            configuration: docker.clone(),
-            tls_verify: get("DOCKER_TLS_VERIFY").is_some(),
-            tls: get("DOCKER_TLS").is_some(),
             certificates: get("DOCKER_CERT_PATH")
                 .map(PathBuf::from)
                 .or_else(|| docker.clone())
                 .unwrap_or_default(),
+            configuration: docker,
+            tls_verify: get("DOCKER_TLS_VERIFY").is_some(),
+            tls: get("DOCKER_TLS").is_some(),
             reads_storage: get(ENGINE_STORAGE).is_none_or(|value| value != OFF),
         },
-        docker_config: docker.map(|directory| directory.join("config.json")),
         aws_ca_bundle: get("AWS_CA_BUNDLE").map(PathBuf::from),
         in_codebuild: process.contains_key("CODEBUILD_BUILD_ID"),
         registry_patience: time(REGISTRY_TIMEOUT)?.unwrap_or(REGISTRY_PATIENCE),

@@ -28,7 +28,8 @@ pub struct Endpoint {
     pub host: Option<String>,
     /// `DOCKER_CONTEXT`: the docker context that counts where there is no `DOCKER_HOST`.
     pub context: Option<String>,
-    /// The directory of Docker's configuration, which says what context counts where there is neither.
+    /// The directory of Docker's configuration: contexts, and in `config.json` the one that counts where there is neither, and
+    /// logins.
     pub configuration: Option<PathBuf>,
     /// `DOCKER_TLS_VERIFY` has a value: TLS, and the engine's certificate is checked.
     pub tls_verify: bool,

@@ -27,8 +27,6 @@ use tokio::sync::{Mutex, OnceCell};
 pub struct Settings {
     /// Where the Docker Engine is.
     pub docker: Endpoint,
-    /// Docker's configuration file, with logins.
-    pub docker_config: Option<PathBuf>,
     /// The value of `AWS_CA_BUNDLE`.
     pub aws_ca_bundle: Option<PathBuf>,
     /// CodeBuild runs this.
@@ -190,8 +188,8 @@ impl Services {
     /// The login for a registry in Docker's configuration.
     pub(super) async fn docker_login(&self, host: &str) -> Result<Option<Login>, Failure> {
         let read = || async {
-            let config = match &self.settings.docker_config {
-                Some(path) => DockerConfig::read(path).map_err(|error| {
+            let config = match &self.settings.docker.configuration {
+                Some(directory) => DockerConfig::read(&directory.join("config.json")).map_err(|error| {
                     Failure::environment(error).help("mend or remove the file; `docker login` writes it anew")
                 })?,
                 None => DockerConfig::default(),
