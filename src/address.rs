@@ -5,11 +5,10 @@ use std::fmt;
 /// A name that no registry accepts.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("`{name}` is not a valid {what}")]
-pub struct InvalidName {
+pub(crate) struct InvalidName {
     /// What it should be.
-    pub what: &'static str,
-    /// What it is.
-    pub name: String,
+    pub(crate) what: &'static str,
+    pub(crate) name: String,
 }
 
 /// Where Docker Hub's registry answers.
@@ -17,16 +16,16 @@ const HUB: &str = "registry-1.docker.io";
 
 /// A repository in a registry.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Repository {
+pub(crate) struct Repository {
     /// The registry's host, with its port where it has one.
-    pub host: String,
+    pub(crate) host: String,
     /// The path within the registry.
-    pub path: String,
+    pub(crate) path: String,
 }
 
 impl Repository {
     /// Reads `host/path`. A name whose first part cannot be a host is none: nothing where `name` is a bare path.
-    pub fn parse(name: &str) -> Result<Option<Self>, InvalidName> {
+    pub(crate) fn parse(name: &str) -> Result<Option<Self>, InvalidName> {
         let Some((host, path)) = name.split_once('/') else {
             check_path(name)?;
             return Ok(None);
@@ -43,7 +42,7 @@ impl Repository {
     }
 
     /// The host to connect to, which for Docker Hub is not the one in names.
-    pub fn api_host(&self) -> &str {
+    pub(crate) fn api_host(&self) -> &str {
         match self.host.as_str() {
             "docker.io" | "index.docker.io" => HUB,
             host => host,
@@ -92,10 +91,10 @@ fn check_path(path: &str) -> Result<(), InvalidName> {
 }
 
 /// The tag of a name that has none.
-pub const LATEST: &str = "latest";
+pub(crate) const LATEST: &str = "latest";
 
 /// An image's name without its tag, and the tag where it has one. A colon before the last slash is that of a port.
-pub fn split_tag(name: &str) -> (&str, Option<&str>) {
+pub(crate) fn split_tag(name: &str) -> (&str, Option<&str>) {
     match name.rsplit_once(':') {
         Some((name, tag)) if !tag.contains('/') => (name, Some(tag)),
         _ => (name, None),
@@ -103,7 +102,7 @@ pub fn split_tag(name: &str) -> (&str, Option<&str>) {
 }
 
 /// Checks a tag's name.
-pub fn check_tag(tag: &str) -> Result<(), InvalidName> {
+pub(crate) fn check_tag(tag: &str) -> Result<(), InvalidName> {
     let first = tag.chars().next();
     let valid = tag.len() <= 128
         && first.is_some_and(|c| c.is_ascii_alphanumeric() || c == '_')
@@ -119,7 +118,7 @@ pub fn check_tag(tag: &str) -> Result<(), InvalidName> {
 }
 
 /// The partition of AWS that a region belongs to.
-pub fn partition_of(region: &str) -> &'static str {
+pub(crate) fn partition_of(region: &str) -> &'static str {
     match region {
         region if region.starts_with("cn-") => "aws-cn",
         region if region.starts_with("us-gov-") => "aws-us-gov",
@@ -129,16 +128,15 @@ pub fn partition_of(region: &str) -> &'static str {
 
 /// An ECR registry, as its host name tells.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct EcrHost {
+pub(crate) struct EcrHost {
     /// The account that owns it.
-    pub account: String,
-    /// Its region.
-    pub region: String,
+    pub(crate) account: String,
+    pub(crate) region: String,
 }
 
 impl EcrHost {
     /// Account and region of a host that has ECR's form, whatever stands in their places.
-    pub fn parts(host: &str) -> Option<(&str, &str)> {
+    pub(crate) fn parts(host: &str) -> Option<(&str, &str)> {
         let (account, rest) = host.split_once(".dkr.ecr")?;
         let rest = rest.strip_prefix("-fips").unwrap_or(rest).strip_prefix('.')?;
         let region =
@@ -147,7 +145,7 @@ impl EcrHost {
     }
 
     /// Reads `ACCOUNT.dkr.ecr.REGION.amazonaws.com`, its FIPS and its Chinese form. Nothing for any other host.
-    pub fn parse(host: &str) -> Option<Self> {
+    pub(crate) fn parse(host: &str) -> Option<Self> {
         let (account, region) = Self::parts(host)?;
         let valid = account.len() == 12
             && account.bytes().all(|byte| byte.is_ascii_digit())

@@ -12,7 +12,7 @@ use std::fmt;
 ///
 /// Numbers stay as they are written. In YAML that is so for numbers that JSON knows as well; others, such as `0x1F`, `+5` and `.5`, become
 /// the JSON number of the same value.
-pub fn parse(text: &str) -> Result<Value, String> {
+pub(crate) fn parse(text: &str) -> Result<Value, String> {
     let text = text.trim_start_matches('\u{feff}');
     if text.trim_start().starts_with('{') {
         json(text).map_err(|error| error.to_string())
@@ -21,8 +21,7 @@ pub fn parse(text: &str) -> Result<Value, String> {
     }
 }
 
-/// Reads JSON.
-pub fn json(text: &str) -> serde_json::Result<Value> {
+pub(crate) fn json(text: &str) -> serde_json::Result<Value> {
     let mut value = serde_json::from_str(text)?;
     serde_json::from_str::<Sound>(text)?;
     let written = AsWritten { value: &mut value, source: Source::Json };
@@ -104,7 +103,6 @@ impl<'de> Visitor<'de> for Sound {
     }
 }
 
-/// Which parser reads.
 #[derive(Clone, Copy)]
 enum Source {
     Json,

@@ -1,7 +1,7 @@
 //! What happens in a run, as it happens: the only thing that the engine and the reports share.
 
 use crate::exit::Failure;
-use crate::pipeline::model::{PhaseName, StepId};
+use crate::language::pipeline::model::{PhaseName, StepId};
 use bytes::Bytes;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -11,33 +11,24 @@ use tokio_util::sync::CancellationToken;
 
 /// One thing that happened.
 #[derive(Debug, Clone)]
-pub enum Event {
-    /// The run begins.
+pub(crate) enum Event {
     RunStarted(RunStarted),
-    /// A phase begins.
     PhaseStarted {
-        /// Which.
         phase: PhaseName,
     },
     /// A phase does not run.
     PhaseSkipped {
-        /// Which.
         phase: PhaseName,
-        /// Why not.
         reason: String,
     },
     /// A phase is through, its `finally` included.
     PhaseFinished {
-        /// Which.
         phase: PhaseName,
-        /// How it ended.
         status: Status,
         /// How long it took.
         elapsed: Duration,
     },
-    /// A step begins.
     StepStarted {
-        /// Which.
         step: StepId,
         /// What it is called.
         title: String,
@@ -50,14 +41,12 @@ pub enum Event {
     StepSkipped {
         /// What it is called.
         title: String,
-        /// Why not.
         reason: String,
     },
     /// Bytes that a command, a container or a build wrote, as they came.
     Output {
         /// The step that it belongs to.
         step: StepId,
-        /// What was written.
         bytes: Bytes,
     },
     /// The stream of [`Event::Output`] is at its end: what was held back belongs out.
@@ -67,16 +56,13 @@ pub enum Event {
     },
     /// What a step has under way right now, in place of what it had before. Only a terminal shows it.
     Live {
-        /// The step.
         step: StepId,
-        /// A line each.
         lines: Vec<String>,
     },
     /// Something worth a line in the log.
     Note {
         /// The step that says it.
         step: Option<StepId>,
-        /// What it says.
         text: String,
     },
     /// Something that may be wrong, but does not stop the run.
@@ -88,11 +74,9 @@ pub enum Event {
     },
     /// A step is through.
     StepFinished {
-        /// Which.
         step: StepId,
         /// What it is called.
         title: String,
-        /// How it ended.
         status: Status,
         /// How long it took.
         elapsed: Duration,
@@ -105,36 +89,31 @@ pub enum Event {
 
 /// The beginning of a run.
 #[derive(Debug, Clone)]
-pub struct RunStarted {
-    /// The pipeline's name.
-    pub pipeline: String,
-    /// The build's id.
-    pub build_id: String,
-    /// `local` or `publish`.
-    pub mode: &'static str,
+pub(crate) struct RunStarted {
+    pub(crate) pipeline: String,
+    pub(crate) build_id: String,
+    pub(crate) mode: &'static str,
     /// What is built, for people: branch and commit.
-    pub source: String,
+    pub(crate) source: String,
     /// Whether this is the first call of this build, so that it is announced once.
-    pub first: bool,
+    pub(crate) first: bool,
 }
 
 /// The end of a run.
 #[derive(Debug, Clone)]
-pub struct RunFinished {
+pub(crate) struct RunFinished {
     /// Nothing, or what ended it.
-    pub failure: Option<Failure>,
+    pub(crate) failure: Option<Failure>,
     /// The whole pipeline is through with this call, or has failed in it.
-    pub last: bool,
+    pub(crate) last: bool,
     /// How long the call took.
-    pub elapsed: Duration,
+    pub(crate) elapsed: Duration,
 }
 
 /// How a phase or step ended.
 #[derive(Debug, Clone)]
-pub enum Status {
-    /// As wished.
+pub(crate) enum Status {
     Succeeded,
-    /// With a failure.
     Failed(Failure),
     /// In the middle, because its parallel group was ended.
     Cancelled,
@@ -142,7 +121,7 @@ pub enum Status {
 
 impl Status {
     /// The failure, where there is one.
-    pub fn failure(&self) -> Option<&Failure> {
+    pub(crate) fn failure(&self) -> Option<&Failure> {
         match self {
             Self::Succeeded | Self::Cancelled => None,
             Self::Failed(failure) => Some(failure),
@@ -152,13 +131,12 @@ impl Status {
 
 /// Something that a step made.
 #[derive(Debug, Clone)]
-pub struct Outcome {
+pub(crate) struct Outcome {
     /// What was done: `built`, `tested`, `pushed` …
-    pub verb: &'static str,
+    pub(crate) verb: &'static str,
     /// What it was done to.
-    pub subject: String,
-    /// What came out.
-    pub detail: String,
+    pub(crate) subject: String,
+    pub(crate) detail: String,
 }
 
 /// How long a report may keep the run waiting once that is to end.
@@ -167,7 +145,7 @@ const STALLED: Duration = Duration::from_secs(2);
 /// Where the engine sends events. Sending waits while a report is behind, so memory stays bounded; once the run is to end, it
 /// does not wait for a report that has come to a standstill.
 #[derive(Debug, Clone)]
-pub struct Events {
+pub(crate) struct Events {
     ways: Arc<[Way]>,
     /// The step whose notes and warnings come this way.
     step: Option<StepId>,
@@ -176,11 +154,10 @@ pub struct Events {
 
 /// What a report has a use for, besides what every report gets.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Wants {
-    /// What commands write.
-    pub output: bool,
+pub(crate) struct Wants {
+    pub(crate) output: bool,
     /// What is under way.
-    pub live: bool,
+    pub(crate) live: bool,
 }
 
 /// The way to one report.
@@ -194,7 +171,7 @@ struct Way {
 
 impl Events {
     /// A way to each report. Each holds at most this many events.
-    pub fn ways(wants: &[Wants], capacity: usize) -> (Self, Vec<mpsc::Receiver<Event>>) {
+    pub(crate) fn ways(wants: &[Wants], capacity: usize) -> (Self, Vec<mpsc::Receiver<Event>>) {
         let (ways, receivers): (Vec<Way>, Vec<_>) = wants
             .iter()
             .map(|wants| {
@@ -207,34 +184,34 @@ impl Events {
 
     /// The same way, for what a step has to say.
     #[must_use]
-    pub fn of(&self, step: StepId) -> Self {
+    pub(crate) fn of(&self, step: StepId) -> Self {
         Self { step: Some(step), ..self.clone() }
     }
 
     /// To be cancelled when the run is to end: from then on reports are waited for only so long.
-    pub fn ending(&self) -> CancellationToken {
+    pub(crate) fn ending(&self) -> CancellationToken {
         self.ending.clone()
     }
 
     /// Whether some report did not take part to the end.
-    pub fn is_stalled(&self) -> bool {
+    pub(crate) fn is_stalled(&self) -> bool {
         self.ways.iter().any(|way| way.stalled.load(Ordering::SeqCst))
     }
 
     /// Whether somebody watches what is under way.
-    pub fn is_watched(&self) -> bool {
+    pub(crate) fn is_watched(&self) -> bool {
         self.ways.iter().any(|way| way.wants.live)
     }
 
     /// Says what the step has under way, for somebody who watches.
-    pub async fn live(&self, lines: Vec<String>) {
+    pub(crate) async fn live(&self, lines: Vec<String>) {
         if let Some(step) = self.step {
             self.send(Event::Live { step, lines }).await;
         }
     }
 
     /// Sends an event. Where nobody listens any more there is nobody to tell.
-    pub async fn send(&self, event: Event) {
+    pub(crate) async fn send(&self, event: Event) {
         let is_wanted = |wants: Wants| match event {
             Event::Output { .. } | Event::OutputEnd { .. } => wants.output,
             Event::Live { .. } => wants.live,
@@ -257,17 +234,21 @@ impl Events {
     }
 
     /// Sends a line for the log.
-    pub async fn note(&self, text: impl Into<String>) {
+    pub(crate) async fn note(&self, text: impl Into<String>) {
         self.send(Event::Note { step: self.step, text: text.into() }).await;
     }
 
-    /// Sends a warning.
-    pub async fn warn(&self, text: impl Into<String>) {
+    pub(crate) async fn warn(&self, text: impl Into<String>) {
         self.send(Event::Warning { step: self.step, text: text.into() }).await;
     }
 
     /// Sends a result for the summary.
-    pub async fn result(&self, verb: &'static str, subject: impl Into<String>, detail: impl Into<String>) {
+    pub(crate) async fn result(
+        &self,
+        verb: &'static str,
+        subject: impl Into<String>,
+        detail: impl Into<String>,
+    ) {
         self.send(Event::Result(Outcome { verb, subject: subject.into(), detail: detail.into() })).await;
     }
 }

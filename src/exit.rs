@@ -4,8 +4,7 @@ use std::fmt;
 
 /// How a run ends; the numbers are part of the contract with callers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Exit {
-    /// 0: done.
+pub(crate) enum Exit {
     Done,
     /// 1: a step failed: a command, a verification, a scan gate.
     StepFailed,
@@ -29,7 +28,7 @@ pub enum Exit {
 
 impl Exit {
     /// The number that the process ends with.
-    pub fn code(self) -> u8 {
+    pub(crate) fn code(self) -> u8 {
         match self {
             Self::Done => 0,
             Self::StepFailed => 1,
@@ -45,7 +44,7 @@ impl Exit {
     }
 
     /// The exit of a code that an earlier process recorded.
-    pub fn from_code(code: u8) -> Self {
+    pub(crate) fn from_code(code: u8) -> Self {
         match code {
             0 => Self::Done,
             2 => Self::Usage,
@@ -63,52 +62,51 @@ impl Exit {
 
 /// Why something could not be done: the exit code it leads to, one sentence, and the next step to take.
 #[derive(Debug, Clone)]
-pub struct Failure {
-    /// The exit code.
-    pub exit: Exit,
+pub(crate) struct Failure {
+    pub(crate) exit: Exit,
     /// What went wrong, as a sentence fragment.
-    pub message: String,
+    pub(crate) message: String,
     /// What to do about it.
-    pub help: Option<String>,
+    pub(crate) help: Option<String>,
     /// It is no failure of its own: somebody asked for the end.
-    pub stopped: bool,
+    pub(crate) stopped: bool,
 }
 
 impl Failure {
     /// A failure with its sentence.
-    pub fn new(exit: Exit, message: impl Into<String>) -> Self {
+    pub(crate) fn new(exit: Exit, message: impl Into<String>) -> Self {
         Self { exit, message: message.into(), help: None, stopped: false }
     }
 
     /// A failure of the environment: exit 3.
-    pub fn environment(message: impl Into<String>) -> Self {
+    pub(crate) fn environment(message: impl Into<String>) -> Self {
         Self::new(Exit::Environment, message)
     }
 
     /// A failed step: exit 1.
-    pub fn step(message: impl Into<String>) -> Self {
+    pub(crate) fn step(message: impl Into<String>) -> Self {
         Self::new(Exit::StepFailed, message)
     }
 
     /// Wrong usage: exit 2.
-    pub fn usage(message: impl Into<String>) -> Self {
+    pub(crate) fn usage(message: impl Into<String>) -> Self {
         Self::new(Exit::Usage, message)
     }
 
     /// What was under way ended because it was asked to.
-    pub fn stopped() -> Self {
+    pub(crate) fn stopped() -> Self {
         Self { stopped: true, ..Self::new(Exit::Environment, "the run was stopped") }
     }
 
     /// Adds the next step to take.
     #[must_use]
-    pub fn help(mut self, help: impl Into<String>) -> Self {
+    pub(crate) fn help(mut self, help: impl Into<String>) -> Self {
         self.help = Some(help.into());
         self
     }
 
     /// A failure told by an error and everything that caused it.
-    pub fn caused(exit: Exit, error: &dyn std::error::Error) -> Self {
+    pub(crate) fn caused(exit: Exit, error: &dyn std::error::Error) -> Self {
         Self::new(exit, chain(error))
     }
 }
@@ -122,7 +120,7 @@ impl fmt::Display for Failure {
 impl std::error::Error for Failure {}
 
 /// An error's text followed by those of its causes, without repeating what a cause already says.
-pub fn chain(error: &dyn std::error::Error) -> String {
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {

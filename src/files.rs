@@ -6,11 +6,11 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 /// How the names of files begin that are still being written.
-pub const TEMPORARY: &str = ".runner-tmp-";
+pub(crate) const TEMPORARY: &str = ".runner-tmp-";
 
 /// Who may read a file that runner writes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Access {
+pub(crate) enum Access {
     /// Everybody, as the umask of most machines has it (0644).
     Everybody,
     /// Its owner alone (0600).
@@ -20,16 +20,14 @@ pub enum Access {
 /// A file that could not be written.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot write {}", path.display())]
-pub struct WriteError {
-    /// The file.
-    pub path: PathBuf,
-    /// Why not.
+pub(crate) struct WriteError {
+    pub(crate) path: PathBuf,
     #[source]
-    pub source: io::Error,
+    pub(crate) source: io::Error,
 }
 
 /// Reads a regular file of at most so many bytes. Pipes and devices are refused: they may have no end.
-pub fn read_small(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
+pub(crate) fn read_small(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
     let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
     let file = std::fs::File::from(rustix::fs::open(path, flags, Mode::empty())?);
     if !file.metadata()?.is_file() {
@@ -44,7 +42,7 @@ pub fn read_small(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
 }
 
 /// Writes a file by way of a temporary one beside it, creating the directories above it.
-pub fn write_whole(path: &Path, content: &[u8], access: Access) -> Result<(), WriteError> {
+pub(crate) fn write_whole(path: &Path, content: &[u8], access: Access) -> Result<(), WriteError> {
     let write = || -> io::Result<()> {
         let directory = path.parent().unwrap_or(Path::new("."));
         std::fs::create_dir_all(directory)?;
@@ -64,7 +62,11 @@ pub fn write_whole(path: &Path, content: &[u8], access: Access) -> Result<(), Wr
 }
 
 /// Writes a JSON document, indented and with a final newline.
-pub fn write_json(path: &Path, value: &impl serde::Serialize, access: Access) -> Result<(), WriteError> {
+pub(crate) fn write_json(
+    path: &Path,
+    value: &impl serde::Serialize,
+    access: Access,
+) -> Result<(), WriteError> {
     let mut content = serde_json::to_vec_pretty(value)
         .map_err(|source| WriteError { path: path.to_owned(), source: source.into() })?;
     content.push(b'\n');

@@ -3,5 +3,5 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    codebuild_runner::cli::main()
+    codebuild_runner::main()
 }

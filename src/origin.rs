@@ -2,13 +2,13 @@
 //!
 //! Source of the variables: the CodeBuild user guide, "Environment variables in build environments".
 
-use crate::pipeline::model::EventKind;
+use crate::language::pipeline::model::EventKind;
 use crate::plan::context::BuildContext;
 use std::collections::HashMap;
 use std::path::Path;
 
 /// Reads the environment, and asks git in `directory` where CodeBuild is not there to say.
-pub fn detect(environment: &HashMap<String, String>, directory: &Path) -> BuildContext {
+pub(crate) fn detect(environment: &HashMap<String, String>, directory: &Path) -> BuildContext {
     let get = |name: &str| environment.get(name).filter(|value| !value.is_empty()).cloned();
     let mut context = if environment.contains_key("CODEBUILD_BUILD_ID") {
         from_codebuild(&get)

@@ -6,7 +6,7 @@ const CANDIDATES: usize = 1000;
 const NAMES: usize = 40;
 
 /// The candidate that a typing mistake away from `written` could have been meant.
-pub fn closest<'a>(written: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+pub(crate) fn closest<'a>(written: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     // Of two letters one mistake leaves too little to go by.
     if written.chars().count() < 3 {
         return None;
@@ -29,17 +29,17 @@ pub fn closest<'a>(written: &str, candidates: impl IntoIterator<Item = &'a str>)
 }
 
 /// `a, b and c`, for messages that list what is known.
-pub fn listed<'a>(names: impl IntoIterator<Item = &'a str>) -> String {
+pub(crate) fn listed<'a>(names: impl IntoIterator<Item = &'a str>) -> String {
     joined(names, "and", "none")
 }
 
 /// Bytes as lower-case hexadecimal digits.
-pub fn hex(bytes: &[u8]) -> String {
+pub(crate) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// A size as people read it, in decimal units like the docker command.
-pub fn human_size(bytes: u64) -> String {
+pub(crate) fn human_size(bytes: u64) -> String {
     let units = [(1_000_000_000, "GB"), (1_000_000, "MB"), (1_000, "kB")];
     for (unit, name) in units {
         if bytes >= unit {
@@ -50,7 +50,7 @@ pub fn human_size(bytes: u64) -> String {
 }
 
 /// `a, b or c`.
-pub fn either<'a>(names: impl IntoIterator<Item = &'a str>) -> String {
+pub(crate) fn either<'a>(names: impl IntoIterator<Item = &'a str>) -> String {
     joined(names, "or", "nothing")
 }
 
@@ -69,7 +69,7 @@ fn joined<'a>(names: impl IntoIterator<Item = &'a str>, word: &str, none: &str) 
 }
 
 /// At most so many characters, with an ellipsis where something is left out.
-pub fn shortened(text: &str, characters: usize) -> String {
+pub(crate) fn shortened(text: &str, characters: usize) -> String {
     match text.char_indices().nth(characters) {
         Some((end, _)) => format!("{}…", &text[..end]),
         None => text.to_owned(),

@@ -4,7 +4,7 @@ use std::path::Path;
 
 /// Certificates in DER form: the machine's (`SSL_CERT_FILE` and `SSL_CERT_DIR` are honoured), or Mozilla's, which are part of
 /// the binary for `FROM scratch`; and those of `AWS_CA_BUNDLE` where it is set.
-pub fn authorities(aws_ca_bundle: Option<&Path>) -> Vec<Vec<u8>> {
+pub(crate) fn authorities(aws_ca_bundle: Option<&Path>) -> Vec<Vec<u8>> {
     let native = rustls_native_certs::load_native_certs();
     let mut found: Vec<Vec<u8>> = native.certs.iter().map(|der| der.to_vec()).collect();
     if found.is_empty() {
@@ -15,7 +15,7 @@ pub fn authorities(aws_ca_bundle: Option<&Path>) -> Vec<Vec<u8>> {
 }
 
 /// The certificates of a PEM file or of the `.crt` files of a directory; none where it cannot be read.
-pub fn from_file(path: &Path) -> Vec<Vec<u8>> {
+pub(crate) fn from_file(path: &Path) -> Vec<Vec<u8>> {
     let result = if path.is_dir() {
         rustls_native_certs::load_certs_from_paths(None, Some(path))
     } else {
@@ -25,7 +25,7 @@ pub fn from_file(path: &Path) -> Vec<Vec<u8>> {
 }
 
 /// A certificate as PEM text, for clients that take no other form.
-pub fn pem(der: &[u8]) -> String {
+pub(crate) fn pem(der: &[u8]) -> String {
     use base64::Engine;
     let encoded = base64::engine::general_purpose::STANDARD.encode(der);
     format!("-----BEGIN CERTIFICATE-----\n{encoded}\n-----END CERTIFICATE-----\n")
@@ -33,7 +33,7 @@ pub fn pem(der: &[u8]) -> String {
 
 /// What a client does when it is sent elsewhere.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Redirects {
+pub(crate) enum Redirects {
     /// Goes there, without the `Authorization` header where the host is another one.
     Follow,
     /// Takes it for the answer: what is sent along may be meant for the first host only.
@@ -41,7 +41,10 @@ pub enum Redirects {
 }
 
 /// A client for plain HTTP work (registries, webhooks) that trusts these authorities.
-pub fn http_client(authorities: &[Vec<u8>], redirects: Redirects) -> Result<reqwest::Client, reqwest::Error> {
+pub(crate) fn http_client(
+    authorities: &[Vec<u8>],
+    redirects: Redirects,
+) -> Result<reqwest::Client, reqwest::Error> {
     let certificates = authorities.iter().filter_map(|der| reqwest::Certificate::from_der(der).ok());
     reqwest::Client::builder()
         .user_agent(concat!("codebuild-runner/", env!("CARGO_PKG_VERSION")))

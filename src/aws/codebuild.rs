@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime};
 
 impl Aws {
     /// When CodeBuild will end a build, and how long it may take in all. Nothing where CodeBuild does not say.
-    pub async fn codebuild_timeout(
+    pub(crate) async fn codebuild_timeout(
         &self,
         build_id: &str,
     ) -> Result<Option<(SystemTime, Duration)>, AwsError> {

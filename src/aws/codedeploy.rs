@@ -12,9 +12,9 @@ use aws_smithy_types::retry::RetryConfig;
 use jiff::Timestamp;
 
 /// `CodeDeploy`'s code where the group has a deployment under way already.
-pub const UNDER_WAY: &str = "DeploymentLimitExceededException";
+pub(crate) const UNDER_WAY: &str = "DeploymentLimitExceededException";
 /// Its code where a deployment is over already.
-pub const OVER: &str = "DeploymentAlreadyCompletedException";
+pub(crate) const OVER: &str = "DeploymentAlreadyCompletedException";
 /// Its code where a deployment has no targets yet.
 const NOT_STARTED: &str = "DeploymentNotStartedException";
 /// How many deployments of a list are looked at.
@@ -22,21 +22,19 @@ const LATEST: usize = 20;
 
 /// A deployment that is asked for.
 #[derive(Debug, Clone)]
-pub struct NewDeployment {
-    /// The application.
-    pub application: String,
-    /// The deployment group.
-    pub group: String,
+pub(crate) struct NewDeployment {
+    pub(crate) application: String,
+    pub(crate) group: String,
     /// The `AppSpec`, as JSON.
-    pub app_spec: String,
+    pub(crate) app_spec: String,
     /// What is said of it; by this it is found again.
-    pub description: String,
+    pub(crate) description: String,
     /// It is taken back where it fails or is stopped, whatever the group says; otherwise the group decides.
-    pub roll_back: bool,
+    pub(crate) roll_back: bool,
 }
 
 /// The hash by which `CodeDeploy` knows an `AppSpec`.
-pub fn sha256(app_spec: &str) -> String {
+pub(crate) fn sha256(app_spec: &str) -> String {
     hex(digest(&SHA256, app_spec.as_bytes()).as_ref())
 }
 
@@ -49,8 +47,7 @@ impl Aws {
         self.arn("codedeploy", &format!("deploymentgroup:{application}/{group}"))
     }
 
-    /// A deployment group.
-    pub async fn codedeploy_group(&self, application: &str, group: &str) -> Result<Group, AwsError> {
+    pub(crate) async fn codedeploy_group(&self, application: &str, group: &str) -> Result<Group, AwsError> {
         let resource = self.group_arn(application, group);
         let answer = self
             .codedeploy()
@@ -71,7 +68,7 @@ impl Aws {
     }
 
     /// Asks for a deployment and gives its id. One attempt: where its answer is lost, another one could make a second deployment.
-    pub async fn codedeploy_create(&self, new: &NewDeployment) -> Result<String, AwsError> {
+    pub(crate) async fn codedeploy_create(&self, new: &NewDeployment) -> Result<String, AwsError> {
         const ACTION: &str = "codedeploy:CreateDeployment";
         let NewDeployment { application, group, app_spec, description, roll_back } = new;
         let content = types::AppSpecContent::builder().content(app_spec).sha256(sha256(app_spec)).build();
@@ -106,7 +103,7 @@ impl Aws {
     }
 
     /// A deployment as it is now.
-    pub async fn codedeploy_deployment(&self, id: &str) -> Result<Deployment, AwsError> {
+    pub(crate) async fn codedeploy_deployment(&self, id: &str) -> Result<Deployment, AwsError> {
         let resource = self.arn("codedeploy", "deploymentgroup:*");
         let answer =
             self.codedeploy().get_deployment().deployment_id(id).send().await.map_err(
@@ -119,7 +116,7 @@ impl Aws {
     }
 
     /// The ids of a group's latest deployments that were asked for at some time or later.
-    pub async fn codedeploy_deployments(
+    pub(crate) async fn codedeploy_deployments(
         &self,
         application: &str,
         group: &str,
@@ -144,7 +141,7 @@ impl Aws {
     }
 
     /// What a deployment has done until now; nothing before it has begun.
-    pub async fn codedeploy_progress(&self, id: &str) -> Result<Option<Progress>, AwsError> {
+    pub(crate) async fn codedeploy_progress(&self, id: &str) -> Result<Option<Progress>, AwsError> {
         let not_yet = |failed: AwsError| match failed {
             AwsError::Service { code, .. } if code == NOT_STARTED => Ok(None),
             other => Err(other),
@@ -168,7 +165,7 @@ impl Aws {
     }
 
     /// Ends a deployment, and has it taken back.
-    pub async fn codedeploy_stop(&self, id: &str) -> Result<(), AwsError> {
+    pub(crate) async fn codedeploy_stop(&self, id: &str) -> Result<(), AwsError> {
         self.codedeploy()
             .stop_deployment()
             .deployment_id(id)

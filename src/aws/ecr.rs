@@ -11,18 +11,18 @@ use base64::Engine;
 
 /// How a repository is created.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct NewRepository {
+pub(crate) struct NewRepository {
     /// Images are scanned when they are pushed.
-    pub scan_on_push: bool,
+    pub(crate) scan_on_push: bool,
     /// Tags cannot be moved.
-    pub immutable: bool,
+    pub(crate) immutable: bool,
     /// Which images expire, as ECR's JSON document.
-    pub lifecycle_policy: Option<String>,
+    pub(crate) lifecycle_policy: Option<String>,
 }
 
 /// What ECR knows of an image's weaknesses.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Scan {
+pub(crate) enum Scan {
     /// Nothing yet, in ECR's words.
     UnderWay(String),
     /// It has not been scanned, and will not be by itself where the repository is not scanned on push.
@@ -35,20 +35,19 @@ pub enum Scan {
 
 /// A weakness of an image.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Finding {
-    /// `CVE-…`
-    pub id: String,
+pub(crate) struct Finding {
+    pub(crate) id: String,
     /// `CRITICAL`, `HIGH`, `MEDIUM`, `LOW`, or another word.
-    pub severity: String,
+    pub(crate) severity: String,
     /// The package that has it, with its version.
-    pub package: String,
+    pub(crate) package: String,
     /// The version that does not, where there is one.
-    pub fixed_in: Option<String>,
+    pub(crate) fixed_in: Option<String>,
 }
 
 impl Aws {
     /// A login for the region's registries, valid for twelve hours.
-    pub async fn ecr_login(&self) -> Result<Login, AwsError> {
+    pub(crate) async fn ecr_login(&self) -> Result<Login, AwsError> {
         const ACTION: &str = "ecr:GetAuthorizationToken";
         let answer = aws_sdk_ecr::Client::new(&self.config)
             .get_authorization_token()
@@ -69,7 +68,7 @@ impl Aws {
     }
 
     /// The address (`host/name`) of a repository; nothing where there is none of that name.
-    pub async fn ecr_repository(&self, name: &str) -> Result<Option<String>, AwsError> {
+    pub(crate) async fn ecr_repository(&self, name: &str) -> Result<Option<String>, AwsError> {
         let answer = aws_sdk_ecr::Client::new(&self.config)
             .describe_repositories()
             .repository_names(name)
@@ -97,7 +96,11 @@ impl Aws {
     }
 
     /// Creates a repository and gives its address.
-    pub async fn ecr_create_repository(&self, name: &str, new: &NewRepository) -> Result<String, AwsError> {
+    pub(crate) async fn ecr_create_repository(
+        &self,
+        name: &str,
+        new: &NewRepository,
+    ) -> Result<String, AwsError> {
         const ACTION: &str = "ecr:CreateRepository";
         let client = aws_sdk_ecr::Client::new(&self.config);
         let mut request = client.create_repository().repository_name(name);
@@ -123,7 +126,7 @@ impl Aws {
     }
 
     /// When an image was pushed; nothing where ECR does not say.
-    pub async fn ecr_pushed_at(&self, name: &str, digest: &str) -> Option<jiff::Timestamp> {
+    pub(crate) async fn ecr_pushed_at(&self, name: &str, digest: &str) -> Option<jiff::Timestamp> {
         let id = ImageIdentifier::builder().image_digest(digest).build();
         let request = aws_sdk_ecr::Client::new(&self.config).describe_images();
         let answer = request.repository_name(name).image_ids(id).send().await.ok()?;
@@ -132,7 +135,7 @@ impl Aws {
     }
 
     /// Asks for the findings of an image's scan: of basic scanning, or of enhanced scanning by Amazon Inspector.
-    pub async fn ecr_scan(&self, name: &str, digest: &str) -> Result<Scan, AwsError> {
+    pub(crate) async fn ecr_scan(&self, name: &str, digest: &str) -> Result<Scan, AwsError> {
         let client = aws_sdk_ecr::Client::new(&self.config);
         let mut found = Vec::new();
         let mut next = None;
@@ -181,7 +184,7 @@ impl Aws {
     }
 
     /// Begins a basic scan, unless ECR refuses because it scans by itself, or has scanned this image in the last 24 hours.
-    pub async fn ecr_start_scan(&self, name: &str, digest: &str) -> Result<(), AwsError> {
+    pub(crate) async fn ecr_start_scan(&self, name: &str, digest: &str) -> Result<(), AwsError> {
         let id = ImageIdentifier::builder().image_digest(digest).build();
         let request = aws_sdk_ecr::Client::new(&self.config).start_image_scan();
         let answer = request.repository_name(name).image_id(id).send().await;

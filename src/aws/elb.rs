@@ -4,14 +4,14 @@ use super::{Aws, AwsError, error};
 
 /// A target group, as far as a deployment needs it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct TargetGroup {
+pub(crate) struct TargetGroup {
     /// The path that its health check asks for; nothing where that is a connection alone.
-    pub health_path: Option<String>,
+    pub(crate) health_path: Option<String>,
 }
 
 impl Aws {
     /// A target group by its ARN.
-    pub async fn target_group(&self, arn: &str) -> Result<TargetGroup, AwsError> {
+    pub(crate) async fn target_group(&self, arn: &str) -> Result<TargetGroup, AwsError> {
         let answer = aws_sdk_elasticloadbalancingv2::Client::new(&self.config)
             .describe_target_groups()
             .target_group_arns(arn)

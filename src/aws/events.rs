@@ -12,18 +12,17 @@ const LOOKUPS: usize = 4;
 
 /// A target of a rule.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct RuleTarget {
+pub(crate) struct RuleTarget {
     /// The name of the rule's event bus.
-    pub bus: String,
-    /// The rule.
-    pub rule: String,
+    pub(crate) bus: String,
+    pub(crate) rule: String,
     /// The target, as `ListTargetsByRule` answers it.
-    pub target: Value,
+    pub(crate) target: Value,
 }
 
 impl RuleTarget {
     /// What it is called, for people.
-    pub fn name(&self) -> String {
+    pub(crate) fn name(&self) -> String {
         match self.bus.as_str() {
             "default" => format!("the rule {}", self.rule),
             bus => format!("the rule {bus}/{}", self.rule),
@@ -33,7 +32,7 @@ impl RuleTarget {
 
 impl Aws {
     /// The targets of rules, on whatever event bus, that start tasks in these clusters, which are given as their ARNs.
-    pub async fn rules_of_clusters(&self, clusters: &[&str]) -> Result<Vec<RuleTarget>, AwsError> {
+    pub(crate) async fn rules_of_clusters(&self, clusters: &[&str]) -> Result<Vec<RuleTarget>, AwsError> {
         let buses = self.event_buses().await?;
         let on_buses = |cluster| buses.iter().map(move |bus| self.rules_on_bus(bus, cluster));
         let looks: Vec<_> = clusters.iter().copied().flat_map(on_buses).collect();
@@ -111,7 +110,7 @@ impl Aws {
     }
 
     /// Replaces a target of a rule, the one with its id, by this one.
-    pub async fn put_rule_target(&self, target: &RuleTarget) -> Result<(), AwsError> {
+    pub(crate) async fn put_rule_target(&self, target: &RuleTarget) -> Result<(), AwsError> {
         const ACTION: &str = "events:PutTargets";
         let body = json!({ "Rule": target.rule, "EventBusName": target.bus, "Targets": [target.target] });
         let answer = aws_sdk_eventbridge::Client::new(&self.config)

@@ -4,18 +4,16 @@ use super::{Aws, AwsError, error};
 use aws_sdk_iam::types::{ContextEntry, ContextKeyTypeEnum, PolicyEvaluationDecisionType};
 use serde_json::Value;
 
-/// A role.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Role {
-    /// Its ARN.
-    pub arn: String,
+pub(crate) struct Role {
+    pub(crate) arn: String,
     /// The services that may take it, in the words of its trust policy.
-    pub trusted: Vec<String>,
+    pub(crate) trusted: Vec<String>,
 }
 
 impl Aws {
     /// A role; nothing where there is none of that name.
-    pub async fn iam_role(&self, name: &str) -> Result<Option<Role>, AwsError> {
+    pub(crate) async fn iam_role(&self, name: &str) -> Result<Option<Role>, AwsError> {
         let answer = aws_sdk_iam::Client::new(&self.config).get_role().role_name(name).send().await;
         let role = match answer {
             Ok(answer) => answer.role,
@@ -34,7 +32,7 @@ impl Aws {
 
     /// Whether a user or role may do something, for every resource. `passed_to` is the service that roles are passed to. Nothing
     /// where IAM says nothing.
-    pub async fn iam_allows(
+    pub(crate) async fn iam_allows(
         &self,
         principal: &str,
         action: &str,

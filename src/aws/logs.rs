@@ -7,16 +7,16 @@ use aws_sdk_cloudwatchlogs::operation::get_log_events::{GetLogEventsError, GetLo
 
 /// A part of a log stream.
 #[derive(Debug, Clone, Default)]
-pub struct Page {
+pub(crate) struct Page {
     /// Its lines, oldest first.
-    pub lines: Vec<String>,
+    pub(crate) lines: Vec<String>,
     /// Where the next part begins.
-    pub next: Option<String>,
+    pub(crate) next: Option<String>,
 }
 
 impl Aws {
     /// The last lines of a log stream; nothing where it does not exist.
-    pub async fn log_tail(
+    pub(crate) async fn log_tail(
         &self,
         group: &str,
         stream: &str,
@@ -28,7 +28,12 @@ impl Aws {
     }
 
     /// A log stream from where the last part ended, or from its beginning. A stream that does not exist is empty so far.
-    pub async fn log_page(&self, group: &str, stream: &str, from: Option<&str>) -> Result<Page, AwsError> {
+    pub(crate) async fn log_page(
+        &self,
+        group: &str,
+        stream: &str,
+        from: Option<&str>,
+    ) -> Result<Page, AwsError> {
         let call =
             self.log_events(group, stream).set_next_token(from.map(ToOwned::to_owned)).start_from_head(true);
         Ok(self.found(call.send().await, group, stream)?.map(page).unwrap_or_default())
@@ -49,7 +54,7 @@ impl Aws {
     }
 
     /// Whether a log group exists.
-    pub async fn log_group_exists(&self, group: &str) -> Result<bool, AwsError> {
+    pub(crate) async fn log_group_exists(&self, group: &str) -> Result<bool, AwsError> {
         let answer = aws_sdk_cloudwatchlogs::Client::new(&self.config)
             .describe_log_groups()
             .log_group_name_prefix(group)

@@ -1,18 +1,18 @@
 //! AWS through its SDK: set-up here, one file per service. The SDK's types never leave this module.
 
-pub mod codebuild;
-pub mod codedeploy;
-pub mod ecr;
-pub mod ecs;
-pub mod elb;
-pub mod events;
-pub mod iam;
-pub mod logs;
+pub(crate) mod codebuild;
+pub(crate) mod codedeploy;
+pub(crate) mod ecr;
+pub(crate) mod ecs;
+pub(crate) mod elb;
+pub(crate) mod events;
+pub(crate) mod iam;
+pub(crate) mod logs;
 mod raw;
-pub mod scheduler;
-pub mod secrets_manager;
-pub mod ssm;
-pub mod sts;
+pub(crate) mod scheduler;
+pub(crate) mod secrets_manager;
+pub(crate) mod ssm;
+pub(crate) mod sts;
 
 use crate::address::partition_of;
 use crate::secret::Secret;
@@ -27,14 +27,14 @@ use std::time::Duration;
 
 /// Access to AWS with the region and credentials of the usual places: variables, profiles, the container, the instance.
 #[derive(Debug, Clone)]
-pub struct Aws {
+pub(crate) struct Aws {
     config: SdkConfig,
     region: String,
 }
 
 /// What can go wrong with AWS.
 #[derive(Debug, thiserror::Error)]
-pub enum AwsError {
+pub(crate) enum AwsError {
     /// Nothing says which region to use.
     #[error("no AWS region is set")]
     NoRegion,
@@ -44,9 +44,7 @@ pub enum AwsError {
     /// A role could not be assumed, for another reason than a missing permission.
     #[error("the role {role} cannot be assumed")]
     Role {
-        /// Its ARN.
         role: String,
-        /// Why not.
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
@@ -58,7 +56,6 @@ pub enum AwsError {
     BadCredentials {
         /// The action, as IAM spells it.
         action: &'static str,
-        /// AWS's own words.
         message: String,
     },
     /// The credentials do not allow the call.
@@ -66,7 +63,6 @@ pub enum AwsError {
     Denied {
         /// What would have to be allowed.
         denial: Denial,
-        /// AWS's own words.
         message: String,
     },
     /// The service does not answer.
@@ -74,7 +70,6 @@ pub enum AwsError {
     Unreachable {
         /// The action, as IAM spells it.
         action: &'static str,
-        /// Why not.
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
@@ -91,7 +86,6 @@ pub enum AwsError {
     NotFound {
         /// What kind of thing it is.
         what: &'static str,
-        /// Its name.
         name: String,
     },
     /// A secret does not hold what is asked for.
@@ -102,14 +96,11 @@ pub enum AwsError {
         /// What it is like.
         reason: String,
     },
-    /// Any other refusal.
     #[error("AWS refused {action}: {code}: {message}")]
     Service {
         /// The action, as IAM spells it.
         action: &'static str,
-        /// AWS's error code.
         code: String,
-        /// AWS's own words.
         message: String,
     },
 }
@@ -121,7 +112,7 @@ impl AwsError {
     }
 
     /// Whether the same call may succeed a moment later; it may also have succeeded now, and only its answer be lost.
-    pub fn may_pass(&self) -> bool {
+    pub(crate) fn may_pass(&self) -> bool {
         match self {
             Self::Unreachable { .. } | Self::NotUnderstood { .. } => true,
             Self::Service { code, message, .. } => {
@@ -166,7 +157,7 @@ const BAD_CREDENTIALS: [&str; 9] = [
 impl Aws {
     /// Reads the configuration. Fails where there is no region or no credentials, before the first call is made. `region`
     /// wins over what the environment and the profile say.
-    pub async fn connect(authorities: &[Vec<u8>], region: Option<&str>) -> Result<Self, AwsError> {
+    pub(crate) async fn connect(authorities: &[Vec<u8>], region: Option<&str>) -> Result<Self, AwsError> {
         let mut loader = aws_config::defaults(BehaviorVersion::latest());
         if let Some(region) = region {
             loader = loader.region(Region::new(region.to_owned()));
@@ -190,12 +181,12 @@ impl Aws {
     }
 
     /// The region in use.
-    pub fn region(&self) -> &str {
+    pub(crate) fn region(&self) -> &str {
         &self.region
     }
 
     /// The keys in use, for commands that are given this access.
-    pub async fn credentials(&self) -> Result<Keys, AwsError> {
+    pub(crate) async fn credentials(&self) -> Result<Keys, AwsError> {
         let provider = self.config.credentials_provider();
         let provider = provider.ok_or_else(|| AwsError::NoCredentials("no provider is set up".into()))?;
         let keys =
@@ -215,13 +206,13 @@ impl Aws {
 
     /// The same access in a region; in our own where none is named.
     #[must_use]
-    pub fn at(&self, region: Option<&str>) -> Self {
+    pub(crate) fn at(&self, region: Option<&str>) -> Self {
         region.map_or_else(|| self.clone(), |region| self.in_region(region))
     }
 
     /// The same access in another region.
     #[must_use]
-    pub fn in_region(&self, region: &str) -> Self {
+    pub(crate) fn in_region(&self, region: &str) -> Self {
         let config = self.config.to_builder().region(Region::new(region.to_owned())).build();
         Self { config, region: region.to_owned() }
     }
@@ -246,27 +237,27 @@ fn http_client(
 
 /// Keys of AWS, as environment variables carry them.
 #[derive(Debug, Clone)]
-pub struct Keys {
+pub(crate) struct Keys {
     /// The access key's id, which is no secret.
-    pub id: String,
+    pub(crate) id: String,
     /// The secret access key.
-    pub secret: Secret,
+    pub(crate) secret: Secret,
     /// The session's token, where there is one.
-    pub session_token: Option<Secret>,
+    pub(crate) session_token: Option<Secret>,
 }
 
 /// What a policy would have to allow.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Denial {
+pub(crate) struct Denial {
     /// The action, as IAM spells it.
-    pub action: String,
+    pub(crate) action: String,
     /// What it would work on: an ARN, or `*`.
-    pub resource: String,
+    pub(crate) resource: String,
 }
 
 impl Denial {
     /// Reads AWS's sentence: `… is not authorized to perform: ACTION on resource: ARN because …`.
-    pub fn read(message: &str) -> Option<Self> {
+    pub(crate) fn read(message: &str) -> Option<Self> {
         let (_, rest) = message.split_once("not authorized to perform: ")?;
         let word = |text: &str| {
             let word = text.split_whitespace().next().unwrap_or_default();
@@ -279,7 +270,7 @@ impl Denial {
     }
 
     /// The statement that allows it.
-    pub fn statement(&self) -> String {
+    pub(crate) fn statement(&self) -> String {
         serde_json::json!({ "Effect": "Allow", "Action": self.action, "Resource": self.resource }).to_string()
     }
 }

@@ -14,11 +14,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 /// Keeps an answer's body as it came.
 #[derive(Debug, Clone, Default)]
-pub(super) struct RawBody(Arc<Mutex<Option<Vec<u8>>>>);
+pub(crate) struct RawBody(Arc<Mutex<Option<Vec<u8>>>>);
 
 impl RawBody {
     /// The answer to this action.
-    pub(super) fn json(&self, action: &'static str) -> Result<Value, AwsError> {
+    pub(crate) fn json(&self, action: &'static str) -> Result<Value, AwsError> {
         let body = self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
         let text = String::from_utf8(body.unwrap_or_default()).map_err(|failed| failed.to_string());
         text.and_then(|text| document::json(&text).map_err(|failed| failed.to_string()))
@@ -44,7 +44,7 @@ impl Intercept for RawBody {
 }
 
 /// Makes this the body of a request, which is signed after that.
-pub(super) fn swap_body(body: &Value) -> impl Fn(&mut HttpRequest) + Send + Sync + use<> {
+pub(crate) fn swap_body(body: &Value) -> impl Fn(&mut HttpRequest) + Send + Sync + use<> {
     let body = body.to_string();
     move |http| {
         http.headers_mut().insert("content-length", body.len().to_string());

@@ -13,18 +13,17 @@ const RUN_TASK: &str = ":aws-sdk:ecs:runTask";
 
 /// A schedule that starts tasks.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Schedule {
+pub(crate) struct Schedule {
     /// The group that it is in.
-    pub group: String,
-    /// Its name.
-    pub name: String,
+    pub(crate) group: String,
+    pub(crate) name: String,
     /// All of it, as `GetSchedule` answers.
-    pub document: Value,
+    pub(crate) document: Value,
 }
 
 impl Schedule {
     /// What it is called, for people.
-    pub fn name(&self) -> String {
+    pub(crate) fn name(&self) -> String {
         match self.group.as_str() {
             "default" => format!("the schedule {}", self.name),
             group => format!("the schedule {group}/{}", self.name),
@@ -34,7 +33,7 @@ impl Schedule {
 
 impl Aws {
     /// The schedules that start tasks of Amazon ECS, in whatever cluster.
-    pub async fn schedules_of_tasks(&self) -> Result<Vec<Schedule>, AwsError> {
+    pub(crate) async fn schedules_of_tasks(&self) -> Result<Vec<Schedule>, AwsError> {
         let mut pages = aws_sdk_scheduler::Client::new(&self.config).list_schedules().into_paginator().send();
         let mut found = Vec::new();
         while let Some(page) = pages.next().await {
@@ -70,7 +69,7 @@ impl Aws {
     }
 
     /// Makes a schedule what its document says. That replaces all of it: what is not said gets its default.
-    pub async fn update_schedule(&self, schedule: &Schedule) -> Result<(), AwsError> {
+    pub(crate) async fn update_schedule(&self, schedule: &Schedule) -> Result<(), AwsError> {
         let mut body = schedule.document.clone();
         if let Some(fields) = body.as_object_mut() {
             fields.retain(|name, value| !value.is_null() && !READ_ONLY.contains(&name.as_str()));

@@ -8,20 +8,18 @@ const INVALID: &str = "InvalidRequestException";
 
 /// Which secret, which version of it, and which part.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct SecretId {
-    /// Name or ARN.
-    pub id: String,
+pub(crate) struct SecretId {
+    pub(crate) id: String,
     /// The key within a JSON secret; the whole value where absent.
-    pub json_key: Option<String>,
+    pub(crate) json_key: Option<String>,
     /// The version's stage; `AWSCURRENT` where neither stage nor version is given.
-    pub stage: Option<String>,
-    /// The version's id.
-    pub version: Option<String>,
+    pub(crate) stage: Option<String>,
+    pub(crate) version: Option<String>,
 }
 
 impl Aws {
     /// Whether a secret exists and stays; its value is not read.
-    pub async fn secret_exists(&self, id: &str) -> Result<bool, AwsError> {
+    pub(crate) async fn secret_exists(&self, id: &str) -> Result<bool, AwsError> {
         let answer =
             aws_sdk_secretsmanager::Client::new(&self.config).describe_secret().secret_id(id).send().await;
         match answer.map_err(|failed| error("secretsmanager:DescribeSecret", id, failed)) {
@@ -32,7 +30,7 @@ impl Aws {
     }
 
     /// A secret's value, or that of one key of it.
-    pub async fn secret(&self, reference: &SecretId) -> Result<Secret, AwsError> {
+    pub(crate) async fn secret(&self, reference: &SecretId) -> Result<Secret, AwsError> {
         const ACTION: &str = "secretsmanager:GetSecretValue";
         let resource = if reference.id.starts_with("arn:") {
             reference.id.clone()

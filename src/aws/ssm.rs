@@ -8,7 +8,7 @@ const DESCRIBE: &str = "ssm:DescribeParameters";
 
 impl Aws {
     /// Whether a parameter exists, by name or ARN; its value is not read.
-    pub async fn parameter_exists(&self, name: &str) -> Result<bool, AwsError> {
+    pub(crate) async fn parameter_exists(&self, name: &str) -> Result<bool, AwsError> {
         // An ARN does not tell whether the name begins with a slash.
         let names = match name.split_once(":parameter/") {
             Some((_, name)) => vec![name.to_owned(), format!("/{name}")],
@@ -32,7 +32,7 @@ impl Aws {
     }
 
     /// A parameter's value, decrypted.
-    pub async fn parameter(&self, name: &str) -> Result<Secret, AwsError> {
+    pub(crate) async fn parameter(&self, name: &str) -> Result<Secret, AwsError> {
         let resource = match name.strip_prefix("arn:") {
             Some(_) => name.to_owned(),
             None => self.arn("ssm", &format!("parameter/{}", name.trim_start_matches('/'))),

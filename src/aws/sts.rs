@@ -8,16 +8,15 @@ use aws_smithy_types::error::metadata::ProvideErrorMetadata;
 
 /// Whose credentials these are.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Identity {
-    /// The account.
-    pub account: String,
+pub(crate) struct Identity {
+    pub(crate) account: String,
     /// The user or role.
-    pub arn: String,
+    pub(crate) arn: String,
 }
 
 impl Aws {
     /// Whose the credentials are.
-    pub async fn identity(&self) -> Result<Identity, AwsError> {
+    pub(crate) async fn identity(&self) -> Result<Identity, AwsError> {
         let answer = aws_sdk_sts::Client::new(&self.config)
             .get_caller_identity()
             .send()
@@ -27,7 +26,7 @@ impl Aws {
     }
 
     /// The same access under a role, which is assumed now and again whenever its keys run out.
-    pub async fn assume(
+    pub(crate) async fn assume(
         &self,
         role: &str,
         external_id: Option<&str>,
@@ -70,6 +69,6 @@ fn denied(failed: &(dyn std::error::Error + 'static), role: &str) -> Option<AwsE
 }
 
 /// The refusal of a role where a call failed because its keys could not be renewed.
-pub(super) fn denied_on_the_way(failed: &(dyn std::error::Error + 'static)) -> Option<AwsError> {
+pub(crate) fn denied_on_the_way(failed: &(dyn std::error::Error + 'static)) -> Option<AwsError> {
     denied(failed, "*")
 }

@@ -7,9 +7,9 @@ use crate::document;
 use crate::ecs::needs::Needs;
 use crate::ecs::task_definition::Request;
 use crate::files;
-use crate::pipeline::diagnostic::Diagnostic;
-use crate::pipeline::model::{Action, Image, Pipeline, RunTask, StepId, TaskDefinitionBase};
-use crate::pipeline::source::Span;
+use crate::language::diagnostic::Diagnostic;
+use crate::language::pipeline::model::{Action, Image, Pipeline, RunTask, StepId, TaskDefinitionBase};
+use crate::language::source::Span;
 use crate::plan::facts::{Definition, Facts};
 use crate::plan::outline::ContextSize;
 use crate::plan::scope::Values;
@@ -24,7 +24,7 @@ const MAX_BYTES: u64 = 1024 * 1024;
 const DIRECTORY: u32 = 1 << 31;
 
 /// Reads what the pipeline's steps and images name.
-pub(super) fn facts(pipeline: &Pipeline, values: &Values, directory: &Path) -> Facts {
+pub(crate) fn facts(pipeline: &Pipeline, values: &Values, directory: &Path) -> Facts {
     let base_images = pipeline.images.iter().filter_map(|(name, image)| {
         let text = read(&dockerfile(image, values, directory)?)?;
         Some((name.clone(), base_images(&text, image)))
@@ -38,7 +38,7 @@ fn read(path: &Path) -> Option<String> {
 }
 
 /// The documents that `task-definition` steps start from.
-pub(super) fn definitions(
+pub(crate) fn definitions(
     pipeline: &Pipeline,
     values: &Values,
     directory: &Path,
@@ -70,7 +70,7 @@ pub(super) fn definitions(
 }
 
 /// Containers that the pipeline changes and the task definition's file does not have.
-pub(super) fn containers(pipeline: &Pipeline, definitions: &HashMap<StepId, Definition>) -> Vec<Diagnostic> {
+pub(crate) fn containers(pipeline: &Pipeline, definitions: &HashMap<StepId, Definition>) -> Vec<Diagnostic> {
     let mut problems = Vec::new();
     let no_container = |name: &str, known: &Definition, span: Span| {
         let names = || known.containers.iter().map(String::as_str);
@@ -121,7 +121,7 @@ fn base_images(dockerfile: &str, image: &Image) -> Vec<String> {
 }
 
 /// How large the contexts of the pipeline's images are, without what `.dockerignore` leaves out.
-pub(super) fn context_sizes(
+pub(crate) fn context_sizes(
     pipeline: &Pipeline,
     values: &Values,
     directory: &Path,

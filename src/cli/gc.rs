@@ -12,13 +12,13 @@ use std::path::{Path, PathBuf};
 #[command(
     after_help = "Only what belongs to a runner that is gone is removed: containers, networks, volumes and processes of the\nwhole machine, temporary files of this pipeline's directory.\n\nExample:\n  runner gc"
 )]
-pub(super) struct Arguments {
+pub(crate) struct Arguments {
     /// The pipeline file, whose directory is looked at
     #[arg(long, short, default_value = "pipeline.yml", value_name = "FILE")]
     file: PathBuf,
 }
 
-pub(super) fn main(arguments: &Arguments) -> Result<Exit, Failure> {
+pub(crate) fn main(arguments: &Arguments) -> Result<Exit, Failure> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()

@@ -14,7 +14,7 @@ use std::path::PathBuf;
 #[command(
     after_help = "Examples:\n  runner iam > policy.json\n  aws iam put-role-policy --role-name codebuild-webapp --policy-name runner --policy-document file://policy.json\n  runner iam --format terraform --region eu-central-1\n\nWhat the file leaves open is `*` in JSON, and the stack's or the provider's own account and region otherwise.\nWhat CodeBuild itself needs (its logs, artifacts, networks) is not part of it."
 )]
-pub(super) struct Arguments {
+pub(crate) struct Arguments {
     /// The pipeline file
     #[arg(long, short, default_value = "pipeline.yml", value_name = "FILE")]
     file: PathBuf,
@@ -52,7 +52,7 @@ fn region(name: &str) -> Result<String, String> {
     valid.then(|| name.to_owned()).ok_or_else(|| "a region is called like eu-central-1".to_owned())
 }
 
-pub(super) fn main(arguments: &Arguments, no_color: bool) -> Result<Exit, Failure> {
+pub(crate) fn main(arguments: &Arguments, no_color: bool) -> Result<Exit, Failure> {
     let loaded = load::load(&load::Request {
         file: &arguments.file,
         mode: Some(Mode::Publish),
@@ -82,7 +82,7 @@ pub(super) fn main(arguments: &Arguments, no_color: bool) -> Result<Exit, Failur
 }
 
 /// The policies of a pipeline, whatever this build is.
-pub(super) fn pipeline_policies(loaded: &Loaded, place: (Option<&str>, Option<&str>)) -> Vec<Policy> {
+pub(crate) fn pipeline_policies(loaded: &Loaded, place: (Option<&str>, Option<&str>)) -> Vec<Policy> {
     let facts = facts::facts(&loaded.pipeline, &loaded.values, &loaded.directory);
     let caller = Caller::new(&loaded.pipeline, &loaded.values, &facts, Unknowns::Patterns, place);
     policies(&loaded.pipeline, &caller)

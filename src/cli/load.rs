@@ -2,13 +2,14 @@
 
 use super::stdio;
 use crate::docker::host::Endpoint;
+use crate::duration;
 use crate::engine::Settings;
 use crate::exit::Failure;
+use crate::language::diagnostic::{Diagnostic, Severity};
+use crate::language::pipeline::model::Pipeline;
+use crate::language::source::SourceFile;
+use crate::language::{MAX_BYTES, pipeline};
 use crate::origin;
-use crate::pipeline::diagnostic::{Diagnostic, Severity};
-use crate::pipeline::model::Pipeline;
-use crate::pipeline::source::SourceFile;
-use crate::pipeline::{self, MAX_BYTES, duration};
 use crate::plan::context::BuildContext;
 use crate::plan::scope::{Sources, Values};
 use crate::plan::{self, Mode, environment};
@@ -22,22 +23,22 @@ use std::time::Duration;
 
 /// What the user asks for.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Request<'a> {
+pub(crate) struct Request<'a> {
     /// The pipeline file.
-    pub(super) file: &'a Path,
+    pub(crate) file: &'a Path,
     /// `--publish` or `--local`; the place decides where there is neither.
-    pub(super) mode: Option<Mode>,
+    pub(crate) mode: Option<Mode>,
     /// `--env-file`
-    pub(super) env_file: Option<&'a Path>,
+    pub(crate) env_file: Option<&'a Path>,
     /// The run happens elsewhere: what CodeBuild and git will say there counts as known.
-    pub(super) elsewhere: bool,
+    pub(crate) elsewhere: bool,
     /// How mistakes in the file are shown.
-    pub(super) show: Show,
+    pub(crate) show: Show,
 }
 
 /// How mistakes in the file are shown.
 #[derive(Debug, Clone, Copy)]
-pub(super) enum Show {
+pub(crate) enum Show {
     /// As text on stderr, in colour where that is a terminal.
     Text {
         /// `--no-color`
@@ -48,7 +49,7 @@ pub(super) enum Show {
 }
 
 /// What `--publish` and `--local` say.
-pub(super) fn mode(publish: bool, local: bool) -> Option<Mode> {
+pub(crate) fn mode(publish: bool, local: bool) -> Option<Mode> {
     match (publish, local) {
         (true, _) => Some(Mode::Publish),
         (_, true) => Some(Mode::Local),
@@ -57,22 +58,22 @@ pub(super) fn mode(publish: bool, local: bool) -> Option<Mode> {
 }
 
 /// A pipeline with all that surrounds it.
-pub(super) struct Loaded {
-    pub(super) pipeline: Pipeline,
-    pub(super) source: SourceFile,
+pub(crate) struct Loaded {
+    pub(crate) pipeline: Pipeline,
+    pub(crate) source: SourceFile,
     /// The pipeline file, as a full path.
-    pub(super) file: PathBuf,
+    pub(crate) file: PathBuf,
     /// Its directory.
-    pub(super) directory: PathBuf,
+    pub(crate) directory: PathBuf,
     /// The environment of this process.
-    pub(super) process: HashMap<String, String>,
-    pub(super) context: BuildContext,
-    pub(super) mode: Mode,
-    pub(super) values: Values,
+    pub(crate) process: HashMap<String, String>,
+    pub(crate) context: BuildContext,
+    pub(crate) mode: Mode,
+    pub(crate) values: Values,
 }
 
 /// Reads the file and joins it with the environment. Mistakes in it are shown, and are a failure.
-pub(super) fn load(request: &Request<'_>) -> Result<Loaded, Failure> {
+pub(crate) fn load(request: &Request<'_>) -> Result<Loaded, Failure> {
     let source = read(request.file)?;
     let refuse = |problems: &[Diagnostic]| refuse(&source, problems, request.show);
     let pipeline = pipeline::parse(&source).into_valid().map_err(|problems| refuse(&problems))?;
@@ -102,7 +103,7 @@ pub(super) fn load(request: &Request<'_>) -> Result<Loaded, Failure> {
 }
 
 /// Masks for the secrets whose values are given here.
-pub(super) fn masks(pipeline: &Pipeline, values: &Values) -> Masks {
+pub(crate) fn masks(pipeline: &Pipeline, values: &Values) -> Masks {
     let masks = Masks::default();
     for secret in pipeline.secret_names().into_iter().filter_map(|name| values.get(name)) {
         masks.add(&Secret::new(secret));
@@ -111,19 +112,19 @@ pub(super) fn masks(pipeline: &Pipeline, values: &Values) -> Masks {
 }
 
 /// The environment, as far as it is text.
-pub(super) fn process() -> HashMap<String, String> {
+pub(crate) fn process() -> HashMap<String, String> {
     std::env::vars_os()
         .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
         .collect()
 }
 
 /// The rest of it.
-pub(super) fn not_text() -> Vec<(OsString, OsString)> {
+pub(crate) fn not_text() -> Vec<(OsString, OsString)> {
     std::env::vars_os().filter(|(name, value)| name.to_str().and(value.to_str()).is_none()).collect()
 }
 
 /// Reads a pipeline file.
-pub(super) fn read(path: &Path) -> Result<SourceFile, Failure> {
+pub(crate) fn read(path: &Path) -> Result<SourceFile, Failure> {
     let unreadable =
         |reason: &str| Failure::usage(format!("cannot read the pipeline file {}: {reason}", path.display()));
     let metadata = std::fs::metadata(path).map_err(|error| {
@@ -159,7 +160,7 @@ pub(super) fn read(path: &Path) -> Result<SourceFile, Failure> {
 }
 
 /// Shows what is wrong with the file, or worth knowing.
-pub(super) fn show(source: &SourceFile, diagnostics: &[Diagnostic], no_color: bool) {
+pub(crate) fn show(source: &SourceFile, diagnostics: &[Diagnostic], no_color: bool) {
     let color = stdio::color(&std::io::stderr(), no_color);
     let texts: Vec<String> =
         diagnostics.iter().map(|one| format!("{}\n", one.render(source, color))).collect();
@@ -169,7 +170,7 @@ pub(super) fn show(source: &SourceFile, diagnostics: &[Diagnostic], no_color: bo
 }
 
 /// `an error`, `3 errors`.
-pub(super) fn count(diagnostics: &[Diagnostic]) -> String {
+pub(crate) fn count(diagnostics: &[Diagnostic]) -> String {
     match diagnostics.iter().filter(|diagnostic| diagnostic.severity == Severity::Error).count() {
         1 => "an error".to_owned(),
         count => format!("{count} errors"),
@@ -177,7 +178,7 @@ pub(super) fn count(diagnostics: &[Diagnostic]) -> String {
 }
 
 /// Shows everything that is wrong with the file.
-pub(super) fn refuse(source: &SourceFile, problems: &[Diagnostic], how: Show) -> Failure {
+pub(crate) fn refuse(source: &SourceFile, problems: &[Diagnostic], how: Show) -> Failure {
     let failure = Failure::usage(format!("{} has {}; nothing was run", source.name, count(problems)));
     match how {
         Show::Text { no_color } => show(source, problems, no_color),
@@ -192,7 +193,7 @@ pub(super) fn refuse(source: &SourceFile, problems: &[Diagnostic], how: Show) ->
 }
 
 /// What is said of a file, as data.
-pub(super) fn report(source: &SourceFile, diagnostics: &[Diagnostic]) -> Value {
+pub(crate) fn report(source: &SourceFile, diagnostics: &[Diagnostic]) -> Value {
     let valid = !diagnostics.iter().any(|one| one.severity == Severity::Error);
     let diagnostics: Vec<Value> = diagnostics.iter().map(|one| one.to_json(source)).collect();
     json!({ "file": source.name, "valid": valid, "diagnostics": diagnostics })
@@ -217,7 +218,7 @@ fn env_file(path: Option<&Path>) -> Result<Vec<(String, String)>, Failure> {
 }
 
 /// Where the files for CodePipeline go when publishing: CodeBuild looks for artifacts from the source's root.
-pub(super) fn artifacts(process: &HashMap<String, String>, directory: &Path) -> PathBuf {
+pub(crate) fn artifacts(process: &HashMap<String, String>, directory: &Path) -> PathBuf {
     let root = process.get("CODEBUILD_SRC_DIR").filter(|_| process.contains_key("CODEBUILD_BUILD_ID"));
     root.map_or_else(|| directory.to_owned(), PathBuf::from)
 }
@@ -234,7 +235,7 @@ const ENGINE_STORAGE: &str = "RUNNER_ENGINE_STORAGE";
 const OFF: &str = "off";
 
 /// How connections are made.
-pub(super) fn settings(process: &HashMap<String, String>) -> Result<Settings, Failure> {
+pub(crate) fn settings(process: &HashMap<String, String>) -> Result<Settings, Failure> {
     let get = |name: &str| process.get(name).filter(|value| !value.is_empty());
     let docker = get("DOCKER_CONFIG")
         .map(PathBuf::from)
@@ -270,7 +271,7 @@ pub(super) fn settings(process: &HashMap<String, String>) -> Result<Settings, Fa
 
 impl Loaded {
     /// How connections are made.
-    pub(super) fn settings(&self) -> Result<Settings, Failure> {
+    pub(crate) fn settings(&self) -> Result<Settings, Failure> {
         settings(&self.process)
     }
 }

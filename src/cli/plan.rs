@@ -3,9 +3,10 @@
 use super::load::{self, Loaded};
 use super::{facts, run, stdio};
 use crate::exit::{Exit, Failure};
-use crate::pipeline;
-use crate::pipeline::model::{Action, PhaseName, TaskDefinitionBase};
-use crate::pipeline::template::{Builtin, Reference};
+use crate::language::diagnostic;
+use crate::language::pipeline;
+use crate::language::pipeline::model::{Action, PhaseName, TaskDefinitionBase};
+use crate::language::pipeline::template::{Builtin, Reference};
 use crate::plan::calls::{Caller, Unknowns};
 use crate::plan::outline::{ChangeOutline, Input, Outline, PhaseOutline, StepOutline, outline};
 use crate::plan::{self, condition};
@@ -18,7 +19,7 @@ use std::path::PathBuf;
 #[command(
     after_help = "Examples:\n  runner plan                     as CodeBuild would run it, with this commit and branch\n  runner plan --local             as `runner run` does it here\n  RUNNER_BRANCH=main runner plan --json | jq '.phases[].steps[].changes'\n\nIt changes nothing, and needs neither Docker nor credentials."
 )]
-pub(super) struct Arguments {
+pub(crate) struct Arguments {
     /// The pipeline file
     #[arg(long, short, default_value = "pipeline.yml", value_name = "FILE")]
     file: PathBuf,
@@ -39,7 +40,7 @@ pub(super) struct Arguments {
     json: bool,
 }
 
-pub(super) fn main(arguments: &Arguments, no_color: bool) -> Result<Exit, Failure> {
+pub(crate) fn main(arguments: &Arguments, no_color: bool) -> Result<Exit, Failure> {
     let show = if arguments.json { load::Show::Json } else { load::Show::Text { no_color } };
     let loaded = load::load(&load::Request {
         file: &arguments.file,
@@ -58,7 +59,7 @@ pub(super) fn main(arguments: &Arguments, no_color: bool) -> Result<Exit, Failur
         return Err(Failure::usage(format!("the pipeline has no phase `{phase}`")));
     }
     if !problems.is_empty() {
-        pipeline::sort(&mut problems);
+        diagnostic::sort(&mut problems);
         return Err(load::refuse(source, &problems, show));
     }
     let place = (context.region.as_deref(), context.account.as_deref());

@@ -2,10 +2,12 @@
 
 use super::load::{self, Loaded};
 use super::stdio;
+use crate::duration;
 use crate::engine::{self, Cancellation, Job};
 use crate::exit::{Exit, Failure};
-use crate::pipeline::model::{NotifyTarget, PhaseName};
-use crate::pipeline::{self, duration};
+use crate::language::diagnostic;
+use crate::language::pipeline;
+use crate::language::pipeline::model::{NotifyTarget, PhaseName};
 use crate::plan::{self, Mode};
 use crate::process::Stopping;
 use crate::report::console::Console;
@@ -25,7 +27,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 #[command(
     after_help = "Examples:\n  runner run                      the whole pipeline; in CodeBuild it publishes, elsewhere it stays local\n  runner run --phase build        one phase; a later call goes on with what it built\n  runner run --local --env-file .env"
 )]
-pub(super) struct Arguments {
+pub(crate) struct Arguments {
     /// The pipeline file; paths in it start from its directory
     #[arg(long, short, default_value = "pipeline.yml", value_name = "FILE")]
     file: PathBuf,
@@ -49,7 +51,7 @@ pub(super) struct Arguments {
     grace: Duration,
 }
 
-pub(super) fn phase(name: &str) -> Result<PhaseName, String> {
+pub(crate) fn phase(name: &str) -> Result<PhaseName, String> {
     PhaseName::ALL.into_iter().find(|phase| phase.as_str() == name).ok_or_else(|| {
         let names = PhaseName::ALL.map(PhaseName::as_str);
         let known = crate::text::listed(names);
@@ -61,7 +63,7 @@ pub(super) fn phase(name: &str) -> Result<PhaseName, String> {
 }
 
 /// Reads, plans and runs. Failures that come before the run has begun are errors; later ones are in the log and the code.
-pub(super) fn main(arguments: &Arguments, no_color: bool) -> Result<Exit, Failure> {
+pub(crate) fn main(arguments: &Arguments, no_color: bool) -> Result<Exit, Failure> {
     let job = job(arguments, no_color)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
@@ -130,7 +132,7 @@ const PARENT: Duration = Duration::from_millis(200);
 
 /// The first signal stops the run in order, the second at once. The death of the parent process counts as a hang-up: nobody
 /// waits for the result any more. Whoever has SIGHUP ignored, as `nohup` does, wants the run to go on without them.
-pub(in crate::cli) fn watch_signals(cancellation: &Cancellation) -> Result<(), Failure> {
+pub(crate) fn watch_signals(cancellation: &Cancellation) -> Result<(), Failure> {
     let listen = |kind| {
         signal(kind).map_err(|error| Failure::environment(format!("cannot listen to signals: {error}")))
     };
@@ -232,7 +234,7 @@ fn job(arguments: &Arguments, no_color: bool) -> Result<Job, Failure> {
         planned => {
             let mut problems = planned.err().unwrap_or_default();
             problems.extend(pipeline.unready);
-            pipeline::sort(&mut problems);
+            diagnostic::sort(&mut problems);
             return Err(load::refuse(&source, &problems, show));
         }
     };

@@ -2,7 +2,7 @@
 
 use super::stdio;
 use crate::exit::{Exit, Failure};
-use crate::pipeline::language::{reference, schema};
+use crate::language::{reference, schema};
 use clap::Args;
 
 /// Print the JSON Schema of the pipeline file, for editors
@@ -10,13 +10,13 @@ use clap::Args;
 #[command(
     after_help = "Example:\n  runner schema > pipeline.schema.json\n\nand as the first line of pipeline.yml, for the YAML language server:\n  # yaml-language-server: $schema=pipeline.schema.json"
 )]
-pub(super) struct Arguments {
+pub(crate) struct Arguments {
     /// Print the reference of the pipeline file as Markdown instead
     #[arg(long)]
     markdown: bool,
 }
 
-pub(super) fn main(arguments: &Arguments) -> Result<Exit, Failure> {
+pub(crate) fn main(arguments: &Arguments) -> Result<Exit, Failure> {
     if arguments.markdown {
         stdio::result(&reference::reference())?;
     } else {

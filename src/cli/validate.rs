@@ -2,9 +2,9 @@
 
 use super::{facts, load, stdio};
 use crate::exit::{Exit, Failure};
-use crate::pipeline::diagnostic::{Diagnostic, Severity};
-use crate::pipeline::source::SourceFile;
-use crate::pipeline::{self, Parsed};
+use crate::language::diagnostic::{self, Diagnostic, Severity};
+use crate::language::pipeline::{self, Parsed};
+use crate::language::source::SourceFile;
 use crate::plan::context::BuildContext;
 use crate::plan::scope::Sources;
 use crate::plan::{self, Mode};
@@ -18,7 +18,7 @@ use std::path::{Path, PathBuf};
 #[command(
     after_help = "Examples:\n  runner validate                        pipeline.yml of this directory\n  runner validate services/*/pipeline.yml\n  runner validate --json | jq .\n\nExit codes: 0 all files are valid, 2 one is not."
 )]
-pub(super) struct Arguments {
+pub(crate) struct Arguments {
     /// The files to check
     #[arg(value_name = "FILE", default_value = "pipeline.yml")]
     files: Vec<PathBuf>,
@@ -27,7 +27,7 @@ pub(super) struct Arguments {
     json: bool,
 }
 
-pub(super) fn main(arguments: &Arguments, no_color: bool) -> Result<Exit, Failure> {
+pub(crate) fn main(arguments: &Arguments, no_color: bool) -> Result<Exit, Failure> {
     let mut all_valid = true;
     let mut reports: Vec<Value> = Vec::new();
     for path in &arguments.files {
@@ -82,6 +82,6 @@ fn check(source: &SourceFile, path: &Path) -> Vec<Diagnostic> {
     if !diagnostics.iter().any(|one| one.severity == Severity::Error) {
         diagnostics.extend(pipeline.unready.into_iter().map(Diagnostic::warning));
     }
-    pipeline::sort(&mut diagnostics);
+    diagnostic::sort(&mut diagnostics);
     diagnostics
 }

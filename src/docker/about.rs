@@ -3,28 +3,26 @@
 use super::{DockerError, Engine};
 use std::path::PathBuf;
 
-/// An engine's description.
 #[derive(Debug, Clone)]
-pub struct About {
-    /// Its version.
-    pub version: String,
+pub(crate) struct About {
+    pub(crate) version: String,
     /// The version of the API that is spoken with it.
-    pub api: String,
+    pub(crate) api: String,
     /// Where it is, and how it is reached.
-    pub host: String,
+    pub(crate) host: String,
     /// How it stores images.
-    pub storage: String,
+    pub(crate) storage: String,
     /// Where it stores them, on its own machine.
-    pub root: PathBuf,
+    pub(crate) root: PathBuf,
     /// What it builds for and runs where nothing else is said, as `os/arch`.
-    pub platform: String,
+    pub(crate) platform: String,
     /// Its BuildKit can write a build cache to a registry: it does so with containerd's image store only.
-    pub exports_cache: bool,
+    pub(crate) exports_cache: bool,
 }
 
 impl Engine {
     /// Asks the engine about itself, the first time.
-    pub async fn about(&self) -> Result<&About, DockerError> {
+    pub(crate) async fn about(&self) -> Result<&About, DockerError> {
         self.about.get_or_try_init(|| self.ask()).await
     }
 
@@ -50,7 +48,7 @@ impl Engine {
     }
 
     /// Whether the engine's BuildKit can be reached: its control service is asked for nothing but a connection.
-    pub async fn has_buildkit(&self) -> Result<(), DockerError> {
+    pub(crate) async fn has_buildkit(&self) -> Result<(), DockerError> {
         self.host.upgrade("/grpc", &[]).await.map(drop)
     }
 }

@@ -18,18 +18,18 @@ use tokio_rustls::rustls::{
 use tokio_rustls::{TlsConnector, rustls::ConfigBuilder};
 
 /// Where the certificates are, and what they are for.
-pub(super) struct Certificates<'a> {
+pub(crate) struct Certificates<'a> {
     /// Of `ca.pem`, `cert.pem` and `key.pem`.
-    pub(super) directory: &'a Path,
+    pub(crate) directory: &'a Path,
     /// The engine's certificate is checked.
-    pub(super) verified: bool,
+    pub(crate) verified: bool,
     /// The variable, or what else wants TLS.
-    pub(super) asked_by: &'static str,
+    pub(crate) asked_by: &'static str,
 }
 
 /// What a TLS connection to one engine takes.
 #[derive(Clone)]
-pub(super) struct Tls {
+pub(crate) struct Tls {
     config: Arc<ClientConfig>,
     name: ServerName<'static>,
     verified: bool,
@@ -40,7 +40,7 @@ pub(super) struct Tls {
 impl Certificates<'_> {
     /// Reads the files, for the engine of this name; nothing where that is no name. As with docker, `ca.pem` has to be there where the engine is
     /// checked, and the other two may be missing.
-    pub(super) fn read(&self, name: &str) -> Result<Option<Tls>, DockerError> {
+    pub(crate) fn read(&self, name: &str) -> Result<Option<Tls>, DockerError> {
         let Ok(name) = ServerName::try_from(name.to_owned()) else { return Ok(None) };
         let provider = Arc::new(aws_lc_rs::default_provider());
         let builder = ClientConfig::builder_with_provider(provider.clone())
@@ -111,7 +111,7 @@ impl Certificates<'_> {
 
 impl Tls {
     /// Makes a connection a safe one.
-    pub(super) async fn connect(&self, stream: TcpStream) -> io::Result<TlsStream<TcpStream>> {
+    pub(crate) async fn connect(&self, stream: TcpStream) -> io::Result<TlsStream<TcpStream>> {
         TlsConnector::from(self.config.clone()).connect(self.name.clone(), stream).await
     }
 }

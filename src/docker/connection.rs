@@ -22,7 +22,7 @@ const KEPT_FOR: Duration = Duration::from_secs(30);
 
 impl Host {
     /// A client of the engine's API, each of whose connections is one of [`Host::open`].
-    pub(super) fn client(
+    pub(crate) fn client(
         &self,
         timeout: u64,
         version: &ClientVersion,
@@ -45,7 +45,7 @@ impl Host {
     }
 
     /// Asks the engine for a sign of life. On a connection of our own: its error says more than the client's.
-    pub(super) async fn ping(&self) -> Result<(), DockerError> {
+    pub(crate) async fn ping(&self) -> Result<(), DockerError> {
         let mut connection = self.open().await?;
         let ask = async {
             let request = b"GET /_ping HTTP/1.1\r\nHost: docker\r\nConnection: close\r\n\r\n";
@@ -65,7 +65,7 @@ impl Host {
 
     /// Opens a connection and turns it into HTTP/2 cleartext by an upgrade on `path`, as the engine's BuildKit
     /// endpoints ask for.
-    pub(super) async fn upgrade(
+    pub(crate) async fn upgrade(
         &self,
         path: &str,
         headers: &[(&str, &str)],
@@ -108,10 +108,10 @@ trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
 
 /// A connection to the engine, over whatever carries it.
-pub(super) struct Connection(Box<dyn Stream>);
+pub(crate) struct Connection(Box<dyn Stream>);
 
 impl Connection {
-    pub(super) fn new(stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static) -> Self {
+    pub(crate) fn new(stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static) -> Self {
         Self(Box::new(stream))
     }
 }

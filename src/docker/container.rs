@@ -27,45 +27,44 @@ const LATE_WORD: usize = 5;
 
 /// A container to run.
 #[derive(Debug, Clone)]
-pub struct ContainerRun {
+pub(crate) struct ContainerRun {
     /// The id of exactly the image to run, or its name.
-    pub image: String,
+    pub(crate) image: String,
     /// Arguments; the image's own where absent.
-    pub command: Option<Vec<String>>,
+    pub(crate) command: Option<Vec<String>>,
     /// The image's own where absent.
-    pub entrypoint: Option<Vec<String>>,
+    pub(crate) entrypoint: Option<Vec<String>>,
     /// Environment on top of the image's.
-    pub env: Vec<(String, Secret)>,
+    pub(crate) env: Vec<(String, Secret)>,
     /// User inside the container; the image's own where absent.
-    pub user: Option<String>,
+    pub(crate) user: Option<String>,
     /// Working directory; the image's own where absent.
-    pub workdir: Option<String>,
+    pub(crate) workdir: Option<String>,
     /// How much memory it may take, in bytes.
-    pub memory: Option<u64>,
-    /// Files for it.
-    pub volumes: Vec<Volume>,
+    pub(crate) memory: Option<u64>,
+    pub(crate) volumes: Vec<Volume>,
     /// The build that the container belongs to.
-    pub run: String,
+    pub(crate) run: String,
     /// The process that it belongs to: when that is gone, so may the container be.
-    pub owner: String,
+    pub(crate) owner: String,
 }
 
 /// How a container ended.
 #[derive(Debug, Default)]
-pub struct ContainerEnd {
+pub(crate) struct ContainerEnd {
     /// The exit code of its main process.
-    pub code: i64,
+    pub(crate) code: i64,
     /// It ran out of the memory that it was allowed.
-    pub out_of_memory: bool,
+    pub(crate) out_of_memory: bool,
     /// The files that were copied out of it, for each wish.
-    pub files: Vec<Vec<PathBuf>>,
+    pub(crate) files: Vec<Vec<PathBuf>>,
     /// Why not all could be copied.
-    pub not_copied: Option<DockerError>,
+    pub(crate) not_copied: Option<DockerError>,
 }
 
 impl Engine {
     /// Runs a container to its end, copies files out of it and removes it. What it prints goes to `output`.
-    pub async fn run(
+    pub(crate) async fn run(
         &self,
         container: &ContainerRun,
         network: Option<&str>,
@@ -107,7 +106,7 @@ impl Engine {
     }
 
     /// Makes a container, in a network where one is given, there known by a name. Its files are still to come.
-    pub(super) async fn create(
+    pub(crate) async fn create(
         &self,
         container: &ContainerRun,
         network: Option<&str>,
@@ -119,19 +118,19 @@ impl Engine {
     }
 
     /// Gives a container its files.
-    pub(super) async fn fill(&self, id: &str, container: &ContainerRun) -> Result<(), DockerError> {
+    pub(crate) async fn fill(&self, id: &str, container: &ContainerRun) -> Result<(), DockerError> {
         for volume in container.volumes.iter().filter(|volume| !volume.bind) {
             self.copy_in(id, volume).await?;
         }
         Ok(())
     }
 
-    pub(super) async fn start(&self, id: &str) -> Result<(), DockerError> {
+    pub(crate) async fn start(&self, id: &str) -> Result<(), DockerError> {
         self.client.start_container(id, None::<StartContainerOptions>).await.map_err(start_error)
     }
 
     /// Removes a container, running or not, and its volumes.
-    pub async fn remove_container(&self, id: &str) -> Result<(), DockerError> {
+    pub(crate) async fn remove_container(&self, id: &str) -> Result<(), DockerError> {
         let removed = self.client.remove_container(id, Some(at_once())).await;
         removed.map_err(DockerError::api("remove a container"))
     }
@@ -234,7 +233,7 @@ fn body(container: &ContainerRun, network: Option<&str>, name: Option<&str>) -> 
 }
 
 /// With its volumes, whether it runs or not.
-pub(super) fn at_once() -> RemoveContainerOptions {
+pub(crate) fn at_once() -> RemoveContainerOptions {
     RemoveContainerOptions { force: true, v: true, ..RemoveContainerOptions::default() }
 }
 

@@ -13,9 +13,7 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// Go's `os.ModeDir`.
 const GO_DIR: u32 = 1 << 31;
-/// Go's `os.ModeSymlink`.
 const GO_SYMLINK: u32 = 1 << 27;
 /// Go's `os.ModeSetuid`, `ModeSetgid` and `ModeSticky`, beside their Unix bits.
 const GO_SPECIAL: [(u32, u32); 3] = [(0o4000, 1 << 23), (0o2000, 1 << 22), (0o1000, 1 << 20)];
@@ -27,26 +25,24 @@ const MAX_LINKS: usize = 255;
 
 /// What one side of a build asks for.
 #[derive(Debug, Default)]
-pub struct Selection {
+pub(crate) struct Selection {
     /// Patterns of what is left out, in the syntax of `.dockerignore`.
-    pub exclude: Vec<String>,
+    pub(crate) exclude: Vec<String>,
     /// Patterns of what is wanted; everything where there are none.
-    pub include: Vec<String>,
+    pub(crate) include: Vec<String>,
     /// Paths that are wanted with what their symbolic links lead to.
-    pub follow: Vec<String>,
+    pub(crate) follow: Vec<String>,
     /// How the patterns of what is left out are understood.
-    pub rules: Rules,
+    pub(crate) rules: Rules,
 }
 
 /// A build context that cannot be read.
 #[derive(Debug, thiserror::Error)]
-pub enum ContextError {
+pub(crate) enum ContextError {
     /// A file or directory of it.
     #[error("cannot read {} of the build context", path.display())]
     Read {
-        /// Which.
         path: PathBuf,
-        /// Why not.
         #[source]
         source: io::Error,
     },
@@ -59,11 +55,9 @@ pub enum ContextError {
     /// The same, when its place is known.
     #[error("{}:{line}: the pattern cannot be used", file.display())]
     Placed {
-        /// The ignore file.
         file: PathBuf,
         /// The number of the line.
         line: usize,
-        /// Which pattern.
         #[source]
         source: PatternError,
     },
@@ -76,7 +70,7 @@ impl ContextError {
 
     /// The same error, with the place of a pattern that is not valid.
     #[must_use]
-    pub fn placed(self, ignore: impl FnOnce() -> IgnoreFile) -> Self {
+    pub(crate) fn placed(self, ignore: impl FnOnce() -> IgnoreFile) -> Self {
         let Self::Pattern(source) = self else { return self };
         let ignore = ignore();
         match ignore.place(&source) {
@@ -88,7 +82,7 @@ impl ContextError {
 
 /// The Dockerfile of a build. One that is named starts from `directory`, and otherwise it is the context's own; the other
 /// place is tried where the first has none.
-pub fn dockerfile(directory: &Path, context: &Path, named: Option<&str>) -> PathBuf {
+pub(crate) fn dockerfile(directory: &Path, context: &Path, named: Option<&str>) -> PathBuf {
     let (first, second) = match named {
         Some(named) => (directory.join(named), context.join(named)),
         None => (context.join("Dockerfile"), directory.join("Dockerfile")),
@@ -98,7 +92,7 @@ pub fn dockerfile(directory: &Path, context: &Path, named: Option<&str>) -> Path
 
 /// Calls `entry` with the stat of every selected file, parents first and sorted as BuildKit expects. `entry` answers
 /// whether to go on.
-pub fn walk(
+pub(crate) fn walk(
     root: &Path,
     selection: &Selection,
     entry: &mut dyn FnMut(Stat) -> bool,
@@ -124,7 +118,7 @@ pub fn walk(
 }
 
 /// A digest of the selected files: of their names, modes, contents and link targets, but not of their times.
-pub fn digest(root: &Path, selection: &Selection) -> Result<[u8; 32], ContextError> {
+pub(crate) fn digest(root: &Path, selection: &Selection) -> Result<[u8; 32], ContextError> {
     let mut entries = Vec::new();
     walk(root, selection, &mut |stat| {
         entries.push(stat);
@@ -167,7 +161,7 @@ pub fn digest(root: &Path, selection: &Selection) -> Result<[u8; 32], ContextErr
 }
 
 /// Opens a file; nothing where it is a socket. One that has become a pipe meanwhile does not block.
-pub(super) fn open(path: &Path) -> io::Result<Option<fs::File>> {
+pub(crate) fn open(path: &Path) -> io::Result<Option<fs::File>> {
     let flags = OFlags::NONBLOCK.bits().cast_signed();
     match fs::File::options().read(true).custom_flags(flags).open(path) {
         Ok(file) => Ok(Some(file)),

@@ -8,9 +8,9 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// What `dockerd` is started with.
-pub const ARGUMENTS: [&str; 1] = ["--host=unix:///var/run/docker.sock"];
+pub(crate) const ARGUMENTS: [&str; 1] = ["--host=unix:///var/run/docker.sock"];
 /// What it gets into its environment: otherwise BuildKit clips what builds print.
-pub const ENVIRONMENT: [(&str, &str); 2] =
+pub(crate) const ENVIRONMENT: [(&str, &str); 2] =
     [("BUILDKIT_STEP_LOG_MAX_SIZE", "-1"), ("BUILDKIT_STEP_LOG_MAX_SPEED", "-1")];
 /// How long it may take to come up.
 const PATIENCE: Duration = Duration::from_mins(1);
@@ -26,7 +26,6 @@ const READ: u64 = 16 * 1024;
 /// What keeps a container from running an engine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Privileges {
-    /// Nothing.
     All,
     /// It has them, but not this user.
     NotThisUser,
@@ -56,7 +55,7 @@ impl Privileges {
 
 /// What can be done in a container of CodeBuild where no engine answers: the `dockerd` of `path` (the value of `PATH`) that
 /// would serve, or a better error.
-pub fn remedy(error: DockerError, endpoint: &Endpoint, path: &OsStr) -> Result<PathBuf, DockerError> {
+pub(crate) fn remedy(error: DockerError, endpoint: &Endpoint, path: &OsStr) -> Result<PathBuf, DockerError> {
     let (DockerError::NoSocket(socket) | DockerError::NoListener(socket)) = &error else {
         return Err(error);
     };
@@ -75,14 +74,14 @@ pub fn remedy(error: DockerError, endpoint: &Endpoint, path: &OsStr) -> Result<P
 }
 
 /// The process of a `dockerd` that has begun to come up, or has come up.
-pub fn running() -> Option<i32> {
+pub(crate) fn running() -> Option<i32> {
     let pid = std::fs::read_to_string(PID_FILE).ok()?.trim().parse().ok()?;
     let name = std::fs::read_to_string(format!("/proc/{pid}/comm")).ok()?;
     (name.trim() == "dockerd").then_some(pid)
 }
 
 /// Waits until the engine answers on the usual socket. `ended` is through when its process is.
-pub async fn up(ended: impl Future<Output = ()>, log: &Path) -> Result<Engine, DockerError> {
+pub(crate) async fn up(ended: impl Future<Output = ()>, log: &Path) -> Result<Engine, DockerError> {
     let answer = async {
         loop {
             match Engine::connect(&Endpoint::default()).await {

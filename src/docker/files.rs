@@ -11,22 +11,22 @@ use tokio_util::io::{StreamReader, SyncIoBridge};
 
 /// Files for a container.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Volume {
+pub(crate) struct Volume {
     /// A file or directory of this machine.
-    pub from: PathBuf,
+    pub(crate) from: PathBuf,
     /// Its full path in the container.
-    pub to: String,
+    pub(crate) to: String,
     /// The container sees the files themselves, and may change them.
-    pub bind: bool,
+    pub(crate) bind: bool,
 }
 
 /// Files to take out of a container.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct CopyOut {
+pub(crate) struct CopyOut {
     /// A path in the container. In its last part `*` stands for any text.
-    pub from: String,
+    pub(crate) from: String,
     /// A directory or file of this machine.
-    pub to: PathBuf,
+    pub(crate) to: PathBuf,
 }
 
 /// How large a piece of an archive is, in bytes.
@@ -34,7 +34,7 @@ const CHUNK: usize = 64 * 1024;
 
 impl Engine {
     /// Copies a file or directory into a container, making the directories above it.
-    pub(super) async fn copy_in(&self, id: &str, volume: &Volume) -> Result<(), DockerError> {
+    pub(crate) async fn copy_in(&self, id: &str, volume: &Volume) -> Result<(), DockerError> {
         let failed =
             |source: io::Error| DockerError::Files { path: volume.from.display().to_string(), source };
         let name = PathBuf::from(volume.to.trim_matches('/'));
@@ -55,7 +55,7 @@ impl Engine {
     }
 
     /// Copies files out of a container. The answer is the files that have come; there may be none.
-    pub(super) async fn copy_out(&self, id: &str, copy: &CopyOut) -> Result<Vec<PathBuf>, DockerError> {
+    pub(crate) async fn copy_out(&self, id: &str, copy: &CopyOut) -> Result<Vec<PathBuf>, DockerError> {
         let (directory, pattern) = match copy.from.rsplit_once('/') {
             Some((directory, last)) if last.contains('*') => (format!("{directory}/"), Some(last.to_owned())),
             _ => (copy.from.clone(), None),

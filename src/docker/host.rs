@@ -13,7 +13,7 @@ use std::time::Duration;
 use tokio::net::{TcpStream, UnixStream};
 
 /// The engine's socket where `DOCKER_HOST` says nothing.
-pub const DEFAULT_SOCKET: &str = "/var/run/docker.sock";
+pub(crate) const DEFAULT_SOCKET: &str = "/var/run/docker.sock";
 /// The engine's address where only TLS is asked for.
 const DEFAULT_TLS: &str = "localhost:2376";
 /// The port where the address has none.
@@ -23,27 +23,26 @@ const KEEPALIVE: Duration = Duration::from_secs(30);
 
 /// What the environment says of the engine.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Endpoint {
-    /// `DOCKER_HOST`
-    pub host: Option<String>,
+pub(crate) struct Endpoint {
+    pub(crate) host: Option<String>,
     /// `DOCKER_CONTEXT`: the docker context that counts where there is no `DOCKER_HOST`.
-    pub context: Option<String>,
+    pub(crate) context: Option<String>,
     /// The directory of Docker's configuration: contexts, and in `config.json` the one that counts where there is neither, and
     /// logins.
-    pub configuration: Option<PathBuf>,
+    pub(crate) configuration: Option<PathBuf>,
     /// `DOCKER_TLS_VERIFY` has a value: TLS, and the engine's certificate is checked.
-    pub tls_verify: bool,
+    pub(crate) tls_verify: bool,
     /// `DOCKER_TLS` has a value: TLS, whatever certificate the engine has.
-    pub tls: bool,
+    pub(crate) tls: bool,
     /// Where `ca.pem`, `cert.pem` and `key.pem` are: `DOCKER_CERT_PATH`, or the directory of Docker's configuration.
-    pub certificates: PathBuf,
+    pub(crate) certificates: PathBuf,
     /// Images may be read where the engine keeps them, if that is this machine.
-    pub reads_storage: bool,
+    pub(crate) reads_storage: bool,
 }
 
 impl Endpoint {
     /// Whether it is the usual socket, because nothing names another place.
-    pub fn is_usual(&self) -> bool {
+    pub(crate) fn is_usual(&self) -> bool {
         self.host().is_none() && !self.has_tls()
     }
 
@@ -56,7 +55,7 @@ impl Endpoint {
     }
 
     /// The docker context that counts, unless `DOCKER_HOST` goes before it.
-    pub(super) fn named(&self) -> Result<Option<Named>, DockerError> {
+    pub(crate) fn named(&self) -> Result<Option<Named>, DockerError> {
         match self.host() {
             Some(_) => Ok(None),
             None => named::current(self.configuration.as_deref(), self.context.as_deref()),
@@ -64,7 +63,7 @@ impl Endpoint {
     }
 
     /// Reads the address of the context or of the environment, and the certificates where they are needed.
-    pub(super) fn resolve(&self, named: Option<&Named>) -> Result<Host, DockerError> {
+    pub(crate) fn resolve(&self, named: Option<&Named>) -> Result<Host, DockerError> {
         let (value, certificates) = if let Some(named) = named {
             let asked_by = "the docker context";
             let read = |directory| Certificates { directory, verified: named.verified, asked_by };
@@ -105,20 +104,20 @@ fn tcp_host(address: &str, certificates: Option<&Certificates>) -> Result<Option
 
 /// An engine's address, with what it takes to get there.
 #[derive(Debug, Clone)]
-pub(super) enum Host {
+pub(crate) enum Host {
     /// A socket on this machine.
     Unix(PathBuf),
-    /// `host:port`, without encryption.
     Tcp(String),
-    /// `host:port`, with TLS.
-    Tls { address: String, tls: Tls },
+    Tls {
+        address: String,
+        tls: Tls,
+    },
     /// Another machine's socket, by way of ssh.
     Ssh(Destination),
 }
 
 impl Host {
-    /// Opens a connection.
-    pub(super) async fn open(&self) -> Result<Connection, DockerError> {
+    pub(crate) async fn open(&self) -> Result<Connection, DockerError> {
         match self {
             Self::Unix(path) => match UnixStream::connect(path).await {
                 Ok(stream) => Ok(Connection::new(stream)),
@@ -142,7 +141,7 @@ impl Host {
     }
 
     /// How long the first answer may take.
-    pub(super) fn patience(&self) -> Duration {
+    pub(crate) fn patience(&self) -> Duration {
         match self {
             // ssh itself takes up to 30 s to connect.
             Self::Ssh(_) => Duration::from_secs(40),
@@ -151,12 +150,12 @@ impl Host {
     }
 
     /// Whether a connection is costly enough to be kept for the next request.
-    pub(super) fn keeps_connections(&self) -> bool {
+    pub(crate) fn keeps_connections(&self) -> bool {
         matches!(self, Self::Tls { .. } | Self::Ssh(_))
     }
 
     /// An error of this host that nothing more is known of.
-    pub(super) fn unreachable(
+    pub(crate) fn unreachable(
         &self,
         source: impl Into<Box<dyn std::error::Error + Send + Sync>>,
     ) -> DockerError {

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 /// Whose rules the patterns follow: the docker command of an engine's own release leaves out what these rules say.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Rules {
+pub(crate) enum Rules {
     /// Those of moby/patternmatcher and of Docker 23.0 and later.
     #[default]
     Current,
@@ -17,7 +17,7 @@ pub enum Rules {
 
 /// A list of patterns.
 #[derive(Debug, Default)]
-pub struct Patterns {
+pub(crate) struct Patterns {
     patterns: Vec<Pattern>,
     rules: Rules,
 }
@@ -33,16 +33,19 @@ struct Pattern {
 
 /// Which patterns matched a directory; its entries start from there.
 #[derive(Debug, Clone, Default)]
-pub struct Inherited(Vec<bool>);
+pub(crate) struct Inherited(Vec<bool>);
 
 /// A pattern that cannot be understood.
 #[derive(Debug, thiserror::Error)]
 #[error("`{0}` is not a valid ignore pattern")]
-pub struct PatternError(String);
+pub(crate) struct PatternError(String);
 
 impl Patterns {
     /// Compiles patterns as [`IgnoreFile`] gives them.
-    pub fn new<'a>(patterns: impl IntoIterator<Item = &'a str>, rules: Rules) -> Result<Self, PatternError> {
+    pub(crate) fn new<'a>(
+        patterns: impl IntoIterator<Item = &'a str>,
+        rules: Rules,
+    ) -> Result<Self, PatternError> {
         let mut compiled = Vec::new();
         for written in patterns {
             if written.trim().is_empty() {
@@ -63,7 +66,7 @@ impl Patterns {
 
     /// Whether a path (relative, with `/`) is ignored, given what its directory matched; and what its own entries
     /// inherit.
-    pub fn matches(&self, path: &str, inherited: &Inherited) -> (bool, Inherited) {
+    pub(crate) fn matches(&self, path: &str, inherited: &Inherited) -> (bool, Inherited) {
         let mut ignored = false;
         let mut hits = vec![false; self.patterns.len()];
         for (at, pattern) in self.patterns.iter().enumerate() {
@@ -82,12 +85,12 @@ impl Patterns {
     }
 
     /// Whether an ignored directory is sent for being entered, and not only for what is found there.
-    pub fn sends_entered(&self) -> bool {
+    pub(crate) fn sends_entered(&self) -> bool {
         self.rules == Rules::Before23
     }
 
     /// Whether something below an ignored directory could be brought back by a `!` pattern.
-    pub fn may_keep_below(&self, directory: &str) -> bool {
+    pub(crate) fn may_keep_below(&self, directory: &str) -> bool {
         self.patterns.iter().filter(|pattern| pattern.exclusion).any(|pattern| match self.rules {
             Rules::Current => reaches_below(&pattern.above, directory),
             Rules::Before23 => {
@@ -110,7 +113,7 @@ impl Pattern {
 /// The ignore file that holds for a context: `<Dockerfile>.dockerignore`, or else `.dockerignore`. In builds the engine asks
 /// for these files itself; this is for what happens without one, and for messages.
 #[derive(Debug, Default)]
-pub struct IgnoreFile {
+pub(crate) struct IgnoreFile {
     path: PathBuf,
     /// Cleaned patterns with the numbers of their lines.
     patterns: Vec<(usize, String)>,
@@ -118,7 +121,7 @@ pub struct IgnoreFile {
 
 impl IgnoreFile {
     /// Reads it. Where there is none, nothing is ignored.
-    pub fn read(dockerfile: Option<&Path>, context: &Path) -> Self {
+    pub(crate) fn read(dockerfile: Option<&Path>, context: &Path) -> Self {
         let own = dockerfile.map(|path| {
             let mut name = path.as_os_str().to_owned();
             name.push(".dockerignore");
@@ -135,13 +138,12 @@ impl IgnoreFile {
         Self { path, patterns: patterns.filter(|(_, pattern)| !pattern.is_empty()).collect() }
     }
 
-    /// Its patterns.
-    pub fn patterns(&self) -> Vec<String> {
+    pub(crate) fn patterns(&self) -> Vec<String> {
         self.patterns.iter().map(|(_, pattern)| pattern.clone()).collect()
     }
 
     /// Where a pattern stands: the file and the number of the line.
-    pub fn place(&self, error: &PatternError) -> Option<(&Path, usize)> {
+    pub(crate) fn place(&self, error: &PatternError) -> Option<(&Path, usize)> {
         let found = self.patterns.iter().find(|(_, pattern)| *pattern == error.0);
         found.map(|(line, _)| (self.path.as_path(), *line))
     }
@@ -168,7 +170,6 @@ enum Above {
     Anything,
     /// A directory of such a name.
     Matching(Matcher),
-    /// No directory.
     Nothing,
 }
 
@@ -198,7 +199,6 @@ fn reaches_below(pattern: &[Above], directory: &str) -> bool {
     true
 }
 
-/// Go's `filepath.Clean`.
 fn clean(text: &str) -> String {
     let rooted = text.starts_with('/');
     let mut components: Vec<&str> = Vec::new();
@@ -220,7 +220,7 @@ fn clean(text: &str) -> String {
 }
 
 /// Whether a path of a build context is never sent, whatever the ignore files say: runner's own files.
-pub fn is_own_file(path: &Path) -> bool {
+pub(crate) fn is_own_file(path: &Path) -> bool {
     path.file_name().is_some_and(|name| {
         name == ".runner" || name == "imagedefinitions.json" || name == "imageDetail.json"
     })

@@ -12,18 +12,17 @@ use tokio_util::sync::CancellationToken;
 
 /// An image that the engine has.
 #[derive(Debug, Clone)]
-pub struct LocalImage {
-    /// Its id, `sha256:…`.
-    pub id: String,
+pub(crate) struct LocalImage {
+    pub(crate) id: String,
     /// Its size in the engine, in bytes.
-    pub size: u64,
+    pub(crate) size: u64,
     /// The digests of its layers before compression, the base first.
-    pub layers: Vec<String>,
+    pub(crate) layers: Vec<String>,
 }
 
 impl Engine {
     /// Looks an image up by name or id.
-    pub async fn image(&self, name: &str) -> Result<LocalImage, DockerError> {
+    pub(crate) async fn image(&self, name: &str) -> Result<LocalImage, DockerError> {
         match self.client.inspect_image(name).await {
             Ok(image) => Ok(LocalImage {
                 id: image.id.unwrap_or_else(|| name.to_owned()),
@@ -39,7 +38,7 @@ impl Engine {
 
     /// What a build takes for an image's name: the digest under which the engine pulled it, or else its id. Nothing where the
     /// engine does not have it.
-    pub async fn identity(&self, name: &str) -> Result<Option<String>, DockerError> {
+    pub(crate) async fn identity(&self, name: &str) -> Result<Option<String>, DockerError> {
         match self.client.inspect_image(name).await {
             Ok(image) => {
                 let digests = image.repo_digests.unwrap_or_default();
@@ -52,7 +51,7 @@ impl Engine {
     }
 
     /// The id of the image that the engine got last of those whose name is in a repository.
-    pub async fn newest_of(&self, repository: &str) -> Result<Option<String>, DockerError> {
+    pub(crate) async fn newest_of(&self, repository: &str) -> Result<Option<String>, DockerError> {
         let filters = Some(HashMap::from([("reference".to_owned(), vec![repository.to_owned()])]));
         let options = ListImagesOptions { filters, ..ListImagesOptions::default() };
         let images = self.client.list_images(Some(options)).await;
@@ -62,7 +61,7 @@ impl Engine {
     }
 
     /// What each step of an image's making added, in bytes, the first step first. Steps are in the engine's own words.
-    pub async fn layers(&self, id: &str) -> Result<Vec<(String, u64)>, DockerError> {
+    pub(crate) async fn layers(&self, id: &str) -> Result<Vec<(String, u64)>, DockerError> {
         let history = self.client.image_history(id).await;
         let history = history.map_err(DockerError::api("read an image's history"))?;
         let layer = |item: bollard::models::ImageHistoryResponseItem| {
@@ -72,14 +71,14 @@ impl Engine {
     }
 
     /// Gives an image a further name, `repository:tag`.
-    pub async fn tag(&self, id: &str, name: &str) -> Result<(), DockerError> {
+    pub(crate) async fn tag(&self, id: &str, name: &str) -> Result<(), DockerError> {
         let (repository, tag) = name.rsplit_once(':').unwrap_or((name, "latest"));
         let options = TagImageOptions { repo: Some(repository.to_owned()), tag: Some(tag.to_owned()) };
         self.client.tag_image(id, Some(options)).await.map_err(DockerError::api("name an image"))
     }
 
     /// Takes a name off an image, which goes with its last one. A name that is not there is as wanted.
-    pub async fn untag(&self, name: &str) -> Result<(), DockerError> {
+    pub(crate) async fn untag(&self, name: &str) -> Result<(), DockerError> {
         match self.client.remove_image(name, None::<RemoveImageOptions>, None).await {
             Err(BollardError::DockerResponseServerError { status_code: 404, .. }) => Ok(()),
             removed => removed.map(drop).map_err(DockerError::api("take a name off an image")),
@@ -87,14 +86,14 @@ impl Engine {
     }
 
     /// Takes a name off an image, unless it is the last one, with which the image would be gone.
-    pub async fn untag_one_of_several(&self, name: &str) -> Result<(), DockerError> {
+    pub(crate) async fn untag_one_of_several(&self, name: &str) -> Result<(), DockerError> {
         let names = self.client.inspect_image(name).await.ok().and_then(|image| image.repo_tags);
         let is_last = names.unwrap_or_default().iter().all(|other| other == name);
         if is_last { Ok(()) } else { self.untag(name).await }
     }
 
     /// The image as the tar stream of `docker save`, for a thread that may block. When the token is cancelled, reading fails.
-    pub fn export(&self, id: &str, until: &CancellationToken) -> Export {
+    pub(crate) fn export(&self, id: &str, until: &CancellationToken) -> Export {
         let (sender, batches) = mpsc::channel(BATCHES);
         let (client, id, until) = (self.client.clone(), id.to_owned(), until.clone());
         tokio::spawn(async move {
@@ -141,7 +140,7 @@ const BATCH: usize = 1024 * 1024;
 const BATCHES: usize = 4;
 
 /// An image on its way out of the engine.
-pub struct Export {
+pub(crate) struct Export {
     batches: mpsc::Receiver<Result<Vec<Bytes>, DockerError>>,
     batch: std::vec::IntoIter<Bytes>,
     current: Bytes,

@@ -1,25 +1,25 @@
 //! The Docker Engine: connecting, builds through its embedded BuildKit, containers for tests, images to push.
 
-pub mod about;
+pub(crate) mod about;
 mod certificates;
 mod connection;
-pub mod container;
-pub mod context;
-pub mod daemon;
-pub mod files;
-pub mod host;
-pub mod ignore;
-pub mod image;
+pub(crate) mod container;
+pub(crate) mod context;
+pub(crate) mod daemon;
+pub(crate) mod files;
+pub(crate) mod host;
+pub(crate) mod ignore;
+pub(crate) mod image;
 mod named;
 mod owned;
 mod pattern;
-pub mod service;
-pub mod sizes;
-pub mod solver;
+pub(crate) mod service;
+pub(crate) mod sizes;
+pub(crate) mod solver;
 mod ssh;
-pub mod storage;
+pub(crate) mod storage;
 
-pub use owned::{Kind, OWNER_LABEL, Owned, stage_name};
+pub(crate) use owned::{Kind, OWNER_LABEL, Owned, stage_name};
 
 use about::About;
 use bollard::Docker;
@@ -37,7 +37,7 @@ const TIMEOUT: u64 = 4 * 60 * 60;
 
 /// A connection to a Docker Engine that has answered.
 #[derive(Debug, Clone)]
-pub struct Engine {
+pub(crate) struct Engine {
     client: Docker,
     host: Host,
     /// The docker context that named it.
@@ -50,30 +50,19 @@ pub struct Engine {
 
 /// What can go wrong with the Docker Engine.
 #[derive(Debug, thiserror::Error)]
-pub enum DockerError {
+pub(crate) enum DockerError {
     /// `DOCKER_HOST`, or the address of a docker context, is of a kind that is not spoken.
     #[error("the address `{value}` in {place} is not one that runner can use")]
-    Address {
-        /// The address.
-        value: String,
-        /// Where it stands.
-        place: &'static str,
-    },
+    Address { value: String, place: &'static str },
     /// Docker's configuration cannot be read.
     #[error("{0}")]
     Configuration(String),
     /// A docker context that counts leads nowhere.
     #[error("the docker context `{name}` cannot be used: {what}")]
-    UnusableContext {
-        /// Its name.
-        name: String,
-        /// Why not.
-        what: String,
-    },
+    UnusableContext { name: String, what: String },
     /// There is no way to the engine of a docker context.
     #[error("the docker context `{name}`")]
     Named {
-        /// Its name.
         name: String,
         /// What is in the way.
         #[source]
@@ -85,7 +74,6 @@ pub enum DockerError {
     /// The socket may not be opened.
     #[error("permission to use the Docker Engine at {} is denied", socket.display())]
     Denied {
-        /// The engine's socket.
         socket: PathBuf,
         /// Who may not open it.
         user: String,
@@ -115,34 +103,25 @@ pub enum DockerError {
     /// A file that TLS takes cannot be read or used.
     #[error("cannot use {} for the TLS that {asked_by} asks for", path.display())]
     Certificate {
-        /// The file.
         path: PathBuf,
         /// The variable, or what else asks for it.
         asked_by: &'static str,
-        /// Why not.
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
     /// The way to the engine takes a program that is not there.
     #[error("there is no program `ssh` on this machine, which the way to the engine takes")]
     NoSsh,
-    /// Nobody answers.
     #[error("the Docker Engine at {address} does not answer")]
     Unreachable {
         /// Where it should be.
         address: String,
-        /// Why not.
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
     /// The engine is older than what runner needs.
     #[error("the Docker Engine {version} speaks API {found}, but runner needs 1.41 (Docker 20.10) or newer")]
-    TooOld {
-        /// Its own version.
-        version: String,
-        /// What it speaks.
-        found: String,
-    },
+    TooOld { version: String, found: String },
     /// There is no such image in the engine.
     #[error("the engine has no image {0}")]
     NoImage(String),
@@ -164,16 +143,13 @@ pub enum DockerError {
     /// Files could not be copied.
     #[error("cannot copy {path}")]
     Files {
-        /// Which.
         path: String,
-        /// Why not.
         #[source]
         source: std::io::Error,
     },
     /// A service of a test is not there when it should be.
     #[error("the service `{name}` {what}")]
     Service {
-        /// Its name.
         name: String,
         /// What became of it.
         what: String,
@@ -183,7 +159,6 @@ pub enum DockerError {
     /// An image could not be pulled.
     #[error("the image {image} could not be pulled: {reason}")]
     Pull {
-        /// Its name.
         image: String,
         /// The engine's own words.
         reason: String,
@@ -199,7 +174,6 @@ pub enum DockerError {
     Api {
         /// What was asked of it.
         doing: &'static str,
-        /// Its answer.
         #[source]
         source: BollardError,
     },
@@ -222,7 +196,7 @@ impl DockerError {
 
 impl Engine {
     /// Connects to an engine, and agrees on a version of the API with it.
-    pub async fn connect(endpoint: &Endpoint) -> Result<Self, DockerError> {
+    pub(crate) async fn connect(endpoint: &Endpoint) -> Result<Self, DockerError> {
         let named = endpoint.named()?;
         let connected = match endpoint.resolve(named.as_ref()) {
             Ok(host) => Self::reach(host, endpoint.reads_storage).await,
@@ -275,7 +249,7 @@ fn user() -> String {
 
 impl Engine {
     /// The rules by which the docker command of this engine's release chooses the files of a context.
-    pub fn ignore_rules(&self) -> ignore::Rules {
+    pub(crate) fn ignore_rules(&self) -> ignore::Rules {
         let spoken = self.client.client_version();
         if (spoken.major_version, spoken.minor_version) < (1, 42) {
             ignore::Rules::Before23
@@ -286,7 +260,7 @@ impl Engine {
 }
 
 /// A fresh identifier of 16 letters and digits.
-pub fn random_id() -> String {
+pub(crate) fn random_id() -> String {
     let mut bytes = [0; 16];
     // Without randomness there is no TLS either; time and process are unique enough for an id.
     if aws_lc_rs::rand::fill(&mut bytes).is_err() {

@@ -14,14 +14,14 @@ const DEFAULT: &str = "default";
 
 /// A context that counts.
 #[derive(Debug)]
-pub(super) struct Named {
-    pub(super) name: String,
+pub(crate) struct Named {
+    pub(crate) name: String,
     /// The engine's address, as `DOCKER_HOST` has it.
-    pub(super) host: String,
+    pub(crate) host: String,
     /// The directory of `ca.pem`, `cert.pem` and `key.pem`, where the engine takes TLS.
-    pub(super) certificates: Option<PathBuf>,
+    pub(crate) certificates: Option<PathBuf>,
     /// The engine's certificate is checked.
-    pub(super) verified: bool,
+    pub(crate) verified: bool,
 }
 
 #[derive(Deserialize, Default)]
@@ -45,7 +45,7 @@ struct Endpoint {
 }
 
 /// The context that `DOCKER_CONTEXT` or else the configuration names. Nothing where that is the default one.
-pub(super) fn current(
+pub(crate) fn current(
     configuration: Option<&Path>,
     variable: Option<&str>,
 ) -> Result<Option<Named>, DockerError> {

@@ -10,10 +10,10 @@ use std::collections::HashMap;
 /// The label with the build's id.
 const RUN_LABEL: &str = "dev.runner.run";
 /// The label with the process that made it.
-pub const OWNER_LABEL: &str = "dev.runner.owner";
+pub(crate) const OWNER_LABEL: &str = "dev.runner.owner";
 
 /// The labels of what a process makes for a build.
-pub(super) fn labels(run: &str, owner: &str) -> HashMap<String, String> {
+pub(crate) fn labels(run: &str, owner: &str) -> HashMap<String, String> {
     HashMap::from([(RUN_LABEL.to_owned(), run.to_owned()), (OWNER_LABEL.to_owned(), owner.to_owned())])
 }
 
@@ -21,26 +21,23 @@ pub(super) fn labels(run: &str, owner: &str) -> HashMap<String, String> {
 const STAGES: &str = "local.invalid/runner-stage";
 
 /// A name for an image that another one is built from, which says who gave it.
-pub fn stage_name(owner: &str) -> String {
+pub(crate) fn stage_name(owner: &str) -> String {
     format!("{STAGES}:{owner}-{}", super::random_id())
 }
 
 /// A kind of thing in the engine. In this order they can be removed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
+pub(crate) enum Kind {
     /// A container, running or not.
     Container,
-    /// A network.
     Network,
-    /// A volume.
     Volume,
     /// A name of an image that was needed for a time.
     Stage,
 }
 
 impl Kind {
-    /// Its name.
-    pub fn as_str(self) -> &'static str {
+    pub(crate) fn as_str(self) -> &'static str {
         match self {
             Self::Container => "container",
             Self::Network => "network",
@@ -52,20 +49,18 @@ impl Kind {
 
 /// Something that carries an owner's label.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Owned {
-    /// What it is.
-    pub kind: Kind,
+pub(crate) struct Owned {
+    pub(crate) kind: Kind,
     /// What the engine knows it by.
     id: String,
     /// Its name, for people.
-    pub name: String,
-    /// The label's value.
-    pub owner: String,
+    pub(crate) name: String,
+    pub(crate) owner: String,
 }
 
 impl Engine {
     /// Everything that runner has made and that is still there.
-    pub async fn owned(&self) -> Result<Vec<Owned>, DockerError> {
+    pub(crate) async fn owned(&self) -> Result<Vec<Owned>, DockerError> {
         let filters = Some(HashMap::from([("label".to_owned(), vec![OWNER_LABEL.to_owned()])]));
         let mut owned = Vec::new();
         let mut add = |kind, id: Option<String>, name: Option<String>, labels: HashMap<String, String>| {
@@ -104,7 +99,7 @@ impl Engine {
     }
 
     /// Removes it, whatever state it is in. What is gone meanwhile is as wanted.
-    pub async fn remove(&self, owned: &Owned) -> Result<(), DockerError> {
+    pub(crate) async fn remove(&self, owned: &Owned) -> Result<(), DockerError> {
         let removed = match owned.kind {
             Kind::Container => self.client.remove_container(&owned.id, Some(at_once())).await,
             Kind::Network => self.client.remove_network(&owned.id).await,

@@ -6,10 +6,8 @@ use regex::Regex;
 use std::iter::Peekable;
 use std::str::Chars;
 
-/// A compiled pattern.
 #[derive(Debug)]
-pub(super) enum Matcher {
-    /// This path.
+pub(crate) enum Matcher {
     Exact(String),
     /// Every path that begins so.
     Prefix(String),
@@ -21,7 +19,7 @@ pub(super) enum Matcher {
 
 impl Matcher {
     /// Compiles a cleaned pattern; nothing where it is not valid.
-    pub(super) fn new(pattern: &str, rules: Rules) -> Option<Self> {
+    pub(crate) fn new(pattern: &str, rules: Rules) -> Option<Self> {
         if !is_glob(pattern) {
             return None;
         }
@@ -34,7 +32,7 @@ impl Matcher {
     }
 
     /// Compiles one component of a path with wildcards, as Go's `filepath.Match` understands it.
-    pub(super) fn component(glob: &str) -> Option<Self> {
+    pub(crate) fn component(glob: &str) -> Option<Self> {
         if !glob.contains(['*', '?', '[', '\\']) {
             return Some(Self::Exact(glob.to_owned()));
         }
@@ -66,7 +64,7 @@ impl Matcher {
         plain(text).then(|| make(text.to_owned()))
     }
 
-    pub(super) fn is_match(&self, path: &str) -> bool {
+    pub(crate) fn is_match(&self, path: &str) -> bool {
         match self {
             Self::Exact(text) => path == text,
             Self::Prefix(text) => path.starts_with(text),

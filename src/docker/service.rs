@@ -27,20 +27,19 @@ const LARGEST: usize = 1024 * 1024;
 
 /// A service to start.
 #[derive(Debug, Clone)]
-pub struct Service {
+pub(crate) struct Service {
     /// What the test knows it by: its host name.
-    pub name: String,
-    /// Its container.
-    pub container: ContainerRun,
+    pub(crate) name: String,
+    pub(crate) container: ContainerRun,
     /// What shows that it is up; nothing where having started is enough.
-    pub ready: Option<Probe>,
+    pub(crate) ready: Option<Probe>,
     /// How long that may take.
-    pub patience: Duration,
+    pub(crate) patience: Duration,
 }
 
 /// What shows that a service is up.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Probe {
+pub(crate) enum Probe {
     /// The image's own health check.
     Healthcheck,
     /// A TCP port that accepts connections.
@@ -55,7 +54,7 @@ pub enum Probe {
 
 impl Engine {
     /// Pulls an image, where the engine does not have it.
-    pub async fn pull(&self, image: &str, login: Option<&Login>) -> Result<(), DockerError> {
+    pub(crate) async fn pull(&self, image: &str, login: Option<&Login>) -> Result<(), DockerError> {
         let named = image.rsplit('/').next().is_some_and(|last| last.contains([':', '@']));
         let image = if named { image.to_owned() } else { format!("{image}:latest") };
         let options = CreateImageOptions { from_image: Some(image.clone()), ..CreateImageOptions::default() };
@@ -83,7 +82,7 @@ impl Engine {
     }
 
     /// Makes a network of this name.
-    pub async fn create_network(&self, name: &str, run: &str, owner: &str) -> Result<(), DockerError> {
+    pub(crate) async fn create_network(&self, name: &str, run: &str, owner: &str) -> Result<(), DockerError> {
         let request = NetworkCreateRequest {
             name: name.to_owned(),
             labels: Some(labels(run, owner)),
@@ -94,17 +93,21 @@ impl Engine {
     }
 
     /// Removes a network, which no container may use any more.
-    pub async fn remove_network(&self, name: &str) -> Result<(), DockerError> {
+    pub(crate) async fn remove_network(&self, name: &str) -> Result<(), DockerError> {
         self.client.remove_network(name).await.map_err(DockerError::api("remove a network"))
     }
 
     /// Makes a service's container in a network. The answer is its id.
-    pub async fn create_service(&self, service: &Service, network: &str) -> Result<String, DockerError> {
+    pub(crate) async fn create_service(
+        &self,
+        service: &Service,
+        network: &str,
+    ) -> Result<String, DockerError> {
         self.create(&service.container, Some(network), Some(&service.name)).await
     }
 
     /// Starts a service's container and waits until it is up.
-    pub async fn start_service(&self, service: &Service, id: &str) -> Result<(), DockerError> {
+    pub(crate) async fn start_service(&self, service: &Service, id: &str) -> Result<(), DockerError> {
         self.fill(id, &service.container).await?;
         self.start(id).await?;
         let Some(probe) = &service.ready else { return Ok(()) };
@@ -144,7 +147,7 @@ impl Engine {
     }
 
     /// Checks that a service is there still, or has ended without an error.
-    pub async fn check_service(&self, service: &Service, id: &str) -> Result<(), DockerError> {
+    pub(crate) async fn check_service(&self, service: &Service, id: &str) -> Result<(), DockerError> {
         let state = self.client.inspect_container(id, None::<InspectContainerOptions>).await;
         let state = state.map_err(DockerError::api("inspect a container"))?.state.unwrap_or_default();
         let code = state.exit_code.unwrap_or_default();

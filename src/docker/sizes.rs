@@ -8,20 +8,17 @@ const FILES: usize = 15;
 
 /// The sizes of a context's files and directories, in bytes. Memory grows with the directories, not with the files.
 #[derive(Debug, Default)]
-pub struct Sizes {
-    /// All bytes.
-    pub bytes: u64,
+pub(crate) struct Sizes {
+    pub(crate) bytes: u64,
     /// How many files there are.
-    pub files: u64,
+    pub(crate) files: u64,
     /// Directories with a slash at the end.
     directories: BTreeMap<String, u64>,
-    /// The largest files.
     largest: BTreeSet<(Reverse<u64>, String)>,
 }
 
 impl Sizes {
-    /// Counts a file.
-    pub fn add(&mut self, path: &str, size: u64) {
+    pub(crate) fn add(&mut self, path: &str, size: u64) {
         self.bytes += size;
         self.files += 1;
         for (end, _) in path.match_indices('/') {
@@ -40,7 +37,7 @@ impl Sizes {
     }
 
     /// The directories with something in them, the largest first, and of equal ones the outer first.
-    pub fn directories(&self) -> Vec<(&str, u64)> {
+    pub(crate) fn directories(&self) -> Vec<(&str, u64)> {
         let mut found: Vec<_> = self
             .directories
             .iter()
@@ -52,13 +49,13 @@ impl Sizes {
     }
 
     /// The largest files that are not empty.
-    pub fn files(&self) -> impl Iterator<Item = (&str, u64)> {
+    pub(crate) fn files(&self) -> impl Iterator<Item = (&str, u64)> {
         self.largest.iter().map(|(size, path)| (path.as_str(), size.0)).filter(|(_, size)| *size > 0)
     }
 
     /// What a line of `.dockerignore` each would take away the most with: files and directories, none inside of another. A
     /// directory whose size is nearly that of one thing in it is not the culprit.
-    pub fn culprits(&self, count: usize) -> Vec<(&str, u64)> {
+    pub(crate) fn culprits(&self, count: usize) -> Vec<(&str, u64)> {
         let mut entries: Vec<(&str, u64)> = self.directories().into_iter().chain(self.files()).collect();
         entries.sort_by_key(|(_, size)| Reverse(*size));
         let is_one_thing = |directory: &str, size: u64| {

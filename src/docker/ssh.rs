@@ -14,7 +14,7 @@ const MAX_COMPLAINT: usize = 4 * 1024;
 
 /// What stands behind `ssh://`.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Destination {
+pub(crate) struct Destination {
     user: Option<String>,
     host: String,
     port: Option<u16>,
@@ -24,7 +24,7 @@ pub(super) struct Destination {
 
 impl Destination {
     /// Reads `[user@]host[:port][/path]`; nothing where it is something else. ssh must not take any of it for an option.
-    pub(super) fn parse(text: &str) -> Option<Self> {
+    pub(crate) fn parse(text: &str) -> Option<Self> {
         let (authority, path) = text.find('/').map_or((text, ""), |at| text.split_at(at));
         let (user, address) = match authority.rsplit_once('@') {
             Some((user, address)) => (Some(user), address),
@@ -77,7 +77,7 @@ impl Destination {
     }
 
     /// Starts ssh. That it gets nowhere shows when the first answer is read.
-    pub(super) fn open(&self) -> io::Result<Dialled> {
+    pub(crate) fn open(&self) -> io::Result<Dialled> {
         let mut child = Command::new("ssh")
             .args(self.arguments())
             .stdin(Stdio::piped())
@@ -130,7 +130,7 @@ async fn listen(mut stderr: ChildStderr, sender: oneshot::Sender<String>) {
 }
 
 /// A connection through ssh, which ends with it.
-pub(super) struct Dialled {
+pub(crate) struct Dialled {
     /// Gone once nothing more will be written.
     stdin: Option<ChildStdin>,
     stdout: ChildStdout,

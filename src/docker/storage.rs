@@ -28,19 +28,17 @@ const MAX_RECORD: u64 = 64 * 1024 * 1024;
 
 /// An image in the engine's storage.
 #[derive(Debug)]
-pub struct StoredImage {
-    /// Its configuration.
-    pub config: Vec<u8>,
+pub(crate) struct StoredImage {
+    pub(crate) config: Vec<u8>,
     /// Its layers, the base first.
-    pub layers: Vec<StoredLayer>,
+    pub(crate) layers: Vec<StoredLayer>,
 }
 
 /// A layer in the engine's storage.
 #[derive(Debug)]
-pub struct StoredLayer {
+pub(crate) struct StoredLayer {
     /// What its archive has beside the files' contents.
     tar_split: PathBuf,
-    /// Its files.
     directory: PathBuf,
     until: CancellationToken,
 }
@@ -48,7 +46,7 @@ pub struct StoredLayer {
 impl Engine {
     /// The image with the layers of these chain ids, where it can be read in the engine's storage. When the token is cancelled,
     /// reading it fails.
-    pub async fn stored(
+    pub(crate) async fn stored(
         &self,
         image: &LocalImage,
         chains: &[String],
@@ -92,7 +90,7 @@ fn read(path: &Path) -> Option<Vec<u8>> {
 
 impl StoredLayer {
     /// Begins to read the layer's archive.
-    pub fn open(self) -> io::Result<impl Read> {
+    pub(crate) fn open(self) -> io::Result<impl Read> {
         let flags = OFlags::DIRECTORY | OFlags::CLOEXEC;
         Ok(Archive {
             records: BufReader::new(GzDecoder::new(File::open(&self.tar_split)?)),

@@ -6,28 +6,28 @@ use super::service::Service;
 use serde_json::{Number, Value, json};
 
 /// What `CodePipeline` puts the ARN of the revision in the place of that it registers.
-pub const TASK_DEFINITION: &str = "<TASK_DEFINITION>";
+pub(crate) const TASK_DEFINITION: &str = "<TASK_DEFINITION>";
 
 /// What `CodePipeline` puts the image in the place of that `imageDetail.json` names.
-pub const IMAGE: &str = "<IMAGE1_NAME>";
+pub(crate) const IMAGE: &str = "<IMAGE1_NAME>";
 
 /// What a service gets.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct AppSpec {
+pub(crate) struct AppSpec {
     /// The revision, as an ARN.
-    pub task_definition: String,
+    pub(crate) task_definition: String,
     /// The container and its port that the load balancer reaches; nothing where only ECS knows them.
-    pub target: Option<(String, i32)>,
+    pub(crate) target: Option<(String, i32)>,
     /// The version of the Fargate platform; the latest where absent.
-    pub platform_version: Option<String>,
+    pub(crate) platform_version: Option<String>,
     /// Capacity providers with their weight and base.
-    pub capacity_providers: Vec<(String, i32, i32)>,
+    pub(crate) capacity_providers: Vec<(String, i32, i32)>,
 }
 
 impl AppSpec {
     /// What brings a revision to a service: everything but the revision is as the service has it. Nothing where no load balancer
     /// reaches the service.
-    pub fn of(service: &Service, revision: &str) -> Option<Self> {
+    pub(crate) fn of(service: &Service, revision: &str) -> Option<Self> {
         let target = service.targets.first()?;
         Some(Self {
             task_definition: revision.to_owned(),
@@ -38,7 +38,7 @@ impl AppSpec {
     }
 
     /// As JSON, always the same text for the same content.
-    pub fn json(&self) -> String {
+    pub(crate) fn json(&self) -> String {
         let mut properties = json!({ "TaskDefinition": self.task_definition });
         if let Some((container, port)) = &self.target {
             properties["LoadBalancerInfo"] = json!({ "ContainerName": container, "ContainerPort": port });
@@ -57,7 +57,7 @@ impl AppSpec {
     }
 
     /// As YAML, for people and `CodePipeline`.
-    pub fn yaml(&self) -> String {
+    pub(crate) fn yaml(&self) -> String {
         let quoted = |text: &str| Value::from(text).to_string();
         // The placeholder stands as the documentation has it.
         let definition = if self.task_definition == TASK_DEFINITION {

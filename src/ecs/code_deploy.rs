@@ -6,7 +6,7 @@ use std::fmt;
 
 /// The state of a deployment. Source: API reference of `CodeDeploy`, `DeploymentInfo.status`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub enum Status {
+pub(crate) enum Status {
     /// It was asked for.
     #[default]
     Created,
@@ -18,19 +18,16 @@ pub enum Status {
     Baking,
     /// It waits for somebody, or for the time, to move the traffic.
     Ready,
-    /// It is through.
     Succeeded,
-    /// It has failed.
     Failed,
     /// Somebody, or an alarm, has ended it.
     Stopped,
-    /// Any other word.
     Other(String),
 }
 
 impl Status {
     /// The state that `CodeDeploy`'s word stands for.
-    pub fn read(word: &str) -> Self {
+    pub(crate) fn read(word: &str) -> Self {
         match word {
             "Created" => Self::Created,
             "Queued" => Self::Queued,
@@ -44,8 +41,7 @@ impl Status {
         }
     }
 
-    /// Whether it stays.
-    pub fn is_final(&self) -> bool {
+    pub(crate) fn is_final(&self) -> bool {
         matches!(self, Self::Succeeded | Self::Failed | Self::Stopped)
     }
 }
@@ -66,47 +62,45 @@ impl fmt::Display for Status {
     }
 }
 
-/// A deployment group.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Group {
+pub(crate) struct Group {
     /// The services that it deploys to: cluster and name.
-    pub services: Vec<(String, String)>,
+    pub(crate) services: Vec<(String, String)>,
 }
 
-/// A deployment.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Deployment {
+pub(crate) struct Deployment {
     /// How far it is.
-    pub status: Status,
+    pub(crate) status: Status,
     /// Why it failed: `CodeDeploy`'s code and words.
-    pub error: Option<(String, String)>,
+    pub(crate) error: Option<(String, String)>,
     /// More of its words.
-    pub messages: Vec<String>,
+    pub(crate) messages: Vec<String>,
     /// What its maker says of it.
-    pub description: String,
+    pub(crate) description: String,
     /// The hash of its `AppSpec`.
-    pub sha256: Option<String>,
+    pub(crate) sha256: Option<String>,
     /// When it was asked for.
-    pub created: Option<Timestamp>,
+    pub(crate) created: Option<Timestamp>,
     /// It takes another one back.
-    pub is_rollback: bool,
+    pub(crate) is_rollback: bool,
     /// It is taken back where it fails.
-    pub rolls_back: bool,
+    pub(crate) rolls_back: bool,
     /// The deployment that takes it back.
-    pub rollback: Option<String>,
+    pub(crate) rollback: Option<String>,
     /// How that goes, in `CodeDeploy`'s words.
-    pub rollback_message: Option<String>,
+    pub(crate) rollback_message: Option<String>,
     /// All traffic has moved; the earlier tasks wait for their end.
-    pub keeps_earlier: bool,
+    pub(crate) keeps_earlier: bool,
     /// How many minutes they wait.
-    pub keeps_for: Option<i32>,
+    pub(crate) keeps_for: Option<i32>,
     /// Targets by their state: word and how many there are.
-    pub targets: Vec<(&'static str, i64)>,
+    pub(crate) targets: Vec<(&'static str, i64)>,
 }
 
 impl Deployment {
     /// Why it ended, in `CodeDeploy`'s words.
-    pub fn reason(&self) -> Option<String> {
+    pub(crate) fn reason(&self) -> Option<String> {
         let (code, message) = self.error.as_ref()?;
         let mut reason = if message.is_empty() { code.clone() } else { format!("{code}: {message}") };
         for message in self.messages.iter().filter(|own| !own.is_empty() && *own != message) {
@@ -119,27 +113,25 @@ impl Deployment {
 
 /// What a deployment does to the service.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub struct Progress {
+pub(crate) struct Progress {
     /// The events of its lifecycle, in order.
-    pub events: Vec<LifecycleEvent>,
+    pub(crate) events: Vec<LifecycleEvent>,
     /// The service's sets of tasks.
-    pub sets: Vec<TaskSet>,
+    pub(crate) sets: Vec<TaskSet>,
 }
 
 /// A step on the way, such as `BeforeInstall` or `AllowTraffic`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct LifecycleEvent {
-    /// Its name.
-    pub name: String,
+pub(crate) struct LifecycleEvent {
+    pub(crate) name: String,
     /// `Pending`, `InProgress`, `Succeeded`, `Failed`, `Skipped` or `Unknown`.
-    pub status: String,
-    /// Why it failed.
-    pub message: Option<String>,
+    pub(crate) status: String,
+    pub(crate) message: Option<String>,
 }
 
 impl LifecycleEvent {
     /// What is worth a line; nothing for what has not begun.
-    pub fn line(&self) -> Option<String> {
+    pub(crate) fn line(&self) -> Option<String> {
         let word = match self.status.as_str() {
             "InProgress" => "in progress",
             "Succeeded" => "succeeded",
@@ -154,26 +146,26 @@ impl LifecycleEvent {
 
 /// A set of tasks of one revision.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub struct TaskSet {
+pub(crate) struct TaskSet {
     /// Its id, which its tasks name in `startedBy`.
-    pub id: String,
+    pub(crate) id: String,
     /// It is the new one.
-    pub is_new: bool,
+    pub(crate) is_new: bool,
     /// How many tasks are wanted, run and start.
-    pub counts: Counts,
+    pub(crate) counts: Counts,
     /// How much of the traffic it gets, in per cent.
-    pub traffic: f64,
+    pub(crate) traffic: f64,
 }
 
 impl Progress {
     /// The set of the new revision.
-    pub fn new_set(&self) -> Option<&TaskSet> {
+    pub(crate) fn new_set(&self) -> Option<&TaskSet> {
         self.sets.iter().find(|set| set.is_new)
     }
 }
 
 /// Where a deployment stands, for people: what changes from one look to the next.
-pub fn standing(deployment: &Deployment, progress: Option<&Progress>) -> String {
+pub(crate) fn standing(deployment: &Deployment, progress: Option<&Progress>) -> String {
     let mut parts = vec![deployment.status.to_string()];
     if let Some(set) = progress.and_then(Progress::new_set) {
         parts.push(set.counts.to_string());
@@ -197,7 +189,7 @@ pub fn standing(deployment: &Deployment, progress: Option<&Progress>) -> String 
 }
 
 /// The id of the deployment that a refusal names: `… already has an active Deployment 'd-ABC123'`.
-pub fn active_in(message: &str) -> Option<&str> {
+pub(crate) fn active_in(message: &str) -> Option<&str> {
     let from = message.find("d-")?;
     let before = message[..from].chars().next_back();
     if before.is_some_and(char::is_alphanumeric) {

@@ -33,7 +33,7 @@ fn container_defaults() -> [(&'static str, Value); 8] {
 }
 
 /// A unified diff of two definitions, as far as they mean something; nothing where they mean the same.
-pub fn compare(before: &Request, after: &Request) -> Option<String> {
+pub(crate) fn compare(before: &Request, after: &Request) -> Option<String> {
     let (mut before, mut after) = (normal(before), normal(after));
     align_roles(&mut before, &mut after);
     if before == after {

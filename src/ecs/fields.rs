@@ -146,7 +146,7 @@ const VOLUME: &[&str] = &[
 ];
 
 /// A sentence for each field of a request that ECS is not known to have, and whose name is close to one that it has.
-pub(super) fn likely_slips(request: &Map<String, Value>) -> Vec<String> {
+pub(crate) fn likely_slips(request: &Map<String, Value>) -> Vec<String> {
     let mut slips = Vec::new();
     look("", request, &mut slips);
     slips

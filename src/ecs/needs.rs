@@ -5,22 +5,22 @@ use serde_json::{Map, Value};
 
 /// What a task definition names and does not hold.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Needs {
+pub(crate) struct Needs {
     /// Images, with the container that runs each.
-    pub images: Vec<(String, String)>,
+    pub(crate) images: Vec<(String, String)>,
     /// Roles, by name or ARN.
-    pub roles: Vec<String>,
+    pub(crate) roles: Vec<String>,
     /// Secrets and parameters as `valueFrom` names them, with what gets their value.
-    pub secrets: Vec<(String, String)>,
+    pub(crate) secrets: Vec<(String, String)>,
     /// CloudWatch log groups that are not created by themselves, with their region.
-    pub log_groups: Vec<(String, Option<String>)>,
+    pub(crate) log_groups: Vec<(String, Option<String>)>,
     /// What images have to run on, as `os/arch` in Docker's words; nothing for Windows.
-    pub platform: Option<String>,
+    pub(crate) platform: Option<String>,
 }
 
 impl Needs {
     /// Reads a task definition's fields.
-    pub fn of(fields: &Map<String, Value>) -> Self {
+    pub(crate) fn of(fields: &Map<String, Value>) -> Self {
         let mut needs = Self { platform: platform(fields), ..Self::default() };
         let roles = ["taskRoleArn", "executionRoleArn"].into_iter().filter_map(|name| text(fields, name));
         needs.roles.extend(roles.filter(|role| !role.is_empty()));
@@ -53,7 +53,7 @@ impl Needs {
 }
 
 /// Why a service's target group cannot reach a task of this definition, as far as that can be told.
-pub fn unreachable(fields: &Map<String, Value>, target: &Target) -> Option<String> {
+pub(crate) fn unreachable(fields: &Map<String, Value>, target: &Target) -> Option<String> {
     let container = containers(fields).find(|one| text(one, "name").as_ref() == Some(&target.container));
     let Some(container) = container else {
         return Some(format!(
@@ -76,18 +76,17 @@ pub fn unreachable(fields: &Map<String, Value>, target: &Target) -> Option<Strin
 
 /// Where a container's log is in CloudWatch.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct LogStream {
+pub(crate) struct LogStream {
     /// Its region, where the definition names one.
-    pub region: Option<String>,
-    /// The log group.
-    pub group: String,
+    pub(crate) region: Option<String>,
+    pub(crate) group: String,
     /// The stream in it.
-    pub stream: String,
+    pub(crate) stream: String,
 }
 
 impl LogStream {
     /// That of a task's container, where it goes there under a name that is known: with a prefix.
-    pub fn of(definition: &Value, container: &str, task: &str) -> Option<Self> {
+    pub(crate) fn of(definition: &Value, container: &str, task: &str) -> Option<Self> {
         let fields = definition.as_object()?;
         let found = containers(fields).find(|one| text(one, "name").as_deref() == Some(container))?;
         let log = found.get("logConfiguration")?;

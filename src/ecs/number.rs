@@ -7,7 +7,7 @@ const DIGITS: i64 = 40;
 
 /// A number in its normal form: plain digits without zeros that say nothing, or one digit before the point and an exponent where that would be
 /// long. Two numbers are equal where their normal forms are. Without rounding, so that no two numbers become one.
-pub(super) fn normal(number: &Number) -> Number {
+pub(crate) fn normal(number: &Number) -> Number {
     let text = number.to_string();
     plain(&text).and_then(|plain| plain.parse().ok()).unwrap_or_else(|| number.clone())
 }

@@ -5,42 +5,38 @@ use std::collections::BTreeMap;
 
 /// A revision of a task definition.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Revision {
-    /// Its ARN, `…:task-definition/FAMILY:N`.
-    pub arn: String,
+pub(crate) struct Revision {
+    pub(crate) arn: String,
 }
 
 impl Revision {
     /// Its number in its family; 0 where the ARN has none.
-    pub fn number(&self) -> u64 {
+    pub(crate) fn number(&self) -> u64 {
         Named::read(&self.arn).number.unwrap_or_default()
     }
 
-    /// `FAMILY:N`, for people.
-    pub fn short(&self) -> &str {
+    pub(crate) fn short(&self) -> &str {
         short(&self.arn)
     }
 }
 
 /// `FAMILY:N` of an ARN; what is none stays as it is.
-pub fn short(arn: &str) -> &str {
+pub(crate) fn short(arn: &str) -> &str {
     arn.rsplit('/').next().unwrap_or(arn)
 }
 
 /// A revision as others name it: an ARN, `FAMILY:N`, or `FAMILY` for the latest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Named<'a> {
+pub(crate) struct Named<'a> {
     /// What stands before the family in an ARN; empty otherwise.
     place: &'a str,
-    /// The family.
-    pub family: &'a str,
+    pub(crate) family: &'a str,
     /// The number; nothing where the latest is meant.
-    pub number: Option<u64>,
+    pub(crate) number: Option<u64>,
 }
 
 impl<'a> Named<'a> {
-    /// Reads a name.
-    pub fn read(name: &'a str) -> Self {
+    pub(crate) fn read(name: &'a str) -> Self {
         let (place, short) = name.rsplit_once('/').unwrap_or(("", name));
         let numbered =
             short.rsplit_once(':').and_then(|(family, number)| Some((family, number.parse().ok()?)));
@@ -49,7 +45,7 @@ impl<'a> Named<'a> {
     }
 
     /// Whether this names an older revision of the same family than `newer` is.
-    pub fn is_behind(&self, newer: &Self) -> bool {
+    pub(crate) fn is_behind(&self, newer: &Self) -> bool {
         let is_same = self.family == newer.family
             && (self.place.is_empty() || newer.place.is_empty() || self.place == newer.place);
         is_same && self.number.zip(newer.number).is_some_and(|(own, newer)| own < newer)
@@ -58,11 +54,11 @@ impl<'a> Named<'a> {
 
 /// Who uses which revisions, by `FAMILY:N`.
 #[derive(Debug, Clone, Default)]
-pub struct Uses(BTreeMap<String, String>);
+pub(crate) struct Uses(BTreeMap<String, String>);
 
 impl Uses {
     /// Somebody uses a revision, given by whatever name.
-    pub fn add(&mut self, revision: &str, by: impl Into<String>) {
+    pub(crate) fn add(&mut self, revision: &str, by: impl Into<String>) {
         let short = short(revision);
         if !short.is_empty() {
             self.0.entry(short.to_owned()).or_insert_with(|| by.into());
@@ -70,7 +66,7 @@ impl Uses {
     }
 
     /// Takes over what others were found to use.
-    pub fn join(&mut self, others: Self) {
+    pub(crate) fn join(&mut self, others: Self) {
         for (revision, by) in others.0 {
             self.0.entry(revision).or_insert(by);
         }
@@ -78,7 +74,11 @@ impl Uses {
 
     /// Sorts a family's revisions out, which come as ARNs, the newest first: those that can go, and of those that are older than the
     /// `keep` newest the others, with who uses them.
-    pub fn sort_out<'r>(&self, revisions: &'r [String], keep: usize) -> (Vec<&'r str>, Vec<(&'r str, &str)>) {
+    pub(crate) fn sort_out<'r>(
+        &self,
+        revisions: &'r [String],
+        keep: usize,
+    ) -> (Vec<&'r str>, Vec<(&'r str, &str)>) {
         let (mut go, mut stay) = (Vec::new(), Vec::new());
         for revision in revisions.iter().skip(keep) {
             match self.0.get(short(revision)) {
@@ -91,7 +91,7 @@ impl Uses {
 }
 
 /// The revision that a rule's or a schedule's target starts, where that is a task.
-pub fn started_by(target: &Value) -> Option<String> {
+pub(crate) fn started_by(target: &Value) -> Option<String> {
     // `EventBridge` and its Scheduler spell it alike.
     if let Some(revision) = target.pointer("/EcsParameters/TaskDefinitionArn") {
         return revision.as_str().map(ToOwned::to_owned);

@@ -7,51 +7,46 @@ use std::time::Duration;
 
 /// A service of Amazon ECS.
 #[derive(Debug, Clone, Default)]
-pub struct Service {
-    /// Its ARN.
-    pub arn: String,
-    /// Its name.
-    pub name: String,
-    /// Its cluster's ARN.
-    pub cluster: String,
+pub(crate) struct Service {
+    pub(crate) arn: String,
+    pub(crate) name: String,
+    pub(crate) cluster: String,
     /// `ACTIVE`, `DRAINING` or `INACTIVE`.
-    pub status: String,
+    pub(crate) status: String,
     /// How many tasks it is to run.
-    pub desired: i32,
-    /// How many run.
-    pub running: i32,
+    pub(crate) desired: i32,
+    pub(crate) running: i32,
     /// How many are starting.
-    pub pending: i32,
+    pub(crate) pending: i32,
     /// The revision that it is to run, as an ARN.
-    pub task_definition: String,
-    /// Who deploys it.
-    pub controller: Controller,
+    pub(crate) task_definition: String,
+    pub(crate) controller: Controller,
     /// Its deployments, the one that is to stay being `PRIMARY`.
-    pub deployments: Vec<Deployment>,
+    pub(crate) deployments: Vec<Deployment>,
     /// Its sets of tasks, where ECS does not deploy it itself.
-    pub task_sets: Vec<TaskSet>,
+    pub(crate) task_sets: Vec<TaskSet>,
     /// What happened lately, newest first.
-    pub events: Vec<Event>,
+    pub(crate) events: Vec<Event>,
     /// The ARN of the service deployment under way.
-    pub current_deployment: Option<String>,
+    pub(crate) current_deployment: Option<String>,
     /// How long its deployments shift traffic and keep the earlier tasks then, by its configuration.
-    pub shifting: Duration,
+    pub(crate) shifting: Duration,
     /// The circuit breaker rolls back what fails.
-    pub breaker_rolls_back: bool,
+    pub(crate) breaker_rolls_back: bool,
     /// The target groups that its tasks are registered with.
-    pub targets: Vec<Target>,
+    pub(crate) targets: Vec<Target>,
     /// Where its tasks run.
-    pub placement: Placement,
+    pub(crate) placement: Placement,
 }
 
 impl Service {
     /// The deployment that is to stay.
-    pub fn primary(&self) -> Option<&Deployment> {
+    pub(crate) fn primary(&self) -> Option<&Deployment> {
         self.deployments.iter().find(|deployment| deployment.status == "PRIMARY")
     }
 
     /// The revisions that it runs, or is about to, as ARNs.
-    pub fn definitions(&self) -> impl Iterator<Item = &String> {
+    pub(crate) fn definitions(&self) -> impl Iterator<Item = &String> {
         let deployed = self.deployments.iter().map(|deployment| &deployment.task_definition);
         std::iter::once(&self.task_definition)
             .chain(deployed)
@@ -61,11 +56,9 @@ impl Service {
 
 /// Who deploys a service.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum Controller {
-    /// ECS itself.
+pub(crate) enum Controller {
     #[default]
     Ecs,
-    /// AWS CodeDeploy.
     CodeDeploy,
     /// Somebody else, by task sets.
     External,
@@ -73,47 +66,43 @@ pub enum Controller {
 
 /// A deployment as the service lists it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Deployment {
+pub(crate) struct Deployment {
     /// Its id, `ecs-svc/…`, which its tasks name in `startedBy`.
-    pub id: String,
+    pub(crate) id: String,
     /// `PRIMARY`, `ACTIVE` or `INACTIVE`.
-    pub status: String,
+    pub(crate) status: String,
     /// The revision that it brings, as an ARN.
-    pub task_definition: String,
+    pub(crate) task_definition: String,
     /// How many tasks are wanted, run and start.
-    pub counts: Counts,
+    pub(crate) counts: Counts,
     /// How many tasks have failed in a row.
-    pub failed: i32,
+    pub(crate) failed: i32,
     /// `IN_PROGRESS`, `COMPLETED` or `FAILED`.
-    pub rollout: Option<String>,
+    pub(crate) rollout: Option<String>,
     /// Why it is in that state.
-    pub reason: Option<String>,
-    /// When it began.
-    pub created: Option<Timestamp>,
+    pub(crate) reason: Option<String>,
+    pub(crate) created: Option<Timestamp>,
 }
 
 /// A set of tasks that another controller than ECS has made.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct TaskSet {
+pub(crate) struct TaskSet {
     /// Its id, which its tasks name in `startedBy`.
-    pub id: String,
+    pub(crate) id: String,
     /// Its revision, as an ARN.
-    pub task_definition: String,
+    pub(crate) task_definition: String,
     /// The deployment of `CodeDeploy` that has made it.
-    pub made_by: Option<String>,
+    pub(crate) made_by: Option<String>,
     /// When it was made.
-    pub created: Option<Timestamp>,
+    pub(crate) created: Option<Timestamp>,
 }
 
 /// How many tasks there are.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Counts {
-    /// That are wanted.
-    pub desired: i32,
-    /// That run.
-    pub running: i32,
-    /// That are starting.
-    pub pending: i32,
+pub(crate) struct Counts {
+    pub(crate) desired: i32,
+    pub(crate) running: i32,
+    pub(crate) pending: i32,
 }
 
 impl fmt::Display for Counts {
@@ -128,57 +117,49 @@ impl fmt::Display for Counts {
 
 /// Something that ECS has to say about a service.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Event {
-    /// Its id.
-    pub id: String,
-    /// What happened.
-    pub message: String,
+pub(crate) struct Event {
+    pub(crate) id: String,
+    pub(crate) message: String,
 }
 
 /// A target group of a service.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Target {
+pub(crate) struct Target {
     /// The target group's ARN.
-    pub group: String,
+    pub(crate) group: String,
     /// The container whose port it reaches.
-    pub container: String,
-    /// That port.
-    pub port: i32,
+    pub(crate) container: String,
+    pub(crate) port: i32,
 }
 
-/// Where tasks run.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Placement {
+pub(crate) struct Placement {
     /// `FARGATE`, `EC2` or `EXTERNAL`; nothing where capacity providers decide.
-    pub launch_type: Option<String>,
+    pub(crate) launch_type: Option<String>,
     /// Capacity providers with their weight and base.
-    pub capacity_providers: Vec<(String, i32, i32)>,
+    pub(crate) capacity_providers: Vec<(String, i32, i32)>,
     /// The version of the Fargate platform.
-    pub platform_version: Option<String>,
+    pub(crate) platform_version: Option<String>,
     /// The network of tasks that have one of their own.
-    pub network: Option<Network>,
+    pub(crate) network: Option<Network>,
 }
 
 /// The network of tasks.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Network {
-    /// Subnet ids.
-    pub subnets: Vec<String>,
-    /// Security group ids.
-    pub security_groups: Vec<String>,
-    /// A public address.
-    pub public_address: bool,
+pub(crate) struct Network {
+    pub(crate) subnets: Vec<String>,
+    pub(crate) security_groups: Vec<String>,
+    pub(crate) public_address: bool,
 }
 
 /// The state of a service deployment. Source: API reference of ECS, `ServiceDeployment.status`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub enum State {
+pub(crate) enum State {
     /// It waits to begin.
     #[default]
     Pending,
     /// It is under way.
     InProgress,
-    /// It is through.
     Successful,
     /// It has ended in the middle.
     Stopped,
@@ -192,13 +173,12 @@ pub enum State {
     RollbackSuccessful,
     /// Nor could that be done.
     RollbackFailed,
-    /// Any other word.
     Other(String),
 }
 
 impl State {
     /// The state that ECS's word stands for.
-    pub fn read(word: &str) -> Self {
+    pub(crate) fn read(word: &str) -> Self {
         match word {
             "PENDING" => Self::Pending,
             "IN_PROGRESS" => Self::InProgress,
@@ -213,8 +193,7 @@ impl State {
         }
     }
 
-    /// Whether it stays.
-    pub fn is_final(&self) -> bool {
+    pub(crate) fn is_final(&self) -> bool {
         matches!(self, Self::Successful | Self::Stopped | Self::RollbackSuccessful | Self::RollbackFailed)
     }
 }
@@ -238,40 +217,38 @@ impl fmt::Display for State {
 
 /// A service deployment: the way of one revision from its start to its end.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub struct ServiceDeployment {
-    /// Its ARN.
-    pub arn: String,
+pub(crate) struct ServiceDeployment {
+    pub(crate) arn: String,
     /// How far it is.
-    pub state: State,
+    pub(crate) state: State,
     /// Why it is in that state.
-    pub reason: Option<String>,
+    pub(crate) reason: Option<String>,
     /// The stage of its lifecycle, such as `BAKE_TIME`.
-    pub stage: Option<String>,
+    pub(crate) stage: Option<String>,
     /// When it was asked for.
-    pub created: Option<Timestamp>,
-    /// When it ended.
-    pub finished: Option<Timestamp>,
+    pub(crate) created: Option<Timestamp>,
+    pub(crate) finished: Option<Timestamp>,
     /// The ARN of the service revision that it brings.
-    pub target: Option<String>,
+    pub(crate) target: Option<String>,
     /// The tasks of that revision.
-    pub counts: Counts,
+    pub(crate) counts: Counts,
     /// How much of the production traffic that revision gets, in per cent.
-    pub traffic: Option<f64>,
+    pub(crate) traffic: Option<f64>,
     /// Its circuit breaker: failures and how many are too many.
-    pub breaker: Option<(i32, i32)>,
+    pub(crate) breaker: Option<(i32, i32)>,
     /// The names of the alarms that watch it.
-    pub alarms: Vec<String>,
+    pub(crate) alarms: Vec<String>,
     /// Those of them that have gone off.
-    pub triggered: Vec<String>,
+    pub(crate) triggered: Vec<String>,
     /// The ids of hooks at which it is paused until somebody decides.
-    pub paused_by: Vec<String>,
+    pub(crate) paused_by: Vec<String>,
     /// Why it was rolled back.
-    pub rollback_reason: Option<String>,
+    pub(crate) rollback_reason: Option<String>,
 }
 
 impl ServiceDeployment {
     /// The reasons that ECS gives for its end.
-    pub fn reasons(&self) -> Vec<&str> {
+    pub(crate) fn reasons(&self) -> Vec<&str> {
         let mut reasons: Vec<&str> =
             [&self.reason, &self.rollback_reason].into_iter().flatten().map(String::as_str).collect();
         reasons.dedup();
@@ -279,7 +256,7 @@ impl ServiceDeployment {
     }
 
     /// Where it stands, for people: what changes from one look to the next.
-    pub fn progress(&self) -> String {
+    pub(crate) fn progress(&self) -> String {
         let mut parts = vec![self.state.to_string()];
         parts.extend(self.stage.as_ref().map(|stage| stage.to_lowercase().replace('_', " ")));
         parts.push(self.counts.to_string());

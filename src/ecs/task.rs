@@ -4,60 +4,58 @@ use jiff::Timestamp;
 
 /// A task of Amazon ECS.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Task {
-    /// Its ARN, `…:task/CLUSTER/ID`.
-    pub arn: String,
+pub(crate) struct Task {
+    pub(crate) arn: String,
     /// The revision that it runs, as an ARN.
-    pub definition: String,
+    pub(crate) definition: String,
     /// Who started it: the id of a deployment (`ecs-svc/…`) for tasks of services.
-    pub started_by: Option<String>,
+    pub(crate) started_by: Option<String>,
     /// `PROVISIONING`, `PENDING`, `ACTIVATING`, `RUNNING`, `DEACTIVATING`, `STOPPING`, `DEPROVISIONING`, `STOPPED`.
-    pub last_status: String,
+    pub(crate) last_status: String,
     /// When it was created.
-    pub created: Option<Timestamp>,
+    pub(crate) created: Option<Timestamp>,
     /// `TaskFailedToStart`, `EssentialContainerExited`, `UserInitiated`, `ServiceSchedulerInitiated`, `SpotInterruption`,
     /// `TerminationNotice`, `InfrastructureHealth`.
-    pub stop_code: Option<String>,
+    pub(crate) stop_code: Option<String>,
     /// Why it was stopped, in ECS's words.
-    pub stopped_reason: Option<String>,
-    /// Its containers.
-    pub containers: Vec<Container>,
+    pub(crate) stopped_reason: Option<String>,
+    pub(crate) containers: Vec<Container>,
 }
 
 impl Task {
     /// The last part of its ARN, which is also the last part of its log streams.
-    pub fn id(&self) -> &str {
+    pub(crate) fn id(&self) -> &str {
         self.arn.rsplit('/').next().unwrap_or_default()
     }
 }
 
 /// A container of a task.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Container {
+pub(crate) struct Container {
     /// Its name in the task definition.
-    pub name: String,
+    pub(crate) name: String,
     /// The manifest's digest of the image that it runs, once that is pulled.
-    pub digest: Option<String>,
+    pub(crate) digest: Option<String>,
     /// What it ended with.
-    pub exit_code: Option<i32>,
+    pub(crate) exit_code: Option<i32>,
     /// Why it did not start, or was ended, in the agent's words.
-    pub reason: Option<String>,
+    pub(crate) reason: Option<String>,
     /// `HEALTHY`, `UNHEALTHY` or `UNKNOWN`.
-    pub health: Option<String>,
+    pub(crate) health: Option<String>,
 }
 
 /// Why ECS did not start a task.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct NotStarted {
+pub(crate) struct NotStarted {
     /// ECS's word, such as `RESOURCE:MEMORY`.
-    pub reason: String,
+    pub(crate) reason: String,
     /// More of its words.
-    pub detail: Option<String>,
+    pub(crate) detail: Option<String>,
 }
 
 impl NotStarted {
     /// What that means. Source: "API failures messages" in the developer guide of ECS.
-    pub fn sentence(&self) -> String {
+    pub(crate) fn sentence(&self) -> String {
         let meaning = match self.reason.as_str() {
             "AGENT" => "the ECS agent of the container instance is not connected",
             "ATTRIBUTE" => "no container instance has an attribute that the task definition needs",

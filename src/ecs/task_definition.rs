@@ -19,7 +19,7 @@ const READ_ONLY: [&str; 9] = [
 
 /// A document that is no task definition, or a change that does not fit it.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
-pub enum TaskDefinitionError {
+pub(crate) enum TaskDefinitionError {
     /// It is not an object, or has no containers.
     #[error("this is not a task definition: {0}")]
     Shape(&'static str),
@@ -38,54 +38,49 @@ pub enum TaskDefinitionError {
 
 /// Changes to a task definition. What they do not mention stays as it is.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Patch {
-    /// Changes to containers.
-    pub containers: Vec<ContainerPatch>,
+pub(crate) struct Patch {
+    pub(crate) containers: Vec<ContainerPatch>,
     /// The role of the task, as ARN or name.
-    pub task_role: Option<String>,
+    pub(crate) task_role: Option<String>,
     /// The role that pulls images and reads secrets, as ARN or name.
-    pub execution_role: Option<String>,
+    pub(crate) execution_role: Option<String>,
     /// The task's CPU, in units or as `0.5 vCPU`.
-    pub cpu: Option<String>,
+    pub(crate) cpu: Option<String>,
     /// The task's memory, in MiB or as `1 GB`.
-    pub memory: Option<String>,
+    pub(crate) memory: Option<String>,
     /// Tags to set; the others stay.
-    pub tags: Vec<(String, String)>,
+    pub(crate) tags: Vec<(String, String)>,
 }
 
 /// A change to one container.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct ContainerPatch {
-    /// The container's name.
-    pub name: String,
-    /// Its new image.
-    pub image: Option<String>,
+pub(crate) struct ContainerPatch {
+    pub(crate) name: String,
+    pub(crate) image: Option<String>,
     /// Variables to set or replace; the others stay.
-    pub environment: Vec<(String, String)>,
+    pub(crate) environment: Vec<(String, String)>,
     /// The others do not stay.
-    pub replace_environment: bool,
+    pub(crate) replace_environment: bool,
     /// Secrets that ECS puts into variables, by ARN or parameter name; the others stay.
-    pub secrets: Vec<(String, String)>,
-    /// Its arguments.
-    pub command: Option<Vec<String>>,
-    /// Its CPU units.
-    pub cpu: Option<u64>,
+    pub(crate) secrets: Vec<(String, String)>,
+    pub(crate) command: Option<Vec<String>>,
+    pub(crate) cpu: Option<u64>,
     /// Its hard limit of memory, in MiB.
-    pub memory: Option<u64>,
+    pub(crate) memory: Option<u64>,
     /// Options of its log driver; the others stay.
-    pub log_options: Vec<(String, String)>,
+    pub(crate) log_options: Vec<(String, String)>,
     /// Docker labels; the others stay.
-    pub labels: Vec<(String, String)>,
+    pub(crate) labels: Vec<(String, String)>,
 }
 
 /// A request to register a task definition.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Request(Map<String, Value>);
+pub(crate) struct Request(Map<String, Value>);
 
 impl Request {
     /// Takes a task definition in any shape that files and answers have: bare, wrapped in `taskDefinition` with its tags
     /// beside it, with read-only fields, with nulls. Zero, `false` and empty texts stay.
-    pub fn from_document(document: Value) -> Result<Self, TaskDefinitionError> {
+    pub(crate) fn from_document(document: Value) -> Result<Self, TaskDefinitionError> {
         let Value::Object(mut outer) = document else {
             return Err(TaskDefinitionError::Shape("it is not an object"));
         };
@@ -125,23 +120,22 @@ impl Request {
         Ok(Self(fields))
     }
 
-    /// The family's name.
-    pub fn family(&self) -> &str {
+    pub(crate) fn family(&self) -> &str {
         self.0.get("family").and_then(Value::as_str).unwrap_or_default()
     }
 
     /// Whether it has tags.
-    pub fn is_tagged(&self) -> bool {
+    pub(crate) fn is_tagged(&self) -> bool {
         self.0.contains_key("tags")
     }
 
     /// The names of its containers.
-    pub fn containers(&self) -> Vec<String> {
+    pub(crate) fn containers(&self) -> Vec<String> {
         self.container_fields().filter_map(name_of).map(ToOwned::to_owned).collect()
     }
 
     /// The CloudWatch log groups that its containers write to.
-    pub fn log_groups(&self) -> Vec<String> {
+    pub(crate) fn log_groups(&self) -> Vec<String> {
         let group = |container: &Map<String, Value>| {
             let log = container.get("logConfiguration")?;
             Some(log.get("options")?.get("awslogs-group")?.as_str()?.to_owned())
@@ -154,8 +148,7 @@ impl Request {
         containers.into_iter().flatten().filter_map(Value::as_object)
     }
 
-    /// Applies changes.
-    pub fn apply(&mut self, patch: &Patch) -> Result<(), TaskDefinitionError> {
+    pub(crate) fn apply(&mut self, patch: &Patch) -> Result<(), TaskDefinitionError> {
         let texts = [
             ("taskRoleArn", &patch.task_role),
             ("executionRoleArn", &patch.execution_role),
@@ -213,23 +206,21 @@ impl Request {
     }
 
     /// A sentence for each field that ECS is not known to have, and whose name is close to one that it has.
-    pub fn likely_slips(&self) -> Vec<String> {
+    pub(crate) fn likely_slips(&self) -> Vec<String> {
         fields::likely_slips(&self.0)
     }
 
-    /// The request's fields.
-    pub fn fields(&self) -> &Map<String, Value> {
+    pub(crate) fn fields(&self) -> &Map<String, Value> {
         &self.0
     }
 
-    /// The request's body.
-    pub fn into_json(self) -> Value {
+    pub(crate) fn into_json(self) -> Value {
         Value::Object(self.0)
     }
 }
 
 /// The fields of the definition in an answer of `DescribeTaskDefinition`.
-pub fn described(mut answer: Value) -> Map<String, Value> {
+pub(crate) fn described(mut answer: Value) -> Map<String, Value> {
     match answer.get_mut("taskDefinition").map(Value::take) {
         Some(Value::Object(fields)) => fields,
         _ => Map::new(),

@@ -4,22 +4,21 @@ use super::service::{Service, ServiceDeployment, State};
 
 /// What ECS tells about a deployment at one moment.
 #[derive(Debug, Clone, Copy)]
-pub struct Sight<'a> {
-    /// The service.
-    pub service: &'a Service,
+pub(crate) struct Sight<'a> {
+    pub(crate) service: &'a Service,
     /// The service deployment, read after the service; nothing where ECS does not tell about those.
-    pub deployment: Option<&'a ServiceDeployment>,
+    pub(crate) deployment: Option<&'a ServiceDeployment>,
     /// The deployment's id among the service's, where it is known.
-    pub id: Option<&'a str>,
+    pub(crate) id: Option<&'a str>,
     /// The revision that it brings, as an ARN.
-    pub revision: &'a str,
+    pub(crate) revision: &'a str,
     /// ECS has been seen on its way back, or has said so.
-    pub goes_back: bool,
+    pub(crate) goes_back: bool,
 }
 
 /// What has become of a deployment.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Verdict {
+pub(crate) enum Verdict {
     /// It is under way.
     GoesOn,
     /// The service is to run the revision, and ECS lists no deployment that brings it.
@@ -41,7 +40,7 @@ pub enum Verdict {
 }
 
 /// Judges what is seen.
-pub fn judge(sight: &Sight<'_>) -> Verdict {
+pub(crate) fn judge(sight: &Sight<'_>) -> Verdict {
     if sight.service.status != "ACTIVE" {
         return Verdict::Gone;
     }
@@ -70,7 +69,7 @@ fn by_service_deployment(sight: &Sight<'_>, deployment: &ServiceDeployment) -> V
 }
 
 /// Whether ECS says with these words, of an event or a deployment, that it goes back.
-pub fn tells_of_way_back(words: &str) -> bool {
+pub(crate) fn tells_of_way_back(words: &str) -> bool {
     words.to_lowercase().contains("rolling back")
 }
 

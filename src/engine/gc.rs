@@ -1,12 +1,12 @@
 //! What killed runs left behind: their processes, temporary files, containers, networks, volumes and names of images.
 
-use super::work::{self, Files};
 use super::{Settings, WORK_DIRECTORY};
 use crate::docker::{DockerError, Engine};
 use crate::exit::Failure;
 use crate::process::guard::{PASS, is_guard};
 use crate::process::owner::{Fate, Owner, owned};
 use crate::process::tree;
+use crate::work::{self, Files};
 use rustix::process::{Pid, Signal};
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -18,18 +18,21 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// How long the files may be locked by what is ending.
 const LOCKED: Duration = Duration::from_secs(1);
 
-/// What was done.
 #[derive(Debug, Default)]
-pub struct Cleared {
+pub(crate) struct Cleared {
     /// What is gone, for people.
-    pub removed: Vec<String>,
+    pub(crate) removed: Vec<String>,
     /// What stays or could not be looked at, and why.
-    pub kept: Vec<String>,
+    pub(crate) kept: Vec<String>,
 }
 
 /// Removes what runs left behind whose process is gone. What lives, or may live elsewhere, is left alone. `directory` is the
 /// pipeline file's, `artifacts` the one with the files for CodePipeline.
-pub async fn clear(directory: &Path, artifacts: &Path, settings: &Settings) -> Result<Cleared, Failure> {
+pub(crate) async fn clear(
+    directory: &Path,
+    artifacts: &Path,
+    settings: &Settings,
+) -> Result<Cleared, Failure> {
     let mut cleared = Cleared::default();
     // First what could make more of the rest.
     processes(&mut cleared).await;

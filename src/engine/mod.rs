@@ -1,90 +1,79 @@
 //! Runs a plan: what a run is made from, what has to be known before anything runs, how it begins and ends.
 
-pub mod deployment;
-mod dockerd;
-pub mod ecs;
-mod failure;
-pub mod gc;
-mod limit;
+mod deadline;
+pub(crate) mod gc;
 mod output;
-mod registered;
-mod run;
-mod secrets;
-mod services;
-mod state;
-mod step;
-pub mod transfer;
-mod work;
+pub(crate) mod run;
+pub(crate) mod state;
 
+pub(crate) use crate::connections::Settings;
+use crate::connections::{Access, Services};
 use crate::event::{Event, Events, RunFinished};
 use crate::exit::Failure;
-use crate::pipeline::diagnostic::Diagnostic;
-use crate::pipeline::model::{AwsAccess, Pipeline};
-use crate::pipeline::source::SourceFile;
-use crate::pipeline::template::{Builtin, Template, Undefined};
+use crate::language::diagnostic::Diagnostic;
+use crate::language::pipeline::model::{AwsAccess, Pipeline};
+use crate::language::pipeline::template::{Builtin, Template, Undefined};
+use crate::language::source::SourceFile;
 use crate::plan::context::BuildContext;
 use crate::plan::scope::Values;
 use crate::plan::{self, Mode, Plan};
 use crate::process::Stopping;
+use crate::run::secrets;
 use crate::secret::Masks;
+use crate::step;
+use crate::work::Work;
 use run::{Around, Run};
-pub use services::Settings;
-use services::{Access, Services};
 use state::{Identity, RecordedFailure, State};
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU8;
 use std::time::{Duration, Instant};
-use work::Work;
 
 /// The directory for everything that runner writes.
 const WORK_DIRECTORY: &str = ".runner";
 
 /// Everything that a run is made from.
 #[derive(Debug, Clone)]
-pub struct Job {
-    /// The pipeline.
-    pub pipeline: Pipeline,
+pub(crate) struct Job {
+    pub(crate) pipeline: Pipeline,
     /// Its file, for errors that show up while it runs.
-    pub source: SourceFile,
-    /// What will run.
-    pub plan: Plan,
+    pub(crate) source: SourceFile,
+    pub(crate) plan: Plan,
     /// The values of `${…}` and the environment of commands.
-    pub values: Values,
+    pub(crate) values: Values,
     /// What is being built.
-    pub context: BuildContext,
-    /// Where effects go.
-    pub mode: Mode,
+    pub(crate) context: BuildContext,
+    pub(crate) mode: Mode,
     /// The pipeline file, as a full path: calls of one build share it.
-    pub pipeline_file: PathBuf,
+    pub(crate) pipeline_file: PathBuf,
     /// The pipeline file's directory.
-    pub directory: PathBuf,
+    pub(crate) directory: PathBuf,
     /// Where the files for CodePipeline go when publishing.
-    pub artifacts: PathBuf,
+    pub(crate) artifacts: PathBuf,
     /// How connections are made.
-    pub settings: Settings,
+    pub(crate) settings: Settings,
     /// The secrets of the run.
-    pub masks: Masks,
+    pub(crate) masks: Masks,
     /// Variables of the environment that are not text, for commands.
-    pub not_text: Vec<(OsString, OsString)>,
+    pub(crate) not_text: Vec<(OsString, OsString)>,
     /// How long this call may take; the pipeline's own `timeout` holds beside it.
-    pub timeout: Option<Duration>,
+    pub(crate) timeout: Option<Duration>,
 }
 
 impl Job {
     /// `.runner/` of this pipeline.
-    pub fn work_directory(&self) -> PathBuf {
+    pub(crate) fn work_directory(&self) -> PathBuf {
         self.directory.join(WORK_DIRECTORY)
     }
 
     /// A template's text; its failure names the place in the file.
-    pub fn resolve(&self, values: &Values, template: &Template) -> Result<String, Failure> {
+    pub(crate) fn resolve(&self, values: &Values, template: &Template) -> Result<String, Failure> {
         template.resolve(values).map_err(|undefined| self.undefined(&undefined, values))
     }
 
     /// Where AWS calls go, with values in the place of `${…}`.
-    fn access(&self, values: &Values, access: &AwsAccess) -> Result<Access, Failure> {
+    pub(crate) fn access(&self, values: &Values, access: &AwsAccess) -> Result<Access, Failure> {
         // An empty value is no value: `${ROLE:-}` asks for none.
         let resolve = |template: &Option<Template>| {
             let text = template.as_ref().map(|template| self.resolve(values, template)).transpose();
@@ -97,12 +86,12 @@ impl Job {
         })
     }
 
-    fn undefined(&self, undefined: &Undefined, values: &Values) -> Failure {
+    pub(crate) fn undefined(&self, undefined: &Undefined, values: &Values) -> Failure {
         self.located(&plan::undefined(undefined, values))
     }
 
     /// A mistake in the file that only showed up now.
-    fn located(&self, problem: &Diagnostic) -> Failure {
+    pub(crate) fn located(&self, problem: &Diagnostic) -> Failure {
         let (line, column) = self.source.line_column(problem.span.start);
         let message = format!("{}:{line}:{column}: {}", self.source.name, problem.message);
         let failure = Failure::usage(message);
@@ -115,15 +104,15 @@ impl Job {
 
 /// How a run is stopped from outside.
 #[derive(Debug, Clone, Default)]
-pub struct Cancellation {
+pub(crate) struct Cancellation {
     /// What running commands are told.
-    pub stopping: Stopping,
+    pub(crate) stopping: Stopping,
     /// The signal that asked for it; 0 while none has.
-    pub signal: Arc<AtomicU8>,
+    pub(crate) signal: Arc<AtomicU8>,
 }
 
 /// A job that can begin: `.runner/` is ours, earlier calls are remembered, secrets have their values.
-pub struct Prepared {
+pub(crate) struct Prepared {
     job: Job,
     state: State,
     services: Services,
@@ -133,12 +122,12 @@ pub struct Prepared {
 
 impl Prepared {
     /// The job, its values complete.
-    pub fn job(&self) -> &Job {
+    pub(crate) fn job(&self) -> &Job {
         &self.job
     }
 
     /// Runs the job to its end. The error is the first failure, or the signal that stopped the run.
-    pub async fn run(self, events: &Events, cancellation: &Cancellation) -> Result<(), Failure> {
+    pub(crate) async fn run(self, events: &Events, cancellation: &Cancellation) -> Result<(), Failure> {
         let begin = Instant::now();
         let run = Run::new(self.job, self.state, self.services, self.work, events, cancellation);
         run.begin(self.warnings).await;
@@ -158,7 +147,7 @@ impl Prepared {
 }
 
 /// Prepares a job. Nothing has run yet, so a failure needs no report.
-pub async fn prepare(mut job: Job) -> Result<Prepared, Failure> {
+pub(crate) async fn prepare(mut job: Job) -> Result<Prepared, Failure> {
     let work = Work::take(job.work_directory()).await?;
     let identity = Identity {
         build_id: job.context.build_id.clone(),

@@ -1,7 +1,7 @@
 //! From the bytes that adapters write to events.
 
 use crate::event::{Event, Events};
-use crate::pipeline::model::StepId;
+use crate::language::pipeline::model::StepId;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
@@ -9,13 +9,13 @@ use tokio::task::JoinHandle;
 const WAITING: usize = 2;
 
 /// The way of a step's output into the log.
-pub(super) struct Output {
+pub(crate) struct Output {
     forward: JoinHandle<()>,
 }
 
 impl Output {
     /// Opens it. Writing waits while the log is behind.
-    pub(super) fn open(events: &Events, step: StepId) -> (mpsc::Sender<Vec<u8>>, Self) {
+    pub(crate) fn open(events: &Events, step: StepId) -> (mpsc::Sender<Vec<u8>>, Self) {
         let (sender, mut receiver) = mpsc::channel::<Vec<u8>>(WAITING);
         let events = events.clone();
         let forward = tokio::spawn(async move {
@@ -28,7 +28,7 @@ impl Output {
     }
 
     /// Waits until everything written is in the log. The sender must be gone.
-    pub(super) async fn close(self) {
+    pub(crate) async fn close(self) {
         let _ = self.forward.await;
     }
 }

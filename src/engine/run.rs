@@ -1,22 +1,23 @@
 //! A run under way: phases, steps and their attempts, `finally`, stopping; tells events what happens and keeps the state.
 
-use super::dockerd::Surroundings;
-use super::limit::{self, Limit};
+use super::deadline::{self, Limit};
 use super::output::Output;
-use super::registered::RegisteredFiles;
-use super::services::{Access, Services};
 use super::state::State;
-use super::transfer::Brought;
-use super::work::Work;
-use super::{Cancellation, Job, step};
+use super::{Cancellation, Job};
+use crate::connections::dockerd::Surroundings;
+use crate::connections::{Access, Services};
+use crate::duration;
 use crate::event::{Event, Events, RunStarted, Status};
 use crate::exit::{Exit, Failure};
 use crate::files;
-use crate::pipeline::duration;
-use crate::pipeline::model::{Action, Phase, PhaseName, Step};
+use crate::language::pipeline::model::{Action, Phase, PhaseName, Step};
 use crate::plan::scope::Values;
 use crate::plan::{self, Mode};
 use crate::process::{Guards, Stopping};
+use crate::step;
+use crate::step::mask_files::RegisteredFiles;
+use crate::step::transfer::Brought;
+use crate::work::Work;
 use std::collections::HashMap;
 use std::sync::atomic::Ordering;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -44,42 +45,40 @@ async fn codebuild_ends(services: Services, build: String, reserve: Duration) ->
 }
 
 /// A run under way. Steps that run side by side share it, so what changes is behind locks, which nobody holds for long.
-pub(super) struct Run {
-    pub(super) job: Job,
-    pub(super) state: Mutex<State>,
+pub(crate) struct Run {
+    pub(crate) job: Job,
+    pub(crate) state: Mutex<State>,
     /// The values of `${…}` and the environment of commands, which steps add to.
-    pub(super) values: Mutex<Values>,
-    pub(super) services: Services,
-    pub(super) guards: Guards,
-    pub(super) events: Events,
-    pub(super) cancellation: Cancellation,
-    /// When it began.
-    pub(super) began: jiff::Timestamp,
+    pub(crate) values: Mutex<Values>,
+    pub(crate) services: Services,
+    pub(crate) guards: Guards,
+    pub(crate) events: Events,
+    pub(crate) cancellation: Cancellation,
+    pub(crate) began: jiff::Timestamp,
     /// The time that the run may take.
-    pub(super) limit: Limit,
+    pub(crate) limit: Limit,
     /// Stops the steps of `finally`.
-    pub(super) finally: CancellationToken,
-    pub(super) work: Work,
+    pub(crate) finally: CancellationToken,
+    pub(crate) work: Work,
     /// What commands under way want to be masked.
-    pub(super) registered: RegisteredFiles,
+    pub(crate) registered: RegisteredFiles,
     /// Held while an image layout changes, because images may share one.
-    pub(super) layouts: tokio::sync::Mutex<()>,
+    pub(crate) layouts: tokio::sync::Mutex<()>,
     /// What pushes have brought into registries, by host. One push at a time: its work takes all cores, and the next one may need
     /// less for it.
-    pub(super) brought: tokio::sync::Mutex<HashMap<String, Brought>>,
+    pub(crate) brought: tokio::sync::Mutex<HashMap<String, Brought>>,
 }
 
 /// What a step runs in the midst of: a phase, its `finally`, or a parallel group.
-pub(super) struct Around<'a> {
-    pub(super) phase: PhaseName,
+pub(crate) struct Around<'a> {
+    pub(crate) phase: PhaseName,
     /// The limits whose time it shares.
-    pub(super) limits: &'a [&'a Limit],
-    /// What stops it.
-    pub(super) token: CancellationToken,
+    pub(crate) limits: &'a [&'a Limit],
+    pub(crate) token: CancellationToken,
     /// It belongs to `finally`, and so runs whatever happened.
-    pub(super) finally: bool,
+    pub(crate) finally: bool,
     /// It runs beside other steps.
-    pub(super) beside: bool,
+    pub(crate) beside: bool,
 }
 
 /// A token that is cancelled with everything else at once, or when the time for `finally` after a stop is over. From that
@@ -102,7 +101,7 @@ fn finally_token(
 
 impl Run {
     /// Begins to count its time.
-    pub(super) fn new(
+    pub(crate) fn new(
         mut job: Job,
         state: State,
         services: Services,
@@ -141,15 +140,15 @@ impl Run {
         }
     }
 
-    pub(super) fn state(&self) -> MutexGuard<'_, State> {
+    pub(crate) fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn values(&self) -> MutexGuard<'_, Values> {
+    pub(crate) fn values(&self) -> MutexGuard<'_, Values> {
         self.values.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) async fn begin(&self, warnings: Vec<String>) {
+    pub(crate) async fn begin(&self, warnings: Vec<String>) {
         let first = !std::mem::replace(&mut self.state().announced, true);
         let started = RunStarted {
             pipeline: self.job.pipeline.name.clone(),
@@ -180,7 +179,7 @@ impl Run {
         }
     }
 
-    pub(super) async fn phases(&self) -> Result<(), Failure> {
+    pub(crate) async fn phases(&self) -> Result<(), Failure> {
         for name in &self.job.plan.phases {
             if let Some(phase) = self.job.pipeline.phase(*name) {
                 self.phase(phase).await?;
@@ -269,7 +268,7 @@ impl Run {
     }
 
     /// Runs a step of a parallel group. How it ends is up to the group: that may be tried again.
-    pub(super) async fn member(&self, step: &Step, around: &Around<'_>) -> Result<(), Failure> {
+    pub(crate) async fn member(&self, step: &Step, around: &Around<'_>) -> Result<(), Failure> {
         let title = self.title(step);
         let result = self.try_step(title.clone(), step, true, around).await;
         let result = result.and(self.save());
@@ -343,7 +342,7 @@ impl Run {
                 return Err(failure);
             };
             number += 1;
-            let delay = limit::delay(retry, number);
+            let delay = deadline::delay(retry, number);
             let note = format!(
                 "attempt {number} of {} failed: {}; the next one in {:.1} s",
                 retries + 1,
@@ -394,7 +393,7 @@ impl Run {
     }
 
     /// The failure that a signal makes of the run.
-    pub(super) fn stopped(&self) -> Option<Failure> {
+    pub(crate) fn stopped(&self) -> Option<Failure> {
         let number = self.signal();
         let name = match number {
             0 => return None,
@@ -407,7 +406,7 @@ impl Run {
     }
 
     /// Notes the end in the state. The answer is whether this call ended the whole pipeline.
-    pub(super) fn end(&self, failure: Option<&Failure>) -> bool {
+    pub(crate) fn end(&self, failure: Option<&Failure>) -> bool {
         let mut state = self.state();
         if let Some(failure) = failure {
             // A signal may have come between two steps.
@@ -424,7 +423,7 @@ impl Run {
     }
 
     /// Writes the exported variables for a buildspec to source.
-    pub(super) async fn export(&self, last: bool) -> Result<(), Failure> {
+    pub(crate) async fn export(&self, last: bool) -> Result<(), Failure> {
         let exported = &self.job.pipeline.env.exported;
         if exported.is_empty() {
             return Ok(());

@@ -2,7 +2,7 @@
 
 use crate::exit::{Exit, Failure};
 use crate::files::{self, Access, WriteError};
-use crate::pipeline::model::PhaseName;
+use crate::language::pipeline::model::PhaseName;
 use crate::plan::Mode;
 use crate::secret::Masks;
 use indexmap::IndexMap;
@@ -14,43 +14,42 @@ const VERSION: u32 = 1;
 
 /// Everything that later calls of the same build need.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub(super) struct State {
+pub(crate) struct State {
     version: u32,
     /// The build that it belongs to.
-    pub(super) build_id: String,
+    pub(crate) build_id: String,
     /// The pipeline file, so that two pipelines in one directory keep apart.
     pipeline: String,
     commit: Option<String>,
     mode: Mode,
     /// The phases that have begun.
-    pub(super) phases: Vec<PhaseName>,
+    pub(crate) phases: Vec<PhaseName>,
     /// The phase that is under way. Where a later call finds one, the process that ran it was killed.
-    pub(super) running: Option<PhaseName>,
-    /// The first failure.
-    pub(super) failure: Option<RecordedFailure>,
+    pub(crate) running: Option<PhaseName>,
+    pub(crate) failure: Option<RecordedFailure>,
     /// Images by their name in the pipeline.
-    pub(super) images: IndexMap<String, ImageState>,
+    pub(crate) images: IndexMap<String, ImageState>,
     /// Registered revisions by family: the ARN, or the family alone in local mode.
-    pub(super) task_definitions: IndexMap<String, String>,
+    pub(crate) task_definitions: IndexMap<String, String>,
     /// What commands have handed on through `$RUNNER_ENV`.
     #[serde(default)]
-    pub(super) variables: IndexMap<String, String>,
+    pub(crate) variables: IndexMap<String, String>,
     /// The build has been announced as started.
-    pub(super) announced: bool,
+    pub(crate) announced: bool,
     /// The whole pipeline has been announced as ended.
-    pub(super) ended: bool,
+    pub(crate) ended: bool,
 }
 
 /// A failure as the state keeps it.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub(super) struct RecordedFailure {
+pub(crate) struct RecordedFailure {
     exit: u8,
     message: String,
     help: Option<String>,
 }
 
 impl RecordedFailure {
-    pub(super) fn to_failure(&self) -> Failure {
+    pub(crate) fn to_failure(&self) -> Failure {
         let Self { exit, message, help } = self.clone();
         Failure { help, ..Failure::new(Exit::from_code(exit), message) }
     }
@@ -58,43 +57,43 @@ impl RecordedFailure {
 
 /// What is known of an image.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
-pub(super) struct ImageState {
+pub(crate) struct ImageState {
     /// Its id in the engine; of several platforms, that of the engine's own or of the first.
-    pub(super) id: String,
+    pub(crate) id: String,
     /// The ids of the other platforms.
     #[serde(default, skip_serializing_if = "IndexMap::is_empty")]
-    pub(super) platforms: IndexMap<String, String>,
+    pub(crate) platforms: IndexMap<String, String>,
     /// The digest of its sources, where that is asked for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(super) fingerprint: Option<String>,
+    pub(crate) fingerprint: Option<String>,
     /// The digest of the image in the repository that has the same sources: this one has not been built.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(super) unchanged: Option<String>,
+    pub(crate) unchanged: Option<String>,
     /// The test steps that it has passed, by their number in the file.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub(super) passed: Vec<usize>,
+    pub(crate) passed: Vec<usize>,
     /// The manifest's digest, once it is pushed.
-    pub(super) digest: Option<String>,
+    pub(crate) digest: Option<String>,
     /// `repository@sha256:…`, once it is pushed.
-    pub(super) uri: Option<String>,
+    pub(crate) uri: Option<String>,
 }
 
 /// What a call has in common with the calls that it may continue.
 #[derive(Debug, Clone)]
-pub(super) struct Identity {
+pub(crate) struct Identity {
     /// CodeBuild's build id, where there is one.
-    pub(super) build_id: Option<String>,
-    pub(super) pipeline: String,
-    pub(super) commit: Option<String>,
-    pub(super) mode: Mode,
+    pub(crate) build_id: Option<String>,
+    pub(crate) pipeline: String,
+    pub(crate) commit: Option<String>,
+    pub(crate) mode: Mode,
     /// The call names single phases, and so may continue what an earlier call began.
-    pub(super) continues: bool,
+    pub(crate) continues: bool,
 }
 
 impl State {
     /// The state that this call continues, or a new one. In CodeBuild that is the state of the same build; elsewhere that of
     /// the same file, commit and mode, as long as none of this call's phases has run in it.
-    pub(super) fn join(path: &Path, identity: &Identity, phases: &[PhaseName]) -> Result<Self, Failure> {
+    pub(crate) fn join(path: &Path, identity: &Identity, phases: &[PhaseName]) -> Result<Self, Failure> {
         let mut found = match Self::read(path) {
             // Whether an earlier call has failed cannot be told, and a deployment may depend on it.
             Err(reason) if identity.continues || identity.build_id.is_some() => {
@@ -165,7 +164,7 @@ impl State {
     }
 
     /// Notes a failure with its place (phase and step), without secrets; the first one stays.
-    pub(super) fn record(&mut self, failure: &Failure, place: Option<&str>, masks: &Masks) {
+    pub(crate) fn record(&mut self, failure: &Failure, place: Option<&str>, masks: &Masks) {
         let place = place.map(|place| format!("{place}: ")).unwrap_or_default();
         self.failure.get_or_insert_with(|| RecordedFailure {
             exit: failure.exit.code(),
@@ -175,7 +174,7 @@ impl State {
     }
 
     /// Writes the file whole, readable by its owner alone.
-    pub(super) fn save(&self, path: &Path) -> Result<(), WriteError> {
+    pub(crate) fn save(&self, path: &Path) -> Result<(), WriteError> {
         files::write_json(path, self, Access::Owner)
     }
 }

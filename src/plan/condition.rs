@@ -1,15 +1,15 @@
 //! Whether a step is meant for this build: `only`, `except`, and that pull requests publish nothing.
 
 use super::context::BuildContext;
-use crate::pipeline::diagnostic::Diagnostic;
-use crate::pipeline::model::{Action, EventKind, Filter, Notify, Pipeline, Step, StepId};
-use crate::pipeline::source::Span;
+use crate::language::diagnostic::Diagnostic;
+use crate::language::pipeline::model::{Action, EventKind, Filter, Notify, Pipeline, Step, StepId};
+use crate::language::source::Span;
 use crate::text::{listed, shortened};
 use std::collections::HashMap;
 
 /// What is said of a step before anything runs.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Verdict {
+pub(crate) enum Verdict {
     /// It runs, as far as the build goes well.
     Runs,
     /// It is left out, for this reason.
@@ -19,16 +19,16 @@ pub enum Verdict {
 }
 
 /// The verdict on every step, those of parallel groups included.
-pub fn verdicts(pipeline: &Pipeline, context: &BuildContext) -> HashMap<StepId, Verdict> {
+pub(crate) fn verdicts(pipeline: &Pipeline, context: &BuildContext) -> HashMap<StepId, Verdict> {
     let mut verdicts = HashMap::new();
-    for step in pipeline.phases.iter().flat_map(crate::pipeline::model::Phase::all_steps) {
+    for step in pipeline.phases.iter().flat_map(crate::language::pipeline::model::Phase::all_steps) {
         visit(step, None, false, context, &mut verdicts);
     }
     verdicts
 }
 
 /// The steps that are left out, with the reasons.
-pub fn left_out(verdicts: &HashMap<StepId, Verdict>) -> HashMap<StepId, String> {
+pub(crate) fn left_out(verdicts: &HashMap<StepId, Verdict>) -> HashMap<StepId, String> {
     let reason = |verdict: &Verdict| match verdict {
         Verdict::LeftOut(reason) => Some(reason.clone()),
         Verdict::Runs | Verdict::Unknown(_) => None,
@@ -64,7 +64,7 @@ fn visit(
 }
 
 /// Whether somebody is told about this build. Where that depends on a branch that nobody knows, they are.
-pub fn is_told(notify: &Notify, context: &BuildContext) -> bool {
+pub(crate) fn is_told(notify: &Notify, context: &BuildContext) -> bool {
     !matches!(judge(notify.only.as_ref(), None, context), Verdict::LeftOut(_))
 }
 
@@ -143,7 +143,8 @@ fn describe(filter: &Filter) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::pipeline::{self, source::SourceFile};
+    use crate::language::pipeline;
+    use crate::language::source::SourceFile;
 
     fn verdict(filters: &str, context: &BuildContext) -> Verdict {
         let text =

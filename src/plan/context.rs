@@ -1,46 +1,43 @@
 //! What is being built, and why: the facts that CodeBuild or git know. Finding them out is `crate::origin`'s.
 
-use crate::pipeline::model::EventKind;
-use crate::pipeline::template::Builtin;
+use crate::language::pipeline::model::EventKind;
+use crate::language::pipeline::template::Builtin;
 use std::collections::HashMap;
 
 /// What is being built.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct BuildContext {
+pub(crate) struct BuildContext {
     /// The commit, where the source is one.
-    pub commit: Option<String>,
+    pub(crate) commit: Option<String>,
     /// When the commit was made, in seconds since 1970, where git is there to say.
-    pub commit_time: Option<i64>,
+    pub(crate) commit_time: Option<i64>,
     /// Where the source comes from: an address of the web, without credentials.
-    pub repository: Option<String>,
+    pub(crate) repository: Option<String>,
     /// The branch; the base branch for a pull request.
-    pub branch: Option<String>,
-    /// The git tag.
-    pub tag: Option<String>,
+    pub(crate) branch: Option<String>,
+    pub(crate) tag: Option<String>,
     /// Why the build runs.
-    pub event: EventKind,
+    pub(crate) event: EventKind,
     /// CodeBuild says that something of this build has failed already.
-    pub failing: bool,
-    /// CodeBuild's build id.
-    pub build_id: Option<String>,
-    /// CodeBuild's build number.
-    pub build_number: Option<String>,
+    pub(crate) failing: bool,
+    pub(crate) build_id: Option<String>,
+    pub(crate) build_number: Option<String>,
     /// The build's page in the console.
-    pub build_url: Option<String>,
+    pub(crate) build_url: Option<String>,
     /// The AWS region, where the environment names it.
-    pub region: Option<String>,
+    pub(crate) region: Option<String>,
     /// The AWS account, where the environment names it.
-    pub account: Option<String>,
+    pub(crate) account: Option<String>,
 }
 
 impl BuildContext {
     /// Whether CodeBuild runs this.
-    pub fn in_codebuild(&self) -> bool {
+    pub(crate) fn in_codebuild(&self) -> bool {
         self.build_id.is_some()
     }
 
     /// The values of the built-ins that are known from the beginning.
-    pub fn builtins(&self) -> HashMap<Builtin, String> {
+    pub(crate) fn builtins(&self) -> HashMap<Builtin, String> {
         let short = self.commit.as_ref().map(|commit| commit.chars().take(7).collect());
         let slug = self.branch.as_deref().map(slug);
         [
@@ -61,7 +58,7 @@ impl BuildContext {
     }
 
     /// What kind of build this is, for reasons: `a push to main`.
-    pub fn what(&self) -> String {
+    pub(crate) fn what(&self) -> String {
         let of =
             |word: &str| self.branch.as_ref().map(|branch| format!(" {word} `{branch}`")).unwrap_or_default();
         match (self.event, &self.tag) {
@@ -76,7 +73,7 @@ impl BuildContext {
     }
 
     /// One phrase for people: `main at 1a2b3c4`.
-    pub fn summary(&self) -> String {
+    pub(crate) fn summary(&self) -> String {
         let what = self.tag.as_ref().or(self.branch.as_ref());
         let commit = self.commit.as_ref().map(|commit| &commit[..commit.len().min(7)]);
         match (what, commit) {

@@ -1,20 +1,20 @@
 //! `--env-file`: `KEY=value` lines.
 
-use crate::pipeline::template::{MAX_VALUE, is_variable_name};
+use crate::language::pipeline::template::{MAX_VALUE, is_variable_name};
 
 /// A line that is no assignment.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 #[error("line {line}: {reason}")]
-pub struct EnvFileError {
+pub(crate) struct EnvFileError {
     /// The line's number, from 1.
-    pub line: usize,
+    pub(crate) line: usize,
     /// What is wrong with it.
-    pub reason: &'static str,
+    pub(crate) reason: &'static str,
 }
 
 /// Reads an environment file: `#` begins a comment line, single quotes are literal, double quotes know `\n`, `\t`, `\"`,
 /// `\\` and `\$`; an `export` before the name is allowed.
-pub fn parse(text: &str) -> Result<Vec<(String, String)>, EnvFileError> {
+pub(crate) fn parse(text: &str) -> Result<Vec<(String, String)>, EnvFileError> {
     let mut variables = Vec::new();
     for (at, line) in text.trim_start_matches('\u{feff}').lines().enumerate() {
         let line = line.trim();
@@ -36,7 +36,7 @@ pub fn parse(text: &str) -> Result<Vec<(String, String)>, EnvFileError> {
 
 /// Reads what a command wrote to `$RUNNER_ENV`: `KEY=value` lines, values as they are, and blocks that begin with `KEY<<MARK`
 /// and end with a line `MARK`. Empty lines mean nothing.
-pub fn parse_handed_on(text: &str) -> Result<Vec<(String, String)>, EnvFileError> {
+pub(crate) fn parse_handed_on(text: &str) -> Result<Vec<(String, String)>, EnvFileError> {
     let mut variables = Vec::new();
     let mut lines = text.split('\n').map(|line| line.strip_suffix('\r').unwrap_or(line)).enumerate();
     while let Some((at, line)) = lines.next() {

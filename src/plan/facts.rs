@@ -1,32 +1,30 @@
 //! What files of the source say that calls and permissions depend on. Reading them is `cli`'s.
 
-use crate::pipeline::model::StepId;
+use crate::language::pipeline::model::StepId;
 use std::collections::HashMap;
 
 /// What files of the source say, as far as they could be read.
 #[derive(Debug, Clone, Default)]
-pub struct Facts {
+pub(crate) struct Facts {
     /// The documents that `task-definition` steps start from, by step.
-    pub definitions: HashMap<StepId, Definition>,
+    pub(crate) definitions: HashMap<StepId, Definition>,
     /// The images that Dockerfiles start from, by image.
-    pub base_images: HashMap<String, Vec<String>>,
+    pub(crate) base_images: HashMap<String, Vec<String>>,
 }
 
 /// What the document of a task definition says that permissions depend on.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Definition {
-    /// Its family.
-    pub family: Option<String>,
+pub(crate) struct Definition {
+    pub(crate) family: Option<String>,
     /// Task role and execution role, as ARNs or names.
-    pub roles: Vec<String>,
+    pub(crate) roles: Vec<String>,
     /// The log groups of its containers.
-    pub log_groups: Vec<String>,
+    pub(crate) log_groups: Vec<String>,
     /// The images of its containers.
-    pub images: Vec<String>,
+    pub(crate) images: Vec<String>,
     /// The secrets and parameters that it names, as `valueFrom` does.
-    pub secrets: Vec<String>,
+    pub(crate) secrets: Vec<String>,
     /// The names of its containers.
-    pub containers: Vec<String>,
-    /// It has tags.
-    pub tagged: bool,
+    pub(crate) containers: Vec<String>,
+    pub(crate) tagged: bool,
 }

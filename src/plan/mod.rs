@@ -1,22 +1,22 @@
 //! Pipeline and build context joined: what will run, with every `${…}` known to have a value. Pure.
 
-pub mod calls;
-pub mod condition;
-pub mod context;
-pub mod environment;
-pub mod facts;
-pub mod outline;
-pub mod policy;
-pub mod resource;
-pub mod scope;
+pub(crate) mod calls;
+pub(crate) mod condition;
+pub(crate) mod context;
+pub(crate) mod environment;
+pub(crate) mod facts;
+pub(crate) mod outline;
+pub(crate) mod policy;
+pub(crate) mod resource;
+pub(crate) mod scope;
 
-use crate::pipeline;
-use crate::pipeline::diagnostic::{Diagnostic, ENOUGH};
-use crate::pipeline::model::{
+use crate::language::diagnostic::{self, Diagnostic, ENOUGH};
+use crate::language::pipeline;
+use crate::language::pipeline::model::{
     Action, Command, Name, PhaseName, Pipeline, Step, StepId, TaskDefinitionBase, Zone,
 };
-use crate::pipeline::source::Span;
-use crate::pipeline::template::{Builtin, MAX_VALUE, Reference, Template, Undefined};
+use crate::language::pipeline::template::{Builtin, MAX_VALUE, Reference, Template, Undefined};
+use crate::language::source::Span;
 use crate::text::closest;
 use condition::Verdict;
 use context::BuildContext;
@@ -26,7 +26,7 @@ use std::collections::{HashMap, HashSet};
 /// Where a run's effects go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Mode {
+pub(crate) enum Mode {
     /// Into `.runner/`; nothing but the Docker Engine is connected to.
     Local,
     /// To registries and AWS.
@@ -35,7 +35,7 @@ pub enum Mode {
 
 impl Mode {
     /// The name as `RUNNER_MODE` carries it.
-    pub fn as_str(self) -> &'static str {
+    pub(crate) fn as_str(self) -> &'static str {
         match self {
             Self::Local => "local",
             Self::Publish => "publish",
@@ -43,26 +43,25 @@ impl Mode {
     }
 }
 
-/// What will run.
 #[derive(Debug, Clone)]
-pub struct Plan {
+pub(crate) struct Plan {
     /// The phases of this call, in order.
-    pub phases: Vec<PhaseName>,
+    pub(crate) phases: Vec<PhaseName>,
     /// The user has named the phases of this call; others may come in further calls.
-    pub single_phases: bool,
+    pub(crate) single_phases: bool,
     /// Steps that are not meant for this build, with the reasons.
     left_out: HashMap<StepId, String>,
 }
 
 impl Plan {
     /// Why a step is left out of this plan, where it is.
-    pub fn skip_reason(&self, step: &Step) -> Option<&str> {
+    pub(crate) fn skip_reason(&self, step: &Step) -> Option<&str> {
         self.left_out.get(&step.id).map(String::as_str)
     }
 }
 
 /// The values of a run before it begins, with the mistakes of `env.variables`.
-pub fn values(
+pub(crate) fn values(
     pipeline: &Pipeline,
     sources: &Sources,
     context: &BuildContext,
@@ -117,7 +116,7 @@ pub fn values(
 
 /// Plans a call. `selected` are the phases that the user names; all that the file has where there are none. The errors are
 /// what keeps the call from beginning.
-pub fn plan(
+pub(crate) fn plan(
     pipeline: &Pipeline,
     selected: &[PhaseName],
     context: &BuildContext,
@@ -141,7 +140,7 @@ pub fn plan(
     problems.extend(undefined_uses(pipeline, mode, values, &left_out));
     problems.extend(pipeline::unmet(pipeline, &left_out));
     if !problems.is_empty() {
-        pipeline::sort(&mut problems);
+        diagnostic::sort(&mut problems);
         return Err(problems);
     }
     let phases = pipeline
@@ -154,7 +153,7 @@ pub fn plan(
 }
 
 /// Every `${…}` that can have no value when it is needed.
-pub fn undefined_uses(
+pub(crate) fn undefined_uses(
     pipeline: &Pipeline,
     mode: Mode,
     values: &Values,
@@ -231,7 +230,7 @@ fn handed_on(pipeline: &Pipeline) -> HashSet<&str> {
 }
 
 /// The message for a reference without a value, with the way to give it one.
-pub fn undefined(undefined: &Undefined, values: &Values) -> Diagnostic {
+pub(crate) fn undefined(undefined: &Undefined, values: &Values) -> Diagnostic {
     let reference = &undefined.reference;
     if undefined.too_long {
         let message = format!("this text is longer than {} KiB once its values are put in", MAX_VALUE / 1024);
@@ -269,7 +268,7 @@ pub fn undefined(undefined: &Undefined, values: &Values) -> Diagnostic {
 }
 
 /// The name under which a step is shown. What has no value yet stays as it is written: a title is no reason to fail.
-pub fn title(step: &Step, values: &Values, hide: &dyn Fn(&str) -> String) -> String {
+pub(crate) fn title(step: &Step, values: &Values, hide: &dyn Fn(&str) -> String) -> String {
     match &step.name {
         Some(name) => values.known(name, Some(&step.env)),
         None => describe(&step.action, hide),

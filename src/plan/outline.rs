@@ -5,161 +5,143 @@ use super::condition::{Verdict, verdicts};
 use super::context::BuildContext;
 use super::scope::Values;
 use super::{Mode, title};
-use crate::pipeline::model::{Action, Name, Phase, PhaseName, Pipeline, Step, StepId, When};
+use crate::language::pipeline::model::{Action, Name, Phase, PhaseName, Pipeline, Step, StepId, When};
 use serde::Serialize;
 use std::collections::{HashMap, HashSet};
 
-/// The whole plan.
 #[derive(Debug, Clone, Serialize)]
 #[serde(rename_all = "kebab-case")]
-pub struct Outline {
+pub(crate) struct Outline {
     /// The version of this form.
-    pub version: u32,
-    /// The pipeline's name.
-    pub pipeline: String,
+    pub(crate) version: u32,
+    pub(crate) pipeline: String,
     /// Where effects would go.
-    pub mode: Mode,
+    pub(crate) mode: Mode,
     /// What would be built.
-    pub source: Source,
+    pub(crate) source: Source,
     /// The phases, in the order in which they run.
-    pub phases: Vec<PhaseOutline>,
+    pub(crate) phases: Vec<PhaseOutline>,
     /// The images that steps use.
-    pub images: Vec<ImageOutline>,
+    pub(crate) images: Vec<ImageOutline>,
     /// The calls that notifications would make to AWS.
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub notifications: Vec<ChangeOutline>,
+    pub(crate) notifications: Vec<ChangeOutline>,
     /// What cannot be known before the run.
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub unknown: Vec<String>,
+    pub(crate) unknown: Vec<String>,
     /// What keeps this version of runner from running the pipeline.
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub refused: Vec<String>,
+    pub(crate) refused: Vec<String>,
 }
 
 /// What would be built.
 #[derive(Debug, Clone, Serialize)]
-pub struct Source {
+pub(crate) struct Source {
     /// Why the build runs.
-    pub event: &'static str,
-    /// The commit.
-    pub commit: Option<String>,
-    /// The branch.
-    pub branch: Option<String>,
-    /// The git tag.
-    pub tag: Option<String>,
+    pub(crate) event: &'static str,
+    pub(crate) commit: Option<String>,
+    pub(crate) branch: Option<String>,
+    pub(crate) tag: Option<String>,
 }
 
-/// A phase.
 #[derive(Debug, Clone, Serialize)]
-pub struct PhaseOutline {
-    /// Which one.
-    pub name: PhaseName,
+pub(crate) struct PhaseOutline {
+    pub(crate) name: PhaseName,
     /// After which outcome it runs.
-    pub when: &'static str,
-    /// Its steps.
-    pub steps: Vec<StepOutline>,
+    pub(crate) when: &'static str,
+    pub(crate) steps: Vec<StepOutline>,
     /// The steps that run whatever happened.
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub finally: Vec<StepOutline>,
+    pub(crate) finally: Vec<StepOutline>,
 }
 
-/// A step.
 #[derive(Debug, Clone, Serialize)]
 #[serde(rename_all = "kebab-case")]
-pub struct StepOutline {
+pub(crate) struct StepOutline {
     /// What the log would call it.
-    pub title: String,
+    pub(crate) title: String,
     /// What it does: the key of its kind.
-    pub kind: &'static str,
+    pub(crate) kind: &'static str,
     /// After which outcome it runs.
-    pub when: &'static str,
+    pub(crate) when: &'static str,
     /// `runs`, `left-out`, or `unknown` where it depends on what nothing says.
-    pub verdict: &'static str,
+    pub(crate) verdict: &'static str,
     /// Why it is left out or not known.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub reason: Option<String>,
+    pub(crate) reason: Option<String>,
     /// What it changes, in order.
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub changes: Vec<ChangeOutline>,
+    pub(crate) changes: Vec<ChangeOutline>,
     /// The steps of a parallel group, which run in any order.
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub parallel: Vec<StepOutline>,
+    pub(crate) parallel: Vec<StepOutline>,
 }
 
 impl StepOutline {
     /// What the step and the steps of its group change.
-    pub fn all_changes(&self) -> Vec<&ChangeOutline> {
+    pub(crate) fn all_changes(&self) -> Vec<&ChangeOutline> {
         self.changes.iter().chain(self.parallel.iter().flat_map(Self::all_changes)).collect()
     }
 }
 
 /// A call that changes something.
 #[derive(Debug, Clone, Serialize)]
-pub struct ChangeOutline {
+pub(crate) struct ChangeOutline {
     /// As IAM spells it, or `registry:UploadBlobs` (all blobs of an image) and `registry:PutManifest`.
-    pub action: &'static str,
-    /// What is changed.
-    pub target: String,
+    pub(crate) action: &'static str,
+    pub(crate) target: String,
     /// When it happens, where it does not always.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub condition: Option<String>,
+    pub(crate) condition: Option<String>,
     /// The role that is assumed for it.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub role: Option<String>,
+    pub(crate) role: Option<String>,
 }
 
-/// An image.
 #[derive(Debug, Clone, Serialize)]
-pub struct ImageOutline {
+pub(crate) struct ImageOutline {
     /// Its name in the pipeline.
-    pub name: String,
-    /// Where it goes.
-    pub repository: String,
-    /// Its tags.
-    pub tags: Vec<String>,
+    pub(crate) name: String,
+    pub(crate) repository: String,
+    pub(crate) tags: Vec<String>,
     /// The context's directory, as the file writes it.
-    pub context: String,
+    pub(crate) context: String,
     /// How large the context is.
     #[serde(flatten)]
-    pub size: ContextSize,
+    pub(crate) size: ContextSize,
 }
 
 /// How large a build context is, without what `.dockerignore` leaves out.
 #[derive(Debug, Clone, Default, Serialize)]
 #[serde(rename_all = "kebab-case")]
-pub struct ContextSize {
-    /// Its files.
+pub(crate) struct ContextSize {
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub context_files: Option<u64>,
-    /// Their bytes.
+    pub(crate) context_files: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub context_bytes: Option<u64>,
+    pub(crate) context_bytes: Option<u64>,
     /// Why it is not known.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub context_problem: Option<String>,
+    pub(crate) context_problem: Option<String>,
 }
 
 /// Everything an outline is made from.
 #[derive(Debug, Clone, Copy)]
-pub struct Input<'a> {
-    /// The pipeline.
-    pub pipeline: &'a Pipeline,
+pub(crate) struct Input<'a> {
+    pub(crate) pipeline: &'a Pipeline,
     /// The phases that are asked for; all where there are none.
-    pub selected: &'a [PhaseName],
+    pub(crate) selected: &'a [PhaseName],
     /// What is being built.
-    pub context: &'a BuildContext,
+    pub(crate) context: &'a BuildContext,
     /// Where effects would go.
-    pub mode: Mode,
+    pub(crate) mode: Mode,
     /// The values of `${…}`.
-    pub values: &'a Values,
-    /// Finds the calls.
-    pub caller: &'a Caller<'a>,
+    pub(crate) values: &'a Values,
+    pub(crate) caller: &'a Caller<'a>,
     /// Sizes of contexts, by image.
-    pub sizes: &'a HashMap<String, ContextSize>,
+    pub(crate) sizes: &'a HashMap<String, ContextSize>,
 }
 
-/// Makes the outline.
-pub fn outline(input: &Input<'_>) -> Outline {
+pub(crate) fn outline(input: &Input<'_>) -> Outline {
     let Input { pipeline, context, mode, .. } = *input;
     let verdicts = verdicts(pipeline, context);
     let wanted = |phase: &&Phase| input.selected.is_empty() || input.selected.contains(&phase.name);

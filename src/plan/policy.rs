@@ -2,44 +2,43 @@
 
 use super::calls::{Call, Caller};
 use super::resource::{Fill, Resource};
-use crate::pipeline::model::Pipeline;
+use crate::language::pipeline::model::Pipeline;
 use serde_json::{Map, Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Who takes the roles of tasks.
-pub const TASKS: &str = "ecs-tasks.amazonaws.com";
+pub(crate) const TASKS: &str = "ecs-tasks.amazonaws.com";
 /// Who takes the roles of rules.
-pub const EVENTS: &str = "events.amazonaws.com";
+pub(crate) const EVENTS: &str = "events.amazonaws.com";
 /// Who takes the roles of schedules.
-pub const SCHEDULER: &str = "scheduler.amazonaws.com";
+pub(crate) const SCHEDULER: &str = "scheduler.amazonaws.com";
 
 /// Actions, with the service to which they pass roles, and what they work on.
 type Allowed = BTreeMap<(&'static str, Option<&'static str>), BTreeSet<Resource>>;
 
 /// What one role must be allowed.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Policy {
+pub(crate) struct Policy {
     /// The role that is assumed for some of the steps; the build's own where absent.
-    pub role: Option<String>,
-    /// Its statements.
-    pub statements: Vec<Statement>,
+    pub(crate) role: Option<String>,
+    pub(crate) statements: Vec<Statement>,
 }
 
 /// One statement: every action on every resource.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Statement {
+pub(crate) struct Statement {
     /// Its name within the policy.
-    pub sid: String,
+    pub(crate) sid: String,
     /// Actions, as IAM spells them.
-    pub actions: Vec<&'static str>,
+    pub(crate) actions: Vec<&'static str>,
     /// What they work on.
-    pub resources: Vec<Resource>,
+    pub(crate) resources: Vec<Resource>,
     /// The service that roles may be passed to.
-    pub passed_to: Option<&'static str>,
+    pub(crate) passed_to: Option<&'static str>,
 }
 
 /// The policies of all roles of a pipeline, the build's own first.
-pub fn policies(pipeline: &Pipeline, caller: &Caller<'_>) -> Vec<Policy> {
+pub(crate) fn policies(pipeline: &Pipeline, caller: &Caller<'_>) -> Vec<Policy> {
     let steps = pipeline.steps().flat_map(|step| caller.step(step));
     let notifications = pipeline.notify.iter().flat_map(|notify| caller.notification(notify));
     let calls: Vec<Call> = caller.at_start().into_iter().chain(steps).chain(notifications).collect();
@@ -106,7 +105,7 @@ fn is_any_role(resource: &Resource) -> bool {
 
 impl Statement {
     /// The statement as IAM reads it.
-    pub fn to_json(&self, fill: Fill<'_>) -> Value {
+    pub(crate) fn to_json(&self, fill: Fill<'_>) -> Value {
         self.json_with(|resource| Value::from(resource.arn(fill)))
     }
 
@@ -137,12 +136,12 @@ impl Statement {
 
 impl Policy {
     /// As a policy document. What is not known is `*`.
-    pub fn to_json(&self) -> Value {
+    pub(crate) fn to_json(&self) -> Value {
         document(self.statements.iter().map(|statement| statement.to_json(Fill::ANY)))
     }
 
     /// As a managed policy in a CloudFormation template. What is not known comes from the stack.
-    pub fn to_cloudformation(&self) -> Value {
+    pub(crate) fn to_cloudformation(&self) -> Value {
         let resource = |resource: &Resource| match resource {
             Resource::Any => Value::from("*"),
             Resource::Exact(arn) => arn.as_str().into(),
@@ -173,7 +172,7 @@ impl Policy {
     }
 
     /// As a policy document of Terraform. What is not known comes from the provider.
-    pub fn to_terraform(&self) -> String {
+    pub(crate) fn to_terraform(&self) -> String {
         const FILL: Fill<'static> = Fill { partition: Some("\u{1}p"), region: "\u{1}r", account: "\u{1}a" };
         let quoted = |text: &str| {
             let text = text
@@ -217,7 +216,7 @@ impl Policy {
     }
 
     /// Whether something in it is open because the pipeline alone does not say it.
-    pub fn has_unknown_place(&self) -> bool {
+    pub(crate) fn has_unknown_place(&self) -> bool {
         let mut resources = self.statements.iter().flat_map(|statement| &statement.resources);
         resources.any(|resource| {
             matches!(resource, Resource::Made { region, global, account, .. }
@@ -226,7 +225,7 @@ impl Policy {
     }
 
     /// The services to which any role may be passed, because only AWS knows which roles there are.
-    pub fn passes_any_role(&self) -> impl Iterator<Item = &'static str> {
+    pub(crate) fn passes_any_role(&self) -> impl Iterator<Item = &'static str> {
         let any = self.statements.iter().filter(|statement| statement.resources.iter().any(is_any_role));
         any.filter_map(|statement| statement.passed_to)
     }

@@ -4,7 +4,7 @@ use crate::address::partition_of;
 
 /// What an action works on.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Resource {
+pub(crate) enum Resource {
     /// The action takes no resource.
     Any,
     /// An ARN that is known whole.
@@ -26,23 +26,20 @@ pub enum Resource {
 
 /// What stands in an ARN for what is not known.
 #[derive(Debug, Clone, Copy)]
-pub struct Fill<'a> {
-    /// The partition.
-    pub partition: Option<&'a str>,
-    /// The region.
-    pub region: &'a str,
-    /// The account.
-    pub account: &'a str,
+pub(crate) struct Fill<'a> {
+    pub(crate) partition: Option<&'a str>,
+    pub(crate) region: &'a str,
+    pub(crate) account: &'a str,
 }
 
 impl Fill<'static> {
     /// A pattern for all of them.
-    pub const ANY: Self = Self { partition: None, region: "*", account: "*" };
+    pub(crate) const ANY: Self = Self { partition: None, region: "*", account: "*" };
 }
 
 impl Resource {
     /// The ARN, or `*`.
-    pub fn arn(&self, fill: Fill<'_>) -> String {
+    pub(crate) fn arn(&self, fill: Fill<'_>) -> String {
         match self {
             Self::Any => "*".to_owned(),
             Self::Exact(arn) => arn.clone(),

@@ -1,13 +1,15 @@
 //! The values that `${…}` and the environment of steps have, and which source wins.
 
-use crate::pipeline::model::Pipeline;
-use crate::pipeline::template::{Builtin, Reference, Scope, Template, Undefined, or_default, variable_part};
+use crate::language::pipeline::model::Pipeline;
+use crate::language::pipeline::template::{
+    Builtin, Reference, Scope, Template, Undefined, or_default, variable_part,
+};
 use indexmap::IndexMap;
 use std::collections::{HashMap, HashSet};
 
 /// All values of a run.
 #[derive(Debug, Clone, Default)]
-pub struct Values {
+pub(crate) struct Values {
     /// Environment variables, secrets included once they are known.
     env: IndexMap<String, String>,
     builtins: HashMap<Builtin, String>,
@@ -23,15 +25,14 @@ pub struct Values {
 
 /// Where variables come from; how they rank depends on the place.
 #[derive(Debug, Clone, Default)]
-pub struct Sources {
+pub(crate) struct Sources {
     /// The environment that runner was started with.
-    pub process: Vec<(String, String)>,
-    /// `--env-file`.
-    pub env_file: Vec<(String, String)>,
+    pub(crate) process: Vec<(String, String)>,
+    pub(crate) env_file: Vec<(String, String)>,
     /// In CodeBuild what start-build and the project set wins over the file.
-    pub process_wins: bool,
+    pub(crate) process_wins: bool,
     /// The run happens elsewhere: what CodeBuild, git and AWS will say there will have a value.
-    pub elsewhere: bool,
+    pub(crate) elsewhere: bool,
 }
 
 /// How the variables begin that carry built-ins to commands.
@@ -42,7 +43,7 @@ const OF_CODEBUILD: [&str; 2] = ["CODEBUILD_", "AWS_"];
 impl Values {
     /// Joins the sources with the file's `env.variables`, which may refer to built-ins, to the environment and to variables
     /// before them. Those that cannot be resolved are named beside the values.
-    pub fn new(
+    pub(crate) fn new(
         pipeline: &Pipeline,
         sources: &Sources,
         builtins: HashMap<Builtin, String>,
@@ -80,49 +81,46 @@ impl Values {
     }
 
     /// Says that a variable will have a value.
-    pub fn promise(&mut self, name: &str) {
+    pub(crate) fn promise(&mut self, name: &str) {
         self.promised.insert(name.to_owned());
     }
 
     /// Says that a built-in will have a value.
-    pub fn promise_builtin(&mut self, builtin: Builtin) {
+    pub(crate) fn promise_builtin(&mut self, builtin: Builtin) {
         self.promised_builtins.insert(builtin);
     }
 
     /// Whether somebody gave the variable on purpose, so that nothing in the file overrides it.
-    pub fn is_given(&self, name: &str) -> bool {
+    pub(crate) fn is_given(&self, name: &str) -> bool {
         self.given.contains(name)
     }
 
     /// Sets the built-ins of an image that has been pushed.
-    pub fn set_image(&mut self, name: &str, uri: &str, digest: &str) {
+    pub(crate) fn set_image(&mut self, name: &str, uri: &str, digest: &str) {
         self.set_builtin(Builtin::ImageUri(name.to_owned()), uri.to_owned());
         self.set_builtin(Builtin::ImageDigest(name.to_owned()), digest.to_owned());
     }
 
     /// Forgets what was pushed of an image: it has been built anew.
-    pub fn forget_image(&mut self, name: &str) {
+    pub(crate) fn forget_image(&mut self, name: &str) {
         self.builtins.remove(&Builtin::ImageUri(name.to_owned()));
         self.builtins.remove(&Builtin::ImageDigest(name.to_owned()));
     }
 
-    /// Sets a variable.
-    pub fn set(&mut self, name: &str, value: &str) {
+    pub(crate) fn set(&mut self, name: &str, value: &str) {
         self.env.insert(name.to_owned(), value.to_owned());
     }
 
-    /// Sets a built-in.
-    pub fn set_builtin(&mut self, builtin: Builtin, value: String) {
+    pub(crate) fn set_builtin(&mut self, builtin: Builtin, value: String) {
         self.builtins.insert(builtin, value);
     }
 
-    /// A variable's value.
-    pub fn get(&self, name: &str) -> Option<&str> {
+    pub(crate) fn get(&self, name: &str) -> Option<&str> {
         self.env.get(name).map(String::as_str)
     }
 
     /// Whether a reference has a value, or will have one when it is needed.
-    pub fn may_have(&self, reference: &Reference) -> bool {
+    pub(crate) fn may_have(&self, reference: &Reference) -> bool {
         match reference {
             Reference::Env(name) => {
                 self.env.contains_key(name)
@@ -138,12 +136,12 @@ impl Values {
     }
 
     /// The names of all variables.
-    pub fn names(&self) -> impl Iterator<Item = &str> {
+    pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
         self.env.keys().chain(&self.promised).map(String::as_str)
     }
 
     /// All variables, and the built-ins as `RUNNER_…`, for a command on this machine.
-    pub fn environment(&self) -> IndexMap<String, String> {
+    pub(crate) fn environment(&self) -> IndexMap<String, String> {
         let mut environment = self.env.clone();
         // What somebody else calls so is not what runner knows.
         environment.retain(|name, _| !OWN.iter().any(|prefix| name.starts_with(prefix)));
@@ -154,7 +152,7 @@ impl Values {
     }
 
     /// A template's text, with what has no value yet as it is written. `own` are variables that its step has.
-    pub fn known(&self, template: &Template, own: Option<&IndexMap<String, Template>>) -> String {
+    pub(crate) fn known(&self, template: &Template, own: Option<&IndexMap<String, Template>>) -> String {
         template.render(str::to_owned, |reference, default| {
             let own = match reference {
                 Reference::Env(name) => {
@@ -168,7 +166,7 @@ impl Values {
     }
 
     /// The values with a step's own variables on top.
-    pub fn with_step(&self, step: &IndexMap<String, Template>) -> Result<Self, Undefined> {
+    pub(crate) fn with_step(&self, step: &IndexMap<String, Template>) -> Result<Self, Undefined> {
         let mut values = self.clone();
         for (name, template) in step {
             let value = template.resolve(self)?;
@@ -187,7 +185,6 @@ impl Scope for Values {
     }
 }
 
-/// `source.commit.short` as `RUNNER_SOURCE_COMMIT_SHORT`.
 fn variable_name(builtin: &Builtin) -> String {
     format!("RUNNER_{}", variable_part(&builtin.to_string()))
 }
@@ -195,7 +192,8 @@ fn variable_name(builtin: &Builtin) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::pipeline::{self, source::SourceFile};
+    use crate::language::pipeline;
+    use crate::language::source::SourceFile;
 
     fn pairs(pairs: &[(&str, &str)]) -> Vec<(String, String)> {
         pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect()

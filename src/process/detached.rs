@@ -13,11 +13,11 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 /// The hidden command of this program that starts another one and ends.
-pub const DETACHED: &str = "detached";
+pub(crate) const DETACHED: &str = "detached";
 
 /// A program that was left to itself.
 #[derive(Debug, Clone)]
-pub struct Detached {
+pub(crate) struct Detached {
     pid: Pid,
     /// When it started; by that it is told from a later process of its number.
     started: Option<u64>,
@@ -26,7 +26,7 @@ pub struct Detached {
 impl Detached {
     /// Starts a program, with what it writes in `log`. It belongs to process 1 from the beginning, or to whatever collects what
     /// loses its parent there.
-    pub fn start<'a>(
+    pub(crate) fn start<'a>(
         program: &Path,
         arguments: impl IntoIterator<Item = &'a str>,
         environment: impl IntoIterator<Item = (&'a str, &'a str)>,
@@ -55,19 +55,19 @@ impl Detached {
     }
 
     /// A process that somebody else has started.
-    pub fn of(pid: Pid) -> Self {
+    pub(crate) fn of(pid: Pid) -> Self {
         Self { pid, started: Stat::of(pid).map(|stat| stat.started) }
     }
 
     /// Whether it has not ended.
-    pub fn lives(&self) -> bool {
+    pub(crate) fn lives(&self) -> bool {
         let stat = Stat::of(self.pid);
         stat.is_some_and(|stat| stat.lives() && self.started == Some(stat.started))
     }
 }
 
 /// The hidden command: starts the program, says what its process is, or why there is none, and ends.
-pub fn main(argv: &[OsString]) -> io::Result<()> {
+pub(crate) fn main(argv: &[OsString]) -> io::Result<()> {
     setsid()?;
     let (program, arguments) = argv.split_first().ok_or(io::ErrorKind::InvalidInput)?;
     let log = || io::stderr().as_fd().try_clone_to_owned();

@@ -15,24 +15,23 @@ use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::time::{Duration, Instant};
 
 /// The hidden command of this program that makes it a guard.
-pub const GUARD: &str = "guard";
+pub(crate) const GUARD: &str = "guard";
 /// The name under which it is started.
-pub(super) const NAME: &str = "runner";
+pub(crate) const NAME: &str = "runner";
 /// How long what a command left behind may take to end before it is killed.
 const LEFT_GRACE: Duration = Duration::from_secs(1);
 /// Between two passes over processes that are being killed: while they fork on, a pass misses what comes during it.
-pub const PASS: Duration = Duration::from_millis(1);
+pub(crate) const PASS: Duration = Duration::from_millis(1);
 /// After this time passes are further apart: what still lives hangs in the kernel, or is somebody else's.
 const STUBBORN: Duration = Duration::from_secs(1);
 const SLOW_PASS: Duration = Duration::from_millis(50);
 /// What KILL does not end in this time it does not end at all.
-pub(super) const HOPELESS: Duration = Duration::from_secs(5);
+pub(crate) const HOPELESS: Duration = Duration::from_secs(5);
 
 /// Something that the guard waits for.
 enum Message {
     /// Runner wants something. The file is the command's output.
     Request(Request, Option<OwnedFd>),
-    /// Runner is gone.
     Alone,
     /// A child has ended.
     Reaped(Pid, WaitStatus),
@@ -41,7 +40,7 @@ enum Message {
 }
 
 /// Serves runner, whose socket is stdin, until it is gone and nothing lives any more.
-pub fn main() -> io::Result<()> {
+pub(crate) fn main() -> io::Result<()> {
     // Its own session: no signal of a terminal or of runner's process group reaches it.
     setsid()?;
     set_child_subreaper(Some(getpid()))?;
@@ -60,7 +59,7 @@ pub fn main() -> io::Result<()> {
 }
 
 /// Whether a process is a guard.
-pub fn is_guard(process: Pid) -> bool {
+pub(crate) fn is_guard(process: Pid) -> bool {
     let arguments = std::fs::read(format!("/proc/{process}/cmdline")).unwrap_or_default();
     arguments == format!("{NAME}\0{GUARD}\0").as_bytes()
 }
@@ -101,7 +100,6 @@ struct Guard {
     first_child: Sender<()>,
     /// What lives, or may.
     job: Option<Job>,
-    /// Runner is gone.
     alone: bool,
 }
 

@@ -34,7 +34,7 @@ const FAREWELL: Duration = Duration::from_secs(1);
 
 /// The guards of a run: one for every command that runs at a time, used again when its command is through.
 #[derive(Clone)]
-pub struct Guards {
+pub(crate) struct Guards {
     pool: Arc<Mutex<Pool>>,
     /// What the processes of this run are known by.
     owner: Arc<str>,
@@ -60,20 +60,20 @@ struct Guard {
 
 impl Guards {
     /// No guard yet. If one should be killed, this process gets its children. The file is open for as long as a guard lives.
-    pub fn begin(lock: &Arc<File>) -> Self {
+    pub(crate) fn begin(lock: &Arc<File>) -> Self {
         let _ = set_child_subreaper(Some(getpid()));
         let owner = Owner::current().map(|owner| owner.to_string()).unwrap_or_default();
         Self { pool: Arc::default(), owner: owner.into(), lock: lock.clone() }
     }
 
     /// What the processes and containers of this run are known by.
-    pub fn owner(&self) -> &str {
+    pub(crate) fn owner(&self) -> &str {
         &self.owner
     }
 
     /// Runs a command to its end, sending what it writes to stdout and stderr, in its order, to `output`. When this is through,
     /// nothing that the command started lives any longer. When it is dropped, the guard sees to that by itself.
-    pub async fn run(
+    pub(crate) async fn run(
         &self,
         command: &Command,
         output: &mpsc::Sender<Vec<u8>>,
@@ -123,7 +123,7 @@ impl Guards {
     }
 
     /// Ends the guards. None of them has a command any more, so that they end at once.
-    pub async fn close(&self) {
+    pub(crate) async fn close(&self) {
         let guards = std::mem::take(&mut self.pool().idle);
         let ended = tokio::task::spawn_blocking(|| guards.into_iter().for_each(Guard::end));
         let _ = tokio::time::timeout(FAREWELL, ended).await;

@@ -9,12 +9,12 @@ use std::os::unix::process::CommandExt;
 use std::process::Command;
 
 /// Whether this process is the first one.
-pub fn is_first() -> bool {
+pub(crate) fn is_first() -> bool {
     rustix::process::getpid().is_init()
 }
 
 /// Runs this program anew with the same arguments and gives its exit code: 128+N when a signal ended it.
-pub fn main() -> io::Result<u8> {
+pub(crate) fn main() -> io::Result<u8> {
     let mut signals = Signals::new([SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2])?;
     // A group of its own: what a terminal sends to the group of this process is handed on, and must not come twice.
     let child = Command::new("/proc/self/exe").args(std::env::args_os().skip(1)).process_group(0).spawn()?;

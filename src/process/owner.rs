@@ -6,11 +6,11 @@ use rustix::process::{Pid, getpid, test_kill_process};
 use std::fmt;
 
 /// The environment variable by which the processes of a run are known.
-pub const VARIABLE: &str = "RUNNER_OWNER";
+pub(crate) const VARIABLE: &str = "RUNNER_OWNER";
 
 /// A process of some machine, told apart from every other one that ever had its number.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Owner {
+pub(crate) struct Owner {
     /// The boot of the machine, and the namespace in which the number is valid.
     place: String,
     pid: Pid,
@@ -20,24 +20,21 @@ pub struct Owner {
 
 /// What became of an owner.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Fate {
-    /// It runs.
+pub(crate) enum Fate {
     Lives,
-    /// It has ended.
     Gone,
     /// It is, or was, in another container, on another machine, before a boot or hidden: from here nobody can tell.
     Elsewhere,
 }
 
 impl Owner {
-    /// This process.
-    pub fn current() -> Option<Self> {
+    pub(crate) fn current() -> Option<Self> {
         let pid = getpid();
         Some(Self { place: place()?, pid, started: Stat::of(pid)?.started })
     }
 
     /// Reads what `Display` writes.
-    pub fn parse(text: &str) -> Option<Self> {
+    pub(crate) fn parse(text: &str) -> Option<Self> {
         let mut parts = text.rsplitn(3, '.');
         let started = parts.next()?.parse().ok()?;
         let pid = Pid::from_raw(parts.next()?.parse().ok().filter(|pid| *pid > 0)?)?;
@@ -46,7 +43,7 @@ impl Owner {
     }
 
     /// What became of it.
-    pub fn fate(&self) -> Fate {
+    pub(crate) fn fate(&self) -> Fate {
         if place().is_none_or(|here| here != self.place) {
             return Fate::Elsewhere;
         }
@@ -75,7 +72,7 @@ fn place() -> Option<String> {
 }
 
 /// The processes whose environment names an owner, with that owner, as far as this user may look.
-pub fn owned() -> Vec<(Pid, Owner)> {
+pub(crate) fn owned() -> Vec<(Pid, Owner)> {
     let prefix = format!("{VARIABLE}=");
     let owned = all().into_iter().filter_map(|pid| {
         let environment = std::fs::read(format!("/proc/{pid}/environ")).ok()?;

@@ -15,20 +15,17 @@ use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
 /// The bytes of a length.
-pub(super) const HEADER: usize = 4;
+pub(crate) const HEADER: usize = 4;
 /// No message is larger: the kernel takes 2 MiB of arguments and environment, and a byte may be four letters in JSON.
 const LARGEST: usize = 64 * 1024 * 1024;
 
 /// From runner to a guard.
 #[derive(Debug, Serialize, Deserialize)]
-pub(super) enum Request {
-    /// Run a command.
+pub(crate) enum Request {
     Run {
         /// The program and its arguments.
         argv: Vec<OsString>,
-        /// The working directory.
         dir: OsString,
-        /// The whole environment.
         env: Vec<(OsString, OsString)>,
         /// Time between TERM and KILL, also when runner is gone.
         grace: Duration,
@@ -43,7 +40,7 @@ pub(super) enum Request {
 
 /// From a guard to runner. A command that was started gets `Ended` and `Clear`, in this order.
 #[derive(Debug, Serialize, Deserialize)]
-pub(super) enum Reply {
+pub(crate) enum Reply {
     /// The command could not be started.
     Failed {
         /// The kernel's number of the error.
@@ -64,14 +61,14 @@ pub(super) enum Reply {
 }
 
 /// A message as it goes over the socket.
-pub(super) fn frame(message: &impl Serialize) -> io::Result<Vec<u8>> {
+pub(crate) fn frame(message: &impl Serialize) -> io::Result<Vec<u8>> {
     let body = serde_json::to_vec(message)?;
     let length = u32::try_from(body.len()).map_err(|_| io::ErrorKind::InvalidInput)?;
     Ok([length.to_be_bytes().as_slice(), &body].concat())
 }
 
 /// Sends the first bytes of a message together with a file descriptor. The answer is how many bytes went.
-pub(super) fn send_with(socket: impl AsFd, bytes: &[u8], file: BorrowedFd<'_>) -> io::Result<usize> {
+pub(crate) fn send_with(socket: impl AsFd, bytes: &[u8], file: BorrowedFd<'_>) -> io::Result<usize> {
     let files = [file];
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut ancillary = SendAncillaryBuffer::new(&mut space);
@@ -79,13 +76,12 @@ pub(super) fn send_with(socket: impl AsFd, bytes: &[u8], file: BorrowedFd<'_>) -
     Ok(rustix::net::sendmsg(socket, &[IoSlice::new(bytes)], &mut ancillary, SendFlags::NOSIGNAL)?)
 }
 
-/// Sends a message.
-pub(super) fn send(mut socket: &UnixStream, message: &impl Serialize) -> io::Result<()> {
+pub(crate) fn send(mut socket: &UnixStream, message: &impl Serialize) -> io::Result<()> {
     socket.write_all(&frame(message)?)
 }
 
 /// Receives a message, and the file descriptor that came with it. Nothing at the end of the stream.
-pub(super) fn receive<M: DeserializeOwned>(
+pub(crate) fn receive<M: DeserializeOwned>(
     mut socket: &UnixStream,
 ) -> io::Result<Option<(M, Option<OwnedFd>)>> {
     let mut header = [0; HEADER];

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::LazyLock;
 
 /// Everything below a process, zombies included, parents before children. Processes that come and go meanwhile may be missing.
-pub fn descendants(of: Pid) -> Vec<Pid> {
+pub(crate) fn descendants(of: Pid) -> Vec<Pid> {
     let mut found = Vec::new();
     let mut seen = HashSet::new();
     let mut todo = vec![of];
@@ -22,7 +22,7 @@ pub fn descendants(of: Pid) -> Vec<Pid> {
 }
 
 /// The children of all threads of a process.
-pub fn children(of: Pid) -> Vec<Pid> {
+pub(crate) fn children(of: Pid) -> Vec<Pid> {
     static LISTED: LazyLock<bool> =
         LazyLock::new(|| Path::new(&format!("/proc/self/task/{}/children", getpid())).exists());
     if *LISTED { listed_children(of) } else { searched_children(of) }
@@ -42,40 +42,39 @@ fn searched_children(of: Pid) -> Vec<Pid> {
 }
 
 /// All processes that can be seen.
-pub fn all() -> Vec<Pid> {
+pub(crate) fn all() -> Vec<Pid> {
     let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
     entries.filter_map(|entry| Pid::from_raw(entry.file_name().to_str()?.parse().ok()?)).collect()
 }
 
 /// Sends a signal to processes. Those that are gone meanwhile are as wanted.
-pub fn signal(processes: &[Pid], signal: Signal) {
+pub(crate) fn signal(processes: &[Pid], signal: Signal) {
     for process in processes {
         let _ = kill_process(*process, signal);
     }
 }
 
 /// Asks processes to end. Those that are stopped are woken up, or they could not.
-pub fn terminate(processes: &[Pid]) {
+pub(crate) fn terminate(processes: &[Pid]) {
     signal(processes, Signal::TERM);
     signal(processes, Signal::CONT);
 }
 
-/// What `/proc/PID/stat` says.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Stat {
+pub(crate) struct Stat {
     /// The program's name, at most 15 bytes.
-    pub name: String,
+    pub(crate) name: String,
     /// `R` running, `S` sleeping, `Z` zombie …
-    pub state: char,
+    pub(crate) state: char,
     /// The process id of its parent.
-    pub parent: i32,
+    pub(crate) parent: i32,
     /// When it started, in clock ticks since the boot.
-    pub started: u64,
+    pub(crate) started: u64,
 }
 
 impl Stat {
     /// Of a process; nothing where there is none.
-    pub fn of(process: Pid) -> Option<Self> {
+    pub(crate) fn of(process: Pid) -> Option<Self> {
         Self::parse(&String::from_utf8_lossy(&std::fs::read(format!("/proc/{process}/stat")).ok()?))
     }
 
@@ -90,13 +89,13 @@ impl Stat {
     }
 
     /// Whether it has not ended.
-    pub fn lives(&self) -> bool {
+    pub(crate) fn lives(&self) -> bool {
         !matches!(self.state, 'Z' | 'X')
     }
 }
 
 /// The names of those processes that live, each with its id.
-pub fn names(processes: &[Pid]) -> Vec<String> {
+pub(crate) fn names(processes: &[Pid]) -> Vec<String> {
     let living = processes.iter().filter_map(|pid| Some((pid, Stat::of(*pid).filter(Stat::lives)?)));
     living.map(|(pid, stat)| format!("{} ({pid})", stat.name)).collect()
 }

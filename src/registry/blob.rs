@@ -20,31 +20,33 @@ const PIECE: usize = 1024 * 1024;
 
 /// How the blobs of an image are made.
 #[derive(Debug, Clone)]
-pub struct Making {
+pub(crate) struct Making {
     /// The digests of the image's layers before compression, the base first, as the engine tells them.
-    pub layers: Vec<String>,
+    pub(crate) layers: Vec<String>,
     /// Layers whose blobs need not be made, by that digest.
-    pub known: HashMap<String, Descriptor>,
+    pub(crate) known: HashMap<String, Descriptor>,
     /// How the others are compressed.
-    pub compression: Compression,
+    pub(crate) compression: Compression,
     /// On how many threads.
-    pub threads: usize,
+    pub(crate) threads: usize,
     /// How many bytes of layers have been read.
-    pub read: Arc<AtomicU64>,
+    pub(crate) read: Arc<AtomicU64>,
 }
 
 impl Making {
-    /// On all cores.
-    pub fn new(layers: Vec<String>, known: HashMap<String, Descriptor>, compression: Compression) -> Self {
+    pub(crate) fn new(
+        layers: Vec<String>,
+        known: HashMap<String, Descriptor>,
+        compression: Compression,
+    ) -> Self {
         Self { layers, known, compression, threads: compress::cores(), read: Arc::default() }
     }
 }
 
 /// A blob that has been made, in a file that goes unless somebody keeps it.
 #[derive(Debug)]
-pub struct Blob {
-    /// What it is.
-    pub descriptor: Descriptor,
+pub(crate) struct Blob {
+    pub(crate) descriptor: Descriptor,
     file: File,
     /// The file's name, where it has one.
     name: Option<TempPath>,
@@ -52,7 +54,7 @@ pub struct Blob {
 
 impl Blob {
     /// Where its bytes can be read.
-    pub(super) fn path(&self) -> PathBuf {
+    pub(crate) fn path(&self) -> PathBuf {
         match &self.name {
             Some(name) => name.to_path_buf(),
             None => PathBuf::from(format!("/proc/self/fd/{}", self.file.as_raw_fd())),
@@ -60,7 +62,7 @@ impl Blob {
     }
 
     /// Gives it a place where it stays.
-    pub(super) fn keep(self, path: &Path) -> io::Result<()> {
+    pub(crate) fn keep(self, path: &Path) -> io::Result<()> {
         match self.name {
             Some(name) => name.persist(path).map_err(|error| error.error),
             None => fs::copy(self.path(), path).map(drop),
@@ -69,15 +71,15 @@ impl Blob {
 }
 
 /// Where blobs are made, and who gets them.
-pub(super) struct Sink<'a> {
-    pub(super) directory: &'a Path,
+pub(crate) struct Sink<'a> {
+    pub(crate) directory: &'a Path,
     /// The blobs stay in the directory, and so need names until they have their own.
-    pub(super) stay: bool,
-    pub(super) emit: &'a (dyn Fn(Blob) -> Result<(), RegistryError> + Sync),
+    pub(crate) stay: bool,
+    pub(crate) emit: &'a (dyn Fn(Blob) -> Result<(), RegistryError> + Sync),
 }
 
 /// Makes a layer's blob; the digest is that before compression, and may be known.
-pub(super) fn compress_layer(
+pub(crate) fn compress_layer(
     archive: &mut dyn Read,
     making: &Making,
     expected: Option<&str>,
@@ -98,7 +100,7 @@ pub(super) fn compress_layer(
 }
 
 /// Takes a blob over whose name has its digest.
-pub(super) fn copy(
+pub(crate) fn copy(
     source: &mut dyn Read,
     digest: &str,
     media_type: &str,
@@ -136,7 +138,7 @@ impl Read for Counted<'_> {
 }
 
 /// A blob under construction, hashed as it is written.
-pub(super) struct BlobWriter<'a> {
+pub(crate) struct BlobWriter<'a> {
     file: File,
     name: Option<TempPath>,
     directory: &'a Path,
@@ -145,7 +147,7 @@ pub(super) struct BlobWriter<'a> {
 }
 
 impl<'a> BlobWriter<'a> {
-    pub(super) fn new(sink: &Sink<'a>) -> Result<Self, RegistryError> {
+    pub(crate) fn new(sink: &Sink<'a>) -> Result<Self, RegistryError> {
         let Sink { directory, stay, .. } = *sink;
         let file = if stay {
             let mode = fs::Permissions::from_mode(0o644);
@@ -160,13 +162,13 @@ impl<'a> BlobWriter<'a> {
         Ok(Self { file, name, directory, hash: Context::new(&SHA256), size: 0 })
     }
 
-    pub(super) fn write(&mut self, bytes: &[u8]) -> Result<(), RegistryError> {
+    pub(crate) fn write(&mut self, bytes: &[u8]) -> Result<(), RegistryError> {
         self.hash.update(bytes);
         self.size += bytes.len() as u64;
         self.file.write_all(bytes).map_err(RegistryError::file(self.directory))
     }
 
-    pub(super) fn finish(self, media_type: &str) -> Blob {
+    pub(crate) fn finish(self, media_type: &str) -> Blob {
         let digest = sha256_name(&self.hash.finish());
         Blob { descriptor: Descriptor::new(media_type, digest, self.size), file: self.file, name: self.name }
     }

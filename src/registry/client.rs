@@ -27,12 +27,11 @@ const DIGESTING: u64 = 20_000_000;
 
 /// What became of a blob.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Uploaded {
+pub(crate) enum Uploaded {
     /// The repository had it.
     Present,
     /// Another repository had it.
     Mounted,
-    /// It was sent.
     Sent,
 }
 
@@ -43,7 +42,7 @@ struct TagList {
 
 impl RepositoryClient {
     /// Whether the repository has a blob, and the whole of it.
-    pub(super) async fn has_blob(&self, blob: &Descriptor) -> Result<bool, RegistryError> {
+    pub(crate) async fn has_blob(&self, blob: &Descriptor) -> Result<bool, RegistryError> {
         let url = self.url(&format!("blobs/{}", blob.digest))?;
         match self.call(Method::HEAD, &url, |request| request).await {
             Ok(answer) => {
@@ -59,7 +58,7 @@ impl RepositoryClient {
     }
 
     /// Takes a blob over from another repository of the registry, where both allow it; a refusal is no failure.
-    pub(super) async fn mount(&self, digest: &str) -> Result<bool, RegistryError> {
+    pub(crate) async fn mount(&self, digest: &str) -> Result<bool, RegistryError> {
         for other in self.others() {
             let mut url = self.url("blobs/uploads/")?;
             url.query_pairs_mut().append_pair("mount", digest).append_pair("from", other);
@@ -81,7 +80,7 @@ impl RepositoryClient {
 
     /// Brings a blob into the repository, in one piece: ECR loses what comes in a second chunk. `sent` counts the bytes on their way,
     /// and not those that have to go once more.
-    pub(super) async fn upload(
+    pub(crate) async fn upload(
         &self,
         blob: &Descriptor,
         path: &Path,
@@ -167,7 +166,7 @@ impl RepositoryClient {
     }
 
     /// Puts a manifest under a tag or its own digest.
-    pub(super) async fn put_manifest(&self, name: &str, manifest: &Stored) -> Result<(), RegistryError> {
+    pub(crate) async fn put_manifest(&self, name: &str, manifest: &Stored) -> Result<(), RegistryError> {
         let url = self.url(&format!("manifests/{name}"))?;
         let body = Bytes::from(manifest.bytes.clone());
         let more =
@@ -187,7 +186,7 @@ impl RepositoryClient {
     }
 
     /// A manifest by tag or digest; nothing where there is none.
-    pub(super) async fn manifest(&self, name: &str) -> Result<Option<Stored>, RegistryError> {
+    pub(crate) async fn manifest(&self, name: &str) -> Result<Option<Stored>, RegistryError> {
         let url = self.url(&format!("manifests/{name}"))?;
         let answer = self.call(Method::GET, &url, |request| request.header(ACCEPT, ACCEPTED)).await?;
         if !answer.status.is_success() {
@@ -210,21 +209,21 @@ impl RepositoryClient {
     }
 
     /// A small blob; nothing where there is none.
-    pub(super) async fn blob(&self, digest: &str) -> Result<Option<Bytes>, RegistryError> {
+    pub(crate) async fn blob(&self, digest: &str) -> Result<Option<Bytes>, RegistryError> {
         let url = self.url(&format!("blobs/{digest}"))?;
         let answer = self.call(Method::GET, &url, |request| request).await?;
         Ok(answer.status.is_success().then_some(answer.body))
     }
 
     /// Some of the repository's tags, in the order that the registry gives them.
-    pub(super) async fn tags(&self) -> Result<Vec<String>, RegistryError> {
+    pub(crate) async fn tags(&self) -> Result<Vec<String>, RegistryError> {
         let answer = self.call(Method::GET, &self.url("tags/list")?, |request| request).await?;
         let list: Option<TagList> = serde_json::from_slice(&answer.body).ok();
         Ok(list.and_then(|list| list.tags).unwrap_or_default())
     }
 
     /// The digest that a tag stands for; nothing where there is no such tag.
-    pub async fn tag_digest(&self, tag: &str) -> Result<Option<String>, RegistryError> {
+    pub(crate) async fn tag_digest(&self, tag: &str) -> Result<Option<String>, RegistryError> {
         let url = self.url(&format!("manifests/{tag}"))?;
         let answer = self.call(Method::HEAD, &url, |request| request.header(ACCEPT, ACCEPTED)).await?;
         if !answer.status.is_success() {

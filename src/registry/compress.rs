@@ -21,7 +21,7 @@ const MAX_THREADS: usize = 16;
 
 /// How layers are compressed.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
-pub enum Compression {
+pub(crate) enum Compression {
     /// What every engine and tool reads.
     #[default]
     Gzip,
@@ -31,14 +31,14 @@ pub enum Compression {
 
 impl Compression {
     /// The name of the format. It changes with whatever changes the bytes: a constant above, or the library.
-    pub(super) fn version(self) -> &'static str {
+    pub(crate) fn version(self) -> &'static str {
         match self {
             Self::Gzip => "gzip-1",
             Self::Zstd => "zstd-1",
         }
     }
 
-    pub(super) fn media_type(self) -> &'static str {
+    pub(crate) fn media_type(self) -> &'static str {
         match self {
             Self::Gzip => GZIP_LAYER_TYPE,
             Self::Zstd => ZSTD_LAYER_TYPE,
@@ -96,7 +96,7 @@ struct Done {
 
 /// Compresses all that `source` has on this many threads, and hands it to `write` in order. The answer is the digest of what was
 /// read: the layer's diff-id.
-pub(super) fn compress(
+pub(crate) fn compress(
     source: &mut dyn Read,
     compression: Compression,
     threads: usize,
@@ -154,12 +154,12 @@ fn work(queue: &Mutex<Receiver<Job>>, compression: Compression) {
 }
 
 /// As many threads as there are cores.
-pub(super) fn cores() -> usize {
+pub(crate) fn cores() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
 }
 
 /// Fills the buffer as far as the source goes.
-pub(super) fn read_block(source: &mut dyn Read, buffer: &mut [u8]) -> Result<usize, RegistryError> {
+pub(crate) fn read_block(source: &mut dyn Read, buffer: &mut [u8]) -> Result<usize, RegistryError> {
     let mut length = 0;
     while length < buffer.len() {
         match source.read(&mut buffer[length..]) {

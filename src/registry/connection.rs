@@ -42,23 +42,23 @@ const FORM: &str = "application/x-www-form-urlencoded";
 const QUOTA: &str = "already has the maximum allowed number of images";
 
 /// Gets a new login where the old one has expired.
-pub type Renew = Arc<dyn Fn() -> BoxFuture<'static, Option<Login>> + Send + Sync>;
+pub(crate) type Renew = Arc<dyn Fn() -> BoxFuture<'static, Option<Login>> + Send + Sync>;
 
 /// How a registry is spoken to.
 #[derive(Clone)]
-pub struct Access {
+pub(crate) struct Access {
     /// The client, which trusts the registry's authority.
-    pub http: reqwest::Client,
+    pub(crate) http: reqwest::Client,
     /// The login, where there is one.
-    pub login: Option<Login>,
+    pub(crate) login: Option<Login>,
     /// Where another one comes from.
-    pub renew: Renew,
+    pub(crate) renew: Renew,
     /// How long the registry may be silent.
-    pub patience: Duration,
+    pub(crate) patience: Duration,
 }
 
 /// An authenticated connection to a repository.
-pub struct RepositoryClient {
+pub(crate) struct RepositoryClient {
     http: reqwest::Client,
     base: Url,
     repository: Repository,
@@ -83,15 +83,14 @@ struct Authorization {
     generation: u64,
 }
 
-/// A whole answer.
-pub(super) struct Answer {
-    pub(super) status: StatusCode,
+pub(crate) struct Answer {
+    pub(crate) status: StatusCode,
     headers: HeaderMap,
-    pub(super) body: Bytes,
+    pub(crate) body: Bytes,
 }
 
 /// Why there is no answer that says something about the call.
-pub(super) enum Trouble {
+pub(crate) enum Trouble {
     /// The login was not accepted; it was of this generation.
     Login(u64, RegistryError),
     /// Anything else. The registry may have said how long to wait.
@@ -120,9 +119,9 @@ struct TokenAnswer {
 }
 
 /// Attempts of one call.
-pub(super) struct Attempts<'c> {
+pub(crate) struct Attempts<'c> {
     client: &'c RepositoryClient,
-    pub(super) failed: u32,
+    pub(crate) failed: u32,
     /// When the first one failed.
     since: Option<Instant>,
     renewals: u32,
@@ -131,7 +130,7 @@ pub(super) struct Attempts<'c> {
 
 impl Attempts<'_> {
     /// Waits for the next attempt, or gives the error back where there is no use in one.
-    pub(super) async fn again(&mut self, trouble: Trouble) -> Result<(), RegistryError> {
+    pub(crate) async fn again(&mut self, trouble: Trouble) -> Result<(), RegistryError> {
         let (error, wait) = match trouble {
             Trouble::Login(generation, error) => {
                 if self.renewals >= RENEWALS || !self.client.renew(generation).await? {
@@ -202,7 +201,7 @@ fn jittered(time: Duration) -> Duration {
 impl RepositoryClient {
     /// Asks the registry how it wants to be spoken to and logs in. Blobs may later be taken from the `others`, which are
     /// repositories of the same registry.
-    pub async fn connect(
+    pub(crate) async fn connect(
         access: &Access,
         repository: &Repository,
         others: &[String],
@@ -231,17 +230,17 @@ impl RepositoryClient {
         Ok(client)
     }
 
-    pub(super) fn attempts(&self) -> Attempts<'_> {
+    pub(crate) fn attempts(&self) -> Attempts<'_> {
         Attempts { client: self, failed: 0, since: None, renewals: 0, most: ATTEMPTS }
     }
 
     /// Keeps what went wrong without failing the push.
-    pub(super) fn note(&self, text: String) {
+    pub(crate) fn note(&self, text: String) {
         self.notes.lock().unwrap_or_else(PoisonError::into_inner).push(text);
     }
 
     /// What went wrong before it went well, or before it did not: each cause once.
-    pub fn notes(&self) -> Vec<String> {
+    pub(crate) fn notes(&self) -> Vec<String> {
         let notes = std::mem::take(&mut *self.notes.lock().unwrap_or_else(PoisonError::into_inner));
         let mut counted: Vec<(String, usize)> = Vec::new();
         for note in notes {
@@ -267,7 +266,7 @@ impl RepositoryClient {
 
     /// Sends one request, and reads the whole answer. What it is about the login is trouble, and so is an answer that says to
     /// come again.
-    pub(super) async fn once(
+    pub(crate) async fn once(
         &self,
         method: Method,
         url: &Url,
@@ -280,7 +279,7 @@ impl RepositoryClient {
         self.read(answer, generation, is_head).await
     }
 
-    pub(super) async fn request(&self, method: Method, url: &Url) -> Result<(RequestBuilder, u64), Trouble> {
+    pub(crate) async fn request(&self, method: Method, url: &Url) -> Result<(RequestBuilder, u64), Trouble> {
         let request = self.http.request(method, url.clone());
         let authorization = self.authorization.lock().await;
         let generation = authorization.generation;
@@ -315,7 +314,7 @@ impl RepositoryClient {
     }
 
     /// The same for a request with a login of that generation, which may not be accepted any more.
-    pub(super) async fn read(
+    pub(crate) async fn read(
         &self,
         answer: Response,
         generation: u64,
@@ -341,7 +340,7 @@ impl RepositoryClient {
     }
 
     /// Sends a request until there is an answer to it.
-    pub(super) async fn call(
+    pub(crate) async fn call(
         &self,
         method: Method,
         url: &Url,
@@ -356,7 +355,7 @@ impl RepositoryClient {
         }
     }
 
-    pub(super) fn unreachable(&self, error: reqwest::Error) -> Trouble {
+    pub(crate) fn unreachable(&self, error: reqwest::Error) -> Trouble {
         let host = self.repository.host.clone();
         let error = if error.is_timeout() {
             RegistryError::Silent { host, seconds: self.patience.as_secs() }
@@ -366,11 +365,11 @@ impl RepositoryClient {
         Trouble::Failed(error, None)
     }
 
-    pub(super) fn denied(&self, reason: &str) -> RegistryError {
+    pub(crate) fn denied(&self, reason: &str) -> RegistryError {
         RegistryError::Denied { host: self.repository.host.clone(), reason: reason.to_owned() }
     }
 
-    pub(super) fn url(&self, path: &str) -> Result<Url, RegistryError> {
+    pub(crate) fn url(&self, path: &str) -> Result<Url, RegistryError> {
         self.base
             .join(&format!("{}/{path}", self.repository.path))
             .map_err(|_| invalid_host(&self.repository.host))
@@ -455,7 +454,7 @@ impl RepositoryClient {
         }
     }
 
-    pub(super) fn check(&self, answer: Answer, doing: &str) -> Result<Answer, RegistryError> {
+    pub(crate) fn check(&self, answer: Answer, doing: &str) -> Result<Answer, RegistryError> {
         if answer.status.is_success() { Ok(answer) } else { Err(self.refusal(&answer, doing)) }
     }
 
@@ -490,28 +489,28 @@ impl RepositoryClient {
     }
 
     /// The repository that this is.
-    pub fn repository(&self) -> &Repository {
+    pub(crate) fn repository(&self) -> &Repository {
         &self.repository
     }
 
     /// The repositories that blobs may be taken from.
-    pub(super) fn others(&self) -> &[String] {
+    pub(crate) fn others(&self) -> &[String] {
         &self.others
     }
 
     /// The address of the registry's API.
-    pub(super) fn base(&self) -> &Url {
+    pub(crate) fn base(&self) -> &Url {
         &self.base
     }
 
     /// How long the registry may be silent.
-    pub(super) fn patience(&self) -> Duration {
+    pub(crate) fn patience(&self) -> Duration {
         self.patience
     }
 }
 
 impl Answer {
-    pub(super) fn header(&self, name: &str) -> Option<&str> {
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
         self.headers.get(name).and_then(|value| value.to_str().ok())
     }
 }

@@ -35,7 +35,7 @@ enum Content {
 }
 
 /// Reads an export. Layers whose blobs are known are only passed over.
-pub(super) fn read_export(
+pub(crate) fn read_export(
     export: impl Read,
     making: &Making,
     sink: &Sink<'_>,

@@ -13,13 +13,13 @@ const UNKNOWN: &str = "unknown";
 
 /// What is known of an image.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Inspected {
+pub(crate) struct Inspected {
     /// The manifest's own digest, and those of the images of an index.
-    pub digests: Vec<String>,
+    pub(crate) digests: Vec<String>,
     /// What it runs on, as `os/arch`.
-    pub platforms: Vec<String>,
+    pub(crate) platforms: Vec<String>,
     /// The commit that it is made from, where its label says so.
-    pub commit: Option<String>,
+    pub(crate) commit: Option<String>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -38,7 +38,7 @@ struct Labels {
 
 impl RepositoryClient {
     /// Looks at an image by tag or digest; nothing where the repository has none of that name.
-    pub async fn inspect(&self, name: &str) -> Result<Option<Inspected>, RegistryError> {
+    pub(crate) async fn inspect(&self, name: &str) -> Result<Option<Inspected>, RegistryError> {
         let Some(stored) = self.manifest(name).await? else { return Ok(None) };
         let mut inspected = Inspected { digests: vec![stored.digest.clone()], ..Inspected::default() };
         let mut image = stored;

@@ -7,7 +7,7 @@ use std::collections::HashMap;
 
 /// What is known of the blobs of layers.
 #[derive(Debug, Clone)]
-pub struct Known {
+pub(crate) struct Known {
     compression: Compression,
     layers: HashMap<String, Descriptor>,
     /// Whole images, by the digest of their configuration.
@@ -16,24 +16,23 @@ pub struct Known {
 
 /// An image whose manifest has been read.
 #[derive(Debug, Clone)]
-pub struct Image {
+pub(crate) struct Image {
     stored: Stored,
     manifest: Manifest,
 }
 
 impl Image {
     /// The digest of its configuration.
-    pub fn config(&self) -> &str {
+    pub(crate) fn config(&self) -> &str {
         &self.manifest.config.digest
     }
 
-    /// Its manifest.
-    pub fn manifest(&self) -> &Stored {
+    pub(crate) fn manifest(&self) -> &Stored {
         &self.stored
     }
 
     /// The blobs of its layers, the base first, and last its configuration.
-    pub fn blobs(&self) -> impl Iterator<Item = &Descriptor> {
+    pub(crate) fn blobs(&self) -> impl Iterator<Item = &Descriptor> {
         self.manifest.layers.iter().chain([&self.manifest.config])
     }
 }
@@ -41,12 +40,12 @@ impl Image {
 impl Known {
     /// Nothing yet. Only what this compression has made will count, so that an image's digest does not depend on what happened
     /// to be known.
-    pub fn new(compression: Compression) -> Self {
+    pub(crate) fn new(compression: Compression) -> Self {
         Self { compression, layers: HashMap::new(), images: HashMap::new() }
     }
 
     /// Reads a manifest; nothing where it is of no use: another kind of document, or made by somebody else.
-    pub fn image(&self, bytes: Vec<u8>) -> Option<Image> {
+    pub(crate) fn image(&self, bytes: Vec<u8>) -> Option<Image> {
         let manifest: Manifest = serde_json::from_slice(&bytes).ok()?;
         let ours = manifest.layers.iter().any(|layer| layer.is_made_by(self.compression));
         let stored = Stored { digest: digest_of(&bytes), bytes, media_type: MANIFEST_TYPE };
@@ -54,7 +53,7 @@ impl Known {
     }
 
     /// Takes in the layers of an image with its configuration, as far as `is_there` says that the blob is.
-    pub fn add(&mut self, image: Image, config: &[u8], is_there: impl Fn(&Descriptor) -> bool) {
+    pub(crate) fn add(&mut self, image: Image, config: &[u8], is_there: impl Fn(&Descriptor) -> bool) {
         let Ok(diff_ids) = diff_ids(config) else { return };
         if digest_of(config) != image.config() || diff_ids.len() != image.manifest.layers.len() {
             return;
@@ -73,12 +72,12 @@ impl Known {
     }
 
     /// The blobs of layers, by their digest before compression.
-    pub fn layers(&self) -> &HashMap<String, Descriptor> {
+    pub(crate) fn layers(&self) -> &HashMap<String, Descriptor> {
         &self.layers
     }
 
     /// The image with this configuration, where every part of it is known.
-    pub fn whole(&self, config: &str) -> Option<&Image> {
+    pub(crate) fn whole(&self, config: &str) -> Option<&Image> {
         self.images.get(config)
     }
 }

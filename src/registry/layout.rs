@@ -15,16 +15,15 @@ use std::path::{Path, PathBuf};
 /// The annotation under which a layout names its images.
 const REF_NAME: &str = "org.opencontainers.image.ref.name";
 
-/// A layout's directory.
 #[derive(Debug, Clone)]
-pub struct Layout {
+pub(crate) struct Layout {
     root: PathBuf,
     blobs: PathBuf,
 }
 
 impl Layout {
     /// Opens a layout, creating it where it does not exist.
-    pub fn create(root: &Path) -> Result<Self, RegistryError> {
+    pub(crate) fn create(root: &Path) -> Result<Self, RegistryError> {
         let blobs = root.join("blobs/sha256");
         fs::create_dir_all(&blobs).map_err(RegistryError::file(&blobs))?;
         let layout = Self { root: root.to_owned(), blobs };
@@ -38,7 +37,7 @@ impl Layout {
     }
 
     /// The layers of its images that need not be made again, because they were compressed in the same way.
-    pub fn known(&self, compression: Compression) -> Known {
+    pub(crate) fn known(&self, compression: Compression) -> Known {
         let mut known = Known::new(compression);
         for digest in self.images() {
             if let Some(image) = known.image(self.read(&digest)) {
@@ -69,15 +68,14 @@ impl Layout {
     }
 
     /// Stores an image, and whatever it is made of that is not there yet.
-    pub fn store(&self, source: Source, making: &Making) -> Result<Exported, RegistryError> {
+    pub(crate) fn store(&self, source: Source, making: &Making) -> Result<Exported, RegistryError> {
         let sink = Sink { directory: &self.blobs, stay: true, emit: &|blob| self.keep(blob) };
         let exported = source::read(source, making, &sink)?;
         self.put(&exported.manifest)?;
         Ok(exported)
     }
 
-    /// Stores a manifest.
-    pub fn put(&self, manifest: &Stored) -> Result<(), RegistryError> {
+    pub(crate) fn put(&self, manifest: &Stored) -> Result<(), RegistryError> {
         let path = self.blob_path(&manifest.digest);
         files::write_whole(&path, &manifest.bytes, Access::Everybody)
             .map_err(|error| RegistryError::File { path: error.path, source: error.source })
@@ -90,7 +88,7 @@ impl Layout {
     }
 
     /// Names an image by its tags; a tag that stood for another image moves.
-    pub fn tag(&self, image: &Stored, tags: &[String]) -> Result<(), RegistryError> {
+    pub(crate) fn tag(&self, image: &Stored, tags: &[String]) -> Result<(), RegistryError> {
         let mut manifests = self.manifests();
         manifests.retain(|manifest| {
             let name = manifest.pointer(&format!("/annotations/{REF_NAME}"));
@@ -113,7 +111,7 @@ impl Layout {
     }
 
     /// Removes blobs that no tag leads to any more.
-    pub fn remove_unused(&self) -> Result<(), RegistryError> {
+    pub(crate) fn remove_unused(&self) -> Result<(), RegistryError> {
         let mut used = HashSet::new();
         for digest in self.images() {
             if let Ok(manifest) = serde_json::from_slice::<Manifest>(&self.read(&digest)) {

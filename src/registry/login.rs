@@ -42,13 +42,13 @@ struct HelperAnswer {
 
 /// Docker's configuration, read once.
 #[derive(Debug, Default)]
-pub struct DockerConfig {
+pub(crate) struct DockerConfig {
     file: ConfigFile,
 }
 
 impl DockerConfig {
     /// Reads the file; without one there are no logins. The error names what is wrong with it.
-    pub fn read(path: &Path) -> Result<Self, String> {
+    pub(crate) fn read(path: &Path) -> Result<Self, String> {
         let bytes = match std::fs::read(path) {
             Ok(bytes) => bytes,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Self::default()),
@@ -60,7 +60,7 @@ impl DockerConfig {
     }
 
     /// The login for a registry's host, asking a credential helper where one is set up. Blocks.
-    pub fn login(&self, host: &str) -> Option<Login> {
+    pub(crate) fn login(&self, host: &str) -> Option<Login> {
         let key = if is_hub(host) { HUB_KEY } else { host };
         let matches = |name: &String| name == key || normalize(name) == normalize(key);
         let helper = self

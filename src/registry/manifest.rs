@@ -8,36 +8,33 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
 /// The media type of an image's manifest.
-pub const MANIFEST_TYPE: &str = "application/vnd.oci.image.manifest.v1+json";
+pub(crate) const MANIFEST_TYPE: &str = "application/vnd.oci.image.manifest.v1+json";
 /// The media type of a list of images, one for each platform.
-pub const INDEX_TYPE: &str = "application/vnd.oci.image.index.v1+json";
-pub(super) const CONFIG_TYPE: &str = "application/vnd.oci.image.config.v1+json";
-pub(super) const GZIP_LAYER_TYPE: &str = "application/vnd.oci.image.layer.v1.tar+gzip";
-pub(super) const ZSTD_LAYER_TYPE: &str = "application/vnd.oci.image.layer.v1.tar+zstd";
+pub(crate) const INDEX_TYPE: &str = "application/vnd.oci.image.index.v1+json";
+pub(crate) const CONFIG_TYPE: &str = "application/vnd.oci.image.config.v1+json";
+pub(crate) const GZIP_LAYER_TYPE: &str = "application/vnd.oci.image.layer.v1.tar+gzip";
+pub(crate) const ZSTD_LAYER_TYPE: &str = "application/vnd.oci.image.layer.v1.tar+zstd";
 /// Names the way in which runner has compressed a layer: the same layer in the same way is the same blob on every machine.
 const COMPRESSION: &str = "codebuild-runner.compression";
 
 /// A blob by its digest.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Descriptor {
-    /// What it is.
-    pub media_type: String,
-    /// `sha256:…`
-    pub digest: String,
-    /// In bytes.
-    pub size: u64,
+pub(crate) struct Descriptor {
+    pub(crate) media_type: String,
+    pub(crate) digest: String,
+    pub(crate) size: u64,
     /// What is said about it.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub annotations: BTreeMap<String, String>,
+    pub(crate) annotations: BTreeMap<String, String>,
     /// What an image of an index runs on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub platform: Option<Platform>,
+    pub(crate) platform: Option<Platform>,
 }
 
 /// What an image runs on.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Platform {
+pub(crate) struct Platform {
     architecture: String,
     os: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -45,16 +42,14 @@ pub struct Platform {
 }
 
 impl Platform {
-    /// Reads `os/arch[/variant]`.
-    pub fn parse(text: &str) -> Self {
+    pub(crate) fn parse(text: &str) -> Self {
         let mut parts = text.split('/').map(ToOwned::to_owned);
         let mut next = || parts.next();
         let (os, architecture) = (next().unwrap_or_default(), next().unwrap_or_default());
         Self { architecture, os, variant: next() }
     }
 
-    /// The operating system.
-    pub(super) fn os(&self) -> &str {
+    pub(crate) fn os(&self) -> &str {
         &self.os
     }
 }
@@ -66,18 +61,18 @@ impl std::fmt::Display for Platform {
 }
 
 impl Descriptor {
-    pub(super) fn new(media_type: &str, digest: String, size: u64) -> Self {
+    pub(crate) fn new(media_type: &str, digest: String, size: u64) -> Self {
         Self { media_type: media_type.to_owned(), digest, size, annotations: BTreeMap::new(), platform: None }
     }
 
     /// The same, as a layer that was compressed like this.
-    pub(super) fn made_by(mut self, compression: Compression) -> Self {
+    pub(crate) fn made_by(mut self, compression: Compression) -> Self {
         self.annotations.insert(COMPRESSION.to_owned(), compression.version().to_owned());
         self
     }
 
     /// Whether it is what this compression would make anew.
-    pub fn is_made_by(&self, compression: Compression) -> bool {
+    pub(crate) fn is_made_by(&self, compression: Compression) -> bool {
         self.annotations.get(COMPRESSION).is_some_and(|version| version == compression.version())
     }
 }
@@ -85,23 +80,22 @@ impl Descriptor {
 /// An OCI image manifest.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Manifest {
+pub(crate) struct Manifest {
     schema_version: u32,
     media_type: String,
-    /// The image's configuration.
-    pub config: Descriptor,
+    pub(crate) config: Descriptor,
     /// Its layers, the base first.
-    pub layers: Vec<Descriptor>,
+    pub(crate) layers: Vec<Descriptor>,
 }
 
 /// An OCI image index.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Index {
+pub(crate) struct Index {
     schema_version: u32,
     media_type: String,
     /// The images' manifests, one for each platform.
-    pub manifests: Vec<Descriptor>,
+    pub(crate) manifests: Vec<Descriptor>,
 }
 
 /// What is read of an image's configuration.
@@ -118,12 +112,12 @@ struct RootFs {
 }
 
 /// The digests of an image's layers before compression, the base first, as its configuration has them.
-pub(super) fn diff_ids(config: &[u8]) -> Result<Vec<String>, serde_json::Error> {
+pub(crate) fn diff_ids(config: &[u8]) -> Result<Vec<String>, serde_json::Error> {
     serde_json::from_slice::<Configuration>(config).map(|config| config.rootfs.diff_ids.unwrap_or_default())
 }
 
 /// The chain ids of layers, the base first: <https://github.com/opencontainers/image-spec/blob/main/config.md#layer-chainid>.
-pub fn chain_ids(layers: &[String]) -> Vec<String> {
+pub(crate) fn chain_ids(layers: &[String]) -> Vec<String> {
     let mut chains: Vec<String> = Vec::new();
     for layer in layers {
         let chain = match chains.last() {
@@ -137,24 +131,21 @@ pub fn chain_ids(layers: &[String]) -> Vec<String> {
 
 /// A manifest as it is stored and sent, with the digest that names the image.
 #[derive(Debug, Clone)]
-pub struct Stored {
+pub(crate) struct Stored {
     /// `sha256:…` of the bytes.
-    pub digest: String,
-    /// The JSON document.
-    pub bytes: Vec<u8>,
-    /// Its media type.
-    pub media_type: &'static str,
+    pub(crate) digest: String,
+    pub(crate) bytes: Vec<u8>,
+    pub(crate) media_type: &'static str,
 }
 
 impl Stored {
-    /// An image's manifest.
-    pub(super) fn image(config: Descriptor, layers: Vec<Descriptor>) -> Result<Self, RegistryError> {
+    pub(crate) fn image(config: Descriptor, layers: Vec<Descriptor>) -> Result<Self, RegistryError> {
         let media_type = MANIFEST_TYPE.to_owned();
         Self::new(&Manifest { schema_version: 2, media_type, config, layers }, MANIFEST_TYPE)
     }
 
     /// What stands for images, each with its platform: the only one of them, or an index.
-    pub fn of_platforms(images: &[(&str, Self)]) -> Result<Self, RegistryError> {
+    pub(crate) fn of_platforms(images: &[(&str, Self)]) -> Result<Self, RegistryError> {
         if let [(_, image)] = images {
             return Ok(image.clone());
         }
@@ -167,7 +158,7 @@ impl Stored {
     }
 
     /// The digests of the images that it stands for: its own, or those of an index.
-    pub fn images(&self) -> Vec<String> {
+    pub(crate) fn images(&self) -> Vec<String> {
         match serde_json::from_slice::<Index>(&self.bytes) {
             Ok(index) => index.manifests.into_iter().map(|image| image.digest).collect(),
             Err(_) => vec![self.digest.clone()],
@@ -181,11 +172,11 @@ impl Stored {
 }
 
 /// The digest of bytes, `sha256:…`.
-pub(super) fn digest_of(bytes: &[u8]) -> String {
+pub(crate) fn digest_of(bytes: &[u8]) -> String {
     sha256_name(&digest(&SHA256, bytes))
 }
 
 /// `sha256:` and the digest's hexadecimal form.
-pub(super) fn sha256_name(digest: &aws_lc_rs::digest::Digest) -> String {
+pub(crate) fn sha256_name(digest: &aws_lc_rs::digest::Digest) -> String {
     format!("sha256:{}", hex(digest.as_ref()))
 }

@@ -5,18 +5,18 @@
 //! go to a registry as they are made ([`push`], by way of [`client`] and its [`connection`]), or into an OCI [`layout`] on disk. Local mode ends at the layout;
 //! both ways make the same blobs, and so the same digest. What earlier images tell ([`known`]) is not made again.
 
-pub mod blob;
-pub mod client;
-pub mod compress;
-pub mod connection;
-pub mod export;
-pub mod inspect;
-pub mod known;
-pub mod layout;
-pub mod login;
-pub mod manifest;
-pub mod push;
-pub mod source;
+pub(crate) mod blob;
+pub(crate) mod client;
+pub(crate) mod compress;
+pub(crate) mod connection;
+pub(crate) mod export;
+pub(crate) mod inspect;
+pub(crate) mod known;
+pub(crate) mod layout;
+pub(crate) mod login;
+pub(crate) mod manifest;
+pub(crate) mod push;
+pub(crate) mod source;
 
 use crate::address::InvalidName;
 use std::io;
@@ -24,7 +24,7 @@ use std::path::PathBuf;
 
 /// What can go wrong with images on their way to a registry.
 #[derive(Debug, thiserror::Error)]
-pub enum RegistryError {
+pub(crate) enum RegistryError {
     /// A name that no registry accepts.
     #[error(transparent)]
     Name(#[from] InvalidName),
@@ -37,68 +37,42 @@ pub enum RegistryError {
     /// Reading or writing a file.
     #[error("cannot use {}", path.display())]
     File {
-        /// The file.
         path: PathBuf,
-        /// Why not.
         #[source]
         source: io::Error,
     },
     /// The registry does not answer.
     #[error("the registry {host} cannot be reached")]
     Unreachable {
-        /// Its host name.
         host: String,
-        /// Why not.
         #[source]
         source: reqwest::Error,
     },
     /// The registry has taken the connection, but does not answer.
     #[error("the registry {host} has been silent for {seconds} s")]
-    Silent {
-        /// Its host name.
-        host: String,
-        /// For how long.
-        seconds: u64,
-    },
+    Silent { host: String, seconds: u64 },
     /// The registry does not accept the login, or wants one where there is none.
     #[error("the registry {host} refuses access: {reason}")]
-    Denied {
-        /// Its host name.
-        host: String,
-        /// Its own words.
-        reason: String,
-    },
+    Denied { host: String, reason: String },
     /// The repository takes no further image.
     #[error("the repository `{repository}` of {host} is full: {reason}")]
     Full {
         /// The registry's host name.
         host: String,
-        /// The repository.
         repository: String,
         /// The registry's own words.
         reason: String,
     },
     /// The repository does not exist.
     #[error("the registry {host} has no repository `{repository}`")]
-    NoRepository {
-        /// Its host name.
-        host: String,
-        /// The repository.
-        repository: String,
-    },
+    NoRepository { host: String, repository: String },
     /// An image that was there is not there any more.
     #[error("the registry {host} does not have {digest} any more")]
-    Gone {
-        /// Its host name.
-        host: String,
-        /// The image.
-        digest: String,
-    },
+    Gone { host: String, digest: String },
     /// The tag exists, may not be moved, and stands for another image.
     #[error("the tag `{tag}` is immutable and stands for {existing}{}, not for {digest}",
         pushed.as_ref().map(|pushed| format!(" (pushed {pushed})")).unwrap_or_default())]
     ImmutableTag {
-        /// The tag.
         tag: String,
         /// When that was pushed, where the registry tells.
         pushed: Option<String>,
@@ -107,28 +81,22 @@ pub enum RegistryError {
         /// What was to be pushed.
         digest: String,
     },
-    /// Any other refusal.
     #[error("the registry {host} refused to {doing}: {status} {reason}")]
     Refused {
-        /// Its host name.
         host: String,
         /// What was asked of it.
         doing: String,
-        /// The HTTP status.
         status: u16,
         /// The registry's error code, where it gives one.
         code: String,
-        /// Its own words.
         reason: String,
     },
     /// What the registry has is not what was sent.
     #[error("the registry {host} serves {found} for `{name}`, where {digest} should be")]
     Verification {
-        /// Its host name.
         host: String,
         /// The tag or digest.
         name: String,
-        /// What it serves.
         found: String,
         /// What was sent, or is asked for.
         digest: String,

@@ -39,17 +39,16 @@ const LOOKUPS: usize = 8;
 
 /// What a push did.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct PushSummary {
+pub(crate) struct PushSummary {
     /// Blobs that were sent.
-    pub sent: usize,
-    /// Bytes of them.
-    pub sent_bytes: u64,
+    pub(crate) sent: usize,
+    pub(crate) sent_bytes: u64,
     /// Blobs that the repository had already.
-    pub present: usize,
+    pub(crate) present: usize,
     /// Blobs that another repository had.
-    pub mounted: usize,
+    pub(crate) mounted: usize,
     /// Layers that had to be compressed before it showed that the repository had them.
-    pub remade: usize,
+    pub(crate) remade: usize,
 }
 
 impl fmt::Display for PushSummary {
@@ -91,17 +90,20 @@ impl PushSummary {
 
 /// How far a push is, for somebody who watches. In bytes.
 #[derive(Debug, Default)]
-pub struct Progress {
+pub(crate) struct Progress {
     /// What has been sent.
-    pub sent: Arc<AtomicU64>,
+    pub(crate) sent: Arc<AtomicU64>,
     /// What has been made to be sent.
-    pub made: AtomicU64,
+    pub(crate) made: AtomicU64,
     /// What has been read of layers that have to be made.
-    pub read: Arc<AtomicU64>,
+    pub(crate) read: Arc<AtomicU64>,
 }
 
 /// A client for a registry: it trusts the given authorities and those that Docker has for this very host.
-pub fn http_client(host: &str, mut authorities: Vec<Vec<u8>>) -> Result<reqwest::Client, RegistryError> {
+pub(crate) fn http_client(
+    host: &str,
+    mut authorities: Vec<Vec<u8>>,
+) -> Result<reqwest::Client, RegistryError> {
     authorities.extend(crate::tls::from_file(&Path::new(CERTS_D).join(host)));
     crate::tls::http_client(&authorities, Redirects::Follow)
         .map_err(|source| RegistryError::Unreachable { host: host.to_owned(), source })
@@ -133,7 +135,7 @@ impl Eq for BySize {}
 impl RepositoryClient {
     /// What the repository has of an image with these layers, as far as earlier images tell: those with one of the `tags`, and some
     /// others. One that cannot be read costs time, but is no failure.
-    pub async fn known(
+    pub(crate) async fn known(
         &self,
         tags: &[String],
         layers: &[String],
@@ -180,7 +182,7 @@ impl RepositoryClient {
 
     /// The layers of an image that need not be made, because the repository has them, by their digest before compression; and how
     /// many of them were taken over from another repository for that.
-    pub async fn present(
+    pub(crate) async fn present(
         &self,
         layers: &[String],
         known: &HashMap<String, Descriptor>,
@@ -204,7 +206,7 @@ impl RepositoryClient {
     }
 
     /// Makes the blobs of an image in a directory, and sends them. Nothing stands for them yet.
-    pub async fn send(
+    pub(crate) async fn send(
         &self,
         source: Source,
         making: Making,
@@ -262,12 +264,12 @@ impl RepositoryClient {
     }
 
     /// Puts a manifest, whose blobs are there, under its own digest: for an index, which needs those of its images.
-    pub async fn put(&self, manifest: &Stored) -> Result<(), RegistryError> {
+    pub(crate) async fn put(&self, manifest: &Stored) -> Result<(), RegistryError> {
         self.put_manifest(&manifest.digest, manifest).await
     }
 
     /// Puts further tags on an image that the repository has.
-    pub async fn tag_again(&self, digest: &str, tags: &[String]) -> Result<Stored, RegistryError> {
+    pub(crate) async fn tag_again(&self, digest: &str, tags: &[String]) -> Result<Stored, RegistryError> {
         let manifest = self.manifest(digest).await?;
         let manifest = manifest.ok_or_else(|| RegistryError::Gone {
             host: self.repository().host.clone(),
@@ -278,7 +280,7 @@ impl RepositoryClient {
     }
 
     /// Puts a manifest, whose blobs are there, under every tag, and compares what the registry then serves.
-    pub async fn tag(&self, manifest: &Stored, tags: &[String]) -> Result<(), RegistryError> {
+    pub(crate) async fn tag(&self, manifest: &Stored, tags: &[String]) -> Result<(), RegistryError> {
         for tag in tags {
             let mut left = TAGGINGS;
             while let Err(error) = self.put_and_compare(manifest, tag).await {

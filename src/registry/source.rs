@@ -8,42 +8,40 @@ use crate::exit;
 use std::io::{self, Read};
 
 /// Bytes that are read on a thread that may block.
-pub type Bytes = Box<dyn Read + Send>;
+pub(crate) type Bytes = Box<dyn Read + Send>;
 
 /// Where an image is read from.
-pub struct Source {
+pub(crate) struct Source {
     /// Its parts, each by itself, where they can be had so.
-    pub parts: Option<Parts>,
+    pub(crate) parts: Option<Parts>,
     /// Begins its export: for what has no parts, or parts that are not as they should be.
-    pub export: Box<dyn FnOnce() -> Bytes + Send>,
+    pub(crate) export: Box<dyn FnOnce() -> Bytes + Send>,
 }
 
 /// An image in parts.
-pub struct Parts {
+pub(crate) struct Parts {
     /// Its id, which is the digest of its configuration.
-    pub id: String,
-    /// Its configuration.
-    pub config: Vec<u8>,
+    pub(crate) id: String,
+    pub(crate) config: Vec<u8>,
     /// What opens the archives of its layers, the base first.
-    pub layers: Vec<Open>,
+    pub(crate) layers: Vec<Open>,
 }
 
 /// Opens the archive of a layer.
-pub type Open = Box<dyn FnOnce() -> io::Result<Bytes> + Send>;
+pub(crate) type Open = Box<dyn FnOnce() -> io::Result<Bytes> + Send>;
 
 /// An image that has been read.
 #[derive(Debug, Clone)]
-pub struct Exported {
-    /// Its manifest.
-    pub manifest: Stored,
+pub(crate) struct Exported {
+    pub(crate) manifest: Stored,
     /// The blobs of its layers, the base first, and last its configuration.
-    pub blobs: Vec<Descriptor>,
+    pub(crate) blobs: Vec<Descriptor>,
     /// Why its parts could not be used, where there were any.
-    pub parts_failed: Option<String>,
+    pub(crate) parts_failed: Option<String>,
 }
 
 /// Reads an image. Blobs go to the sink as they are made; those that are known are only passed over.
-pub(super) fn read(source: Source, making: &Making, sink: &Sink<'_>) -> Result<Exported, RegistryError> {
+pub(crate) fn read(source: Source, making: &Making, sink: &Sink<'_>) -> Result<Exported, RegistryError> {
     let Source { parts, export } = source;
     let Some(parts) = parts else { return read_export(export(), making, sink) };
     let mut making = making.clone();
@@ -78,7 +76,7 @@ fn read_parts(parts: Parts, making: &mut Making, sink: &Sink<'_>) -> Result<Expo
 }
 
 /// Makes the configuration's blob, and the manifest.
-pub(super) fn put_together(
+pub(crate) fn put_together(
     config: &[u8],
     layers: Vec<Descriptor>,
     sink: &Sink<'_>,

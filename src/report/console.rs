@@ -3,7 +3,7 @@
 use super::{Sink, human_duration};
 use crate::event::{Event, Outcome, RunFinished, RunStarted, Status, Wants};
 use crate::exit::{Exit, Failure};
-use crate::pipeline::model::StepId;
+use crate::language::pipeline::model::StepId;
 use crate::secret::{Masker, Masks};
 use std::collections::{BTreeMap, HashMap};
 use std::io::Write;
@@ -12,7 +12,7 @@ use std::io::Write;
 const PREFIX: usize = 24;
 
 /// Writes the log of a run.
-pub struct Console<W> {
+pub(crate) struct Console<W> {
     out: W,
     color: bool,
     masks: Masks,
@@ -88,7 +88,7 @@ impl Color {
 
 impl<W: Write> Console<W> {
     /// A log that goes to `out`.
-    pub fn new(out: W, color: bool, masks: &Masks) -> Self {
+    pub(crate) fn new(out: W, color: bool, masks: &Masks) -> Self {
         Self {
             out,
             color,
@@ -102,7 +102,7 @@ impl<W: Write> Console<W> {
 
     /// The log ends on a terminal of this size, in columns and lines, and what is under way is shown below it.
     #[must_use]
-    pub fn on_terminal(mut self, size: fn() -> (usize, usize)) -> Self {
+    pub(crate) fn on_terminal(mut self, size: fn() -> (usize, usize)) -> Self {
         self.view = Some(View { size, lines: BTreeMap::new(), drawn: 0 });
         self
     }

@@ -1,7 +1,7 @@
 //! Reports: what people and machines get to see of a run. They know the events, never the engine.
 
-pub mod console;
-pub mod notify;
+pub(crate) mod console;
+pub(crate) mod notify;
 
 use crate::event::{Event, Events, Wants};
 use std::thread::JoinHandle;
@@ -12,8 +12,7 @@ use tokio::sync::mpsc;
 const WAITING: usize = 64;
 
 /// Something that takes note of events.
-pub trait Sink: Send {
-    /// Takes one event.
+pub(crate) trait Sink: Send {
     fn event(&mut self, event: &Event);
 
     /// What it has a use for.
@@ -23,13 +22,13 @@ pub trait Sink: Send {
 }
 
 /// The reports at work, each on a thread of its own, so that one at a standstill does not take the others' end with it.
-pub struct Reports {
+pub(crate) struct Reports {
     threads: Vec<JoinHandle<()>>,
 }
 
 impl Reports {
     /// Begins to hand events to the sinks, until the sender is gone.
-    pub fn start(sinks: Vec<Box<dyn Sink>>) -> (Events, Self) {
+    pub(crate) fn start(sinks: Vec<Box<dyn Sink>>) -> (Events, Self) {
         let wants: Vec<Wants> = sinks.iter().map(|sink| sink.wants()).collect();
         let (events, receivers) = Events::ways(&wants, WAITING);
         let follow = |(mut sink, mut events): (Box<dyn Sink>, mpsc::Receiver<Event>)| {
@@ -43,7 +42,7 @@ impl Reports {
     }
 
     /// Waits until every report is through, or for `patience` where there is one. Senders must be gone.
-    pub async fn finish(self, patience: Option<Duration>) {
+    pub(crate) async fn finish(self, patience: Option<Duration>) {
         let joined = tokio::task::spawn_blocking(|| {
             for thread in self.threads {
                 let _ = thread.join();
@@ -57,7 +56,7 @@ impl Reports {
 }
 
 /// A time span as people read it: `0.2 s`, `14 s`, `3 min 20 s`.
-pub fn human_duration(elapsed: Duration) -> String {
+pub(crate) fn human_duration(elapsed: Duration) -> String {
     let seconds = elapsed.as_secs();
     match seconds {
         0..10 => format!("{:.1} s", elapsed.as_secs_f64()),

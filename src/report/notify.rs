@@ -4,7 +4,7 @@ use super::{Sink, human_duration};
 use crate::event::{Event, RunFinished};
 use crate::exit::Exit;
 use crate::files::{self, Access};
-use crate::pipeline::model::NotifyOn;
+use crate::language::pipeline::model::NotifyOn;
 use crate::secret::{Masks, Secret};
 use serde_json::{Value, json};
 use std::path::PathBuf;
@@ -19,28 +19,26 @@ const SLACK_TEXT: usize = 3000;
 
 /// Somebody who is told, with everything resolved.
 #[derive(Debug, Clone)]
-pub struct Target {
+pub(crate) struct Target {
     /// The kind of receiver.
-    pub kind: TargetKind,
+    pub(crate) kind: TargetKind,
     /// The address. It counts as a secret: whoever knows a webhook's address may post to it.
-    pub url: Secret,
+    pub(crate) url: Secret,
     /// What the receiver wants to hear of.
-    pub on: Vec<NotifyOn>,
+    pub(crate) on: Vec<NotifyOn>,
 }
 
 /// The kinds of receivers.
 #[derive(Debug, Clone)]
-pub enum TargetKind {
+pub(crate) enum TargetKind {
     /// A Slack incoming webhook.
     Slack,
     /// A plain webhook, with the headers to send.
     Webhook(Vec<(String, Secret)>),
 }
 
-/// Where notifications go.
 #[derive(Debug, Clone)]
-pub enum Delivery {
-    /// To their receivers.
+pub(crate) enum Delivery {
     Send(reqwest::Client),
     /// Into files of this directory, for a look at what would be sent.
     Write(PathBuf),
@@ -48,13 +46,13 @@ pub enum Delivery {
 
 /// Deliveries under way, and what went wrong with those that are through.
 #[derive(Debug, Clone, Default)]
-pub struct Deliveries {
+pub(crate) struct Deliveries {
     running: Arc<Mutex<Vec<JoinHandle<Option<String>>>>>,
 }
 
 impl Deliveries {
     /// Waits for all deliveries, at most as long as one may take, and gives the warnings.
-    pub async fn finish(&self) -> Vec<String> {
+    pub(crate) async fn finish(&self) -> Vec<String> {
         let running = std::mem::take(&mut *self.running.lock().unwrap_or_else(PoisonError::into_inner));
         let mut warnings = Vec::new();
         for delivery in running {
@@ -67,7 +65,7 @@ impl Deliveries {
 }
 
 /// Tells receivers about a run.
-pub struct Notifier {
+pub(crate) struct Notifier {
     targets: Vec<Target>,
     delivery: Delivery,
     masks: Masks,
@@ -95,7 +93,12 @@ struct Message {
 
 impl Notifier {
     /// A notifier; `deliveries` is where its caller waits for it.
-    pub fn new(targets: Vec<Target>, delivery: Delivery, masks: &Masks, deliveries: &Deliveries) -> Self {
+    pub(crate) fn new(
+        targets: Vec<Target>,
+        delivery: Delivery,
+        masks: &Masks,
+        deliveries: &Deliveries,
+    ) -> Self {
         Self {
             targets,
             delivery,

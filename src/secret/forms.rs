@@ -9,7 +9,7 @@ use base64::engine::general_purpose::STANDARD_NO_PAD;
 const ENCODED_LINES: usize = 8;
 
 /// All forms of a value that are masked.
-pub fn forms(value: &str) -> Vec<Form> {
+pub(crate) fn forms(value: &str) -> Vec<Form> {
     let trimmed = value.trim();
     let whole = lines(trimmed).join("\n");
     if !is_maskable(&whole) {
@@ -35,7 +35,7 @@ pub fn forms(value: &str) -> Vec<Form> {
 }
 
 /// What of a value has no form that is masked.
-pub(super) fn unmasked(value: &str) -> Unmasked {
+pub(crate) fn unmasked(value: &str) -> Unmasked {
     let lines = lines(value.trim());
     if !is_maskable(&lines.join("\n")) {
         return Unmasked::Everything;

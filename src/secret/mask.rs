@@ -12,13 +12,13 @@ const MASK: &[u8] = b"***";
 
 /// The secret values of a run, shared by everything that writes.
 #[derive(Debug, Clone, Default)]
-pub struct Masks {
+pub(crate) struct Masks {
     known: Arc<Mutex<Known>>,
 }
 
 /// What of a value is not masked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Unmasked {
+pub(crate) enum Unmasked {
     /// All of it is masked.
     Nothing,
     /// It is masked as a whole, but lines of it that are shorter than four characters, or only brackets and commas, are not masked
@@ -54,7 +54,7 @@ enum Matter {
 impl Masks {
     /// Masks a value from now on, in all its forms: its lines, base64, hexadecimal, percent-encoded, escaped and quoted. The
     /// answer is what of it cannot be masked, because half of every log would be.
-    pub fn add(&self, secret: &Secret) -> Unmasked {
+    pub(crate) fn add(&self, secret: &Secret) -> Unmasked {
         let forms: Vec<Arc<Form>> = forms(secret.expose()).into_iter().map(Arc::new).collect();
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         let before = known.forms.len();
@@ -67,7 +67,7 @@ impl Masks {
     }
 
     /// The text with every secret replaced.
-    pub fn text(&self, text: &str) -> String {
+    pub(crate) fn text(&self, text: &str) -> String {
         let mut masker = Masker::new(self);
         let mut out = masker.push(text.as_bytes());
         out.extend(masker.finish());
@@ -110,7 +110,7 @@ struct Range {
 
 /// Masks one stream of bytes. What may be the beginning of a secret is held back until the next bytes decide; everything before
 /// it is shown at once.
-pub struct Masker {
+pub(crate) struct Masker {
     masks: Masks,
     matter: Arc<Matter>,
     place: Option<Place>,
@@ -122,7 +122,7 @@ pub struct Masker {
 
 impl Masker {
     /// A masker at the beginning of a stream.
-    pub fn new(masks: &Masks) -> Self {
+    pub(crate) fn new(masks: &Masks) -> Self {
         Self {
             masks: masks.clone(),
             matter: masks.matter(),
@@ -133,12 +133,12 @@ impl Masker {
     }
 
     /// Takes the next bytes and gives what can be shown now.
-    pub fn push(&mut self, bytes: &[u8]) -> Vec<u8> {
+    pub(crate) fn push(&mut self, bytes: &[u8]) -> Vec<u8> {
         self.scan(bytes, false)
     }
 
     /// Gives the rest at the end of the stream.
-    pub fn finish(&mut self) -> Vec<u8> {
+    pub(crate) fn finish(&mut self) -> Vec<u8> {
         self.scan(&[], true)
     }
 

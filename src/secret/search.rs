@@ -16,7 +16,7 @@ const FILTER_BITS: (u32, u32) = (17, 22);
 /// The filter has so many bits for each beginning, so that few other texts pass it.
 const SPARSE: usize = 64;
 
-pub(super) struct Search {
+pub(crate) struct Search {
     automaton: NFA,
     start: StateID,
     /// By state: how many bytes at the end of what was read may be the beginning of a form.
@@ -33,7 +33,7 @@ struct Filter {
 }
 
 /// Where in a stream a search is.
-pub(super) struct Place {
+pub(crate) struct Place {
     state: StateID,
     /// Forms that have begun, and go on as they should.
     candidates: Vec<Candidate>,
@@ -60,7 +60,7 @@ impl Candidate {
 
 impl Search {
     /// Nothing where there are more forms than an automaton can hold.
-    pub(super) fn new(forms: impl Iterator<Item = Arc<Form>>) -> Option<Self> {
+    pub(crate) fn new(forms: impl Iterator<Item = Arc<Form>>) -> Option<Self> {
         let mut begun: HashMap<Vec<u8>, Vec<Arc<Form>>> = HashMap::new();
         for form in forms {
             for beginning in form.beginnings() {
@@ -88,12 +88,12 @@ impl Search {
     }
 
     /// Before the first byte of a stream.
-    pub(super) fn begin(&self) -> Place {
+    pub(crate) fn begin(&self) -> Place {
         Place { state: self.start, candidates: Vec::new() }
     }
 
     /// How many bytes before the end of this text may be the beginning of a form.
-    pub(super) fn pending(&self, place: &Place, text: &[u8]) -> usize {
+    pub(crate) fn pending(&self, place: &Place, text: &[u8]) -> usize {
         let begun = place.candidates.iter().map(|candidate| text.len() - candidate.start).max();
         self.depth(place.state).max(begun.unwrap_or_default())
     }
@@ -103,7 +103,7 @@ impl Search {
     }
 
     /// Goes over a text from a position on, before which stands what was pending. Every form is told by where it begins and ends.
-    pub(super) fn go_on(
+    pub(crate) fn go_on(
         &self,
         place: &mut Place,
         text: &[u8],
@@ -154,7 +154,7 @@ impl Search {
 
 impl Place {
     /// The text will begin so many bytes later.
-    pub(super) fn moved(&mut self, by: usize) {
+    pub(crate) fn moved(&mut self, by: usize) {
         for candidate in &mut self.candidates {
             candidate.start -= by;
             candidate.readings.iter_mut().for_each(|reading| reading.moved(by));

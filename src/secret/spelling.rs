@@ -8,9 +8,9 @@
 use std::sync::Arc;
 
 /// Shorter values would mask half of every log.
-pub(super) const SHORTEST: usize = 4;
+pub(crate) const SHORTEST: usize = 4;
 /// How much of a form is known beforehand, in bytes.
-pub(super) const BEGINNING: usize = 8;
+pub(crate) const BEGINNING: usize = 8;
 /// Encoded values that are shorter are not looked for across line ends.
 const FOLDED: usize = 12;
 /// How many bytes that mean nothing (quotes, separators, line ends) may stand together in a form.
@@ -20,7 +20,7 @@ const WAYS: usize = 4000;
 
 /// What a form is made of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(super) enum Kind {
+pub(crate) enum Kind {
     /// The text itself: as it is, percent-encoded, escaped with backslashes as in JSON, shells and languages, quoted. Line ends
     /// are whatever a line can end with.
     Text,
@@ -32,14 +32,14 @@ pub(super) enum Kind {
 
 /// A form in which a secret may turn up.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct Form {
+pub(crate) struct Form {
     kind: Kind,
     meaning: Arc<[u8]>,
 }
 
 /// How far a form has been read in a text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Reading {
+pub(crate) struct Reading {
     /// The next byte of the text.
     at: usize,
     /// The next byte of the meaning.
@@ -50,23 +50,23 @@ pub(super) struct Reading {
 
 impl Reading {
     /// At the beginning of a form, at this place of the text.
-    pub(super) fn begin(at: usize) -> Self {
+    pub(crate) fn begin(at: usize) -> Self {
         Self { at, done: 0, meaningless: 0 }
     }
 
     /// The text begins so many bytes later.
-    pub(super) fn moved(&mut self, by: usize) {
+    pub(crate) fn moved(&mut self, by: usize) {
         self.at -= by;
     }
 }
 
 impl Form {
-    pub(super) fn new(kind: Kind, meaning: &[u8]) -> Self {
+    pub(crate) fn new(kind: Kind, meaning: &[u8]) -> Self {
         Self { kind, meaning: meaning.into() }
     }
 
     /// Reads on in a text. Tells where the form has come to its end, and leaves the readings that need more of the text.
-    pub(super) fn read(&self, text: &[u8], readings: &mut Vec<Reading>, mut ended: impl FnMut(usize)) {
+    pub(crate) fn read(&self, text: &[u8], readings: &mut Vec<Reading>, mut ended: impl FnMut(usize)) {
         let mut open = std::mem::take(readings);
         // Ways of reading meet again, and then one of them is enough.
         let mut seen: Vec<(usize, usize)> = Vec::new();
@@ -184,7 +184,7 @@ impl Form {
     }
 
     /// Where the form is in a text, looked for at every position: what the fast search is checked against.
-    pub fn places(&self, text: &[u8]) -> Vec<(usize, usize)> {
+    pub(crate) fn places(&self, text: &[u8]) -> Vec<(usize, usize)> {
         let beginnings = self.beginnings();
         let mut places = Vec::new();
         for at in 0..text.len() {
@@ -198,7 +198,7 @@ impl Form {
     }
 
     /// The ways in which the form begins: four to eight bytes each.
-    pub(super) fn beginnings(&self) -> Vec<Vec<u8>> {
+    pub(crate) fn beginnings(&self) -> Vec<Vec<u8>> {
         let mut ways = Vec::new();
         let mut open = vec![(Vec::new(), 0, false)];
         while let Some((begun, done, folded)) = open.pop() {

@@ -14,7 +14,7 @@ mod text;
 
 use libfuzzer_sys::fuzz_target;
 use pipeline::model::EventKind;
-use pipeline::source::{SourceFile, Span};
+use language::source::{SourceFile, Span};
 use plan::calls::{Caller, Unknowns};
 use plan::context::BuildContext;
 use plan::facts::Facts;
@@ -83,7 +83,7 @@ fn small_parsers(text: &str) {
     let _ = address::Repository::parse(text);
     if let Some((pattern, name)) = text.split_once('\n')
         && pattern.len() + name.len() < 2000
-        && let Ok(glob) = pipeline::glob::Glob::parse(pattern)
+        && let Ok(glob) = language::glob::Glob::parse(pattern)
     {
         let _ = glob.matches(name);
     }

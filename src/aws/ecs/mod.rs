@@ -6,8 +6,8 @@ mod services;
 mod tasks;
 mod usage;
 
-pub(super) use services::time;
-pub use tasks::{RunTask, TaskFilter};
+pub(crate) use services::time;
+pub(crate) use tasks::{RunTask, TaskFilter};
 
 use super::raw::{RawBody, swap_body};
 use super::{Aws, AwsError, error};
@@ -18,7 +18,7 @@ use serde_json::Value;
 
 impl Aws {
     /// A task definition by family (its latest revision) or ARN, as `DescribeTaskDefinition` answers, tags included.
-    pub async fn ecs_task_definition(&self, name: &str) -> Result<Value, AwsError> {
+    pub(crate) async fn ecs_task_definition(&self, name: &str) -> Result<Value, AwsError> {
         const ACTION: &str = "ecs:DescribeTaskDefinition";
         let raw = RawBody::default();
         let answer = aws_sdk_ecs::Client::new(&self.config)
@@ -43,7 +43,7 @@ impl Aws {
 
     /// Registers exactly this request and gives the new revision. One attempt: where its answer is lost, another one could register it
     /// twice.
-    pub async fn ecs_register(&self, request: &Value) -> Result<Revision, AwsError> {
+    pub(crate) async fn ecs_register(&self, request: &Value) -> Result<Revision, AwsError> {
         const ACTION: &str = "ecs:RegisterTaskDefinition";
         let family = request.get("family").and_then(Value::as_str).unwrap_or("*");
         let resource = self.arn("ecs", &format!("task-definition/{family}:*"));
@@ -63,7 +63,7 @@ impl Aws {
     }
 
     /// The active revisions of a family, the newest first.
-    pub async fn ecs_revisions(&self, family: &str) -> Result<Vec<Revision>, AwsError> {
+    pub(crate) async fn ecs_revisions(&self, family: &str) -> Result<Vec<Revision>, AwsError> {
         const ACTION: &str = "ecs:ListTaskDefinitions";
         let answers = aws_sdk_ecs::Client::new(&self.config)
             .list_task_definitions()
@@ -86,7 +86,7 @@ impl Aws {
     }
 
     /// Takes a revision out of use: nothing new can be started from it.
-    pub async fn ecs_deregister(&self, revision: &Revision) -> Result<(), AwsError> {
+    pub(crate) async fn ecs_deregister(&self, revision: &Revision) -> Result<(), AwsError> {
         aws_sdk_ecs::Client::new(&self.config)
             .deregister_task_definition()
             .task_definition(&revision.arn)

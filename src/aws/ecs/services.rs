@@ -18,7 +18,7 @@ const REVISIONS: usize = 20;
 
 impl Aws {
     /// A service as it is now, events included.
-    pub async fn ecs_service(&self, cluster: &str, service: &str) -> Result<Service, AwsError> {
+    pub(crate) async fn ecs_service(&self, cluster: &str, service: &str) -> Result<Service, AwsError> {
         let answer = aws_sdk_ecs::Client::new(&self.config)
             .describe_services()
             .cluster(cluster)
@@ -41,7 +41,7 @@ impl Aws {
             .ok_or_else(|| AwsError::NotFound { what: "service", name: format!("{cluster}/{service}") })
     }
 
-    pub(super) fn service_arn(&self, cluster: &str, service: &str) -> String {
+    pub(crate) fn service_arn(&self, cluster: &str, service: &str) -> String {
         if service.starts_with("arn:") {
             return service.to_owned();
         }
@@ -51,7 +51,7 @@ impl Aws {
 
     /// Points a service to a revision, and starts new tasks also where it runs that one if `force` says so. With `force` it is one
     /// attempt: where its answer is lost, another one would start another deployment.
-    pub async fn ecs_update_service(
+    pub(crate) async fn ecs_update_service(
         &self,
         cluster: &str,
         service: &str,
@@ -78,7 +78,7 @@ impl Aws {
     }
 
     /// The latest deployments of a service, newest first. They have no more than ARN, state, target and times.
-    pub async fn ecs_service_deployments(
+    pub(crate) async fn ecs_service_deployments(
         &self,
         cluster: &str,
         service: &str,
@@ -87,7 +87,7 @@ impl Aws {
     }
 
     /// The revision of the task definition that was deployed successfully last and is not `but`, as an ARN.
-    pub async fn ecs_last_success(
+    pub(crate) async fn ecs_last_success(
         &self,
         cluster: &str,
         service: &str,
@@ -146,7 +146,7 @@ impl Aws {
     }
 
     /// A service deployment as it is now.
-    pub async fn ecs_service_deployment(&self, arn: &str) -> Result<ServiceDeployment, AwsError> {
+    pub(crate) async fn ecs_service_deployment(&self, arn: &str) -> Result<ServiceDeployment, AwsError> {
         let answer = aws_sdk_ecs::Client::new(&self.config)
             .describe_service_deployments()
             .service_deployment_arns(arn)
@@ -163,14 +163,14 @@ impl Aws {
     }
 
     /// The revision of the task definition that a service revision brings, as an ARN.
-    pub async fn ecs_service_revision(&self, arn: &str) -> Result<String, AwsError> {
+    pub(crate) async fn ecs_service_revision(&self, arn: &str) -> Result<String, AwsError> {
         let definitions = self.ecs_service_revisions(&[arn.to_owned()]).await?;
         let definition = definitions.into_iter().next();
         definition.ok_or_else(|| AwsError::NotFound { what: "service revision", name: arn.to_owned() })
     }
 
     /// The revisions of task definitions that service revisions bring, in their order; without those that ECS does not know any more.
-    pub(super) async fn ecs_service_revisions(&self, arns: &[String]) -> Result<Vec<String>, AwsError> {
+    pub(crate) async fn ecs_service_revisions(&self, arns: &[String]) -> Result<Vec<String>, AwsError> {
         let mut definitions = Vec::with_capacity(arns.len());
         for some in arns.chunks(REVISIONS) {
             let answer = aws_sdk_ecs::Client::new(&self.config)
@@ -192,7 +192,7 @@ impl Aws {
     }
 
     /// Asks ECS to roll a service deployment back, which works also where it would not do so by itself.
-    pub async fn ecs_roll_back(&self, arn: &str) -> Result<(), AwsError> {
+    pub(crate) async fn ecs_roll_back(&self, arn: &str) -> Result<(), AwsError> {
         aws_sdk_ecs::Client::new(&self.config)
             .stop_service_deployment()
             .service_deployment_arn(arn)
@@ -205,7 +205,7 @@ impl Aws {
 }
 
 /// ECS's errors for a cluster or service that does not exist, by name.
-pub(super) fn missing(failed: AwsError, cluster: &str, service: &str) -> AwsError {
+pub(crate) fn missing(failed: AwsError, cluster: &str, service: &str) -> AwsError {
     let AwsError::Service { code, .. } = &failed else {
         return failed;
     };
@@ -218,12 +218,12 @@ pub(super) fn missing(failed: AwsError, cluster: &str, service: &str) -> AwsErro
     }
 }
 
-pub(in crate::aws) fn time(at: DateTime) -> Option<Timestamp> {
+pub(crate) fn time(at: DateTime) -> Option<Timestamp> {
     Timestamp::new(at.secs(), i32::try_from(at.subsec_nanos()).ok()?).ok()
 }
 
 /// A service. What `CodeDeploy` deploys is in its sets of tasks, and what the service itself says of that is how it began.
-pub(super) fn read(mut service: types::Service) -> Service {
+pub(crate) fn read(mut service: types::Service) -> Service {
     let sets = service.task_sets.take().unwrap_or_default();
     let primary = sets.iter().find(|set| set.status.as_deref() == Some("PRIMARY"));
     let has_controller = service

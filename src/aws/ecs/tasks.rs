@@ -14,7 +14,7 @@ const MOST: usize = 300;
 
 /// Which tasks of a cluster.
 #[derive(Debug, Clone, Copy)]
-pub enum TaskFilter<'a> {
+pub(crate) enum TaskFilter<'a> {
     /// Those that have ended; ECS remembers them for about an hour.
     StoppedOf(&'a str),
     /// Those that are to run.
@@ -23,26 +23,21 @@ pub enum TaskFilter<'a> {
 
 /// A task that is to run once.
 #[derive(Debug, Clone, Default)]
-pub struct RunTask {
-    /// The cluster.
-    pub cluster: String,
-    /// The revision.
-    pub definition: String,
-    /// Where it runs.
-    pub placement: Placement,
+pub(crate) struct RunTask {
+    pub(crate) cluster: String,
+    pub(crate) definition: String,
+    pub(crate) placement: Placement,
     /// A container whose arguments and variables are replaced for this run.
-    pub container: Option<String>,
-    /// Its arguments.
-    pub command: Option<Vec<String>>,
-    /// Its variables.
-    pub environment: Vec<(String, String)>,
+    pub(crate) container: Option<String>,
+    pub(crate) command: Option<Vec<String>>,
+    pub(crate) environment: Vec<(String, String)>,
     /// The same for all attempts of one call, so that there is one task.
-    pub token: String,
+    pub(crate) token: String,
 }
 
 impl Aws {
     /// Tasks of a service, in no order, without those that are `known` by their ARN.
-    pub async fn ecs_tasks(
+    pub(crate) async fn ecs_tasks(
         &self,
         cluster: &str,
         filter: TaskFilter<'_>,
@@ -75,13 +70,13 @@ impl Aws {
     }
 
     /// A task as it is now.
-    pub async fn ecs_task(&self, cluster: &str, arn: &str) -> Result<Task, AwsError> {
+    pub(crate) async fn ecs_task(&self, cluster: &str, arn: &str) -> Result<Task, AwsError> {
         let found = self.ecs_described(cluster, &[arn.to_owned()]).await?;
         found.into_iter().next().ok_or_else(|| AwsError::NotFound { what: "task", name: arn.to_owned() })
     }
 
     /// Tasks by their ARNs; without those that ECS does not know any more.
-    pub(super) async fn ecs_described(&self, cluster: &str, arns: &[String]) -> Result<Vec<Task>, AwsError> {
+    pub(crate) async fn ecs_described(&self, cluster: &str, arns: &[String]) -> Result<Vec<Task>, AwsError> {
         let mut tasks = Vec::with_capacity(arns.len());
         for some in arns.chunks(AT_ONCE) {
             let answer = aws_sdk_ecs::Client::new(&self.config)
@@ -99,7 +94,10 @@ impl Aws {
     }
 
     /// Starts a task. The inner error is ECS's reason for starting none.
-    pub async fn ecs_run_task(&self, task: &RunTask) -> Result<Result<Task, Vec<NotStarted>>, AwsError> {
+    pub(crate) async fn ecs_run_task(
+        &self,
+        task: &RunTask,
+    ) -> Result<Result<Task, Vec<NotStarted>>, AwsError> {
         let family = task.definition.rsplit('/').next().unwrap_or_default();
         let resource = self.arn("ecs", &format!("task-definition/{family}"));
         let mut call = aws_sdk_ecs::Client::new(&self.config)
@@ -170,8 +168,7 @@ impl Aws {
             .collect()))
     }
 
-    /// Ends a task.
-    pub async fn ecs_stop_task(&self, cluster: &str, arn: &str, reason: &str) -> Result<(), AwsError> {
+    pub(crate) async fn ecs_stop_task(&self, cluster: &str, arn: &str, reason: &str) -> Result<(), AwsError> {
         aws_sdk_ecs::Client::new(&self.config)
             .stop_task()
             .cluster(cluster)

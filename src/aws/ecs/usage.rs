@@ -15,7 +15,7 @@ const RECENT: usize = 5;
 
 impl Aws {
     /// All clusters of the account in the region, as ARNs.
-    pub async fn ecs_clusters(&self) -> Result<Vec<String>, AwsError> {
+    pub(crate) async fn ecs_clusters(&self) -> Result<Vec<String>, AwsError> {
         aws_sdk_ecs::Client::new(&self.config)
             .list_clusters()
             .into_paginator()
@@ -27,7 +27,7 @@ impl Aws {
     }
 
     /// All services of a cluster.
-    pub async fn ecs_services(&self, cluster: &str) -> Result<Vec<Service>, AwsError> {
+    pub(crate) async fn ecs_services(&self, cluster: &str) -> Result<Vec<Service>, AwsError> {
         let client = aws_sdk_ecs::Client::new(&self.config);
         let arns: Vec<String> = client
             .list_services()
@@ -56,7 +56,7 @@ impl Aws {
     }
 
     /// The revisions of a family that tasks of a cluster run, or are about to, as ARNs: all of them, however many tasks there are.
-    pub async fn ecs_revisions_that_run(
+    pub(crate) async fn ecs_revisions_that_run(
         &self,
         cluster: &str,
         family: &str,
@@ -81,7 +81,7 @@ impl Aws {
     }
 
     /// Where the latest deployments of a service, however they ended, came from and went to, as ARNs of revisions.
-    pub async fn ecs_recent(&self, cluster: &str, service: &str) -> Result<Vec<String>, AwsError> {
+    pub(crate) async fn ecs_recent(&self, cluster: &str, service: &str) -> Result<Vec<String>, AwsError> {
         let recent = self.ecs_service_deployments(cluster, service).await?;
         let recent: Vec<String> = recent.into_iter().take(RECENT).map(|deployment| deployment.arn).collect();
         self.ecs_service_revisions(&self.ends(recent).await?).await

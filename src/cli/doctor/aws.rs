@@ -8,18 +8,18 @@ use crate::cli::iam::pipeline_policies;
 use crate::cli::load::Loaded;
 use crate::engine::Settings;
 use crate::exit::Failure;
-use crate::pipeline::model::{
+use crate::language::pipeline::model::{
     Action, AwsAccess, Deploy, NotifyTarget, Pipeline, RunTask, TaskDefinitionBase, TaskPlace,
 };
-use crate::pipeline::reference::{SECRET_HELP, SecretReference};
-use crate::pipeline::template::Template;
+use crate::language::pipeline::reference::{SECRET_HELP, SecretReference};
+use crate::language::pipeline::template::Template;
 use crate::plan::policy::Policy;
 use crate::plan::resource::Fill;
 use crate::plan::scope::Values;
 use std::collections::HashMap;
 
 /// A pipeline that is examined.
-pub(super) struct Patient<'a> {
+pub(crate) struct Patient<'a> {
     loaded: &'a Loaded,
     settings: &'a Settings,
     /// Connections by region and role; nothing where one could not be made.
@@ -27,7 +27,7 @@ pub(super) struct Patient<'a> {
 }
 
 impl<'a> Patient<'a> {
-    pub(super) fn new(loaded: &'a Loaded, settings: &'a Settings) -> Self {
+    pub(crate) fn new(loaded: &'a Loaded, settings: &'a Settings) -> Self {
         Self { loaded, settings, connections: HashMap::new() }
     }
 
@@ -43,7 +43,7 @@ impl<'a> Patient<'a> {
         template.resolve(self.values()).ok()
     }
 
-    pub(super) async fn examine(&mut self, checks: &mut Checks) {
+    pub(crate) async fn examine(&mut self, checks: &mut Checks) {
         let policies = pipeline_policies(self.loaded, (self.loaded.context.region.as_deref(), None));
         if policies.iter().all(|policy| policy.statements.is_empty()) {
             checks.good("AWS", "this pipeline asks nothing of it");

@@ -4,7 +4,7 @@ use super::Checks;
 use crate::docker::{DockerError, Engine, daemon};
 use crate::engine::Settings;
 use crate::exit::Failure;
-use crate::pipeline::model::{Action, Command, Pipeline, Shell};
+use crate::language::pipeline::model::{Action, Command, Pipeline, Shell};
 use crate::text::human_size;
 use std::collections::HashMap;
 use std::path::Path;
@@ -12,7 +12,7 @@ use std::path::Path;
 /// Disk space below which builds tend to fail, in bytes.
 const LITTLE_SPACE: u64 = 5_000_000_000;
 
-pub(super) async fn docker(checks: &mut Checks, settings: &Settings) {
+pub(crate) async fn docker(checks: &mut Checks, settings: &Settings) {
     let engine = match Engine::connect(&settings.docker).await {
         Ok(engine) => engine,
         Err(failed) => return no_docker(checks, settings, failed),
@@ -74,7 +74,7 @@ fn no_docker(checks: &mut Checks, settings: &Settings, failed: DockerError) {
     }
 }
 
-pub(super) fn shell(checks: &mut Checks, pipeline: &Pipeline, process: &HashMap<String, String>) {
+pub(crate) fn shell(checks: &mut Checks, pipeline: &Pipeline, process: &HashMap<String, String>) {
     let has_scripts = pipeline.steps().any(|step| matches!(step.action, Action::Run(Command::Script(_))));
     if !has_scripts {
         return;

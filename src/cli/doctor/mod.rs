@@ -18,7 +18,7 @@ use std::path::{Path, PathBuf};
 #[command(
     after_help = "Examples:\n  runner doctor\n  runner doctor --json | jq '.checks[] | select(.state == \"missing\")'\n\nIt changes nothing. What may not be read is `could not check`.\nExit codes: 0 nothing is missing, 3 something is."
 )]
-pub(super) struct Arguments {
+pub(crate) struct Arguments {
     /// The pipeline file; without one in this directory only the machine is checked
     #[arg(long, short, value_name = "FILE")]
     file: Option<PathBuf>,
@@ -92,7 +92,7 @@ impl Checks {
     }
 }
 
-pub(super) fn main(arguments: &Arguments, no_color: bool) -> Result<Exit, Failure> {
+pub(crate) fn main(arguments: &Arguments, no_color: bool) -> Result<Exit, Failure> {
     let default = Path::new("pipeline.yml");
     let file = arguments.file.as_deref().or(default.exists().then_some(default));
     let loaded = match file {

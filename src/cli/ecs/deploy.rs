@@ -2,11 +2,11 @@
 
 use super::{Changes, Ended, Session, Target};
 use crate::cli::stdio;
-use crate::engine::deployment::{Outcome, Wishes, read_definition, short};
-use crate::engine::ecs::{Base, Done, Manner, Planned};
+use crate::deployment::commands::{Base, Done, Manner, Planned};
+use crate::deployment::{Outcome, Wishes, read_definition, short};
+use crate::duration;
 use crate::exit::{Exit, Failure};
-use crate::pipeline::duration;
-use crate::pipeline::model::OnFailure;
+use crate::language::pipeline::model::OnFailure;
 use clap::{Args, ValueEnum};
 use serde_json::{Value, json};
 use std::path::PathBuf;
@@ -17,7 +17,7 @@ use std::time::Duration;
 #[command(
     after_help = "What is deployed is FILE, a revision that is registered, or else what the service runs, each with the changes that\n--image and --env name. A revision that means the same is not registered again, and a service that runs it is left alone.\n\nExit codes: 0 the services run it, 5 it failed and was rolled back, 6 it failed and was not, 7 it took too long and goes on,\n8 another deployment took its place.\n\nExamples:\n  runner ecs deploy --cluster prod --service webapp --image web=registry.example.com/webapp:v1\n  runner ecs deploy --cluster prod --service webapp --file taskdef.json --wait 10m --on-failure leave"
 )]
-pub(super) struct Deploy {
+pub(crate) struct Deploy {
     #[command(flatten)]
     target: Target,
     /// A task definition in JSON or YAML, in any shape that the AWS tools write
@@ -66,7 +66,7 @@ enum WhenItFails {
     Leave,
 }
 
-pub(super) fn main(arguments: &Deploy) -> Result<Exit, Failure> {
+pub(crate) fn main(arguments: &Deploy) -> Result<Exit, Failure> {
     let base = match (&arguments.file, &arguments.task_definition) {
         (Some(file), _) => Base::Document(read_definition(file)?),
         (None, Some(revision)) => Base::Registered(revision.clone()),
@@ -91,7 +91,7 @@ pub(super) fn main(arguments: &Deploy) -> Result<Exit, Failure> {
 }
 
 /// Prints what was done, or would be, and gives the exit code: that of the deployment, whether or not this can be printed.
-pub(super) fn conclude(
+pub(crate) fn conclude(
     session: &Session,
     Ended { value: done, stopped }: &Ended<Done>,
     cluster: &str,

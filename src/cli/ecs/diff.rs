@@ -10,7 +10,7 @@ use clap::Args;
 #[command(
     after_help = "What means the same is no difference: the order of variables, what ECS adds by itself, `0.25 vCPU` and 256.\n\nExample:\n  runner ecs diff --cluster prod --service webapp --file taskdef.json --image web=registry.example.com/webapp:v1"
 )]
-pub(super) struct Diff {
+pub(crate) struct Diff {
     /// The service's cluster
     #[arg(long)]
     cluster: String,
@@ -21,7 +21,7 @@ pub(super) struct Diff {
     definition: Definition,
 }
 
-pub(super) fn main(arguments: &Diff) -> Result<Exit, Failure> {
+pub(crate) fn main(arguments: &Diff) -> Result<Exit, Failure> {
     let request = arguments.definition.request()?;
     let Diff { cluster, service, .. } = arguments;
     let session = Session::new()?;

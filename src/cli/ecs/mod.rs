@@ -7,9 +7,9 @@ mod rollback;
 mod status;
 
 use super::{load, run, stdio};
+use crate::deployment::commands::{self, Place};
+use crate::deployment::read_definition;
 use crate::ecs::task_definition::{ContainerPatch, Patch, Request};
-use crate::engine::deployment::read_definition;
-use crate::engine::ecs::{self, Place};
 use crate::engine::{Cancellation, Settings};
 use crate::event::{Event, Events, Wants};
 use crate::exit::{Exit, Failure};
@@ -23,7 +23,7 @@ use tokio::sync::mpsc;
 
 /// Work with Amazon ECS, without a pipeline file
 #[derive(Debug, Args)]
-pub(super) struct Arguments {
+pub(crate) struct Arguments {
     #[command(subcommand)]
     command: Command,
 }
@@ -37,7 +37,7 @@ enum Command {
     Status(status::Status),
 }
 
-pub(super) fn main(arguments: &Arguments) -> Result<Exit, Failure> {
+pub(crate) fn main(arguments: &Arguments) -> Result<Exit, Failure> {
     match &arguments.command {
         Command::Render(arguments) => render::main(arguments),
         Command::Diff(arguments) => diff::main(arguments),
@@ -140,7 +140,7 @@ impl Session {
     fn run<T>(
         &self,
         changes: bool,
-        work: impl AsyncFnOnce(&ecs::Session<'_>) -> Result<T, Failure>,
+        work: impl AsyncFnOnce(&commands::Session<'_>) -> Result<T, Failure>,
     ) -> Result<Ended<T>, Failure> {
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
         let runtime = runtime.map_err(|error| Failure::environment(format!("cannot start: {error}")))?;
@@ -150,7 +150,7 @@ impl Session {
             let (events, mut ways) = Events::ways(&[Wants::default()], WAITING);
             let printer = ways.pop().map(|way| tokio::spawn(print(way, self.masks.clone())));
             let Self { settings, masks } = self;
-            let session = ecs::Session { settings, masks, events: &events, cancellation: &cancellation };
+            let session = commands::Session { settings, masks, events: &events, cancellation: &cancellation };
             let too_long = async {
                 cancellation.stopping.soft.cancelled().await;
                 tokio::time::sleep(if changes { PATIENCE } else { Duration::ZERO }).await;

@@ -10,12 +10,12 @@ use clap::Args;
 #[command(
     after_help = "It is the body of RegisterTaskDefinition. Read-only fields and nulls are left out; everything else stays as it is, also fields that runner does not know.\nAWS is not asked.\n\nExample:\n  runner ecs render --file taskdef.json --image web=registry.example.com/webapp:v1 --env web:LOG_LEVEL=debug"
 )]
-pub(super) struct Render {
+pub(crate) struct Render {
     #[command(flatten)]
     definition: Definition,
 }
 
-pub(super) fn main(arguments: &Render) -> Result<Exit, Failure> {
+pub(crate) fn main(arguments: &Render) -> Result<Exit, Failure> {
     stdio::json(&arguments.definition.request()?.into_json())?;
     Ok(Exit::Done)
 }

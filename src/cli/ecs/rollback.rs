@@ -2,11 +2,11 @@
 
 use super::deploy::conclude;
 use super::{Session, Target};
-use crate::engine::deployment::Wishes;
-use crate::engine::ecs::Manner;
+use crate::deployment::Wishes;
+use crate::deployment::commands::Manner;
+use crate::duration;
 use crate::exit::{Exit, Failure};
-use crate::pipeline::duration;
-use crate::pipeline::model::OnFailure;
+use crate::language::pipeline::model::OnFailure;
 use clap::Args;
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ use std::time::Duration;
 #[command(
     after_help = "That is the last revision with a successful deployment that the service does not have now, not simply the number before.\n\nExample:\n  runner ecs rollback --cluster prod --service webapp --dry-run"
 )]
-pub(super) struct Rollback {
+pub(crate) struct Rollback {
     #[command(flatten)]
     target: Target,
     /// How long it may take [default: 15m, and what the service spends on shifting traffic]
@@ -29,7 +29,7 @@ pub(super) struct Rollback {
     json: bool,
 }
 
-pub(super) fn main(arguments: &Rollback) -> Result<Exit, Failure> {
+pub(crate) fn main(arguments: &Rollback) -> Result<Exit, Failure> {
     let Rollback { wait, dry_run, .. } = *arguments;
     let manner =
         Manner { wait, on_failure: OnFailure::Leave, force: false, dry_run, wishes: Wishes::default() };

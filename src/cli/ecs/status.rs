@@ -2,8 +2,8 @@
 
 use super::Session;
 use crate::cli::stdio;
-use crate::engine::deployment::short;
-use crate::engine::ecs::{self, Past, Running};
+use crate::deployment::commands::{self, Past, Running};
+use crate::deployment::short;
 use crate::exit::{Exit, Failure};
 use clap::Args;
 use jiff::Timestamp;
@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 /// Show what a service runs, since when, from which commit, and how its last deployments ended
 #[derive(Debug, Args)]
 #[command(after_help = "Example:\n  runner ecs status --cluster prod --service webapp")]
-pub(super) struct Status {
+pub(crate) struct Status {
     /// The service's cluster
     #[arg(long)]
     cluster: String,
@@ -24,7 +24,7 @@ pub(super) struct Status {
     json: bool,
 }
 
-pub(super) fn main(arguments: &Status) -> Result<Exit, Failure> {
+pub(crate) fn main(arguments: &Status) -> Result<Exit, Failure> {
     let Status { cluster, service, json } = arguments;
     let session = Session::new()?;
     let ended = session.run(false, async |session| session.status(cluster, service).await)?;
@@ -37,8 +37,8 @@ pub(super) fn main(arguments: &Status) -> Result<Exit, Failure> {
     Ok(Exit::Done)
 }
 
-fn document(cluster: &str, status: &ecs::Status) -> Value {
-    let ecs::Status { service, last, containers } = status;
+fn document(cluster: &str, status: &commands::Status) -> Value {
+    let commands::Status { service, last, containers } = status;
     let time = |at: Option<Timestamp>| at.map(|at| at.to_string());
     let deployments = last.iter().map(|Past { deployment, revision }| {
         json!({
@@ -58,8 +58,8 @@ fn document(cluster: &str, status: &ecs::Status) -> Value {
     })
 }
 
-fn text(cluster: &str, status: &ecs::Status) -> String {
-    let ecs::Status { service, last, containers } = status;
+fn text(cluster: &str, status: &commands::Status) -> String {
+    let commands::Status { service, last, containers } = status;
     let time = |at: Option<Timestamp>| at.map_or_else(|| "unknown".to_owned(), |at| at.to_string());
     let mut text = format!(
         "{} in {cluster}: {}, {} of {} running",

@@ -20,7 +20,7 @@ const LARGEST: usize = 15;
 #[command(
     after_help = "Neither Docker nor a pipeline file is needed. `.runner/` and the files for CodePipeline are never part of a context.\n\nExamples:\n  runner image context .\n  runner image context . -f docker/web.Dockerfile --size"
 )]
-pub(super) struct Context {
+pub(crate) struct Context {
     /// The context's directory
     directory: PathBuf,
     /// The Dockerfile, whose own FILE.dockerignore wins over .dockerignore
@@ -34,7 +34,7 @@ pub(super) struct Context {
     engine: bool,
 }
 
-pub(super) fn main(arguments: &Context) -> Result<Exit, Failure> {
+pub(crate) fn main(arguments: &Context) -> Result<Exit, Failure> {
     let directory = &arguments.directory;
     if !directory.is_dir() {
         return Err(Failure::usage(format!("there is no directory {}", directory.display())));

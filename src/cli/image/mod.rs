@@ -8,7 +8,7 @@ use clap::{Args, Subcommand};
 
 /// Work with images, without a pipeline file
 #[derive(Debug, Args)]
-pub(super) struct Arguments {
+pub(crate) struct Arguments {
     #[command(subcommand)]
     command: Command,
 }
@@ -19,7 +19,7 @@ enum Command {
     Push(push::Push),
 }
 
-pub(super) fn main(arguments: &Arguments) -> Result<Exit, Failure> {
+pub(crate) fn main(arguments: &Arguments) -> Result<Exit, Failure> {
     match &arguments.command {
         Command::Context(arguments) => context::main(arguments),
         Command::Push(arguments) => push::main(arguments),

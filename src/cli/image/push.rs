@@ -3,11 +3,11 @@
 use crate::address::{self, LATEST, Repository, split_tag};
 use crate::cli::{load, run, stdio};
 use crate::engine::Cancellation;
-use crate::engine::transfer::ImagePush;
 use crate::exit::{Exit, Failure};
 use crate::registry::compress::Compression;
 use crate::registry::push::Progress;
 use crate::secret::Masks;
+use crate::step::transfer::ImagePush;
 use crate::text::human_size;
 use clap::{Args, ValueEnum};
 use std::io::{IsTerminal, Write};
@@ -24,7 +24,7 @@ const BAR: usize = 30;
 #[command(
     after_help = "What the repository has already is neither compressed nor sent. Logins come from Docker's configuration and its\ncredential helpers, and for ECR otherwise from AWS.\n\nExamples:\n  runner image push webapp:v1 registry.example.com/webapp:v1\n  runner image push webapp:v1 123456789012.dkr.ecr.eu-west-1.amazonaws.com/webapp:v1 --compression zstd"
 )]
-pub(super) struct Push {
+pub(crate) struct Push {
     /// The image's name or id in the Docker Engine
     image: String,
     /// Where it goes: HOST/REPOSITORY[:TAG]
@@ -40,7 +40,7 @@ enum Format {
     Zstd,
 }
 
-pub(super) fn main(arguments: &Push) -> Result<Exit, Failure> {
+pub(crate) fn main(arguments: &Push) -> Result<Exit, Failure> {
     let (repository, tag) = destination(&arguments.destination)?;
     let compression = match arguments.compression {
         Format::Gzip => Compression::Gzip,

@@ -18,11 +18,9 @@ use std::time::SystemTime;
 const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
 /// The Dockerfile and what stands beside it, which BuildKit asks for as the directory `dockerfile`.
-pub(super) struct Dockerfile {
-    /// Contents by name.
+pub(crate) struct Dockerfile {
     files: BTreeMap<String, Vec<u8>>,
     name: String,
-    /// Where it is.
     path: PathBuf,
     /// How many lines stand in front that the file does not have, and after which of its own.
     added: (usize, usize),
@@ -30,7 +28,7 @@ pub(super) struct Dockerfile {
 
 impl Dockerfile {
     /// Reads it, and its own ignore file. Each of the build's stages is a name and the image that it stands for.
-    pub(super) fn read(build: &Build) -> Result<Self, DockerError> {
+    pub(crate) fn read(build: &Build) -> Result<Self, DockerError> {
         let path = build.dockerfile.as_path();
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let read = |path: &Path| match fs::read(path) {
@@ -57,18 +55,18 @@ impl Dockerfile {
     }
 
     /// The name under which BuildKit finds it.
-    pub(super) fn name(&self) -> &str {
+    pub(crate) fn name(&self) -> &str {
         &self.name
     }
 
     /// Where it is on this machine.
-    pub(super) fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         &self.path
     }
 
     /// The files in their order, each with what BuildKit wants to know of it. They are as young as the build: BuildKit would
     /// take another one of the same size and time for the same.
-    pub(super) fn files(&self) -> Vec<(Stat, Vec<u8>)> {
+    pub(crate) fn files(&self) -> Vec<(Stat, Vec<u8>)> {
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         let stat = |name: &String, content: &Vec<u8>| Stat {
             path: name.clone(),
@@ -81,7 +79,7 @@ impl Dockerfile {
     }
 
     /// BuildKit's words about a line, with the number that the line has in the file.
-    pub(super) fn own_lines(&self, message: &str) -> String {
+    pub(crate) fn own_lines(&self, message: &str) -> String {
         let (lines, after) = self.added;
         if lines == 0 {
             return message.to_owned();
@@ -172,7 +170,7 @@ impl Outline {
 
 /// The images that a Dockerfile is built from and with, each once: in `FROM`, `COPY --from`, mounts and `# syntax=`. What `own`
 /// names is not one of them. An error is a name in which unknown arguments stay as they are written.
-pub fn base_images(
+pub(crate) fn base_images(
     text: &str,
     arguments: &HashMap<String, String>,
     own: &[String],

@@ -41,7 +41,7 @@ const CULPRITS: usize = 3;
 
 /// The directories of a session's builds. Clones are the same.
 #[derive(Clone)]
-pub(super) struct Directories {
+pub(crate) struct Directories {
     context: Option<PathBuf>,
     rules: Rules,
     /// Each build's Dockerfile, in a directory with this number in its name.
@@ -53,13 +53,13 @@ pub(super) struct Directories {
 }
 
 impl Directories {
-    pub(super) fn new(context: Option<&Path>, rules: Rules, warnings: mpsc::Sender<String>) -> Self {
+    pub(crate) fn new(context: Option<&Path>, rules: Rules, warnings: mpsc::Sender<String>) -> Self {
         let context = context.map(Path::to_owned);
         Self { context, rules, dockerfiles: Arc::default(), failure: Arc::default(), warnings }
     }
 
     /// Adds a Dockerfile; the answer is the name of its directory.
-    pub(super) fn add(&self, dockerfile: Arc<Dockerfile>) -> String {
+    pub(crate) fn add(&self, dockerfile: Arc<Dockerfile>) -> String {
         let mut dockerfiles = lock(&self.dockerfiles);
         dockerfiles.push(dockerfile);
         format!("{DOCKERFILE}{}", dockerfiles.len() - 1)
@@ -72,7 +72,7 @@ impl Directories {
     }
 
     /// Why the context could not be read.
-    pub(super) fn failure(&self) -> Option<Arc<ContextError>> {
+    pub(crate) fn failure(&self) -> Option<Arc<ContextError>> {
         lock(&self.failure).clone()
     }
 

@@ -18,13 +18,13 @@ use crate::secret::{Login, Secret};
 use bollard_buildkit_proto::moby::buildkit::v1 as control;
 use control::control_client::ControlClient;
 use dockerfile::Dockerfile;
-pub use dockerfile::base_images;
+pub(crate) use dockerfile::base_images;
 use futures_util::future::BoxFuture;
 use progress::Progress;
-pub use progress::{BuildSummary, Watcher};
-pub use session::Session;
-pub use source::{Source, is_remote};
-pub use ssh::SshAgent;
+pub(crate) use progress::{BuildSummary, Watcher};
+pub(crate) use session::Session;
+pub(crate) use source::{Source, is_remote};
+pub(crate) use ssh::SshAgent;
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -33,66 +33,63 @@ use tokio_util::sync::CancellationToken;
 use tonic::transport::{Channel, Endpoint};
 
 /// Finds the login for a registry's host name, when the build asks for it.
-pub type Logins = Arc<dyn Fn(String) -> BoxFuture<'static, Option<Login>> + Send + Sync>;
+pub(crate) type Logins = Arc<dyn Fn(String) -> BoxFuture<'static, Option<Login>> + Send + Sync>;
 
 /// What builds get from runner while they are under way. Builds of one session share it, and what one of them has been sent
 /// is not sent again to the others.
 #[derive(Clone)]
-pub struct Share {
+pub(crate) struct Share {
     /// The files that `COPY` sees.
-    pub context: Source,
+    pub(crate) context: Source,
     /// Secrets by the id that `RUN --mount=type=secret` names.
-    pub secrets: HashMap<String, Secret>,
+    pub(crate) secrets: HashMap<String, Secret>,
     /// SSH agents by the id that `RUN --mount=type=ssh` names.
-    pub ssh: HashMap<String, SshAgent>,
+    pub(crate) ssh: HashMap<String, SshAgent>,
     /// Logins for private base images and caches.
-    pub logins: Logins,
+    pub(crate) logins: Logins,
     /// For what is not wrong with it, but not good.
-    pub warnings: mpsc::Sender<String>,
+    pub(crate) warnings: mpsc::Sender<String>,
 }
 
 /// An image to build.
 #[derive(Clone)]
-pub struct Build {
+pub(crate) struct Build {
     /// The Dockerfile: inside of a directory or not; in a remote context, the path there.
-    pub dockerfile: PathBuf,
+    pub(crate) dockerfile: PathBuf,
     /// Names that the Dockerfile may use in `FROM` and `--from`.
-    pub stages: Vec<StageImage>,
+    pub(crate) stages: Vec<StageImage>,
     /// The stage to build, where it is not the last one.
-    pub target: Option<String>,
+    pub(crate) target: Option<String>,
     /// What to build for, as `os/arch[/variant]`; the engine's own where absent.
-    pub platform: Option<String>,
-    /// Build arguments.
-    pub args: Vec<(String, String)>,
-    /// Labels.
-    pub labels: Vec<(String, String)>,
+    pub(crate) platform: Option<String>,
+    pub(crate) args: Vec<(String, String)>,
+    pub(crate) labels: Vec<(String, String)>,
     /// What `RUN` reaches: `none` or `host`; the engine's default where absent.
-    pub network: Option<&'static str>,
+    pub(crate) network: Option<&'static str>,
     /// Further hosts for `RUN`, with their addresses.
-    pub extra_hosts: Vec<(String, String)>,
+    pub(crate) extra_hosts: Vec<(String, String)>,
     /// Images whose inline cache may be used, and caches in registries.
-    pub cache_from: Vec<String>,
+    pub(crate) cache_from: Vec<String>,
     /// Where the cache goes.
-    pub cache_to: CacheExport,
+    pub(crate) cache_to: CacheExport,
     /// The names that the image gets in the engine.
-    pub names: Vec<String>,
+    pub(crate) names: Vec<String>,
 }
 
 /// A name that a Dockerfile may use for an image.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct StageImage {
+pub(crate) struct StageImage {
     /// The name of a stage.
-    pub name: String,
+    pub(crate) name: String,
     /// The image that it stands for.
-    pub image: String,
+    pub(crate) image: String,
     /// The image's platform, where it need not be that of the build.
-    pub platform: Option<String>,
+    pub(crate) platform: Option<String>,
 }
 
 /// Where a build's cache goes, besides the engine.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub enum CacheExport {
-    /// Nowhere.
+pub(crate) enum CacheExport {
     #[default]
     None,
     /// Into the image's own configuration.
@@ -103,23 +100,23 @@ pub enum CacheExport {
 
 /// What came out of a build.
 #[derive(Debug, Clone)]
-pub struct Built {
+pub(crate) struct Built {
     /// The image in the engine.
-    pub image: LocalImage,
+    pub(crate) image: LocalImage,
     /// What the build did.
-    pub summary: BuildSummary,
+    pub(crate) summary: BuildSummary,
 }
 
 impl Engine {
     /// Opens a session for builds that share the same files and secrets. It ends when it is dropped, and with it whatever BuildKit
     /// still does for it.
-    pub async fn session(&self, share: &Share) -> Result<Session, DockerError> {
+    pub(crate) async fn session(&self, share: &Share) -> Result<Session, DockerError> {
         share.context.check()?;
         session::open(&self.host, share, self.ignore_rules()).await
     }
 
     /// Builds an image. Progress goes to `watcher` as it comes; cancelling `stop` ends the build in the engine too.
-    pub async fn build(
+    pub(crate) async fn build(
         &self,
         session: &Session,
         build: &Build,
@@ -172,7 +169,7 @@ impl Engine {
     }
 
     /// Makes an image of nothing but the files of a source, without what its `.dockerignore` leaves out.
-    pub async fn image_of(
+    pub(crate) async fn image_of(
         &self,
         share: &Share,
         name: &str,

@@ -18,16 +18,16 @@ const CLIPPED: &[u8] = b"[output clipped, log limit ";
 
 /// Where a build's progress goes.
 #[derive(Clone)]
-pub struct Watcher {
+pub(crate) struct Watcher {
     /// Lines of the log, as they come.
-    pub output: mpsc::Sender<Vec<u8>>,
+    pub(crate) output: mpsc::Sender<Vec<u8>>,
     /// What is under way right now, a line each, for a terminal. Where nobody watches, the log has all output of all steps;
     /// otherwise only that of steps that fail.
-    pub live: Option<watch::Sender<Vec<String>>>,
+    pub(crate) live: Option<watch::Sender<Vec<String>>>,
     /// What goes wrong without an end to the build.
-    pub warnings: mpsc::Sender<String>,
+    pub(crate) warnings: mpsc::Sender<String>,
     /// What the log's lines begin with, where several images are built side by side.
-    pub prefix: String,
+    pub(crate) prefix: String,
 }
 
 /// The steps of BuildKit's that read and write caches. They may fail.
@@ -36,19 +36,19 @@ const EXPORTING: &str = "exporting cache";
 
 /// What a build did.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct BuildSummary {
+pub(crate) struct BuildSummary {
     /// Instructions of the Dockerfile that were run.
-    pub run: usize,
+    pub(crate) run: usize,
     /// Instructions whose result came from the cache.
-    pub cached: usize,
+    pub(crate) cached: usize,
     /// The instructions that were run, the slowest first, with their time.
-    pub slowest: Vec<(String, Duration)>,
+    pub(crate) slowest: Vec<(String, Duration)>,
     /// The export of the cache went wrong.
-    pub cache_not_written: bool,
+    pub(crate) cache_not_written: bool,
 }
 
 /// Writes a build's progress.
-pub(super) struct Progress<'w> {
+pub(crate) struct Progress<'w> {
     watcher: &'w Watcher,
     steps: HashMap<String, Step>,
     /// The engine has cut an output short.
@@ -83,7 +83,7 @@ impl Step {
 }
 
 impl<'w> Progress<'w> {
-    pub(super) fn new(watcher: &'w Watcher) -> Self {
+    pub(crate) fn new(watcher: &'w Watcher) -> Self {
         Self { watcher, steps: HashMap::new(), clipped: false }
     }
 
@@ -96,7 +96,7 @@ impl<'w> Progress<'w> {
     }
 
     /// Takes one update of the stream.
-    pub(super) async fn update(&mut self, update: StatusResponse) {
+    pub(crate) async fn update(&mut self, update: StatusResponse) {
         let begun = |vertex: &&Vertex| vertex.started.is_some() || vertex.cached;
         for vertex in update.vertexes.iter().filter(begun) {
             self.begin(vertex).await;
@@ -269,7 +269,7 @@ impl<'w> Progress<'w> {
     }
 
     /// The end of the stream.
-    pub(super) fn finish(self) -> BuildSummary {
+    pub(crate) fn finish(self) -> BuildSummary {
         if let Some(live) = &self.watcher.live {
             live.send_replace(Vec::new());
         }

@@ -47,15 +47,15 @@ const METHODS: [&str; 6] = [
 const HEADERS: u32 = 16 * 1024 * 1024;
 
 /// An open session. Dropping it closes the connection.
-pub struct Session {
-    pub(super) id: String,
-    pub(super) context: Source,
-    pub(super) directories: Directories,
+pub(crate) struct Session {
+    pub(crate) id: String,
+    pub(crate) context: Source,
+    pub(crate) directories: Directories,
     _closing: DropGuard,
 }
 
 /// Announces a session to the engine and serves it in the background.
-pub(super) async fn open(host: &Host, share: &Share, rules: Rules) -> Result<Session, DockerError> {
+pub(crate) async fn open(host: &Host, share: &Share, rules: Rules) -> Result<Session, DockerError> {
     let directories = Directories::new(share.context.directory(), rules, share.warnings.clone());
     let id = crate::docker::random_id();
     let shared_key = shared_key(&share.context);

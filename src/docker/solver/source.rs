@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 
 /// Where the files come from that `COPY` sees.
 #[derive(Debug, Clone)]
-pub enum Source {
+pub(crate) enum Source {
     /// A directory of this machine.
     Directory(PathBuf),
     /// A git repository or an address of the web, which the engine fetches itself.
@@ -20,7 +20,7 @@ pub enum Source {
 
 impl Source {
     /// Checks that it is there, as far as this can be known.
-    pub(super) fn check(&self) -> Result<(), DockerError> {
+    pub(crate) fn check(&self) -> Result<(), DockerError> {
         match self {
             Self::Directory(path) if !path.is_dir() => Err(ContextError::Read {
                 path: path.clone(),
@@ -32,7 +32,7 @@ impl Source {
     }
 
     /// The directory, where it is one.
-    pub(super) fn directory(&self) -> Option<&Path> {
+    pub(crate) fn directory(&self) -> Option<&Path> {
         match self {
             Self::Directory(path) => Some(path),
             Self::Remote(_) => None,
@@ -41,7 +41,7 @@ impl Source {
 }
 
 /// Whether a context is fetched by the engine, by the rules of the docker command: a git repository, or an address of the web.
-pub fn is_remote(context: &str) -> bool {
+pub(crate) fn is_remote(context: &str) -> bool {
     const BEGINNINGS: [&str; 6] = ["http://", "https://", "git://", "ssh://", "git@", "github.com/"];
     BEGINNINGS.iter().any(|beginning| context.starts_with(beginning))
 }
@@ -54,7 +54,7 @@ fn is_git(url: &str) -> bool {
 }
 
 /// The graph whose result is nothing but the files of a source. `exclude` are patterns of `.dockerignore`.
-pub(super) fn files_of(source: &Source, session: &str, exclude: &[String]) -> pb::Definition {
+pub(crate) fn files_of(source: &Source, session: &str, exclude: &[String]) -> pb::Definition {
     let (identifier, attributes) = match source {
         Source::Directory(_) => {
             let exclude = serde_json::Value::from(exclude).to_string();
@@ -123,7 +123,7 @@ fn input(op: &[u8]) -> pb::Input {
 }
 
 /// The digest by which BuildKit knows something, with its `sha256:`.
-pub(super) fn digest(op: &[u8]) -> String {
+pub(crate) fn digest(op: &[u8]) -> String {
     let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, op);
     format!("sha256:{}", hex(digest.as_ref()))
 }

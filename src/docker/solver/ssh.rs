@@ -36,7 +36,7 @@ const DEFAULT_ID: &str = "default";
 
 /// What answers for keys.
 #[derive(Clone)]
-pub enum SshAgent {
+pub(crate) enum SshAgent {
     /// The socket of an agent.
     Socket(PathBuf),
     /// A key that is answered for here.
@@ -45,7 +45,7 @@ pub enum SshAgent {
 
 impl SshAgent {
     /// An agent's socket, or the file of a private key.
-    pub fn at(path: &Path) -> Result<Self, DockerError> {
+    pub(crate) fn at(path: &Path) -> Result<Self, DockerError> {
         let failed = |reason: String| DockerError::Ssh(format!("{}: {reason}", path.display()));
         let metadata = std::fs::metadata(path).map_err(|error| failed(error.to_string()))?;
         if metadata.file_type().is_socket() {
@@ -66,8 +66,8 @@ impl SshAgent {
 }
 
 /// The service that a build asks for agents by their id.
-pub(super) struct Forward {
-    pub(super) agents: HashMap<String, SshAgent>,
+pub(crate) struct Forward {
+    pub(crate) agents: HashMap<String, SshAgent>,
 }
 
 impl Forward {

@@ -4,7 +4,7 @@ use super::words::{between, group_name};
 use super::{Cause, Kind};
 
 /// A load balancer's check that failed, from the message about it.
-pub(super) fn load_balancer_check(message: &str, path: Option<&str>) -> Cause {
+pub(crate) fn load_balancer_check(message: &str, path: Option<&str>) -> Cause {
     let group =
         between(message, "target-group ", &[')', ' ', ',']).or_else(|| between(message, "(elb ", &[')']));
     let group = group.map(|group| format!(" (target group `{}`)", group_name(group))).unwrap_or_default();

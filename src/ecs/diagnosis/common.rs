@@ -5,7 +5,7 @@ use super::words::words;
 use super::{Cause, Kind};
 
 /// An image for another processor than the task's.
-pub(super) fn wrong_architecture(container: Option<&str>, definition: &Definition<'_>, exec: bool) -> Cause {
+pub(crate) fn wrong_architecture(container: Option<&str>, definition: &Definition<'_>, exec: bool) -> Cause {
     let architecture = definition.architecture();
     let named = container.and_then(|name| Some((name, definition.image(name)?)));
     let image = match (named, container) {
@@ -27,7 +27,7 @@ pub(super) fn wrong_architecture(container: Option<&str>, definition: &Definitio
 }
 
 /// A command that is not there, or is none.
-pub(super) fn no_command(container: Option<&str>, message: &str, definition: &Definition<'_>) -> Cause {
+pub(crate) fn no_command(container: Option<&str>, message: &str, definition: &Definition<'_>) -> Cause {
     let subject = container.map_or_else(|| "a container".to_owned(), |name| format!("container `{name}`"));
     let image = container.and_then(|name| definition.image(name));
     let image = image.map_or_else(|| "its image".to_owned(), |image| format!("image `{image}`"));
@@ -59,7 +59,7 @@ fn command_in(message: &str) -> Option<&str> {
 }
 
 /// A container that took more memory than it may have; `said` are its own words for it.
-pub(super) fn memory(container: Option<&str>, definition: &Definition<'_>, said: Option<&str>) -> Cause {
+pub(crate) fn memory(container: Option<&str>, definition: &Definition<'_>, said: Option<&str>) -> Cause {
     let subject = container.map_or_else(|| "a container".to_owned(), |name| format!("container `{name}`"));
     let limit = container.and_then(|name| definition.memory(name));
     let limit = limit.map(|limit| format!(" (it may have {limit})")).unwrap_or_default();

@@ -3,13 +3,13 @@
 use serde_json::Value;
 
 /// A view of the `taskDefinition` object.
-pub(super) struct Definition<'a>(pub(super) &'a Value);
+pub(crate) struct Definition<'a>(pub(crate) &'a Value);
 
 /// A variable that takes its value from a secret or a parameter.
-pub(super) struct Reference<'a> {
-    pub(super) container: &'a str,
-    pub(super) variable: &'a str,
-    pub(super) value_from: &'a str,
+pub(crate) struct Reference<'a> {
+    pub(crate) container: &'a str,
+    pub(crate) variable: &'a str,
+    pub(crate) value_from: &'a str,
 }
 
 impl<'a> Definition<'a> {
@@ -22,7 +22,7 @@ impl<'a> Definition<'a> {
     }
 
     /// Whether a task ends with this container. What AWS itself adds to a task is not in its definition.
-    pub(super) fn is_essential(&self, name: &str) -> bool {
+    pub(crate) fn is_essential(&self, name: &str) -> bool {
         match self.container(name) {
             Some(container) => container.get("essential").and_then(Value::as_bool).unwrap_or(true),
             None => self.containers().next().is_none(),
@@ -30,12 +30,12 @@ impl<'a> Definition<'a> {
     }
 
     /// The image of a container.
-    pub(super) fn image(&self, name: &str) -> Option<&'a str> {
+    pub(crate) fn image(&self, name: &str) -> Option<&'a str> {
         text(self.container(name)?, "image")
     }
 
     /// The container whose image a message names, or else the only one.
-    pub(super) fn named_by_image(&self, message: &str) -> Option<&'a str> {
+    pub(crate) fn named_by_image(&self, message: &str) -> Option<&'a str> {
         let named = self
             .containers()
             .filter(|container| text(container, "image").is_some_and(|image| message.contains(image)))
@@ -49,12 +49,12 @@ impl<'a> Definition<'a> {
     }
 
     /// The processor that tasks run on.
-    pub(super) fn architecture(&self) -> &'a str {
+    pub(crate) fn architecture(&self) -> &'a str {
         self.0.pointer("/runtimePlatform/cpuArchitecture").and_then(Value::as_str).unwrap_or("X86_64")
     }
 
     /// How much memory a container may have: its own limit, or the task's.
-    pub(super) fn memory(&self, name: &str) -> Option<String> {
+    pub(crate) fn memory(&self, name: &str) -> Option<String> {
         let own = self.container(name).and_then(|container| container.get("memory"));
         let limit = own.or_else(|| self.0.get("memory"))?;
         let number = limit.as_u64().or_else(|| limit.as_str()?.trim().parse().ok())?;
@@ -62,7 +62,7 @@ impl<'a> Definition<'a> {
     }
 
     /// The command of a container's health check.
-    pub(super) fn health_command(&self, name: &str) -> Option<String> {
+    pub(crate) fn health_command(&self, name: &str) -> Option<String> {
         let words = self.container(name)?.pointer("/healthCheck/command")?.as_array()?;
         let words: Vec<&str> = words.iter().filter_map(Value::as_str).collect();
         match words.as_slice() {
@@ -72,7 +72,7 @@ impl<'a> Definition<'a> {
     }
 
     /// What a container runs, as far as the definition says.
-    pub(super) fn command(&self, name: &str) -> Option<String> {
+    pub(crate) fn command(&self, name: &str) -> Option<String> {
         let container = self.container(name)?;
         let words = ["entryPoint", "command"].iter().filter_map(|field| container.get(*field)?.as_array());
         let words: Vec<&str> = words.flatten().filter_map(Value::as_str).collect();
@@ -80,7 +80,7 @@ impl<'a> Definition<'a> {
     }
 
     /// The log group of a container, or else the first one.
-    pub(super) fn log_group(&self, name: Option<&str>) -> Option<&'a str> {
+    pub(crate) fn log_group(&self, name: Option<&str>) -> Option<&'a str> {
         let group = |container: &'a Value| {
             container.pointer("/logConfiguration/options/awslogs-group").and_then(Value::as_str)
         };
@@ -90,7 +90,7 @@ impl<'a> Definition<'a> {
     }
 
     /// All variables that take their value from elsewhere.
-    pub(super) fn references(&self) -> Vec<Reference<'a>> {
+    pub(crate) fn references(&self) -> Vec<Reference<'a>> {
         let of_container = |container: &'a Value| {
             let name = text(container, "name").unwrap_or_default();
             let secrets = container.get("secrets").and_then(Value::as_array).into_iter().flatten();
@@ -105,7 +105,7 @@ impl<'a> Definition<'a> {
 
 impl Reference<'_> {
     /// Whether it takes its value from the secret or parameter that a message names.
-    pub(super) fn is_of(&self, named: &str) -> bool {
+    pub(crate) fn is_of(&self, named: &str) -> bool {
         if named.contains(":secretsmanager:") || self.value_from.contains(":secretsmanager:") {
             return same_secret(self.secret(), &secret(named));
         }
@@ -113,13 +113,13 @@ impl Reference<'_> {
     }
 
     /// The secret, without the key, stage and version behind it.
-    pub(super) fn secret(&self) -> &str {
+    pub(crate) fn secret(&self) -> &str {
         let end = self.value_from.match_indices(':').nth(6).map_or(self.value_from.len(), |(end, _)| end);
         if self.value_from.contains(":secretsmanager:") { &self.value_from[..end] } else { self.value_from }
     }
 
     /// The key inside the secret.
-    pub(super) fn json_key(&self) -> Option<&str> {
+    pub(crate) fn json_key(&self) -> Option<&str> {
         let key = self.value_from.split(':').nth(7)?;
         (self.value_from.contains(":secretsmanager:") && !key.is_empty()).then_some(key)
     }

@@ -9,7 +9,7 @@ use super::{Cause, Kind};
 use serde_json::Value;
 
 /// What a service's event tells of trouble; nothing for those that only report progress.
-pub fn diagnose_event(message: &str) -> Option<Cause> {
+pub(crate) fn diagnose_event(message: &str) -> Option<Cause> {
     let lower = message.to_lowercase();
     let has = |marker: &str| lower.contains(marker);
     if has("is unhealthy in (") || has("is unhealthy in target-group") || has("is unhealthy in elb") {

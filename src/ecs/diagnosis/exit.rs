@@ -30,7 +30,7 @@ const PORT: [&str; 5] = [
 ];
 
 /// The end of the essential container that took the task with it.
-pub(super) fn essential(evidence: &Evidence<'_>, definition: &Definition<'_>) -> Option<Cause> {
+pub(crate) fn essential(evidence: &Evidence<'_>, definition: &Definition<'_>) -> Option<Cause> {
     // What ends after the first one was told to by ECS, with SIGTERM: its code says the least.
     let rank = |code: i32| match code {
         143 => 0,
@@ -45,7 +45,7 @@ pub(super) fn essential(evidence: &Evidence<'_>, definition: &Definition<'_>) ->
 }
 
 /// The end of another container, which the essential ones may have waited for.
-pub(super) fn other(evidence: &Evidence<'_>, definition: &Definition<'_>) -> Option<Cause> {
+pub(crate) fn other(evidence: &Evidence<'_>, definition: &Definition<'_>) -> Option<Cause> {
     let mut ended = containers(evidence.task, definition, false)
         .filter_map(|container| Some((container, container.exit_code.filter(|code| *code != 0)?)));
     ended.next().map(|(container, code)| of_code(evidence, definition, container, code))
@@ -109,7 +109,7 @@ fn is_exec_failure(line: &str) -> bool {
 }
 
 /// The port in the last words, for a container's log or a runtime's message.
-pub(super) fn port_in_use(name: &str, words: &str) -> Cause {
+pub(crate) fn port_in_use(name: &str, words: &str) -> Cause {
     let port =
         port(words).map_or_else(|| "the port that it listens on".to_owned(), |port| format!("port {port}"));
     Cause::new(Kind::PortInUse, Some(name), format!("container `{name}` did not get {port}, which is in use"))

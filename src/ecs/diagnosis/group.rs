@@ -5,23 +5,21 @@ use crate::ecs::task::Task;
 
 /// Tasks that ended for one reason.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Group {
-    /// Why they ended.
-    pub cause: Cause,
-    /// Their ids.
-    pub tasks: Vec<String>,
+pub(crate) struct Group {
+    pub(crate) cause: Cause,
+    pub(crate) tasks: Vec<String>,
     /// ECS's code for the end of the first one.
-    pub stop_code: Option<String>,
+    pub(crate) stop_code: Option<String>,
     /// ECS's own words for it.
-    pub reason: Option<String>,
+    pub(crate) reason: Option<String>,
     /// What the container in question ended with.
-    pub exit_code: Option<i32>,
+    pub(crate) exit_code: Option<i32>,
     /// The last lines of the first one.
-    pub logs: Vec<ContainerLog>,
+    pub(crate) logs: Vec<ContainerLog>,
 }
 
 /// Tasks by their cause, the most frequent one first.
-pub fn group(causes: &[(Evidence<'_>, Cause)]) -> Vec<Group> {
+pub(crate) fn group(causes: &[(Evidence<'_>, Cause)]) -> Vec<Group> {
     let mut groups: Vec<Group> = Vec::new();
     for (evidence, cause) in causes {
         let id = evidence.task.id().to_owned();
@@ -50,7 +48,7 @@ impl Group {
     }
 
     /// What to write into the log: the cause, what the containers said last, and the way out. An event has been written already.
-    pub fn lines(&self) -> Vec<String> {
+    pub(crate) fn lines(&self) -> Vec<String> {
         if self.tasks.is_empty() {
             return Vec::new();
         }
@@ -98,7 +96,7 @@ fn reason(task: &Task, of_container: Option<&str>) -> Option<String> {
 
 impl Group {
     /// A cause that only an event of the service tells.
-    pub fn of_event(cause: Cause) -> Self {
+    pub(crate) fn of_event(cause: Cause) -> Self {
         Self { cause, tasks: Vec::new(), stop_code: None, reason: None, exit_code: None, logs: Vec::new() }
     }
 }

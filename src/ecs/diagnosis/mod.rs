@@ -15,48 +15,46 @@ use super::task::{Container, Task};
 use definition::Definition;
 use serde_json::Value;
 
-pub use event::diagnose_event;
-pub use group::{Group, group};
-pub(super) use room::meaning as no_room;
+pub(crate) use event::diagnose_event;
+pub(crate) use group::{Group, group};
+pub(crate) use room::meaning as no_room;
 
 /// Whether a task of a definition, as `DescribeTaskDefinition` gives it, ends with this container.
-pub fn is_essential(definition: &Value, container: &str) -> bool {
+pub(crate) fn is_essential(definition: &Value, container: &str) -> bool {
     Definition(definition).is_essential(container)
 }
 
 /// What is known about a failed task beside the task itself.
 #[derive(Debug, Clone, Copy)]
-pub struct Evidence<'a> {
+pub(crate) struct Evidence<'a> {
     /// The task, as ECS describes it once it is stopped.
-    pub task: &'a Task,
+    pub(crate) task: &'a Task,
     /// The `taskDefinition` object, as `DescribeTaskDefinition` gives it.
-    pub definition: &'a Value,
+    pub(crate) definition: &'a Value,
     /// The last lines of its containers.
-    pub logs: &'a [ContainerLog],
+    pub(crate) logs: &'a [ContainerLog],
     /// The path that the load balancer's target group checks.
-    pub health_path: Option<&'a str>,
+    pub(crate) health_path: Option<&'a str>,
 }
 
 /// The end of a container's log.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ContainerLog {
+pub(crate) struct ContainerLog {
     /// Its name in the task definition.
-    pub container: String,
-    /// The last lines.
-    pub lines: Vec<String>,
+    pub(crate) container: String,
+    pub(crate) lines: Vec<String>,
 }
 
 /// Why a task ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Cause {
+pub(crate) struct Cause {
     /// What sort of trouble it is.
-    pub kind: Kind,
+    pub(crate) kind: Kind,
     /// The container that it is about, where it is about one.
-    pub container: Option<String>,
+    pub(crate) container: Option<String>,
     /// What happened, as part of a sentence.
-    pub sentence: String,
-    /// The way out.
-    pub help: Option<String>,
+    pub(crate) sentence: String,
+    pub(crate) help: Option<String>,
 }
 
 impl Cause {
@@ -72,7 +70,7 @@ impl Cause {
 
 /// What sort of trouble ended a task.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
+pub(crate) enum Kind {
     /// The registry has no such image.
     ImageMissing,
     /// The registry does not let the task have the image.
@@ -111,13 +109,12 @@ pub enum Kind {
     Infrastructure,
     /// Stopped on purpose, by a person or the scheduler: not a failure.
     Stopped,
-    /// None of these.
     Unknown,
 }
 
 impl Kind {
     /// After how many tasks that failed like this it makes no sense to wait for another one.
-    pub fn hopeless_after(self) -> Option<usize> {
+    pub(crate) fn hopeless_after(self) -> Option<usize> {
         match self {
             Self::ImageMissing
             | Self::SecretMissing
@@ -132,7 +129,7 @@ impl Kind {
 }
 
 /// Says why a task ended.
-pub fn diagnose(evidence: &Evidence<'_>) -> Cause {
+pub(crate) fn diagnose(evidence: &Evidence<'_>) -> Cause {
     let definition = Definition(evidence.definition);
     host(evidence.task)
         .or_else(|| asked_for(evidence.task))

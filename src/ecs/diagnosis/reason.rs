@@ -8,7 +8,7 @@ use super::words::{between, words};
 use super::{Cause, Kind};
 
 /// Words of what is out of reach, in lower case.
-pub(super) const UNREACHABLE: [&str; 22] = [
+pub(crate) const UNREACHABLE: [&str; 22] = [
     "i/o timeout",
     "connection issue between",
     "no such host",
@@ -34,7 +34,7 @@ pub(super) const UNREACHABLE: [&str; 22] = [
 ];
 
 /// Words of a refusal, in lower case.
-pub(super) const DENIED: [&str; 12] = [
+pub(crate) const DENIED: [&str; 12] = [
     "accessdenied",
     "not authorized to perform",
     "403 forbidden",
@@ -62,18 +62,18 @@ const NO_IMAGE: [&str; 8] = [
 ];
 
 /// What a task in a subnet without a way out lacks.
-pub(super) const WAY_OUT: &str = "in a private subnet it takes a NAT gateway or VPC endpoints for";
+pub(crate) const WAY_OUT: &str = "in a private subnet it takes a NAT gateway or VPC endpoints for";
 
 /// A message, and what it is about.
-pub(super) struct Message<'a> {
-    pub(super) text: &'a str,
+pub(crate) struct Message<'a> {
+    pub(crate) text: &'a str,
     lower: String,
     container: Option<&'a str>,
-    pub(super) definition: &'a Definition<'a>,
+    pub(crate) definition: &'a Definition<'a>,
 }
 
 /// Says what a message means, if it is one of the known sorts.
-pub(super) fn read(text: &str, container: Option<&str>, definition: &Definition<'_>) -> Option<Cause> {
+pub(crate) fn read(text: &str, container: Option<&str>, definition: &Definition<'_>) -> Option<Cause> {
     let container = container.or_else(|| {
         let is_of_container = text.contains("CannotPull") || text.contains("CannotStart");
         definition.named_by_image(text).filter(|_| is_of_container)
@@ -83,7 +83,7 @@ pub(super) fn read(text: &str, container: Option<&str>, definition: &Definition<
 }
 
 impl Message<'_> {
-    pub(super) fn has(&self, markers: &[&str]) -> bool {
+    pub(crate) fn has(&self, markers: &[&str]) -> bool {
         markers.iter().any(|marker| self.lower.contains(marker))
     }
 
@@ -165,17 +165,17 @@ impl Message<'_> {
         cause
     }
 
-    pub(super) fn about(&self, kind: Kind, sentence: impl Into<String>) -> Cause {
+    pub(crate) fn about(&self, kind: Kind, sentence: impl Into<String>) -> Cause {
         Cause::new(kind, self.container, sentence)
     }
 
     /// What is known to be wrong in general, but not in particular.
-    pub(super) fn other(&self, subject: &str) -> Cause {
+    pub(crate) fn other(&self, subject: &str) -> Cause {
         self.about(Kind::Unknown, format!("{subject}: {}", words(self.text)))
     }
 
     /// The role that was refused something, and what.
-    pub(super) fn refused(&self) -> String {
+    pub(crate) fn refused(&self) -> String {
         let role = between(self.text, "assumed-role/", &['/', ' ']).map(|role| format!("role `{role}`"));
         let action = between(self.text, "to perform: ", &[' ']).map(|action| format!("`{action}`"));
         match (role, action) {

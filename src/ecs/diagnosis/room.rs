@@ -3,7 +3,7 @@
 use super::{Cause, Kind};
 
 /// What keeps a task from being placed, from a message in lower case.
-pub(super) fn no_room(lower: &str) -> Cause {
+pub(crate) fn no_room(lower: &str) -> Cause {
     let (what, help) = lacking(lower).unwrap_or(("no container instance meets what it requires", ATTRIBUTE));
     Cause::new(Kind::NoCapacity, None, format!("ECS cannot place a task: {what}")).help(help)
 }
@@ -35,7 +35,7 @@ fn lacking(lower: &str) -> Option<(&'static str, &'static str)> {
 }
 
 /// What ECS's reason for not starting a task means, where it is one of too little room.
-pub(in crate::ecs) fn meaning(reason: &str) -> Option<&'static str> {
+pub(crate) fn meaning(reason: &str) -> Option<&'static str> {
     lacking(&reason.to_lowercase()).map(|(what, _)| what)
 }
 

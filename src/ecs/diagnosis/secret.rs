@@ -20,7 +20,7 @@ const NO_SECRET: [&str; 9] = [
 ];
 
 impl Message<'_> {
-    pub(super) fn secret(&self) -> Cause {
+    pub(crate) fn secret(&self) -> Cause {
         if let Some(key) = between(self.text, "json key ", &[' ', ',', '"']) {
             return self.no_key(key.trim_end_matches('.'));
         }

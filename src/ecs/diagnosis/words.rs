@@ -6,19 +6,18 @@ use crate::text::shortened;
 const WORDS: usize = 400;
 
 /// A message on one line, without a full stop, and not too long.
-pub(super) fn words(text: &str) -> String {
+pub(crate) fn words(text: &str) -> String {
     let line = text.split_whitespace().collect::<Vec<_>>().join(" ");
     shortened(line.trim_end_matches('.'), WORDS)
 }
 
 /// What comes after `start`, up to one of `ends`.
-pub(super) fn between<'a>(text: &'a str, start: &str, ends: &[char]) -> Option<&'a str> {
+pub(crate) fn between<'a>(text: &'a str, start: &str, ends: &[char]) -> Option<&'a str> {
     let (_, rest) = text.split_once(start)?;
     let found = &rest[..rest.find(ends).unwrap_or(rest.len())];
     (!found.is_empty()).then_some(found)
 }
 
-/// `arn:…:targetgroup/NAME/ID`
-pub(super) fn group_name(group: &str) -> &str {
+pub(crate) fn group_name(group: &str) -> &str {
     between(group, "targetgroup/", &['/']).unwrap_or(group)
 }

@@ -1,15 +1,15 @@
 //! What the steps for Amazon ECS ask of AWS.
 
 use super::{Call, Caller, Place, Unknowns, pull};
-use crate::pipeline::model::{
+use crate::language::pipeline::model::{
     Action, Deploy, OnFailure, RunTask, Step, TaskDefinition, TaskDefinitionBase, TaskPlace,
 };
-use crate::pipeline::reference::{SecretReference, family_of};
+use crate::language::pipeline::reference::{SecretReference, family_of};
 use crate::plan::policy::{EVENTS, SCHEDULER, TASKS};
 use crate::plan::resource::Resource;
 
 impl Caller<'_> {
-    pub(super) fn task_definition(
+    pub(crate) fn task_definition(
         &self,
         definition: &TaskDefinition,
         step: &Step,
@@ -124,7 +124,7 @@ impl Caller<'_> {
         place.arn_or(service, "ecs", |service| format!("service/{cluster}/{service}"))
     }
 
-    pub(super) fn run_task(&self, task: &RunTask, step: &Step, place: &Place) -> Vec<Call> {
+    pub(crate) fn run_task(&self, task: &RunTask, step: &Step, place: &Place) -> Vec<Call> {
         let own = Some(&step.env);
         let cluster = self.text(&task.cluster, own);
         let short = cluster.rsplit('/').next().unwrap_or_default();
@@ -218,7 +218,7 @@ impl Caller<'_> {
         groups
     }
 
-    pub(super) fn deploy(&self, deploy: &Deploy, step: &Step, place: &Place) -> Vec<Call> {
+    pub(crate) fn deploy(&self, deploy: &Deploy, step: &Step, place: &Place) -> Vec<Call> {
         let own = Some(&step.env);
         let cluster = self.text(&deploy.cluster, own);
         let mut calls = Vec::new();

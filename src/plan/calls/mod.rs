@@ -10,46 +10,45 @@ use super::facts::Facts;
 use super::resource::{Fill, Resource};
 use super::scope::Values;
 use crate::address::{EcrHost, Repository, split_tag};
-use crate::pipeline::model::{
+use crate::language::pipeline::model::{
     Action, AwsAccess, CacheTo, Image, Name, Notify, NotifyTarget, Pipeline, Step, Test,
 };
-use crate::pipeline::reference::SecretReference;
-use crate::pipeline::template::{Builtin, Reference, Template};
+use crate::language::pipeline::reference::SecretReference;
+use crate::language::pipeline::template::{Builtin, Reference, Template};
 use indexmap::IndexMap;
 
 /// The tag of a build cache in a registry.
-pub const CACHE_TAG: &str = "buildcache";
+pub(crate) const CACHE_TAG: &str = "buildcache";
 
 /// What tags with the fingerprint of an image's sources begin with.
-pub const SOURCE_TAG: &str = "runner-source-";
+pub(crate) const SOURCE_TAG: &str = "runner-source-";
 
 /// Something that a step asks of the world outside.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Call {
+pub(crate) struct Call {
     /// What changes, where something does.
-    pub change: Option<Change>,
+    pub(crate) change: Option<Change>,
     /// What has to be allowed: action and resource.
-    pub permissions: Vec<(&'static str, Resource)>,
+    pub(crate) permissions: Vec<(&'static str, Resource)>,
     /// The roles that it passes on, and to which service.
-    pub passes: Vec<(Resource, &'static str)>,
+    pub(crate) passes: Vec<(Resource, &'static str)>,
     /// The role under which it happens: the build's own where absent.
-    pub role: Option<String>,
+    pub(crate) role: Option<String>,
 }
 
 /// A call that changes something.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Change {
+pub(crate) struct Change {
     /// The action: as IAM spells it, or `registry:UploadBlobs` and `registry:PutManifest`.
-    pub action: &'static str,
-    /// What it changes.
-    pub target: String,
+    pub(crate) action: &'static str,
+    pub(crate) target: String,
     /// When it happens, where it does not always.
-    pub condition: Option<&'static str>,
+    pub(crate) condition: Option<&'static str>,
 }
 
 /// How values are written that are not known before the build runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Unknowns {
+pub(crate) enum Unknowns {
     /// As the file writes them: `${source.branch}`.
     Written,
     /// As `*`: the names are patterns of IAM, for every build of this pipeline.
@@ -58,7 +57,7 @@ pub enum Unknowns {
 
 /// Finds the calls of a pipeline.
 #[derive(Debug, Clone, Copy)]
-pub struct Caller<'a> {
+pub(crate) struct Caller<'a> {
     pipeline: &'a Pipeline,
     values: &'a Values,
     facts: &'a Facts,
@@ -129,7 +128,7 @@ impl Place {
 
 impl<'a> Caller<'a> {
     /// The last two are the region and the account where the file names none.
-    pub fn new(
+    pub(crate) fn new(
         pipeline: &'a Pipeline,
         values: &'a Values,
         facts: &'a Facts,
@@ -193,7 +192,7 @@ impl<'a> Caller<'a> {
     }
 
     /// What happens before the first step: secrets are fetched.
-    pub fn at_start(&self) -> Vec<Call> {
+    pub(crate) fn at_start(&self) -> Vec<Call> {
         let env = &self.pipeline.env;
         let place = self.place(&self.pipeline.aws);
         let mut calls = Vec::new();
@@ -227,7 +226,7 @@ impl<'a> Caller<'a> {
     }
 
     /// What a notification asks of AWS.
-    pub fn notification(&self, notify: &Notify) -> Vec<Call> {
+    pub(crate) fn notification(&self, notify: &Notify) -> Vec<Call> {
         let NotifyTarget::Sns(topic) = &notify.target else {
             return Vec::new();
         };
@@ -237,7 +236,7 @@ impl<'a> Caller<'a> {
     }
 
     /// The calls of a step, in the order in which it makes them. A parallel group has none of its own.
-    pub fn step(&self, step: &Step) -> Vec<Call> {
+    pub(crate) fn step(&self, step: &Step) -> Vec<Call> {
         let place = self.place(step.aws.as_ref().unwrap_or(&self.pipeline.aws));
         let mut calls = match &step.action {
             Action::Build(images) => self.build(images, step, &place),

@@ -1,0 +1,223 @@
+//! Errors of the adapters as failures: exit code, sentence, next step to take.
+
+use crate::address::InvalidName;
+use crate::aws::{AwsError, Denial};
+use crate::docker::DockerError;
+use crate::docker::context::ContextError;
+use crate::ecs::task_definition::TaskDefinitionError;
+use crate::exit::{Exit, Failure, chain};
+use crate::files::WriteError;
+use crate::process::ProcessError;
+use crate::registry::RegistryError;
+use std::borrow::Borrow;
+
+/// How privileged mode is turned on.
+const PRIVILEGED: &str = "turn it on for the CodeBuild project: Environment → Privileged in the console, `PrivilegedMode: true` in CloudFormation, `privileged_mode = true` in Terraform, or `aws codebuild update-project --name PROJECT --environment …,privilegedMode=true`";
+/// AWS's error code where an account has as much of something as its quota allows.
+const QUOTA: &str = "LimitExceededException";
+
+impl From<ProcessError> for Failure {
+    fn from(error: ProcessError) -> Self {
+        let failure = Self::caused(Exit::Environment, &error);
+        match error {
+            ProcessError::NoProgram(program) if program == "bash" => {
+                failure.help("install bash, or write `env: { shell: sh }` in the pipeline file")
+            }
+            ProcessError::NoProgram(_) => failure.help(
+                "install it in the build image; a script for the shell is written as text, not as a list",
+            ),
+            ProcessError::NoDirectory(_) => {
+                failure.help("`dir` starts from the directory of the pipeline file")
+            }
+            ProcessError::Start { .. } => failure,
+            ProcessError::Guard { .. } => failure
+                .help("was it killed, is the machine out of memory or processes, or is /proc not mounted?"),
+        }
+    }
+}
+
+impl From<DockerError> for Failure {
+    fn from(error: DockerError) -> Self {
+        if let DockerError::Named { name, source } = error {
+            let failure = Self::from(*source);
+            return Self { message: format!("the docker context `{name}`: {}", failure.message), ..failure };
+        }
+        if let DockerError::Build(text) = &error
+            && let Some(denial) = Denial::read(text)
+        {
+            // A base image in ECR that may not be pulled.
+            return Self::caused(Exit::Environment, &error).help(allow(&denial));
+        }
+        let exit = match &error {
+            DockerError::Build(_) => Exit::StepFailed,
+            DockerError::Start(_) | DockerError::Service { .. } => Exit::TestsFailed,
+            DockerError::NoDockerfile(_) | DockerError::Ssh(_) => Exit::Usage,
+            DockerError::Context(context)
+                if matches!(**context, ContextError::Name(_) | ContextError::Pattern(_)) =>
+            {
+                Exit::Usage
+            }
+            _ => Exit::Environment,
+        };
+        let failure = Self::caused(exit, &error);
+        match &error {
+            DockerError::NoSocket(_) | DockerError::NoListener(_) => failure.help(
+                "start Docker (`sudo systemctl start docker`), or set DOCKER_HOST to where one runs; in a container mount /var/run/docker.sock",
+            ),
+            DockerError::NotPrivileged(_) => failure.help(PRIVILEGED),
+            DockerError::NotRoot(_) => {
+                failure.help("run the build as root: leave out `run-as` in the buildspec, and `USER` in the build image")
+            }
+            DockerError::NoDaemon => failure.help(
+                "use one of CodeBuild's standard images, install Docker in the build image, or set DOCKER_HOST to where an engine runs",
+            ),
+            DockerError::Daemon { lines, .. } if lines.is_empty() => {
+                failure.help("what it wrote where it was started says more")
+            }
+            DockerError::Daemon { .. } => failure.help(
+                "its last lines are above, the rest is in .runner/dockerd.log",
+            ),
+            DockerError::Certificate { .. } => failure.help(
+                "DOCKER_CERT_PATH names the directory with ca.pem, cert.pem and key.pem; without it that is ~/.docker",
+            ),
+            DockerError::NoSsh => failure.help("install OpenSSH's client (openssh-client, openssh-clients)"),
+            DockerError::Denied { user, .. } => failure.help(format!(
+                "add {user} to the group `docker` (usermod -aG) and log in anew, or run as root"
+            )),
+            DockerError::Address { .. } => failure
+                .help("use unix:///path/to/socket, tcp://host:port or ssh://user@host"),
+            DockerError::UnusableContext { .. } => failure.help(
+                "`docker context ls` lists those that there are; DOCKER_CONTEXT names another one, and DOCKER_HOST goes before all of them",
+            ),
+            DockerError::Configuration(_) => failure.help("mend the file, or set DOCKER_HOST"),
+            DockerError::Unreachable { address, .. } if address.starts_with("ssh://") => failure.help(
+                "does `ssh -T HOST docker info` work without a question? It takes a key that an agent holds or that has no passphrase, and a known host",
+            ),
+            DockerError::Unreachable { .. } => {
+                failure.help("is the engine running? `docker info` says more; DOCKER_HOST names another one")
+            }
+            DockerError::TooOld { .. } => failure.help("use a newer CodeBuild image or engine"),
+            DockerError::NoImage(_) => {
+                failure.help("it was removed since it was built; run the build phase again")
+            }
+            DockerError::NoDockerfile(_) => failure.help(
+                "`dockerfile` starts from the directory of the pipeline file, and is `Dockerfile` in the context where it is not given",
+            ),
+            DockerError::Build(text) if text.contains("unknown instruction") => failure.help(
+                "heredocs and other newer parts of the language need `# syntax=docker/dockerfile:1` in the first line on engines before 23",
+            ),
+            DockerError::Build(text) if text.contains("exec format error") => failure.help(
+                "a `RUN` for another platform needs emulation on the engine's machine (binfmt_misc with QEMU)",
+            ),
+            DockerError::Stopped => Self::stopped(),
+            _ => failure,
+        }
+    }
+}
+
+impl From<InvalidName> for Failure {
+    fn from(error: InvalidName) -> Self {
+        Self::caused(Exit::Usage, &error)
+    }
+}
+
+impl From<RegistryError> for Failure {
+    fn from(error: RegistryError) -> Self {
+        let exit = match &error {
+            RegistryError::Name(_) => Exit::Usage,
+            RegistryError::Verification { .. } | RegistryError::ImmutableTag { .. } => Exit::StepFailed,
+            _ => Exit::Environment,
+        };
+        let failure = Self::caused(exit, &error);
+        match &error {
+            RegistryError::Denied { host, reason } => failure.help(Denial::read(reason).map_or_else(
+                || format!("for ECR allow the role to push to this repository (`runner iam` prints the policy); elsewhere log in with `docker login {host}`"),
+                |denial| allow(&denial),
+            )),
+            RegistryError::Full { .. } => failure.help(
+                "remove images that nothing runs, or have a lifecycle policy do so (`aws ecr put-lifecycle-policy`); Service Quotas raises the quota `Images per repository`",
+            ),
+            RegistryError::NoRepository { repository, .. } => failure.help(format!(
+                "create it (`aws ecr create-repository --repository-name {repository}`), or write `create: true` for the image"
+            )),
+            RegistryError::Unreachable { .. } => {
+                failure.help("check the name in `repository`, the network and the proxy settings")
+            }
+            RegistryError::ImmutableTag { .. } => {
+                failure.help("give the image a tag that is unique to the commit, such as `${source.commit}`")
+            }
+            RegistryError::Stopped => Self::stopped(),
+            _ => failure,
+        }
+    }
+}
+
+/// The way out of a refusal by IAM.
+fn allow(denial: &Denial) -> String {
+    let Denial { action, resource } = denial;
+    format!(
+        "allow `{action}` on `{resource}` to the role that runs this, with the statement {}; `runner iam` prints the whole policy",
+        denial.statement()
+    )
+}
+
+/// An error of AWS with the next step to take, in one line.
+pub(crate) fn told(error: impl Borrow<AwsError>) -> String {
+    let error = error.borrow();
+    match error {
+        AwsError::Denied { denial, .. } => format!("{}; {}", chain(error), allow(denial)),
+        _ => chain(error),
+    }
+}
+
+impl From<AwsError> for Failure {
+    fn from(error: AwsError) -> Self {
+        let exit = match &error {
+            AwsError::Service { code, .. } if code != QUOTA && !error.may_pass() => Exit::StepFailed,
+            _ => Exit::Environment,
+        };
+        let failure = Self::caused(exit, &error);
+        match &error {
+            AwsError::NoRegion => failure.help("set AWS_REGION, or a region in the profile"),
+            AwsError::NoCredentials(_) => failure.help(
+                "give the CodeBuild project a service role; elsewhere set AWS_PROFILE or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or run with --local",
+            ),
+            AwsError::BadCredentials { message, .. }
+                if ["Signature expired", "not yet current", "Request has expired"]
+                    .iter()
+                    .any(|words| message.contains(words)) =>
+            {
+                failure.help("set this machine's clock: AWS takes requests of the last minutes only")
+            }
+            AwsError::BadCredentials { .. } => {
+                failure.help("renew them; `aws sts get-caller-identity` says whose they are")
+            }
+            AwsError::Denied { denial, .. } => failure.help(allow(denial)),
+            AwsError::Unreachable { .. } | AwsError::NotUnderstood { .. } => {
+                failure.help("check the network, the region and AWS_ENDPOINT_URL")
+            }
+            AwsError::NotFound { what, .. } => {
+                failure.help(format!("create the {what}, or correct its name"))
+            }
+            AwsError::Role { .. } => {
+                failure.help("check the ARN, the network, and what the role's trust policy asks for")
+            }
+            AwsError::Service { action, code, .. } if code == QUOTA => failure.help(format!(
+                "remove what nothing uses any more, or ask for more in Service Quotas; `{action}` is what went beyond the quota"
+            )),
+            AwsError::Tls(_) | AwsError::Unusable { .. } | AwsError::Service { .. } => failure,
+        }
+    }
+}
+
+impl From<TaskDefinitionError> for Failure {
+    fn from(error: TaskDefinitionError) -> Self {
+        Self::caused(Exit::Usage, &error)
+    }
+}
+
+impl From<WriteError> for Failure {
+    fn from(error: WriteError) -> Self {
+        Self::caused(Exit::Environment, &error).help("is the disk full, or the directory not writable?")
+    }
+}

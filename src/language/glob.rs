@@ -1,0 +1,102 @@
+//! Patterns for the names of branches and tags.
+
+/// A pattern: `*` is any text without `/`, `**` any text, `?` one character but `/`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Glob(String);
+
+impl Glob {
+    /// Reads a pattern. The error says what is wrong, and the way out.
+    pub(crate) fn parse(pattern: &str) -> Result<Self, (String, &'static str)> {
+        if pattern.is_empty() {
+            return Err(("an empty pattern matches nothing".to_owned(), "write `**` for any name"));
+        }
+        if pattern.starts_with('!') {
+            return Err((
+                format!("`{pattern}`: `!` has no meaning in patterns"),
+                "use `except` for what is to be left out",
+            ));
+        }
+        if pattern.starts_with("refs/") {
+            return Err((
+                format!("`{pattern}` is a whole reference"),
+                "write the name alone: `main` for `refs/heads/main`, `v1` for `refs/tags/v1`",
+            ));
+        }
+        if pattern.starts_with('^') || pattern.ends_with('$') {
+            return Err((
+                format!("`{pattern}` looks like a regular expression"),
+                "patterns are compared as a whole; `*` is any text without `/`, `**` any text",
+            ));
+        }
+        if pattern.chars().any(char::is_whitespace) || pattern.contains(',') {
+            return Err((
+                format!("`{pattern}`: no branch or tag has blanks or commas in its name"),
+                "give several patterns as a list",
+            ));
+        }
+        if let Some(found) = pattern.chars().find(|c| "[]{}()|\\".contains(*c)) {
+            return Err((
+                format!("`{pattern}`: `{found}` has no meaning in patterns"),
+                "`*` is any text without `/`, `**` any text, `?` one character; give several patterns as a list",
+            ));
+        }
+        Ok(Self(pattern.to_owned()))
+    }
+
+    /// The pattern as it was written.
+    pub(crate) fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// Whether a whole name matches. Takes time in proportion to the product of both lengths, whatever the pattern.
+    pub(crate) fn matches(&self, name: &str) -> bool {
+        let name: Vec<char> = name.chars().collect();
+        // `reached[n]`: what was read of the pattern so far matches the first `n` characters of the name.
+        let mut reached = vec![false; name.len() + 1];
+        reached[0] = true;
+        let mut pattern = self.0.chars().peekable();
+        while let Some(character) = pattern.next() {
+            let mut next = vec![false; name.len() + 1];
+            let any = character == '*' && pattern.next_if_eq(&'*').is_some();
+            for at in 0..=name.len() {
+                next[at] = match character {
+                    '*' => reached[at] || (at > 0 && next[at - 1] && (any || name[at - 1] != '/')),
+                    '?' => at > 0 && reached[at - 1] && name[at - 1] != '/',
+                    literal => at > 0 && reached[at - 1] && name[at - 1] == literal,
+                };
+            }
+            reached = next;
+        }
+        reached[name.len()]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn matches(pattern: &str, name: &str) -> bool {
+        Glob::parse(pattern).unwrap().matches(name)
+    }
+
+    #[test]
+    fn stars_and_question_marks() {
+        assert!(matches("main", "main") && !matches("main", "main2") && !matches("main", "my/main"));
+        assert!(matches("release/*", "release/1.2") && !matches("release/*", "release/1/2"));
+        assert!(matches("release/**", "release/1/2") && matches("**", "a/b") && !matches("*", "a/b"));
+        assert!(matches("v?.*", "v1.20") && !matches("v?.*", "v10.2") && !matches("a?b", "a/b"));
+        assert!(matches("*-fix", "ä-fix") && matches("***", "a/b"));
+    }
+
+    #[test]
+    fn patterns_that_mean_something_else_elsewhere_are_refused() {
+        for pattern in ["", "!main", "refs/heads/main", "^main$", "v[0-9]", "{a,b}", "a\\b"] {
+            assert!(Glob::parse(pattern).is_err(), "{pattern}");
+        }
+    }
+
+    #[test]
+    fn no_pattern_is_slow() {
+        assert!(!matches(&"*a".repeat(200), &"a".repeat(199)));
+    }
+}

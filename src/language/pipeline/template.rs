@@ -1,0 +1,382 @@
+//! `${…}` in typed fields: parsed once with the file, resolved by a [`Scope`] when the values are known.
+
+use crate::language::diagnostic::Diagnostic;
+use crate::language::source::Span;
+use crate::text::{closest, listed};
+use std::fmt;
+
+/// A text in which `${…}` stands for values.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Template {
+    parts: Vec<Part>,
+    /// The scalar it was written in.
+    pub(crate) span: Span,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Part {
+    Text(String),
+    Value { reference: Reference, default: Option<String>, span: Span },
+}
+
+/// What a `${…}` names.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Reference {
+    /// `${NAME}`: an environment variable.
+    Env(String),
+    /// `${a.b}`: a value that runner knows.
+    Builtin(Builtin),
+}
+
+/// The values that runner itself knows.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) enum Builtin {
+    /// The full commit id.
+    SourceCommit,
+    /// The first seven digits of the commit id.
+    SourceCommitShort,
+    SourceBranch,
+    /// The branch's name made fit for tags and host names.
+    SourceBranchSlug,
+    /// The git tag that is being built.
+    SourceTag,
+    /// CodeBuild's build id, or a local one.
+    BuildId,
+    BuildNumber,
+    /// The page of the build in the console.
+    BuildUrl,
+    /// The AWS region in use.
+    AwsRegion,
+    /// The AWS account in use.
+    AwsAccount,
+    /// `repository@sha256:…` of a pushed image.
+    ImageUri(String),
+    /// `sha256:…` of a pushed image.
+    ImageDigest(String),
+}
+
+impl Builtin {
+    /// Whether it is another one for every commit or build.
+    pub(crate) fn is_of_one_build(&self) -> bool {
+        matches!(
+            self,
+            Self::SourceCommit
+                | Self::SourceCommitShort
+                | Self::SourceTag
+                | Self::BuildId
+                | Self::BuildNumber
+                | Self::BuildUrl
+        )
+    }
+}
+
+const FIXED: [(&str, Builtin); 10] = [
+    ("source.commit", Builtin::SourceCommit),
+    ("source.commit.short", Builtin::SourceCommitShort),
+    ("source.branch", Builtin::SourceBranch),
+    ("source.branch.slug", Builtin::SourceBranchSlug),
+    ("source.tag", Builtin::SourceTag),
+    ("build.id", Builtin::BuildId),
+    ("build.number", Builtin::BuildNumber),
+    ("build.url", Builtin::BuildUrl),
+    ("aws.region", Builtin::AwsRegion),
+    ("aws.account", Builtin::AwsAccount),
+];
+
+impl Builtin {
+    fn parse(path: &str) -> Option<Self> {
+        if let Some(rest) = path.strip_prefix("image.") {
+            let (name, field) = rest.rsplit_once('.')?;
+            return match field {
+                "uri" => Some(Self::ImageUri(name.to_owned())),
+                "digest" => Some(Self::ImageDigest(name.to_owned())),
+                _ => None,
+            };
+        }
+        FIXED.into_iter().find(|(name, _)| *name == path).map(|(_, builtin)| builtin)
+    }
+}
+
+impl fmt::Display for Builtin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::ImageUri(name) => write!(f, "image.{name}.uri"),
+            Self::ImageDigest(name) => write!(f, "image.{name}.digest"),
+            other => {
+                let name = FIXED.iter().find(|(_, builtin)| builtin == other);
+                f.write_str(name.map_or("", |(name, _)| name))
+            }
+        }
+    }
+}
+
+impl fmt::Display for Reference {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Env(name) => f.write_str(name),
+            Self::Builtin(builtin) => builtin.fmt(f),
+        }
+    }
+}
+
+/// Where values come from when a template is resolved.
+pub(crate) trait Scope {
+    /// The value of a reference, or nothing where there is none.
+    fn value(&self, reference: &Reference) -> Option<String>;
+}
+
+/// A reference without a value.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Undefined {
+    /// What was asked for.
+    pub(crate) reference: Reference,
+    /// Where it is asked for.
+    pub(crate) span: Span,
+    /// There is a value, but the text grows beyond [`MAX_VALUE`] with it.
+    pub(crate) too_long: bool,
+}
+
+/// The longest text that `${…}` may make, in bytes: no environment variable can be longer (Linux, `MAX_ARG_STRLEN`).
+pub(crate) const MAX_VALUE: usize = 128 * 1024;
+
+impl Template {
+    /// Parses the text of a scalar. `raw` is the scalar as the file has it, beginning at `span`, so that in a scalar of several
+    /// lines every `${…}` gets a place of its own. The errors are all that is wrong with it.
+    pub(crate) fn parse(text: &str, span: Span, raw: &str) -> Result<Self, Vec<Diagnostic>> {
+        let mut parts = Vec::new();
+        let mut problems = Vec::new();
+        let mut literal = String::new();
+        let mut rest = text;
+        // How far the places have been looked for.
+        let mut cursor = 0;
+        let is_long = raw.contains('\n');
+        let mut place = |written: &str| match raw.get(cursor..).and_then(|rest| rest.find(written)) {
+            Some(at) if is_long => {
+                let start = span.start + cursor + at;
+                cursor += at + written.len();
+                Span { start, end: start + written.len() }
+            }
+            // A scalar of one line is a place of its own.
+            _ => span,
+        };
+        while let Some(at) = rest.find('$') {
+            literal.push_str(&rest[..at]);
+            rest = &rest[at + 1..];
+            if let Some(after) = rest.strip_prefix('$') {
+                literal.push('$');
+                rest = after;
+            } else if let Some(after) = rest.strip_prefix('{') {
+                let Some(end) = after.find('}') else {
+                    problems.push(
+                        Diagnostic::new("this `${` is never closed", place("${"))
+                            .help("close it with `}`, or write `$$` for a dollar sign"),
+                    );
+                    // Neither is any other one behind it.
+                    break;
+                };
+                if !literal.is_empty() {
+                    parts.push(Part::Text(std::mem::take(&mut literal)));
+                }
+                let inner = &after[..end];
+                match reference(inner, place(&format!("${{{inner}}}"))) {
+                    Ok(part) => parts.push(part),
+                    Err(problem) => problems.push(problem),
+                }
+                rest = &after[end + 1..];
+            } else {
+                literal.push('$');
+            }
+        }
+        literal.push_str(rest);
+        if !literal.is_empty() || parts.is_empty() {
+            parts.push(Part::Text(literal));
+        }
+        if problems.is_empty() { Ok(Self { parts, span }) } else { Err(problems) }
+    }
+
+    /// A template that stands for exactly this text.
+    pub(crate) fn literal(text: impl Into<String>) -> Self {
+        Self { parts: vec![Part::Text(text.into())], span: Span::default() }
+    }
+
+    /// The text, with every reference replaced by its value or its default.
+    pub(crate) fn resolve(&self, scope: &dyn Scope) -> Result<String, Undefined> {
+        let mut text = String::new();
+        for part in &self.parts {
+            match part {
+                Part::Text(literal) => text.push_str(literal),
+                Part::Value { reference, default, span } => {
+                    let value = or_default(scope.value(reference), default.as_deref()).ok_or_else(|| {
+                        Undefined { reference: reference.clone(), span: *span, too_long: false }
+                    })?;
+                    text.push_str(&value);
+                    if text.len() > MAX_VALUE {
+                        return Err(Undefined { reference: reference.clone(), span: *span, too_long: true });
+                    }
+                }
+            }
+        }
+        Ok(text)
+    }
+
+    /// The text with `x` in the place of every reference: what can be said of it before values are known.
+    pub(crate) fn shape(&self) -> String {
+        self.render(str::to_owned, |_, _| "x".to_owned())
+    }
+
+    /// The text put together anew: from every literal part, and from every reference with its default.
+    pub(crate) fn render(
+        &self,
+        mut literal: impl FnMut(&str) -> String,
+        mut value: impl FnMut(&Reference, Option<&str>) -> String,
+    ) -> String {
+        let mut text = String::new();
+        for part in &self.parts {
+            let part = match part {
+                Part::Text(part) => literal(part),
+                Part::Value { reference, default, .. } => value(reference, default.as_deref()),
+            };
+            text.push_str(&part);
+            if text.len() > MAX_VALUE {
+                // What is only shown need not be whole.
+                break;
+            }
+        }
+        text
+    }
+
+    /// The text, where it has no references.
+    pub(crate) fn as_literal(&self) -> Option<String> {
+        self.references().next().is_none().then(|| self.shape())
+    }
+
+    /// The text begins with a reference, so that nothing is known of its beginning.
+    pub(crate) fn begins_with_reference(&self) -> bool {
+        matches!(self.parts.first(), Some(Part::Value { .. }))
+    }
+
+    /// What the template refers to.
+    pub(crate) fn references(&self) -> impl Iterator<Item = &Reference> {
+        self.places().map(|(reference, _, _)| reference)
+    }
+
+    /// What it refers to, whether that brings a default, and where it stands.
+    pub(crate) fn places(&self) -> impl Iterator<Item = (&Reference, bool, Span)> {
+        self.parts.iter().filter_map(|part| match part {
+            Part::Text(_) => None,
+            Part::Value { reference, default, span } => Some((reference, default.is_some(), *span)),
+        })
+    }
+}
+
+/// As in a shell, `:-` stands in for what is not defined and for what is empty.
+pub(crate) fn or_default(value: Option<String>, default: Option<&str>) -> Option<String> {
+    match default {
+        Some(default) => value.filter(|value| !value.is_empty()).or_else(|| Some(default.to_owned())),
+        None => value,
+    }
+}
+
+fn reference(inner: &str, span: Span) -> Result<Part, Diagnostic> {
+    let (name, default) = match inner.split_once(":-") {
+        Some((name, default)) => (name, Some(default.replace("$$", "$"))),
+        None => (inner, None),
+    };
+    if default.as_ref().is_some_and(|default| default.contains("${")) {
+        return Err(Diagnostic::new("a default cannot hold `${…}`", span)
+            .help("give the variable its value under `env.variables`, where it can refer to others"));
+    }
+    let reference = if is_variable_name(name) {
+        Reference::Env(name.to_owned())
+    } else if name.contains('.') {
+        match Builtin::parse(name) {
+            Some(builtin) => Reference::Builtin(builtin),
+            None => return Err(unknown_builtin(name, span)),
+        }
+    } else {
+        return Err(Diagnostic::new(format!("`${{{inner}}}` names nothing"), span).help(
+            "write `${NAME}`, `${NAME:-default}` or a built-in such as `${source.commit}`; `$$` is a dollar sign",
+        ));
+    };
+    Ok(Part::Value { reference, default, span })
+}
+
+fn unknown_builtin(name: &str, span: Span) -> Diagnostic {
+    let names = FIXED.iter().map(|(name, _)| *name);
+    let help = closest(name, names).map_or_else(
+        || {
+            let known = FIXED.iter().map(|(name, _)| *name).chain(["image.NAME.uri", "image.NAME.digest"]);
+            format!("the built-ins are {}", listed(known))
+        },
+        |candidate| format!("did you mean `${{{candidate}}}`?"),
+    );
+    Diagnostic::new(format!("unknown built-in `${{{name}}}`"), span).help(help)
+}
+
+/// A name as a part of an environment variable's name: `my-app` as `MY_APP`.
+pub(crate) fn variable_part(name: &str) -> String {
+    name.chars().map(|c| if c.is_ascii_alphanumeric() { c.to_ascii_uppercase() } else { '_' }).collect()
+}
+
+/// Whether a text can be the name of an environment variable.
+pub(crate) fn is_variable_name(name: &str) -> bool {
+    let mut characters = name.chars();
+    characters.next().is_some_and(|first| first.is_ascii_alphabetic() || first == '_')
+        && characters.all(|c| c.is_ascii_alphanumeric() || c == '_')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Fixed;
+
+    impl Scope for Fixed {
+        fn value(&self, reference: &Reference) -> Option<String> {
+            match reference {
+                Reference::Env(name) if name == "EMPTY" => Some(String::new()),
+                Reference::Env(name) => (name == "NAME").then(|| "$(touch x) ${NAME}".to_owned()),
+                Reference::Builtin(Builtin::SourceCommit) => Some("abc".to_owned()),
+                Reference::Builtin(_) => None,
+            }
+        }
+    }
+
+    fn resolve(text: &str) -> Result<String, Undefined> {
+        Template::parse(text, Span::default(), "").unwrap().resolve(&Fixed)
+    }
+
+    #[test]
+    fn values_defaults_and_dollars() {
+        assert_eq!(resolve("v-${source.commit}").unwrap(), "v-abc");
+        assert_eq!(resolve("${source.tag:-none}${X:-}").unwrap(), "none");
+        assert_eq!(resolve("${EMPTY:-as in a shell}${EMPTY}").unwrap(), "as in a shell");
+        assert_eq!(resolve("$$ $PATH $${NAME} 5$").unwrap(), "$ $PATH ${NAME} 5$");
+        assert_eq!(resolve("").unwrap(), "");
+    }
+
+    #[test]
+    fn a_value_is_never_interpolated_again() {
+        assert_eq!(resolve("${NAME}").unwrap(), "$(touch x) ${NAME}");
+    }
+
+    #[test]
+    fn undefined_and_malformed_references_are_errors() {
+        assert!(resolve("${OTHER}").is_err());
+        assert!(Template::parse("${", Span::default(), "").is_err());
+        assert!(Template::parse("${a b}", Span::default(), "").is_err());
+        assert!(Template::parse("${A:-${B}}", Span::default(), "").is_err());
+        let text = "a\n${source.comit}\n${b c} ${";
+        let errors = Template::parse(text, Span { start: 10, end: 40 }, &format!("\"{text}\"")).unwrap_err();
+        assert_eq!(errors[0].help.as_deref(), Some("did you mean `${source.commit}`?"));
+        let places: Vec<_> = errors.iter().map(|error| (error.span.start, error.span.end)).collect();
+        assert_eq!(places, [(13, 28), (29, 35), (36, 38)]);
+    }
+
+    #[test]
+    fn image_names_may_hold_dots() {
+        let template = Template::parse("${image.a.b.uri}", Span::default(), "").unwrap();
+        let references: Vec<_> = template.references().collect();
+        assert_eq!(*references[0], Reference::Builtin(Builtin::ImageUri("a.b".to_owned())));
+    }
+}

@@ -1,0 +1,2 @@
+//! Runs a pipeline.
+pub(crate) mod secrets;

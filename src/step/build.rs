@@ -1,0 +1,241 @@
+//! `build`.
+
+use super::Context;
+use super::image::{Making, Stage};
+use super::unchanged;
+use crate::address;
+use crate::connections::BuildLogins;
+use crate::docker::Engine;
+use crate::docker::solver::{Session, Share, Watcher};
+use crate::exit::Failure;
+use crate::language::diagnostic::Diagnostic;
+use crate::language::pipeline::model::{Image, Name};
+use crate::language::source::Span;
+use crate::secret::Secret;
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
+use std::collections::{HashMap, HashSet};
+use std::pin::pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use tokio::sync::{OnceCell, Semaphore, mpsc, watch};
+use tokio_util::sync::CancellationToken;
+
+/// The host that images carry whose repository is not in a registry of this name. It never resolves (RFC 6761).
+pub(crate) const LOCAL_HOST: &str = "local.invalid";
+/// How many images are built at once.
+const AT_ONCE: usize = 4;
+/// How many warnings may wait for the log.
+const WARNINGS: usize = 16;
+/// How long the engine may take to take a name off an image.
+const UNTAG: Duration = Duration::from_secs(3);
+/// How often somebody who watches gets to see what is under way.
+const REDRAW: Duration = Duration::from_millis(100);
+
+/// Builds images, and before them what they depend on; what does not depend on each other side by side. The first that fails
+/// ends the others.
+pub(crate) async fn run(cx: &Context<'_>, images: &[Name]) -> Result<(), Failure> {
+    let built = built(cx).await?;
+    let mut waiting = cx.run.job.pipeline.in_order(images, &|name| built.contains(name));
+    let fingerprints = unchanged::take_out(cx, &mut waiting).await?;
+    let (warnings, mut warned) = mpsc::channel::<String>(WARNINGS);
+    let group = Group {
+        several: waiting.len() > 1,
+        stop: cx.stopping.soft.child_token(),
+        live: cx.events.is_watched().then(Live::default),
+        warnings,
+        logins: cx.run.services.logins(cx.access()?),
+        sessions: Mutex::default(),
+        fingerprints,
+        places: Semaphore::new(AT_ONCE),
+    };
+    let mut building = pin!(group.build(cx, waiting));
+    let mut redraw = tokio::time::interval(REDRAW);
+    let result = loop {
+        tokio::select! {
+            biased;
+            Some(warning) = warned.recv() => cx.events.warn(warning).await,
+            result = &mut building => break result,
+            _ = redraw.tick(), if group.live.is_some() => group.show(cx).await,
+        }
+    };
+    while let Ok(warning) = warned.try_recv() {
+        cx.events.warn(warning).await;
+    }
+    if group.live.is_some() {
+        cx.events.live(Vec::new()).await;
+    }
+    result
+}
+
+/// The images of this build that the engine still has, as far as others depend on them.
+async fn built(cx: &Context<'_>) -> Result<HashSet<String>, Failure> {
+    let images = cx.run.job.pipeline.images.values();
+    let needed: HashSet<&str> =
+        images.flat_map(|image| &image.depends_on).map(|name| name.value.as_str()).collect();
+    let known: Vec<(String, String)> = {
+        let state = cx.run.state();
+        let known = state.images.iter().filter(|(name, _)| needed.contains(name.as_str()));
+        known.map(|(name, image)| (name.clone(), image.id.clone())).collect()
+    };
+    let mut built = HashSet::new();
+    for (name, id) in known {
+        if cx.run.services.docker().await?.image(&id).await.is_ok() {
+            built.insert(name);
+        }
+    }
+    Ok(built)
+}
+
+/// Images that are built together.
+pub(crate) struct Group {
+    pub(crate) several: bool,
+    pub(crate) stop: CancellationToken,
+    pub(crate) live: Option<Live>,
+    pub(crate) warnings: mpsc::Sender<String>,
+    pub(crate) logins: BuildLogins,
+    /// Of the images' sources, where the file asks for them.
+    pub(crate) fingerprints: HashMap<String, String>,
+    /// By what its builds have in common.
+    pub(crate) sessions: Mutex<HashMap<String, Arc<OnceCell<Session>>>>,
+    /// Each build takes one, and two connections to the engine.
+    pub(crate) places: Semaphore,
+}
+
+/// What each build has under way, for somebody who watches.
+pub(crate) type Live = Mutex<Vec<watch::Receiver<Vec<String>>>>;
+
+impl Group {
+    async fn build(&self, cx: &Context<'_>, mut waiting: Vec<Name>) -> Result<(), Failure> {
+        let mut under_way = FuturesUnordered::new();
+        let mut unbuilt: HashSet<String> = waiting.iter().map(|name| name.value.clone()).collect();
+        let mut first = None;
+        loop {
+            let mut blocked = Vec::new();
+            for name in waiting {
+                let image = cx.image(&name)?;
+                if image.depends_on.iter().any(|other| unbuilt.contains(&other.value)) {
+                    blocked.push(name);
+                } else {
+                    under_way.push(async move {
+                        let result = self.one(cx, &name, &image).await;
+                        (name, result)
+                    });
+                }
+            }
+            waiting = blocked;
+            match under_way.next().await {
+                None => return first.map_or(Ok(()), Err),
+                Some((name, Ok(()))) => {
+                    unbuilt.remove(&name.value);
+                }
+                Some((name, Err(failure))) => {
+                    self.stop.cancel();
+                    waiting.clear();
+                    let message = if self.several {
+                        format!("{}: {}", name.value, failure.message)
+                    } else {
+                        failure.message
+                    };
+                    first.get_or_insert(Failure { message, ..failure });
+                }
+            }
+        }
+    }
+
+    async fn one(&self, cx: &Context<'_>, name: &Name, image: &Image) -> Result<(), Failure> {
+        let _place = self.places.acquire().await;
+        let engine = cx.run.services.docker().await?.clone();
+        let live = self.live.as_ref().map(|live| {
+            let (sender, receiver) = watch::channel(Vec::new());
+            live.lock().unwrap_or_else(PoisonError::into_inner).push(receiver);
+            sender
+        });
+        let watcher = Watcher {
+            output: cx.output.clone(),
+            live,
+            warnings: self.warnings.clone(),
+            prefix: if self.several { format!("{} │ ", name.value) } else { String::new() },
+        };
+        let mut making = Making { cx, name, image, engine, watcher, group: self, stages: Vec::new() };
+        let result = tokio::select! {
+            result = making.make() => result,
+            () = self.stop.cancelled() => Err(Failure::stopped()),
+        };
+        for stage in &making.stages {
+            // It is of no use any more; `gc` finds what could not be removed.
+            let _ = tokio::time::timeout(UNTAG, async {
+                match stage {
+                    Stage::Files(name) => making.engine.untag(name).await,
+                    // Another image may have got its other names meanwhile, and later steps still need this one.
+                    Stage::Dependency(name) => making.engine.untag_one_of_several(name).await,
+                }
+            })
+            .await;
+        }
+        result
+    }
+
+    /// The session for an image: that of another one of the same files and secrets, so that files are sent once for all of them.
+    pub(crate) async fn session(
+        &self,
+        key: String,
+        engine: &Engine,
+        share: &Share,
+    ) -> Result<Arc<OnceCell<Session>>, Failure> {
+        let session =
+            self.sessions.lock().unwrap_or_else(PoisonError::into_inner).entry(key).or_default().clone();
+        session.get_or_try_init(|| engine.session(share)).await?;
+        Ok(session)
+    }
+
+    /// Shows what is under way.
+    async fn show(&self, cx: &Context<'_>) {
+        let Some(live) = &self.live else { return };
+        let receivers = live.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        cx.events.live(receivers.iter().flat_map(|receiver| receiver.borrow().clone()).collect()).await;
+    }
+}
+
+impl Context<'_> {
+    /// The image of that name; references have been checked with the file.
+    pub(crate) fn image(&self, name: &Name) -> Result<Image, Failure> {
+        let image = self.run.job.pipeline.images.get(&name.value).cloned();
+        image.ok_or_else(|| Failure::usage(format!("there is no image `{}`", name.value)))
+    }
+
+    /// The name that the image's repository has in the engine: with its registry where the file names one.
+    pub(crate) fn repository(&self, image: &Image) -> Result<String, Failure> {
+        let name = self.resolve(&image.repository)?;
+        let known =
+            address::Repository::parse(&name).map_err(|error| self.at(image.repository.span, error))?;
+        Ok(known.map_or_else(|| format!("{LOCAL_HOST}/{name}"), |repository| repository.to_string()))
+    }
+
+    /// The image's tags, each once.
+    pub(crate) fn tags(&self, image: &Image) -> Result<Vec<String>, Failure> {
+        let mut tags = Vec::new();
+        for template in &image.tags {
+            let tag = self.resolve(template)?;
+            address::check_tag(&tag).map_err(|error| self.at(template.span, error))?;
+            if !tags.contains(&tag) {
+                tags.push(tag);
+            }
+        }
+        Ok(tags)
+    }
+
+    /// A failure about a value of the pipeline file, with its place.
+    fn at(&self, span: Span, error: impl std::error::Error) -> Failure {
+        let message = crate::exit::chain(&error);
+        self.run.job.located(&Diagnostic::new(message, span))
+    }
+
+    /// The value of a secret variable.
+    pub(crate) fn secret(&self, name: &Name) -> Result<Secret, Failure> {
+        self.values.get(&name.value).map(Secret::new).ok_or_else(|| {
+            let problem = Diagnostic::new(format!("the secret `{}` has no value", name.value), name.span);
+            self.run.job.located(&problem.help("give it in --env-file or in the environment"))
+        })
+    }
+}

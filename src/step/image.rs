@@ -1,0 +1,467 @@
+//! How one image is made: what its build gets, the images and contexts that it is made from, and what is said of it.
+
+use super::Context;
+use super::build::Group;
+use crate::docker::image::LocalImage;
+use crate::docker::solver::{
+    Build, Built, CacheExport, Share, Source, SshAgent, StageImage, Watcher, is_remote,
+};
+use crate::docker::{Engine, context, stage_name};
+use crate::engine::state::ImageState;
+use crate::exit::Failure;
+use crate::language::diagnostic::Diagnostic;
+use crate::language::pipeline::model::{CacheTo, Image, Name, Network, is_stage_name};
+use crate::language::pipeline::template::Template;
+use crate::plan::Mode;
+use crate::plan::calls::CACHE_TAG;
+use crate::secret::Secret;
+use crate::text::human_size;
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// How many slow steps and grown layers the log names.
+const NAMED: usize = 3;
+/// The argument with a time for everything that is made.
+const EPOCH: &str = "SOURCE_DATE_EPOCH";
+
+/// An image that is being made.
+pub(crate) struct Making<'a> {
+    pub(crate) cx: &'a Context<'a>,
+    pub(crate) name: &'a Name,
+    pub(crate) image: &'a Image,
+    pub(crate) engine: Engine,
+    pub(crate) watcher: Watcher,
+    pub(crate) group: &'a Group,
+    /// The names that other images have while this one is made from them.
+    pub(crate) stages: Vec<Stage>,
+}
+
+/// A name that an image has while another one is made from it.
+pub(crate) enum Stage {
+    /// An image of the pipeline.
+    Dependency(String),
+    /// An image of nothing but a context's files, which is there for this only.
+    Files(String),
+}
+
+impl Making<'_> {
+    pub(crate) async fn make(&mut self) -> Result<(), Failure> {
+        let Self { cx, name, image, group, .. } = *self;
+        let share = self.share()?;
+        let mut build = self.build(&share.context)?;
+        self.cache(&mut build).await?;
+        let contexts = self.contexts(&share).await?;
+        let mut secrets: Vec<&String> = share.secrets.keys().collect();
+        secrets.sort_unstable();
+        let key = format!("{:?} {secrets:?} {:?}", share.context, cx.resolve_all(&image.ssh)?);
+        let session = group.session(key, &self.engine, &share).await?;
+        let session =
+            session.get().ok_or_else(|| Failure::environment("the session with the engine is gone"))?;
+        let previous = self.previous(&build).await;
+        let mut others = Vec::new();
+        let platforms = self.platforms().await?;
+        let mut made = None;
+        for (at, platform) in platforms.iter().enumerate() {
+            let own = platform.as_ref().filter(|_| at > 0);
+            // The engine has one image of a name: that of the first platform.
+            let suffix = own.map(|platform| format!("-{}", platform.replace('/', "-"))).unwrap_or_default();
+            let names = build.names.iter().map(|name| format!("{name}{suffix}")).collect();
+            let mut stages = self.dependencies(&share, platform.as_deref()).await?;
+            stages.extend(contexts.iter().cloned());
+            let build = Build { platform: platform.clone(), names, stages, ..build.clone() };
+            let built = self.engine.build(session, &build, &self.watcher, &group.stop).await;
+            let built = built.map_err(|error| group.logins.explain(error))?;
+            match own {
+                Some(platform) => {
+                    others.push((platform.clone(), built.image.id));
+                }
+                None => made = Some(built),
+            }
+        }
+        let Some(built) = made else { return Ok(()) };
+        let state = ImageState {
+            id: built.image.id.clone(),
+            platforms: others.into_iter().collect(),
+            fingerprint: group.fingerprints.get(&name.value).cloned(),
+            ..ImageState::default()
+        };
+        cx.run.state().images.insert(name.value.clone(), state);
+        cx.run.values().forget_image(&name.value);
+        self.tell(&built, previous).await;
+        let detail = format!(
+            "{} · {} · {} of {} steps cached",
+            short_id(&built.image.id),
+            human_size(built.image.size),
+            built.summary.cached,
+            built.summary.cached + built.summary.run,
+        );
+        cx.events.result("built", &name.value, detail).await;
+        Ok(())
+    }
+
+    /// A line about this image.
+    fn line(&self, text: &str) -> String {
+        format!("{}{text}", self.watcher.prefix)
+    }
+
+    /// What the build gets from here.
+    fn share(&self) -> Result<Share, Failure> {
+        let Self { cx, image, .. } = *self;
+        Ok(Share {
+            context: source(cx, &image.context)?,
+            secrets: secrets(cx, image)?,
+            ssh: ssh(cx, image)?,
+            logins: self.group.logins.logins.clone(),
+            warnings: self.group.warnings.clone(),
+        })
+    }
+
+    /// The build as the pipeline file describes it.
+    fn build(&self, context: &Source) -> Result<Build, Failure> {
+        let Self { cx, image, .. } = *self;
+        let repository = cx.repository(image)?;
+        let tags = cx.tags(image)?;
+        Ok(Build {
+            dockerfile: dockerfile(cx, image, context)?,
+            stages: Vec::new(),
+            target: image.target.as_ref().map(|target| cx.resolve(target)).transpose()?,
+            platform: None,
+            args: self.args()?,
+            labels: self.labels()?,
+            network: match image.network {
+                None | Some(Network::Default) => None,
+                Some(Network::None) => Some("none"),
+                Some(Network::Host) => Some("host"),
+            },
+            extra_hosts: extra_hosts(cx, image)?,
+            cache_from: cx.resolve_all(&image.cache_from)?,
+            cache_to: CacheExport::None,
+            names: tags.iter().map(|tag| format!("{repository}:{tag}")).collect(),
+        })
+    }
+
+    /// Build arguments. With the time of the commit, frontends that know it (BuildKit 0.11, Dockerfile 1.5) make equal images of
+    /// equal sources: <https://reproducible-builds.org/docs/source-date-epoch/>.
+    fn args(&self) -> Result<Vec<(String, String)>, Failure> {
+        let mut args = self.cx.resolve_pairs(&self.image.args)?;
+        if let Some(time) = self.cx.run.job.context.commit_time
+            && !self.image.args.contains_key(EPOCH)
+        {
+            args.push((EPOCH.to_owned(), time.to_string()));
+        }
+        Ok(args)
+    }
+
+    /// Labels: what is known of the source, and what the file says, which wins. The keys are those of the OCI image
+    /// specification, "Pre-Defined Annotation Keys".
+    fn labels(&self) -> Result<Vec<(String, String)>, Failure> {
+        let source = &self.cx.run.job.context;
+        let created = source.commit_time.and_then(|time| jiff::Timestamp::from_second(time).ok());
+        // Without a commit nothing says that this build is not the same as the one before.
+        let created = created.or(source.commit.is_some().then_some(self.cx.run.began));
+        let created = created.map(|time| time.strftime("%Y-%m-%dT%H:%M:%SZ").to_string());
+        let known = [
+            ("revision", source.commit.clone()),
+            ("source", source.repository.clone()),
+            ("created", created),
+        ];
+        let known = known.into_iter().filter_map(|(key, value)| {
+            let key = format!("org.opencontainers.image.{key}");
+            value.filter(|_| !self.image.labels.contains_key(&key)).map(|value| (key, value))
+        });
+        Ok(known.chain(self.cx.resolve_pairs(&self.image.labels)?).collect())
+    }
+
+    /// Where the cache comes from and goes to, as this engine can do it.
+    async fn cache(&self, build: &mut Build) -> Result<(), Failure> {
+        let Self { cx, image, .. } = *self;
+        if image.cache_to == CacheTo::None {
+            return Ok(());
+        }
+        let repository = match cx.run.job.mode {
+            Mode::Publish => super::push::address(cx, image).await?,
+            // There is no registry to read from and to write to.
+            Mode::Local => None,
+        };
+        let exports = self.engine.about().await?.exports_cache;
+        build.cache_to = match (&repository, image.cache_to) {
+            (Some(repository), CacheTo::Registry) if exports => {
+                CacheExport::Registry(format!("{repository}:{CACHE_TAG}"))
+            }
+            _ => CacheExport::Inline,
+        };
+        let Some(repository) = repository else { return Ok(()) };
+        if build.cache_from.is_empty() {
+            build.cache_from = match &build.cache_to {
+                CacheExport::Registry(name) => vec![name.clone()],
+                _ => self.lasting_tags()?.iter().map(|tag| format!("{repository}:{tag}")).collect(),
+            };
+        }
+        let to = match &build.cache_to {
+            CacheExport::Registry(name) => format!("to {name}"),
+            _ if image.cache_to == CacheTo::Registry => {
+                "into the image, because this engine's image store writes none to a registry".to_owned()
+            }
+            _ => "into the image".to_owned(),
+        };
+        let from = match build.cache_from.as_slice() {
+            [] => "from nowhere: no tag stays from commit to commit, so add one such as `latest`, or say `cache.from`"
+                .to_owned(),
+            known => format!("from {}", known.join(", ")),
+        };
+        cx.events.note(self.line(&format!("cache {from}; {to}"))).await;
+        Ok(())
+    }
+
+    /// The tags that an earlier commit's image has had too.
+    fn lasting_tags(&self) -> Result<Vec<String>, Failure> {
+        let lasting = self.image.tags.iter().filter(|tag| !self.cx.run.job.pipeline.is_of_one_commit(tag));
+        self.cx.resolve_all(lasting)
+    }
+
+    /// The names that the Dockerfile may use for images that this one depends on, as they were built for a platform.
+    async fn dependencies(
+        &mut self,
+        share: &Share,
+        platform: Option<&str>,
+    ) -> Result<Vec<StageImage>, Failure> {
+        let image = self.image;
+        let mut stages = Vec::new();
+        if matches!(share.context, Source::Remote(_)) {
+            return Ok(stages);
+        }
+        for other in image.depends_on.iter().filter(|other| is_stage_name(&other.value)) {
+            let id = self.built_for(other, platform).await?;
+            let stage = self.stage(Stage::Dependency);
+            self.engine.tag(&id, &stage).await?;
+            stages.push(StageImage { name: other.value.clone(), image: stage, platform: None });
+        }
+        Ok(stages)
+    }
+
+    /// The id of an image that this one depends on, for a platform.
+    async fn built_for(&self, other: &Name, platform: Option<&str>) -> Result<String, Failure> {
+        let cx = self.cx;
+        let id = cx.built_image(&other.value)?;
+        let own = &self.engine.about().await?.platform;
+        let wanted = platform.unwrap_or(own);
+        let of_others =
+            cx.run.state().images.get(&other.value).and_then(|image| image.platforms.get(wanted).cloned());
+        if let Some(id) = of_others {
+            return Ok(id);
+        }
+        let built_for = cx.image(other)?.platforms;
+        if built_for.iter().any(|platform| platform == wanted) || (built_for.is_empty() && wanted == own) {
+            return Ok(id);
+        }
+        let problem = format!("the image `{}` is not built for {wanted}", other.value);
+        let help = format!("add {wanted} to its `platforms`");
+        Err(cx.run.job.located(&Diagnostic::new(problem, other.span).help(help)))
+    }
+
+    /// The names that the Dockerfile may use for the image's further contexts.
+    async fn contexts(&mut self, share: &Share) -> Result<Vec<StageImage>, Failure> {
+        let Self { cx, image, .. } = *self;
+        let mut stages = Vec::new();
+        if let (Source::Remote(url), false) = (&share.context, image.contexts.is_empty()) {
+            let text =
+                format!("the context `{url}` brings its own Dockerfile, which knows no other contexts");
+            let help = "take `contexts` out, or check the repository out and build its directory";
+            return Err(Failure::usage(text).help(help));
+        }
+        for (name, template) in &image.contexts {
+            let text = cx.resolve(template)?;
+            if let Some(image) = text.strip_prefix("docker-image://") {
+                if image.is_empty() {
+                    let problem = Diagnostic::new("`docker-image://` names no image", template.span);
+                    return Err(cx.run.job.located(&problem.help("write `docker-image://NAME:TAG`")));
+                }
+                stages.push(StageImage { name: name.clone(), image: image.to_owned(), platform: None });
+                continue;
+            }
+            let stage = self.stage(Stage::Files);
+            let share = Share { context: source(cx, template)?, ..share.clone() };
+            self.engine.image_of(&share, &stage, &self.watcher, &self.group.stop).await?;
+            // Files are the same for every platform.
+            let platform = Some(self.engine.about().await?.platform.clone());
+            stages.push(StageImage { name: name.clone(), image: stage, platform });
+        }
+        Ok(stages)
+    }
+
+    fn stage(&mut self, kind: fn(String) -> Stage) -> String {
+        let name = stage_name(self.cx.run.guards.owner());
+        self.stages.push(kind(name.clone()));
+        name
+    }
+
+    /// What to build for: nothing said is the engine's own platform, and of several that one comes first.
+    async fn platforms(&self) -> Result<Vec<Option<String>>, Failure> {
+        let mut platforms: Vec<_> = self.image.platforms.iter().cloned().map(Some).collect();
+        if platforms.is_empty() {
+            return Ok(vec![None]);
+        }
+        let own = &self.engine.about().await?.platform;
+        platforms.sort_by_key(|platform| platform.as_deref() != Some(own.as_str()));
+        Ok(platforms)
+    }
+
+    /// Says what took long, and what has grown since the image that the engine had before.
+    async fn tell(&self, built: &Built, previous: Option<LocalImage>) {
+        let Built { image: LocalImage { id, size, .. }, summary } = built;
+        let slow = summary.slowest.iter().filter(|(_, took)| *took >= Duration::from_millis(100));
+        let slow: Vec<String> =
+            slow.take(NAMED).map(|(step, took)| format!("{step} {:.1} s", took.as_secs_f64())).collect();
+        let mut text = format!("{} of {} steps cached", summary.cached, summary.cached + summary.run);
+        if !slow.is_empty() {
+            text.push_str(&format!("; slowest: {}", slow.join(", ")));
+        }
+        self.cx.events.note(self.line(&text)).await;
+        let Some(previous) = previous.filter(|previous| previous.id != *id) else { return };
+        let change = if *size >= previous.size {
+            format!("{} more", human_size(size - previous.size))
+        } else {
+            format!("{} less", human_size(previous.size - size))
+        };
+        // It may have been removed meanwhile.
+        let (Ok(before), Ok(after)) = (self.engine.layers(&previous.id).await, self.engine.layers(id).await)
+        else {
+            return;
+        };
+        let grown = grown(before, after);
+        let grown: Vec<String> =
+            grown.iter().take(NAMED).map(|(step, more)| format!("{step} +{}", human_size(*more))).collect();
+        let by = if grown.is_empty() { String::new() } else { format!(": {}", grown.join(", ")) };
+        let text = format!("{}, {change} than the image before it{by}", human_size(*size));
+        self.cx.events.note(self.line(&text)).await;
+    }
+
+    /// The image that had one of the names before, or else the newest of the repository; it is only for comparison.
+    async fn previous(&self, build: &Build) -> Option<LocalImage> {
+        for name in &build.names {
+            if let Ok(image) = self.engine.image(name).await {
+                return Some(image);
+            }
+        }
+        let (repository, _) = build.names.first()?.rsplit_once(':')?;
+        let newest = self.engine.newest_of(repository).await.ok()??;
+        self.engine.image(&newest).await.ok()
+    }
+}
+
+/// The steps that add more to an image than those of the same words did before, the largest first.
+fn grown(before: Vec<(String, u64)>, after: Vec<(String, u64)>) -> Vec<(String, u64)> {
+    let mut known: HashMap<String, u64> = HashMap::new();
+    for (step, size) in before {
+        *known.entry(step).or_default() += size;
+    }
+    let mut grown: Vec<(String, u64)> = Vec::new();
+    for (step, size) in after {
+        let old = known.entry(step.clone()).or_default();
+        let more = size.saturating_sub(*old);
+        *old = old.saturating_sub(size);
+        if more > 0 {
+            grown.push((
+                step.split_whitespace().collect::<Vec<_>>().join(" ").chars().take(60).collect(),
+                more,
+            ));
+        }
+    }
+    grown.sort_by_key(|(_, more)| std::cmp::Reverse(*more));
+    grown
+}
+
+/// Where an image's Dockerfile is: on this machine, or in a remote context.
+pub(crate) fn dockerfile(cx: &Context<'_>, image: &Image, context: &Source) -> Result<PathBuf, Failure> {
+    let written = image.dockerfile.as_ref().map(|written| cx.resolve(written)).transpose()?;
+    Ok(match context {
+        Source::Directory(path) => context::dockerfile(&cx.run.job.directory, path, written.as_deref()),
+        Source::Remote(_) => written.unwrap_or_else(|| "Dockerfile".to_owned()).into(),
+    })
+}
+
+/// A context: a directory, from the pipeline file's, or something that the engine fetches.
+pub(crate) fn source(cx: &Context<'_>, template: &Template) -> Result<Source, Failure> {
+    let text = cx.resolve(template)?;
+    if is_remote(&text) {
+        return Ok(Source::Remote(text));
+    }
+    let path = cx.path(template)?;
+    if path.is_dir() {
+        return Ok(Source::Directory(path));
+    }
+    let problem = if path.exists() { "is no directory" } else { "does not exist" };
+    let problem = Diagnostic::new(format!("the context {} {problem}", path.display()), template.span);
+    let help = "it starts from the directory of the pipeline file; what the engine fetches begins with `https://`, `git://`, `ssh://` or `git@`";
+    Err(cx.run.job.located(&problem.help(help)))
+}
+
+/// Agents by id: `default` or `ID` is the agent of the environment, `ID=PATH` a socket or a key.
+fn ssh(cx: &Context<'_>, image: &Image) -> Result<HashMap<String, SshAgent>, Failure> {
+    let mut agents = HashMap::new();
+    for template in &image.ssh {
+        let text = cx.resolve(template)?;
+        let (id, path) = if let Some((id, path)) = text.split_once('=') {
+            (id, cx.run.job.directory.join(home(cx, path)))
+        } else {
+            let socket = cx.values.get("SSH_AUTH_SOCK").filter(|socket| !socket.is_empty());
+            let socket = socket.ok_or_else(|| {
+                let problem =
+                    Diagnostic::new("there is no SSH agent: SSH_AUTH_SOCK is not set", template.span);
+                let help =
+                    "start one (`eval $(ssh-agent); ssh-add`), or name a key: `ssh: [default=KEYFILE]`";
+                cx.run.job.located(&problem.help(help))
+            })?;
+            (text.as_str(), PathBuf::from(socket))
+        };
+        if id.is_empty() || text.ends_with('=') {
+            let problem = Diagnostic::new(format!("`{text}` names no key"), template.span);
+            return Err(cx.run.job.located(&problem.help("write `ID=PATH`, or `default` for the agent")));
+        }
+        agents.insert(id.to_owned(), SshAgent::at(&path)?);
+    }
+    Ok(agents)
+}
+
+/// A path with `~/` as shells understand it.
+fn home(cx: &Context<'_>, path: &str) -> PathBuf {
+    match (path.strip_prefix("~/"), cx.values.get("HOME")) {
+        (Some(rest), Some(home)) => Path::new(home).join(rest),
+        _ => PathBuf::from(path),
+    }
+}
+
+/// Hosts and addresses; what is no address would fail in the engine without a place.
+fn extra_hosts(cx: &Context<'_>, image: &Image) -> Result<Vec<(String, String)>, Failure> {
+    let address = |(host, template): (&String, &Template)| {
+        let text = cx.resolve(template)?;
+        let address: Result<std::net::IpAddr, _> = text.parse();
+        let address = address.map_err(|_| {
+            let problem = Diagnostic::new(format!("`{text}` is not an IP address"), template.span);
+            cx.run.job.located(&problem.help("write `extra-hosts: { db.internal: 10.0.0.5 }`"))
+        })?;
+        Ok((host.clone(), address.to_string()))
+    };
+    image.extra_hosts.iter().map(address).collect()
+}
+
+fn secrets(cx: &Context<'_>, image: &Image) -> Result<HashMap<String, Secret>, Failure> {
+    image.secrets.iter().map(|name| Ok((name.value.clone(), cx.secret(name)?))).collect()
+}
+
+/// The first twelve digits of an id, as the docker command shows it.
+fn short_id(id: &str) -> &str {
+    let hex = id.strip_prefix("sha256:").unwrap_or(id);
+    hex.get(..12).unwrap_or(hex)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_are_short() {
+        assert_eq!(short_id("sha256:0123456789abcdef"), "0123456789ab");
+    }
+}

@@ -1,0 +1,271 @@
+//! `push`: to a registry, or into an OCI layout with the same digest.
+
+use super::Context;
+use super::build::LOCAL_HOST;
+use super::unchanged::record;
+use crate::address::{EcrHost, Repository};
+use crate::aws::Aws;
+use crate::aws::ecr::NewRepository;
+use crate::exit::Failure;
+use crate::language::diagnostic::Diagnostic;
+use crate::language::pipeline::model::{self, Create, Image, LifecyclePolicy, Name};
+use crate::plan::Mode;
+use crate::registry::RegistryError;
+use crate::registry::blob::Making;
+use crate::registry::compress::Compression;
+use crate::registry::connection::RepositoryClient;
+use crate::registry::layout::Layout;
+use crate::registry::manifest::Stored;
+use crate::registry::push::Progress;
+use crate::step::transfer::{Transfer, dated, source};
+
+pub(crate) async fn run(cx: &Context<'_>, names: &[Name]) -> Result<(), Failure> {
+    for name in names {
+        let image = cx.image(name)?;
+        let unchanged = cx.run.state().images.get(&name.value).and_then(|image| image.unchanged.clone());
+        let uri = match (cx.run.job.mode, unchanged) {
+            (Mode::Local, _) => to_layout(cx, name, &image, &images(cx, name, &image)?).await?,
+            (Mode::Publish, None) => to_registry(cx, name, &image, &images(cx, name, &image)?).await?,
+            (Mode::Publish, Some(digest)) => tag(cx, name, &image, &digest).await?,
+        };
+        let digest = uri.rsplit('@').next().unwrap_or_default().to_owned();
+        cx.run.values().set_image(&name.value, &uri, &digest);
+        if let Some(state) = cx.run.state().images.get_mut(&name.value) {
+            state.uri = Some(uri);
+            state.digest = Some(digest);
+        }
+        record(cx, name, None).await?;
+    }
+    Ok(())
+}
+
+/// Puts the tags on an image that is in the repository already.
+async fn tag(cx: &Context<'_>, name: &Name, image: &Image, digest: &str) -> Result<String, Failure> {
+    let tags = cx.tags(image)?;
+    let (repository, aws) = target(cx, image).await?;
+    let access = cx.run.services.registry(&repository.host, &cx.access()?).await?;
+    let client = RepositoryClient::connect(&access, &repository, &[]).await?;
+    let tagged = client.tag_again(digest, &tags).await;
+    warn(cx, &client).await;
+    let manifest = match tagged {
+        Ok(manifest) => manifest,
+        Err(error) => return Err(dated(error, aws.as_ref(), &repository).await.into()),
+    };
+    let uri = format!("{repository}@{digest}");
+    cx.events.note(format!("nothing was sent; tags: {}", tags.join(", "))).await;
+    cx.events.result("pushed", &name.value, &uri).await;
+    // New weaknesses become known of old images too.
+    scan(cx, name, image, (aws.as_ref(), &repository), &manifest).await?;
+    Ok(uri)
+}
+
+/// Tells what went wrong without failing the push.
+async fn warn(cx: &Context<'_>, client: &RepositoryClient) {
+    for note in client.notes() {
+        cx.events.warn(note).await;
+    }
+}
+
+/// The ids of what was built, each with its platform where there are several, in the order of the file.
+fn images(cx: &Context<'_>, name: &Name, image: &Image) -> Result<Vec<(String, String)>, Failure> {
+    let id = cx.built_image(&name.value)?;
+    if image.platforms.len() < 2 {
+        return Ok(vec![(String::new(), id)]);
+    }
+    let others =
+        cx.run.state().images.get(&name.value).map(|image| image.platforms.clone()).unwrap_or_default();
+    let of = |platform: &String| (platform.clone(), others.get(platform).unwrap_or(&id).clone());
+    Ok(image.platforms.iter().map(of).collect())
+}
+
+fn compression(image: &Image) -> Compression {
+    match image.compression {
+        model::Compression::Gzip => Compression::Gzip,
+        model::Compression::Zstd => Compression::Zstd,
+    }
+}
+
+async fn to_layout(
+    cx: &Context<'_>,
+    name: &Name,
+    image: &Image,
+    images: &[(String, String)],
+) -> Result<String, Failure> {
+    let repository = cx.resolve(&image.repository)?;
+    let tags = cx.tags(image)?;
+    let _changing = cx.run.layouts.lock().await;
+    // A registry's port is no part of a name under another host; and other tools take a colon for the beginning of the tag.
+    let repository = repository.replace(':', "-");
+    // The name has been checked to hold no `..`.
+    let layout = Layout::create(&cx.run.work.path.join("registry").join(&repository))?;
+    let mut manifests = Vec::new();
+    for (platform, id) in images {
+        manifests.push((platform.as_str(), store(cx, &layout, compression(image), id).await?));
+    }
+    let manifest = Stored::of_platforms(&manifests)?;
+    layout.put(&manifest)?;
+    layout.tag(&manifest, &tags)?;
+    layout.remove_unused()?;
+    let uri = format!("{LOCAL_HOST}/{repository}@{}", manifest.digest);
+    cx.events.result("stored", &name.value, &uri).await;
+    Ok(uri)
+}
+
+/// Stores an image of the engine in a layout.
+async fn store(
+    cx: &Context<'_>,
+    layout: &Layout,
+    compression: Compression,
+    id: &str,
+) -> Result<Stored, Failure> {
+    let engine = cx.run.services.docker().await?;
+    let local = engine.image(id).await?;
+    let known = layout.known(compression);
+    if let Some(image) = known.whole(&local.id) {
+        return Ok(image.manifest().clone());
+    }
+    let stop = cx.stopping.soft.clone();
+    let (source, layout) = (source(engine, &local, &stop).await, layout.clone());
+    let making = Making::new(local.layers, known.layers().clone(), compression);
+    let stored = match tokio::task::spawn_blocking(move || layout.store(source, &making)).await {
+        _ if stop.is_cancelled() => return Err(RegistryError::Stopped.into()),
+        Ok(stored) => stored?,
+        Err(error) => return Err(Failure::environment(format!("the image could not be stored: {error}"))),
+    };
+    if let Some(cause) = stored.parts_failed {
+        cx.events.warn(format!("the image had to be exported, because {cause}")).await;
+    }
+    Ok(stored.manifest)
+}
+
+async fn to_registry(
+    cx: &Context<'_>,
+    name: &Name,
+    image: &Image,
+    images: &[(String, String)],
+) -> Result<String, Failure> {
+    let tags = cx.tags(image)?;
+    let (repository, aws) = target(cx, image).await?;
+    let access = cx.run.services.registry(&repository.host, &cx.access()?).await?;
+    let mut held = cx.run.brought.lock().await;
+    let brought = held.entry(repository.host.clone()).or_default();
+    let client = RepositoryClient::connect(&access, &repository, brought.repositories()).await?;
+    // Removed when the push is through, however it ends.
+    let blobs = cx.run.work.temporary_directory()?;
+    let transfer = Transfer {
+        engine: cx.run.services.docker().await?,
+        client: &client,
+        tags: &tags,
+        compression: compression(image),
+        directory: blobs.path(),
+        progress: &Progress::default(),
+        aws: aws.as_ref(),
+    };
+    let pushed = transfer.run(images, brought, &cx.stopping.soft).await;
+    // The next push need not wait for this one's scan.
+    drop(held);
+    warn(cx, &client).await;
+    let (manifest, summary) = pushed?;
+    let uri = format!("{repository}@{}", manifest.digest);
+    let note = format!("{summary}; tags: {}", tags.join(", "));
+    cx.events.note(note).await;
+    cx.events.result("pushed", &name.value, &uri).await;
+    scan(cx, name, image, (aws.as_ref(), &repository), &manifest).await?;
+    Ok(uri)
+}
+
+/// Holds what was pushed back from later steps, as far as the file asks for that.
+async fn scan(
+    cx: &Context<'_>,
+    name: &Name,
+    image: &Image,
+    (aws, repository): (Option<&Aws>, &Repository),
+    manifest: &Stored,
+) -> Result<(), Failure> {
+    let Some(scan) = &image.scan else { return Ok(()) };
+    let Some(aws) = aws else {
+        let problem = format!("`scan` waits for ECR, and {repository} is not there");
+        return Err(cx.run.job.located(&Diagnostic::new(problem, image.span).help("take `scan` out")));
+    };
+    // The scan is one of images, not of an index.
+    super::scan::gate(cx, name, scan, (aws, &repository.path), &manifest.images()).await
+}
+
+/// Whether a repository's name means one in ECR: a bare name, or one with a host of ECR.
+pub(crate) fn is_in_ecr(name: &str) -> bool {
+    match Repository::parse(name) {
+        Ok(Some(repository)) => EcrHost::parse(&repository.host).is_some(),
+        Ok(None) => true,
+        // The step itself says what is wrong with the name.
+        Err(_) => false,
+    }
+}
+
+/// The repository in its registry, and AWS where that is ECR. A bare name is one of ECR, in the account and region of the credentials.
+async fn target(cx: &Context<'_>, image: &Image) -> Result<(Repository, Option<Aws>), Failure> {
+    let name = cx.resolve(&image.repository)?;
+    let known = Repository::parse(&name)?;
+    let wanted = known.as_ref().map(|repository| repository.host.clone());
+    let ecr = known.as_ref().and_then(|repository| EcrHost::parse(&repository.host));
+    let (aws, path) = match (known, ecr) {
+        (None, _) => (cx.aws().await?, name.clone()),
+        (Some(repository), Some(ecr)) if image.create.is_some() => {
+            (cx.aws().await?.in_region(&ecr.region), repository.path)
+        }
+        (Some(repository), Some(ecr)) => {
+            let aws = cx.aws().await?.in_region(&ecr.region);
+            return Ok((repository, Some(aws)));
+        }
+        (Some(repository), None) => return Ok((repository, None)),
+    };
+    let address = if let Some(address) = aws.ecr_repository(&path).await? {
+        address
+    } else if let Some(create) = &image.create {
+        let new = new_repository(cx, create)?;
+        cx.events.note(format!("creating the ECR repository {path}")).await;
+        aws.ecr_create_repository(&path, &new).await?
+    } else {
+        let host = format!("ECR in {}", aws.region());
+        return Err(RegistryError::NoRepository { host, repository: path }.into());
+    };
+    let found = Repository::parse(&address)?
+        .ok_or_else(|| Failure::environment(format!("ECR gave `{address}` as a repository's address")))?;
+    if wanted.as_ref().is_some_and(|wanted| *wanted != found.host) {
+        let message =
+            format!("`{name}` is in another account than the credentials, whose registry is {}", found.host);
+        return Err(
+            Failure::usage(message).help("give the step `aws: { role-arn: … }`, a role of that account")
+        );
+    }
+    Ok((found, Some(aws)))
+}
+
+/// How the repository is to be created, with the policy of its file.
+fn new_repository(cx: &Context<'_>, create: &Create) -> Result<NewRepository, Failure> {
+    let lifecycle_policy = match &create.lifecycle_policy {
+        None => None,
+        Some(LifecyclePolicy::Document(document)) => Some(document.to_string()),
+        Some(LifecyclePolicy::File(template)) => {
+            let path = cx.path(template)?;
+            let wrong = |problem: String| {
+                let problem = format!("the lifecycle policy {} {problem}", path.display());
+                cx.run.job.located(&Diagnostic::new(problem, template.span))
+            };
+            let text =
+                std::fs::read_to_string(&path).map_err(|error| wrong(format!("cannot be read: {error}")))?;
+            let document: Result<serde_json::Value, _> = serde_json::from_str(&text);
+            document.map_err(|error| wrong(format!("is not JSON: {error}")))?;
+            Some(text)
+        }
+    };
+    Ok(NewRepository { scan_on_push: create.scan_on_push, immutable: create.immutable, lifecycle_policy })
+}
+
+/// The address of the image's repository; nothing where that does not exist yet.
+pub(crate) async fn address(cx: &Context<'_>, image: &Image) -> Result<Option<String>, Failure> {
+    let name = cx.resolve(&image.repository)?;
+    match Repository::parse(&name)? {
+        Some(repository) => Ok(Some(repository.to_string())),
+        None => Ok(cx.aws().await?.ecr_repository(&name).await?),
+    }
+}

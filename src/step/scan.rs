@@ -1,0 +1,139 @@
+//! `scan`: a gate on what ECR's scan finds in an image that was pushed.
+
+use super::Context;
+use crate::aws::Aws;
+use crate::aws::ecr::{Finding, Scan};
+use crate::duration;
+use crate::exit::{Exit, Failure};
+use crate::language::pipeline::model::{self, Name, Severity};
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// How long the first wait is; every further one is twice as long.
+const FIRST_WAIT: Duration = Duration::from_secs(1);
+const LONGEST_WAIT: Duration = Duration::from_secs(8);
+/// How many findings the log has.
+const SHOWN: usize = 30;
+
+/// Waits for the findings of every image, and fails where one of them counts.
+pub(crate) async fn gate(
+    cx: &Context<'_>,
+    name: &Name,
+    scan: &model::Scan,
+    (aws, repository): (&Aws, &str),
+    digests: &[String],
+) -> Result<(), Failure> {
+    let end = Instant::now() + scan.wait;
+    let mut found: Vec<Finding> = Vec::new();
+    for digest in digests {
+        for finding in findings(cx, scan, (aws, repository), digest, end).await? {
+            // Every platform has its own.
+            if !found.contains(&finding) {
+                found.push(finding);
+            }
+        }
+    }
+    found.sort_by_key(|finding| std::cmp::Reverse(severity(finding)));
+    let (ignored, counted): (Vec<_>, Vec<_>) =
+        found.iter().partition(|finding| scan.ignore.contains(&finding.id));
+    show(cx, &counted).await;
+    for id in scan.ignore.iter().filter(|id| !ignored.iter().any(|finding| finding.id == **id)) {
+        cx.events
+            .warn(format!("`scan.ignore` names {id}, which the image {} does not have", name.value))
+            .await;
+    }
+    let ignored = match ignored.len() {
+        0 => String::new(),
+        number => format!(", {number} ignored"),
+    };
+    let bad =
+        counted.iter().filter(|finding| severity(finding).is_some_and(|found| found >= scan.fail_on)).count();
+    let least = format!("{:?}", scan.fail_on).to_lowercase();
+    let detail = format!("{} findings{ignored}, {bad} of them {least} or worse", counted.len());
+    cx.events.result("scanned", &name.value, &detail).await;
+    if bad == 0 {
+        return Ok(());
+    }
+    let message =
+        format!("the scan of the image `{}` has {bad} findings that are {least} or worse", name.value);
+    let help = "update what has them; what does not concern you goes under `scan.ignore`, by its id";
+    Err(Failure::new(Exit::StepFailed, message).help(help))
+}
+
+/// The findings of one image, as soon as they are there.
+async fn findings(
+    cx: &Context<'_>,
+    scan: &model::Scan,
+    (aws, repository): (&Aws, &str),
+    digest: &str,
+    end: Instant,
+) -> Result<Vec<Finding>, Failure> {
+    cx.events.note(format!("waiting for the scan of {digest}")).await;
+    let (mut wait, mut begun, mut was_empty) = (FIRST_WAIT, false, false);
+    loop {
+        let words = match aws.ecr_scan(repository, digest).await? {
+            Scan::Findings(found) if !found.is_empty() || was_empty => return Ok(found),
+            // It may be complete before its findings are there: nothing has to be found twice.
+            Scan::Findings(_) => {
+                was_empty = true;
+                "complete, without findings so far".to_owned()
+            }
+            Scan::NotBegun if begun => "not begun".to_owned(),
+            Scan::NotBegun => {
+                aws.ecr_start_scan(repository, digest).await?;
+                begun = true;
+                continue;
+            }
+            Scan::UnderWay(words) => words,
+            Scan::Impossible(words) => {
+                let message = format!("ECR does not scan this image: {words}");
+                let help = "take `scan` out for it, or see what Amazon Inspector or basic scanning supports";
+                return Err(Failure::new(Exit::StepFailed, message).help(help));
+            }
+        };
+        if Instant::now() + wait > end {
+            let patience = duration::display(scan.wait);
+            let message = format!("the findings of the scan were not there within {patience}: {words}");
+            return Err(
+                Failure::new(Exit::Timeout, message).help("give it more time with `scan: { wait: … }`")
+            );
+        }
+        tokio::select! {
+            () = tokio::time::sleep(wait) => {}
+            () = cx.stopping.soft.cancelled() => return Err(Failure::stopped()),
+        }
+        wait = (wait * 2).min(LONGEST_WAIT);
+    }
+}
+
+/// A table, the worst first.
+async fn show(cx: &Context<'_>, findings: &[&Finding]) {
+    let shown = findings.iter().take(SHOWN);
+    let width =
+        |of: fn(&Finding) -> usize| shown.clone().map(|finding| of(finding)).max().unwrap_or_default();
+    let (ids, severities, packages) = (
+        width(|finding| finding.id.len()),
+        width(|finding| finding.severity.len()),
+        width(|finding| finding.package.len()),
+    );
+    for finding in shown.clone() {
+        let Finding { id, severity, package, fixed_in } = finding;
+        let fixed = fixed_in.as_ref().map(|version| format!("fixed in {version}")).unwrap_or_default();
+        let line = format!("{severity:<severities$}  {id:<ids$}  {package:<packages$}  {fixed}");
+        cx.events.note(line.trim_end()).await;
+    }
+    if findings.len() > SHOWN {
+        cx.events.note(format!("and {} more", findings.len() - SHOWN)).await;
+    }
+}
+
+/// A severity that can count.
+fn severity(finding: &Finding) -> Option<Severity> {
+    match finding.severity.as_str() {
+        "CRITICAL" => Some(Severity::Critical),
+        "HIGH" => Some(Severity::High),
+        "MEDIUM" => Some(Severity::Medium),
+        "LOW" => Some(Severity::Low),
+        _ => None,
+    }
+}

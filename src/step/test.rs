@@ -1,0 +1,319 @@
+//! `test`: a command in a container of exactly the image that was built, with services beside it.
+
+use super::Context;
+use super::junit::Results;
+use crate::address::Repository;
+use crate::docker::container::ContainerRun;
+use crate::docker::files::{CopyOut, Volume};
+use crate::docker::service::{Probe, Service};
+use crate::docker::{DockerError, Engine};
+use crate::exit::{Exit, Failure};
+use crate::language::diagnostic::Diagnostic;
+use crate::language::pipeline::model::{self, Test};
+use crate::language::pipeline::template::Template;
+use crate::secret::Secret;
+use crate::work::unusable;
+use futures_util::future::{join_all, try_join_all};
+use indexmap::IndexMap;
+use std::path::PathBuf;
+
+/// The largest file of results that is read, in bytes.
+const MAX_RESULTS: u64 = 64 * 1024 * 1024;
+/// How many failed tests the summary names.
+const NAMED: usize = 20;
+
+pub(crate) async fn run(
+    cx: &Context<'_>,
+    test: &Test,
+    env: &IndexMap<String, Template>,
+) -> Result<(), Failure> {
+    let engine = cx.run.services.docker().await?.clone();
+    let container = container(cx, test, env)?;
+    let mut out = Vec::new();
+    for (from, to) in &test.copy_out {
+        out.push(CopyOut { from: from.clone(), to: cx.path(to)? });
+    }
+    // Where CodeBuild's `reports` can find them.
+    let reports = cx.run.work.path.join("reports").join(&test.image.value);
+    let wishes = out.len();
+    for from in cx.resolve_all(&test.junit)? {
+        out.push(CopyOut { from, to: reports.clone() });
+    }
+    if !test.junit.is_empty() {
+        // Results of an earlier attempt say nothing about this one.
+        let _ = std::fs::remove_dir_all(&reports);
+        std::fs::create_dir_all(&reports).map_err(|error| unusable(&reports, &error))?;
+    }
+    let ended = if test.services.is_empty() {
+        engine.run(&container, None, &out, cx.output, &cx.stopping.soft).await
+    } else {
+        beside_services(cx, &engine, test, &container, &out).await?
+    };
+    let end = match ended {
+        Err(DockerError::Service { name, what, log }) => {
+            let _ = cx.output.send(format!("── the log of the service {name}:\n{log}\n").into_bytes()).await;
+            let message = format!("the service `{name}` {what}; its log is above");
+            return Err(Failure::new(Exit::TestsFailed, message));
+        }
+        ended => ended?,
+    };
+    let (copied, results) = end.files.split_at(wishes);
+    let missing = test.copy_out.keys().zip(copied).filter(|(_, files)| files.is_empty());
+    for (from, _) in missing {
+        cx.events.warn(format!("there is nothing at {from} in the container to copy out")).await;
+    }
+    let results = read_results(cx, test, &results.concat()).await;
+    let judged = judge(cx, test, end.code, end.out_of_memory, results).await;
+    match (judged, end.not_copied) {
+        (Ok(()), Some(error)) => Err(error.into()),
+        (Err(failure), Some(error)) => {
+            cx.events.warn(crate::exit::chain(&error)).await;
+            Err(failure)
+        }
+        (judged, None) => judged,
+    }
+}
+
+/// The exit code decides; results say more.
+async fn judge(
+    cx: &Context<'_>,
+    test: &Test,
+    code: i64,
+    out_of_memory: bool,
+    results: Option<Results>,
+) -> Result<(), Failure> {
+    let image = &test.image.value;
+    let counted = results.as_ref().map(|results| {
+        let Results { run, skipped, failed } = results;
+        let skipped = if *skipped > 0 { format!(", {skipped} skipped") } else { String::new() };
+        format!("{run} tests, {} failed{skipped}", failed.len())
+    });
+    if code == 0 && !out_of_memory {
+        cx.events.result("tested", image, counted.as_deref().unwrap_or("passed")).await;
+        return Ok(());
+    }
+    let reason = match code {
+        _ if out_of_memory => "the container ran out of memory".to_owned(),
+        // The process that ran out of it need not be the container's first.
+        137 if test.memory.is_some() => "exit code 137, ended by signal 9, probably out of memory".to_owned(),
+        code @ 129..=192 => format!("exit code {code}, ended by signal {}", code - 128),
+        code => format!("exit code {code}"),
+    };
+    let reason = counted.map_or(reason.clone(), |counted| format!("{reason}, {counted}"));
+    cx.events.result("tested", image, format!("failed: {reason}")).await;
+    let failed = results.unwrap_or_default().failed;
+    for (name, why) in failed.iter().take(NAMED) {
+        cx.events.result("failed", name, why.as_str()).await;
+    }
+    if failed.len() > NAMED {
+        let more = format!("{} more, in the log above", failed.len() - NAMED);
+        cx.events.result("failed", "…", more).await;
+    }
+    let message = format!("the tests of the image `{image}` failed: {reason}");
+    Err(Failure::new(Exit::TestsFailed, message))
+}
+
+/// What the files of results say. One that cannot be read is a warning: the exit code decides.
+async fn read_results(cx: &Context<'_>, test: &Test, files: &[PathBuf]) -> Option<Results> {
+    if test.junit.is_empty() {
+        return None;
+    }
+    if files.is_empty() {
+        cx.events.warn("there are no JUnit files where `reports` looks for them in the container").await;
+        return None;
+    }
+    let mut results = Results::default();
+    for file in files {
+        let read = crate::files::read_small(file, MAX_RESULTS).map_err(|error| error.to_string());
+        let read = read.and_then(|bytes| results.add(&String::from_utf8_lossy(&bytes)));
+        if let Err(reason) = read {
+            let warning = format!("{} is not what JUnit files look like: {reason}", file.display());
+            cx.events.warn(warning).await;
+        }
+    }
+    Some(results)
+}
+
+/// Runs the test in a network with its services, all of which are removed however it ends.
+async fn beside_services(
+    cx: &Context<'_>,
+    engine: &Engine,
+    test: &Test,
+    container: &ContainerRun,
+    out: &[CopyOut],
+) -> Result<Result<crate::docker::container::ContainerEnd, DockerError>, Failure> {
+    let mut services = Vec::new();
+    for (name, service) in &test.services {
+        services.push(self::service(cx, engine, name, service, container).await?);
+    }
+    let network = format!("runner-{}", crate::docker::random_id());
+    engine.create_network(&network, &container.run, &container.owner).await?;
+    let mut made = Vec::new();
+    let ended = async {
+        for service in &services {
+            if cx.stopping.soft.is_cancelled() {
+                return Err(DockerError::Stopped);
+            }
+            made.push(engine.create_service(service, &network).await?);
+        }
+        let start =
+            try_join_all(services.iter().zip(&made).map(|(service, id)| engine.start_service(service, id)));
+        tokio::select! {
+            started = start => drop(started?),
+            () = cx.stopping.soft.cancelled() => return Err(DockerError::Stopped),
+        }
+        let names: Vec<&str> = services.iter().map(|service| service.name.as_str()).collect();
+        cx.events.note(format!("services are up: {}", names.join(", "))).await;
+        let end = engine.run(container, Some(&network), out, cx.output, &cx.stopping.soft).await?;
+        // What a test says without a service that it was to have is worth nothing.
+        for (service, id) in services.iter().zip(&made) {
+            engine.check_service(service, id).await?;
+        }
+        Ok(end)
+    }
+    .await;
+    let removed = join_all(made.iter().map(|id| engine.remove_container(id))).await;
+    let removed: Result<(), DockerError> = removed.into_iter().collect();
+    // A network goes when nothing is in it any more.
+    let removed = removed.and(engine.remove_network(&network).await);
+    Ok(ended.and_then(|end| removed.map(|()| end)))
+}
+
+/// A service with everything resolved, its image in the engine.
+async fn service(
+    cx: &Context<'_>,
+    engine: &Engine,
+    name: &str,
+    service: &model::Service,
+    test: &ContainerRun,
+) -> Result<Service, Failure> {
+    let image = cx.resolve(&service.image)?;
+    let image = if cx.run.job.pipeline.images.contains_key(&image) {
+        cx.built_image(&image)?
+    } else {
+        if engine.image(&image).await.is_err() {
+            let host = Repository::parse(&image).ok().flatten().map(|repository| repository.host);
+            let login = cx.run.services.login(host.as_deref().unwrap_or("docker.io"), &cx.access()?).await?;
+            cx.events.note(format!("pulling {image}")).await;
+            let pull = engine.pull(&image, login.as_ref());
+            tokio::select! {
+                pulled = pull => pulled?,
+                () = cx.stopping.soft.cancelled() => return Err(Failure::stopped()),
+            }
+        }
+        image
+    };
+    let env = cx.resolve_pairs(&service.env)?.into_iter().map(|(name, value)| (name, Secret::new(value)));
+    let container = ContainerRun {
+        image,
+        command: argv(cx, service.command.as_ref())?,
+        entrypoint: None,
+        env: env.collect(),
+        user: None,
+        workdir: None,
+        memory: None,
+        volumes: volumes(cx, &service.volumes)?,
+        run: test.run.clone(),
+        owner: test.owner.clone(),
+    };
+    let ready = service.ready.as_ref().map(|ready| probe(cx, &ready.probe)).transpose()?;
+    let patience = service.ready.as_ref().map(|ready| ready.timeout).unwrap_or_default();
+    Ok(Service { name: name.to_owned(), container, ready, patience })
+}
+
+fn probe(cx: &Context<'_>, probe: &model::Probe) -> Result<Probe, Failure> {
+    Ok(match probe {
+        model::Probe::Healthcheck => Probe::Healthcheck,
+        model::Probe::Port(port) => Probe::Port(*port),
+        model::Probe::Log(text) => Probe::Log(cx.resolve(text)?),
+        model::Probe::Command(argv) => Probe::Command(cx.resolve_all(argv)?),
+        model::Probe::Http(template) => {
+            let text = cx.resolve(template)?;
+            let rest = text.trim_start_matches(':');
+            let (port, path) = rest.split_once('/').unwrap_or((rest, ""));
+            let port = port.parse().map_err(|_| {
+                let problem = Diagnostic::new(format!("`{text}` is not a port and a path"), template.span);
+                cx.run.job.located(&problem.help("write `http: \":8080/health\"`"))
+            })?;
+            Probe::Http(port, format!("/{path}"))
+        }
+    })
+}
+
+fn argv(cx: &Context<'_>, templates: Option<&Vec<Template>>) -> Result<Option<Vec<String>>, Failure> {
+    templates.map(|templates| cx.resolve_all(templates)).transpose()
+}
+
+fn container(
+    cx: &Context<'_>,
+    test: &Test,
+    env: &IndexMap<String, Template>,
+) -> Result<ContainerRun, Failure> {
+    let mut variables: Vec<(String, Secret)> =
+        env.keys().filter_map(|name| Some((name.clone(), Secret::new(cx.values.get(name)?)))).collect();
+    for name in &test.secrets {
+        variables.push((name.value.clone(), cx.secret(name)?));
+    }
+    Ok(ContainerRun {
+        image: cx.built_image(&test.image.value)?,
+        command: argv(cx, test.command.as_ref())?,
+        entrypoint: argv(cx, test.entrypoint.as_ref())?,
+        env: variables,
+        user: test.user.as_ref().map(|user| cx.resolve(user)).transpose()?,
+        workdir: test.workdir.as_ref().map(|workdir| cx.resolve(workdir)).transpose()?,
+        memory: test.memory,
+        volumes: volumes(cx, &test.volumes)?,
+        run: cx.run.state().build_id.clone(),
+        owner: cx.run.guards.owner().to_owned(),
+    })
+}
+
+/// `PATH:CONTAINER-PATH`, with `:bind` at the end where the files are not to be copied.
+pub(crate) fn volumes(cx: &Context<'_>, templates: &[Template]) -> Result<Vec<Volume>, Failure> {
+    let volume = |template: &Template| {
+        let text = cx.resolve(template)?;
+        let (rest, bind) = text.strip_suffix(":bind").map_or((text.as_str(), false), |rest| (rest, true));
+        match rest.rsplit_once(':') {
+            Some((from, to))
+                if !from.is_empty() && to.starts_with('/') && !to.trim_matches('/').is_empty() =>
+            {
+                Ok(Volume { from: cx.run.job.directory.join(from), to: to.to_owned(), bind })
+            }
+            _ => {
+                let problem =
+                    Diagnostic::new(format!("`{text}` does not say where the files go"), template.span);
+                Err(cx
+                    .run
+                    .job
+                    .located(&problem.help("write `PATH:/CONTAINER/PATH`, or `PATH:/CONTAINER/PATH:bind`")))
+            }
+        }
+    };
+    templates.iter().map(volume).collect()
+}
+
+impl Context<'_> {
+    /// Whether an image has not been built because one of the same sources is in its repository.
+    pub(crate) fn is_unchanged(&self, name: &str) -> bool {
+        self.run.state().images.get(name).is_some_and(|image| image.unchanged.is_some())
+    }
+
+    /// The id of an image that this build has made.
+    pub(crate) fn built_image(&self, name: &str) -> Result<String, Failure> {
+        let id = self.run.state().images.get(name).map(|image| image.id.clone());
+        let id = id.filter(|id| !id.is_empty());
+        id.ok_or_else(|| {
+            Failure::usage(format!("the image `{name}` has not been built in this build"))
+                .help(format!("put `build: {name}` before this step, or run that phase first"))
+        })
+    }
+
+    /// `repository@sha256:…` of an image that this build has pushed.
+    pub(crate) fn pushed_image(&self, name: &str) -> Result<String, Failure> {
+        let uri = self.run.state().images.get(name).and_then(|image| image.uri.clone());
+        uri.ok_or_else(|| {
+            Failure::usage(format!("the image `{name}` has not been pushed in this build"))
+                .help(format!("put `push: {name}` before this step, or run that phase first"))
+        })
+    }
+}
