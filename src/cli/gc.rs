@@ -27,7 +27,7 @@ pub(crate) fn main(arguments: &Arguments) -> Result<Exit, Failure> {
     let directory = arguments.file.parent().filter(|parent| !parent.as_os_str().is_empty());
     let directory = directory.unwrap_or(Path::new("."));
     let artifacts = load::artifacts(&process, directory);
-    let cleared = runtime.block_on(gc::clear(directory, &artifacts, &load::settings(&process)?))?;
+    let cleared = runtime.block_on(gc::clear(directory, &artifacts, &load::settings(&process)?.docker))?;
     for kept in &cleared.kept {
         stdio::text(&format!("left alone: {kept}"));
     }

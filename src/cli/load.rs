@@ -1,9 +1,9 @@
 //! From a pipeline file and the environment to everything that the commands start from.
 
 use super::stdio;
+use crate::connections::Settings;
 use crate::docker::host::Endpoint;
 use crate::duration;
-use crate::engine::Settings;
 use crate::exit::Failure;
 use crate::language::diagnostic::{Diagnostic, Severity};
 use crate::language::pipeline::model::Pipeline;

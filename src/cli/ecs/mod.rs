@@ -7,12 +7,14 @@ mod rollback;
 mod status;
 
 use super::{load, run, stdio};
+use crate::connections::Settings;
 use crate::deployment::commands::{self, Place};
 use crate::deployment::read_definition;
 use crate::ecs::task_definition::{ContainerPatch, Patch, Request};
-use crate::engine::{Cancellation, Settings};
-use crate::event::{Event, Events, Wants};
+use crate::engine::Cancellation;
+use crate::event::{Event, Events, Kind, Wants};
 use crate::exit::{Exit, Failure};
+use crate::report::summary;
 use crate::secret::Masks;
 use clap::{Args, Subcommand};
 use serde_json::Value;
@@ -147,8 +149,8 @@ impl Session {
         let ended = runtime.block_on(async {
             let cancellation = Cancellation::default();
             run::watch_signals(&cancellation)?;
-            let (events, mut ways) = Events::ways(&[Wants::default()], WAITING);
-            let printer = ways.pop().map(|way| tokio::spawn(print(way, self.masks.clone())));
+            let (events, mut channels) = Events::open(&[Wants::default()], WAITING, &self.masks, 1, 0);
+            let printer = channels.pop().map(|channel| tokio::spawn(print(channel)));
             let Self { settings, masks } = self;
             let session = commands::Session { settings, masks, events: &events, cancellation: &cancellation };
             let too_long = async {
@@ -214,15 +216,17 @@ impl<T> Ended<T> {
 }
 
 /// Writes what happens to stderr.
-async fn print(mut way: mpsc::Receiver<Event>, masks: Masks) {
-    while let Some(event) = way.recv().await {
-        let text = match event {
-            Event::Note { text, .. } => text,
-            Event::Warning { text, .. } => format!("warning: {text}"),
-            Event::Result(outcome) => format!("{} {}: {}", outcome.verb, outcome.subject, outcome.detail),
-            _ => continue,
+async fn print(mut channel: mpsc::Receiver<Event>) {
+    while let Some(event) = channel.recv().await {
+        let text = match &event.kind {
+            Kind::Note(text) => text.to_string(),
+            Kind::Warning(text) => format!("warning: {text}"),
+            kind => match summary::result(kind) {
+                Some(result) => format!("{} {}: {}", result.verb, result.subject, result.detail),
+                None => continue,
+            },
         };
-        stdio::text(&masks.text(&text));
+        stdio::text(&text);
     }
 }
 
