@@ -39,7 +39,7 @@ pub const SERVICES: &str = r#"      - test: app
 fn services_are_there_by_name_when_the_test_runs_and_gone_afterwards() {
     let project = project(SERVICES);
     let run = project.runner("run").run().exits(0);
-    run.says("services are up: web, db, logger, commander").says("\npage\n").says("answer of-db\n");
+    run.says("services are ready: web, db, logger, commander").says("\npage\n").says("answer of-db\n");
     assert_eq!(containers_of(&project) + &networks_of(&project), "");
 }
 
