@@ -5,6 +5,7 @@ use super::stdio;
 use crate::duration;
 use crate::engine::{self, Cancellation, Job};
 use crate::exit::{Exit, Failure};
+use crate::http::{self, Redirects};
 use crate::language::diagnostic;
 use crate::language::pipeline;
 use crate::language::pipeline::model::{NotifyTarget, PhaseName};
@@ -14,7 +15,6 @@ use crate::report::console::Console;
 use crate::report::notify::{Deliveries, Delivery, Notifier, Target, TargetKind};
 use crate::report::{Reports, Sink};
 use crate::secret::{Masks, Secret};
-use crate::tls::{self, Redirects};
 use clap::Args;
 use rustix::process::Pid;
 use std::path::PathBuf;
@@ -288,7 +288,7 @@ fn notifier(job: &Job, deliveries: &Deliveries) -> Result<Notifier, Failure> {
     let delivery = match job.mode {
         Mode::Local => Delivery::Write(job.work_directory().join("notifications")),
         Mode::Publish => Delivery::Send(
-            tls::http_client(&job.settings.authorities(), Redirects::Refuse)
+            http::client(&job.settings.authorities(), Redirects::Refuse)
                 .map_err(|error| Failure::environment(crate::exit::chain(&error)))?,
         ),
     };

@@ -8,13 +8,13 @@ use crate::aws::Aws;
 use crate::docker::host::Endpoint;
 use crate::docker::solver::Logins;
 use crate::docker::{DockerError, Engine, daemon};
+use crate::docker_config::DockerConfig;
 use crate::engine::Job;
-use crate::exit::Failure;
+use crate::exit::{Exit, Failure};
 use crate::plan::Mode;
 use crate::registry;
 use crate::registry::connection::Renew;
-use crate::registry::login::DockerConfig;
-use crate::registry::push::http_client;
+use crate::registry::login;
 use crate::secret::{Login, Masks, Secret};
 use crate::tls;
 use dockerd::Surroundings;
@@ -113,7 +113,7 @@ impl Services {
         let endpoint = &self.settings.docker;
         match (Engine::connect(endpoint).await, &self.surroundings) {
             (Err(error), Some(surroundings)) if self.settings.in_codebuild => {
-                let dockerd = daemon::remedy(error, endpoint, &self.settings.path)?;
+                let dockerd = daemon::find(error, endpoint, &self.settings.path)?;
                 surroundings.start(&dockerd).await
             }
             (engine, _) => Ok(engine?),
@@ -151,7 +151,7 @@ impl Services {
         &self,
         host: &str,
         access: &Access,
-    ) -> Result<registry::connection::Access, Failure> {
+    ) -> Result<registry::connection::RegistryAccess, Failure> {
         let login = self.login(host, access).await?;
         self.registry_with(login, host, access)
     }
@@ -162,8 +162,8 @@ impl Services {
         login: Option<Login>,
         host: &str,
         access: &Access,
-    ) -> Result<registry::connection::Access, Failure> {
-        let http = http_client(host, self.settings.authorities())?;
+    ) -> Result<registry::connection::RegistryAccess, Failure> {
+        let http = registry::connection::http_client(host, self.settings.authorities())?;
         let (services, access, own_host) = (self.clone(), access.clone(), host.to_owned());
         let renew: Renew = Arc::new(move || {
             let (services, access, host) = (services.clone(), access.clone(), own_host.clone());
@@ -172,7 +172,12 @@ impl Services {
                 services.login(&host, &access).await.ok().flatten()
             })
         });
-        Ok(registry::connection::Access { http, login, renew, patience: self.settings.registry_patience })
+        Ok(registry::connection::RegistryAccess {
+            http,
+            login,
+            renew,
+            timeout: self.settings.registry_patience,
+        })
     }
 
     async fn ecr_login(&self, host: &str, region: &str, access: &Access) -> Result<Login, Failure> {
@@ -190,17 +195,18 @@ impl Services {
     pub(crate) async fn docker_login(&self, host: &str) -> Result<Option<Login>, Failure> {
         let read = || async {
             let config = match &self.settings.docker.configuration {
-                Some(directory) => DockerConfig::read(&directory.join("config.json")).map_err(|error| {
-                    Failure::environment(error).help("mend or remove the file; `docker login` writes it anew")
+                Some(directory) => DockerConfig::read(directory).map_err(|error| {
+                    Failure::caused(Exit::Environment, &error)
+                        .help("mend or remove the file; `docker login` writes it anew")
                 })?,
-                None => DockerConfig::default(),
+                None => None,
             };
-            Ok::<_, Failure>(Arc::new(config))
+            Ok::<_, Failure>(Arc::new(config.unwrap_or_default()))
         };
         let config = self.docker_config.get_or_try_init(read).await?.clone();
         let host = host.to_owned();
         // A credential helper is another program, which may take its time.
-        let login = tokio::task::spawn_blocking(move || config.login(&host)).await.ok().flatten();
+        let login = tokio::task::spawn_blocking(move || login::login(&config, &host)).await.ok().flatten();
         if let Some(login) = &login {
             self.masks.add(&login.password);
         }
