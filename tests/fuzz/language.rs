@@ -5,7 +5,7 @@
 
 #[path = "../../src/address.rs"]
 mod address;
-#[path = "../../src/pipeline/mod.rs"]
+#[path = "../../src/language/mod.rs"]
 mod pipeline;
 #[path = "../../src/plan/mod.rs"]
 mod plan;
