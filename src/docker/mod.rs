@@ -19,7 +19,7 @@ pub(crate) mod solver;
 mod ssh;
 pub(crate) mod storage;
 
-pub(crate) use owned::{Kind, OWNER_LABEL, Owned, stage_name};
+pub(crate) use owned::{OWNER_LABEL, stage_name};
 
 use crate::docker_config::DockerConfigError;
 use about::About;

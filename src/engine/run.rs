@@ -130,7 +130,7 @@ impl Run {
             job,
             state: Mutex::new(state),
             services: services.within(surroundings),
-            guards: Guards::begin(&work.lock),
+            guards: Guards::new(&work.lock),
             events: events.clone(),
             cancellation: cancellation.clone(),
             work,
