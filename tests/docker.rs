@@ -45,7 +45,7 @@ fn an_engine_behind_tls() {
 
     // As with docker, the path alone asks for no TLS, and DOCKER_TLS for no check.
     let plain = call("run").env("DOCKER_CERT_PATH", &certificates).run_under(&network);
-    plain.exits(3).ends_with("an engine with TLS wants DOCKER_TLS_VERIFY=1");
+    plain.exits(3).ends_with("an engine with TLS needs DOCKER_TLS_VERIFY=1");
     std::fs::remove_file(home.join("ca.pem")).unwrap();
     let unchecked = call("doctor").env("DOCKER_TLS", "1").run_under(&network);
     unchecked.says("its certificate is not checked");

@@ -109,5 +109,7 @@ fn a_state_that_cannot_be_read_is_continued_by_nobody() {
     project.runner("run --phase install").run().exits(1);
     std::fs::write(project.path(".runner/state.json"), "{ half").unwrap();
     let refused = project.runner("run --phase build").run().exits(3).says_not("\ndeployed");
-    refused.complains("state.json, which holds the results of earlier calls").complains("remove it to start over");
+    refused
+        .complains("state.json, which holds the results of earlier calls")
+        .complains("remove it to start over");
 }

@@ -38,7 +38,7 @@ impl From<ProcessError> for Failure {
 
 impl From<DockerError> for Failure {
     fn from(error: DockerError) -> Self {
-        if let DockerError::Named { name, source } = error {
+        if let DockerError::OfContext { name, source } = error {
             let failure = Self::from(*source);
             return Self { message: format!("the docker context `{name}`: {}", failure.message), ..failure };
         }

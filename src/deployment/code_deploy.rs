@@ -6,7 +6,6 @@ use super::{Before, Deployer, Order, Outcome, Report, short};
 use crate::aws::codedeploy::{NewDeployment, OVER, UNDER_WAY, sha256};
 use crate::aws::{Aws, AwsError};
 use crate::connections::failure::told;
-use crate::docker::random_id;
 use crate::duration;
 use crate::ecs::appspec::AppSpec;
 use crate::ecs::code_deploy::{Deployment, LifecycleEvent, Progress, Status, active_in, standing};
@@ -180,7 +179,7 @@ impl<'a> Following<'a> {
             application: self.by.application.clone(),
             group: self.by.group.clone(),
             app_spec: app_spec.to_owned(),
-            description: format!("{note} (runner {})", random_id()),
+            description: format!("{note} (runner {})", crate::random::id()),
             roll_back: self.order.on_failure == OnFailure::Rollback,
         };
         let mut attempts = Attempts::begin(self.deployer);

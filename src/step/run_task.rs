@@ -5,7 +5,6 @@ use crate::aws::ecs::RunTask as Order;
 use crate::aws::{Aws, AwsError};
 use crate::connections::failure::told;
 use crate::deployment::{WAIT, short};
-use crate::docker::random_id;
 use crate::duration;
 use crate::ecs::diagnosis::{ContainerLog, Evidence, diagnose, is_essential};
 use crate::ecs::needs::LogStream;
@@ -45,7 +44,7 @@ pub(crate) async fn run(cx: &StepScope<'_>, task: &RunTask) -> Result<(), Failur
         container: task.container.as_ref().map(|name| name.value.clone()),
         command,
         environment: cx.resolve_pairs(&task.environment)?,
-        token: format!("runner-{}", random_id()),
+        token: format!("runner-{}", crate::random::id()),
     };
     if cx.project.mode == Mode::Local {
         return planned(cx, &order, &family).await;

@@ -49,7 +49,7 @@ pub(crate) async fn run(
         beside_services(cx, &engine, test, &container, &out).await?
     };
     let end = match ended {
-        Err(DockerError::Service { name, what, log }) => {
+        Err(DockerError::Service { name, outcome: what, log }) => {
             let _ = cx.output.send(format!("── the log of the service {name}:\n{log}\n").into_bytes()).await;
             let message = format!("the service `{name}` {what}; its log is above");
             return Err(Failure::new(Exit::TestsFailed, message));
@@ -165,7 +165,7 @@ async fn beside_services(
     for (name, service) in &test.services {
         services.push(self::service(cx, engine, name, service, container).await?);
     }
-    let network = format!("runner-{}", crate::docker::random_id());
+    let network = format!("runner-{}", crate::random::id());
     engine.create_network(&network, &container.run, &container.owner).await?;
     let mut made = Vec::new();
     let ended = async {
@@ -238,7 +238,7 @@ async fn service(
     };
     let ready = service.ready.as_ref().map(|ready| probe(cx, &ready.probe)).transpose()?;
     let patience = service.ready.as_ref().map(|ready| ready.timeout).unwrap_or_default();
-    Ok(Service { name: name.to_owned(), container, ready, patience })
+    Ok(Service { name: name.to_owned(), container, ready, timeout: patience })
 }
 
 fn probe(cx: &StepScope<'_>, probe: &model::Probe) -> Result<Probe, Failure> {

@@ -57,7 +57,7 @@ pub(crate) async fn docker(checks: &mut Checks, settings: &Settings) {
 /// Says why no engine answers, or that a run will start one.
 fn no_docker(checks: &mut Checks, settings: &Settings, failed: DockerError) {
     let remedy = if settings.in_codebuild {
-        daemon::remedy(failed, &settings.docker, &settings.path)
+        daemon::find(failed, &settings.docker, &settings.path)
     } else {
         Err(failed)
     };
