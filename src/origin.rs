@@ -2,6 +2,7 @@
 //!
 //! Source of the variables: the CodeBuild user guide, "Environment variables in build environments".
 
+use crate::address::Arn;
 use crate::language::pipeline::model::EventKind;
 use crate::plan::context::BuildContext;
 use std::collections::HashMap;
@@ -125,10 +126,8 @@ fn from_codebuild(get: &dyn Fn(&str) -> Option<String>) -> BuildContext {
         build_url: get("CODEBUILD_BUILD_URL"),
         commit_time: None,
         repository: None,
-        // arn:aws:codebuild:REGION:ACCOUNT:build/ID
         account: get("CODEBUILD_BUILD_ARN")
-            .and_then(|arn| arn.split(':').nth(4).map(ToOwned::to_owned))
-            .filter(|account| !account.is_empty()),
+            .and_then(|arn| Arn::parse(&arn)?.account().map(ToOwned::to_owned)),
         region: None,
     }
 }
@@ -148,7 +147,7 @@ fn branch_of(reference: &str) -> Option<String> {
     let name = without_commit(reference);
     let branch = match name.strip_prefix("refs/heads/") {
         Some(branch) => branch,
-        None if name.starts_with("refs/") || name.starts_with("arn:") => {
+        None if name.starts_with("refs/") || Arn::is_prefix_of(name) => {
             return None;
         }
         None => name,

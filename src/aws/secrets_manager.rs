@@ -1,6 +1,7 @@
 //! AWS Secrets Manager.
 
 use super::{Aws, AwsError, error};
+use crate::address::Arn;
 use crate::secret::Secret;
 
 /// AWS's code for a secret that is on its way out, and for much else.
@@ -32,7 +33,7 @@ impl Aws {
     /// A secret's value, or that of one key of it.
     pub(crate) async fn secret(&self, reference: &SecretId) -> Result<Secret, AwsError> {
         const ACTION: &str = "secretsmanager:GetSecretValue";
-        let resource = if reference.id.starts_with("arn:") {
+        let resource = if Arn::parse(&reference.id).is_some() {
             reference.id.clone()
         } else {
             self.arn("secretsmanager", &format!("secret:{}-??????", reference.id))

@@ -1,6 +1,7 @@
 //! AWS Systems Manager Parameter Store.
 
 use super::{Aws, AwsError, error};
+use crate::address::Arn;
 use crate::secret::Secret;
 use aws_sdk_ssm::types::ParameterStringFilter;
 
@@ -9,9 +10,9 @@ const DESCRIBE: &str = "ssm:DescribeParameters";
 impl Aws {
     /// Whether a parameter exists, by name or ARN; its value is not read.
     pub(crate) async fn parameter_exists(&self, name: &str) -> Result<bool, AwsError> {
-        // An ARN does not tell whether the name begins with a slash.
-        let names = match name.split_once(":parameter/") {
-            Some((_, name)) => vec![name.to_owned(), format!("/{name}")],
+        // An ARN drops the slash that a hierarchical name starts with.
+        let names = match Arn::parse(name).and_then(|arn| arn.resource().strip_prefix("parameter/")) {
+            Some(name) => vec![name.to_owned(), format!("/{name}")],
             None => vec![name.to_owned()],
         };
         let filter = ParameterStringFilter::builder().key("Name").option("Equals").set_values(Some(names));
@@ -33,7 +34,7 @@ impl Aws {
 
     /// A parameter's value, decrypted.
     pub(crate) async fn parameter(&self, name: &str) -> Result<Secret, AwsError> {
-        let resource = match name.strip_prefix("arn:") {
+        let resource = match Arn::parse(name) {
             Some(_) => name.to_owned(),
             None => self.arn("ssm", &format!("parameter/{}", name.trim_start_matches('/'))),
         };

@@ -2,6 +2,7 @@
 
 use super::number;
 use super::task_definition::Request;
+use crate::address::Arn;
 use serde_json::{Map, Value, json};
 use similar::TextDiff;
 
@@ -158,9 +159,8 @@ fn align_roles(before: &mut Map<String, Value>, after: &mut Map<String, Value>) 
         let roles = [&*before, &*after]
             .map(|fields| fields.get(field).and_then(Value::as_str).map(ToOwned::to_owned));
         if let [Some(one), Some(other)] = roles {
-            let is_of = |arn: &str, name: &str| {
-                arn.starts_with("arn:") && !name.contains(':') && arn.rsplit('/').next() == Some(name)
-            };
+            let is_of =
+                |arn: &str, name: &str| Arn::parse(arn).is_some_and(|arn| arn.resource_name() == name);
             if is_of(&one, &other) {
                 after.insert(field.to_owned(), Value::from(one));
             } else if is_of(&other, &one) {

@@ -1,5 +1,6 @@
 //! Revisions of task definitions: their names, which of them are done with, and which references are behind.
 
+use crate::address::{Arn, short_name};
 use serde_json::Value;
 use std::collections::BTreeMap;
 
@@ -22,32 +23,33 @@ impl Revision {
 
 /// `FAMILY:N` of an ARN; what is none stays as it is.
 pub(crate) fn short(arn: &str) -> &str {
-    arn.rsplit('/').next().unwrap_or(arn)
+    short_name(arn)
 }
 
 /// A revision as others name it: an ARN, `FAMILY:N`, or `FAMILY` for the latest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Named<'a> {
-    /// What stands before the family in an ARN; empty otherwise.
-    place: &'a str,
+    /// `None` if the name is not an ARN.
+    arn: Option<Arn<'a>>,
     pub(crate) family: &'a str,
-    /// The number; nothing where the latest is meant.
+    /// `None` for the latest revision.
     pub(crate) number: Option<u64>,
 }
 
 impl<'a> Named<'a> {
     pub(crate) fn read(name: &'a str) -> Self {
-        let (place, short) = name.rsplit_once('/').unwrap_or(("", name));
+        let short = short_name(name);
         let numbered =
             short.rsplit_once(':').and_then(|(family, number)| Some((family, number.parse().ok()?)));
         let (family, number) = numbered.map_or((short, None), |(family, number)| (family, Some(number)));
-        Self { place, family, number }
+        Self { arn: Arn::parse(name), family, number }
     }
 
     /// Whether this names an older revision of the same family than `newer` is.
     pub(crate) fn is_behind(&self, newer: &Self) -> bool {
-        let is_same = self.family == newer.family
-            && (self.place.is_empty() || newer.place.is_empty() || self.place == newer.place);
+        let place = |arn: Arn<'a>| (arn.region(), arn.account());
+        let places = self.arn.map(place).zip(newer.arn.map(place));
+        let is_same = self.family == newer.family && places.is_none_or(|(own, newer)| own == newer);
         is_same && self.number.zip(newer.number).is_some_and(|(own, newer)| own < newer)
     }
 }

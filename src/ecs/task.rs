@@ -1,5 +1,6 @@
 //! Tasks, as far as runner has to know them.
 
+use crate::address::short_name;
 use jiff::Timestamp;
 
 /// A task of Amazon ECS.
@@ -25,7 +26,7 @@ pub(crate) struct Task {
 impl Task {
     /// The last part of its ARN, which is also the last part of its log streams.
     pub(crate) fn id(&self) -> &str {
-        self.arn.rsplit('/').next().unwrap_or_default()
+        short_name(&self.arn)
     }
 }
 

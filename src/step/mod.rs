@@ -17,7 +17,7 @@ mod test;
 pub(crate) mod transfer;
 mod unchanged;
 
-use crate::address::Repository;
+use crate::address::ImageRepository;
 use crate::aws::Aws;
 use crate::connections::Access;
 use crate::deployment::Deployer;
@@ -142,7 +142,9 @@ pub(crate) fn accesses(job: &Job) -> Vec<Access> {
                 let image = job.pipeline.images.get(&name.value);
                 let cached = image.filter(|image| image.cache_to != CacheTo::None);
                 let repository = cached.and_then(|image| image.repository.resolve(&job.values).ok());
-                repository.is_some_and(|repository| matches!(Repository::parse(&repository), Ok(None)))
+                repository.is_some_and(|repository| {
+                    matches!(ImageRepository::parse(&repository), Ok(ImageRepository::Bare(_)))
+                })
             }),
             Action::Test(_) | Action::ImageDefinitions(_) => false,
             Action::Parallel(_) => false,

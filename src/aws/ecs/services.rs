@@ -1,5 +1,6 @@
 //! Services, their deployments and revisions.
 
+use crate::address::{Arn, short_name};
 use crate::aws::{Aws, AwsError, error};
 use crate::ecs::service::{
     Controller, Counts, Deployment, Event, Network, Placement, Service, ServiceDeployment, State, Target,
@@ -42,11 +43,10 @@ impl Aws {
     }
 
     pub(crate) fn service_arn(&self, cluster: &str, service: &str) -> String {
-        if service.starts_with("arn:") {
+        if Arn::parse(service).is_some() {
             return service.to_owned();
         }
-        let cluster = cluster.rsplit('/').next().unwrap_or_default();
-        self.arn("ecs", &format!("service/{cluster}/{service}"))
+        self.arn("ecs", &format!("service/{}/{service}", short_name(cluster)))
     }
 
     /// Points a service to a revision, and starts new tasks also where it runs that one if `force` says so. With `force` it is one

@@ -1,6 +1,7 @@
 //! Tasks.
 
 use super::services::{missing, time};
+use crate::address::short_name;
 use crate::aws::{Aws, AwsError, error};
 use crate::ecs::service::Placement;
 use crate::ecs::task::{Container, NotStarted, Task};
@@ -98,8 +99,7 @@ impl Aws {
         &self,
         task: &RunTask,
     ) -> Result<Result<Task, Vec<NotStarted>>, AwsError> {
-        let family = task.definition.rsplit('/').next().unwrap_or_default();
-        let resource = self.arn("ecs", &format!("task-definition/{family}"));
+        let resource = self.arn("ecs", &format!("task-definition/{}", short_name(&task.definition)));
         let mut call = aws_sdk_ecs::Client::new(&self.config)
             .run_task()
             .cluster(&task.cluster)

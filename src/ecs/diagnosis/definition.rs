@@ -1,5 +1,6 @@
 //! What a task definition says of the things that fail.
 
+use crate::address::{Arn, split_secret};
 use serde_json::Value;
 
 /// A view of the `taskDefinition` object.
@@ -106,27 +107,28 @@ impl<'a> Definition<'a> {
 impl Reference<'_> {
     /// Whether it takes its value from the secret or parameter that a message names.
     pub(crate) fn is_of(&self, named: &str) -> bool {
-        if named.contains(":secretsmanager:") || self.value_from.contains(":secretsmanager:") {
-            return same_secret(self.secret(), &secret(named));
+        if is_secret(named) || is_secret(self.value_from) {
+            return same_secret(self.secret(), split_secret(named).0);
         }
         parameter(self.value_from) == parameter(named)
     }
 
     /// The secret, without the key, stage and version behind it.
     pub(crate) fn secret(&self) -> &str {
-        let end = self.value_from.match_indices(':').nth(6).map_or(self.value_from.len(), |(end, _)| end);
-        if self.value_from.contains(":secretsmanager:") { &self.value_from[..end] } else { self.value_from }
+        if is_secret(self.value_from) { split_secret(self.value_from).0 } else { self.value_from }
     }
 
     /// The key inside the secret.
     pub(crate) fn json_key(&self) -> Option<&str> {
-        let key = self.value_from.split(':').nth(7)?;
-        (self.value_from.contains(":secretsmanager:") && !key.is_empty()).then_some(key)
+        let (_, rest) = split_secret(self.value_from);
+        let key = rest.split(':').next()?;
+        (is_secret(self.value_from) && !key.is_empty()).then_some(key)
     }
 }
 
-fn secret(arn: &str) -> String {
-    arn.split(':').take(7).collect::<Vec<_>>().join(":")
+/// Whether text is the ARN of a secret of Secrets Manager.
+pub(crate) fn is_secret(text: &str) -> bool {
+    Arn::parse(text).is_some_and(|arn| arn.service() == "secretsmanager")
 }
 
 /// AWS adds six characters to a secret's name, which definitions may leave out.
@@ -137,7 +139,8 @@ fn same_secret(written: &str, named: &str) -> bool {
 
 /// The name of a parameter, out of its name or its ARN.
 fn parameter(reference: &str) -> &str {
-    let name = reference.split_once(":parameter").map_or(reference, |(_, name)| name);
+    let named = Arn::parse(reference).and_then(|arn| arn.resource().strip_prefix("parameter"));
+    let name = named.unwrap_or(reference);
     name.trim_start_matches('/')
 }
 

@@ -1,9 +1,10 @@
 //! Messages about secrets and parameters.
 
-use super::definition::Reference;
+use super::definition::{Reference, is_secret};
 use super::reason::{DENIED, Message, UNREACHABLE, WAY_OUT};
 use super::words::between;
 use super::{Cause, Kind};
+use crate::address::Arn;
 use crate::text::listed;
 
 /// Words of a secret or parameter that is not there, in lower case.
@@ -98,10 +99,13 @@ fn secrets_in(message: &str) -> Vec<&str> {
     let trim = |word: &'_ str| -> usize { word.trim_end_matches([':', '.']).len() };
     let mut found: Vec<&str> = Vec::new();
     let words = message.split(|letter: char| letter.is_whitespace() || ",'\"[]()".contains(letter));
-    for word in words.filter(|word| word.starts_with("arn:")) {
+    for word in words {
         let word = &word[..trim(word)];
-        let is_one = (word.contains(":secretsmanager:") && word.contains(":secret:"))
-            || (word.contains(":ssm:") && word.contains(":parameter"));
+        let is_one = Arn::parse(word).is_some_and(|arn| match arn.service() {
+            "secretsmanager" => arn.resource().starts_with("secret:"),
+            "ssm" => arn.resource().starts_with("parameter"),
+            _ => false,
+        });
         if is_one && !found.contains(&word) {
             found.push(word);
         }
@@ -120,7 +124,7 @@ fn secrets_in(message: &str) -> Vec<&str> {
 
 fn described(name: &str, references: &[Reference<'_>]) -> String {
     let takers: Vec<&Reference<'_>> = references.iter().filter(|reference| reference.is_of(name)).collect();
-    let sort = if name.contains(":secretsmanager:") { "secret" } else { "parameter" };
+    let sort = if is_secret(name) { "secret" } else { "parameter" };
     format!("{sort} `{name}`{}", taken_by(&takers))
 }
 
