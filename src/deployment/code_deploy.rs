@@ -3,6 +3,7 @@
 use super::evidence::{Casualties, EVIDENCE, Of};
 use super::watch::{Attempts, Heard, Over, Watch};
 use super::{Before, Deployer, Order, Outcome, Report, short};
+use crate::address::short_name;
 use crate::aws::codedeploy::{NewDeployment, OVER, UNDER_WAY, sha256};
 use crate::aws::{Aws, AwsError};
 use crate::connections::failure::told;
@@ -98,7 +99,7 @@ impl Deployer<'_> {
                 return Ok(());
             }
         };
-        let last = |name: &str| name.rsplit('/').next().unwrap_or_default().to_owned();
+        let last = |name: &str| short_name(name).to_owned();
         let own = (last(&order.cluster), service.name.clone());
         let has = |(cluster, name): &(String, String)| (last(cluster), last(name)) == own;
         if found.services.is_empty() || found.services.iter().any(has) {

@@ -237,10 +237,9 @@ impl Session<'_> {
             Ok(None) => before.previous.clone().filter(|previous| previous != current).ok_or_else(nothing),
             // Only of an API that does not know the call, as in test beds, the number is all that there is.
             Err(error @ AwsError::Unreachable { .. }) => {
-                let family = short(current);
-                let family = family.split(':').next().unwrap_or_default();
-                let revisions = aws.ecs_revisions(family).await?;
-                let number = Named::read(current).number.unwrap_or_default();
+                let named = Named::read(current);
+                let revisions = aws.ecs_revisions(named.family).await?;
+                let number = named.number.unwrap_or_default();
                 let found = revisions.into_iter().find(|revision| revision.number() < number);
                 let found = found.ok_or_else(nothing)?;
                 let cause = chain(&error);

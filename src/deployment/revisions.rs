@@ -1,6 +1,7 @@
 //! Earlier revisions are taken out of use, but for those that somebody may still use.
 
 use super::{Deployer, Order, Report, short};
+use crate::address::short_name;
 use crate::aws::AwsError;
 use crate::connections::failure::told;
 use crate::ecs::revisions::{Named, Revision, Uses, started_by};
@@ -113,7 +114,7 @@ impl Deployer<'_> {
     async fn used_in(&self, cluster: &str, family: &Family<'_>) -> Result<Uses, String> {
         let mut uses = Uses::default();
         let is_other = cluster != family.cluster;
-        let short = cluster.rsplit('/').next().unwrap_or_default();
+        let short = short_name(cluster);
         let services = match self.aws.ecs_services(cluster).await {
             // Somebody deleted it, which takes that nothing is in it.
             Err(AwsError::NotFound { .. }) if is_other => return Ok(uses),

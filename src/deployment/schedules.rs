@@ -1,6 +1,7 @@
 //! Scheduled tasks of a family are pointed to the revision that was deployed: rules of `EventBridge` and schedules of its Scheduler.
 
 use super::{Deployer, Order, short};
+use crate::address::short_name;
 use crate::aws::AwsError;
 use crate::aws::events::RuleTarget;
 use crate::aws::scheduler::Schedule;
@@ -138,5 +139,5 @@ fn calls_for(target: &Value, cluster: &str) -> bool {
     let input: Value = serde_json::from_str(input).unwrap_or_default();
     let named = ["Cluster", "cluster"].into_iter().find_map(|key| input.get(key)?.as_str());
     let named = named.unwrap_or("default");
-    named == cluster || cluster.rsplit('/').next() == Some(named)
+    named == cluster || short_name(cluster) == named
 }
