@@ -1,4 +1,4 @@
-//! Image repositories, references and tags, by the rules of the OCI distribution specification, and the hosts of Amazon ECR.
+//! Image repositories, references and tags, by the rules of the OCI distribution specification, and ECR's hosts.
 
 use super::arn::{is_account, partition_of};
 use std::fmt;
@@ -191,7 +191,7 @@ pub(crate) fn check_tag(tag: &str) -> Result<(), InvalidName> {
         Ok(())
     } else {
         Err(InvalidName {
-            what: "tag (letters, digits, `.`, `_` and `-`, at most 128; `source.branch.slug` is a branch made fit)",
+            what: "tag (letters, digits, `.`, `_` and `-`, at most 128; `source.branch.slug` is the branch name in this form)",
             name: tag.to_owned(),
         })
     }

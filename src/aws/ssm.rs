@@ -8,7 +8,7 @@ use aws_sdk_ssm::types::ParameterStringFilter;
 const DESCRIBE: &str = "ssm:DescribeParameters";
 
 impl Aws {
-    /// Whether a parameter exists, by name or ARN; its value is not read.
+    /// Whether a parameter exists, by name or ARN. Does not read its value.
     pub(crate) async fn parameter_exists(&self, name: &str) -> Result<bool, AwsError> {
         // An ARN drops the slash that a hierarchical name starts with.
         let names = match Arn::parse(name).and_then(|arn| arn.resource().strip_prefix("parameter/")) {
@@ -23,7 +23,7 @@ impl Aws {
         })?;
         let client = aws_sdk_ssm::Client::new(&self.config);
         let mut pages = client.describe_parameters().parameter_filters(filter).into_paginator().send();
-        // A page may be empty, and a later one not.
+        // A page may be empty although a later page is not.
         while let Some(page) = pages.next().await {
             if !page.map_err(|failed| error(DESCRIBE, "*", failed))?.parameters().is_empty() {
                 return Ok(true);
@@ -32,7 +32,7 @@ impl Aws {
         Ok(false)
     }
 
-    /// A parameter's value, decrypted.
+    /// The decrypted value of a parameter.
     pub(crate) async fn parameter(&self, name: &str) -> Result<Secret, AwsError> {
         let resource = match Arn::parse(name) {
             Some(_) => name.to_owned(),
