@@ -158,7 +158,7 @@ impl Session<'_> {
         };
         let mut request = Request::from_document(document)?;
         request.apply(patch)?;
-        for slip in request.likely_slips() {
+        for slip in request.likely_typos() {
             self.events.warn(slip).await;
         }
         if manner.dry_run {

@@ -103,7 +103,7 @@ impl Deployer<'_> {
             uses.join(of_cluster);
         }
         self.used_by_schedules(family, &clusters, &mut uses).await?;
-        let (unused, used) = uses.sort_out(&arns, keep);
+        let (unused, used) = uses.split_unused(&arns, keep);
         Ok(Older {
             unused: unused.into_iter().map(ToOwned::to_owned).collect(),
             used: used.into_iter().map(|(arn, by)| (short(arn), by.to_owned())).collect(),
