@@ -12,9 +12,9 @@ use aws_smithy_types::retry::RetryConfig;
 use jiff::Timestamp;
 
 /// The error code if the group already has a deployment in progress.
-pub(crate) const UNDER_WAY: &str = "DeploymentLimitExceededException";
+pub(crate) const ALREADY_DEPLOYING: &str = "DeploymentLimitExceededException";
 /// The error code if a deployment is already complete.
-pub(crate) const OVER: &str = "DeploymentAlreadyCompletedException";
+pub(crate) const ALREADY_COMPLETE: &str = "DeploymentAlreadyCompletedException";
 /// The error code if a deployment has no targets yet.
 const NOT_STARTED: &str = "DeploymentNotStartedException";
 /// How many of the latest deployments are considered.

@@ -24,13 +24,13 @@ pub(crate) struct NewRepository {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Scan {
     /// Not complete; with ECR's description.
-    UnderWay(String),
+    InProgress(String),
     /// Not scanned. Without scan on push, ECR starts no scan automatically.
-    NotBegun,
+    NotStarted,
     /// The findings of a complete scan.
     Findings(Vec<Finding>),
     /// The scan failed or is unsupported; with ECR's description.
-    Impossible(String),
+    Unavailable(String),
 }
 
 /// A vulnerability of an image.
@@ -147,11 +147,11 @@ impl Aws {
                 Err(failed) => {
                     let service = failed.as_service_error();
                     if service.is_some_and(DescribeImageScanFindingsError::is_scan_not_found_exception) {
-                        return Ok(Scan::NotBegun);
+                        return Ok(Scan::NotStarted);
                     }
                     // ECR may report a new image with some delay.
                     if service.is_some_and(DescribeImageScanFindingsError::is_image_not_found_exception) {
-                        return Ok(Scan::UnderWay("the image is not known yet".to_owned()));
+                        return Ok(Scan::InProgress("the image is not known yet".to_owned()));
                     }
                     return Err(error("ecr:DescribeImageScanFindings", &self.repository_arn(name), failed));
                 }
@@ -161,8 +161,8 @@ impl Aws {
             let words = state.and_then(|state| state.description()).unwrap_or(status).to_owned();
             match status {
                 "COMPLETE" | "ACTIVE" => {}
-                "PENDING" | "IN_PROGRESS" => return Ok(Scan::UnderWay(words)),
-                _ => return Ok(Scan::Impossible(format!("{status}: {words}"))),
+                "PENDING" | "IN_PROGRESS" => return Ok(Scan::InProgress(words)),
+                _ => return Ok(Scan::Unavailable(format!("{status}: {words}"))),
             }
             let findings = answer.image_scan_findings();
             // The status may be COMPLETE or ACTIVE before the first findings appear (aws/aws-sdk#289).
@@ -174,7 +174,7 @@ impl Aws {
                 enhanced.filter(|finding| finding.status() != Some("SUPPRESSED")).map(self::enhanced),
             );
             if !is_scanned && found.is_empty() {
-                return Ok(Scan::UnderWay(words));
+                return Ok(Scan::InProgress(words));
             }
             next = answer.next_token().map(ToOwned::to_owned);
             if next.is_none() {

@@ -71,7 +71,7 @@ pub(crate) enum AwsError {
     },
     /// An unexpected response: the call may still have taken effect.
     #[error("unexpected response from AWS to {action}: {message}")]
-    NotUnderstood {
+    UnexpectedResponse {
         /// The action, as IAM spells it.
         action: &'static str,
         message: String,
@@ -85,7 +85,7 @@ pub(crate) enum AwsError {
     },
     /// A secret exists, but has no usable value.
     #[error("the secret `{name}` {reason}")]
-    Unusable {
+    UnusableSecret {
         /// Its name or ARN.
         name: String,
         /// The predicate of the message, such as `is binary, not text`.
@@ -103,13 +103,13 @@ pub(crate) enum AwsError {
 impl AwsError {
     /// The error for a response that lacks a required field.
     fn without(action: &'static str, what: &str) -> Self {
-        Self::NotUnderstood { action, message: format!("it has no {what}") }
+        Self::UnexpectedResponse { action, message: format!("it has no {what}") }
     }
 
     /// Whether the same call may succeed later. It may also have succeeded already, with its response lost.
-    pub(crate) fn may_pass(&self) -> bool {
+    pub(crate) fn is_transient(&self) -> bool {
         match self {
-            Self::Unreachable { .. } | Self::NotUnderstood { .. } => true,
+            Self::Unreachable { .. } | Self::UnexpectedResponse { .. } => true,
             Self::Service { code, message, .. } => {
                 TRANSIENT.contains(&code.as_str()) || message.contains(CONCURRENT)
             }
@@ -283,7 +283,7 @@ where
     let message = service.message().unwrap_or_default().to_owned();
     let Some(code) = service.code().map(ToOwned::to_owned) else {
         let message = if message.is_empty() { service.to_string() } else { message };
-        return AwsError::NotUnderstood { action, message };
+        return AwsError::UnexpectedResponse { action, message };
     };
     if DENIED.contains(&code.as_str()) {
         let denial = Denial::read(&message)

@@ -22,7 +22,7 @@ impl RawBody {
         let body = self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
         let text = String::from_utf8(body.unwrap_or_default()).map_err(|failed| failed.to_string());
         text.and_then(|text| document::json(&text).map_err(|failed| failed.to_string()))
-            .map_err(|message| AwsError::NotUnderstood { action, message })
+            .map_err(|message| AwsError::UnexpectedResponse { action, message })
     }
 }
 

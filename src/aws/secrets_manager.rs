@@ -51,12 +51,12 @@ impl Aws {
                 }
                 AwsError::Service { code, message, .. } if code == INVALID && message.contains("marked") => {
                     let reason = "is marked for deletion".to_owned();
-                    AwsError::Unusable { name: reference.id.clone(), reason }
+                    AwsError::UnusableSecret { name: reference.id.clone(), reason }
                 }
                 other => other,
             })?;
         let invalid =
-            |reason: &str| AwsError::Unusable { name: reference.id.clone(), reason: reason.to_owned() };
+            |reason: &str| AwsError::UnusableSecret { name: reference.id.clone(), reason: reason.to_owned() };
         let text = answer.secret_string.ok_or_else(|| invalid("is binary, not text"))?;
         let Some(key) = &reference.json_key else {
             return Ok(Secret::new(text));

@@ -4,7 +4,7 @@ use super::{Deployer, Order, Report, short};
 use crate::address::short_name;
 use crate::aws::AwsError;
 use crate::connections::failure::told;
-use crate::ecs::revisions::{Named, Revision, Uses, started_by};
+use crate::ecs::revisions::{Revision, RevisionName, Uses, started_by};
 use crate::ecs::service::{Controller, Service};
 use futures_util::stream::{self, StreamExt, TryStreamExt};
 
@@ -41,7 +41,7 @@ impl Deployer<'_> {
         keep: u32,
     ) -> Vec<String> {
         let family = Family {
-            name: Named::read(&order.revision).family,
+            name: RevisionName::parse(&order.revision).family,
             cluster,
             deployed: &order.revision,
             previous: reports.iter().filter_map(|report| report.previous.as_deref()).collect(),
@@ -91,7 +91,10 @@ impl Deployer<'_> {
         for previous in &family.previous {
             uses.add(previous, "it is the way back");
         }
-        for arn in arns.iter().filter(|arn| Named::read(family.deployed).is_behind(&Named::read(arn))) {
+        for arn in arns
+            .iter()
+            .filter(|arn| RevisionName::parse(family.deployed).is_behind(&RevisionName::parse(arn)))
+        {
             uses.add(arn, "it is newer than what was deployed now");
         }
         let listed = self.aws.ecs_clusters().await.map_err(told)?;
@@ -120,7 +123,7 @@ impl Deployer<'_> {
             Err(AwsError::NotFound { .. }) if is_other => return Ok(uses),
             found => found.map_err(told)?,
         };
-        let is_own = |revision: &String| Named::read(revision).family == family.name;
+        let is_own = |revision: &String| RevisionName::parse(revision).family == family.name;
         for service in services.iter().filter(|service| service.definitions().any(is_own)) {
             let name = if is_other { format!("{short}/{}", service.name) } else { service.name.clone() };
             for revision in service.definitions() {

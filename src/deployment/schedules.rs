@@ -6,7 +6,7 @@ use crate::aws::AwsError;
 use crate::aws::events::RuleTarget;
 use crate::aws::scheduler::Schedule;
 use crate::connections::failure::told;
-use crate::ecs::revisions::{Named, started_by};
+use crate::ecs::revisions::{RevisionName, started_by};
 use crate::exit::Failure;
 use serde_json::Value;
 
@@ -47,7 +47,7 @@ impl Deployer<'_> {
         order: &Order,
         cluster: &str,
     ) -> (Vec<String>, Option<Failure>) {
-        let (found, mut left) = self.behind_schedule(cluster, &Named::read(&order.revision)).await;
+        let (found, mut left) = self.behind_schedule(cluster, &RevisionName::parse(&order.revision)).await;
         let mut moved = Vec::new();
         for behind in found {
             let (name, old) = (behind.name.clone(), short(&behind.revision));
@@ -80,7 +80,7 @@ impl Deployer<'_> {
     pub(crate) async fn behind_schedule(
         &self,
         cluster: &str,
-        newer: &Named<'_>,
+        newer: &RevisionName<'_>,
     ) -> (Vec<Behind>, Vec<String>) {
         let (mut found, mut unknown) = (Vec::new(), Vec::new());
         match self.aws.rules_of_clusters(&[cluster]).await {
@@ -107,7 +107,7 @@ impl Deployer<'_> {
             })),
             Err(error) => unknown.push(self.unseen("schedules", error).await),
         }
-        found.retain(|behind| Named::read(&behind.revision).is_behind(newer));
+        found.retain(|behind| RevisionName::parse(&behind.revision).is_behind(newer));
         (found, unknown)
     }
 

@@ -200,7 +200,7 @@ impl Deployer<'_> {
                 Finding::Unknown(format!("{subject}: it is of another account"))
             }
             Ok(false) => missing(&subject),
-            Err(AwsError::Unusable { reason, .. }) => Finding::Wrong(
+            Err(AwsError::UnusableSecret { reason, .. }) => Finding::Wrong(
                 format!("{subject}: it {reason}"),
                 "mend the secret, or correct `valueFrom`".to_owned(),
             ),

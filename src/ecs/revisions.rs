@@ -12,7 +12,7 @@ pub(crate) struct Revision {
 impl Revision {
     /// Its number in its family; 0 if the ARN has none.
     pub(crate) fn number(&self) -> u64 {
-        Named::read(&self.arn).number.unwrap_or_default()
+        RevisionName::parse(&self.arn).number.unwrap_or_default()
     }
 
     pub(crate) fn short(&self) -> &str {
@@ -27,7 +27,7 @@ pub(crate) fn short(arn: &str) -> &str {
 
 /// A reference to a revision: an ARN, `FAMILY:N`, or `FAMILY` for the latest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Named<'a> {
+pub(crate) struct RevisionName<'a> {
     /// `None` if the name is not an ARN.
     arn: Option<Arn<'a>>,
     pub(crate) family: &'a str,
@@ -35,8 +35,8 @@ pub(crate) struct Named<'a> {
     pub(crate) number: Option<u64>,
 }
 
-impl<'a> Named<'a> {
-    pub(crate) fn read(name: &'a str) -> Self {
+impl<'a> RevisionName<'a> {
+    pub(crate) fn parse(name: &'a str) -> Self {
         let short = short_name(name);
         let numbered =
             short.rsplit_once(':').and_then(|(family, number)| Some((family, number.parse().ok()?)));
@@ -113,7 +113,7 @@ mod tests {
     #[test]
     fn only_older_revisions_of_the_same_family_are_behind() {
         let newer = format!("{PLACE}/webapp:10");
-        let is_behind = |name: &str| Named::read(name).is_behind(&Named::read(&newer));
+        let is_behind = |name: &str| RevisionName::parse(name).is_behind(&RevisionName::parse(&newer));
         for name in [&format!("{PLACE}/webapp:9"), "webapp:1"] {
             assert!(is_behind(name), "{name}");
         }
