@@ -3,7 +3,7 @@
 pub(crate) mod dockerd;
 pub(crate) mod failure;
 
-use crate::address::EcrHost;
+use crate::address::EcrRegistry;
 use crate::aws::Aws;
 use crate::docker::host::Endpoint;
 use crate::docker::solver::Logins;
@@ -132,7 +132,7 @@ impl Connections {
 
     /// The login for a registry: ECR's own token where AWS may be asked, Docker's configuration otherwise.
     pub(crate) async fn login(&self, host: &str, access: &Access) -> Result<Option<Login>, Failure> {
-        match EcrHost::parse(host) {
+        match EcrRegistry::parse(host) {
             Some(ecr) if self.mode == Mode::Publish => {
                 let login = self.ecr_login(host, &ecr.region, access).await?;
                 self.masks.add(&login.password);

@@ -10,6 +10,7 @@ pub(crate) mod policy;
 pub(crate) mod resource;
 pub(crate) mod scope;
 
+use crate::address::Arn;
 use crate::language::diagnostic::{self, Diagnostic, ENOUGH};
 use crate::language::pipeline;
 use crate::language::pipeline::model::{
@@ -74,7 +75,7 @@ pub(crate) fn values(
         builtins.insert(Builtin::AwsRegion, region);
     }
     if let Some(role) = literal(&pipeline.aws.role_arn)
-        && let Some(account) = role.split(':').nth(4)
+        && let Some(account) = Arn::parse(&role).and_then(|arn| arn.account())
     {
         builtins.insert(Builtin::AwsAccount, account.to_owned());
     }

@@ -23,7 +23,7 @@ pub(crate) use project::Project;
 pub(crate) use results::Results;
 pub(crate) use scope::{Shared, StepScope};
 
-use crate::address::Repository;
+use crate::address::ImageRepository;
 use crate::connections::Access;
 use crate::exit::Failure;
 use crate::language::pipeline::model::{Action, CacheTo, Phase, PhaseName, Step, TaskDefinitionBase};
@@ -68,7 +68,9 @@ pub(crate) fn accesses(project: &Project, plan: &Plan, values: &Values) -> Vec<A
                 let image = project.pipeline.images.get(&name.value);
                 let cached = image.filter(|image| image.cache_to != CacheTo::None);
                 let repository = cached.and_then(|image| image.repository.resolve(values).ok());
-                repository.is_some_and(|repository| matches!(Repository::parse(&repository), Ok(None)))
+                repository.is_some_and(|repository| {
+                    matches!(ImageRepository::parse(&repository), Ok(ImageRepository::Bare(_)))
+                })
             }),
             Action::Test(_) | Action::ImageDefinitions(_) => false,
             Action::Parallel(_) => false,

@@ -103,7 +103,7 @@ async fn start(cx: &StepScope<'_>, aws: &Aws, order: &Order) -> Result<Task, Fai
     loop {
         match aws.ecs_run_task(order).await {
             Ok(started) => return started.map_err(|reasons| not_started(&order.cluster, &reasons)),
-            Err(error) if error.may_pass() && attempt < ATTEMPTS => {
+            Err(error) if error.is_transient() && attempt < ATTEMPTS => {
                 cx.events.warn(format!("tried again, because {}", chain(&error))).await;
             }
             Err(error) => return Err(error.into()),
@@ -201,7 +201,7 @@ impl Running<'_> {
                 Ok(task) => (self.task, troubled, unseen) = (task, false, UNSEEN),
                 // It may take ECS a moment to know of it.
                 Err(AwsError::NotFound { .. }) if unseen < UNSEEN => unseen += 1,
-                Err(error) if error.may_pass() => {
+                Err(error) if error.is_transient() => {
                     if !std::mem::replace(&mut troubled, true) {
                         self.cx.events.warn(format!("asked again, because {}", chain(&error))).await;
                     }
@@ -268,7 +268,7 @@ impl Running<'_> {
                         }
                     }
                     Err(error) => {
-                        if !error.may_pass() {
+                        if !error.is_transient() {
                             log.given_up = true;
                             let cause = told(&error);
                             let text = format!("the log of {} cannot be read: {cause}", container.name);

@@ -2,7 +2,7 @@
 
 use super::StepScope;
 use super::junit::{CaseResult, Results};
-use crate::address::Repository;
+use crate::address::ImageReference;
 use crate::docker::container::ContainerRun;
 use crate::docker::files::{CopyOut, Volume};
 use crate::docker::service::{Probe, Service};
@@ -212,8 +212,9 @@ async fn service(
         cx.built_image(&image)?
     } else {
         if engine.image(&image).await.is_err() {
-            let host = Repository::parse(&image).ok().flatten().map(|repository| repository.host);
-            let login = cx.connections.login(host.as_deref().unwrap_or("docker.io"), &cx.access()?).await?;
+            let host = ImageReference::parse(&image).repository().map(|repository| repository.host);
+            let host = host.as_deref().unwrap_or("docker.io");
+            let login = cx.connections.login(host, &cx.access()?).await?;
             cx.events.note(format!("pulling {image}")).await;
             let pull = engine.pull(&image, login.as_ref());
             tokio::select! {

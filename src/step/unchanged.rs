@@ -3,7 +3,7 @@
 //! A fingerprint of the sources is a tag beside the image's own. It is put there when all of the image's tests have passed.
 
 use super::image as making;
-use crate::address::{LATEST, Repository, split_tag};
+use crate::address::{ImageReference, Repository};
 use crate::docker::context::{self, ContextError, Selection};
 use crate::docker::ignore::IgnoreFile;
 use crate::docker::solver::{Source, base_images};
@@ -30,7 +30,6 @@ const TAG_LENGTH: usize = 40;
 /// Changes when what a fingerprint is made of does.
 const VERSION: &str = "2";
 /// Docker Hub, which names without a registry mean.
-const HUB: &str = "docker.io";
 
 /// Why nothing can be said of an image's sources.
 struct Missing(String);
@@ -297,23 +296,21 @@ async fn hashed(
 
 /// What a name of an image stands for now: in the engine, which builds with what it has, or else in its registry.
 async fn base(cx: &StepScope<'_>, name: &str) -> Result<String, Missing> {
-    if let Some((_, digest)) = name.split_once('@') {
+    let reference = ImageReference::parse(name);
+    if let Some(digest) = reference.digest {
         return Ok(digest.to_owned());
     }
     if let Some(identity) = cx.connections.docker().await?.identity(name).await? {
         return Ok(identity);
     }
     let unknown = |reason: String| Missing(format!("the image {name} cannot be looked up: {reason}"));
-    let (path, tag) = split_tag(name);
-    let repository = Repository::parse(path).map_err(|error| unknown(error.to_string()))?;
-    let mut repository =
-        repository.unwrap_or_else(|| Repository { host: HUB.to_owned(), path: path.to_owned() });
-    if repository.host == HUB && !repository.path.contains('/') {
-        repository.path.insert_str(0, "library/");
-    }
+    let repository = reference.repository().map_err(|error| unknown(error.to_string()))?;
     let access = cx.connections.registry(&repository.host, &cx.access()?).await?;
     let looked_up = async {
-        RepositoryClient::connect(&access, &repository, &[]).await?.tag_digest(tag.unwrap_or(LATEST)).await
+        RepositoryClient::connect(&access, &repository, &[])
+            .await?
+            .tag_digest(reference.tag_or_digest())
+            .await
     };
     match looked_up.await {
         Ok(Some(digest)) => Ok(digest),

@@ -1,7 +1,7 @@
 //! AWS: credentials, permissions, and everything that the pipeline names there.
 
 use super::Checks;
-use crate::address::{EcrHost, Repository};
+use crate::address::{Arn, ImageRepository, short_name, split_secret};
 use crate::aws::{Aws, AwsError};
 use crate::cli::facts;
 use crate::cli::iam::pipeline_policies;
@@ -206,7 +206,7 @@ impl<'a> Patient<'a> {
                     if is_parameter {
                         format!("`aws ssm put-parameter --type SecureString --name '{text}' --value …`")
                     } else {
-                        let id = text.split(':').next().unwrap_or_default();
+                        let (id, _) = split_secret(&text);
                         format!("`aws secretsmanager create-secret --name '{id}' --secret-string …`")
                     }
                 }),
@@ -226,14 +226,14 @@ impl<'a> Patient<'a> {
             return;
         };
         let subject = format!("repository {name}");
-        let (path, region) = match Repository::parse(&name) {
-            Ok(None) => (name, None),
-            Ok(Some(repository)) => {
-                let Some(ecr) = EcrHost::parse(&repository.host) else {
-                    checks.unknown(subject, "not in ECR: its login is tried when it is pushed", None);
-                    return;
-                };
-                (repository.path, Some(ecr.region))
+        let (path, region) = match ImageRepository::parse(&name) {
+            Ok(ImageRepository::Bare(path)) => (path, None),
+            Ok(ImageRepository::PrivateEcr { registry, repository }) => {
+                (repository.path, Some(registry.region))
+            }
+            Ok(ImageRepository::PublicEcr(_) | ImageRepository::Elsewhere(_)) => {
+                checks.unknown(subject, "not in ECR: its login is tried when it is pushed", None);
+                return;
             }
             Err(error) => {
                 checks.missing(subject, error.to_string(), "correct `repository` in the pipeline file");
@@ -328,7 +328,7 @@ impl<'a> Patient<'a> {
         }
         for (role, access) in roles {
             let Some(aws) = self.connection(&access, checks).await else { continue };
-            let name = role.rsplit('/').next().unwrap_or_default();
+            let name = short_name(&role);
             let subject = format!("role {role}");
             match aws.iam_role(name).await {
                 Ok(Some(role)) => checks.good(subject, role.arn),
@@ -388,7 +388,8 @@ async fn permissions(checks: &mut Checks, aws: &Aws, identity: &str, account: &s
 
 /// The user or role behind an identity: sessions of roles have names of their own, and roles have paths.
 async fn principal(aws: &Aws, identity: &str) -> Result<String, AwsError> {
-    let Some((_, session)) = identity.split_once(":assumed-role/") else {
+    let resource = Arn::parse(identity).map(|arn| arn.resource());
+    let Some(session) = resource.and_then(|resource| resource.strip_prefix("assumed-role/")) else {
         return Ok(identity.to_owned());
     };
     let name = session.split('/').next().unwrap_or_default();

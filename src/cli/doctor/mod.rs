@@ -80,7 +80,7 @@ impl Checks {
     fn answer(&mut self, subject: impl Into<String>, failed: AwsError, mend: impl FnOnce() -> String) {
         let is_absent = matches!(failed, AwsError::NotFound { .. });
         // Anything else that a service answers (throttling, an outage) says nothing of what is asked for.
-        let is_unusable = matches!(failed, AwsError::Unusable { .. } | AwsError::BadCredentials { .. });
+        let is_unusable = matches!(failed, AwsError::UnusableSecret { .. } | AwsError::BadCredentials { .. });
         let failure = Failure::from(failed);
         if is_absent {
             self.missing(subject, failure.message, mend());

@@ -92,7 +92,7 @@ impl Definition {
     fn request(&self) -> Result<Request, Failure> {
         let mut request = Request::from_document(read_definition(&self.file)?)?;
         request.apply(&self.changes.patch())?;
-        for slip in request.likely_slips() {
+        for slip in request.likely_typos() {
             stdio::text(&format!("warning: {slip}"));
         }
         Ok(request)

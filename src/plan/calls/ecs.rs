@@ -1,10 +1,11 @@
 //! What the steps for Amazon ECS ask of AWS.
 
 use super::{Call, Caller, Place, Unknowns, pull};
+use crate::address::{Arn, short_name, split_secret};
 use crate::language::pipeline::model::{
     Action, Deploy, OnFailure, RunTask, Step, TaskDefinition, TaskDefinitionBase, TaskPlace,
 };
-use crate::language::pipeline::reference::{SecretReference, family_of};
+use crate::language::pipeline::reference::family_of;
 use crate::plan::policy::{EVENTS, SCHEDULER, TASKS};
 use crate::plan::resource::Resource;
 
@@ -76,11 +77,12 @@ impl Caller<'_> {
             .map(|reference| self.text(reference, own))
             .collect();
         secrets.extend(facts.into_iter().flat_map(|facts| facts.secrets.clone()));
-        let is_secret = |reference: &&String| reference.split(':').nth(2) == Some("secretsmanager");
+        let is_secret =
+            |reference: &&String| Arn::parse(reference).is_some_and(|arn| arn.service() == "secretsmanager");
         let (in_manager, parameters): (Vec<&String>, Vec<&String>) = secrets.iter().partition(is_secret);
         let mut described: Vec<Resource> = in_manager
             .into_iter()
-            .map(|reference| Resource::Exact(SecretReference::id_of(reference).to_owned()))
+            .map(|reference| Resource::Exact(split_secret(reference).0.to_owned()))
             .collect();
         if facts.is_none() {
             described.push(place.made("secretsmanager", "secret:*"));
@@ -120,14 +122,14 @@ impl Caller<'_> {
     }
 
     fn service(cluster: &str, service: String, place: &Place) -> Resource {
-        let cluster = cluster.rsplit('/').next().unwrap_or_default().to_owned();
+        let cluster = short_name(cluster);
         place.arn_or(service, "ecs", |service| format!("service/{cluster}/{service}"))
     }
 
     pub(crate) fn run_task(&self, task: &RunTask, step: &Step, place: &Place) -> Vec<Call> {
         let own = Some(&step.env);
         let cluster = self.text(&task.cluster, own);
-        let short = cluster.rsplit('/').next().unwrap_or_default();
+        let short = short_name(&cluster);
         let mut calls = vec![place.call([("ecs:DescribeTaskDefinition", Resource::Any)])];
         if let TaskPlace::Service(service) = &task.place {
             let service = Self::service(&cluster, self.text(service, own), place);
@@ -258,7 +260,7 @@ impl Caller<'_> {
                 calls.extend(self.deploy_service(&cluster, &name, deploy.on_failure, place));
             }
         }
-        let short = cluster.rsplit('/').next().unwrap_or_default();
+        let short = short_name(&cluster);
         // Why a deployment fails, and which images run.
         calls.push(place.call([
             ("ecs:ListTasks", Resource::Any),
@@ -316,8 +318,8 @@ impl Caller<'_> {
     /// A service is pointed to a revision, followed, and on the way back where that fails.
     fn deploy_service(&self, cluster: &str, name: &str, on_failure: OnFailure, place: &Place) -> Vec<Call> {
         let service = Self::service(cluster, name.to_owned(), place);
-        let short = cluster.rsplit('/').next().unwrap_or_default();
-        let name = name.rsplit('/').next().unwrap_or_default();
+        let short = short_name(cluster);
+        let name = short_name(name);
         let of = |kind: &str| place.made("ecs", format!("{kind}/{short}/{name}/*"));
         let mut update = place.change("ecs:UpdateService", service.clone(), None, self.fill());
         update.permissions.push(("ecs:DescribeServices", service.clone()));

@@ -9,11 +9,10 @@ mod ecs;
 use super::facts::Facts;
 use super::resource::{Fill, Resource};
 use super::scope::Values;
-use crate::address::{EcrHost, Repository, split_tag};
+use crate::address::{Arn, EcrRegistry, ImageReference, Repository, split_parameter, split_secret};
 use crate::language::pipeline::model::{
     Action, AwsAccess, CacheTo, Image, Name, Notify, NotifyTarget, Pipeline, Step, Test,
 };
-use crate::language::pipeline::reference::SecretReference;
 use crate::language::pipeline::template::{Builtin, Reference, Template};
 use indexmap::IndexMap;
 
@@ -89,7 +88,7 @@ impl Place {
 
     /// `text` where it is an ARN, and one made of it otherwise.
     fn arn_or(&self, text: String, service: &'static str, name: impl FnOnce(&str) -> String) -> Resource {
-        if text.starts_with("arn:") {
+        if Arn::is_prefix_of(&text) {
             return Resource::Exact(text);
         }
         let name = name(&text);
@@ -97,7 +96,7 @@ impl Place {
     }
 
     fn role_named(&self, role: &str) -> Resource {
-        if role.starts_with("arn:") {
+        if Arn::is_prefix_of(role) {
             return Resource::Exact(role.to_owned());
         }
         Resource::Made {
@@ -166,11 +165,10 @@ impl<'a> Caller<'a> {
     fn place(&self, access: &AwsAccess) -> Place {
         let role =
             access.role_arn.as_ref().map(|role| (self.values.known(role, None), self.text(role, None)));
-        // arn:aws:iam::ACCOUNT:role/NAME
-        let account = role.as_ref().and_then(|(_, arn)| arn.split(':').nth(4));
+        let account = role.as_ref().and_then(|(_, arn)| Arn::parse(arn)?.account());
         let account = account.filter(|account| account.bytes().all(|byte| byte.is_ascii_digit()));
         let role_resource = role.as_ref().map(|(_, arn)| {
-            if arn.starts_with("arn:") {
+            if Arn::is_prefix_of(arn) {
                 return Resource::Exact(arn.clone());
             }
             // Whichever it will be.
@@ -199,17 +197,14 @@ impl<'a> Caller<'a> {
         for parameter in env.parameter_store.values() {
             let text = self.text(parameter, None);
             // A version or a label is no part of the name.
-            let resource = if text.starts_with("arn:") {
-                Resource::Exact(text.splitn(7, ':').take(6).collect::<Vec<_>>().join(":"))
-            } else {
-                let name = text.split(':').next().unwrap_or_default();
-                place.made("ssm", format!("parameter/{}", name.trim_start_matches('/')))
-            };
+            let name = split_parameter(&text).0.to_owned();
+            let resource =
+                place.arn_or(name, "ssm", |name| format!("parameter/{}", name.trim_start_matches('/')));
             calls.push(place.call([("ssm:GetParameter", resource)]));
         }
         for secret in env.secrets_manager.values() {
             let text = self.text(secret, None);
-            let id = SecretReference::id_of(&text).to_owned();
+            let id = split_secret(&text).0.to_owned();
             // ARNs of secrets end in six random characters, which people leave out.
             let is_whole = id.rsplit_once('-').is_some_and(|(_, random)| {
                 // Six small letters are rather a word of the name.
@@ -217,7 +212,7 @@ impl<'a> Caller<'a> {
                     && random.bytes().all(|byte| byte.is_ascii_alphanumeric())
                     && !random.bytes().all(|byte| byte.is_ascii_lowercase())
             });
-            let id = if id.starts_with("arn:") && !is_whole { format!("{id}-??????") } else { id };
+            let id = if Arn::is_prefix_of(&id) && !is_whole { format!("{id}-??????") } else { id };
             let resource = place.arn_or(id, "secretsmanager", |name| format!("secret:{name}-??????"));
             calls.push(place.call([("secretsmanager:GetSecretValue", resource)]));
         }
@@ -368,8 +363,7 @@ impl<'a> Caller<'a> {
                 let fill = self.fill();
                 let account = place.account.as_deref().unwrap_or(fill.account);
                 let region = place.region.as_deref().unwrap_or(fill.region);
-                let suffix = if region.starts_with("cn-") { ".cn" } else { "" };
-                let address = format!("{account}.dkr.ecr.{region}.amazonaws.com{suffix}/{name}");
+                let address = format!("{}/{name}", EcrRegistry::host(account, region));
                 (address, Some(place.made("ecr", format!("repository/{name}"))), false)
             }
         }
@@ -430,8 +424,7 @@ impl<'a> Caller<'a> {
 
 /// What pulling an image asks for, where it is in ECR.
 fn pull(image: &str, place: &Place) -> Option<Call> {
-    let (name, _) = split_tag(image.split('@').next().unwrap_or_default());
-    let resource = in_ecr(name)?;
+    let resource = in_ecr(ImageReference::parse(image).name)?;
     Some(place.call([
         ("ecr:GetAuthorizationToken", Resource::Any),
         ("ecr:BatchGetImage", resource.clone()),
@@ -442,7 +435,7 @@ fn pull(image: &str, place: &Place) -> Option<Call> {
 /// The repository of an address in ECR; nothing for any other address. Account and region may be unknown still.
 fn in_ecr(address: &str) -> Option<Resource> {
     let (host, path) = address.split_once('/')?;
-    let (account, region) = EcrHost::parts(host)?;
+    let (account, region) = EcrRegistry::parts(host)?;
     let plain = |text: &str| text.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
     let known = |text: &str| (!text.is_empty() && plain(text)).then(|| text.to_owned());
     let (region, account) = (known(region), known(account));

@@ -10,6 +10,7 @@ use super::model::{
 };
 use super::reference::{self, SecretReference};
 use super::template::Template;
+use crate::address::{Arn, is_account};
 use crate::language::diagnostic::Diagnostic;
 use crate::language::pipeline::tables;
 use crate::language::source::Span;
@@ -54,17 +55,15 @@ fn version(d: &mut Decoder<'_>, fields: &Fields<'_>) {
 }
 
 fn is_role(arn: &str, is_literal: bool) -> bool {
-    let parts: Vec<&str> = arn.split(':').collect();
-    match parts.as_slice() {
-        ["arn", _, "iam", "", account, name] => {
-            let account =
-                !is_literal || (account.len() == 12 && account.bytes().all(|byte| byte.is_ascii_digit()));
-            account && (!is_literal || name.strip_prefix("role/").is_some_and(|name| !name.is_empty()))
-        }
-        // A value may bring several parts at once.
-        ["arn", ..] => !is_literal,
-        _ => false,
+    // A value may supply several parts at once.
+    if !is_literal {
+        return Arn::is_prefix_of(arn);
     }
+    let Some(arn) = Arn::parse(arn) else { return false };
+    arn.service() == "iam"
+        && arn.region().is_none()
+        && arn.account().is_some_and(is_account)
+        && arn.resource().strip_prefix("role/").is_some_and(|name| !name.is_empty() && !name.contains(':'))
 }
 
 fn aws(d: &mut Decoder<'_>, node: &Node) -> Option<AwsAccess> {
@@ -214,7 +213,7 @@ fn notify(d: &mut Decoder<'_>, node: &Node) -> Option<Notify> {
 
 fn topic(d: &mut Decoder<'_>, node: &Node) -> Option<Template> {
     let topic = d.named_text(node)?;
-    if !topic.shape().starts_with("arn:") && !topic.begins_with_reference() {
+    if !Arn::is_prefix_of(&topic.shape()) && !topic.begins_with_reference() {
         d.problem(
             Diagnostic::new("this is not the ARN of a topic", topic.span)
                 .help("write `arn:aws:sns:REGION:ACCOUNT:NAME`"),
