@@ -4,7 +4,8 @@ use super::load::{self, Loaded};
 use super::{facts, stdio};
 use crate::exit::{Exit, Failure};
 use crate::plan::Mode;
-use crate::plan::calls::{Caller, Unknowns};
+use crate::plan::asks::{AskList, Unknowns};
+use crate::plan::facts::Facts;
 use crate::plan::policy::{EVENTS, Policy, TASKS, policies};
 use clap::{Args, ValueEnum};
 use std::path::PathBuf;
@@ -62,7 +63,8 @@ pub(crate) fn main(arguments: &Arguments, no_color: bool) -> Result<Exit, Failur
     })?;
     let region = arguments.region.as_deref().or(loaded.context.region.as_deref());
     let account = arguments.account.as_deref().or(loaded.context.account.as_deref());
-    let all = pipeline_policies(&loaded, (region, account));
+    let facts = facts::facts(&loaded.pipeline, &loaded.values, &loaded.directory);
+    let all = pipeline_policies(&loaded, &facts, (region, account));
     let policy = all.iter().find(|policy| policy.role == arguments.role).ok_or_else(|| {
         let known: Vec<&str> = all.iter().filter_map(|policy| policy.role.as_deref()).collect();
         Failure::usage("no step of this pipeline assumes that role")
@@ -81,11 +83,14 @@ pub(crate) fn main(arguments: &Arguments, no_color: bool) -> Result<Exit, Failur
     Ok(Exit::Done)
 }
 
-/// The policies of a pipeline, whatever this build is.
-pub(crate) fn pipeline_policies(loaded: &Loaded, place: (Option<&str>, Option<&str>)) -> Vec<Policy> {
-    let facts = facts::facts(&loaded.pipeline, &loaded.values, &loaded.directory);
-    let caller = Caller::new(&loaded.pipeline, &loaded.values, &facts, Unknowns::Patterns, place);
-    policies(&loaded.pipeline, &caller)
+/// The policies of a pipeline for all of its builds. `place` is the region and the account of names that have none.
+pub(crate) fn pipeline_policies(
+    loaded: &Loaded,
+    facts: &Facts,
+    place: (Option<&str>, Option<&str>),
+) -> Vec<Policy> {
+    let list = AskList::new(&loaded.pipeline, &loaded.values, facts, Unknowns::Patterns, place);
+    policies(&loaded.pipeline, &list)
 }
 
 /// What the user should know of the policy; the policy itself is on stdout.

@@ -7,7 +7,7 @@ use crate::language::diagnostic;
 use crate::language::pipeline;
 use crate::language::pipeline::model::{Action, PhaseName, TaskDefinitionBase};
 use crate::language::pipeline::template::{Builtin, Reference};
-use crate::plan::calls::{Caller, Unknowns};
+use crate::plan::asks::{AskList, Unknowns};
 use crate::plan::outline::{ChangeOutline, Input, Outline, PhaseOutline, StepOutline, outline};
 use crate::plan::{self, condition};
 use clap::Args;
@@ -63,7 +63,7 @@ pub(crate) fn main(arguments: &Arguments, no_color: bool) -> Result<Exit, Failur
         return Err(load::refuse(source, &problems, show));
     }
     let place = (context.region.as_deref(), context.account.as_deref());
-    let caller = Caller::new(pipeline, values, &facts, Unknowns::Written, place);
+    let asks = AskList::new(pipeline, values, &facts, Unknowns::Written, place);
     let sizes = facts::context_sizes(pipeline, values, directory);
     let mut outline = outline(&Input {
         pipeline,
@@ -71,7 +71,7 @@ pub(crate) fn main(arguments: &Arguments, no_color: bool) -> Result<Exit, Failur
         context,
         mode: *mode,
         values,
-        caller: &caller,
+        asks: &asks,
         sizes: &sizes,
     });
     outline.unknown = unknowns(&loaded, &facts.definitions, &outline);

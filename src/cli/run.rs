@@ -1,7 +1,7 @@
 //! `runner run`.
 
 use super::load::{self, Loaded};
-use super::stdio;
+use super::{facts, stdio};
 use crate::duration;
 use crate::engine::{self, Cancellation, Job};
 use crate::exit::{Exit, Failure};
@@ -239,12 +239,14 @@ fn job(arguments: &Arguments, no_color: bool) -> Result<Job, Failure> {
         }
     };
     let artifacts = load::artifacts(&process, &directory);
+    let facts = facts::facts(&pipeline, &values, &directory);
     Ok(Job {
         pipeline,
         source,
         plan,
         values,
         context,
+        facts,
         mode,
         pipeline_file: file,
         directory,

@@ -15,6 +15,7 @@ use crate::language::pipeline::model::{AwsAccess, Pipeline};
 use crate::language::pipeline::template::{Builtin, Template, Undefined};
 use crate::language::source::SourceFile;
 use crate::plan::context::BuildContext;
+use crate::plan::facts::Facts;
 use crate::plan::scope::Values;
 use crate::plan::{self, Mode, Plan};
 use crate::process::Stopping;
@@ -44,6 +45,8 @@ pub(crate) struct Job {
     pub(crate) values: Values,
     /// What is being built.
     pub(crate) context: BuildContext,
+    /// What the files of the source say.
+    pub(crate) facts: Facts,
     pub(crate) mode: Mode,
     /// The pipeline file, as a full path: calls of one build share it.
     pub(crate) pipeline_file: PathBuf,

@@ -1,6 +1,6 @@
 //! Pipeline and build context joined: what will run, with every `${…}` known to have a value. Pure.
 
-pub(crate) mod calls;
+pub(crate) mod asks;
 pub(crate) mod condition;
 pub(crate) mod context;
 pub(crate) mod environment;

@@ -1,6 +1,6 @@
 //! A plan as people and programs read it: `runner plan`.
 
-use super::calls::Caller;
+use super::asks::{Ask, AskList};
 use super::condition::{Verdict, verdicts};
 use super::context::BuildContext;
 use super::scope::Values;
@@ -136,7 +136,7 @@ pub(crate) struct Input<'a> {
     pub(crate) mode: Mode,
     /// The values of `${…}`.
     pub(crate) values: &'a Values,
-    pub(crate) caller: &'a Caller<'a>,
+    pub(crate) asks: &'a AskList<'a>,
     /// Sizes of contexts, by image.
     pub(crate) sizes: &'a HashMap<String, ContextSize>,
 }
@@ -151,7 +151,7 @@ pub(crate) fn outline(input: &Input<'_>) -> Outline {
         .notify
         .iter()
         .filter(|notify| mode == Mode::Publish && super::condition::is_told(notify, context))
-        .flat_map(|notify| changes(input.caller.notification(notify), None))
+        .flat_map(|notify| changes(input.asks.notification(notify), None))
         .collect();
     let named: Vec<Name> = pipeline.steps().flat_map(|step| step.action.images()).cloned().collect();
     let used = pipeline.in_order(&named, &|_| false);
@@ -215,10 +215,10 @@ fn step_outline(
         (When::Failure, _) => Some("only after a failure"),
         _ => None,
     };
-    let calls = if verdict == "left-out" || input.mode == Mode::Local {
+    let changes = if verdict == "left-out" || input.mode == Mode::Local {
         Vec::new()
     } else {
-        changes(input.caller.step(step), condition)
+        changes(input.asks.step(step), condition)
     };
     let parallel = match &step.action {
         Action::Parallel(steps) => {
@@ -232,17 +232,16 @@ fn step_outline(
         when: when.as_str(),
         verdict,
         reason,
-        changes: calls,
+        changes,
         parallel,
     }
 }
 
-/// The changes among calls; `condition` holds for all of them.
-fn changes(calls: Vec<super::calls::Call>, condition: Option<&'static str>) -> Vec<ChangeOutline> {
-    calls
-        .into_iter()
-        .filter_map(|call| {
-            let change = call.change?;
+/// The changes among asks. `condition` holds for all of them.
+fn changes(asks: Vec<Ask<'_>>, condition: Option<&'static str>) -> Vec<ChangeOutline> {
+    asks.into_iter()
+        .filter_map(|ask| {
+            let change = ask.change?;
             Some(ChangeOutline {
                 action: change.action,
                 target: change.target,
@@ -250,7 +249,7 @@ fn changes(calls: Vec<super::calls::Call>, condition: Option<&'static str>) -> V
                     (Some(outer), Some(inner)) => Some(format!("{outer}, {inner}")),
                     (outer, inner) => outer.or(inner).map(ToOwned::to_owned),
                 },
-                role: call.role,
+                role: ask.role,
             })
         })
         .collect()

@@ -1,6 +1,6 @@
 //! The least-privilege policy of a pipeline: exactly what its steps ask for, as JSON, Terraform or CloudFormation.
 
-use super::calls::{Call, Caller};
+use super::asks::{Ask, AskList};
 use super::resource::{Fill, Resource};
 use crate::language::pipeline::model::Pipeline;
 use serde_json::{Map, Value, json};
@@ -38,18 +38,18 @@ pub(crate) struct Statement {
 }
 
 /// The policies of all roles of a pipeline, the build's own first.
-pub(crate) fn policies(pipeline: &Pipeline, caller: &Caller<'_>) -> Vec<Policy> {
-    let steps = pipeline.steps().flat_map(|step| caller.step(step));
-    let notifications = pipeline.notify.iter().flat_map(|notify| caller.notification(notify));
-    let calls: Vec<Call> = caller.at_start().into_iter().chain(steps).chain(notifications).collect();
+pub(crate) fn policies<'a>(pipeline: &'a Pipeline, list: &AskList<'a>) -> Vec<Policy> {
+    let steps = pipeline.steps().flat_map(|step| list.step(step));
+    let notifications = pipeline.notify.iter().flat_map(|notify| list.notification(notify));
+    let asks: Vec<Ask<'_>> = list.at_start().into_iter().chain(steps).chain(notifications).collect();
     let mut roles: BTreeMap<Option<String>, Allowed> = BTreeMap::new();
     roles.entry(None).or_default();
-    for call in calls {
-        let actions = roles.entry(call.role).or_default();
-        for (action, resource) in call.permissions {
+    for ask in asks {
+        let actions = roles.entry(ask.role).or_default();
+        for (action, resource) in ask.permissions {
             actions.entry((action, None)).or_default().insert(resource);
         }
-        for (role, service) in call.passes {
+        for (role, service) in ask.passes {
             actions.entry(("iam:PassRole", Some(service))).or_default().insert(role);
         }
     }

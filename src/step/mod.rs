@@ -17,7 +17,6 @@ mod test;
 pub(crate) mod transfer;
 mod unchanged;
 
-use crate::address::Repository;
 use crate::aws::Aws;
 use crate::connections::Access;
 use crate::deployment::Deployer;
@@ -25,8 +24,9 @@ use crate::engine::Job;
 use crate::engine::run::{Around, Run};
 use crate::event::Events;
 use crate::exit::Failure;
-use crate::language::pipeline::model::{Action, AwsAccess, CacheTo, Phase, Step, TaskDefinitionBase};
+use crate::language::pipeline::model::{Action, AwsAccess, Step};
 use crate::language::pipeline::template::Template;
+use crate::plan::asks::{self, ResolvedAccess};
 use crate::plan::scope::Values;
 use crate::process::Stopping;
 use crate::text::listed;
@@ -120,43 +120,11 @@ fn none_registered(what: &str) -> Failure {
         .help("put a `task-definition` step before this one, or run that phase first")
 }
 
-/// The accesses to AWS that steps of the job's plan will use, each once.
+/// The accesses to AWS that the steps of the job's plan use, each once.
 pub(crate) fn accesses(job: &Job) -> Vec<Access> {
-    let mut accesses: Vec<Access> = Vec::new();
-    let phases = job.plan.phases.iter().filter_map(|name| job.pipeline.phase(*name));
-    let steps = phases.flat_map(Phase::all_steps).flat_map(Step::tree);
-    for step in steps.filter(|step| job.plan.skip_reason(step).is_none()) {
-        let needs = match &step.action {
-            Action::TaskDefinition(definition) => {
-                definition.registers() || !matches!(definition.base, TaskDefinitionBase::File(_))
-            }
-            Action::Deploy(_) | Action::RunTask(_) => true,
-            Action::Push(images) => images.iter().any(|name| {
-                let image = job.pipeline.images.get(&name.value);
-                let repository = image.and_then(|image| image.repository.resolve(&job.values).ok());
-                repository.is_some_and(|repository| push::is_in_ecr(&repository))
-            }),
-            Action::Run(_) => step.aws.as_ref().is_some_and(|aws| aws.role_arn.is_some()),
-            // The cache beside an image in ECR is looked for there.
-            Action::Build(images) => images.iter().any(|name| {
-                let image = job.pipeline.images.get(&name.value);
-                let cached = image.filter(|image| image.cache_to != CacheTo::None);
-                let repository = cached.and_then(|image| image.repository.resolve(&job.values).ok());
-                repository.is_some_and(|repository| matches!(Repository::parse(&repository), Ok(None)))
-            }),
-            Action::Test(_) | Action::ImageDefinitions(_) => false,
-            Action::Parallel(_) => false,
-        };
-        // What only gets its value on the way is met when the step comes to it.
-        let access = || {
-            let values = job.values.with_step(&step.env).ok()?;
-            job.access(&values, step.aws.as_ref().unwrap_or(&job.pipeline.aws)).ok()
-        };
-        if needs && let Some(access) = access().filter(|access| !accesses.contains(access)) {
-            accesses.push(access);
-        }
-    }
-    accesses
+    let known = asks::accesses(&job.pipeline, &job.plan, &job.values, &job.facts);
+    let access = |ResolvedAccess { region, role, external_id }| Access { region, role, external_id };
+    known.into_iter().map(access).collect()
 }
 
 pub(crate) async fn run(

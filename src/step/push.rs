@@ -191,16 +191,6 @@ async fn scan(
     super::scan::gate(cx, name, scan, (aws, &repository.path), &manifest.images()).await
 }
 
-/// Whether a repository's name means one in ECR: a bare name, or one with a host of ECR.
-pub(crate) fn is_in_ecr(name: &str) -> bool {
-    match Repository::parse(name) {
-        Ok(Some(repository)) => EcrHost::parse(&repository.host).is_some(),
-        Ok(None) => true,
-        // The step itself says what is wrong with the name.
-        Err(_) => false,
-    }
-}
-
 /// The repository in its registry, and AWS where that is ECR. A bare name is one of ECR, in the account and region of the credentials.
 async fn target(cx: &Context<'_>, image: &Image) -> Result<(Repository, Option<Aws>), Failure> {
     let name = cx.resolve(&image.repository)?;

@@ -12,7 +12,7 @@ use crate::exit::Failure;
 use crate::language::pipeline::model::{Action, Image, Name, StepId, Test, is_stage_name};
 use crate::language::pipeline::template::Template;
 use crate::plan::Mode;
-use crate::plan::calls::SOURCE_TAG;
+use crate::plan::asks::SOURCE_TAG;
 use crate::registry::connection::RepositoryClient;
 use crate::step::test::volumes;
 use crate::step::{Context, push};

@@ -15,7 +15,7 @@ mod text;
 use libfuzzer_sys::fuzz_target;
 use pipeline::model::EventKind;
 use language::source::{SourceFile, Span};
-use plan::calls::{Caller, Unknowns};
+use plan::asks::{AskList, Unknowns};
 use plan::context::BuildContext;
 use plan::facts::Facts;
 use plan::outline::{Input, outline};
@@ -53,7 +53,7 @@ fuzz_target!(|data: &[u8]| {
         let (values, _) = plan::values(&pipeline, &sources, &context, Mode::Publish);
         let _ = plan::plan(&pipeline, &[], &context, Mode::Publish, &values);
         let facts = Facts::default();
-        let caller = Caller::new(&pipeline, &values, &facts, Unknowns::Written, (None, None));
+        let asks = AskList::new(&pipeline, &values, &facts, Unknowns::Written, (None, None));
         let sizes = HashMap::new();
         let input = Input {
             pipeline: &pipeline,
@@ -61,12 +61,12 @@ fuzz_target!(|data: &[u8]| {
             context: &context,
             mode: Mode::Publish,
             values: &values,
-            caller: &caller,
+            asks: &asks,
             sizes: &sizes,
         };
         serde_json::to_string(&outline(&input)).expect("an outline is JSON");
-        let caller = Caller::new(&pipeline, &values, &facts, Unknowns::Patterns, (None, None));
-        for policy in policy::policies(&pipeline, &caller) {
+        let asks = AskList::new(&pipeline, &values, &facts, Unknowns::Patterns, (None, None));
+        for policy in policy::policies(&pipeline, &asks) {
             let _ = (policy.to_json(), policy.to_terraform(), policy.to_cloudformation());
         }
     }

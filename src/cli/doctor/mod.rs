@@ -8,7 +8,7 @@ use super::stdio;
 use crate::aws::AwsError;
 use crate::exit::{Exit, Failure};
 use crate::plan::Mode;
-use aws::Patient;
+use aws::Examination;
 use clap::Args;
 use serde::Serialize;
 use std::path::{Path, PathBuf};
@@ -128,13 +128,19 @@ async fn examine(loaded: Option<&Loaded>) -> Result<Checks, Failure> {
     let mut checks = Checks::default();
     let process = load::process();
     let settings = loaded.map_or_else(|| load::settings(&process), Loaded::settings)?;
-    machine::docker(&mut checks, &settings).await;
     let Some(loaded) = loaded else {
+        machine::docker(&mut checks, &settings).await;
         checks.unknown("pipeline", "there is no pipeline.yml here", Some("name one with --file".to_owned()));
         return Ok(checks);
     };
+    let mut examination = Examination::new(loaded, &settings);
+    if examination.needs_docker() {
+        machine::docker(&mut checks, &settings).await;
+    } else {
+        checks.good("Docker Engine", "this pipeline does not use it");
+    }
     machine::shell(&mut checks, &loaded.pipeline, &process);
-    Patient::new(loaded, &settings).examine(&mut checks).await;
+    examination.examine(&mut checks).await;
     Ok(checks)
 }
 
