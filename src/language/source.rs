@@ -1,5 +1,7 @@
 //! The text of a pipeline file and positions in it.
 
+use serde::{Serialize, Serializer};
+
 /// A half-open range of byte offsets in a [`SourceFile`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) struct Span {
@@ -22,6 +24,13 @@ impl<T> std::ops::Deref for Spanned<T> {
 
     fn deref(&self) -> &T {
         &self.value
+    }
+}
+
+/// Only the value: moving it in the file changes nothing.
+impl<T: Serialize> Serialize for Spanned<T> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        self.value.serialize(serializer)
     }
 }
 

@@ -3,6 +3,7 @@
 use crate::language::diagnostic::Diagnostic;
 use crate::language::source::Span;
 use crate::text::{closest, listed};
+use serde::{Serialize, Serializer};
 use std::fmt;
 
 /// A text in which `${…}` stands for values.
@@ -219,6 +220,21 @@ impl Template {
         Ok(text)
     }
 
+    /// The text as a file writes it, with `$$` for every dollar sign.
+    pub(crate) fn written(&self) -> String {
+        let mut text = String::new();
+        for part in &self.parts {
+            match part {
+                Part::Text(literal) => text.push_str(&literal.replace('$', "$$")),
+                Part::Value { reference, default: None, .. } => text.push_str(&format!("${{{reference}}}")),
+                Part::Value { reference, default: Some(default), .. } => {
+                    text.push_str(&format!("${{{reference}:-{}}}", default.replace('$', "$$")));
+                }
+            }
+        }
+        text
+    }
+
     /// The text with `x` in the place of every reference: what can be said of it before values are known.
     pub(crate) fn shape(&self) -> String {
         self.render(str::to_owned, |_, _| "x".to_owned())
@@ -266,6 +282,12 @@ impl Template {
             Part::Text(_) => None,
             Part::Value { reference, default, span } => Some((reference, default.is_some(), *span)),
         })
+    }
+}
+
+impl Serialize for Template {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&self.written())
     }
 }
 

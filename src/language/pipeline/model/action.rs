@@ -1,9 +1,11 @@
 //! What each kind of step says.
 
 use super::Name;
+use crate::duration;
 use crate::language::pipeline::template::Template;
 use crate::language::source::Span;
 use indexmap::IndexMap;
+use serde::Serialize;
 use std::time::Duration;
 
 #[derive(Debug, Clone)]
@@ -14,7 +16,8 @@ pub(crate) enum Command {
     Argv(Vec<String>),
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "kebab-case")]
 pub(crate) struct Test {
     /// The image that is tested.
     pub(crate) image: Name,
@@ -41,7 +44,8 @@ pub(crate) struct Test {
 }
 
 /// `services.NAME` of a test.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "kebab-case")]
 pub(crate) struct Service {
     pub(crate) image: Template,
     /// Arguments; the image's own where absent.
@@ -53,15 +57,18 @@ pub(crate) struct Service {
     pub(crate) ready: Option<Ready>,
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "kebab-case")]
 pub(crate) struct Ready {
     pub(crate) probe: Probe,
     /// How long it may take.
+    #[serde(serialize_with = "duration::serialize")]
     pub(crate) timeout: Duration,
 }
 
 /// What shows that a service is up.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "kebab-case")]
 pub(crate) enum Probe {
     /// The image's own health check.
     Healthcheck,
@@ -210,4 +217,35 @@ pub(crate) enum OnFailure {
 pub(crate) struct CodeDeploy {
     pub(crate) application: Template,
     pub(crate) group: Template,
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::language::pipeline::{self, model::Action};
+    use crate::language::source::SourceFile;
+
+    /// The fingerprint of `skip-unchanged` is made of this text: a change of it needs a new version of the fingerprint.
+    #[test]
+    fn the_serialised_form_of_a_test() {
+        let text = |blanks: &str| {
+            let text = format!(
+                "version: 1\nname: t\nimages: {{ app: {{ repository: a }} }}\nphases:\n{blanks}  build:\n    steps:\n      - build: app\n      - test: app\n        command: [\"cost: 5$$ ${{source.commit}}\"]\n        memory: 512m\n        services:\n          db: {{ image: \"${{DB:-postgres:16}}\", env: {{ A: b }}, ready: {{ port: 5432, timeout: 90s }} }}\n          web: {{ image: web, ready: {{ healthcheck: true }} }}\n        copy-out: {{ /a: b }}\n"
+            );
+            let pipeline = pipeline::parse(&SourceFile::new("p", &text)).into_valid().unwrap();
+            let test = pipeline.steps().find_map(|step| match &step.action {
+                Action::Test(test) => Some(serde_json::to_string(test).unwrap()),
+                _ => None,
+            });
+            test.unwrap()
+        };
+        let expected = concat!(
+            r#"{"image":"app","command":["cost: 5$$ ${source.commit}"],"entrypoint":null,"secrets":[],"user":null,"workdir":null,"#,
+            r#""memory":536870912,"volumes":[],"services":{"#,
+            r#""db":{"image":"${DB:-postgres:16}","command":null,"env":{"A":"b"},"volumes":[],"ready":{"probe":{"port":5432},"timeout":"1m30s"}},"#,
+            r#""web":{"image":"web","command":null,"env":{},"volumes":[],"ready":{"probe":"healthcheck","timeout":"1m"}}},"#,
+            r#""copy-out":{"/a":"b"},"junit":[]}"#,
+        );
+        assert_eq!(text(""), expected);
+        assert_eq!(text("\n\n"), expected, "its place in the file is no part of it");
+    }
 }

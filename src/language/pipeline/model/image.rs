@@ -4,6 +4,7 @@ use super::Name;
 use crate::language::pipeline::template::Template;
 use crate::language::source::Span;
 use indexmap::IndexMap;
+use serde::Serialize;
 use std::time::Duration;
 
 #[derive(Debug, Clone, Default)]
@@ -56,7 +57,8 @@ pub(crate) fn is_stage_name(name: &str) -> bool {
 }
 
 /// `network`: what `RUN` reaches.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
 pub(crate) enum Network {
     Default,
     None,
@@ -76,7 +78,8 @@ pub(crate) enum CacheTo {
     Registry,
 }
 
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
 pub(crate) enum Compression {
     /// gzip, which everything reads.
     #[default]

@@ -230,8 +230,6 @@ pub(crate) enum NotifyTarget {
         url: Template,
         /// Headers to send along.
         headers: IndexMap<String, Template>,
-        /// A key that signs the body.
-        secret: Option<Template>,
     },
     Sns(Template),
 }

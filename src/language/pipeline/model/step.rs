@@ -51,8 +51,6 @@ pub(crate) struct Phase {
     pub(crate) finally: Vec<Step>,
     /// How long its steps may take together.
     pub(crate) timeout: Option<Duration>,
-    /// The place of the phase's name.
-    pub(crate) span: Span,
 }
 
 impl Phase {
