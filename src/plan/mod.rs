@@ -10,7 +10,7 @@ pub(crate) mod policy;
 pub(crate) mod resource;
 pub(crate) mod scope;
 
-use crate::language::diagnostic::{self, Diagnostic, ENOUGH};
+use crate::language::diagnostic::{self, Diagnostic, MAX_PROBLEMS};
 use crate::language::pipeline;
 use crate::language::pipeline::model::{
     Action, Command, Name, PhaseName, Pipeline, Step, StepId, TaskDefinitionBase, Zone,
@@ -84,7 +84,7 @@ pub(crate) fn values(
     let problems = problems
         .iter()
         .filter(|problem| !is_secret(&problem.reference))
-        .take(ENOUGH)
+        .take(MAX_PROBLEMS)
         .map(|problem| match &problem.reference {
             Reference::Builtin(builtin @ (Builtin::BuildId | Builtin::AwsRegion | Builtin::AwsAccount)) => {
                 let message =
@@ -187,7 +187,7 @@ pub(crate) fn undefined_uses(
         };
         let handed_on = matches!(&used.reference, Reference::Env(name)
             if used.zone != Zone::Start && handed_on.contains(name.as_str()));
-        if !needed || own || handed_on || problems.len() >= ENOUGH {
+        if !needed || own || handed_on || problems.len() >= MAX_PROBLEMS {
             continue;
         }
         let reference = used.reference.clone();

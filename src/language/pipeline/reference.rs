@@ -1,32 +1,33 @@
-//! How the file names what is kept in AWS: secrets, parameters, task definitions.
+//! Names of things in AWS: secrets, parameters, task definitions.
 
-/// The family of a task definition, which may be named with its revision or as an ARN.
+/// The family of a task definition. The name may have a revision or be an ARN.
 pub(crate) fn family_of(name: &str) -> &str {
     let family = name.rsplit('/').next().unwrap_or_default();
     family.split(':').next().unwrap_or_default()
 }
 
-/// `id[:json-key[:stage[:version-id]]]`, where the id may be an ARN with colons of its own.
+/// `id[:json-key[:stage[:version-id]]]`. The id may be an ARN.
+///
 /// Source: the buildspec reference, `env/secrets-manager`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct SecretReference {
     pub(crate) id: String,
-    /// The key within a JSON secret; the whole value where absent.
+    /// The key within a JSON secret; the whole value if absent.
     pub(crate) json_key: Option<String>,
-    /// The version's stage; `AWSCURRENT` where neither stage nor version is given.
+    /// The version's stage; `AWSCURRENT` if neither stage nor version is given.
     pub(crate) stage: Option<String>,
     pub(crate) version: Option<String>,
 }
 
 impl SecretReference {
-    /// The secret's name or ARN, where nothing is said of whether the reference is right.
+    /// The secret's name or ARN in a reference that is not validated.
     pub(crate) fn id_of(text: &str) -> &str {
         let parts = if text.starts_with("arn:") { 7 } else { 1 };
         text.match_indices(':').nth(parts - 1).map_or(text, |(end, _)| &text[..end])
     }
 
-    /// Reads a reference. An ARN has seven parts: `arn:aws:secretsmanager:REGION:ACCOUNT:secret:NAME`. The error says what
-    /// is wrong, as a sentence fragment.
+    /// Parses a reference. An ARN has seven parts: `arn:aws:secretsmanager:REGION:ACCOUNT:secret:NAME`. The error is a
+    /// sentence fragment.
     pub(crate) fn parse(text: &str) -> Result<Self, String> {
         let parts: Vec<&str> = text.split(':').collect();
         let is_arn = text.starts_with("arn:");
@@ -40,12 +41,12 @@ impl SecretReference {
             return Err("this is not the ARN of a secret".to_owned());
         }
         if parts[0].is_empty() {
-            return Err("this names no secret".to_owned());
+            return Err("the name of the secret is missing".to_owned());
         }
         // Source: the Secrets Manager API reference, CreateSecret.
         let name = parts[id_parts - 1];
         if let Some(bad) = name.chars().find(|c| !(c.is_ascii_alphanumeric() || "/_+=.@-!".contains(*c))) {
-            return Err(format!("the name of a secret cannot hold `{bad}`"));
+            return Err(format!("the name of a secret cannot contain `{bad}`"));
         }
         if parts.len() > id_parts + 3 {
             return Err("this reference has too many parts".to_owned());
@@ -61,14 +62,15 @@ impl SecretReference {
     }
 }
 
-/// The way out that goes with every error of [`SecretReference::parse`].
+/// The help for every error of [`SecretReference::parse`].
 pub(crate) const SECRET_HELP: &str = "write `id[:json-key[:stage]]` or `id[:json-key]::version-id`; the id is a name or `arn:aws:secretsmanager:REGION:ACCOUNT:secret:NAME`";
 
-/// Checks the name or ARN of a parameter. The error says what is wrong, as a sentence fragment.
+/// Checks the name or ARN of a parameter. The error is a sentence fragment.
+///
 /// Source: the Systems Manager user guide, "Requirements and constraints for parameter names".
 pub(crate) fn check_parameter(text: &str) -> Result<(), String> {
     if text.is_empty() {
-        return Err("this names no parameter".to_owned());
+        return Err("the name of the parameter is missing".to_owned());
     }
     if text.starts_with("arn:") {
         let parts: Vec<&str> = text.splitn(6, ':').collect();
@@ -81,7 +83,7 @@ pub(crate) fn check_parameter(text: &str) -> Result<(), String> {
     }
     let name = text.split(':').next().unwrap_or_default();
     if let Some(bad) = name.chars().find(|c| !(c.is_ascii_alphanumeric() || "/_.-".contains(*c))) {
-        return Err(format!("the name of a parameter cannot hold `{bad}`"));
+        return Err(format!("the name of a parameter cannot contain `{bad}`"));
     }
     if name.contains('/') && !name.starts_with('/') {
         return Err("the name of a parameter in a hierarchy begins with `/`".to_owned());

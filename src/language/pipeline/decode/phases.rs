@@ -1,4 +1,4 @@
-//! `phases`.
+//! Decodes `phases`.
 
 use super::fields::Decoder;
 use super::steps;
