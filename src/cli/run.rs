@@ -261,7 +261,8 @@ fn job(arguments: &Arguments, no_color: bool) -> Result<Job, Failure> {
 /// Who is told, their addresses resolved.
 fn notifier(job: &Job, deliveries: &Deliveries) -> Result<Notifier, Failure> {
     let mut targets = Vec::new();
-    for notify in job.pipeline.notify.iter().filter(|notify| plan::condition::is_told(notify, &job.context)) {
+    for notify in job.pipeline.notify.iter().filter(|notify| plan::condition::notifies(notify, &job.context))
+    {
         let secret = |template| match job.mode {
             // Nothing is sent, so nothing has to have a value.
             Mode::Local => Ok(Secret::new("")),

@@ -207,7 +207,7 @@ impl<'a> Examination<'a> {
             let is_parameter = pipeline.env.parameter_store.contains_key(variable);
             let subject = format!("secret {variable}");
             if self.values().is_given(variable) {
-                checks.good(subject, "given in the environment");
+                checks.good(subject, "set in the environment");
                 continue;
             }
             let Some(text) = self.text(template) else {
@@ -230,7 +230,7 @@ impl<'a> Examination<'a> {
             };
             match found {
                 Ok(()) => checks.good(subject, text),
-                Err(failed) => checks.answer(subject, failed, || {
+                Err(failed) => checks.failed(subject, failed, || {
                     if is_parameter {
                         format!("`aws ssm put-parameter --type SecureString --name '{text}' --value …`")
                     } else {
@@ -281,7 +281,7 @@ impl<'a> Examination<'a> {
                     "`aws ecr create-repository --repository-name {path}`, or `create: true` for the image"
                 ),
             ),
-            Err(failed) => checks.answer(subject, failed, String::new),
+            Err(failed) => checks.failed(subject, failed, String::new),
         }
     }
 
@@ -296,7 +296,7 @@ impl<'a> Examination<'a> {
         let subject = format!("task definition {family}");
         match aws.ecs_task_definition(&family).await {
             Ok(_) => checks.good(subject, "has a base revision"),
-            Err(failed) => checks.answer(subject, failed, || {
+            Err(failed) => checks.failed(subject, failed, || {
                 "register a first revision: `aws ecs register-task-definition --cli-input-json file://…`"
                     .to_owned()
             }),
@@ -327,7 +327,7 @@ impl<'a> Examination<'a> {
             Ok(found) => checks.good(subject, found.task_definition),
             Err(failed) => {
                 let no_cluster = matches!(&failed, AwsError::NotFound { what: "cluster", .. });
-                checks.answer(subject, failed, || {
+                checks.failed(subject, failed, || {
                     if no_cluster {
                         format!("`aws ecs create-cluster --cluster-name {cluster}`, or correct `cluster`")
                     } else {
@@ -365,7 +365,7 @@ impl<'a> Examination<'a> {
                     "this role does not exist",
                     format!("`aws iam create-role --role-name {name} --assume-role-policy-document …` with ecs-tasks.amazonaws.com, or correct the task definition"),
                 ),
-                Err(failed) => checks.answer(subject, failed, String::new),
+                Err(failed) => checks.failed(subject, failed, String::new),
             }
         }
     }
@@ -381,7 +381,7 @@ async fn permissions(checks: &mut Checks, aws: &Aws, identity: &str, account: &s
         (Some(role), _) => role.clone(),
         (None, Ok(principal)) => principal,
         (None, Err(failed)) => {
-            checks.answer("permissions", failed, String::new);
+            checks.failed("permissions", failed, String::new);
             return;
         }
     };

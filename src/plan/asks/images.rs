@@ -210,7 +210,7 @@ fn record<'a>(image: &Image, target: &Target, location: &Location<'a>) -> Vec<As
     asks
 }
 
-/// ECR tells the registry's host and the token for it.
+/// ECR provides the address of the repository and a token for its registry.
 fn describe<'a>(target: &Target, location: &Location<'a>) -> Option<Ask<'a>> {
     let arn = target.arn.clone()?;
     Some(location.ask([("ecr:DescribeRepositories", arn), ("ecr:GetAuthorizationToken", Resource::Any)]))

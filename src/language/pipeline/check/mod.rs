@@ -196,7 +196,7 @@ fn task_definition_file(pipeline: &Pipeline, problems: &mut Vec<Diagnostic>) {
         if let TaskDefinitionBase::File(file) = &definition.base
             && file.as_literal().is_some_and(|file| file.trim_start_matches("./") == "taskdef.json")
         {
-            let message = "`code-pipeline` would overwrite `taskdef.json`, which it is made from";
+            let message = "`code-pipeline` would overwrite its input `taskdef.json`";
             problems.push(
                 Diagnostic::new(message, file.span)
                     .help("rename the source, for example to `taskdef.source.json`"),
