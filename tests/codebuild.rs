@@ -119,7 +119,11 @@ fn under_codepipeline_a_build_is_a_push_of_a_branch_that_has_to_be_named() {
             .env("CODEBUILD_RESOLVED_SOURCE_VERSION", "nE2Q0v.9V7Lb")
             .env("CODEBUILD_SOURCE_VERSION", "arn:aws:s3:::bucket/source.zip")
     };
-    call().run().exits(2).complains("nothing says which branch").complains("#{SourceVariables.BranchName}");
+    call()
+        .run()
+        .exits(2)
+        .complains("this depends on the branch, which is unknown")
+        .complains("#{SourceVariables.BranchName}");
     let outcome = call().env("RUNNER_BRANCH", "main").run().exits(0);
     outcome.says("\npushed\n").says("\non-main\n").says_not("\nby-hand\n");
 }

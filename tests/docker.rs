@@ -230,7 +230,7 @@ echo the same dockerd
 
     // It is said before, and nothing is started for it.
     let doctor = call("doctor").run_under(&container("\"$@\" || true\ntest ! -e /run/docker.pid")).exits(0);
-    doctor.says("good             Docker Engine").says("none runs; `runner run` starts /");
+    doctor.says("good             Docker Engine").says("not running; `runner run` starts /");
     // Elsewhere nothing is started.
     let laptop = project.runner("run --phase build").run_under(&container("\"$@\""));
     laptop.exits(3).ends_with("/var/run/docker.sock does not exist");

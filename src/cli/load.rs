@@ -13,7 +13,7 @@ use crate::origin;
 use crate::plan::context::BuildContext;
 use crate::plan::scope::{Sources, Values};
 use crate::plan::{self, Mode, environment};
-use crate::secret::{Masks, Secret};
+use crate::secret::Masks;
 use serde_json::{Value, json};
 use std::collections::HashMap;
 use std::ffi::OsString;
@@ -105,8 +105,8 @@ pub(crate) fn load(request: &Request<'_>) -> Result<Loaded, Failure> {
 /// Masks for the secrets whose values are given here.
 pub(crate) fn masks(pipeline: &Pipeline, values: &Values) -> Masks {
     let masks = Masks::default();
-    for secret in pipeline.secret_names().into_iter().filter_map(|name| values.get(name)) {
-        masks.add(&Secret::new(secret));
+    for secret in pipeline.secret_names().into_iter().filter_map(|name| values.secret(name)) {
+        masks.add(&secret);
     }
     masks
 }

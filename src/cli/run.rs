@@ -1,7 +1,7 @@
 //! `runner run`.
 
 use super::load::{self, Loaded};
-use super::stdio;
+use super::{facts, stdio};
 use crate::duration;
 use crate::engine::Cancellation;
 use crate::event::Events;
@@ -258,6 +258,7 @@ fn job(arguments: &Arguments, no_color: bool) -> Result<Job, Failure> {
         }
     };
     let artifacts = load::artifacts(&process, &directory);
+    let facts = facts::facts(&pipeline, &values, &directory);
     let ecs_poll = settings.ecs_poll;
     let project = Project {
         pipeline,
@@ -276,6 +277,7 @@ fn job(arguments: &Arguments, no_color: bool) -> Result<Job, Failure> {
     Ok(Job {
         project,
         plan,
+        facts,
         values,
         pipeline_file: file,
         settings,

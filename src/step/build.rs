@@ -231,7 +231,7 @@ impl StepScope<'_> {
 
     /// The value of a secret variable.
     pub(crate) fn secret(&self, name: &Name) -> Result<Secret, Failure> {
-        self.values.get(&name.value).map(Secret::new).ok_or_else(|| {
+        self.values.secret(&name.value).ok_or_else(|| {
             let problem = Diagnostic::new(format!("the secret `{}` has no value", name.value), name.span);
             self.project.located(&problem.help("give it in --env-file or in the environment"))
         })

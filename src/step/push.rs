@@ -210,12 +210,6 @@ async fn scan(
     super::scan::gate(cx, name, scan, (aws, &repository.path), &manifest.images()).await
 }
 
-/// Whether a repository's name means one in ECR: a bare name, or one with a host of ECR.
-pub(crate) fn is_in_ecr(name: &str) -> bool {
-    // The step itself says what is wrong with the name.
-    ImageRepository::parse(name).is_ok_and(|repository| repository.is_private_ecr())
-}
-
 /// The repository in its registry, and AWS where that is ECR. A bare name is one of ECR, in the account and region of the credentials.
 async fn target(cx: &StepScope<'_>, image: &Image) -> Result<(Repository, Option<Aws>), Failure> {
     let name = cx.resolve(&image.repository)?;

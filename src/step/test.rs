@@ -271,7 +271,7 @@ fn container(
     env: &IndexMap<String, Template>,
 ) -> Result<ContainerRun, Failure> {
     let mut variables: Vec<(String, Secret)> =
-        env.keys().filter_map(|name| Some((name.clone(), Secret::new(cx.values.get(name)?)))).collect();
+        env.keys().filter_map(|name| Some((name.clone(), cx.values.secret(name)?))).collect();
     for name in &test.secrets {
         variables.push((name.value.clone(), cx.secret(name)?));
     }

@@ -12,23 +12,22 @@ use crate::exit::Failure;
 use crate::language::pipeline::model::{Action, Image, Name, StepId, Test, is_stage_name};
 use crate::language::pipeline::template::Template;
 use crate::plan::Mode;
-use crate::plan::calls::SOURCE_TAG;
+use crate::plan::asks::SOURCE_TAG;
 use crate::registry::connection::RepositoryClient;
 use crate::step::results::ImageResult;
 use crate::step::test::volumes;
 use crate::step::{StepScope, push};
 use crate::text::hex;
 use aws_lc_rs::digest::{Context as Hash, SHA256};
-use regex::Regex;
+use serde::Serialize;
 use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::path::PathBuf;
-use std::sync::LazyLock;
 
 /// How much of a fingerprint is in its tag, in characters.
 const TAG_LENGTH: usize = 40;
 /// Changes when what a fingerprint is made of does.
-const VERSION: &str = "2";
+const VERSION: &str = "3";
 /// Docker Hub, which names without a registry mean.
 
 /// Why nothing can be said of an image's sources.
@@ -226,14 +225,15 @@ async fn fingerprint(cx: &StepScope<'_>, name: &Name, image: &Image) -> Result<S
     }
     let target = image.target.as_ref().map(|target| cx.resolve(target)).transpose()?;
     print.add("target", &target.unwrap_or_default());
-    print.add("compression", &format!("{:?}", image.compression));
-    print.add("network", &format!("{:?}", image.network));
-    print.add("hosts", &format!("{:?}", cx.resolve_pairs(&image.extra_hosts)?));
-    let secrets: Vec<&str> = image.secrets.iter().map(|secret| secret.value.as_str()).collect();
-    print.add("secrets", &format!("{secrets:?} {:?}", cx.resolve_all(&image.ssh)?));
+    print.add_json("compression", &image.compression)?;
+    print.add_json("network", &image.network)?;
+    print.add_json("hosts", &cx.resolve_pairs(&image.extra_hosts)?)?;
+    print.add_json("secrets", &image.secrets)?;
+    print.add_json("ssh", &cx.resolve_all(&image.ssh)?)?;
     for step in cx.project.pipeline.steps().filter(|step| is_test_of(&step.action, &name.value)) {
-        print.add("test", &without_places(&format!("{:?} {:?}", step.action, step.env)));
         if let Action::Test(test) = &step.action {
+            print.add_json("test", test)?;
+            print.add_json("its variables", &step.env)?;
             add_needs(cx, test, &mut print).await?;
         }
     }
@@ -319,12 +319,6 @@ async fn base(cx: &StepScope<'_>, name: &str) -> Result<String, Missing> {
     }
 }
 
-/// A definition without the places in the file where it stands: moving it changes nothing.
-fn without_places(text: &str) -> String {
-    static PLACES: LazyLock<Option<Regex>> = LazyLock::new(|| Regex::new(r"Span \{[^}]*\}").ok());
-    PLACES.as_ref().map_or_else(|| text.to_owned(), |places| places.replace_all(text, "").into_owned())
-}
-
 /// A digest over named parts, each with its length.
 struct Print(Hash);
 
@@ -338,6 +332,12 @@ impl Print {
             self.0.update(&(part.len() as u64).to_be_bytes());
             self.0.update(part);
         }
+    }
+
+    fn add_json(&mut self, name: &str, value: &impl Serialize) -> Result<(), Missing> {
+        let text = serde_json::to_vec(value).map_err(|error| Missing(error.to_string()))?;
+        self.add(name, &text);
+        Ok(())
     }
 
     fn finish(self) -> String {

@@ -18,7 +18,7 @@ use libfuzzer_sys::fuzz_target;
 use language::pipeline::model::EventKind;
 use language::pipeline::{self, reference, template};
 use language::source::{SourceFile, Span};
-use plan::calls::{Caller, Unknowns};
+use plan::asks::{AskList, Unknowns};
 use plan::context::BuildContext;
 use plan::facts::Facts;
 use plan::outline::{Input, outline};
@@ -56,7 +56,7 @@ fuzz_target!(|data: &[u8]| {
         let (values, _) = plan::values(&pipeline, &sources, &context, Mode::Publish);
         let _ = plan::plan(&pipeline, &[], &context, Mode::Publish, &values);
         let facts = Facts::default();
-        let caller = Caller::new(&pipeline, &values, &facts, Unknowns::Written, (None, None));
+        let asks = AskList::new(&pipeline, &values, &facts, Unknowns::Written, (None, None));
         let sizes = HashMap::new();
         let input = Input {
             pipeline: &pipeline,
@@ -64,12 +64,12 @@ fuzz_target!(|data: &[u8]| {
             context: &context,
             mode: Mode::Publish,
             values: &values,
-            caller: &caller,
+            asks: &asks,
             sizes: &sizes,
         };
         serde_json::to_string(&outline(&input)).expect("an outline is JSON");
-        let caller = Caller::new(&pipeline, &values, &facts, Unknowns::Patterns, (None, None));
-        for policy in policy::policies(&pipeline, &caller) {
+        let asks = AskList::new(&pipeline, &values, &facts, Unknowns::Patterns, (None, None));
+        for policy in policy::policies(&pipeline, &asks) {
             let _ = (policy.to_json(), policy.to_terraform(), policy.to_cloudformation());
         }
     }

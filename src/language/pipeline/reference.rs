@@ -1,27 +1,28 @@
-//! How the file names what is kept in AWS: secrets, parameters, task definitions.
+//! Names of things in AWS: secrets, parameters, task definitions.
 
 use crate::address::{Arn, short_name, split_parameter, split_secret};
 
-/// The family of a task definition, which may be named with its revision or as an ARN.
+/// The family of a task definition. The name may have a revision or be an ARN.
 pub(crate) fn family_of(name: &str) -> &str {
     short_name(name).split(':').next().unwrap_or_default()
 }
 
-/// `id[:json-key[:stage[:version-id]]]`, where the id may be an ARN with colons of its own.
+/// `id[:json-key[:stage[:version-id]]]`. The id may be an ARN.
+///
 /// Source: the buildspec reference, `env/secrets-manager`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct SecretReference {
     pub(crate) id: String,
-    /// The key within a JSON secret; the whole value where absent.
+    /// The key within a JSON secret; the whole value if absent.
     pub(crate) json_key: Option<String>,
-    /// The version's stage; `AWSCURRENT` where neither stage nor version is given.
+    /// The version's stage; `AWSCURRENT` if neither stage nor version is given.
     pub(crate) stage: Option<String>,
     pub(crate) version: Option<String>,
 }
 
 impl SecretReference {
-    /// Reads a reference. An ARN has seven parts: `arn:aws:secretsmanager:REGION:ACCOUNT:secret:NAME`. The error says what
-    /// is wrong, as a sentence fragment.
+    /// Parses a reference. An ARN has seven parts: `arn:aws:secretsmanager:REGION:ACCOUNT:secret:NAME`. The error is a
+    /// sentence fragment.
     pub(crate) fn parse(text: &str) -> Result<Self, String> {
         let (id, rest) = split_secret(text);
         let name = if Arn::is_prefix_of(text) {
@@ -36,7 +37,7 @@ impl SecretReference {
         }
         // Source: the Secrets Manager API reference, CreateSecret.
         if let Some(bad) = name.chars().find(|c| !(c.is_ascii_alphanumeric() || "/_+=.@-!".contains(*c))) {
-            return Err(format!("the name of a secret cannot hold `{bad}`"));
+            return Err(format!("the name of a secret cannot contain `{bad}`"));
         }
         let parts: Vec<&str> = rest.split(':').collect();
         if parts.len() > 3 {
@@ -51,14 +52,15 @@ impl SecretReference {
     }
 }
 
-/// The way out that goes with every error of [`SecretReference::parse`].
+/// The help for every error of [`SecretReference::parse`].
 pub(crate) const SECRET_HELP: &str = "write `id[:json-key[:stage]]` or `id[:json-key]::version-id`; the id is a name or `arn:aws:secretsmanager:REGION:ACCOUNT:secret:NAME`";
 
-/// Checks the name or ARN of a parameter. The error says what is wrong, as a sentence fragment.
+/// Checks the name or ARN of a parameter. The error is a sentence fragment.
+///
 /// Source: the Systems Manager user guide, "Requirements and constraints for parameter names".
 pub(crate) fn check_parameter(text: &str) -> Result<(), String> {
     if text.is_empty() {
-        return Err("this names no parameter".to_owned());
+        return Err("the name of the parameter is missing".to_owned());
     }
     if Arn::is_prefix_of(text) {
         let resource = Arn::parse(text).filter(|arn| arn.service() == "ssm").map(|arn| arn.resource());
@@ -70,7 +72,7 @@ pub(crate) fn check_parameter(text: &str) -> Result<(), String> {
     }
     let (name, _) = split_parameter(text);
     if let Some(bad) = name.chars().find(|c| !(c.is_ascii_alphanumeric() || "/_.-".contains(*c))) {
-        return Err(format!("the name of a parameter cannot hold `{bad}`"));
+        return Err(format!("the name of a parameter cannot contain `{bad}`"));
     }
     if name.contains('/') && !name.starts_with('/') {
         return Err("the name of a parameter in a hierarchy begins with `/`".to_owned());

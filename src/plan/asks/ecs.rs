@@ -1,6 +1,7 @@
-//! What the steps for Amazon ECS ask of AWS.
+//! The asks of the steps for Amazon ECS.
 
-use super::{Call, Caller, Place, Unknowns, pull};
+use super::images::pull;
+use super::{Ask, AskList, Location, Unknowns};
 use crate::address::{Arn, short_name, split_secret};
 use crate::language::pipeline::model::{
     Action, Deploy, OnFailure, RunTask, Step, TaskDefinition, TaskDefinitionBase, TaskPlace,
@@ -9,61 +10,63 @@ use crate::language::pipeline::reference::family_of;
 use crate::plan::policy::{EVENTS, SCHEDULER, TASKS};
 use crate::plan::resource::Resource;
 
-impl Caller<'_> {
-    pub(crate) fn task_definition(
+impl<'a> AskList<'a> {
+    pub(super) fn task_definition(
         &self,
         definition: &TaskDefinition,
         step: &Step,
-        place: &Place,
-    ) -> Vec<Call> {
+        location: &Location<'a>,
+    ) -> Vec<Ask<'a>> {
         let own = Some(&step.env);
-        let mut calls = Vec::new();
+        let mut asks = Vec::new();
         let facts = self.facts.definitions.get(&step.id);
         match &definition.base {
             TaskDefinitionBase::Family(_) => {
-                calls.push(place.call([("ecs:DescribeTaskDefinition", Resource::Any)]));
+                asks.push(location.ask([("ecs:DescribeTaskDefinition", Resource::Any)]));
             }
             TaskDefinitionBase::Service { cluster, name } => {
-                let service = Self::service(&self.text(cluster, own), self.text(name, own), place);
-                calls.push(place.call([
-                    ("ecs:DescribeServices", service),
-                    ("ecs:DescribeTaskDefinition", Resource::Any),
-                ]));
+                let service = Self::service(&self.text(cluster, own), self.text(name, own), location);
+                asks.push(
+                    location.ask([
+                        ("ecs:DescribeServices", service),
+                        ("ecs:DescribeTaskDefinition", Resource::Any),
+                    ]),
+                );
             }
-            // To find out whether it is registered already.
+            // It may be registered already.
             TaskDefinitionBase::File(_) if definition.registers() => {
-                calls.push(place.call([("ecs:DescribeTaskDefinition", Resource::Any)]));
+                asks.push(location.ask([("ecs:DescribeTaskDefinition", Resource::Any)]));
             }
             TaskDefinitionBase::File(_) => {}
         }
-        // CodePipeline does.
+        // CodePipeline registers it.
         if !definition.registers() {
-            return calls;
+            return asks;
         }
-        calls.extend(self.verified(definition, step, place));
+        asks.extend(self.verified(definition, step, location));
         let family = self.family(definition, step);
-        let resource = place.made("ecs", format!("task-definition/{family}:*"));
-        let mut call = self.on_family("ecs:RegisterTaskDefinition", &resource, place);
-        // What the base has is registered again, tags included; what base that is, ECS may be alone to know.
+        let resource = location.resource("ecs", format!("task-definition/{family}:*"));
+        let mut ask = self.on_family("ecs:RegisterTaskDefinition", &resource, location);
+        // The tags of the base are registered again. An unknown base may have some.
         if !definition.tags.is_empty() || facts.is_none_or(|facts| facts.tagged) {
-            call.permissions.push(("ecs:TagResource", resource));
+            ask.permissions.push(("ecs:TagResource", resource));
         }
-        call.passes.extend(self.roles(definition, step, place).into_iter().map(|role| (role, TASKS)));
-        calls.push(call);
-        calls
+        ask.passes.extend(self.roles(definition, step, location).into_iter().map(|role| (role, TASKS)));
+        asks.push(ask);
+        asks
     }
 
-    /// What is looked at before a revision is registered: that what it names is there. No secret is read for that.
-    fn verified(&self, definition: &TaskDefinition, step: &Step, place: &Place) -> Vec<Call> {
+    /// Before a revision is registered, its roles, images, secrets and log groups are verified. No secret is read.
+    fn verified(&self, definition: &TaskDefinition, step: &Step, location: &Location<'a>) -> Vec<Ask<'a>> {
         let own = Some(&step.env);
         let facts = self.facts.definitions.get(&step.id);
-        let roles = self.roles(definition, step, place).into_iter();
-        let mut calls = vec![place.call(roles.map(|role| ("iam:GetRole", role)))];
+        let roles = self.roles(definition, step, location).into_iter();
+        let mut asks = vec![location.ask(roles.map(|role| ("iam:GetRole", role)))];
         let changed = definition.containers.values();
         let pushed = changed.clone().filter_map(|container| self.image(container.image.as_ref()?));
         for image in pushed {
-            if let (_, Some(arn), _) = self.repository(image, step, place) {
-                calls.push(place.call([
+            if let Some(arn) = self.repository(image, step, location).arn {
+                asks.push(location.ask([
                     ("ecr:GetAuthorizationToken", Resource::Any),
                     ("ecr:BatchGetImage", arn.clone()),
                     ("ecr:GetDownloadUrlForLayer", arn),
@@ -71,7 +74,7 @@ impl Caller<'_> {
             }
         }
         let images = facts.into_iter().flat_map(|facts| &facts.images);
-        calls.extend(images.filter_map(|image| pull(image, place)));
+        asks.extend(images.map(|image| pull(image, location)));
         let mut secrets: Vec<String> = changed
             .flat_map(|container| container.secrets.values())
             .map(|reference| self.text(reference, own))
@@ -85,35 +88,35 @@ impl Caller<'_> {
             .map(|reference| Resource::Exact(split_secret(reference).0.to_owned()))
             .collect();
         if facts.is_none() {
-            described.push(place.made("secretsmanager", "secret:*"));
+            described.push(location.resource("secretsmanager", "secret:*"));
         }
-        calls.extend(described.into_iter().map(|arn| place.call([("secretsmanager:DescribeSecret", arn)])));
+        asks.extend(described.into_iter().map(|arn| location.ask([("secretsmanager:DescribeSecret", arn)])));
         if facts.is_none() || !parameters.is_empty() {
-            calls.push(place.call([("ssm:DescribeParameters", Resource::Any)]));
+            asks.push(location.ask([("ssm:DescribeParameters", Resource::Any)]));
         }
         if facts.is_none_or(|facts| !facts.log_groups.is_empty()) {
-            calls.push(place.call([("logs:DescribeLogGroups", place.made("logs", "log-group:*"))]));
+            asks.push(location.ask([("logs:DescribeLogGroups", location.resource("logs", "log-group:*"))]));
         }
-        calls
+        asks
     }
 
-    /// The logs of the containers that the pipeline's task definitions have.
-    fn logs(&self, place: &Place) -> Vec<Call> {
-        let stream = |group: String| place.made("logs", format!("log-group:{group}:log-stream:*"));
+    /// Reads the logs of the containers in the pipeline's task definitions.
+    fn logs(&self, location: &Location<'a>) -> Vec<Ask<'a>> {
+        let stream = |group: String| location.resource("logs", format!("log-group:{group}:log-stream:*"));
         let groups = self.log_groups().into_iter();
-        groups.map(|group| place.call([("logs:GetLogEvents", stream(group))])).collect()
+        groups.map(|group| location.ask([("logs:GetLogEvents", stream(group))])).collect()
     }
 
-    /// The roles that tasks of this definition get.
-    fn roles(&self, definition: &TaskDefinition, step: &Step, place: &Place) -> Vec<Resource> {
+    /// The task role and the execution role of a definition.
+    fn roles(&self, definition: &TaskDefinition, step: &Step, location: &Location<'a>) -> Vec<Resource> {
         let own = Some(&step.env);
         let named = [&definition.task_role, &definition.execution_role];
         let mut roles: Vec<Resource> =
-            named.into_iter().flatten().map(|role| place.role_named(&self.text(role, own))).collect();
+            named.into_iter().flatten().map(|role| location.role_named(&self.text(role, own))).collect();
         match self.facts.definitions.get(&step.id) {
-            Some(facts) => roles.extend(facts.roles.iter().map(|role| place.role_named(role))),
-            // Only ECS, or a file that is not here, knows the roles of the base.
-            None if named.iter().any(|role| role.is_none()) => roles.push(place.role_named("*")),
+            Some(facts) => roles.extend(facts.roles.iter().map(|role| location.role_named(role))),
+            // The roles of the base are unknown.
+            None if named.iter().any(|role| role.is_none()) => roles.push(location.role_named("*")),
             None => {}
         }
         roles.sort();
@@ -121,53 +124,53 @@ impl Caller<'_> {
         roles
     }
 
-    fn service(cluster: &str, service: String, place: &Place) -> Resource {
+    fn service(cluster: &str, service: String, location: &Location<'a>) -> Resource {
         let cluster = short_name(cluster);
-        place.arn_or(service, "ecs", |service| format!("service/{cluster}/{service}"))
+        location.arn_or(service, "ecs", |service| format!("service/{cluster}/{service}"))
     }
 
-    pub(crate) fn run_task(&self, task: &RunTask, step: &Step, place: &Place) -> Vec<Call> {
+    pub(super) fn run_task(&self, task: &RunTask, step: &Step, location: &Location<'a>) -> Vec<Ask<'a>> {
         let own = Some(&step.env);
         let cluster = self.text(&task.cluster, own);
         let short = short_name(&cluster);
-        let mut calls = vec![place.call([("ecs:DescribeTaskDefinition", Resource::Any)])];
+        let mut asks = vec![location.ask([("ecs:DescribeTaskDefinition", Resource::Any)])];
         if let TaskPlace::Service(service) = &task.place {
-            let service = Self::service(&cluster, self.text(service, own), place);
-            calls.push(place.call([("ecs:DescribeServices", service)]));
+            let service = Self::service(&cluster, self.text(service, own), location);
+            asks.push(location.ask([("ecs:DescribeServices", service)]));
         }
         let families = match &task.task_definition {
             Some(family) => vec![family_of(&self.text(family, own)).to_owned()],
             None => self.families(),
         };
         for family in families {
-            let resource = place.made("ecs", format!("task-definition/{family}:*"));
-            calls.push(self.on_family("ecs:RunTask", &resource, place));
+            let resource = location.resource("ecs", format!("task-definition/{family}:*"));
+            asks.push(self.on_family("ecs:RunTask", &resource, location));
         }
-        let tasks = place.made("ecs", format!("task/{short}/*"));
-        calls.push(place.call([("ecs:DescribeTasks", tasks.clone())]));
-        calls.push(place.change("ecs:StopTask", tasks, Some("where the task takes too long"), self.fill()));
-        calls.extend(self.logs(place));
+        let tasks = location.resource("ecs", format!("task/{short}/*"));
+        asks.push(location.ask([("ecs:DescribeTasks", tasks.clone())]));
+        asks.push(location.change("ecs:StopTask", tasks, Some("if the task takes too long"), self.fill()));
+        asks.extend(self.logs(location));
         for definition in self.pipeline.steps() {
             if let Action::TaskDefinition(inner) = &definition.action
                 && inner.registers()
             {
-                let passes = self.roles(inner, definition, place).into_iter().map(|role| (role, TASKS));
-                calls.push(Call { passes: passes.collect(), ..place.call([]) });
+                let passes = self.roles(inner, definition, location).into_iter().map(|role| (role, TASKS));
+                asks.push(Ask { passes: passes.collect(), ..location.ask([]) });
             }
         }
-        calls
+        asks
     }
 
-    /// A change of a family: it is allowed on any of its revisions, and shown without one.
-    fn on_family(&self, action: &'static str, revisions: &Resource, place: &Place) -> Call {
-        let mut call = place.change(action, revisions.clone(), None, self.fill());
-        if let Some(change) = &mut call.change {
+    /// A change of a family. The permission holds for all revisions; the target is shown without one.
+    fn on_family(&self, action: &'static str, revisions: &Resource, location: &Location<'a>) -> Ask<'a> {
+        let mut ask = location.change(action, revisions.clone(), None, self.fill());
+        if let Some(change) = &mut ask.change {
             change.target = change.target.trim_end_matches(":*").to_owned();
         }
-        call
+        ask
     }
 
-    /// The family that a step registers, as far as it is known.
+    /// The family that a step registers, or a placeholder if it is unknown.
     fn family(&self, definition: &TaskDefinition, step: &Step) -> String {
         let known = match &definition.base {
             TaskDefinitionBase::Family(family) => {
@@ -198,7 +201,7 @@ impl Caller<'_> {
         families
     }
 
-    /// The log groups that the pipeline's task definitions name; any where one is not known.
+    /// The log groups in the pipeline's task definitions; `*` for those that are unknown.
     fn log_groups(&self) -> Vec<String> {
         let mut groups = Vec::new();
         for step in self.pipeline.steps() {
@@ -220,65 +223,71 @@ impl Caller<'_> {
         groups
     }
 
-    pub(crate) fn deploy(&self, deploy: &Deploy, step: &Step, place: &Place) -> Vec<Call> {
+    pub(super) fn deploy(&self, deploy: &Deploy, step: &Step, location: &Location<'a>) -> Vec<Ask<'a>> {
         let own = Some(&step.env);
         let cluster = self.text(&deploy.cluster, own);
-        let mut calls = Vec::new();
+        let mut asks = Vec::new();
         if let Some(code_deploy) = &deploy.code_deploy {
             let (application, group) =
                 (self.text(&code_deploy.application, own), self.text(&code_deploy.group, own));
-            let resource = place.made("codedeploy", format!("deploymentgroup:{application}/{group}"));
+            let resource = location.resource("codedeploy", format!("deploymentgroup:{application}/{group}"));
             for service in &deploy.services {
-                let service = Self::service(&cluster, self.text(service, own), place);
-                calls.push(place.call([
+                let service = Self::service(&cluster, self.text(service, own), location);
+                asks.push(location.ask([
                     ("ecs:DescribeServices", service),
                     ("codedeploy:GetDeploymentGroup", resource.clone()),
                 ]));
             }
-            let mut call = place.change("codedeploy:CreateDeployment", resource.clone(), None, self.fill());
-            call.permissions.extend([
+            let mut ask = location.change("codedeploy:CreateDeployment", resource.clone(), None, self.fill());
+            ask.permissions.extend([
                 ("codedeploy:GetDeployment", resource.clone()),
-                // To find one whose answer was lost, and one that has taken its place.
+                // Finds a deployment whose response was lost, and one that has replaced it.
                 ("codedeploy:ListDeployments", resource),
                 (
                     "codedeploy:RegisterApplicationRevision",
-                    place.made("codedeploy", format!("application:{application}")),
+                    location.resource("codedeploy", format!("application:{application}")),
                 ),
-                ("codedeploy:GetDeploymentConfig", place.made("codedeploy", "deploymentconfig:*")),
+                ("codedeploy:GetDeploymentConfig", location.resource("codedeploy", "deploymentconfig:*")),
                 ("codedeploy:ListDeploymentTargets", Resource::Any),
                 ("codedeploy:BatchGetDeploymentTargets", Resource::Any),
             ]);
-            calls.push(call);
+            asks.push(ask);
             if deploy.on_failure == OnFailure::Rollback {
-                // It takes no resource, whatever the user guide says.
-                let condition = Some("where it cannot succeed, takes too long, or the run is stopped");
-                calls.push(place.change("codedeploy:StopDeployment", Resource::Any, condition, self.fill()));
+                // It takes no resource, although the user guide says so.
+                let condition = Some("if it cannot succeed, takes too long, or the run is stopped");
+                asks.push(location.change(
+                    "codedeploy:StopDeployment",
+                    Resource::Any,
+                    condition,
+                    self.fill(),
+                ));
             }
         } else {
             for service in &deploy.services {
                 let name = self.text(service, own);
-                calls.extend(self.deploy_service(&cluster, &name, deploy.on_failure, place));
+                asks.extend(self.deploy_service(&cluster, &name, deploy.on_failure, location));
             }
         }
         let short = short_name(&cluster);
-        // Why a deployment fails, and which images run.
-        calls.push(place.call([
+        // The reasons for a failed deployment, and the images that run.
+        asks.push(location.ask([
             ("ecs:ListTasks", Resource::Any),
-            ("ecs:DescribeTasks", place.made("ecs", format!("task/{short}/*"))),
+            ("ecs:DescribeTasks", location.resource("ecs", format!("task/{short}/*"))),
             ("ecs:DescribeTaskDefinition", Resource::Any),
             ("elasticloadbalancing:DescribeTargetGroups", Resource::Any),
         ]));
-        calls.extend(self.logs(place));
-        calls.extend(self.after(deploy, place));
-        calls
+        asks.extend(self.logs(location));
+        asks.extend(self.after(deploy, location));
+        asks
     }
 
-    /// What follows a deployment.
-    fn after(&self, deploy: &Deploy, place: &Place) -> Vec<Call> {
-        let (rules, schedules) = (place.made("events", "rule/*"), place.made("scheduler", "schedule/*"));
-        let mut calls = Vec::new();
+    /// `schedules` and `keep-revisions`.
+    fn after(&self, deploy: &Deploy, location: &Location<'a>) -> Vec<Ask<'a>> {
+        let (rules, schedules) =
+            (location.resource("events", "rule/*"), location.resource("scheduler", "schedule/*"));
+        let mut asks = Vec::new();
         if deploy.schedules || deploy.keep_revisions.is_some() {
-            calls.push(place.call([
+            asks.push(location.ask([
                 ("events:ListEventBuses", Resource::Any),
                 ("events:ListRuleNamesByTarget", Resource::Any),
                 ("events:ListTargetsByRule", rules.clone()),
@@ -287,18 +296,18 @@ impl Caller<'_> {
             ]));
         }
         if deploy.schedules {
-            let condition = Some("where it starts an older revision of the family in this cluster");
-            let mut call = place.change("events:PutTargets", rules, condition, self.fill());
-            call.passes.push((place.role_named("*"), EVENTS));
-            calls.push(call);
-            let mut call = place.change("scheduler:UpdateSchedule", schedules, condition, self.fill());
-            call.passes.push((place.role_named("*"), SCHEDULER));
-            calls.push(call);
+            let condition = Some("if it starts an older revision of the family in this cluster");
+            let mut ask = location.change("events:PutTargets", rules, condition, self.fill());
+            ask.passes.push((location.role_named("*"), EVENTS));
+            asks.push(ask);
+            let mut ask = location.change("scheduler:UpdateSchedule", schedules, condition, self.fill());
+            ask.passes.push((location.role_named("*"), SCHEDULER));
+            asks.push(ask);
         }
         if deploy.keep_revisions.is_some() {
-            // Whatever cluster it is in that uses the family.
-            let any = |kind: &str| place.made("ecs", format!("{kind}/*"));
-            calls.push(place.call([
+            // Services and tasks of any cluster may use the family.
+            let any = |kind: &str| location.resource("ecs", format!("{kind}/*"));
+            asks.push(location.ask([
                 ("ecs:ListTaskDefinitions", Resource::Any),
                 ("ecs:ListClusters", Resource::Any),
                 ("ecs:ListServices", Resource::Any),
@@ -310,28 +319,34 @@ impl Caller<'_> {
                 ("ecs:DescribeTasks", any("task")),
             ]));
             let condition = Some("for revisions that are older and not in use");
-            calls.push(place.change("ecs:DeregisterTaskDefinition", Resource::Any, condition, self.fill()));
+            asks.push(location.change("ecs:DeregisterTaskDefinition", Resource::Any, condition, self.fill()));
         }
-        calls
+        asks
     }
 
-    /// A service is pointed to a revision, followed, and on the way back where that fails.
-    fn deploy_service(&self, cluster: &str, name: &str, on_failure: OnFailure, place: &Place) -> Vec<Call> {
-        let service = Self::service(cluster, name.to_owned(), place);
+    /// A service is updated and its deployment is followed, and rolled back if it fails.
+    fn deploy_service(
+        &self,
+        cluster: &str,
+        name: &str,
+        on_failure: OnFailure,
+        location: &Location<'a>,
+    ) -> Vec<Ask<'a>> {
+        let service = Self::service(cluster, name.to_owned(), location);
         let short = short_name(cluster);
         let name = short_name(name);
-        let of = |kind: &str| place.made("ecs", format!("{kind}/{short}/{name}/*"));
-        let mut update = place.change("ecs:UpdateService", service.clone(), None, self.fill());
+        let of = |kind: &str| location.resource("ecs", format!("{kind}/{short}/{name}/*"));
+        let mut update = location.change("ecs:UpdateService", service.clone(), None, self.fill());
         update.permissions.push(("ecs:DescribeServices", service.clone()));
         update.permissions.push(("ecs:ListServiceDeployments", service));
         update.permissions.push(("ecs:DescribeServiceDeployments", of("service-deployment")));
         update.permissions.push(("ecs:DescribeServiceRevisions", of("service-revision")));
-        let mut calls = vec![update];
+        let mut asks = vec![update];
         if on_failure == OnFailure::Rollback {
-            let condition = Some("where the deployment fails or takes too long");
+            let condition = Some("if the deployment fails or takes too long");
             let deployments = of("service-deployment");
-            calls.push(place.change("ecs:StopServiceDeployment", deployments, condition, self.fill()));
+            asks.push(location.change("ecs:StopServiceDeployment", deployments, condition, self.fill()));
         }
-        calls
+        asks
     }
 }
