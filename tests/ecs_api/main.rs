@@ -2,7 +2,12 @@
 //!
 //! It needs the test bed (`RUNNER_TEST_AWS`), where the services exist already. It prints its address and serves until it is
 //! killed. `GET /calls` returns the action and the seconds of every request.
-#![allow(unreachable_pub, unused_imports, dead_code, reason = "the modules are those of the tests, which use all of them")]
+#![allow(
+    unreachable_pub,
+    unused_imports,
+    dead_code,
+    reason = "the modules are those of the tests, which use all of them"
+)]
 
 #[path = "../aws_calls.rs"]
 mod aws_calls;
