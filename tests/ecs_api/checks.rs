@@ -80,13 +80,13 @@ fn a_deployment_takes_its_steps() {
 fn a_service_of_the_bed_takes_its_time() {
     let name = service().name;
     let service =
-        Service::at_bed(&name, &name).deploys(Script::rollout(0.2, 1)).deploys(Script::rollout(0.0, 1));
+        Service::at_bed(&name, &name).deploys(Script::rollout(1.0, 1)).deploys(Script::rollout(0.0, 1));
     assert_eq!((service.definition.clone(), service.desired), (revision(&name, 1), 1));
     let api = EcsApi::of(service);
     update(&api, &name);
     let state = || describe(&api, &name)["deployments"][0]["rolloutState"].as_str().unwrap().to_owned();
     assert_eq!((state(), state()), ("IN_PROGRESS".to_owned(), "IN_PROGRESS".to_owned()));
-    std::thread::sleep(std::time::Duration::from_millis(250));
+    std::thread::sleep(std::time::Duration::from_secs(1));
     assert_eq!((state(), api.runs(&name)), ("COMPLETED".to_owned(), revision(&name, 2)));
     let again = json!({ "cluster": name, "service": name, "forceNewDeployment": true });
     ask(&api, "UpdateService", &again);
