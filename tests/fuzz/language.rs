@@ -1,22 +1,20 @@
-//! Fuzzes all code that processes external text before a run begins: parsing, checks, interpolation, planning, the policy, and
-//! their messages.
+//! Fuzzes everything that text from outside goes through before a run begins: parsing, checks, interpolation, planning,
+//! the policy, and the messages about all of it.
 #![no_main]
 #![allow(dead_code, unreachable_pub, unused_imports, reason = "only a part of the modules is used here")]
 
 #[path = "../../src/address.rs"]
 mod address;
-#[path = "../../src/duration.rs"]
-mod duration;
-#[path = "../../src/language/mod.rs"]
-mod language;
+#[path = "../../src/pipeline/mod.rs"]
+mod pipeline;
 #[path = "../../src/plan/mod.rs"]
 mod plan;
 #[path = "../../src/text.rs"]
 mod text;
 
-use language::pipeline::{self, model::EventKind};
-use language::source::{SourceFile, Span};
 use libfuzzer_sys::fuzz_target;
+use pipeline::model::EventKind;
+use language::source::{SourceFile, Span};
 use plan::calls::{Caller, Unknowns};
 use plan::context::BuildContext;
 use plan::facts::Facts;
@@ -77,7 +75,7 @@ fuzz_target!(|data: &[u8]| {
 
 fn small_parsers(text: &str) {
     let _ = pipeline::template::Template::parse(text, Span::default(), text).map(|template| template.shape());
-    let _ = duration::parse(text);
+    let _ = pipeline::duration::parse(text);
     let _ = pipeline::reference::SecretReference::parse(text);
     let _ = pipeline::reference::check_parameter(text);
     let _ = plan::environment::parse(text);
