@@ -1,8 +1,7 @@
-//! `task-definition`: a new revision, made from a file, a family's latest revision or what a service runs.
+//! `task-definition`: registers a revision, made from a file, a family's latest revision or the revision of a service.
 
 use super::{Context, code_pipeline};
-use crate::deployment::Registered;
-use crate::deployment::read_definition;
+use crate::deployment::{Registered, read_definition, results};
 use crate::ecs::task_definition::{ContainerPatch, Patch, Request};
 use crate::exit::Failure;
 use crate::files::{self, Access};
@@ -12,8 +11,8 @@ use crate::language::pipeline::template::Template;
 use crate::plan::Mode;
 use serde_json::{Map, Value, json};
 
-/// For a file that cannot be read.
-const HELP: &str = "`file` starts from the directory of the pipeline file";
+/// The help for a file that cannot be read.
+const HELP: &str = "`file` is relative to the directory of the pipeline file";
 pub(crate) async fn run(cx: &Context<'_>, definition: &TaskDefinition) -> Result<(), Failure> {
     let patch = patch(cx, definition)?;
     let Some(base) = base(cx, &definition.base).await? else {
@@ -34,7 +33,7 @@ pub(crate) async fn run(cx: &Context<'_>, definition: &TaskDefinition) -> Result
         Mode::Local => {
             let path = cx.run.work.ecs_file(&family);
             files::write_json(&path, &request.into_json(), Access::Owner)?;
-            cx.events.result("rendered", &family, path.display().to_string()).await;
+            results::rendered(&cx.events, &family, &path).await;
             family.clone()
         }
         Mode::Publish => {
@@ -46,14 +45,14 @@ pub(crate) async fn run(cx: &Context<'_>, definition: &TaskDefinition) -> Result
     Ok(())
 }
 
-/// What a revision is made from.
+/// The task definition that a revision is made from.
 struct Base {
     document: Value,
-    /// It, where ECS has it.
+    /// The same as a registered revision, if it is one.
     registered: Option<Registered>,
 }
 
-/// Local mode does not ask AWS, so only the changes to a revision that lives there can be shown.
+/// Writes the changes to a file. Local mode does not ask AWS, so the revision that they apply to is unknown.
 async fn planned(cx: &Context<'_>, definition: &TaskDefinition, patch: &Patch) -> Result<(), Failure> {
     let name = match &definition.base {
         TaskDefinitionBase::Family(name)
@@ -69,22 +68,22 @@ async fn planned(cx: &Context<'_>, definition: &TaskDefinition, patch: &Patch) -
         "tags": object(&patch.tags),
     });
     let path = cx.run.work.ecs_file(&format!("{name}-changes"));
-    files::write_json(&path, &said(changes), Access::Owner)?;
+    files::write_json(&path, &without_nulls(changes), Access::Owner)?;
     cx.events
         .note("local mode does not read the current task definition from ECS; only the changes are written")
         .await;
-    cx.events.result("planned", &name, path.display().to_string()).await;
+    results::planned_changes(&cx.events, &name, &path).await;
     if !definition.registers() {
         cx.events.note("taskdef.json and appspec.yaml are written when publishing").await;
         return Ok(());
     }
-    // The name stands for the family where only ECS knows that.
+    // Only ECS knows the family, so the name is used in its place.
     cx.run.state().task_definitions.insert(name.clone(), name);
     Ok(())
 }
 
 fn planned_container(patch: &ContainerPatch) -> Value {
-    said(json!({
+    without_nulls(json!({
         "name": patch.name,
         "image": patch.image,
         "environment": object(&patch.environment),
@@ -98,14 +97,14 @@ fn planned_container(patch: &ContainerPatch) -> Value {
     }))
 }
 
-/// Pairs as an object; nothing where there are none.
+/// Returns pairs as an object, or `None` if there are none.
 fn object(pairs: &[(String, String)]) -> Option<Map<String, Value>> {
     let fields = pairs.iter().map(|(name, value)| (name.clone(), Value::from(value.as_str())));
     (!pairs.is_empty()).then(|| fields.collect())
 }
 
-/// An object without what is not said.
-fn said(mut object: Value) -> Value {
+/// Removes the null fields of an object.
+fn without_nulls(mut object: Value) -> Value {
     if let Some(fields) = object.as_object_mut() {
         fields.retain(|_, value| !value.is_null());
     }
@@ -147,7 +146,7 @@ fn patch(cx: &Context<'_>, definition: &TaskDefinition) -> Result<Patch, Failure
     })
 }
 
-/// The document to start from; nothing where it lives in ECS and ECS is not asked.
+/// Returns the document to start from, or `None` if only ECS has it and ECS is not asked.
 async fn base(cx: &Context<'_>, base: &TaskDefinitionBase) -> Result<Option<Base>, Failure> {
     if let TaskDefinitionBase::File(file) = base {
         return Ok(Some(Base {
