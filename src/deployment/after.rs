@@ -1,5 +1,5 @@
-//! What follows a successful deployment: the images of the running tasks are verified, schedules are moved to the revision, and unused
-//! revisions are deregistered.
+//! What follows a successful deployment: the images of the running tasks are verified, schedules are moved to
+//! the revision, and unused revisions are deregistered.
 
 use super::outcome::{Outcome, ServiceReport};
 use super::verify::InspectError;
@@ -75,7 +75,8 @@ impl Deployer<'_> {
         follow_up
     }
 
-    /// Verifies that the tasks of deployed services run the deployed images. Returns a failure that names those that do not.
+    /// Verifies that the tasks of deployed services run the deployed images. Returns a failure that names
+    /// those that do not.
     async fn verify_images(&self, request: &DeployRequest, reports: &[ServiceReport]) -> Option<Failure> {
         let mut wrong = Vec::new();
         for report in reports.iter().filter(|report| report.outcome == Outcome::Deployed) {
@@ -100,7 +101,8 @@ impl Deployer<'_> {
         Some(failure.help("`runner ecs rollback` rolls the service back"))
     }
 
-    /// Compares the images that the tasks of a service run with the deployed ones. Returns a sentence for each wrong one.
+    /// Compares the images that the tasks of a service run with the deployed ones. Returns a sentence for
+    /// each wrong one.
     async fn wrong_images(&self, request: &DeployRequest, name: &str) -> Result<Vec<String>, AwsError> {
         let cluster = &request.target.cluster;
         let service = self.aws.ecs_service(cluster, name).await?;
@@ -218,7 +220,8 @@ impl Comparison {
                 ));
             }
             (Deployed::Elsewhere, Some(pinned)) => self.warn(format!(
-                "`{container}` runs {digest}, but its task definition names {pinned}; runner does not ask its registry whether they belong together"
+                "`{container}` runs {digest}, but its task definition names {pinned}; \
+                 runner does not ask its registry whether they belong together"
             )),
             (Deployed::Elsewhere, None) => {}
             (Deployed::Unknown(reason), _) => self.warn(reason.clone()),

@@ -63,7 +63,7 @@ impl Deployer<'_> {
                 self.register(base, &request, options.force).await?
             }
         };
-        let (target, options) = (target.clone(), options.clone());
+        let (target, options) = (target.clone(), *options);
         let request = DeployRequest { target, revision, options, code_deploy: None, verified: is_new };
         let reports = self.deploy_with_ecs(&request, snapshots).await?;
         let follow_up = match failure_of(&reports) {
@@ -73,8 +73,8 @@ impl Deployer<'_> {
         Ok(Applied { revision: request.revision, registered: is_new, difference, reports, follow_up })
     }
 
-    /// Deploys a revision to services and follows each deployment to its end. Fails only if nothing was started; everything else is
-    /// in the reports.
+    /// Deploys a revision to services and follows each deployment to its end. Fails only if nothing was
+    /// started; everything else is in the reports.
     pub(crate) async fn deploy(&self, request: &DeployRequest) -> Result<Vec<ServiceReport>, Failure> {
         match &request.code_deploy {
             Some(group) => Ok(vec![self.deploy_with_code_deploy(request, group).await?]),
@@ -147,7 +147,8 @@ impl Deployer<'_> {
 }
 
 impl<C: Controller> Follower<'_, C> {
-    /// Deploys to one service and follows that to its end. A failure cancels `failed`; if another service cancels it, this one ends.
+    /// Deploys to one service and follows that to its end. A failure cancels `failed`; if another service
+    /// cancels it, this one ends.
     async fn run(&mut self, report: &mut ServiceReport, failed: &CancellationToken) {
         let start = Instant::now();
         match self.controller.start().await {

@@ -144,7 +144,8 @@ impl FailedTasks {
         (FailedTask { task, logs, cause }, problem)
     }
 
-    /// Reads empty logs again and repeats the diagnosis: the last lines may have reached `CloudWatch` only now.
+    /// Reads empty logs again and repeats the diagnosis: the last lines may have reached `CloudWatch` only
+    /// now.
     pub(crate) async fn reread_logs(&mut self, aws: &Aws) {
         let definition = self.definition.clone().unwrap_or_default();
         for at in 0..self.found.len().min(MAX_WITH_LOGS) {
@@ -181,7 +182,8 @@ impl FailedTasks {
         self.rolling_back = true;
     }
 
-    /// Groups the tasks by cause, the most frequent first. Without a failed task, returns the causes that service events name.
+    /// Groups the tasks by cause, the most frequent first. Without a failed task, returns the causes that
+    /// service events name.
     pub(crate) fn groups(&self) -> Vec<Group> {
         let definition = self.definition.clone().unwrap_or_default();
         let causes: Vec<(Evidence<'_>, Cause)> = self

@@ -35,7 +35,6 @@ pub(crate) struct Follower<'a, C> {
 }
 
 impl<'a, C: Controller> Follower<'a, C> {
-    /// `service` is the service before the deployment.
     pub(crate) fn new(
         deployer: &'a Deployer<'a>,
         request: &'a DeployRequest,
@@ -87,7 +86,8 @@ impl<'a, C: Controller> Follower<'a, C> {
     async fn warn_untraceable(&self) {
         let revision = short(self.controller.revision());
         let text = format!(
-            "the service is meant to run {revision}, but ECS lists no deployment of it; the deployment's progress is unknown"
+            "the service is meant to run {revision}, but ECS lists no deployment of it; \
+             the deployment's progress is unknown"
         );
         self.log.warn(text).await;
     }

@@ -43,9 +43,10 @@ pub(crate) struct ServiceSet {
     pub(crate) services: Vec<String>,
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Copy)]
 pub(crate) struct DeployOptions {
-    /// How long the deployment may take, and a rollback after it. `None` means [`DEFAULT_WAIT`] and the time for shifting traffic.
+    /// How long the deployment may take, and a rollback after it. `None` means [`DEFAULT_WAIT`] and the time
+    /// for shifting traffic.
     pub(crate) wait: Option<Duration>,
     pub(crate) on_failure: OnFailure,
     /// Register and deploy even if nothing differs.

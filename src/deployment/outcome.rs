@@ -120,7 +120,8 @@ impl ServiceReport {
         }
     }
 
-    /// The cause by failed tasks, and the reason in the words of AWS. An event that only reports a failure is worth less than both.
+    /// The cause by failed tasks, and the reason in the words of AWS. An event that only reports a failure is
+    /// worth less than both.
     fn cause(&self) -> Option<String> {
         let is_specific = |group: &&Group| !group.tasks.is_empty() || group.cause.kind != Kind::Unknown;
         let sentence = self.groups.iter().find(is_specific).map(|group| &group.cause.sentence);
@@ -151,7 +152,8 @@ impl ServiceReport {
     }
 }
 
-/// Returns the failure of several deployments together, or `None` if all succeeded. The worst outcome decides the exit code.
+/// Returns the failure of several deployments together, or `None` if all succeeded. The worst outcome decides
+/// the exit code.
 pub(crate) fn failure_of(reports: &[ServiceReport]) -> Option<Failure> {
     let rank = |exit: Exit| match exit {
         Exit::Done => 0,

@@ -51,7 +51,8 @@ impl<'a> Poller<'a> {
         }
     }
 
-    /// Notes that a poll failed and will be retried. Returns a warning for the first of several failures in a row.
+    /// Notes that a poll failed and will be retried. Returns a warning for the first of several failures in a
+    /// row.
     pub(crate) fn failed(&mut self, error: &AwsError) -> Option<String> {
         let is_first = !std::mem::replace(&mut self.failing, true);
         is_first.then(|| format!("retrying: {}", told(error)))

@@ -161,7 +161,8 @@ impl Deployer<'_> {
         Ok(follow_up)
     }
 
-    /// Compares a request with the revision that a service runs. Returns a unified diff, or `None` if both have the same content.
+    /// Compares a request with the revision that a service runs. Returns a unified diff, or `None` if both
+    /// have the same content.
     pub(crate) async fn difference(
         &self,
         cluster: &str,

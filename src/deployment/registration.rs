@@ -1,4 +1,5 @@
-//! Registers revisions of task definitions. A revision with the same content is reused, and none is registered twice.
+//! Registers revisions of task definitions. A revision with the same content is reused, and none is
+//! registered twice.
 
 use super::pace::Retry;
 use super::{Deployer, results};
@@ -37,8 +38,8 @@ impl Registration {
 }
 
 impl Deployer<'_> {
-    /// Registers a revision, unless `base` or the family's latest revision has the same content and `force` is not set. `base` is the
-    /// revision that the request was made from.
+    /// Registers a revision, unless `base` or the family's latest revision has the same content and `force`
+    /// is not set. `base` is the revision that the request was made from.
     pub(crate) async fn register(
         &self,
         base: Option<Registered>,
@@ -79,8 +80,8 @@ impl Deployer<'_> {
         }
     }
 
-    /// Registers a revision, with retries. Before a retry the revision is looked up, so that a lost response does not lead to a second
-    /// one. If that fails, there is no retry.
+    /// Registers a revision, with retries. Before a retry the revision is looked up, so that a lost response
+    /// does not lead to a second one. If that fails, there is no retry.
     async fn send(&self, request: &Request, newest: u64) -> Result<Revision, Failure> {
         let body = request.clone().into_json();
         let mut retry = Retry::new(self);
@@ -106,7 +107,8 @@ impl Deployer<'_> {
         }
     }
 
-    /// Returns a revision with the same content that was registered after `newest`, even if it is not the latest one.
+    /// Returns a revision with the same content that was registered after `newest`, even if it is not the
+    /// latest one.
     async fn registered_since(&self, request: &Request, newest: u64) -> Result<Option<Revision>, AwsError> {
         let mut name = request.family().to_owned();
         loop {

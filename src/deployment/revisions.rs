@@ -32,7 +32,8 @@ pub(crate) struct OlderRevisions {
 }
 
 impl Deployer<'_> {
-    /// Deregisters unused revisions other than the `keep` newest ones and returns their ARNs. A failed call is a warning.
+    /// Deregisters unused revisions other than the `keep` newest ones and returns their ARNs. A failed call
+    /// is a warning.
     pub(crate) async fn deregister_unused(
         &self,
         request: &DeployRequest,
@@ -78,7 +79,8 @@ impl Deployer<'_> {
         deregistered
     }
 
-    /// Returns the revisions of a family without the `keep` newest ones. The error says why their use is unknown.
+    /// Returns the revisions of a family without the `keep` newest ones. The error says why their use is
+    /// unknown.
     pub(crate) async fn older_revisions(
         &self,
         family: &Family<'_>,
@@ -138,7 +140,8 @@ impl Deployer<'_> {
         Ok(uses)
     }
 
-    /// Adds the revisions of a service's recent deployments and the one that it would be rolled back to. `name` is its name for users.
+    /// Adds the revisions of a service's recent deployments and the one that it would be rolled back to.
+    /// `name` is its name for users.
     async fn used_by_deployments(
         &self,
         cluster: &str,

@@ -128,7 +128,8 @@ impl<C: Controller> Follower<'_, C> {
 }
 
 impl Deployer<'_> {
-    /// If one service failed, rolls back those that succeeded before. If the run is stopped, only requests that.
+    /// If one service failed, rolls back those that succeeded before. If the run is stopped, only requests
+    /// that.
     pub(crate) async fn roll_back_others<C: Controller>(&self, all: &mut [(Follower<'_, C>, ServiceReport)]) {
         let any = |is: fn(&ServiceReport) -> bool| all.iter().any(|(_, report)| is(report));
         // A deployment that can no longer be followed may well succeed.
@@ -177,7 +178,7 @@ impl Deployer<'_> {
             let request = DeployRequest {
                 target: ServiceSet { cluster: target.cluster.clone(), services: vec![service.clone()] },
                 revision: new,
-                options: options.clone(),
+                options: *options,
                 code_deploy: None,
                 verified: false,
             };

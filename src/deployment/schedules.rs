@@ -39,8 +39,8 @@ impl OutdatedSchedule {
 }
 
 impl Deployer<'_> {
-    /// Moves the rules and schedules of a cluster that start an older revision of the family to the deployed one. Returns the names of
-    /// those that were moved, and a failure that names the others.
+    /// Moves the rules and schedules of a cluster that start an older revision of the family to the deployed
+    /// one. Returns the names of those that were moved, and a failure that names the others.
     pub(crate) async fn move_schedules(
         &self,
         request: &DeployRequest,
@@ -74,8 +74,8 @@ impl Deployer<'_> {
         (moved, failure)
     }
 
-    /// Returns the rules and schedules that start older revisions than `newer` in a cluster, which is an ARN, and descriptions of what
-    /// could not be read.
+    /// Returns the rules and schedules that start older revisions than `newer` in a cluster, which is an ARN,
+    /// and descriptions of what could not be read.
     pub(crate) async fn outdated_schedules(
         &self,
         cluster: &str,
@@ -131,7 +131,8 @@ impl Deployer<'_> {
     }
 }
 
-/// Whether a schedule that calls `RunTask` does so for a cluster (an ARN). If it names none, that is `default`.
+/// Whether a schedule that calls `RunTask` does so for a cluster (an ARN). If it names none, that is
+/// `default`.
 fn calls_for(target: &Value, cluster: &str) -> bool {
     let input = target.get("Input").and_then(Value::as_str).unwrap_or_default();
     let input: Value = serde_json::from_str(input).unwrap_or_default();

@@ -24,7 +24,8 @@ impl Deployer<'_> {
             Controller::Ecs => {}
             Controller::CodeDeploy => {
                 return Err(Failure::usage(format!("the service {name} is deployed by CodeDeploy")).help(
-                    "add its application and group to the pipeline's `deploy` step: `code-deploy: { application: …, group: … }`",
+                    "add its application and group to the pipeline's `deploy` step: \
+                     `code-deploy: { application: …, group: … }`",
                 ));
             }
             Controller::External => {
@@ -83,8 +84,8 @@ impl Deployer<'_> {
     }
 }
 
-/// Returns the deployed revision by the service's own status. During a deployment that is the revision before it. Without other
-/// sources (`is_only_source`) the revision of a running deployment is better than none.
+/// Returns the deployed revision by the service's own status. During a deployment that is the revision before
+/// it. Without other sources (`is_only_source`) the revision of a running deployment is better than none.
 fn deployed_revision(service: &Service, is_only_source: bool) -> Option<String> {
     let primary = service.primary();
     let rollout = primary.and_then(|primary| primary.rollout.as_deref());

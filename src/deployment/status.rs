@@ -70,7 +70,8 @@ impl Deployer<'_> {
 }
 
 impl ServiceStatus {
-    /// Since when the service runs its revision: the end of the deployment that brought it, or its start if the end is unknown.
+    /// Since when the service runs its revision: the end of the deployment that brought it, or its start if
+    /// the end is unknown.
     pub(crate) fn since(&self) -> Option<Timestamp> {
         let Self { service, deployments, .. } = self;
         let deployed = |past: &&PastDeployment| {

@@ -1,4 +1,5 @@
-//! Verification before anything is changed. What does not exist is a failure; what cannot be read is a warning.
+//! Verification before anything is changed. What does not exist is a failure; what cannot be read is a
+//! warning.
 
 use super::controller::CodeDeployGroup;
 use super::snapshot::ServiceSnapshot;
@@ -42,7 +43,8 @@ impl Finding {
 }
 
 impl Deployer<'_> {
-    /// Verifies that the revision could start, that the load balancers would reach its tasks, and that a rollback could start.
+    /// Verifies that the revision could start, that the load balancers would reach its tasks, and that a
+    /// rollback could start.
     pub(crate) async fn verify(
         &self,
         request: &DeployRequest,
@@ -75,7 +77,8 @@ impl Deployer<'_> {
         for (container, image) in Needs::of(&described(document)).images {
             if matches!(self.inspect(&image).await, Err(InspectError::NotFound)) {
                 let text = format!(
-                    "{name} could not be rolled back: the image of `{container}` in {}, {image}, is no longer in its repository",
+                    "{name} could not be rolled back: the image of `{container}` in {}, {image}, \
+                     is no longer in its repository",
                     short(previous)
                 );
                 self.events.warn(text).await;
@@ -316,7 +319,8 @@ impl Deployer<'_> {
             Ok(false) => Finding::invalid(
                 format!("{subject} does not exist"),
                 format!(
-                    "create it with `aws logs create-log-group --log-group-name {group}`, or set `awslogs-create-group: \"true\"`"
+                    "create it with `aws logs create-log-group --log-group-name {group}`, \
+                     or set `awslogs-create-group: \"true\"`"
                 ),
             ),
             Err(error) => unreadable(&subject, error, ""),

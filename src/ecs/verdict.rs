@@ -288,7 +288,8 @@ impl EcsJudge {
         }
     }
 
-    /// The service's deployments. While ours has no id, an earlier one of the same revision must not pass for it.
+    /// The service's deployments. While ours has no id, an earlier one of the same revision must not pass for
+    /// it.
     fn deployments<'s>(&self, service: &'s Service) -> impl Iterator<Item = &'s Deployment> {
         let is_mistakable = |one: &Deployment| {
             self.id.is_none() && one.task_definition == self.revision && self.is_earlier(&one.id)

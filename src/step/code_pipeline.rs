@@ -1,7 +1,7 @@
 //! The files that `CodePipeline`'s deploy actions read, within their limits.
 //!
-//! Sources: the `CodePipeline` user guide, "Image definitions file reference", "Quotas" and "Amazon ECS and `CodeDeploy` blue-green
-//! deploy action reference"; the quotas of Amazon ECS.
+//! Sources: the `CodePipeline` user guide, "Image definitions file reference", "Quotas" and "Amazon ECS and
+//! `CodeDeploy` blue-green deploy action reference"; the quotas of Amazon ECS.
 
 use super::Context;
 use crate::deployment::results;
@@ -42,7 +42,8 @@ fn path(cx: &Context<'_>, name: &str) -> PathBuf {
     }
 }
 
-/// Whether an `AppSpec` belongs to the source, perhaps with hooks. One without the placeholder for the revision is not usable.
+/// Whether an `AppSpec` belongs to the source, perhaps with hooks. One without the placeholder for the
+/// revision is not usable.
 fn is_of_source(path: &Path) -> bool {
     let text = files::read_small(path, LARGEST_SPEC).ok().and_then(|bytes| String::from_utf8(bytes).ok());
     text.is_some_and(|text| !text.starts_with(OWN) && text.contains(TASK_DEFINITION))
@@ -73,8 +74,9 @@ pub(crate) fn image_detail(cx: &Context<'_>, image_uri: &str) -> Result<(), Fail
     Ok(())
 }
 
-/// Writes the files of the `CodeDeploy` action: the task definition with a placeholder for the image of one container, and the `AppSpec`
-/// with a placeholder for the revision. `image` is the image of that container, if the step sets it.
+/// Writes the files of the `CodeDeploy` action: the task definition with a placeholder for the image of one
+/// container, and the `AppSpec` with a placeholder for the revision. `image` is the image of that container,
+/// if the step sets it.
 pub(crate) async fn blue_green(
     cx: &Context<'_>,
     wanted: &CodePipeline,

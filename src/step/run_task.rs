@@ -88,7 +88,8 @@ pub(crate) async fn run(cx: &Context<'_>, task: &RunTask) -> Result<(), Failure>
     Ok(())
 }
 
-/// Starts the task. Retries after a lost response are safe: by the token, ECS recognises a task that it has started.
+/// Starts the task. Retries after a lost response are safe: by the token, ECS recognises a task that it has
+/// started.
 async fn start(cx: &Context<'_>, aws: &Aws, request: &TaskRequest) -> Result<Task, Failure> {
     let mut attempt = 1;
     loop {

@@ -1,4 +1,5 @@
-//! `task-definition`: registers a revision, made from a file, a family's latest revision or the revision of a service.
+//! `task-definition`: registers a revision, made from a file, a family's latest revision or the revision of a
+//! service.
 
 use super::{Context, code_pipeline};
 use crate::deployment::{Registered, read_definition, results};

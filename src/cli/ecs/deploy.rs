@@ -13,9 +13,17 @@ use std::time::Duration;
 
 /// Register a task definition, deploy it to services, and follow the deployment to its end
 #[derive(Debug, Args)]
-#[command(
-    after_help = "Deploys FILE, a registered revision, or by default the revision that the first service runs, with the changes of --image\nand --env. A revision with the same content is not registered again, and a service that already runs it is not changed.\n\nExit codes: 0 the services run the revision, 5 failed and rolled back, 6 failed and not rolled back, 7 timed out and still\ndeploying, 8 superseded by another deployment.\n\nExamples:\n  runner ecs deploy --cluster prod --service webapp --image web=registry.example.com/webapp:v1\n  runner ecs deploy --cluster prod --service webapp --file taskdef.json --wait 10m --on-failure leave"
-)]
+#[command(after_help = "\
+Deploys FILE, a registered revision, or by default the revision that the first service runs, with the changes
+of --image and --env. A revision with the same content is not registered again, and a service that already runs
+it is not changed.
+
+Exit codes: 0 the services run the revision, 5 failed and rolled back, 6 failed and not rolled back,
+7 timed out and still deploying, 8 superseded by another deployment.
+
+Examples:
+  runner ecs deploy --cluster prod --service webapp --image web=registry.example.com/webapp:v1
+  runner ecs deploy --cluster prod --service webapp --file taskdef.json --wait 10m --on-failure leave")]
 pub(crate) struct Deploy {
     #[command(flatten)]
     target: TargetServices,
@@ -27,7 +35,8 @@ pub(crate) struct Deploy {
     task_definition: Option<String>,
     #[command(flatten)]
     changes: Changes,
-    /// How long the deployment may take, and a rollback after it [default: 15m, plus the time for shifting traffic]
+    /// How long the deployment may take, and a rollback after it [default: 15m, plus the time for shifting
+    /// traffic]
     #[arg(long, value_name = "DURATION", value_parser = duration::parse)]
     wait: Option<Duration>,
     /// What to do with a deployment that fails or takes too long
@@ -54,7 +63,8 @@ struct AfterArguments {
     keep_revisions: Option<u32>,
     #[arg(
         long,
-        help = "After the deployment, move the family's scheduled tasks (EventBridge rules and Scheduler schedules) to the revision"
+        help = "After the deployment, move the family's scheduled tasks (EventBridge rules and Scheduler \
+                schedules) to the revision"
     )]
     schedules: bool,
 }

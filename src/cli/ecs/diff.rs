@@ -6,11 +6,15 @@ use crate::cli::stdio;
 use crate::exit::{Exit, Failure};
 use clap::Args;
 
-/// Show how a task definition differs from the revision that a service runs; exits with 0 if they are the same, 1 if they differ
+/// Show how a task definition differs from the revision that a service runs; exits with 0 if they are the
+/// same, 1 if they differ
 #[derive(Debug, Args)]
-#[command(
-    after_help = "Only content counts: the order of variables, defaults that ECS adds, and notations such as `0.25 vCPU` and 256 do not differ.\n\nExample:\n  runner ecs diff --cluster prod --service webapp --file taskdef.json --image web=registry.example.com/webapp:v1"
-)]
+#[command(after_help = "\
+Only content counts: the order of variables, defaults that ECS adds, and notations such as `0.25 vCPU` for 256
+are no difference.
+
+Example:
+  runner ecs diff --cluster prod --service webapp --file taskdef.json --image web=registry.example.com/webapp:v1")]
 pub(crate) struct Diff {
     /// The service's cluster
     #[arg(long)]

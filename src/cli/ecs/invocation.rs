@@ -41,8 +41,8 @@ impl Invocation {
         Ok(Self { settings: load::settings(&load::process())?, masks: Masks::default() })
     }
 
-    /// Runs a command and returns its value. After a signal, a command that `changes` something gets some time to end in order; any
-    /// other is dropped at once.
+    /// Runs a command and returns its value. After a signal, a command that `changes` something gets some
+    /// time to end in order; any other is dropped at once.
     pub(super) fn run<T>(
         &self,
         changes: bool,

@@ -12,7 +12,8 @@ pub(super) enum Done {
     Applied(Applied),
 }
 
-/// Prints a deployment or its plan. The exit code is that of the deployment, even if its output cannot be printed.
+/// Prints a deployment or its plan. The exit code is that of the deployment, even if its output cannot be
+/// printed.
 pub(super) fn conclude(
     invocation: &Invocation,
     Completed { value: done, stopped }: &Completed<Done>,

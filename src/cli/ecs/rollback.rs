@@ -12,9 +12,12 @@ use std::time::Duration;
 
 /// Roll services back to the revision that was deployed successfully before, and follow that to its end
 #[derive(Debug, Args)]
-#[command(
-    after_help = "That is the revision of the last successful deployment other than the current one, not simply the next lower number.\n\nExample:\n  runner ecs rollback --cluster prod --service webapp --dry-run"
-)]
+#[command(after_help = "\
+That is the revision of the last successful deployment other than the current one, not simply the next lower
+number.
+
+Example:
+  runner ecs rollback --cluster prod --service webapp --dry-run")]
 pub(crate) struct Rollback {
     #[command(flatten)]
     target: TargetServices,

@@ -1,15 +1,15 @@
 //! A service that AWS `CodeDeploy` rolls out.
 
-use super::super::log::ServiceLog;
-use super::super::outcome::Outcome;
-use super::super::pace::{Poller, Retry};
-use super::super::rollback::{AfterFailure, RollbackStart};
-use super::super::snapshot::ServiceSnapshot;
-use super::super::{DeployRequest, Deployer, short};
 use super::{Controller, Observation, TasksOf};
 use crate::aws::codedeploy::{NewDeployment, OVER, UNDER_WAY, sha256};
 use crate::aws::{Aws, AwsError};
 use crate::connections::failure::told;
+use crate::deployment::log::ServiceLog;
+use crate::deployment::outcome::Outcome;
+use crate::deployment::pace::{Poller, Retry};
+use crate::deployment::rollback::{AfterFailure, RollbackStart};
+use crate::deployment::snapshot::ServiceSnapshot;
+use crate::deployment::{DeployRequest, Deployer, short};
 use crate::docker::random_id;
 use crate::ecs::code_deploy::{Deployment, Progress, Status, active_in};
 use crate::ecs::service::Service;
@@ -137,7 +137,8 @@ impl<'a> CodeDeploy<'a> {
             details.unwrap_or_default()
         );
         Err(Failure::step(message).help(format!(
-            "wait for it to end, or stop it with `aws deploy stop-deployment --deployment-id {id}`; once its traffic has moved, it ends when the earlier tasks do"
+            "wait for it to end, or stop it with `aws deploy stop-deployment --deployment-id {id}`; \
+             once its traffic has moved, it ends when the earlier tasks do"
         )))
     }
 
@@ -157,7 +158,8 @@ impl<'a> CodeDeploy<'a> {
         }
     }
 
-    /// Returns the service, or `None` while it rolls back. Its state decides nothing, so a failed call is left to the next poll.
+    /// Returns the service, or `None` while it rolls back. Its state decides nothing, so a failed call is
+    /// left to the next poll.
     async fn read_service(&mut self) -> Option<Service> {
         if self.rolling_back {
             return None;
@@ -234,7 +236,8 @@ impl<'a> CodeDeploy<'a> {
 impl Controller for CodeDeploy<'_> {
     const NAME: &'static str = "CodeDeploy";
 
-    /// Creates the deployment. Before a retry it is looked up, so that a lost response does not lead to a second one.
+    /// Creates the deployment. Before a retry it is looked up, so that a lost response does not lead to a
+    /// second one.
     async fn start(&mut self) -> Result<bool, Failure> {
         let description: String = self.group.description.chars().take(MAX_DESCRIPTION).collect();
         let new = NewDeployment {

@@ -1,13 +1,13 @@
 //! A service that Amazon ECS itself rolls out.
 
-use super::super::log::ServiceLog;
-use super::super::outcome::Outcome;
-use super::super::pace::Retry;
-use super::super::rollback::{AfterFailure, RollbackStart};
-use super::super::snapshot::ServiceSnapshot;
-use super::super::{DeployRequest, Deployer, short};
 use super::{Controller, Observation, TasksOf};
 use crate::aws::AwsError;
+use crate::deployment::log::ServiceLog;
+use crate::deployment::outcome::Outcome;
+use crate::deployment::pace::Retry;
+use crate::deployment::rollback::{AfterFailure, RollbackStart};
+use crate::deployment::snapshot::ServiceSnapshot;
+use crate::deployment::{DeployRequest, Deployer, short};
 use crate::duration;
 use crate::ecs::service::{Service, ServiceDeployment, State};
 use crate::ecs::verdict::{EcsJudge, EcsPoll, Ending, Verdict};
@@ -70,7 +70,8 @@ impl<'a> Ecs<'a> {
         self.log.service
     }
 
-    /// Returns a service deployment if it brings our revision: ECS may be rolling back from another revision to ours.
+    /// Returns a service deployment if it brings our revision: ECS may be rolling back from another revision
+    /// to ours.
     async fn own(&self, arn: Option<String>) -> Option<String> {
         let (arn, aws) = (arn?, self.deployer.aws);
         let target = aws.ecs_service_deployment(&arn).await.ok()?.target?;
@@ -140,7 +141,8 @@ impl<'a> Ecs<'a> {
         service.task_definition == self.judge.revision() && (!force || is_new())
     }
 
-    /// Reads the service deployment once its ARN is known. Returns whether it is as recent as the service, or not available at all.
+    /// Reads the service deployment once its ARN is known. Returns whether it is as recent as the service, or
+    /// not available at all.
     async fn read_deployment(&mut self, service: &Service) -> bool {
         if self.lookup_failures >= MAX_LOOKUP_FAILURES {
             return true;

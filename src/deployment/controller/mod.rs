@@ -3,10 +3,10 @@
 mod code_deploy;
 mod ecs;
 
-use super::failed_tasks::TasksOf;
-use super::outcome::Outcome;
-use super::rollback::{AfterFailure, RollbackStart};
 use crate::aws::AwsError;
+use crate::deployment::failed_tasks::TasksOf;
+use crate::deployment::outcome::Outcome;
+use crate::deployment::rollback::{AfterFailure, RollbackStart};
 use crate::ecs::service::Service;
 use crate::ecs::verdict::Assessment;
 use crate::exit::Failure;
@@ -52,8 +52,8 @@ pub(crate) trait Controller {
     /// Starts a rollback and does not wait for it.
     async fn start_rollback(&mut self) -> RollbackStart;
 
-    /// Decides what follows a deployment that has failed or was stopped. `requested` says that runner asked for the rollback. More
-    /// may become known about the reason.
+    /// Decides what follows a deployment that has failed or was stopped. `requested` says that runner asked
+    /// for the rollback. More may become known about the reason.
     async fn after_failure(&mut self, requested: bool, reason: &mut Option<String>) -> AfterFailure;
 
     /// What to do about an outcome that leaves the service in an unknown state.
