@@ -14,11 +14,11 @@ use std::time::Duration;
 /// Register a task definition, deploy it to services, and follow the deployment to its end
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Deploys FILE, a registered revision, or by default the revision that the first service runs, with the changes
-of --image and --env. A revision with the same content is not registered again, and a service that already runs
+Deploys FILE, a registered revision, or by default the revision that the first service runs, with the changes \
+of --image and --env. A revision with the same content is not registered again, and a service that already runs \
 it is not changed.
 
-Exit codes: 0 the services run the revision, 5 failed and rolled back, 6 failed and not rolled back,
+Exit codes: 0 the services run the revision, 5 failed and rolled back, 6 failed and not rolled back, \
 7 timed out and still deploying, 8 superseded by another deployment.
 
 Examples:

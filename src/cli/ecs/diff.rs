@@ -10,7 +10,7 @@ use clap::Args;
 /// same, 1 if they differ
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Only content counts: the order of variables, defaults that ECS adds, and notations such as `0.25 vCPU` for 256
+Only content counts: the order of variables, defaults that ECS adds, and notations such as `0.25 vCPU` for 256 \
 are no difference.
 
 Example:

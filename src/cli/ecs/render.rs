@@ -8,7 +8,7 @@ use clap::Args;
 /// Print the request that registers a task definition
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Prints the body of RegisterTaskDefinition. Read-only fields and nulls are left out; everything else stays as it
+Prints the body of RegisterTaskDefinition. Read-only fields and nulls are left out; everything else stays as it \
 is, including fields that runner does not know. Makes no call to AWS.
 
 Example:

@@ -13,7 +13,7 @@ use std::time::Duration;
 /// Roll services back to the revision that was deployed successfully before, and follow that to its end
 #[derive(Debug, Args)]
 #[command(after_help = "\
-That is the revision of the last successful deployment other than the current one, not simply the next lower
+That is the revision of the last successful deployment other than the current one, not simply the next lower \
 number.
 
 Example:
