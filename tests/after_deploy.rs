@@ -42,7 +42,7 @@ fn the_digests_that_run_are_those_that_were_deployed() {
     deploy(&api, &name, &format!("--image web={image}"))
         .exits(0)
         .complains("1 task runs team/webapp@sha256:111111111111…")
-        .complains(&format!("warning: `web` runs {OTHER}, and its task definition names {NEW}"));
+        .complains(&format!("warning: `web` runs {OTHER}, but its task definition names {NEW}"));
     // A tag of somewhere else says nothing, and neither does a container without a digest.
     let service = Service::fresh();
     let name = service.name.clone();
@@ -56,10 +56,10 @@ fn what_may_not_be_asked_is_one_warning() {
     let name = service.name.clone();
     let api = Scenario::new([service]).fault(Fault::denied("ecs:DescribeTasks")).start();
     let outcome = deploy(&api, &name, &format!("--image web=r.example.com/webapp@{NEW}")).exits(0);
-    let told = "warning: whether the tasks of";
+    let told = "warning: could not verify that the tasks of";
     assert_eq!(outcome.stderr.matches(told).count(), 1, "{outcome}");
     outcome
-        .complains("cannot be told: AWS denies ecs:DescribeTasks")
+        .complains("run the deployed images: AWS denies ecs:DescribeTasks")
         .complains("\"Action\":\"ecs:DescribeTasks\"");
 }
 
@@ -111,7 +111,7 @@ fn images_in_ecr_are_compared_with_what_is_behind_their_names() {
     outcome
         .exits(1)
         .complains("the container `web` of the task ")
-        .complains(&format!(" runs {OTHER}, and not {digest}, which was deployed"))
+        .complains(&format!(" runs {OTHER} instead of the deployed {digest}"))
         .complains("1 task runs");
     for action in ["ecs:DeregisterTaskDefinition", "scheduler:ListSchedules", "events:ListEventBuses"] {
         assert_eq!(api.count(action), 0, "{action}");
@@ -127,7 +127,7 @@ fn images_in_ecr_are_compared_with_what_is_behind_their_names() {
     assert_eq!(outcome.stderr.matches("the tag may have moved").count(), 1, "{outcome}");
     outcome
         .exits(0)
-        .complains(&format!("`web` runs {OTHER}, but {}/{repository}:v1 stands for {digest}", registry()));
+        .complains(&format!("`web` runs {OTHER}, but {}/{repository}:v1 is {digest} now", registry()));
 }
 
 // Who uses revisions.
@@ -285,7 +285,7 @@ fn revisions_go_that_nobody_uses() {
         (2, "a task runs it".to_owned()),
         (3, format!("the rule {name}-rule starts it")),
         (4, format!("the schedule {name}-schedule starts it")),
-        (5, "it is the way back".to_owned()),
+        (5, "it is the rollback target".to_owned()),
         (7, format!("the schedule {name}-call starts it")),
         (8, format!("the rule {bus}/own starts it")),
     ] {
@@ -336,7 +336,7 @@ fn clusters_that_share_a_family_are_safe_from_each_other() {
     assert_eq!(active(&name), [2, 3, 4, 7, 8, 9], "{outcome}");
     assert_eq!(outcome.stderr.matches("warning: ").count(), 1, "{outcome}");
     outcome
-        .complains(&format!("all revisions of {name} are kept, because AWS denies ecs:DescribeServices"))
+        .complains(&format!("all revisions of {name} are kept: AWS denies ecs:DescribeServices"))
         .complains(&format!("\"Resource\":\"{arn}\""));
 }
 
@@ -350,7 +350,7 @@ fn what_was_deployed_lately_stays() {
     }
     deploy(&api, &name, &format!("{IMAGE} --keep-revisions 1"))
         .exits(0)
-        .complains("is of a recent deployment");
+        .complains("belongs to a recent deployment");
     // All of these are within the last five deployments.
     assert_eq!(active(&name), [1, 2, 3, 4, 5]);
     for number in 6..=9 {
@@ -382,7 +382,7 @@ fn what_cannot_be_looked_for_keeps_everything() {
         let api = Scenario::new([service]).fault(Fault::denied(action)).start();
         let outcome = deploy(&api, &name, &format!("{IMAGE} --keep-revisions 1")).exits(0);
         assert_eq!(active(&name), [1, 2, 3, 4, 5], "{action}\n{outcome}");
-        let warning = format!("warning: all revisions of {name} are kept, because AWS denies {action}");
+        let warning = format!("warning: all revisions of {name} are kept: AWS denies {action}");
         let line = outcome.stderr.lines().find(|line| line.starts_with(&warning));
         let line = line.unwrap_or_else(|| panic!("{action}\n{outcome}"));
         assert!(line.contains(&format!("\"Action\":\"{action}\"")), "{line}");
@@ -396,7 +396,7 @@ fn what_cannot_be_looked_for_keeps_everything() {
     ecs("CreateService", &body);
     let api = Scenario::new([service, other]).start();
     let outcome = deploy(&api, &name, &format!("{IMAGE} --keep-revisions 1")).exits(0);
-    outcome.complains(&format!("are kept, because ECS does not tell what {name}-b would go back to"));
+    outcome.complains(&format!("are kept: the rollback target of {name}-b is unknown"));
     assert_eq!(active(&name), [1, 2, 3, 4]);
 }
 
@@ -407,8 +407,8 @@ fn a_revision_that_does_not_go_is_a_warning_and_a_deployment_that_fails_cleans_n
     let api = Scenario::new([service]).fault(Fault::denied("ecs:DeregisterTaskDefinition")).start();
     let outcome = deploy(&api, &name, &format!("{IMAGE} --keep-revisions 1")).exits(0);
     outcome
-        .complains(&format!("warning: {name}:2 could not be deregistered: AWS denies"))
-        .complains(&format!("{name}:1 could not"));
+        .complains(&format!("warning: could not deregister {name}:2: AWS denies"))
+        .complains(&format!("could not deregister {name}:1"));
     let why = "too many failures";
     let service = family(3, 3).deploys([steps::rolling_back(why), steps::rolled_back(why)]);
     let name = service.name.clone();
@@ -449,7 +449,7 @@ fn scheduled_tasks_follow_with_nothing_else_changed() {
     let api = EcsApi::of(service);
     let dry = deploy(&api, &name, &format!("{IMAGE} --schedules --dry-run")).exits(0);
     for moved in [format!("the rule {name}-a"), format!("the schedule {name}/c")] {
-        assert!(dry.stdout.contains(&format!("would point {moved} to the new revision of {name}")), "{dry}");
+        assert!(dry.stdout.contains(&format!("would move {moved} to the new revision of {name}")), "{dry}");
     }
     let outcome = deploy(&api, &name, &format!("{IMAGE} --schedules --json")).exits(0);
     let new = revision(&name, 5);
@@ -517,11 +517,11 @@ fn schedules_that_do_not_follow_fail_the_step_and_are_named() {
         revision(&name, 3).as_str()
     );
     outcome
-        .complains("warning: the rule")
+        .complains("warning: could not move the rule")
         .complains("ConcurrentModificationException: not now")
         .complains(&format!("moved the rule {name}-b"))
         .complains("\"Action\":\"scheduler:UpdateSchedule\"")
-        .complains("not all scheduled tasks follow it: ")
+        .complains("not all schedules were moved to it: ")
         .complains(&format!("the rule {name}-a still starts {name}:1; "))
         .complains(&format!("the schedule {name}-c still starts {name}:1"))
         .complains(&format!("the schedule {name}-d still starts {name}:1"))
@@ -530,7 +530,7 @@ fn schedules_that_do_not_follow_fail_the_step_and_are_named() {
     let name = service.name.clone();
     let api = Scenario::new([service]).fault(Fault::denied("events:ListEventBuses")).start();
     let outcome = deploy(&api, &name, &format!("{IMAGE} --schedules")).exits(1);
-    outcome.complains("rules could not be looked for").complains("\"Action\":\"events:ListEventBuses\"");
+    outcome.complains("could not read the rules").complains("\"Action\":\"events:ListEventBuses\"");
 }
 
 fn pipeline(name: &str, options: &str) -> Project {

@@ -37,7 +37,7 @@ fn what_codepipeline_deploys_is_written() {
         .run()
         .exits(0)
         .has_line(&["wrote", "web", "taskdef.json"])
-        .says("nothing was registered here");
+        .says("runner registered nothing");
     let written = project.json("taskdef.json");
     assert_eq!(written["containerDefinitions"][0]["image"], "<IMAGE1_NAME>");
     assert_eq!(written["containerDefinitions"][0]["environment"], json!([{ "name": "A", "value": "b" }]));
@@ -58,7 +58,7 @@ fn what_codepipeline_deploys_is_written() {
     // Somebody's own is kept.
     let own = "version: 0.0\n# <TASK_DEFINITION>\n";
     let project = project.file("appspec.yaml", own);
-    project.runner("run --publish").aws().run().exits(0).says("of the source is kept");
+    project.runner("run --publish").aws().run().exits(0).says("keeping ").says(" of the source");
     assert_eq!(project.read("appspec.yaml"), own);
     // The same on a laptop.
     project.runner("run").run().exits(0);
@@ -75,7 +75,11 @@ fn what_codepipeline_deploys_is_written() {
     large["containerDefinitions"][1]["environment"] =
         json!([{ "name": "LONG", "value": "x".repeat(70_000) }]);
     let project = for_code_pipeline(&name, &large, 8080);
-    project.runner("run").run().exits(2).ends_with("taskdef.json would have 69 KB, and ECS takes 64 KB");
+    project
+        .runner("run")
+        .run()
+        .exits(2)
+        .ends_with("taskdef.json would have 69 KB, but ECS accepts at most 64 KB");
 }
 
 #[test]
@@ -112,6 +116,6 @@ fn image_definitions_keep_to_their_limit() {
     .file("Dockerfile", "FROM busybox:1.36\nCMD [\"true\"]\n")
     .git();
     let outcome = project.runner("run").run().exits(2);
-    outcome.ends_with("imagedefinitions.json would have ").ends_with("CodePipeline takes 100 KB");
+    outcome.ends_with("imagedefinitions.json would have ").ends_with("CodePipeline accepts at most 100 KB");
     assert!(!project.exists(".runner/imagedefinitions.json"));
 }

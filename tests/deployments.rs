@@ -118,7 +118,7 @@ fn cases() -> Vec<Case> {
             "ResourceInitializationError: unable to pull secrets or registry auth: execution resource retrieval failed: unable to retrieve secret from asm: service call has been retried 1 time(s): failed to fetch secret arn:aws:secretsmanager:us-east-1:123456789012:secret:db-AbCdEf from secrets manager: ResourceNotFoundException: Secrets Manager can't find the specified secret.")), steps::progress(0, 1)]),
             (5, 1, &["rolled back", "secret:db-AbCdEf"])).changes(1, 1),
         case("crash loop", WAIT, |service| service.deploys(broken(&crash())),
-            (5, 1, &["failed and was rolled back to", "exit code 1"])).shows(&["a task has failed: container `web` ended with exit code 1", "web | panic: no DATABASE_URL", "failed (threshold "]),
+            (5, 1, &["failed and was rolled back to", "exit code 1"])).shows(&["a task failed: container `web` ended with exit code 1", "web | panic: no DATABASE_URL", "failed (threshold "]),
         case("crash loop without a circuit breaker", STUCK, |service| service.circuit_breaker(false, false).deploys([crash(), crash(), steps::progress(0, 1)]),
             (5, 1, &["rolled back", "exit code 1"])).changes(1, 1),
         case("failing health check", WAIT, |service| service.deploys(broken(&steps::fail_task(
@@ -162,11 +162,11 @@ fn cases() -> Vec<Case> {
         case("stuck for ever", STUCK, |service| service.deploys([steps::progress(0, 1)]),
             (5, 1, &["rolled back", "longer than 1s"])).changes(1, 1),
         case("stuck for ever, left", "wait: 1s, on-failure: leave", |service| service.deploys([steps::progress(0, 1)]),
-            (7, 2, &["is not through, and goes on"])),
+            (7, 2, &["is still deploying"])),
         case("crash loop, left", "wait: 1s, on-failure: leave", |service| service.circuit_breaker(false, false).deploys([crash(), crash(), steps::progress(0, 1)]),
-            (7, 2, &["is not through", "exit code 1"])),
+            (7, 2, &["is still deploying", "exit code 1"])),
         case("service deleted meanwhile", WAIT, |service| service.deploys([steps::progress(0, 1), steps::deleted()]),
-            (6, 0, &["the service was deleted meanwhile"])),
+            (6, 0, &["the service was deleted in the meantime"])),
         case("blue/green through all stages", WAIT, |service| service.strategy("BLUE_GREEN").deploys(
             ["RECONCILE_SERVICE", "PRE_SCALE_UP", "SCALE_UP", "POST_SCALE_UP", "TEST_TRAFFIC_SHIFT", "POST_TEST_TRAFFIC_SHIFT", "PRODUCTION_TRAFFIC_SHIFT", "POST_PRODUCTION_TRAFFIC_SHIFT", "BAKE_TIME", "CLEAN_UP"]
                 .map(|stage| steps::progress(1, 0).stage(stage)).into_iter().chain([steps::succeed()]).collect::<Vec<_>>()),
@@ -306,7 +306,7 @@ fn a_second_run_follows_what_is_under_way_and_leaves_the_rest_alone() {
     let project = project(&[&service], "wait: 1s, on-failure: leave");
     let ecs = EcsApi::of(service.clone());
     publish(&project, &ecs).exits(7);
-    publish(&project, &ecs).exits(7).says("is being deployed already, and is followed");
+    publish(&project, &ecs).exits(7).says("is already being deployed; following it");
     assert_eq!((ecs.count("ecs:UpdateService"), revisions(&service.name)), (1, 2));
     // Once it is through there is nothing to do.
     let through = (0..20).any(|_| publish(&project, &ecs).code == Some(0));
@@ -326,7 +326,7 @@ fn a_signal_rolls_the_deployment_back_or_leaves_it() {
         running.signal("TERM");
         let outcome = running.finish().exits(143);
         assert_eq!(ecs.count("ecs:StopServiceDeployment"), usize::from(rolled_back), "{outcome}");
-        outcome.says(if rolled_back { "ECS was asked to roll back" } else { "goes on by itself" });
+        outcome.says(if rolled_back { "asked ECS to roll back" } else { "continues without runner" });
     }
 }
 
@@ -350,7 +350,7 @@ fn a_revision_that_ecs_goes_back_to_is_deployed() {
     ecs_api.deploy(name, &revision(name, 2));
     let call = format!("ecs deploy --cluster {name} --service {name} --task-definition {name}:1");
     let project = Project::phases("  build: { steps: [] }\n");
-    project.runner(&call).on(&ecs_api).run().exits(0).complains("is being deployed already");
+    project.runner(&call).on(&ecs_api).run().exits(0).complains("is already being deployed");
     assert_eq!(ecs_api.count("ecs:UpdateService"), 0);
     assert_eq!(ecs_api.runs(name), revision(name, 1));
 }
@@ -369,10 +369,7 @@ fn a_steps_own_timeout_rolls_back_too() {
     ", service.name};
     let project = Project::new(&text).file("td.json", definition(&service.name).to_string());
     let ecs = EcsApi::of(service);
-    publish(&project, &ecs)
-        .exits(7)
-        .says("ECS was asked to roll back")
-        .ends_with("the step took longer than 1s");
+    publish(&project, &ecs).exits(7).says("asked ECS to roll back").ends_with("the step took longer than 1s");
     assert_eq!(ecs.count("ecs:StopServiceDeployment"), 1);
 }
 
@@ -436,7 +433,7 @@ fn somebody_elses_deployment_stays_whatever_becomes_of_ours() {
     ecs("RegisterTaskDefinition", &definition(&first.name));
     ecs_api.deploy(&first.name, &revision(&first.name, 3));
     let outcome = running.finish().exits(5);
-    outcome.says(&format!("{}:3 was deployed meanwhile, and is left alone", first.name));
+    outcome.says(&format!("{}:3 was deployed in the meantime and is left alone", first.name));
     assert_eq!(ecs_api.runs(&first.name), revision(&first.name, 3));
     assert_eq!(ecs_api.runs(&second.name), revision(&first.name, 1));
     assert_eq!(ecs_api.count("ecs:UpdateService"), 2);
@@ -481,7 +478,7 @@ fn a_deployment_that_stops_while_it_is_rolled_back_is_taken_back_by_runner() {
     });
     let ecs = scenario.start();
     let outcome = publish(&project(&[&service], STUCK), &ecs).exits(5);
-    outcome.says("so runner does").ends_with("rolled back");
+    outcome.says("deploying the previous revision instead").ends_with("rolled back");
     assert_eq!(ecs.runs(&service.name), revision(&service.name, 1));
 }
 
@@ -513,10 +510,10 @@ fn however_many_tasks_have_stopped_before_those_of_the_deployment_are_found() {
 fn a_deployment_that_shifts_traffic_for_long_is_said_before_it_is_too_late() {
     let service = Service::fresh().strategy("LINEAR").deploys([steps::succeed()]);
     let short = publish(&project(&[&service], WAIT), &EcsApi::of(service.clone())).exits(0);
-    short.says("warning: by its configuration the service shifts traffic for 54m").says("longer than 30s");
+    short.says("warning: the service is configured to shift traffic for 54m").says("times out after 30s");
     // Without `wait` it has that time.
     let long = publish(&project(&[&service], LEAVE), &EcsApi::of(service)).exits(0);
-    long.says_not("shifts traffic for");
+    long.says_not("shift traffic for");
 }
 
 /// What goes wrong with a call.

@@ -31,7 +31,7 @@ fn what_means_the_same_is_not_registered_again() {
         .says("changes to");
     change("1", "")
         .has_line(&["unchanged", &format!("{name}:2")])
-        .says("nothing was registered")
+        .says("no new revision registered")
         .says_not("changes to");
     assert_eq!(revisions(&name), 2);
     change("1", ", force: true").has_line(&["registered", &format!("{name}:3")]);
@@ -123,7 +123,7 @@ fn an_answer_that_was_lost_is_not_registered_twice() {
     });
     let step = format!("{{ family: {name}, containers: {{ web: {{ environment: {{ A: b }} }} }} }}");
     let outcome = project(&step).runner("run --publish").aws().env("AWS_ENDPOINT_URL", &aws.endpoint).run();
-    outcome.exits(0).says("tried again").has_line(&["registered", &format!("{name}:2")]);
+    outcome.exits(0).says("retrying: ").has_line(&["registered", &format!("{name}:2")]);
     assert_eq!((revisions(&name), last.load(Ordering::SeqCst)), (3, 3));
 }
 
@@ -140,7 +140,10 @@ fn what_cannot_be_looked_for_is_not_registered_again() {
         json!({ "family": family, "containerDefinitions": [{ "name": "web", "image": "i", "memory": 64 }] });
     let project = project("{ file: td.json }").file("td.json", file.to_string());
     let outcome = project.runner("run --publish").aws().env("AWS_ENDPOINT_URL", &aws.endpoint).run();
-    outcome.exits(3).says("cannot be told").ends_with("it may have been registered all the same");
+    outcome
+        .exits(3)
+        .says("could not look for a revision with the same content")
+        .ends_with("it may have been registered anyway");
     assert_eq!(revisions(&family), 1);
 }
 
@@ -180,7 +183,7 @@ fn render_prints_the_request_and_loses_nothing() {
         ("--file td.json --image wbe=x", "no container `wbe`; it has `web`"),
         ("--file td.json --image web", "write CONTAINER=URI"),
         ("--file td.json --env A=b", "write CONTAINER:KEY=VALUE"),
-        ("--file none.json", "the task definition none.json cannot be read"),
+        ("--file none.json", "could not read the task definition none.json"),
     ] {
         project.runner(&format!("ecs render {arguments}")).run().exits(2).complains(says);
     }

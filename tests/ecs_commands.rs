@@ -54,7 +54,7 @@ fn a_dry_run_changes_nothing() {
     outcome
         .says("+      \"image\": \"new:1\"")
         .says(&format!("would register a revision of {}", service.name))
-        .says("would give");
+        .says("would deploy");
     let told = document(&on(&ecs, &service, "deploy --image web=new:1 --dry-run --json").exits(0));
     assert_eq!((&told["dryRun"], &told["registered"]), (&json!(true), &json!(true)));
     on(&ecs, &service, "deploy --dry-run").exits(0).says("nothing would change");
@@ -94,7 +94,7 @@ fn a_rollback_goes_to_what_was_deployed_successfully_last() {
     let name = &service.name;
     on(&ecs, &service, "rollback --dry-run")
         .exits(0)
-        .says(&format!("would give {name} {name}:2 in place of {name}:4"));
+        .says(&format!("would deploy {name}:2 to {name} in place of {name}:4"));
     assert_eq!(ecs.runs(name), revision(name, 4));
     let told = document(&on(&ecs, &service, "rollback --json").exits(0));
     assert_eq!(
@@ -112,7 +112,9 @@ fn a_rollback_goes_to_what_was_deployed_successfully_last() {
         ecs.deploy(name, &revision(name, 2));
         api_at(&ecs.endpoint, "ecs", "AmazonEC2ContainerServiceV20141113.DescribeServices", &look);
     }
-    on(&ecs, &forced, "rollback --dry-run").exits(0).says(&format!("{name}:1 in place of {name}:2"));
+    on(&ecs, &forced, "rollback --dry-run")
+        .exits(0)
+        .says(&format!("{name}:1 to {name} in place of {name}:2"));
     // Where that may not be asked, nothing is guessed.
     let denied = Scenario::new([service.clone()]).fault(Fault::denied("ecs:ListServiceDeployments")).start();
     on(&denied, &service, "rollback").exits(3).complains("allow `ecs:ListServiceDeployments`");
@@ -161,7 +163,7 @@ fn against_the_bed_the_second_time_changes_nothing() {
     run("ecs deploy --image web=new:1").exits(0).says("already");
     assert_eq!(state(), before);
     run("ecs status").exits(0).says(&format!("runs {name}:2"));
-    run("ecs rollback").exits(0).complains("the one before is taken");
+    run("ecs rollback").exits(0).complains("rolling back to the next lower revision");
     assert!(state().as_str().unwrap().ends_with(&format!("{name}:1")));
 }
 
@@ -171,7 +173,7 @@ fn what_is_wrong_is_said_before_anything_is_touched() {
     let ecs = EcsApi::of(service.clone());
     for (arguments, code, says) in [
         ("deploy --image wbe=x", 2, "no container `wbe`; it has `web`"),
-        ("deploy --file none.json", 2, "cannot be read"),
+        ("deploy --file none.json", 2, "could not read the task definition"),
         ("deploy --task-definition none:1", 3, "there is no task definition `none:1`"),
         ("deploy --wait soon", 2, "--wait"),
     ] {

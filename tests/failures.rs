@@ -126,7 +126,9 @@ fn no_such_cluster_service_family_or_container() {
         .exits(2)
         .complains("pipeline.yml:3:30")
         .complains("no task definition is registered");
-    run("{ task-definition: { file: nowhere.json } }").exits(2).ends_with("nowhere.json cannot be read");
+    run("{ task-definition: { file: nowhere.json } }")
+        .exits(2)
+        .ends_with("could not read the task definition");
 }
 
 #[test]

@@ -109,7 +109,7 @@ fn a_task_that_takes_too_long_is_stopped() {
     // What could not be stopped is not said to be.
     let (outcome, _) =
         played(OneOff::starts().runs("web", &["x"]), ", wait: 1s", &[Fault::denied("ecs:StopTask")]);
-    outcome.exits(7).says("could not be stopped").ends_with("goes on, because it could not be stopped");
+    outcome.exits(7).says("could not stop the task").ends_with("continues, because it could not be stopped");
 }
 
 #[test]
@@ -128,7 +128,7 @@ fn one_task_is_started_whatever_goes_wrong_with_the_call() {
     }
     // Without its log the task is waited for all the same.
     let (outcome, _) = played(task, "", &[Fault::denied("logs:GetLogEvents")]);
-    outcome.exits(0).says("warning: the log of web cannot be read");
+    outcome.exits(0).says("warning: could not read the log of web");
 }
 
 #[test]

@@ -523,7 +523,7 @@ fn what_would_get_lost_is_refused() {
     ] {
         std::fs::write(project.path(path), text).unwrap();
         let outcome = project.runner(&format!("ecs render --file {path}")).run().exits(2);
-        outcome.complains(&format!("the task definition {path} cannot be read")).complains(says);
+        outcome.complains(&format!("could not read the task definition {path}")).complains(says);
     }
 }
 

@@ -83,7 +83,7 @@ fn secrets_and_their_keys_exist() {
     let (outcome, _) = deployed(Service::fresh(), &json!({}), &with(&format!("{arn}:password::")), &unread);
     outcome.exits(0).says("not verified").says("allow `secretsmanager:GetSecretValue`");
     secrets_manager("DeleteSecret", &json!({ "SecretId": name }));
-    refused(&json!({}), &with(arn), &["is on its way out"]);
+    refused(&json!({}), &with(arn), &["is scheduled for deletion"]);
     refused(&json!({}), &with(&format!("{arn}:password::")), &["marked for deletion"]);
 }
 
@@ -125,7 +125,7 @@ fn images_are_in_ecr_for_the_tasks_platform() {
     refused(
         &arm,
         &image(":v1"),
-        &["is for linux/amd64, and the task runs on linux/arm64", "platforms: [linux/arm64]"],
+        &["is for linux/amd64, but the task runs on linux/arm64", "platforms: [linux/arm64]"],
     );
 }
 
@@ -140,7 +140,7 @@ fn the_load_balancer_reaches_the_container() {
     };
     let ports = json!({ "portMappings": [{ "containerPort": 80 }] });
     let (outcome, ecs) = deployed(balanced(81), &json!({}), &ports, &[]);
-    outcome.exits(3).ends_with("no service was touched").ends_with("port 81 of the container `web`");
+    outcome.exits(3).ends_with("no service was changed").ends_with("port 81 of the container `web`");
     assert_eq!(ecs.count("ecs:UpdateService"), 0);
     let (outcome, ecs) = deployed(balanced(80), &json!({}), &ports, &[]);
     outcome.exits(3).ends_with("the target group of");
@@ -150,7 +150,7 @@ fn the_load_balancer_reaches_the_container() {
     let ecs = EcsApi::of(service.clone());
     let call = format!("ecs deploy --cluster {0} --service {0} --image web=new", service.name);
     let project = Project::phases("  build: { steps: [] }\n");
-    project.runner(&call).on(&ecs).run().exits(3).complains("no service was touched");
+    project.runner(&call).on(&ecs).run().exits(3).complains("no service was changed");
     assert_eq!(ecs.count("ecs:RegisterTaskDefinition"), 0);
 }
 
@@ -185,5 +185,5 @@ fn a_way_back_that_is_gone_is_told_before_the_deployment() {
     crate::harness::ecs("RegisterTaskDefinition", &definition);
     let service = Service::new(&name, &name, &crate::ecs_api::revision(&name, 2));
     let (outcome, _) = deployed(service, &json!({}), &json!({}), &[]);
-    outcome.exits(0).has_line(&["warning:", "could not go back", "is not in its repository any more"]);
+    outcome.exits(0).has_line(&["warning:", "could not be rolled back", "is no longer in its repository"]);
 }

@@ -1,8 +1,9 @@
-//! What is done once services run their revision: it is looked whether their tasks run the images that were meant, scheduled tasks are
-//! pointed to it, and revisions that nobody uses any more are taken out of use.
+//! What follows a successful deployment: the images of the running tasks are verified, schedules are moved to
+//! the revision, and unused revisions are deregistered.
 
-use super::verify::Missing;
-use super::{Deployer, Order, Outcome, Report};
+use super::outcome::{Outcome, ServiceReport};
+use super::verify::InspectError;
+use super::{DeployRequest, Deployer};
 use crate::address::ImageReference;
 use crate::aws::AwsError;
 use crate::aws::ecs::TaskFilter;
@@ -14,181 +15,186 @@ use crate::exit::Failure;
 use std::collections::{BTreeMap, HashSet};
 
 /// How many tasks with a wrong image are named.
-const NAMED: usize = 3;
-/// How much of a digest a note shows: its algorithm and twelve digits.
-const DIGITS: usize = 19;
+const MAX_NAMED: usize = 3;
+/// How much of a digest a note shows: the algorithm and twelve digits.
+const DIGEST_LENGTH: usize = 19;
 
-/// What is wished for beside the deployment.
+/// The options for what follows a deployment.
 #[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct Wishes {
-    /// How many revisions stay, whether used or not.
+pub(crate) struct AfterDeploy {
+    /// How many of the newest revisions are kept, used or not.
     pub(crate) keep_revisions: Option<u32>,
-    /// Point the family's scheduled tasks to the revision.
+    /// Move the family's schedules to the revision.
     pub(crate) schedules: bool,
 }
 
-/// What was done after a deployment.
+/// What was done after a deployment, or would be.
 #[derive(Debug, Default)]
-pub(crate) struct After {
-    /// The schedules that were pointed to the revision.
+pub(crate) struct FollowUp {
+    /// The schedules that start the revision now.
     pub(crate) moved: Vec<String>,
-    /// The revisions that were taken out of use, as ARNs.
+    /// The deregistered revisions, as ARNs.
     pub(crate) deregistered: Vec<String>,
-    /// What went wrong. The deployment itself stands.
+    /// What went wrong. The deployment itself is not rolled back.
     pub(crate) failure: Option<Failure>,
 }
 
 impl Deployer<'_> {
-    /// What is done once all services of an order run their revision.
-    pub(crate) async fn after(&self, order: &Order, reports: &[Report], wishes: Wishes) -> After {
-        let mut after = After::default();
+    /// Follows up on a deployment once all its services run the revision.
+    pub(crate) async fn follow_up(&self, request: &DeployRequest, reports: &[ServiceReport]) -> FollowUp {
+        let mut follow_up =
+            FollowUp { failure: self.verify_images(request, reports).await, ..FollowUp::default() };
+        let after = request.options.after;
+        if follow_up.failure.is_some() || (after.keep_revisions.is_none() && !after.schedules) {
+            return follow_up;
+        }
+        let is_confirmed =
+            |report: &ServiceReport| matches!(report.outcome, Outcome::Deployed | Outcome::Unchanged);
+        if !reports.iter().all(is_confirmed) {
+            let text = "schedules and earlier revisions stay unchanged, because the deployment's progress is unknown";
+            self.events.warn(text).await;
+            return follow_up;
+        }
+        let first = request.target.services.first().map(String::as_str).unwrap_or_default();
+        let cluster = match self.aws.ecs_service(&request.target.cluster, first).await {
+            Ok(service) => service.cluster,
+            Err(error) if after.schedules => {
+                follow_up.failure = Some(error.into());
+                return follow_up;
+            }
+            Err(error) => {
+                self.events.warn(format!("all earlier revisions are kept: {}", told(&error))).await;
+                return follow_up;
+            }
+        };
+        if after.schedules {
+            (follow_up.moved, follow_up.failure) = self.move_schedules(request, &cluster).await;
+        }
+        if let Some(keep) = after.keep_revisions.filter(|_| !self.stop.is_cancelled()) {
+            follow_up.deregistered = self.deregister_unused(request, &cluster, reports, keep).await;
+        }
+        follow_up
+    }
+
+    /// Verifies that the tasks of deployed services run the deployed images. Returns a failure that names
+    /// those that do not.
+    async fn verify_images(&self, request: &DeployRequest, reports: &[ServiceReport]) -> Option<Failure> {
         let mut wrong = Vec::new();
         for report in reports.iter().filter(|report| report.outcome == Outcome::Deployed) {
-            match self.look_at_tasks(order, &report.service).await {
+            match self.wrong_images(request, &report.service).await {
                 Ok(found) => wrong.extend(found),
                 Err(error) => {
+                    let (service, cause) = (&report.service, told(&error));
                     let text = format!(
-                        "whether the tasks of {} run the images that were meant cannot be told: {}",
-                        report.service,
-                        told(&error)
+                        "could not verify that the tasks of {service} run the deployed images: {cause}"
                     );
                     self.events.warn(text).await;
                 }
             }
         }
-        if !wrong.is_empty() {
-            let more = wrong.len().saturating_sub(NAMED);
-            wrong.truncate(NAMED);
-            let more = if more > 0 { format!("; and {more} more") } else { String::new() };
-            let failure = Failure::step(format!("{}{more}", wrong.join("; ")));
-            after.failure =
-                Some(failure.help("`runner ecs rollback` gives the service its last revision back"));
-            return after;
+        if wrong.is_empty() {
+            return None;
         }
-        if wishes.keep_revisions.is_none() && !wishes.schedules {
-            return after;
-        }
-        let is_through = |report: &Report| matches!(report.outcome, Outcome::Deployed | Outcome::Unchanged);
-        if !reports.iter().all(is_through) {
-            self.events
-                .warn("schedules and earlier revisions stay as they are, because how the deployment goes cannot be told")
-                .await;
-            return after;
-        }
-        let first = order.services.first().map(String::as_str).unwrap_or_default();
-        let cluster = match self.aws.ecs_service(&order.cluster, first).await {
-            Ok(service) => service.cluster,
-            Err(error) if wishes.schedules => {
-                after.failure = Some(error.into());
-                return after;
-            }
-            Err(error) => {
-                let text = format!("all earlier revisions are kept, because {}", told(&error));
-                self.events.warn(text).await;
-                return after;
-            }
-        };
-        if wishes.schedules {
-            (after.moved, after.failure) = self.move_schedules(order, &cluster).await;
-        }
-        if let Some(keep) = wishes.keep_revisions.filter(|_| !self.stop.is_cancelled()) {
-            after.deregistered = self.clean_up(order, &cluster, reports, keep).await;
-        }
-        after
+        let more = wrong.len().saturating_sub(MAX_NAMED);
+        wrong.truncate(MAX_NAMED);
+        let more = if more > 0 { format!("; and {more} more") } else { String::new() };
+        let failure = Failure::step(format!("{}{more}", wrong.join("; ")));
+        Some(failure.help("`runner ecs rollback` rolls the service back"))
     }
 
-    /// Looks at the images that the tasks of a service run. Gives a sentence for each that is not the one that was meant.
-    async fn look_at_tasks(&self, order: &Order, name: &str) -> Result<Vec<String>, AwsError> {
-        let service = self.aws.ecs_service(&order.cluster, name).await?;
-        let own = service.primary().filter(|primary| primary.task_definition == order.revision);
+    /// Compares the images that the tasks of a service run with the deployed ones. Returns a sentence for
+    /// each wrong one.
+    async fn wrong_images(&self, request: &DeployRequest, name: &str) -> Result<Vec<String>, AwsError> {
+        let cluster = &request.target.cluster;
+        let service = self.aws.ecs_service(cluster, name).await?;
+        let own = service.primary().filter(|primary| primary.task_definition == request.revision);
         let is_own = |task: &Task| {
             let is_of = own.zip(task.started_by.as_ref()).is_none_or(|(own, by)| own.id == *by);
-            task.definition == order.revision && task.last_status == "RUNNING" && is_of
+            task.definition == request.revision && task.last_status == "RUNNING" && is_of
         };
-        let mut tasks =
-            self.aws.ecs_tasks(&order.cluster, TaskFilter::RunningOf(name), &HashSet::new()).await?;
+        let mut tasks = self.aws.ecs_tasks(cluster, TaskFilter::RunningOf(name), &HashSet::new()).await?;
         tasks.retain(is_own);
         if tasks.is_empty() {
             return Ok(Vec::new());
         }
-        let fields = described(self.aws.ecs_task_definition(&order.revision).await?);
+        let fields = described(self.aws.ecs_task_definition(&request.revision).await?);
         let mut comparison = Comparison::default();
         for (container, image) in Needs::of(&fields).images {
-            let mut meant: Option<Meant> = None;
+            let mut deployed: Option<Deployed> = None;
             for task in &tasks {
-                let of = task.containers.iter().find(|one| one.name == container);
-                let Some(digest) = of.and_then(|one| one.digest.as_deref()) else { continue };
+                let running = task.containers.iter().find(|one| one.name == container);
+                let Some(digest) = running.and_then(|one| one.digest.as_deref()) else { continue };
                 let pinned = ImageReference::parse(&image).digest;
                 if pinned == Some(digest) {
-                    comparison.good(&image, digest);
+                    comparison.matches(&image, digest);
                     continue;
                 }
-                let known = match &meant {
+                let known = match &deployed {
                     Some(known) => known,
-                    None => meant.insert(self.meant(&image).await),
+                    None => deployed.insert(self.deployed_image(&image).await),
                 };
-                comparison.judge(task, &container, &image, digest, known);
+                comparison.compare(task, &container, &image, digest, known);
             }
         }
-        let of = if order.services.len() > 1 { format!("{name}: ") } else { String::new() };
+        let prefix = if request.target.services.len() > 1 { format!("{name}: ") } else { String::new() };
         for warning in comparison.warnings {
-            self.events.warn(format!("{of}{warning}")).await;
+            self.events.warn(format!("{prefix}{warning}")).await;
         }
-        let good: Vec<String> = comparison
-            .good
+        let matching: Vec<String> = comparison
+            .matching
             .iter()
             .map(|(image, count)| {
                 let tasks = if *count == 1 { "1 task runs".to_owned() } else { format!("{count} tasks run") };
                 format!("{tasks} {image}")
             })
             .collect();
-        if !good.is_empty() {
-            self.events.note(format!("{of}{}", good.join(", "))).await;
+        if !matching.is_empty() {
+            self.events.note(format!("{prefix}{}", matching.join(", "))).await;
         }
         Ok(comparison.wrong)
     }
 
-    /// What an image's name stands for in its registry.
-    async fn meant(&self, image: &str) -> Meant {
+    /// Looks up the digests of an image's name in its registry.
+    async fn deployed_image(&self, image: &str) -> Deployed {
         match self.inspect(image).await {
-            Ok(Some(inspected)) => Meant::Digests(inspected.digests),
-            Ok(None) => Meant::Elsewhere,
-            Err(Missing::Image) => Meant::Unknown(format!(
-                "{image} is not in its repository any more, so what runs cannot be compared"
+            Ok(Some(inspected)) => Deployed::Digests(inspected.digests),
+            Ok(None) => Deployed::Elsewhere,
+            Err(InspectError::NotFound) => Deployed::Unknown(format!(
+                "{image} is no longer in its repository, so the running digest cannot be verified"
             )),
-            Err(Missing::Unknown(reason)) => {
-                Meant::Unknown(format!("what {image} stands for cannot be told: {reason}"))
+            Err(InspectError::Unknown(reason)) => {
+                Deployed::Unknown(format!("could not look up the digest of {image}: {reason}"))
             }
         }
     }
 }
 
-/// What an image's name stands for.
-enum Meant {
+/// The deployed image of a container.
+enum Deployed {
     /// In ECR: its own digest, and those of the images of an index.
     Digests(Vec<String>),
-    /// It is in no registry that is asked.
+    /// It is in a registry that is not asked.
     Elsewhere,
-    /// The registry does not tell.
+    /// The registry could not be asked.
     Unknown(String),
 }
 
-/// What was seen of the tasks of a service.
+/// Compares running digests with deployed images.
 #[derive(Default)]
 struct Comparison {
-    /// The images that were meant, with how many tasks run each.
-    good: BTreeMap<String, usize>,
+    /// The images that are as deployed, and how many tasks run each.
+    matching: BTreeMap<String, usize>,
     wrong: Vec<String>,
     warnings: Vec<String>,
 }
 
 impl Comparison {
-    fn good(&mut self, image: &str, digest: &str) {
+    fn matches(&mut self, image: &str, digest: &str) {
         let name = image.split('@').next().unwrap_or_default();
         let name =
             name.split_once('/').filter(|(host, _)| host.contains(['.', ':'])).map_or(name, |(_, name)| name);
-        let digits: String = digest.chars().take(DIGITS).collect();
-        *self.good.entry(format!("{name}@{digits}…")).or_default() += 1;
+        let digits: String = digest.chars().take(DIGEST_LENGTH).collect();
+        *self.matching.entry(format!("{name}@{digits}…")).or_default() += 1;
     }
 
     fn warn(&mut self, warning: String) {
@@ -197,28 +203,29 @@ impl Comparison {
         }
     }
 
-    /// A container whose digest is not simply the one that its task definition names.
-    fn judge(&mut self, task: &Task, container: &str, image: &str, digest: &str, meant: &Meant) {
+    /// Compares a digest that differs from the one that the task definition names, if it names one.
+    fn compare(&mut self, task: &Task, container: &str, image: &str, digest: &str, deployed: &Deployed) {
         let pinned = ImageReference::parse(image).digest;
-        match (meant, pinned) {
-            (Meant::Digests(digests), pinned) if digests.iter().any(|one| one == digest) => {
-                self.good(image, pinned.unwrap_or(digest));
+        match (deployed, pinned) {
+            (Deployed::Digests(digests), pinned) if digests.iter().any(|one| one == digest) => {
+                self.matches(image, pinned.unwrap_or(digest));
             }
-            (Meant::Digests(_), Some(pinned)) => self.wrong.push(format!(
-                "the container `{container}` of the task {} runs {digest}, and not {pinned}, which was deployed",
+            (Deployed::Digests(_), Some(pinned)) => self.wrong.push(format!(
+                "the container `{container}` of the task {} runs {digest} instead of the deployed {pinned}",
                 task.id()
             )),
-            (Meant::Digests(digests), None) => {
+            (Deployed::Digests(digests), None) => {
                 let now = digests.first().map(String::as_str).unwrap_or_default();
                 self.warn(format!(
-                    "`{container}` runs {digest}, but {image} stands for {now}: the tag may have moved"
+                    "`{container}` runs {digest}, but {image} is {now} now: the tag may have moved"
                 ));
             }
-            (Meant::Elsewhere, Some(pinned)) => self.warn(format!(
-                "`{container}` runs {digest}, and its task definition names {pinned}; its registry is not asked whether one is behind the other"
+            (Deployed::Elsewhere, Some(pinned)) => self.warn(format!(
+                "`{container}` runs {digest}, but its task definition names {pinned}; \
+                 runner does not ask its registry whether they belong together"
             )),
-            (Meant::Elsewhere, None) => {}
-            (Meant::Unknown(reason), _) => self.warn(reason.clone()),
+            (Deployed::Elsewhere, None) => {}
+            (Deployed::Unknown(reason), _) => self.warn(reason.clone()),
         }
     }
 }

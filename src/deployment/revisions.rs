@@ -1,6 +1,7 @@
-//! Earlier revisions are taken out of use, but for those that somebody may still use.
+//! Deregisters earlier revisions that nothing uses.
 
-use super::{Deployer, Order, Report, short};
+use super::outcome::ServiceReport;
+use super::{DeployRequest, Deployer, short};
 use crate::address::short_name;
 use crate::aws::AwsError;
 use crate::connections::failure::told;
@@ -8,49 +9,50 @@ use crate::ecs::revisions::{Revision, RevisionName, Uses, started_by};
 use crate::ecs::service::{Controller, Service};
 use futures_util::stream::{self, StreamExt, TryStreamExt};
 
-/// How many clusters are looked at side by side.
+/// How many clusters are read concurrently.
 const CLUSTERS: usize = 4;
 
-/// A family, and who deploys it where.
+/// A family of task definitions, and its deployment.
 pub(crate) struct Family<'a> {
     pub(crate) name: &'a str,
-    /// The cluster's ARN. Others may use the family as well.
+    /// The cluster's ARN. Other clusters may use the family as well.
     pub(crate) cluster: &'a str,
-    /// The revision that was deployed, as an ARN.
+    /// The deployed revision, as an ARN.
     pub(crate) deployed: &'a str,
-    /// The revisions that services can go back to, as ARNs.
+    /// The revisions that services can be rolled back to, as ARNs.
     pub(crate) previous: Vec<&'a str>,
 }
 
-/// The revisions of a family that are older than the newest ones.
+/// The revisions of a family without the newest ones.
 #[derive(Debug, Default)]
-pub(crate) struct Older {
-    /// Those that nobody uses, as ARNs.
+pub(crate) struct OlderRevisions {
+    /// Unused revisions, as ARNs.
     pub(crate) unused: Vec<String>,
-    /// The others as `FAMILY:N`, with who uses them.
+    /// Used revisions as `FAMILY:N`, each with its use.
     pub(crate) used: Vec<(String, String)>,
 }
 
 impl Deployer<'_> {
-    /// Takes out of use what is older than the `keep` newest revisions and not used. Gives the ARNs. Nothing of it fails a deployment.
-    pub(crate) async fn clean_up(
+    /// Deregisters unused revisions other than the `keep` newest ones and returns their ARNs. A failed call
+    /// is a warning.
+    pub(crate) async fn deregister_unused(
         &self,
-        order: &Order,
+        request: &DeployRequest,
         cluster: &str,
-        reports: &[Report],
+        reports: &[ServiceReport],
         keep: u32,
     ) -> Vec<String> {
         let family = Family {
-            name: RevisionName::parse(&order.revision).family,
+            name: RevisionName::parse(&request.revision).family,
             cluster,
-            deployed: &order.revision,
+            deployed: &request.revision,
             previous: reports.iter().filter_map(|report| report.previous.as_deref()).collect(),
         };
         let keep = usize::try_from(keep).unwrap_or(usize::MAX);
-        let older = match self.older(&family, keep).await {
+        let older = match self.older_revisions(&family, keep).await {
             Ok(older) => older,
             Err(reason) => {
-                let text = format!("all revisions of {} are kept, because {reason}", family.name);
+                let text = format!("all revisions of {} are kept: {reason}", family.name);
                 self.events.warn(text).await;
                 return Vec::new();
             }
@@ -58,7 +60,7 @@ impl Deployer<'_> {
         for (revision, by) in &older.used {
             self.events.note(format!("{revision} is kept: {by}")).await;
         }
-        let mut gone = Vec::new();
+        let mut deregistered = Vec::new();
         for arn in older.unused {
             if self.stop.is_cancelled() {
                 break;
@@ -67,59 +69,63 @@ impl Deployer<'_> {
             match self.aws.ecs_deregister(&revision).await {
                 Ok(()) => {
                     self.events.note(format!("{} was deregistered", revision.short())).await;
-                    gone.push(revision.arn);
+                    deregistered.push(revision.arn);
                 }
                 Err(error) => {
-                    let text = format!("{} could not be deregistered: {}", revision.short(), told(&error));
+                    let text = format!("could not deregister {}: {}", revision.short(), told(&error));
                     self.events.warn(text).await;
                 }
             }
         }
-        gone
+        deregistered
     }
 
-    /// Sorts the older revisions of a family out. The error says why it cannot be told which of them are used.
-    pub(crate) async fn older(&self, family: &Family<'_>, keep: usize) -> Result<Older, String> {
+    /// Returns the revisions of a family without the `keep` newest ones. The error says why their use is
+    /// unknown.
+    pub(crate) async fn older_revisions(
+        &self,
+        family: &Family<'_>,
+        keep: usize,
+    ) -> Result<OlderRevisions, String> {
         let revisions = self.aws.ecs_revisions(family.name).await.map_err(told)?;
         let arns: Vec<String> = revisions.into_iter().map(|revision| revision.arn).collect();
-        // Whoever uses them: there may be nothing to ask for.
         if arns.len() <= keep {
-            return Ok(Older::default());
+            return Ok(OlderRevisions::default());
         }
         let mut uses = Uses::default();
-        uses.add(family.deployed, "it was deployed now");
+        uses.add(family.deployed, "it was just deployed");
         for previous in &family.previous {
-            uses.add(previous, "it is the way back");
+            uses.add(previous, "it is the rollback target");
         }
         for arn in arns
             .iter()
             .filter(|arn| RevisionName::parse(family.deployed).is_behind(&RevisionName::parse(arn)))
         {
-            uses.add(arn, "it is newer than what was deployed now");
+            uses.add(arn, "it is newer than the deployed revision");
         }
         let listed = self.aws.ecs_clusters().await.map_err(told)?;
         let others = listed.iter().map(String::as_str).filter(|cluster| *cluster != family.cluster);
         let clusters: Vec<&str> = std::iter::once(family.cluster).chain(others).collect();
-        let looks: Vec<_> = clusters.iter().map(|cluster| self.used_in(cluster, family)).collect();
-        let found: Vec<Uses> = stream::iter(looks).buffered(CLUSTERS).try_collect().await?;
+        let reads: Vec<_> = clusters.iter().map(|cluster| self.used_in(cluster, family)).collect();
+        let found: Vec<Uses> = stream::iter(reads).buffered(CLUSTERS).try_collect().await?;
         for of_cluster in found {
             uses.join(of_cluster);
         }
         self.used_by_schedules(family, &clusters, &mut uses).await?;
         let (unused, used) = uses.split_unused(&arns, keep);
-        Ok(Older {
+        Ok(OlderRevisions {
             unused: unused.into_iter().map(ToOwned::to_owned).collect(),
             used: used.into_iter().map(|(arn, by)| (short(arn), by.to_owned())).collect(),
         })
     }
 
-    /// The revisions that services and tasks of a cluster use, of the family or of others.
+    /// Returns the revisions that services and tasks of a cluster use, including those of other families.
     async fn used_in(&self, cluster: &str, family: &Family<'_>) -> Result<Uses, String> {
         let mut uses = Uses::default();
         let is_other = cluster != family.cluster;
         let short = short_name(cluster);
         let services = match self.aws.ecs_services(cluster).await {
-            // Somebody deleted it, which takes that nothing is in it.
+            // It was deleted in the meantime, and only an empty cluster can be.
             Err(AwsError::NotFound { .. }) if is_other => return Ok(uses),
             found => found.map_err(told)?,
         };
@@ -138,7 +144,8 @@ impl Deployer<'_> {
         Ok(uses)
     }
 
-    /// What a service was deployed with lately, and what it would go back to. People know it as `name`.
+    /// Adds the revisions of a service's recent deployments and the one that it would be rolled back to.
+    /// `name` is its name for users.
     async fn used_by_deployments(
         &self,
         cluster: &str,
@@ -147,16 +154,14 @@ impl Deployer<'_> {
         uses: &mut Uses,
     ) -> Result<(), String> {
         if service.controller != Controller::Ecs {
-            return Err(format!(
-                "ECS does not tell what {name} would go back to, which somebody else deploys"
-            ));
+            return Err(format!("the rollback target of {name} is unknown, because ECS does not deploy it"));
         }
         for revision in self.aws.ecs_recent(cluster, &service.name).await.map_err(told)? {
-            uses.add(&revision, format!("it is of a recent deployment of {name}"));
+            uses.add(&revision, format!("it belongs to a recent deployment of {name}"));
         }
         let but = Some(service.task_definition.as_str());
         if let Some(revision) = self.aws.ecs_last_success(cluster, &service.name, but).await.map_err(told)? {
-            uses.add(&revision, format!("it is what {name} can go back to"));
+            uses.add(&revision, format!("{name} can be rolled back to it"));
         }
         Ok(())
     }
@@ -176,7 +181,7 @@ impl Deployer<'_> {
             match schedule.document.get("Target").and_then(started_by) {
                 Some(revision) => uses.add(&revision, format!("{} starts it", schedule.name())),
                 None if schedule.document.to_string().contains(family.name) => {
-                    return Err(format!("what {} starts cannot be read", schedule.name()));
+                    return Err(format!("could not read which revision {} starts", schedule.name()));
                 }
                 None => {}
             }

@@ -1,24 +1,23 @@
-//! Scheduled tasks of a family are pointed to the revision that was deployed: rules of `EventBridge` and schedules of its Scheduler.
+//! Moves scheduled tasks to the deployed revision: rules of `EventBridge` and schedules of its Scheduler.
 
-use super::{Deployer, Order, short};
+use super::{DeployRequest, Deployer, results, short};
 use crate::address::short_name;
 use crate::aws::AwsError;
 use crate::aws::events::RuleTarget;
 use crate::aws::scheduler::Schedule;
 use crate::connections::failure::told;
 use crate::ecs::revisions::{RevisionName, started_by};
-use crate::event;
 use crate::exit::Failure;
 use serde_json::Value;
 
-/// Where a target names its revision.
+/// The field of a target that names its revision.
 const REVISION: &str = "/EcsParameters/TaskDefinitionArn";
 
-/// Something that starts an older revision.
-pub(crate) struct Behind {
-    /// What it is called, for people.
+/// A rule or schedule that starts an older revision.
+pub(crate) struct OutdatedSchedule {
+    /// Its name in messages.
     pub(crate) name: String,
-    /// The revision that it starts, as it names it.
+    /// The revision that it starts, as written in its target.
     pub(crate) revision: String,
     kind: Kind,
 }
@@ -26,11 +25,11 @@ pub(crate) struct Behind {
 enum Kind {
     Rule(RuleTarget),
     Schedule(Schedule),
-    /// A schedule that calls `RunTask` itself. Its input is its own.
+    /// A schedule that calls `RunTask` itself, with an input that runner does not change.
     Call,
 }
 
-impl Behind {
+impl OutdatedSchedule {
     fn target(&mut self) -> Option<&mut Value> {
         match &mut self.kind {
             Kind::Rule(rule) => Some(&mut rule.target),
@@ -41,60 +40,58 @@ impl Behind {
 }
 
 impl Deployer<'_> {
-    /// Points what starts an older revision of the order's family in its cluster to the order's. Gives what was moved, and a failure that
-    /// names what was not.
+    /// Moves the rules and schedules of a cluster that start an older revision of the family to the deployed
+    /// one. Returns the names of those that were moved, and a failure that names the others.
     pub(crate) async fn move_schedules(
         &self,
-        order: &Order,
+        request: &DeployRequest,
         cluster: &str,
     ) -> (Vec<String>, Option<Failure>) {
-        let (found, mut left) = self.behind_schedule(cluster, &RevisionName::parse(&order.revision)).await;
+        let (found, mut left) =
+            self.outdated_schedules(cluster, &RevisionName::parse(&request.revision)).await;
         let mut moved = Vec::new();
-        for behind in found {
-            let (name, old) = (behind.name.clone(), short(&behind.revision));
+        for outdated in found {
+            let (name, old) = (outdated.name.clone(), outdated.revision.clone());
             if self.stop.is_cancelled() {
                 return (moved, Some(Failure::stopped()));
             }
-            match self.point(behind, &order.revision).await {
+            match self.update_schedule(outdated, &request.revision).await {
                 Ok(()) => {
-                    let events = self.events;
-                    let (before, after) = (events.shown(&old), events.shown(short(&order.revision)));
-                    events
-                        .send(event::Kind::ScheduleMoved { name: events.shown(&name), before, after })
-                        .await;
+                    results::moved(self.events, &name, &old, &request.revision).await;
                     moved.push(name);
                 }
                 Err(reason) => {
-                    self.events.warn(format!("{name} could not be moved: {reason}")).await;
-                    left.push(format!("{name} still starts {old}"));
+                    self.events.warn(format!("could not move {name}: {reason}")).await;
+                    left.push(format!("{name} still starts {}", short(&old)));
                 }
             }
         }
         let failure = (!left.is_empty()).then(|| {
             let message = format!(
-                "the deployment is through, but not all scheduled tasks follow it: {}",
+                "the deployment succeeded, but not all schedules were moved to it: {}",
                 left.join("; ")
             );
-            Failure::step(message).help("the warnings above say why; a further deployment tries again")
+            Failure::step(message).help("see the warnings above; the next deployment retries")
         });
         (moved, failure)
     }
 
-    /// What starts older revisions than `newer` in a cluster, which is given as its ARN; and what could not be looked at.
-    pub(crate) async fn behind_schedule(
+    /// Returns the rules and schedules that start older revisions than `newer` in a cluster, which is an ARN,
+    /// and descriptions of what could not be read.
+    pub(crate) async fn outdated_schedules(
         &self,
         cluster: &str,
         newer: &RevisionName<'_>,
-    ) -> (Vec<Behind>, Vec<String>) {
+    ) -> (Vec<OutdatedSchedule>, Vec<String>) {
         let (mut found, mut unknown) = (Vec::new(), Vec::new());
         match self.aws.rules_of_clusters(&[cluster]).await {
             Ok(rules) => {
                 found.extend(rules.into_iter().filter_map(|rule| {
                     let revision = started_by(&rule.target)?;
-                    Some(Behind { name: rule.name(), revision, kind: Kind::Rule(rule) })
+                    Some(OutdatedSchedule { name: rule.name(), revision, kind: Kind::Rule(rule) })
                 }));
             }
-            Err(error) => unknown.push(self.unseen("rules", error).await),
+            Err(error) => unknown.push(self.unreadable("rules", error).await),
         }
         match self.aws.schedules_of_tasks().await {
             Ok(schedules) => found.extend(schedules.into_iter().filter_map(|schedule| {
@@ -103,32 +100,31 @@ impl Deployer<'_> {
                 let arn = target.get("Arn").and_then(Value::as_str);
                 let is_call = target.pointer(REVISION).is_none();
                 let is_here = if is_call { calls_for(target, cluster) } else { arn == Some(cluster) };
-                is_here.then(|| Behind {
+                is_here.then(|| OutdatedSchedule {
                     name: schedule.name(),
                     revision,
                     kind: if is_call { Kind::Call } else { Kind::Schedule(schedule) },
                 })
             })),
-            Err(error) => unknown.push(self.unseen("schedules", error).await),
+            Err(error) => unknown.push(self.unreadable("schedules", error).await),
         }
-        found.retain(|behind| RevisionName::parse(&behind.revision).is_behind(newer));
+        found.retain(|outdated| RevisionName::parse(&outdated.revision).is_behind(newer));
         (found, unknown)
     }
 
-    async fn unseen(&self, what: &str, error: AwsError) -> String {
-        let text = format!("{what} that start tasks could not be looked for: {}", told(&error));
-        self.events.warn(text).await;
-        format!("{what} could not be looked for")
+    async fn unreadable(&self, kind: &str, error: AwsError) -> String {
+        self.events.warn(format!("could not read the {kind} that start tasks: {}", told(&error))).await;
+        format!("could not read the {kind}")
     }
 
-    /// Points one of them to a revision, and changes nothing else of it.
-    async fn point(&self, mut behind: Behind, revision: &str) -> Result<(), String> {
-        let named = behind.target().and_then(|target| target.pointer_mut(REVISION));
+    /// Changes the revision of a rule or schedule, and nothing else.
+    async fn update_schedule(&self, mut outdated: OutdatedSchedule, revision: &str) -> Result<(), String> {
+        let named = outdated.target().and_then(|target| target.pointer_mut(REVISION));
         let Some(named) = named else {
-            return Err("it calls RunTask with an input of its own, which runner does not change".to_owned());
+            return Err("it calls RunTask itself, and runner does not change its input".to_owned());
         };
         *named = Value::from(revision);
-        match &behind.kind {
+        match &outdated.kind {
             Kind::Rule(rule) => self.aws.put_rule_target(rule).await,
             Kind::Schedule(schedule) => self.aws.update_schedule(schedule).await,
             Kind::Call => Ok(()),
@@ -137,7 +133,8 @@ impl Deployer<'_> {
     }
 }
 
-/// Whether a schedule that calls `RunTask` does so for a cluster (an ARN). Without a name it is the one called `default`.
+/// Whether a schedule that calls `RunTask` does so for a cluster (an ARN). If it names none, that is
+/// `default`.
 fn calls_for(target: &Value, cluster: &str) -> bool {
     let input = target.get("Input").and_then(Value::as_str).unwrap_or_default();
     let input: Value = serde_json::from_str(input).unwrap_or_default();

@@ -1,13 +1,18 @@
-//! What can be known to fail before anything is touched. What is missing is a failure, what may not be read a warning.
+//! Verification before anything is changed. What does not exist is a failure; what cannot be read is a
+//! warning.
 
-use super::Deployer;
+use super::controller::CodeDeployGroup;
+use super::snapshot::ServiceSnapshot;
+use super::{DeployRequest, Deployer, short};
 use crate::address::{Arn, ImageReference, ImageRepository, Repository, short_name};
 use crate::aws::AwsError;
 use crate::aws::secrets_manager::SecretId;
 use crate::connections::failure::told;
 use crate::ecs::needs::{Needs, unreachable};
 use crate::ecs::service::Service;
+use crate::ecs::task_definition::described;
 use crate::exit::Failure;
+use crate::language::pipeline::model::OnFailure;
 use crate::language::pipeline::reference::SecretReference;
 use crate::plan::policy::TASKS;
 use crate::registry::connection::RepositoryClient;
@@ -16,21 +21,106 @@ use futures_util::future::{BoxFuture, join_all};
 use serde_json::{Map, Value};
 use std::time::Duration;
 
-/// How long a check may take: a registry that cannot be reached from here is no reason to wait.
-const LONGEST: Duration = Duration::from_secs(10);
+/// How long one check may take: an unreachable registry must not delay the deployment.
+const CHECK_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// What a check found.
+/// The result of a check.
 enum Finding {
-    /// As it should be, or nothing that could be looked at.
-    Good,
-    /// A task could not start, or could not be reached: why, and the way out.
-    Wrong(String, String),
-    /// It may not be read.
-    Unknown(String),
+    Valid,
+    /// A task could not start, or could not be reached.
+    Invalid {
+        reason: String,
+        help: String,
+    },
+    /// It could not be read.
+    Unverified(String),
+}
+
+impl Finding {
+    fn invalid(reason: impl Into<String>, help: impl Into<String>) -> Self {
+        Self::Invalid { reason: reason.into(), help: help.into() }
+    }
 }
 
 impl Deployer<'_> {
-    /// Looks for everything that a task definition names.
+    /// Verifies that the revision could start, that the load balancers would reach its tasks, and that a
+    /// rollback could start.
+    pub(crate) async fn verify(
+        &self,
+        request: &DeployRequest,
+        snapshots: &[ServiceSnapshot],
+    ) -> Result<(), Failure> {
+        let is_changed = |snapshot: &ServiceSnapshot| {
+            request.options.force || snapshot.service.task_definition != request.revision
+        };
+        if !request.verified && snapshots.iter().any(is_changed) {
+            let fields = described(self.aws.ecs_task_definition(&request.revision).await?);
+            self.verify_definition(&fields).await?;
+            for snapshot in snapshots {
+                self.verify_service(&snapshot.service, &fields).await?;
+            }
+        }
+        if request.options.on_failure == OnFailure::Rollback {
+            for snapshot in snapshots {
+                self.verify_rollback(request, snapshot).await;
+            }
+        }
+        Ok(())
+    }
+
+    /// Warns if the images of the previous revision no longer exist.
+    async fn verify_rollback(&self, request: &DeployRequest, snapshot: &ServiceSnapshot) {
+        let name = &snapshot.service.name;
+        let previous = snapshot.previous.as_ref().filter(|previous| **previous != request.revision);
+        let Some(previous) = previous else { return };
+        let Ok(document) = self.aws.ecs_task_definition(previous).await else { return };
+        for (container, image) in Needs::of(&described(document)).images {
+            if matches!(self.inspect(&image).await, Err(InspectError::NotFound)) {
+                let text = format!(
+                    "{name} could not be rolled back: the image of `{container}` in {}, {image}, \
+                     is no longer in its repository",
+                    short(previous)
+                );
+                self.events.warn(text).await;
+            }
+        }
+    }
+
+    /// Verifies that a deployment group of `CodeDeploy` exists and deploys to the service.
+    pub(crate) async fn verify_deployment_group(
+        &self,
+        request: &DeployRequest,
+        wanted: &CodeDeployGroup,
+        service: &Service,
+    ) -> Result<(), Failure> {
+        let CodeDeployGroup { application, group, .. } = wanted;
+        let found = match self.aws.codedeploy_group(application, group).await {
+            Ok(found) => found,
+            Err(error @ AwsError::NotFound { .. }) => return Err(error.into()),
+            Err(error) => {
+                let text = format!("not verified: the deployment group {group}: {}", told(&error));
+                self.events.warn(text).await;
+                return Ok(());
+            }
+        };
+        let last = |name: &str| short_name(name).to_owned();
+        let own = (last(&request.target.cluster), service.name.clone());
+        let is_own = |(cluster, name): &(String, String)| (last(cluster), last(name)) == own;
+        if found.services.is_empty() || found.services.iter().any(is_own) {
+            return Ok(());
+        }
+        let others: Vec<String> =
+            found.services.iter().map(|(cluster, name)| format!("{cluster}/{name}")).collect();
+        let message = format!(
+            "the deployment group {application}/{group} deploys to {}, not to {}/{}",
+            others.join(", "),
+            own.0,
+            own.1
+        );
+        Err(Failure::usage(message).help("correct `service` or `code-deploy`"))
+    }
+
+    /// Verifies that everything exists that a task definition names.
     pub(crate) async fn verify_definition(&self, fields: &Map<String, Value>) -> Result<(), Failure> {
         let needs = Needs::of(fields);
         let mut checks: Vec<(String, BoxFuture<'_, Finding>)> = Vec::new();
@@ -49,14 +139,14 @@ impl Deployer<'_> {
                 .push((format!("the log group {group}"), Box::pin(self.log_group(group, region.as_deref()))));
         }
         let checks = checks.into_iter().map(|(subject, check)| async move {
-            tokio::time::timeout(LONGEST, check).await.unwrap_or_else(|_| {
-                Finding::Unknown(format!("{subject}: no answer in {} s", LONGEST.as_secs()))
+            tokio::time::timeout(CHECK_TIMEOUT, check).await.unwrap_or_else(|_| {
+                Finding::Unverified(format!("{subject}: no response within {} s", CHECK_TIMEOUT.as_secs()))
             })
         });
-        self.judge("nothing was changed", join_all(checks).await).await
+        self.conclude_checks("nothing was changed", join_all(checks).await).await
     }
 
-    /// Looks whether a service's load balancer would reach a task of this definition.
+    /// Verifies that a service's load balancer would reach a task of this definition.
     pub(crate) async fn verify_service(
         &self,
         service: &Service,
@@ -65,102 +155,104 @@ impl Deployer<'_> {
         let checks = service.targets.iter().map(|target| async move {
             if let Some(reason) = unreachable(fields, target) {
                 let help = format!("correct the container's `portMappings`, or the service {}", service.name);
-                return Finding::Wrong(format!("{}: {reason}", service.name), help);
+                return Finding::invalid(format!("{}: {reason}", service.name), help);
             }
             match self.aws.target_group(&target.group).await {
-                Ok(_) => Finding::Good,
-                Err(error) => finding(
+                Ok(_) => Finding::Valid,
+                Err(error) => unreadable(
                     &format!("the target group of {}", service.name),
                     error,
                     "create it, or correct the service",
                 ),
             }
         });
-        self.judge("no service was touched", join_all(checks).await).await
+        self.conclude_checks("no service was changed", join_all(checks).await).await
     }
 
-    async fn judge(&self, untouched: &str, findings: Vec<Finding>) -> Result<(), Failure> {
-        let mut wrong = Vec::new();
-        let mut unknown: Vec<String> = Vec::new();
-        for found in findings {
-            match found {
-                Finding::Good => {}
-                Finding::Wrong(reason, help) => wrong.push((reason, help)),
-                Finding::Unknown(reason) if unknown.contains(&reason) => {}
-                Finding::Unknown(reason) => unknown.push(reason),
+    /// Warns about everything unverified and fails if anything is invalid. `unchanged` starts the message.
+    async fn conclude_checks(&self, unchanged: &str, findings: Vec<Finding>) -> Result<(), Failure> {
+        let mut invalid = Vec::new();
+        let mut unverified: Vec<String> = Vec::new();
+        for finding in findings {
+            match finding {
+                Finding::Valid => {}
+                Finding::Invalid { reason, help } => invalid.push((reason, help)),
+                Finding::Unverified(reason) if unverified.contains(&reason) => {}
+                Finding::Unverified(reason) => unverified.push(reason),
             }
         }
-        for reason in unknown {
+        for reason in unverified {
             self.events.warn(format!("not verified: {reason}")).await;
         }
-        let Some((_, help)) = wrong.first().cloned() else { return Ok(()) };
-        let reasons: Vec<String> = wrong.into_iter().map(|(reason, _)| reason).collect();
-        Err(Failure::environment(format!("{untouched}: {}", reasons.join("; "))).help(help))
+        let Some((_, help)) = invalid.first().cloned() else { return Ok(()) };
+        let reasons: Vec<String> = invalid.into_iter().map(|(reason, _)| reason).collect();
+        Err(Failure::environment(format!("{unchanged}: {}", reasons.join("; "))).help(help))
     }
 
-    /// An image in ECR is there, and runs on what the task runs on.
+    /// An image in ECR exists for the platform of the task.
     async fn image(&self, container: &str, image: &str, platform: Option<&str>) -> Finding {
         let inspected = match self.inspect(image).await {
             Ok(Some(inspected)) => inspected,
-            Ok(None) => return Finding::Good,
-            Err(Missing::Image) => {
+            Ok(None) => return Finding::Valid,
+            Err(InspectError::NotFound) => {
                 let reason = format!("the image of `{container}` is not in its repository: {image}");
-                return Finding::Wrong(reason, "push it first, or correct `image`".to_owned());
+                return Finding::invalid(reason, "push it first, or correct `image`");
             }
-            Err(Missing::Unknown(reason)) => {
-                return Finding::Unknown(format!("the image of `{container}`: {reason}"));
+            Err(InspectError::Unknown(reason)) => {
+                return Finding::Unverified(format!("the image of `{container}`: {reason}"));
             }
         };
-        let Some(wanted) = platform else { return Finding::Good };
+        let Some(wanted) = platform else { return Finding::Valid };
         if inspected.platforms.is_empty() || inspected.platforms.iter().any(|found| found == wanted) {
-            return Finding::Good;
+            return Finding::Valid;
         }
         let found = inspected.platforms.join(", ");
-        Finding::Wrong(
-            format!("the image of `{container}` is for {found}, and the task runs on {wanted}"),
+        Finding::invalid(
+            format!("the image of `{container}` is for {found}, but the task runs on {wanted}"),
             format!("build it with `platforms: [{wanted}]`, or set the task definition's `runtimePlatform`"),
         )
     }
 
-    /// What ECR has under an image's name; nothing for an image elsewhere.
-    pub(crate) async fn inspect(&self, image: &str) -> Result<Option<Inspected>, Missing> {
+    /// Inspects an image in ECR. Returns `None` for an image in another registry.
+    pub(crate) async fn inspect(&self, image: &str) -> Result<Option<Inspected>, InspectError> {
         let reference = ImageReference::parse(image);
         let Ok(ImageRepository::PrivateEcr { repository, .. }) = ImageRepository::parse(reference.name)
         else {
             return Ok(None);
         };
-        tokio::time::timeout(LONGEST, self.inspect_in(&repository, reference.tag_or_digest()))
-            .await
-            .unwrap_or_else(|_| Err(Missing::Unknown(format!("no answer in {} s", LONGEST.as_secs()))))
+        let reference = reference.tag_or_digest();
+        tokio::time::timeout(CHECK_TIMEOUT, self.inspect_in(&repository, reference)).await.unwrap_or_else(
+            |_| Err(InspectError::Unknown(format!("no response within {} s", CHECK_TIMEOUT.as_secs()))),
+        )
     }
 
     async fn inspect_in(
         &self,
         repository: &Repository,
         reference: &str,
-    ) -> Result<Option<Inspected>, Missing> {
-        let unknown = |failure: Failure| Missing::Unknown(failure.message);
+    ) -> Result<Option<Inspected>, InspectError> {
+        let unknown = |failure: Failure| InspectError::Unknown(failure.message);
         let access = self.connections.registry(&repository.host, &self.access).await.map_err(unknown)?;
         let client = RepositoryClient::connect(&access, repository, &[]).await;
         let client = client.map_err(|error| unknown(error.into()))?;
         let found = client.inspect(reference).await.map_err(|error| unknown(error.into()))?;
-        found.map(Some).ok_or(Missing::Image)
+        found.map(Some).ok_or(InspectError::NotFound)
     }
 
     async fn role(&self, role: &str) -> Finding {
         let name = short_name(role);
         let subject = format!("the role {name}");
         match self.aws.iam_role(name).await {
-            Ok(Some(role)) if role.trusted.iter().any(|service| service == TASKS) => Finding::Good,
-            Ok(Some(_)) => Finding::Wrong(
+            Ok(Some(role)) if role.trusted.iter().any(|service| service == TASKS) => Finding::Valid,
+            Ok(Some(_)) => Finding::invalid(
                 format!("{subject} does not trust ECS"),
-                format!("let its trust policy allow `sts:AssumeRole` to the service {TASKS}"),
+                format!("allow `sts:AssumeRole` to the service {TASKS} in its trust policy"),
             ),
-            Ok(None) => Finding::Wrong(
+            Ok(None) => Finding::invalid(
                 format!("{subject} does not exist"),
-                "create it, or correct the task definition".to_owned(),
+                "create it, or correct the task definition",
             ),
-            Err(error) => finding(&subject, error, ""),
+            Err(error) => unreadable(&subject, error, ""),
         }
     }
 
@@ -177,7 +269,7 @@ impl Deployer<'_> {
                             self.connections.mask(&value);
                             Ok(true)
                         }
-                        // Whether it is there can be told without reading it.
+                        // Whether it exists is known without reading it.
                         Err(denied @ AwsError::Denied { .. }) => match aws.secret_exists(&id).await {
                             Ok(false) => Ok(false),
                             _ => Err(denied),
@@ -187,29 +279,30 @@ impl Deployer<'_> {
                 }
                 Ok(reference) => aws.secret_exists(&reference.id).await,
                 Err(reason) => {
-                    return Finding::Wrong(format!("{subject}: {reason}"), "correct `valueFrom`".to_owned());
+                    return Finding::invalid(format!("{subject}: {reason}"), "correct `valueFrom`");
                 }
             }
         } else {
             aws.parameter_exists(reference).await
         };
         match found {
-            Ok(true) => Finding::Good,
-            // What another account shares is not listed here.
-            Ok(false) if self.is_elsewhere(arn.and_then(|arn| arn.account())).await => {
-                Finding::Unknown(format!("{subject}: it is of another account"))
+            Ok(true) => Finding::Valid,
+            // Secrets that another account shares are not listed here.
+            Ok(false) if self.is_other_account(arn.and_then(|arn| arn.account())).await => {
+                Finding::Unverified(format!("{subject}: it belongs to another account"))
             }
-            Ok(false) => missing(&subject),
-            Err(AwsError::UnusableSecret { reason, .. }) => Finding::Wrong(
-                format!("{subject}: it {reason}"),
-                "mend the secret, or correct `valueFrom`".to_owned(),
+            Ok(false) => Finding::invalid(
+                format!("{subject} does not exist, or is scheduled for deletion"),
+                "create it, or correct `valueFrom`",
             ),
-            Err(error) => finding(&subject, error, "create it, or correct `valueFrom`"),
+            Err(AwsError::UnusableSecret { reason, .. }) => {
+                Finding::invalid(format!("{subject}: it {reason}"), "fix the secret, or correct `valueFrom`")
+            }
+            Err(error) => unreadable(&subject, error, "create it, or correct `valueFrom`"),
         }
     }
 
-    /// Whether an account is another one than ours.
-    async fn is_elsewhere(&self, account: Option<&str>) -> bool {
+    async fn is_other_account(&self, account: Option<&str>) -> bool {
         let Some(account) = account else { return false };
         self.aws.identity().await.is_ok_and(|identity| identity.account != account)
     }
@@ -217,36 +310,28 @@ impl Deployer<'_> {
     async fn log_group(&self, group: &str, region: Option<&str>) -> Finding {
         let subject = format!("the log group {group}");
         match self.aws.at(region).log_group_exists(group).await {
-            Ok(true) => Finding::Good,
-            Ok(false) => Finding::Wrong(
+            Ok(true) => Finding::Valid,
+            Ok(false) => Finding::invalid(
                 format!("{subject} does not exist"),
                 format!(
-                    "`aws logs create-log-group --log-group-name {group}`, or `awslogs-create-group: \"true\"`"
+                    "create it with `aws logs create-log-group --log-group-name {group}`, \
+                     or set `awslogs-create-group: \"true\"`"
                 ),
             ),
-            Err(error) => finding(&subject, error, ""),
+            Err(error) => unreadable(&subject, error, ""),
         }
     }
 }
 
-/// Why nothing is known of an image.
-pub(crate) enum Missing {
-    /// The repository does not have it.
-    Image,
-    /// The registry does not tell.
+/// Why an image could not be inspected.
+pub(crate) enum InspectError {
+    NotFound,
     Unknown(String),
 }
 
-fn missing(subject: &str) -> Finding {
-    Finding::Wrong(
-        format!("{subject} does not exist, or is on its way out"),
-        "create it, or correct `valueFrom`".to_owned(),
-    )
-}
-
-fn finding(subject: &str, error: AwsError, help: &str) -> Finding {
+fn unreadable(subject: &str, error: AwsError, help: &str) -> Finding {
     match error {
-        AwsError::NotFound { .. } => Finding::Wrong(format!("{subject} does not exist"), help.to_owned()),
-        error => Finding::Unknown(format!("{subject}: {}", told(&error))),
+        AwsError::NotFound { .. } => Finding::invalid(format!("{subject} does not exist"), help),
+        error => Finding::Unverified(format!("{subject}: {}", told(&error))),
     }
 }

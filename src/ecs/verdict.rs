@@ -1,191 +1,405 @@
-//! What has become of a deployment, judged by what ECS tells at one moment.
+//! The state of a deployment, judged from successive polls. What earlier polls showed is remembered here.
 
-use super::service::{Service, ServiceDeployment, State};
+use super::code_deploy::{self, LifecycleEvent, Progress, Status};
+use super::service::{Counts, Deployment, Service, ServiceDeployment, State};
+use std::collections::HashSet;
 
-/// What ECS tells about a deployment at one moment.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Sight<'a> {
-    pub(crate) service: &'a Service,
-    /// The service deployment, read after the service; nothing where ECS does not tell about those.
-    pub(crate) deployment: Option<&'a ServiceDeployment>,
-    /// The deployment's id among the service's, where it is known.
-    pub(crate) id: Option<&'a str>,
-    /// The revision that it brings, as an ARN.
-    pub(crate) revision: &'a str,
-    /// ECS has been seen on its way back, or has said so.
-    pub(crate) goes_back: bool,
-}
+/// Polls that may list no deployment of the revision before it counts as untraceable.
+const MAX_UNSEEN: u32 = 3;
+/// Polls in a row in which ECS may show the service as it was before the deployment.
+const MAX_STALE: u32 = 5;
+/// Initial `NotFound` responses that are tolerated: `CodeDeploy` may know a new deployment a moment later.
+const MAX_MISSING: u32 = 5;
 
-/// What has become of a deployment.
+/// The state of a deployment at one poll.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Verdict {
-    /// It is under way.
-    GoesOn,
-    /// The service is to run the revision, and ECS lists no deployment that brings it.
-    Unseen,
-    /// ECS is on its way back.
-    RollsBack,
-    /// The service runs the revision.
+    InProgress,
+    RollingBack,
+    /// All traffic goes to the new tasks; only the end of the earlier tasks is pending.
+    TrafficMoved,
+    /// The response may be stale or incomplete. A later poll decides.
+    Unclear,
+    Ended(Ending),
+}
+
+/// How a deployment ended. Reasons are in the words of AWS.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Ending {
     Succeeded,
-    /// It has failed, and nobody has rolled it back.
+    /// The service is meant to run the revision, but ECS lists no deployment of it.
+    Untraceable,
+    /// It failed, and the controller has not rolled it back.
     Failed(Option<String>),
-    /// ECS has rolled it back.
     RolledBack(Option<String>),
-    /// ECS has tried to.
     RollbackFailed(Option<String>),
-    /// Another deployment, of this revision, has taken its place.
+    /// A deployment of this revision replaced it.
     Superseded(String),
-    /// The service is not there any more.
-    Gone,
+    /// The service was deleted.
+    Deleted,
 }
 
-/// Judges what is seen.
-pub(crate) fn judge(sight: &Sight<'_>) -> Verdict {
-    if sight.service.status != "ACTIVE" {
-        return Verdict::Gone;
-    }
-    match sight.deployment {
-        Some(deployment) => by_service_deployment(sight, deployment),
-        None => by_service(sight),
-    }
+/// The state of a rollout as users see it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct RolloutState {
+    pub(crate) text: String,
+    /// The tasks of the new revision, if the controller reports them.
+    pub(crate) counts: Option<Counts>,
 }
 
-fn by_service_deployment(sight: &Sight<'_>, deployment: &ServiceDeployment) -> Verdict {
-    let reason = || {
-        let reasons = deployment.reasons();
-        (!reasons.is_empty()).then(|| reasons.join("; "))
-    };
-    match &deployment.state {
-        State::Successful => Verdict::Succeeded,
-        State::RollbackSuccessful => Verdict::RolledBack(reason()),
-        State::RollbackFailed => Verdict::RollbackFailed(reason()),
-        State::RollbackRequested | State::RollbackInProgress => Verdict::RollsBack,
-        State::Stopped => match other(sight) {
-            Some(by) => Verdict::Superseded(by),
-            None => Verdict::Failed(reason()),
-        },
-        State::Pending | State::InProgress | State::StopRequested | State::Other(_) => Verdict::GoesOn,
+/// The result of one poll.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Assessment {
+    pub(crate) verdict: Verdict,
+    /// New events of the service, oldest first.
+    pub(crate) messages: Vec<String>,
+    /// New changes of lifecycle stages.
+    pub(crate) stages: Vec<String>,
+    /// The state of the rollout, if it changed.
+    pub(crate) state: Option<RolloutState>,
+}
+
+impl From<Verdict> for Assessment {
+    fn from(verdict: Verdict) -> Self {
+        Self { verdict, messages: Vec::new(), stages: Vec::new(), state: None }
     }
 }
 
-/// Whether ECS says with these words, of an event or a deployment, that it goes back.
-pub(crate) fn tells_of_way_back(words: &str) -> bool {
+/// The ids of the service events that were reported.
+#[derive(Debug, Default)]
+pub(crate) struct SeenEvents(HashSet<String>);
+
+impl SeenEvents {
+    /// Everything up to now counts as seen.
+    fn of(service: &Service) -> Self {
+        Self(service.events.iter().map(|event| event.id.clone()).collect())
+    }
+
+    /// Returns new messages, oldest first, and remembers them.
+    fn take(&mut self, service: &Service) -> Vec<String> {
+        let messages = self.unseen(service);
+        self.0.extend(service.events.iter().map(|event| event.id.clone()));
+        messages
+    }
+
+    /// Returns new messages, oldest first.
+    pub(crate) fn unseen(&self, service: &Service) -> Vec<String> {
+        let unseen = service.events.iter().filter(|event| !self.0.contains(&event.id));
+        unseen.rev().map(|event| event.message.trim().to_owned()).collect()
+    }
+}
+
+/// The last reported state.
+#[derive(Debug, Default)]
+struct LastState(RolloutState);
+
+impl LastState {
+    /// Returns the state if it differs from the last one.
+    fn change(&mut self, state: RolloutState) -> Option<RolloutState> {
+        (state != self.0).then(|| {
+            self.0.clone_from(&state);
+            state
+        })
+    }
+}
+
+/// Judges the deployment of one revision that ECS itself rolls out.
+#[derive(Debug)]
+pub(crate) struct EcsJudge {
+    /// The revision that it brings, as an ARN.
+    revision: String,
+    /// Its id among the service's deployments, if known.
+    id: Option<String>,
+    /// The ids of the deployments that existed before it.
+    earlier: Vec<String>,
+    pub(crate) seen: SeenEvents,
+    /// ECS was seen rolling back, or announced it.
+    rolling_back: bool,
+    /// Polls that listed no deployment of the revision.
+    unseen: u32,
+    /// Polls in a row that showed another deployment in its place.
+    replaced: u32,
+    state: LastState,
+}
+
+/// One poll of the service, and of its service deployment if ECS reports it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct EcsPoll<'a> {
+    pub(crate) service: &'a Service,
+    /// The service deployment as last read.
+    pub(crate) deployment: Option<&'a ServiceDeployment>,
+    /// The service deployment was read after the service, or cannot be read at all.
+    pub(crate) is_current: bool,
+}
+
+/// What a single poll shows, without regard to earlier ones.
+enum Reading {
+    InProgress,
+    RollingBack,
+    Unseen,
+    Ended(Ending),
+}
+
+impl EcsJudge {
+    /// `before` is the service before the deployment.
+    pub(crate) fn new(before: &Service, revision: &str) -> Self {
+        Self {
+            revision: revision.to_owned(),
+            id: None,
+            earlier: before.deployments.iter().map(|deployment| deployment.id.clone()).collect(),
+            seen: SeenEvents::of(before),
+            rolling_back: false,
+            unseen: 0,
+            replaced: 0,
+            state: LastState::default(),
+        }
+    }
+
+    pub(crate) fn revision(&self) -> &str {
+        &self.revision
+    }
+
+    pub(crate) fn id(&self) -> Option<&str> {
+        self.id.as_deref()
+    }
+
+    /// The deployment has started under this id.
+    pub(crate) fn started(&mut self, id: Option<String>) {
+        self.id = id;
+    }
+
+    /// A deployment of another revision takes its place, and is judged from now on.
+    pub(crate) fn switch_to(&mut self, revision: String) -> String {
+        self.rolling_back = false;
+        self.state = LastState::default();
+        self.clear_doubts();
+        std::mem::replace(&mut self.revision, revision)
+    }
+
+    /// Forgets polls that may have been stale.
+    pub(crate) fn clear_doubts(&mut self) {
+        (self.unseen, self.replaced) = (0, 0);
+    }
+
+    /// Whether a deployment existed before this one.
+    pub(crate) fn is_earlier(&self, id: &str) -> bool {
+        self.earlier.iter().any(|earlier| earlier == id)
+    }
+
+    /// The revision of a deployment that has replaced this one.
+    pub(crate) fn replaced_by(&self, service: &Service) -> Option<String> {
+        let primary = service.primary()?;
+        let is_other = primary.task_definition != self.revision && self.id.as_ref() != Some(&primary.id);
+        // An earlier deployment may still be shown for a moment after ours has started.
+        (is_other && !self.is_earlier(&primary.id)).then(|| primary.task_definition.clone())
+    }
+
+    pub(crate) fn observe(&mut self, poll: EcsPoll<'_>) -> Assessment {
+        let messages = self.seen.take(poll.service);
+        self.rolling_back |= messages.iter().any(|message| announces_rollback(message));
+        let state = self.state_of(poll).and_then(|state| self.state.change(state));
+        let reading = self.read(poll);
+        let verdict = self.weigh(reading, poll);
+        Assessment { verdict, messages, stages: Vec::new(), state }
+    }
+
+    fn state_of(&self, poll: EcsPoll<'_>) -> Option<RolloutState> {
+        if let Some(deployment) = poll.deployment {
+            return Some(RolloutState { text: deployment.progress(), counts: Some(deployment.counts) });
+        }
+        let own = poll.service.deployments.iter().find(|own| Some(&own.id) == self.id.as_ref())?;
+        let state = own.rollout.as_deref().unwrap_or(&own.status).to_lowercase().replace('_', " ");
+        let failed = if own.failed > 0 { format!(" · {} failed", own.failed) } else { String::new() };
+        Some(RolloutState { text: format!("{state} · {}{failed}", own.counts), counts: Some(own.counts) })
+    }
+
+    /// Weighs what one poll shows against earlier polls.
+    fn weigh(&mut self, reading: Reading, poll: EcsPoll<'_>) -> Verdict {
+        match reading {
+            Reading::Ended(Ending::Superseded(by)) => {
+                self.replaced += 1;
+                if self.replaced_by(poll.service).is_some() || self.replaced == MAX_STALE {
+                    return Verdict::Ended(Ending::Superseded(by));
+                }
+                Verdict::Unclear
+            }
+            Reading::Ended(ending) => Verdict::Ended(ending),
+            Reading::Unseen => {
+                self.unseen += 1;
+                if self.unseen == MAX_UNSEEN { Verdict::Ended(Ending::Untraceable) } else { Verdict::Unclear }
+            }
+            Reading::RollingBack => {
+                self.unseen = 0;
+                self.rolling_back = true;
+                Verdict::RollingBack
+            }
+            Reading::InProgress => {
+                self.unseen = 0;
+                let by = self.replaced_by(poll.service).filter(|_| poll.is_current);
+                self.replaced = if by.is_some() { self.replaced + 1 } else { 0 };
+                match by {
+                    Some(by) if self.replaced >= 2 => Verdict::Ended(Ending::Superseded(by)),
+                    _ => Verdict::InProgress,
+                }
+            }
+        }
+    }
+
+    fn read(&self, poll: EcsPoll<'_>) -> Reading {
+        if poll.service.status != "ACTIVE" {
+            return Reading::Ended(Ending::Deleted);
+        }
+        match poll.deployment {
+            Some(deployment) => self.read_service_deployment(poll.service, deployment),
+            None => self.read_service(poll.service),
+        }
+    }
+
+    fn read_service_deployment(&self, service: &Service, deployment: &ServiceDeployment) -> Reading {
+        let reason = || {
+            let reasons = deployment.reasons();
+            (!reasons.is_empty()).then(|| reasons.join("; "))
+        };
+        Reading::Ended(match &deployment.state {
+            State::Successful => Ending::Succeeded,
+            State::RollbackSuccessful => Ending::RolledBack(reason()),
+            State::RollbackFailed => Ending::RollbackFailed(reason()),
+            State::Stopped => match self.other_revision(service) {
+                Some(by) => Ending::Superseded(by),
+                None => Ending::Failed(reason()),
+            },
+            State::RollbackRequested | State::RollbackInProgress => return Reading::RollingBack,
+            State::Pending | State::InProgress | State::StopRequested | State::Other(_) => {
+                return Reading::InProgress;
+            }
+        })
+    }
+
+    /// The revision that the service is meant to run, if it is another one.
+    fn other_revision(&self, service: &Service) -> Option<String> {
+        let is_own = |deployment: &Deployment| match &self.id {
+            Some(id) => deployment.id == *id,
+            None => deployment.task_definition == self.revision,
+        };
+        match self.deployments(service).find(|one| one.status == "PRIMARY") {
+            Some(primary) if !is_own(primary) => Some(primary.task_definition.clone()),
+            Some(_) => None,
+            None => Some(&service.task_definition).filter(|other| **other != self.revision).cloned(),
+        }
+    }
+
+    /// The service's deployments. While ours has no id, an earlier one of the same revision must not pass for
+    /// it.
+    fn deployments<'s>(&self, service: &'s Service) -> impl Iterator<Item = &'s Deployment> {
+        let is_mistakable = |one: &Deployment| {
+            self.id.is_none() && one.task_definition == self.revision && self.is_earlier(&one.id)
+        };
+        service.deployments.iter().filter(move |one| !is_mistakable(one))
+    }
+
+    /// Without service deployments only the service's own list remains.
+    fn read_service(&self, service: &Service) -> Reading {
+        let own = self.deployments(service).find(|deployment| match &self.id {
+            Some(id) => deployment.id == *id,
+            None => deployment.task_definition == self.revision,
+        });
+        let is_rollout = |wanted: &str| own.is_some_and(|own| own.rollout.as_deref() == Some(wanted));
+        let reason = own.and_then(|own| own.reason.clone());
+        let primary = self.deployments(service).find(|deployment| deployment.status == "PRIMARY");
+        let Some(primary) = primary else { return Reading::Unseen };
+        if own.is_some_and(|own| own.id == primary.id) {
+            return match (is_rollout("COMPLETED"), is_rollout("FAILED")) {
+                (true, _) => Reading::Ended(Ending::Succeeded),
+                (_, true) if service.breaker_rolls_back => Reading::RollingBack,
+                (_, true) => Reading::Ended(Ending::Failed(reason)),
+                _ => Reading::InProgress,
+            };
+        }
+        if own.is_none() && self.id.is_none() && service.task_definition == self.revision {
+            return Reading::Unseen;
+        }
+        // ECS announces a rollback in the reason of the deployment that rolls back.
+        let rolling_back = self.rolling_back || primary.reason.as_deref().is_some_and(announces_rollback);
+        if !(is_rollout("FAILED") || rolling_back) {
+            return Reading::Ended(Ending::Superseded(primary.task_definition.clone()));
+        }
+        match primary.rollout.as_deref() {
+            Some("COMPLETED") => {
+                Reading::Ended(Ending::RolledBack(reason.or_else(|| primary.reason.clone())))
+            }
+            Some("FAILED") => Reading::Ended(Ending::RollbackFailed(primary.reason.clone())),
+            _ => Reading::RollingBack,
+        }
+    }
+}
+
+/// Whether the words of an event or a deployment announce a rollback.
+fn announces_rollback(words: &str) -> bool {
     words.to_lowercase().contains("rolling back")
 }
 
-/// The revision that the service is to run, where that is another one.
-fn other(sight: &Sight<'_>) -> Option<String> {
-    let primary = sight.service.primary();
-    let is_ours = |id: &str, revision: &str| sight.id.map_or(revision == sight.revision, |own| own == id);
-    match primary {
-        Some(primary) if !is_ours(&primary.id, &primary.task_definition) => {
-            Some(primary.task_definition.clone())
-        }
-        Some(_) => None,
-        None => Some(&sight.service.task_definition).filter(|other| *other != sight.revision).cloned(),
-    }
+/// Judges a deployment of `CodeDeploy`.
+#[derive(Debug)]
+pub(crate) struct CodeDeployJudge {
+    pub(crate) seen: SeenEvents,
+    /// `NotFound` responses that are still tolerated.
+    missing_left: u32,
+    stages: HashSet<String>,
+    state: LastState,
 }
 
-/// Without service deployments there is only what the service lists of its own.
-fn by_service(sight: &Sight<'_>) -> Verdict {
-    let deployments = &sight.service.deployments;
-    let own = deployments.iter().find(|deployment| match sight.id {
-        Some(id) => deployment.id == id,
-        None => deployment.task_definition == sight.revision,
-    });
-    let rollout = |wanted: &str| own.is_some_and(|own| own.rollout.as_deref() == Some(wanted));
-    let reason = own.and_then(|own| own.reason.clone());
-    let Some(primary) = sight.service.primary() else { return Verdict::Unseen };
-    let is_primary = own.is_some_and(|own| own.id == primary.id);
-    // ECS says so in the reason of the deployment that goes back.
-    let goes_back = sight.goes_back || primary.reason.as_deref().is_some_and(tells_of_way_back);
-    if is_primary {
-        return match (rollout("COMPLETED"), rollout("FAILED")) {
-            (true, _) => Verdict::Succeeded,
-            (_, true) if sight.service.breaker_rolls_back => Verdict::RollsBack,
-            (_, true) => Verdict::Failed(reason),
-            _ => Verdict::GoesOn,
+impl CodeDeployJudge {
+    /// `before` is the service before the deployment.
+    pub(crate) fn new(before: &Service) -> Self {
+        Self {
+            seen: SeenEvents::of(before),
+            missing_left: MAX_MISSING,
+            stages: HashSet::new(),
+            state: LastState::default(),
+        }
+    }
+
+    /// Another deployment, which rolls back, is judged from now on.
+    pub(crate) fn switch(&mut self) {
+        self.stages.clear();
+        self.state = LastState::default();
+        self.clear_doubts();
+    }
+
+    pub(crate) fn clear_doubts(&mut self) {
+        self.missing_left = MAX_MISSING;
+    }
+
+    /// `CodeDeploy` does not know the deployment. Returns whether that is tolerated.
+    pub(crate) fn missing(&mut self) -> bool {
+        let is_tolerated = self.missing_left > 0;
+        self.missing_left = self.missing_left.saturating_sub(1);
+        is_tolerated
+    }
+
+    /// `service` is `None` if it could not be read, or no longer matters.
+    pub(crate) fn observe(
+        &mut self,
+        deployment: &code_deploy::Deployment,
+        progress: Option<&Progress>,
+        service: Option<&Service>,
+    ) -> Assessment {
+        self.missing_left = 0;
+        let messages = service.map(|service| self.seen.take(service)).unwrap_or_default();
+        let stages = progress.into_iter().flat_map(|progress| &progress.events);
+        let stages = stages.filter_map(LifecycleEvent::line);
+        let stages = stages.filter(|line| self.stages.insert(line.clone())).collect();
+        let counts = progress.and_then(Progress::new_set).map(|set| set.counts);
+        let text = code_deploy::standing(deployment, progress);
+        let verdict = match deployment.status {
+            Status::Succeeded => Verdict::Ended(Ending::Succeeded),
+            Status::Failed | Status::Stopped => Verdict::Ended(Ending::Failed(deployment.reason())),
+            _ if deployment.keeps_earlier => Verdict::TrafficMoved,
+            _ => Verdict::InProgress,
         };
-    }
-    if own.is_none() && sight.id.is_none() && sight.service.task_definition == sight.revision {
-        return Verdict::Unseen;
-    }
-    if !(rollout("FAILED") || goes_back) {
-        return Verdict::Superseded(primary.task_definition.clone());
-    }
-    match primary.rollout.as_deref() {
-        Some("COMPLETED") => Verdict::RolledBack(reason.or_else(|| primary.reason.clone())),
-        Some("FAILED") => Verdict::RollbackFailed(primary.reason.clone()),
-        _ => Verdict::RollsBack,
+        Assessment { verdict, messages, stages, state: self.state.change(RolloutState { text, counts }) }
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::ecs::service::Deployment;
-
-    /// A deployment of the service's own list: id, status, revision and rollout.
-    fn own(id: &str, status: &str, revision: &str, rollout: &str) -> Deployment {
-        let [id, status, task_definition] = [id, status, revision].map(ToOwned::to_owned);
-        Deployment { id, status, task_definition, rollout: Some(rollout.to_owned()), ..Deployment::default() }
-    }
-
-    fn seen(deployments: Vec<Deployment>, breaker_rolls_back: bool, goes_back: bool) -> Verdict {
-        let primary = deployments.iter().find(|one| one.status == "PRIMARY");
-        let task_definition = primary.map_or("new", |primary| &primary.task_definition).to_owned();
-        let status = "ACTIVE".to_owned();
-        let service =
-            Service { status, task_definition, deployments, breaker_rolls_back, ..Service::default() };
-        judge(&Sight { service: &service, deployment: None, id: Some("ours"), revision: "new", goes_back })
-    }
-
-    #[test]
-    fn a_service_alone_tells_as_much_as_it_can() {
-        let ours = |status: &str, rollout: &str| own("ours", status, "new", rollout);
-        let old = |status: &str, rollout: &str| own("old", status, "old", rollout);
-        let superseded = || Verdict::Superseded("old".to_owned());
-        for (deployments, breaker, goes_back, verdict) in [
-            (vec![ours("PRIMARY", "IN_PROGRESS"), old("ACTIVE", "COMPLETED")], true, false, Verdict::GoesOn),
-            (vec![ours("PRIMARY", "COMPLETED")], true, false, Verdict::Succeeded),
-            (vec![ours("PRIMARY", "FAILED")], true, false, Verdict::RollsBack),
-            (vec![ours("PRIMARY", "FAILED")], false, false, Verdict::Failed(None)),
-            (vec![old("PRIMARY", "IN_PROGRESS"), ours("ACTIVE", "FAILED")], true, false, Verdict::RollsBack),
-            (
-                vec![old("PRIMARY", "COMPLETED"), ours("ACTIVE", "FAILED")],
-                true,
-                false,
-                Verdict::RolledBack(None),
-            ),
-            // What failed is not listed any more: that ECS was on its way back has to be remembered.
-            (vec![old("PRIMARY", "COMPLETED")], true, true, Verdict::RolledBack(None)),
-            (vec![old("PRIMARY", "COMPLETED")], true, false, superseded()),
-            (vec![old("PRIMARY", "IN_PROGRESS"), ours("ACTIVE", "IN_PROGRESS")], true, false, superseded()),
-            (vec![old("PRIMARY", "FAILED")], true, true, Verdict::RollbackFailed(None)),
-            (vec![], true, false, Verdict::Unseen),
-        ] {
-            let told = format!("{deployments:?} {breaker} {goes_back}");
-            assert_eq!(seen(deployments, breaker, goes_back), verdict, "{told}");
-        }
-    }
-
-    #[test]
-    fn a_service_deployment_that_was_stopped_failed_or_was_superseded() {
-        let judged = |primary: &str, state: State| {
-            let deployments = vec![own("any", "PRIMARY", primary, "IN_PROGRESS")];
-            let service = Service { status: "ACTIVE".to_owned(), deployments, ..Service::default() };
-            let deployment =
-                ServiceDeployment { state, reason: Some("why".to_owned()), ..ServiceDeployment::default() };
-            let deployment = Some(&deployment);
-            judge(&Sight { service: &service, deployment, id: None, revision: "new", goes_back: false })
-        };
-        assert_eq!(judged("new", State::Stopped), Verdict::Failed(Some("why".to_owned())));
-        assert_eq!(judged("other", State::Stopped), Verdict::Superseded("other".to_owned()));
-        assert_eq!(judged("old", State::RollbackInProgress), Verdict::RollsBack);
-        assert_eq!(judged("old", State::RollbackSuccessful), Verdict::RolledBack(Some("why".to_owned())));
-        assert_eq!(judged("new", State::Other("NEW_WORD".to_owned())), Verdict::GoesOn);
-        let gone = Service { status: "INACTIVE".to_owned(), ..Service::default() };
-        let sight = Sight { service: &gone, deployment: None, id: None, revision: "new", goes_back: false };
-        assert_eq!(judge(&sight), Verdict::Gone);
-    }
-}
+mod tests;

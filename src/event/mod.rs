@@ -163,6 +163,8 @@ pub(crate) enum Kind {
     DeploymentState {
         service: Shown,
         state: Shown,
+        /// Other services are deployed at the same time.
+        is_one_of_many: bool,
     },
     DeploymentFinished(Deployed),
     /// Local mode: what `deploy` would do.

@@ -263,7 +263,7 @@ fn deployment(kind: &Kind) -> Option<(&'static str, Value)> {
             let fields = json!({ "service": service, "cluster": cluster, "before": before, "after": after });
             ("deployment.started", fields)
         }
-        Kind::DeploymentState { service, state } => {
+        Kind::DeploymentState { service, state, .. } => {
             ("deployment.state", json!({ "service": service, "state": state }))
         }
         Kind::DeploymentFinished(deployed) => {

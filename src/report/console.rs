@@ -1,6 +1,6 @@
 //! The log that people read: phases and steps with their times, the commands' own output untouched, a summary.
 
-use super::summary::Summary;
+use super::summary::{self, Summary};
 use super::{Sink, human_duration};
 use crate::event::{BuildOpened, Cause, Ending, Event, Kind, Wants};
 use crate::exit::Exit;
@@ -278,7 +278,10 @@ impl<W: Write + Send> Sink for Console<W> {
             Kind::CallFinished { ending, exit, elapsed } => {
                 self.ended(ending, *exit, &human_duration(*elapsed));
             }
-            kind => self.summary.add(kind),
+            kind => match summary::deployment_state(kind) {
+                Some(state) => self.note(Color::Dim, step, &state),
+                None => self.summary.add(kind),
+            },
         }
         self.show();
     }

@@ -143,6 +143,15 @@ fn tested(tested: &Tested) -> String {
     }
 }
 
+/// The line of the log about a deployment's state, if the event is one.
+pub(crate) fn deployment_state(kind: &Kind) -> Option<String> {
+    match kind {
+        Kind::DeploymentState { service, state, is_one_of_many: true } => Some(format!("{service}: {state}")),
+        Kind::DeploymentState { state, .. } => Some(state.to_string()),
+        _ => None,
+    }
+}
+
 /// The first twelve digits of an id, as the docker command shows it.
 fn short_id(id: &str) -> &str {
     let hex = id.strip_prefix("sha256:").unwrap_or(id);

@@ -1,6 +1,7 @@
-//! `image-definitions`: the two files that `CodePipeline`'s deploy actions read.
+//! `image-definitions`: writes the two files that `CodePipeline`'s deploy actions read.
 
 use super::{StepScope, code_pipeline};
+use crate::deployment::results;
 use crate::event::WrittenFile;
 use crate::exit::Failure;
 use crate::language::pipeline::model::Name;
@@ -23,13 +24,11 @@ pub(crate) async fn run(cx: &StepScope<'_>, pairs: &IndexMap<String, Name>) -> R
     let definitions: Vec<_> =
         uris.iter().map(|(name, image_uri)| ImageDefinition { name, image_uri }).collect();
     let path = code_pipeline::image_definitions(cx, &definitions)?;
-    // The first image that the pipeline names.
+    // `imageDetail.json` holds one image: the first that the pipeline names.
     if let Some((_, image_uri)) = uris.first() {
         code_pipeline::image_detail(cx, image_uri)?;
     }
     let containers: Vec<&str> = pairs.keys().map(String::as_str).collect();
-    let events = &cx.events;
-    let (subject, path) = (containers.join(", "), path.display().to_string());
-    events.send(code_pipeline::written(events, &subject, &path, WrittenFile::ImageDefinitions)).await;
+    results::wrote(&cx.events, &containers, &[&path], WrittenFile::ImageDefinitions).await;
     Ok(())
 }

@@ -1,110 +1,103 @@
-//! `run-task`: a task runs once, such as a migration, and its end is waited for.
+//! `run-task`: runs a task once, such as a migration, and waits for its end.
 
 use super::StepScope;
-use crate::aws::ecs::RunTask as Order;
+use crate::aws::ecs::RunTask as TaskRequest;
 use crate::aws::{Aws, AwsError};
 use crate::connections::failure::told;
-use crate::deployment::{WAIT, short};
+use crate::deployment::{DEFAULT_WAIT, results, short};
 use crate::duration;
 use crate::ecs::diagnosis::{ContainerLog, Evidence, diagnose, is_essential};
 use crate::ecs::needs::LogStream;
 use crate::ecs::service::{Network, Placement};
 use crate::ecs::task::{Container, NotStarted, Task};
 use crate::ecs::task_definition::{TaskDefinitionError, described};
-use crate::event::{Kind, TaskRun};
 use crate::exit::{Exit, Failure, chain};
 use crate::files::{self, Access};
 use crate::language::pipeline::model::{LaunchType, RunTask, TaskPlace};
 use crate::plan::Mode;
+use crate::random;
 use serde_json::{Value, json};
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-/// How often a task is looked at.
+/// The interval between polls of the task.
 const POLL: Duration = Duration::from_secs(2);
-/// How long the last lines of a log may take to come.
+/// How long the last log lines may take to reach `CloudWatch`.
 const LAST_LINES: Duration = Duration::from_secs(5);
-/// How often ECS may not know of it yet at the first looks.
-const UNSEEN: u32 = 5;
-/// How often the SDK's own attempts to start a task are made.
+/// Initial `NotFound` responses that are tolerated.
+const MAX_MISSING: u32 = 5;
+/// How often a task is started, each time with the SDK's own retries.
 const ATTEMPTS: u32 = 3;
-/// ECS's codes for a task that was ended from outside: what it exits with then says nothing.
+/// ECS's codes for a task that was stopped from outside. Its exit code means nothing then.
 const FROM_OUTSIDE: [&str; 4] =
     ["UserInitiated", "SpotInterruption", "TerminationNotice", "InfrastructureHealth"];
-/// How many lines tell why a container failed.
+/// How many last log lines of a container are kept for the diagnosis.
 const KEPT: usize = 20;
 
 pub(crate) async fn run(cx: &StepScope<'_>, task: &RunTask) -> Result<(), Failure> {
     let (family, revision) = cx.registered(task.task_definition.as_ref())?;
     let command = task.command.as_ref().map(|command| cx.resolve_all(command)).transpose()?;
-    let mut order = Order {
+    let mut request = TaskRequest {
         cluster: cx.resolve(&task.cluster)?,
         definition: revision,
         placement: Placement::default(),
         container: task.container.as_ref().map(|name| name.value.clone()),
         command,
         environment: cx.resolve_pairs(&task.environment)?,
-        token: format!("runner-{}", crate::random::id()),
+        token: format!("runner-{}", random::id()),
     };
     if cx.project.mode == Mode::Local {
-        return planned(cx, &order, &family).await;
+        return plan(cx, &request, &family).await;
     }
     let aws = cx.aws().await?;
-    order.placement = placement(cx, &aws, &order.cluster, &task.place).await?;
-    let definition = Value::Object(described(aws.ecs_task_definition(&order.definition).await?));
-    if let Some(wanted) = &order.container {
+    request.placement = placement(cx, &aws, &request.cluster, &task.place).await?;
+    let definition = Value::Object(described(aws.ecs_task_definition(&request.definition).await?));
+    if let Some(wanted) = &request.container {
         known_container(&definition, wanted)?;
     }
-    let begin = Instant::now();
-    let started = start(cx, &aws, &order).await?;
-    let short = short(&order.definition);
-    cx.events.note(format!("task {} of {short} has been started", started.id())).await;
-    let (arn, cluster) = (cx.events.shown(&started.arn), cx.events.shown(&order.cluster));
-    cx.events.send_for(cx.events.id().inner("task"), Kind::TaskStarted { arn, cluster }).await;
+    let start_time = Instant::now();
+    let started = start(cx, &aws, &request).await?;
+    cx.events.note(format!("started task {} of {}", started.id(), short(&request.definition))).await;
+    results::task_started(&cx.events, &started.arn, &request.cluster).await;
     let poll = cx.project.ecs_poll.unwrap_or(POLL);
     let mut running = Running {
         cx,
         aws: &aws,
-        cluster: &order.cluster,
+        cluster: &request.cluster,
         definition,
         task: started,
         logs: HashMap::new(),
         poll,
     };
-    let wait = task.wait.unwrap_or(WAIT);
+    let wait = task.wait.unwrap_or(DEFAULT_WAIT);
     tokio::select! {
         ended = running.until_stopped() => ended?,
         () = tokio::time::sleep(wait) => {
             let is_stopped = running.stop(&format!("runner: it took longer than {}", duration::display(wait))).await;
-            let end = if is_stopped { "was stopped" } else { "goes on, because it could not be stopped" };
+            let end = if is_stopped { "was stopped" } else { "continues, because it could not be stopped" };
             let message = format!("the task took longer than {} and {end}", duration::display(wait));
-            return Err(Failure::new(Exit::Timeout, message).help("`wait` says how long it may take"));
+            return Err(Failure::new(Exit::Timeout, message).help("`wait` sets how long it may take"));
         }
         () = cx.stopping.soft.cancelled() => {
             let _ = running.stop("runner: the run was stopped").await;
             return Err(Failure::stopped());
         }
     }
-    running.judge(order.container.as_deref())?;
-    let events = &cx.events;
-    let finished = TaskRun {
-        subject: events.shown(order.container.as_deref().unwrap_or(&family)),
-        cluster: events.shown(&order.cluster),
-        revision: events.shown(&short),
-        elapsed: begin.elapsed(),
-    };
-    events.send_for(events.id().inner("task"), Kind::TaskFinished(finished)).await;
+    running.check(request.container.as_deref())?;
+    let subject = request.container.as_deref().unwrap_or(&family);
+    results::ran(&cx.events, subject, &request.cluster, &request.definition, start_time.elapsed()).await;
     Ok(())
 }
 
-/// Starts the task. An answer that is lost is asked for again: by its token ECS knows the task that it has started.
-async fn start(cx: &StepScope<'_>, aws: &Aws, order: &Order) -> Result<Task, Failure> {
+/// Starts the task. Retries after a lost response are safe: by the token, ECS recognises a task that it has
+/// started.
+async fn start(cx: &StepScope<'_>, aws: &Aws, request: &TaskRequest) -> Result<Task, Failure> {
     let mut attempt = 1;
     loop {
-        match aws.ecs_run_task(order).await {
-            Ok(started) => return started.map_err(|reasons| not_started(&order.cluster, &reasons)),
+        match aws.ecs_run_task(request).await {
+            Ok(started) => return started.map_err(|reasons| not_started(&request.cluster, &reasons)),
             Err(error) if error.is_transient() && attempt < ATTEMPTS => {
-                cx.events.warn(format!("tried again, because {}", chain(&error))).await;
+                cx.events.warn(format!("retrying: {}", chain(&error))).await;
             }
             Err(error) => return Err(error.into()),
         }
@@ -112,21 +105,21 @@ async fn start(cx: &StepScope<'_>, aws: &Aws, order: &Order) -> Result<Task, Fai
     }
 }
 
-async fn planned(cx: &StepScope<'_>, order: &Order, family: &str) -> Result<(), Failure> {
-    let path = cx.work.another_ecs_file(&format!("run-task-{}-{family}", order.cluster));
+/// Writes the task to a file, in local mode.
+async fn plan(cx: &StepScope<'_>, request: &TaskRequest, family: &str) -> Result<(), Failure> {
+    let path = cx.work.another_ecs_file(&format!("run-task-{}-{family}", request.cluster));
     let environment: serde_json::Map<String, Value> =
-        order.environment.iter().map(|(name, value)| (name.clone(), Value::from(value.as_str()))).collect();
+        request.environment.iter().map(|(name, value)| (name.clone(), Value::from(value.as_str()))).collect();
     let planned = json!({
-        "cluster": order.cluster, "taskDefinition": order.definition, "container": order.container,
-        "command": order.command, "environment": environment,
+        "cluster": request.cluster, "taskDefinition": request.definition, "container": request.container,
+        "command": request.command, "environment": environment,
     });
     files::write_json(&path, &planned, Access::Owner)?;
-    let (family, cluster) = (cx.events.shown(family), cx.events.shown(&order.cluster));
-    cx.events.send(Kind::TaskPlanned { family, cluster }).await;
+    results::planned_task(&cx.events, family, &request.cluster).await;
     Ok(())
 }
 
-/// Where the task runs: as a service's tasks do, or as the file says.
+/// Returns the placement of a service's tasks, or the one in the pipeline file.
 async fn placement(
     cx: &StepScope<'_>,
     aws: &Aws,
@@ -168,53 +161,56 @@ fn known_container(definition: &Value, wanted: &str) -> Result<(), Failure> {
 fn not_started(cluster: &str, reasons: &[NotStarted]) -> Failure {
     let mut sentences: Vec<String> = reasons.iter().map(NotStarted::sentence).collect();
     sentences.dedup();
-    let reason = if sentences.is_empty() { "ECS gives no reason".to_owned() } else { sentences.join("; ") };
+    let reason =
+        if sentences.is_empty() { "ECS reported no reason".to_owned() } else { sentences.join("; ") };
     Failure::environment(format!("no task was started in {cluster}: {reason}"))
 }
 
-/// A task under way.
+/// A running task.
 struct Running<'a> {
     cx: &'a StepScope<'a>,
     aws: &'a Aws,
     cluster: &'a str,
     definition: Value,
     task: Task,
-    /// How far the containers' logs have been read, and the last lines of each.
+    /// The logs by container.
     logs: HashMap<String, Log>,
     poll: Duration,
 }
 
 #[derive(Default)]
 struct Log {
+    /// The token of the next page.
     next: Option<String>,
+    /// The last lines.
     last: Vec<String>,
-    /// It cannot be read, which has been said.
+    /// It cannot be read, and a warning was given.
     given_up: bool,
 }
 
 impl Running<'_> {
-    /// Waits until the task has ended, and shows what its containers write.
+    /// Waits until the task has ended, and forwards the logs of its containers.
     async fn until_stopped(&mut self) -> Result<(), Failure> {
-        let (mut said, mut troubled, mut unseen) = (String::new(), false, 0);
+        let (mut last_status, mut failing, mut missing) = (String::new(), false, 0);
         loop {
             match self.aws.ecs_task(self.cluster, &self.task.arn).await {
-                Ok(task) => (self.task, troubled, unseen) = (task, false, UNSEEN),
-                // It may take ECS a moment to know of it.
-                Err(AwsError::NotFound { .. }) if unseen < UNSEEN => unseen += 1,
+                Ok(task) => (self.task, failing, missing) = (task, false, MAX_MISSING),
+                // ECS may know a new task only after a moment.
+                Err(AwsError::NotFound { .. }) if missing < MAX_MISSING => missing += 1,
                 Err(error) if error.is_transient() => {
-                    if !std::mem::replace(&mut troubled, true) {
-                        self.cx.events.warn(format!("asked again, because {}", chain(&error))).await;
+                    if !std::mem::replace(&mut failing, true) {
+                        self.cx.events.warn(format!("retrying: {}", chain(&error))).await;
                     }
                 }
                 Err(error) => {
-                    let help = format!("the task {} goes on by itself", self.task.id());
+                    let help = format!("the task {} continues without runner", self.task.id());
                     return Err(Failure::from(error).help(help));
                 }
             }
             let status = self.task.last_status.to_lowercase();
-            if status != said && !status.is_empty() {
+            if status != last_status && !status.is_empty() {
                 self.cx.events.note(format!("the task is {status}")).await;
-                said = status;
+                last_status = status;
             }
             self.read_logs().await;
             if self.task.last_status == "STOPPED" {
@@ -222,17 +218,17 @@ impl Running<'_> {
             }
             tokio::time::sleep(self.poll).await;
         }
-        // CloudWatch may get the last lines a moment later.
-        let end = Instant::now() + LAST_LINES;
+        // The last lines may reach CloudWatch only after a moment.
+        let deadline = Instant::now() + LAST_LINES;
         let mut quiet = 0;
-        while quiet < 2 && Instant::now() < end && self.logs.values().any(|log| !log.given_up) {
+        while quiet < 2 && Instant::now() < deadline && self.logs.values().any(|log| !log.given_up) {
             tokio::time::sleep(self.poll.min(Duration::from_secs(1))).await;
             quiet = if self.read_logs().await { 0 } else { quiet + 1 };
         }
         Ok(())
     }
 
-    /// Shows what the containers have written since the last time; whether that was anything.
+    /// Forwards new log lines of the containers. Returns whether there were any.
     async fn read_logs(&mut self) -> bool {
         let stream = |container: &Container| LogStream::of(&self.definition, &container.name, self.task.id());
         let streams: Vec<_> =
@@ -271,7 +267,7 @@ impl Running<'_> {
                         if !error.is_transient() {
                             log.given_up = true;
                             let cause = told(&error);
-                            let text = format!("the log of {} cannot be read: {cause}", container.name);
+                            let text = format!("could not read the log of {}: {cause}", container.name);
                             self.cx.events.warn(text).await;
                         }
                         break;
@@ -282,27 +278,27 @@ impl Running<'_> {
         any
     }
 
-    /// Ends the task; whether that went well.
+    /// Stops the task. Returns whether that succeeded.
     async fn stop(&self, reason: &str) -> bool {
         let stopped = self.aws.ecs_stop_task(self.cluster, &self.task.arn, reason).await;
         let text = match &stopped {
             Ok(()) => format!("the task {} was stopped", self.task.id()),
-            Err(error) => format!("the task {} could not be stopped: {}", self.task.id(), told(error)),
+            Err(error) => format!("could not stop the task {}: {}", self.task.id(), told(error)),
         };
         self.cx.events.warn(text).await;
         stopped.is_ok()
     }
 
-    /// The exit code of the container decides; of all that are essential, where none is named.
-    fn judge(&self, wanted: Option<&str>) -> Result<(), Failure> {
-        let decides =
+    /// Fails unless the container exited with 0. If none is named, all essential containers count.
+    fn check(&self, wanted: Option<&str>) -> Result<(), Failure> {
+        let counts =
             |name: &str| wanted.map_or_else(|| is_essential(&self.definition, name), |wanted| name == wanted);
-        let decide: Vec<_> = self.task.containers.iter().filter(|one| decides(&one.name)).collect();
-        let is_ended_from_outside =
+        let containers: Vec<_> = self.task.containers.iter().filter(|one| counts(&one.name)).collect();
+        let is_stopped_from_outside =
             self.task.stop_code.as_deref().is_some_and(|code| FROM_OUTSIDE.contains(&code));
-        if !is_ended_from_outside
-            && !decide.is_empty()
-            && decide.iter().all(|container| container.exit_code == Some(0))
+        if !is_stopped_from_outside
+            && !containers.is_empty()
+            && containers.iter().all(|container| container.exit_code == Some(0))
         {
             return Ok(());
         }

@@ -1,10 +1,9 @@
-//! `task-definition`: a new revision, made from a file, a family's latest revision or what a service runs.
+//! `task-definition`: registers a revision, made from a file, a family's latest revision or the revision of a
+//! service.
 
 use super::{StepScope, code_pipeline};
-use crate::deployment::Registered;
-use crate::deployment::read_definition;
+use crate::deployment::{Registered, read_definition, results};
 use crate::ecs::task_definition::{ContainerPatch, Patch, Request};
-use crate::event::Kind;
 use crate::exit::Failure;
 use crate::files::{self, Access};
 use crate::language::diagnostic::Diagnostic;
@@ -12,10 +11,9 @@ use crate::language::pipeline::model::{ContainerChange, TaskDefinition, TaskDefi
 use crate::language::pipeline::template::Template;
 use crate::plan::Mode;
 use serde_json::{Map, Value, json};
-use std::path::Path;
 
-/// For a file that cannot be read.
-const HELP: &str = "`file` starts from the directory of the pipeline file";
+/// The help for a file that cannot be read.
+const HELP: &str = "`file` is relative to the directory of the pipeline file";
 pub(crate) async fn run(cx: &StepScope<'_>, definition: &TaskDefinition) -> Result<(), Failure> {
     let patch = patch(cx, definition)?;
     let Some(base) = base(cx, &definition.base).await? else {
@@ -36,7 +34,7 @@ pub(crate) async fn run(cx: &StepScope<'_>, definition: &TaskDefinition) -> Resu
         Mode::Local => {
             let path = cx.work.ecs_file(&family);
             files::write_json(&path, &request.into_json(), Access::Owner)?;
-            cx.events.send(rendered(cx, &family, &path, false)).await;
+            results::rendered(&cx.events, &family, &path).await;
             family.clone()
         }
         Mode::Publish => {
@@ -48,14 +46,14 @@ pub(crate) async fn run(cx: &StepScope<'_>, definition: &TaskDefinition) -> Resu
     Ok(())
 }
 
-/// What a revision is made from.
+/// The task definition that a revision is made from.
 struct Base {
     document: Value,
-    /// It, where ECS has it.
+    /// The same as a registered revision, if it is one.
     registered: Option<Registered>,
 }
 
-/// Local mode does not ask AWS, so only the changes to a revision that lives there can be shown.
+/// Writes the changes to a file. Local mode does not ask AWS, so the revision that they apply to is unknown.
 async fn planned(cx: &StepScope<'_>, definition: &TaskDefinition, patch: &Patch) -> Result<(), Failure> {
     let name = match &definition.base {
         TaskDefinitionBase::Family(name)
@@ -71,27 +69,22 @@ async fn planned(cx: &StepScope<'_>, definition: &TaskDefinition, patch: &Patch)
         "tags": object(&patch.tags),
     });
     let path = cx.work.ecs_file(&format!("{name}-changes"));
-    files::write_json(&path, &said(changes), Access::Owner)?;
+    files::write_json(&path, &without_nulls(changes), Access::Owner)?;
     cx.events
         .note("local mode does not read the current task definition from ECS; only the changes are written")
         .await;
-    cx.events.send(rendered(cx, &name, &path, true)).await;
+    results::planned_changes(&cx.events, &name, &path).await;
     if !definition.registers() {
         cx.events.note("taskdef.json and appspec.yaml are written when publishing").await;
         return Ok(());
     }
-    // The name stands for the family where only ECS knows that.
+    // Only ECS knows the family, so the name is used in its place.
     cx.shared.results().task_definitions.insert(name.clone(), name);
     Ok(())
 }
 
-fn rendered(cx: &StepScope<'_>, family: &str, path: &Path, changes_only: bool) -> Kind {
-    let file = cx.events.shown(path.display().to_string());
-    Kind::DefinitionRendered { family: cx.events.shown(family), file, changes_only }
-}
-
 fn planned_container(patch: &ContainerPatch) -> Value {
-    said(json!({
+    without_nulls(json!({
         "name": patch.name,
         "image": patch.image,
         "environment": object(&patch.environment),
@@ -105,14 +98,14 @@ fn planned_container(patch: &ContainerPatch) -> Value {
     }))
 }
 
-/// Pairs as an object; nothing where there are none.
+/// Returns pairs as an object, or `None` if there are none.
 fn object(pairs: &[(String, String)]) -> Option<Map<String, Value>> {
     let fields = pairs.iter().map(|(name, value)| (name.clone(), Value::from(value.as_str())));
     (!pairs.is_empty()).then(|| fields.collect())
 }
 
-/// An object without what is not said.
-fn said(mut object: Value) -> Value {
+/// Removes the null fields of an object.
+fn without_nulls(mut object: Value) -> Value {
     if let Some(fields) = object.as_object_mut() {
         fields.retain(|_, value| !value.is_null());
     }
@@ -154,7 +147,7 @@ fn patch(cx: &StepScope<'_>, definition: &TaskDefinition) -> Result<Patch, Failu
     })
 }
 
-/// The document to start from; nothing where it lives in ECS and ECS is not asked.
+/// Returns the document to start from, or `None` if only ECS has it and ECS is not asked.
 async fn base(cx: &StepScope<'_>, base: &TaskDefinitionBase) -> Result<Option<Base>, Failure> {
     if let TaskDefinitionBase::File(file) = base {
         return Ok(Some(Base {

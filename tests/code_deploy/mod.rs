@@ -137,7 +137,7 @@ fn a_failure_that_nobody_rolls_back() {
         },
         Vec::new(),
     );
-    play.run().exits(5).says("the service has only tasks of the revision before");
+    play.run().exits(5).says("the service runs only tasks of the previous revision");
     // The rollback fails as well.
     let back = Played::rollback([look("InProgress"), look("Failed")]);
     let failed = failed.clone().back(1);
@@ -158,7 +158,7 @@ fn tasks_that_fail_say_why() {
         Vec::new(),
     );
     let outcome = play.run().exits(5);
-    outcome.says("a task has failed: ").ends_with("failed and was rolled back to").ends_with("image `new`");
+    outcome.says("a task failed: ").ends_with("failed and was rolled back to").ends_with("image `new`");
     assert_eq!(
         play.api.calls("codedeploy:StopDeployment"),
         [json!({ "deploymentId": "d-PLAYED000", "autoRollbackEnabled": true })]
@@ -174,7 +174,7 @@ fn a_deployment_that_takes_too_long() {
     assert_eq!(play.api.count("codedeploy:StopDeployment"), 1);
 
     let play = Play::of("wait: 1s, on-failure: leave", vec![Played::new(stuck())]);
-    play.run().exits(7).ends_with("is not through, and goes on: it took longer than 1s");
+    play.run().exits(7).ends_with("is still deploying: it took longer than 1s");
     assert_eq!(play.api.count("codedeploy:StopDeployment"), 0);
 
     // It was through a moment before it could be stopped.
@@ -184,7 +184,7 @@ fn a_deployment_that_takes_too_long() {
     // All that is left is the end of the earlier tasks.
     let looks = success()[..5].to_vec();
     let play = Play::of("wait: 1s", vec![Played::new(looks)]);
-    play.run().exits(0).says("ends by itself once the earlier tasks do").says("\n  deployed ");
+    play.run().exits(0).says("will finish when the earlier tasks end").says("\n  deployed ");
     assert_eq!(play.api.count("codedeploy:StopDeployment"), 0);
 }
 
@@ -199,7 +199,7 @@ fn another_deployment_is_under_way() {
     );
     let outcome = play.run().exits(1);
     outcome
-        .ends_with("APPLICATION/GROUP has another deployment under way, d-PLAYED001 (in progress, somebody else, since ")
+        .ends_with("APPLICATION/GROUP has another running deployment, d-PLAYED001 (in progress, somebody else, since ")
         .ends_with("aws deploy stop-deployment --deployment-id d-PLAYED001");
     assert_eq!(play.made(), 0);
     // One that brings the same is followed.
@@ -219,11 +219,7 @@ fn another_deployment_is_under_way() {
     );
     let content = play.project.read("td.json");
     let again = Play { project: again.project.file("td.json", content), ..again };
-    again
-        .run()
-        .exits(0)
-        .says("is being deployed already by d-PLAYED000, which is followed")
-        .says("\n  deployed ");
+    again.run().exits(0).says("is already being deployed by d-PLAYED000; following it").says("\n  deployed ");
     assert_eq!(again.made(), 0);
 }
 
@@ -234,7 +230,7 @@ fn somebody_else_takes_its_place() {
     let play = Play::of("wait: 30s", vec![Played::new(looks), other]);
     play.run()
         .exits(8)
-        .ends_with("was superseded by another one: the deployment d-PLAYED001 was made meanwhile");
+        .ends_with("was superseded by another one: the deployment d-PLAYED001 was created in the meantime");
 }
 
 #[test]
@@ -249,7 +245,7 @@ fn an_answer_that_is_lost_makes_no_second_deployment() {
         [Fault::server_error("codedeploy:CreateDeployment"), Fault::throttled("codedeploy:CreateDeployment")]
     {
         let play = Play::new("wait: 30s", vec![Played::new(success())], |_| {}, vec![fault.at([1, 2])]);
-        play.run().exits(0).says("tried again, because").says("\n  deployed ");
+        play.run().exits(0).says("retrying: ").says("\n  deployed ");
         assert_eq!((play.made(), play.api.count("codedeploy:CreateDeployment")), (1, 3));
     }
 }
@@ -263,7 +259,7 @@ fn calls_that_go_wrong_on_the_way() {
         |_| {},
         vec![Fault::garbage("codedeploy:GetDeployment")],
     );
-    play.run().exits(0).says("asked again, because").says("\n  deployed ");
+    play.run().exits(0).says("retrying: ").says("\n  deployed ");
     for action in ["codedeploy:GetDeployment", "codedeploy:ListDeploymentTargets", "ecs:DescribeServices"] {
         let play = Play::new("wait: 60s", vec![Played::new(success())], |_| {}, vec![all(action)]);
         play.run().exits(0).says("\n  deployed ");
@@ -285,7 +281,7 @@ fn calls_that_go_wrong_on_the_way() {
         |_| {},
         vec![Fault::denied("codedeploy:GetDeployment")],
     );
-    play.run().exits(3).ends_with("cannot be followed").ends_with("codedeploy:GetDeployment");
+    play.run().exits(3).ends_with("cannot follow it").ends_with("codedeploy:GetDeployment");
 }
 
 #[test]
@@ -298,7 +294,7 @@ fn a_run_that_is_stopped_rolls_back_or_leaves() {
         running.signal("TERM");
         let outcome = running.finish().exits(143);
         let says = if stops == 1 {
-            "CodeDeploy was asked to roll back; that goes on by itself"
+            "the run was stopped; CodeDeploy rolls back without runner"
         } else {
             "d-PLAYED000 of"
         };

@@ -1,15 +1,20 @@
 //! `runner ecs diff`.
 
-use super::{Definition, Session};
+use super::Definition;
+use super::invocation::Invocation;
 use crate::cli::stdio;
 use crate::exit::{Exit, Failure};
 use clap::Args;
 
-/// Show how a task definition differs from what a service runs; exit 0 where it does not, 1 where it does
+/// Show how a task definition differs from the revision that a service runs; exits with 0 if they are the
+/// same, 1 if they differ
 #[derive(Debug, Args)]
-#[command(
-    after_help = "What means the same is no difference: the order of variables, what ECS adds by itself, `0.25 vCPU` and 256.\n\nExample:\n  runner ecs diff --cluster prod --service webapp --file taskdef.json --image web=registry.example.com/webapp:v1"
-)]
+#[command(after_help = "\
+Only content counts: the order of variables, defaults that ECS adds, and notations such as `0.25 vCPU` for 256 \
+are no difference.
+
+Example:
+  runner ecs diff --cluster prod --service webapp --file taskdef.json --image web=registry.example.com/webapp:v1")]
 pub(crate) struct Diff {
     /// The service's cluster
     #[arg(long)]
@@ -24,16 +29,14 @@ pub(crate) struct Diff {
 pub(crate) fn main(arguments: &Diff) -> Result<Exit, Failure> {
     let request = arguments.definition.request()?;
     let Diff { cluster, service, .. } = arguments;
-    let session = Session::new()?;
-    // 1 is for a difference.
-    let is_unknown = |failure: Failure| Failure {
-        exit: if failure.exit == Exit::StepFailed { Exit::Environment } else { failure.exit },
-        ..failure
-    };
-    let ended = session.run(false, async |session| {
-        session.difference(cluster, service, &request).await.map_err(is_unknown)
+    let compared =
+        Invocation::new()?.run(false, async |deployer| deployer.difference(cluster, service, &request).await);
+    // Exit code 1 is reserved for a difference.
+    let compared = compared.map_err(|failure| match failure.exit {
+        Exit::StepFailed => Failure { exit: Exit::Environment, ..failure },
+        _ => failure,
     })?;
-    match ended.unless_stopped()? {
+    match compared.unless_stopped()? {
         None => {
             stdio::text("no difference");
             Ok(Exit::Done)

@@ -2,26 +2,18 @@
 
 mod deploy;
 mod diff;
+mod invocation;
+mod output;
 mod render;
 mod rollback;
 mod status;
 
-use super::{load, run, stdio};
-use crate::connections::Settings;
-use crate::deployment::commands::{self, Place};
-use crate::deployment::read_definition;
+use super::stdio;
+use crate::deployment::{ServiceSet, read_definition};
 use crate::ecs::task_definition::{ContainerPatch, Patch, Request};
-use crate::engine::Cancellation;
-use crate::event::{Event, Events, Kind, Wants};
 use crate::exit::{Exit, Failure};
-use crate::report::summary;
-use crate::secret::Masks;
 use clap::{Args, Subcommand};
-use serde_json::Value;
 use std::path::PathBuf;
-use std::sync::atomic::Ordering;
-use std::time::Duration;
-use tokio::sync::mpsc;
 
 /// Work with Amazon ECS, without a pipeline file
 #[derive(Debug, Args)]
@@ -49,9 +41,8 @@ pub(crate) fn main(arguments: &Arguments) -> Result<Exit, Failure> {
     }
 }
 
-/// The services that a command is about.
 #[derive(Debug, Args)]
-struct Target {
+struct TargetServices {
     /// The services' cluster
     #[arg(long)]
     cluster: String,
@@ -60,13 +51,13 @@ struct Target {
     services: Vec<String>,
 }
 
-impl Target {
-    fn place(&self) -> Place {
-        Place { cluster: self.cluster.clone(), services: self.services.clone() }
+impl TargetServices {
+    fn service_set(&self) -> ServiceSet {
+        ServiceSet { cluster: self.cluster.clone(), services: self.services.clone() }
     }
 }
 
-/// A task definition and what changes in it.
+/// A task definition and changes to it.
 #[derive(Debug, Args)]
 struct Definition {
     /// A task definition in JSON or YAML, in any shape that the AWS tools write
@@ -76,7 +67,7 @@ struct Definition {
     changes: Changes,
 }
 
-/// What changes in a task definition.
+/// Changes to a task definition.
 #[derive(Debug, Args)]
 struct Changes {
     /// The image of a container
@@ -88,7 +79,6 @@ struct Changes {
 }
 
 impl Definition {
-    /// The request to register it.
     fn request(&self) -> Result<Request, Failure> {
         let mut request = Request::from_document(read_definition(&self.file)?)?;
         request.apply(&self.changes.patch())?;
@@ -118,115 +108,6 @@ impl Changes {
             containers[at].environment.push(variable);
         }
         Patch { containers, ..Patch::default() }
-    }
-}
-
-/// How long a deployment that a signal ends may take to ask for the way back.
-const PATIENCE: Duration = Duration::from_secs(15);
-/// How many events may wait to be written.
-const WAITING: usize = 100;
-
-/// What a command that asks AWS works with: progress goes to stderr, signals end it in order.
-struct Session {
-    settings: Settings,
-    masks: Masks,
-}
-
-impl Session {
-    fn new() -> Result<Self, Failure> {
-        Ok(Self { settings: load::settings(&load::process())?, masks: Masks::default() })
-    }
-
-    /// Does something, and gives what comes out of it. Whoever changes something ends in order after a signal, within a time; the
-    /// rest is dropped at once.
-    fn run<T>(
-        &self,
-        changes: bool,
-        work: impl AsyncFnOnce(&commands::Session<'_>) -> Result<T, Failure>,
-    ) -> Result<Ended<T>, Failure> {
-        let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
-        let runtime = runtime.map_err(|error| Failure::environment(format!("cannot start: {error}")))?;
-        let ended = runtime.block_on(async {
-            let cancellation = Cancellation::default();
-            run::watch_signals(&cancellation)?;
-            let (events, mut channels) = Events::open(&[Wants::default()], WAITING, &self.masks, 1, 0);
-            let printer = channels.pop().map(|channel| tokio::spawn(print(channel)));
-            let Self { settings, masks } = self;
-            let session = commands::Session { settings, masks, events: &events, cancellation: &cancellation };
-            let too_long = async {
-                cancellation.stopping.soft.cancelled().await;
-                tokio::time::sleep(if changes { PATIENCE } else { Duration::ZERO }).await;
-            };
-            let result = tokio::select! {
-                result = work(&session) => result,
-                () = too_long => Err(Failure::stopped()),
-            };
-            drop(events);
-            if let Some(printer) = printer {
-                let _ = printer.await;
-            }
-            let stopped = match cancellation.signal.load(Ordering::SeqCst) {
-                0 => None,
-                signal => Some(Failure::new(Exit::Signal(signal), "stopped in the middle")),
-            };
-            match (result, stopped) {
-                (Ok(value), stopped) => Ok(Ended { value, stopped }),
-                (Err(_), Some(stopped)) => Err(stopped),
-                (Err(failure), None) => Err(self.masked(failure)),
-            }
-        });
-        runtime.shutdown_background();
-        ended
-    }
-
-    /// A failure without secrets.
-    fn masked(&self, failure: Failure) -> Failure {
-        Failure {
-            message: self.masks.text(&failure.message),
-            help: failure.help.map(|help| self.masks.text(&help)),
-            ..failure
-        }
-    }
-
-    /// A document without secrets.
-    fn masked_document(&self, document: Value) -> Value {
-        match document {
-            Value::String(text) => Value::String(self.masks.text(&text)),
-            Value::Array(items) => items.into_iter().map(|item| self.masked_document(item)).collect(),
-            Value::Object(fields) => {
-                fields.into_iter().map(|(name, value)| (name, self.masked_document(value))).collect()
-            }
-            other => other,
-        }
-    }
-}
-
-/// What came out of a command.
-struct Ended<T> {
-    value: T,
-    /// A signal has asked for the end.
-    stopped: Option<Failure>,
-}
-
-impl<T> Ended<T> {
-    /// What came out, of a command that only looks.
-    fn unless_stopped(self) -> Result<T, Failure> {
-        self.stopped.map_or(Ok(self.value), Err)
-    }
-}
-
-/// Writes what happens to stderr.
-async fn print(mut channel: mpsc::Receiver<Event>) {
-    while let Some(event) = channel.recv().await {
-        let text = match &event.kind {
-            Kind::Note(text) => text.to_string(),
-            Kind::Warning(text) => format!("warning: {text}"),
-            kind => match summary::result(kind) {
-                Some(result) => format!("{} {}: {}", result.verb, result.subject, result.detail),
-                None => continue,
-            },
-        };
-        stdio::text(&text);
     }
 }
 

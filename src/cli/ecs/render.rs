@@ -7,9 +7,12 @@ use clap::Args;
 
 /// Print the request that registers a task definition
 #[derive(Debug, Args)]
-#[command(
-    after_help = "It is the body of RegisterTaskDefinition. Read-only fields and nulls are left out; everything else stays as it is, also fields that runner does not know.\nAWS is not asked.\n\nExample:\n  runner ecs render --file taskdef.json --image web=registry.example.com/webapp:v1 --env web:LOG_LEVEL=debug"
-)]
+#[command(after_help = "\
+Prints the body of RegisterTaskDefinition. Read-only fields and nulls are left out; everything else stays as it \
+is, including fields that runner does not know. Makes no call to AWS.
+
+Example:
+  runner ecs render --file taskdef.json --image web=registry.example.com/webapp:v1 --env web:LOG_LEVEL=debug")]
 pub(crate) struct Render {
     #[command(flatten)]
     definition: Definition,

@@ -1,27 +1,30 @@
 //! `runner ecs rollback`.
 
-use super::deploy::conclude;
-use super::{Session, Target};
-use crate::deployment::Wishes;
-use crate::deployment::commands::Manner;
+use super::TargetServices;
+use super::invocation::Invocation;
+use super::output::{Done, conclude};
+use crate::deployment::{AfterDeploy, DeployOptions};
 use crate::duration;
 use crate::exit::{Exit, Failure};
 use crate::language::pipeline::model::OnFailure;
 use clap::Args;
 use std::time::Duration;
 
-/// Give services the revision back that was deployed successfully before, and follow that to the end
+/// Roll services back to the revision that was deployed successfully before, and follow that to its end
 #[derive(Debug, Args)]
-#[command(
-    after_help = "That is the last revision with a successful deployment that the service does not have now, not simply the number before.\n\nExample:\n  runner ecs rollback --cluster prod --service webapp --dry-run"
-)]
+#[command(after_help = "\
+That is the revision of the last successful deployment other than the current one, not simply the next lower \
+number.
+
+Example:
+  runner ecs rollback --cluster prod --service webapp --dry-run")]
 pub(crate) struct Rollback {
     #[command(flatten)]
-    target: Target,
-    /// How long it may take [default: 15m, and what the service spends on shifting traffic]
+    target: TargetServices,
+    /// How long it may take [default: 15m, plus the time for shifting traffic]
     #[arg(long, value_name = "DURATION", value_parser = duration::parse)]
     wait: Option<Duration>,
-    /// Say what would be done, and change nothing
+    /// Print what would be done, and change nothing
     #[arg(long)]
     dry_run: bool,
     /// Print the outcome as one JSON document
@@ -31,10 +34,15 @@ pub(crate) struct Rollback {
 
 pub(crate) fn main(arguments: &Rollback) -> Result<Exit, Failure> {
     let Rollback { wait, dry_run, .. } = *arguments;
-    let manner =
-        Manner { wait, on_failure: OnFailure::Leave, force: false, dry_run, wishes: Wishes::default() };
-    let place = arguments.target.place();
-    let session = Session::new()?;
-    let done = session.run(!dry_run, async |session| session.roll_back(&place, &manner).await)?;
-    conclude(&session, &done, &place.cluster, dry_run, arguments.json)
+    let options =
+        DeployOptions { wait, on_failure: OnFailure::Leave, force: false, after: AfterDeploy::default() };
+    let target = arguments.target.service_set();
+    let invocation = Invocation::new()?;
+    let done = invocation.run(!dry_run, async |deployer| {
+        if dry_run {
+            return deployer.plan_rollback(&target).await.map(Done::Planned);
+        }
+        deployer.apply_rollback(&target, &options).await.map(Done::Applied)
+    })?;
+    conclude(&invocation, &done, &target.cluster, arguments.json)
 }

@@ -1,15 +1,14 @@
 //! `runner ecs status`.
 
-use super::Session;
+use super::invocation::Invocation;
 use crate::cli::stdio;
-use crate::deployment::commands::{self, Past, Running};
-use crate::deployment::short;
+use crate::deployment::{PastDeployment, RunningContainer, ServiceStatus, short};
 use crate::exit::{Exit, Failure};
 use clap::Args;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-/// Show what a service runs, since when, from which commit, and how its last deployments ended
+/// Show the revision that a service runs, since when, from which commit, and its last deployments
 #[derive(Debug, Args)]
 #[command(after_help = "Example:\n  runner ecs status --cluster prod --service webapp")]
 pub(crate) struct Status {
@@ -26,29 +25,29 @@ pub(crate) struct Status {
 
 pub(crate) fn main(arguments: &Status) -> Result<Exit, Failure> {
     let Status { cluster, service, json } = arguments;
-    let session = Session::new()?;
-    let ended = session.run(false, async |session| session.status(cluster, service).await)?;
-    let status = ended.unless_stopped()?;
+    let invocation = Invocation::new()?;
+    let read = invocation.run(false, async |deployer| deployer.status(cluster, service).await)?;
+    let status = read.unless_stopped()?;
     if *json {
-        stdio::json(&session.masked_document(document(cluster, &status)))?;
+        stdio::json(&invocation.masked_document(document(cluster, &status)))?;
     } else {
-        stdio::result(&session.masks.text(&text(cluster, &status)))?;
+        stdio::result(&invocation.masks.text(&text(cluster, &status)))?;
     }
     Ok(Exit::Done)
 }
 
-fn document(cluster: &str, status: &commands::Status) -> Value {
-    let commands::Status { service, last, containers } = status;
+fn document(cluster: &str, status: &ServiceStatus) -> Value {
+    let ServiceStatus { service, deployments, containers } = status;
     let time = |at: Option<Timestamp>| at.map(|at| at.to_string());
-    let deployments = last.iter().map(|Past { deployment, revision }| {
+    let deployments = deployments.iter().map(|PastDeployment { deployment, revision }| {
         json!({
             "arn": deployment.arn, "outcome": deployment.state.to_string(), "reason": deployment.reason,
             "taskDefinition": revision, "created": time(deployment.created), "finished": time(deployment.finished),
         })
     });
-    let containers = containers
-        .iter()
-        .map(|Running { name, image, commit }| json!({ "name": name, "image": image, "commit": commit }));
+    let containers = containers.iter().map(
+        |RunningContainer { name, image, commit }| json!({ "name": name, "image": image, "commit": commit }),
+    );
     json!({
         "version": 1, "cluster": cluster, "service": service.name, "status": service.status,
         "desired": service.desired, "running": service.running, "pending": service.pending,
@@ -58,8 +57,8 @@ fn document(cluster: &str, status: &commands::Status) -> Value {
     })
 }
 
-fn text(cluster: &str, status: &commands::Status) -> String {
-    let commands::Status { service, last, containers } = status;
+fn text(cluster: &str, status: &ServiceStatus) -> String {
+    let ServiceStatus { service, deployments, containers } = status;
     let time = |at: Option<Timestamp>| at.map_or_else(|| "unknown".to_owned(), |at| at.to_string());
     let mut text = format!(
         "{} in {cluster}: {}, {} of {} running",
@@ -80,13 +79,13 @@ fn text(cluster: &str, status: &commands::Status) -> String {
         text.push_str(&format!(", from commit {commit}"));
     }
     text.push('\n');
-    for Running { name, image, .. } in containers {
+    for RunningContainer { name, image, .. } in containers {
         text.push_str(&format!("  {name} {image}\n"));
     }
-    if !last.is_empty() {
+    if !deployments.is_empty() {
         text.push_str("last deployments\n");
     }
-    for Past { deployment, revision } in last {
+    for PastDeployment { deployment, revision } in deployments {
         let revision = revision.as_deref().map_or_else(|| "?".to_owned(), short);
         let reason = deployment.reason.as_ref().map(|reason| format!(": {reason}")).unwrap_or_default();
         let (created, outcome) = (time(deployment.created), &deployment.state);

@@ -1,0 +1,101 @@
+//! The pace of polls and retries, until the deadline or until the run is stopped.
+
+use super::Deployer;
+use crate::aws::AwsError;
+use crate::connections::failure::told;
+use crate::exit::Failure;
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// The first and the longest interval between polls.
+const INTERVALS: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(5));
+/// How often a call that changes something is retried.
+const RETRIES: u32 = 4;
+
+/// Why polling ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum WaitEnd {
+    TimedOut,
+    Stopped,
+}
+
+/// Polls at growing intervals until a deadline.
+pub(crate) struct Poller<'a> {
+    deployer: &'a Deployer<'a>,
+    deadline: Instant,
+    interval: Duration,
+    /// The last poll failed.
+    failing: bool,
+}
+
+impl<'a> Poller<'a> {
+    pub(crate) fn new(deployer: &'a Deployer<'a>, wait: Duration) -> Self {
+        Self { deployer, deadline: Instant::now() + wait, interval: INTERVALS.0, failing: false }
+    }
+
+    /// Polls once. A call that hangs delays neither the deadline nor a stop.
+    pub(crate) async fn poll<T>(
+        &mut self,
+        poll: impl Future<Output = Result<T, AwsError>>,
+    ) -> Result<Result<T, AwsError>, WaitEnd> {
+        let result = self.until_end(poll).await?;
+        self.failing &= result.is_err();
+        Ok(result)
+    }
+
+    async fn until_end<T>(&self, work: impl Future<Output = T>) -> Result<T, WaitEnd> {
+        tokio::select! {
+            result = work => Ok(result),
+            () = self.deployer.stop.cancelled() => Err(WaitEnd::Stopped),
+            () = tokio::time::sleep_until(self.deadline) => Err(WaitEnd::TimedOut),
+        }
+    }
+
+    /// Notes that a poll failed and will be retried. Returns a warning for the first of several failures in a
+    /// row.
+    pub(crate) fn failed(&mut self, error: &AwsError) -> Option<String> {
+        let is_first = !std::mem::replace(&mut self.failing, true);
+        is_first.then(|| format!("retrying: {}", told(error)))
+    }
+
+    /// Sleeps until the next poll.
+    pub(crate) async fn pause(&mut self) -> Result<(), WaitEnd> {
+        let interval = self.deployer.poll.unwrap_or(self.interval);
+        self.interval = (self.interval * 5 / 4).min(INTERVALS.1);
+        let left = self.deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Err(WaitEnd::TimedOut);
+        }
+        self.until_end(tokio::time::sleep(interval.min(left))).await
+    }
+}
+
+/// The retries of a call that changes something and whose response may be lost.
+pub(crate) struct Retry<'a> {
+    deployer: &'a Deployer<'a>,
+    backoff: Duration,
+    left: u32,
+}
+
+impl<'a> Retry<'a> {
+    pub(crate) fn new(deployer: &'a Deployer<'a>) -> Self {
+        Self { deployer, backoff: INTERVALS.0, left: RETRIES }
+    }
+
+    /// Sleeps before the next attempt, twice as long each time. Fails if the run is stopped.
+    pub(crate) async fn back_off(&mut self) -> Result<(), Failure> {
+        tokio::select! {
+            () = tokio::time::sleep(self.deployer.poll.unwrap_or(self.backoff)) => {}
+            () = self.deployer.stop.cancelled() => return Err(Failure::stopped()),
+        }
+        self.backoff *= 2;
+        Ok(())
+    }
+
+    /// Uses up one retry. Returns whether there was one left.
+    pub(crate) fn next(&mut self) -> bool {
+        let is_left = self.left > 0;
+        self.left = self.left.saturating_sub(1);
+        is_left
+    }
+}

@@ -1,0 +1,100 @@
+//! The services of a deployment as they are before it.
+
+use super::{Deployer, ServiceSet};
+use crate::aws::AwsError;
+use crate::connections::failure::told;
+use crate::ecs::service::{Controller, Service};
+use crate::exit::Failure;
+use futures_util::future::join_all;
+
+pub(crate) struct ServiceSnapshot {
+    pub(crate) service: Service,
+    /// The revision to roll back to, as an ARN: the last one that was deployed successfully.
+    pub(crate) previous: Option<String>,
+    /// The ARNs of its service deployments, if ECS listed them.
+    pub(crate) deployments: Option<Vec<String>>,
+    /// Listing service deployments is worth another attempt.
+    pub(crate) may_list_deployments: bool,
+}
+
+impl Deployer<'_> {
+    async fn snapshot(&self, cluster: &str, name: &str) -> Result<ServiceSnapshot, Failure> {
+        let service = self.aws.ecs_service(cluster, name).await?;
+        match service.controller {
+            Controller::Ecs => {}
+            Controller::CodeDeploy => {
+                return Err(Failure::usage(format!("the service {name} is deployed by CodeDeploy")).help(
+                    "add its application and group to the pipeline's `deploy` step: \
+                     `code-deploy: { application: …, group: … }`",
+                ));
+            }
+            Controller::External => {
+                return Err(Failure::usage(format!(
+                    "the service {name} is deployed by an external controller"
+                ))
+                .help("runner deploys services whose controller is ECS or CodeDeploy"));
+            }
+        }
+        let (mut deployments, mut may_list_deployments) = (None, true);
+        match self.aws.ecs_service_deployments(cluster, name).await {
+            Ok(listed) => {
+                deployments = Some(listed.into_iter().map(|deployment| deployment.arn).collect());
+            }
+            Err(error) if error.is_transient() => {}
+            Err(error) => {
+                may_list_deployments = false;
+                self.warn_no_service_deployments(name, &error).await;
+            }
+        }
+        let previous = match &deployments {
+            Some(_) => self.aws.ecs_last_success(cluster, name, None).await.ok().flatten(),
+            None => None,
+        };
+        let previous = previous.or_else(|| deployed_revision(&service, deployments.is_none()));
+        Ok(ServiceSnapshot { service, previous, deployments, may_list_deployments })
+    }
+
+    pub(crate) async fn warn_no_service_deployments(&self, service: &str, error: &AwsError) {
+        let text = format!(
+            "could not list the service deployments of {service}; falling back to the service's own status: {}",
+            told(error)
+        );
+        if matches!(error, AwsError::Denied { .. }) {
+            self.events.warn(text).await;
+        } else {
+            self.events.note(text).await;
+        }
+    }
+
+    /// Reads the services of a deployment before anything is changed.
+    pub(crate) async fn snapshots(&self, target: &ServiceSet) -> Result<Vec<ServiceSnapshot>, Failure> {
+        let snapshots = join_all(target.services.iter().map(|name| self.snapshot(&target.cluster, name)));
+        let snapshots = tokio::select! {
+            snapshots = snapshots => snapshots,
+            () = self.stop.cancelled() => return Err(Failure::stopped()),
+        };
+        let snapshots: Vec<ServiceSnapshot> = snapshots.into_iter().collect::<Result<_, _>>()?;
+        for (at, snapshot) in snapshots.iter().enumerate() {
+            if snapshots[..at].iter().any(|other| other.service.arn == snapshot.service.arn) {
+                let message = format!("the service {} is named twice", snapshot.service.name);
+                return Err(Failure::usage(message));
+            }
+        }
+        Ok(snapshots)
+    }
+}
+
+/// Returns the deployed revision by the service's own status. During a deployment that is the revision before
+/// it. Without other sources (`is_only_source`) the revision of a running deployment is better than none.
+fn deployed_revision(service: &Service, is_only_source: bool) -> Option<String> {
+    let primary = service.primary();
+    let rollout = primary.and_then(|primary| primary.rollout.as_deref());
+    let active = service.deployments.iter().find(|deployment| deployment.status == "ACTIVE");
+    let revision = match (primary, rollout) {
+        (None, _) | (_, None | Some("COMPLETED")) => Some(&service.task_definition),
+        _ => active.map(|before| &before.task_definition),
+    };
+    let is_usable = is_only_source && rollout != Some("FAILED");
+    let revision = revision.or_else(|| Some(&service.task_definition).filter(|_| is_usable));
+    revision.filter(|revision| !revision.is_empty()).cloned()
+}
