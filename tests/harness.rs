@@ -307,7 +307,7 @@ impl Outcome {
         self
     }
 
-    /// The last lines of the log, where people look first.
+    /// The last lines of the log, which are read first.
     #[track_caller]
     pub fn ends_with(self, text: &str) -> Self {
         let lines: Vec<&str> = self.stdout.lines().collect();

@@ -41,7 +41,7 @@ fn success() -> Vec<Look> {
     on_its_way().into_iter().chain(more).collect()
 }
 
-/// On the way for as long as nobody stops it.
+/// In progress until it is stopped.
 fn stuck() -> Vec<Look> {
     vec![look("Created"), look("InProgress").events(&until("Install")).green(0, 0.0)]
 }
@@ -115,7 +115,7 @@ fn a_failure_that_codedeploy_rolls_back() {
 }
 
 #[test]
-fn a_failure_that_nobody_rolls_back() {
+fn a_failure_without_a_rollback() {
     let failed = look("Failed").green(1, 0.0).error("ECS_UPDATE_ERROR", "The service could not be updated.");
     let looks = || [on_its_way()[..3].to_vec(), vec![failed.clone()]].concat();
     let own = Played { rolls_back: false, ..Played::new(looks()) };
@@ -199,7 +199,7 @@ fn another_deployment_is_under_way() {
     );
     let outcome = play.run().exits(1);
     outcome
-        .ends_with("APPLICATION/GROUP has another running deployment, d-PLAYED001 (in progress, somebody else, since ")
+        .ends_with("APPLICATION/GROUP has another running deployment, d-PLAYED001 (in progress, another pipeline, since ")
         .ends_with("aws deploy stop-deployment --deployment-id d-PLAYED001");
     assert_eq!(play.made(), 0);
     // One that brings the same is followed.
@@ -224,7 +224,7 @@ fn another_deployment_is_under_way() {
 }
 
 #[test]
-fn somebody_else_takes_its_place() {
+fn another_deployment_takes_its_place() {
     let other = Played { age: 30.0, ..Played::new([look("InProgress")]) };
     let looks = [on_its_way(), vec![stopped()]].concat();
     let play = Play::of("wait: 30s", vec![Played::new(looks), other]);

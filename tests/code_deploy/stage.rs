@@ -55,12 +55,12 @@ impl Look {
 /// A deployment as it is played.
 pub struct Played {
     pub looks: Vec<Look>,
-    /// What becomes of it once somebody has stopped it.
+    /// Its steps after it has been stopped.
     pub when_stopped: Vec<Look>,
     pub description: Value,
     pub sha256: Value,
     pub creator: &'static str,
-    /// It is taken back where it fails.
+    /// It is rolled back if it fails.
     pub rolls_back: bool,
     /// When it was made, in seconds after the others.
     pub age: f64,
@@ -72,7 +72,7 @@ impl Played {
         Self {
             looks,
             when_stopped,
-            description: json!("somebody else"),
+            description: json!("another pipeline"),
             sha256: json!("0"),
             creator: "user",
             rolls_back: true,

@@ -1,4 +1,4 @@
-//! The operations, and what they answer: the shapes of the API reference of Amazon ECS.
+//! The operations and their responses, in the shapes of the API reference of Amazon ECS.
 
 use super::script::{OneOff, Service, TaskOutcome};
 use super::state::{Deployment, Life, Playing, Said, State, last, now, refusal};
@@ -63,7 +63,7 @@ impl Playing {
         format!("arn:aws:ecs:us-east-1:123456789012:cluster/{}", self.service.cluster)
     }
 
-    /// What a service and each of its deployments say alike.
+    /// The fields that a service and each of its deployments share.
     fn placement(&self) -> Vec<(&String, &Value)> {
         let names = [
             "launchType",
@@ -91,7 +91,7 @@ impl Playing {
         row
     }
 
-    /// Its one task set, where `CodeDeploy` deploys it.
+    /// Its one task set, if `CodeDeploy` deploys it.
     fn task_set(&self) -> Value {
         let it = self.current();
         json!({
@@ -103,7 +103,7 @@ impl Playing {
         })
     }
 
-    /// As `DescribeServices` answers it.
+    /// As `DescribeServices` returns it.
     fn json(&self) -> Value {
         let is_active = self.life == Life::Active;
         let sum = |count: fn(&Deployment) -> i64| -> i64 {
@@ -139,7 +139,7 @@ impl Playing {
         json
     }
 
-    /// A service deployment, as `DescribeServiceDeployments` answers it.
+    /// A service deployment, as `DescribeServiceDeployments` returns it.
     fn deployment(&self, it: &Deployment) -> Value {
         let source = it.source.map(|source| self.deployments[source].summary());
         let mut target = it.summary();
@@ -170,7 +170,7 @@ impl Playing {
         json
     }
 
-    /// A service deployment, as `ListServiceDeployments` answers it.
+    /// A service deployment, as `ListServiceDeployments` returns it.
     fn brief(&self, it: &Deployment) -> Value {
         let mut json = json!({
             "serviceDeploymentArn": it.arn, "serviceArn": self.arn(), "clusterArn": self.cluster_arn(),
@@ -211,7 +211,7 @@ impl Deployment {
 }
 
 impl State {
-    /// What the stand-in answers; nothing where the call is none of its own.
+    /// The response to a call, or `None` if the bed must answer it.
     pub fn answer(&mut self, action: &str, asked: &Value) -> Option<Said> {
         Some(match action {
             "ecs:ListClusters" => Ok(self.list_clusters(asked)),
@@ -230,14 +230,14 @@ impl State {
         })
     }
 
-    /// A refusal where the cluster is none that services stand in.
+    /// The error for a cluster that has no service.
     fn no_cluster(&self, asked: &Value) -> Option<Said> {
         let cluster = cluster_of(asked);
         let known = self.services.iter().any(|playing| playing.service.cluster == cluster);
         (!known).then(|| refusal("ClusterNotFoundException", "Cluster not found."))
     }
 
-    /// The clusters that its services stand in, and none of the bed's; one a page, so that callers have to ask for more.
+    /// The clusters of its services, and none of the bed's. One per page, so that callers must follow the pages.
     fn list_clusters(&self, asked: &Value) -> Value {
         let mut arns: Vec<Value> = self.services.iter().map(|playing| json!(playing.cluster_arn())).collect();
         arns.sort_by_key(ToString::to_string);
@@ -322,7 +322,7 @@ impl State {
         Ok(page(found, asked, "serviceDeployments"))
     }
 
-    /// What there is under these ARNs, and what is not.
+    /// The results and the failures for these ARNs.
     fn each(
         &self,
         arns: &[&str],
@@ -469,7 +469,7 @@ impl State {
         Ok(json!({ "tasks": started, "failures": [] }))
     }
 
-    /// What becomes of the next task of its own. The last script stays; without any, all containers exit with 0.
+    /// The script of the next standalone task. The last one is repeated; without any, all containers exit with 0.
     fn next_one_off(&mut self, definition: &Value) -> OneOff {
         let next = self.one_offs.front().cloned();
         if self.one_offs.len() > 1 {

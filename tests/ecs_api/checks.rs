@@ -1,4 +1,4 @@
-//! Of the stand-in itself.
+//! Tests of the stand-in itself.
 
 use super::{EcsApi, Fault, OneOff, Scenario, Script, Service, TaskOutcome, revision, steps};
 use crate::bed::{api_at, ecs, ecs_service};

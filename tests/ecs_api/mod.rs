@@ -1,7 +1,7 @@
-//! An Amazon ECS that follows a script, because the bed's never lets a deployment progress.
+//! A stand-in for Amazon ECS that follows a script, because the bed's deployments never progress.
 //!
-//! It plays services, service deployments and revisions, tasks, and what containers write to their logs. Everything else goes
-//! on to the bed's API, which also has the task definitions:
+//! It plays services, service deployments and revisions, tasks and the logs of containers. All other calls go to the bed's
+//! API, which also has the task definitions:
 //!
 //! ```ignore
 //! let service = Service::fresh().fargate().desired(2).deploys([
@@ -35,7 +35,7 @@ use std::sync::{Arc, Mutex};
 
 type More = Box<dyn FnMut(&str, &str) -> Option<(u16, String)> + Send>;
 
-/// What is to be played.
+/// The services, tasks and faults to play.
 pub struct Scenario {
     services: Vec<Service>,
     one_offs: Vec<OneOff>,
@@ -48,8 +48,7 @@ impl Scenario {
         Self { services: services.into(), one_offs: Vec::new(), faults: Vec::new(), more: None }
     }
 
-    /// What becomes of the next task that `RunTask` starts; the last of these goes for all that come after. Without any,
-    /// tasks come up and exit with 0.
+    /// The script of the next task that `RunTask` starts. The last one is repeated; without any, tasks start and exit with 0.
     pub fn runs(mut self, task: OneOff) -> Self {
         self.one_offs.push(task);
         self
@@ -60,7 +59,7 @@ impl Scenario {
         self
     }
 
-    /// Answers to more calls (action and body): of other services, or in the place of the stand-in's own.
+    /// Responses to more calls (action and body): of other AWS services, or instead of the stand-in's own.
     pub fn also(mut self, answer: impl FnMut(&str, &str) -> Option<(u16, String)> + Send + 'static) -> Self {
         self.more = Some(Box::new(answer));
         self
@@ -82,11 +81,11 @@ impl Scenario {
     }
 }
 
-/// The stand-in, as long as it is not dropped.
+/// The stand-in; it ends when dropped.
 pub struct EcsApi {
     /// For `AWS_ENDPOINT_URL`.
     pub endpoint: String,
-    /// The calls with what they work on.
+    /// The recorded calls.
     pub aws: RecordedAws,
     stage: Arc<Mutex<Stage>>,
 }
@@ -97,39 +96,39 @@ impl EcsApi {
         Scenario::new([service]).start()
     }
 
-    /// How often an action was asked for, as IAM spells it: `ecs:UpdateService`.
+    /// How often an action was called, in IAM's spelling: `ecs:UpdateService`.
     pub fn count(&self, action: &str) -> usize {
         self.calls(action).len()
     }
 
-    /// What an action was asked for with, in order: JSON, or the text of what is not JSON.
+    /// The bodies of an action's calls, in order: JSON, or text if it is not JSON.
     pub fn calls(&self, action: &str) -> Vec<Value> {
         let stage = self.stage.lock().unwrap();
         stage.asked.iter().filter(|(own, _)| own == action).map(|(_, body)| body.clone()).collect()
     }
 
-    /// All actions that were asked for, in order.
+    /// All actions that were called, in order.
     pub fn actions(&self) -> Vec<String> {
         self.stage.lock().unwrap().asked.iter().map(|(action, _)| action.clone()).collect()
     }
 
-    /// The revision that a service runs, or is about to, as an ARN.
+    /// The ARN of the revision that a service runs or is deploying.
     pub fn runs(&self, service: &str) -> String {
         self.look(service, |playing| playing.service.definition.clone())
     }
 
-    /// The states of a service's deployments, oldest first; the first of them was there from the beginning.
+    /// The states of a service's deployments, oldest first. The first one existed at the start.
     pub fn statuses(&self, service: &str) -> Vec<String> {
         self.look(service, |playing| playing.deployments.iter().map(|it| it.status.clone()).collect())
     }
 
-    /// The ARNs of the tasks that have a last status.
+    /// The ARNs of the tasks with this last status.
     pub fn tasks(&self, status: &str) -> Vec<String> {
         let stage = self.stage.lock().unwrap();
         stage.state.tasks.iter().filter(|task| task.status == status).map(|task| task.arn.clone()).collect()
     }
 
-    /// Somebody else deploys a revision, now.
+    /// Another client deploys a revision now.
     pub fn deploy(&self, service: &str, definition: &str) {
         let mut stage = self.stage.lock().unwrap();
         let at = stage.state.services.iter().position(|playing| playing.service.name == service).unwrap();
@@ -142,11 +141,11 @@ impl EcsApi {
     }
 }
 
-/// What all calls come to.
+/// The state behind all calls.
 struct Stage {
     state: State,
     asked: Vec<(String, Value)>,
-    /// What each call, by its action and body, was answered last.
+    /// The last response to each call, by its action and body.
     said: BTreeMap<(String, String), String>,
     faults: Vec<Fault>,
     more: Option<More>,

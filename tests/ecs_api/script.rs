@@ -1,9 +1,9 @@
-//! What the stand-in is told to play: services, what becomes of their deployments, tasks of their own, and faults.
+//! The scripts of the stand-in: services, their deployments, standalone tasks and faults.
 
 use crate::bed::{ecs, ecs_service};
 use serde_json::{Value, json};
 
-/// A service. It begins with one successful deployment.
+/// A service. It starts with one successful deployment.
 #[derive(Clone)]
 pub struct Service {
     pub cluster: String,
@@ -14,7 +14,7 @@ pub struct Service {
     pub(super) circuit_breaker: (bool, bool),
     pub(super) controller: String,
     pub(super) scripts: Vec<Script>,
-    /// More fields of it, as `DescribeServices` answers them.
+    /// More of its fields, as `DescribeServices` returns them.
     pub(super) more: Vec<(String, Value)>,
 }
 
@@ -32,7 +32,7 @@ impl Service {
         }
     }
 
-    /// One with a name of its own, which is also its cluster's and its family's; the family is registered at the bed.
+    /// A service with a unique name, which is also its cluster's and its family's. The family is registered at the bed.
     pub fn fresh() -> Self {
         let name = ecs_service();
         Self::new(&name, &name, &revision(&name, 1))
@@ -54,7 +54,7 @@ impl Service {
         self
     }
 
-    /// The circuit breaker: whether there is one, and whether it rolls back. Without this call, both.
+    /// Whether there is a circuit breaker and whether it rolls back. Both by default.
     pub fn circuit_breaker(mut self, enable: bool, rollback: bool) -> Self {
         self.circuit_breaker = (enable, rollback);
         self
@@ -97,8 +97,7 @@ impl Service {
             .with("networkConfiguration", network)
     }
 
-    /// What becomes of the next deployment of it that starts; the last of these goes for all that come after. Without any,
-    /// a deployment succeeds at once.
+    /// The script of its next deployment. The last one is repeated; without any, a deployment succeeds at once.
     pub fn deploys(mut self, script: impl Into<Script>) -> Self {
         self.scripts.push(script.into());
         self
@@ -110,8 +109,7 @@ pub fn revision(family: &str, number: u32) -> String {
     format!("arn:aws:ecs:us-east-1:123456789012:task-definition/{family}:{number}")
 }
 
-/// What becomes of a deployment. Every answered `DescribeServices` that names the service is one step further; the last step
-/// stays.
+/// The steps of a deployment. Every successful `DescribeServices` of the service takes the next one; the last one stays.
 #[derive(Clone)]
 pub struct Script {
     pub(super) steps: Vec<Step>,
@@ -149,7 +147,7 @@ impl<const N: usize> From<[Step; N]> for Script {
     }
 }
 
-/// What changes with a step; the rest stays as it is.
+/// The changes of a step; other values stay.
 #[derive(Clone, Default)]
 pub struct Step {
     pub(super) status: Option<String>,
@@ -184,7 +182,7 @@ impl Step {
         self
     }
 
-    /// How many tasks of the new revision run and are on their way. Tasks come and go to match what runs.
+    /// How many tasks of the new revision run and are pending. Tasks start and stop to match.
     pub fn tasks(mut self, running: i64, pending: i64) -> Self {
         (self.running, self.pending) = (Some(running), Some(pending));
         self
@@ -196,7 +194,7 @@ impl Step {
         self
     }
 
-    /// How much of the traffic of production goes to the new revision, in percent.
+    /// The share of production traffic that goes to the new revision, in percent.
     pub fn weight(mut self, percent: f64) -> Self {
         self.weight = Some(percent);
         self
@@ -215,34 +213,34 @@ impl Step {
         self
     }
 
-    /// An event of the service; its text begins with `(service NAME) ` by itself.
+    /// An event of the service. `(service NAME) ` is put in front of its text.
     pub fn event(mut self, text: &str) -> Self {
         self.events.push(text.to_owned());
         self
     }
 
-    /// A task of the deployment comes, running or stopped.
+    /// A task of the deployment appears, running or stopped.
     pub fn task(mut self, task: TaskOutcome) -> Self {
         self.tasks.push(task);
         self
     }
 }
 
-/// The steps that deployments usually take.
+/// The usual steps of deployments.
 pub mod steps {
     use super::{Step, TaskOutcome};
 
-    /// The deployment has not begun.
+    /// The deployment has not started.
     pub fn pending() -> Step {
         Step::status("PENDING")
     }
 
-    /// Tasks come up.
+    /// Tasks start.
     pub fn progress(running: i64, pending: i64) -> Step {
         Step::status("IN_PROGRESS").tasks(running, pending)
     }
 
-    /// The deployment succeeds: all its tasks run, the earlier ones are gone.
+    /// The deployment succeeds: all its tasks run, and the earlier ones have stopped.
     pub fn succeed() -> Step {
         Step::status("SUCCESSFUL")
     }
@@ -252,51 +250,51 @@ pub mod steps {
         Step::status("IN_PROGRESS").task(task)
     }
 
-    /// The circuit breaker triggers and ECS goes back to the revision before.
+    /// The circuit breaker triggers, and ECS rolls back to the previous revision.
     pub fn rolling_back(reason: &str) -> Step {
         Step::status("ROLLBACK_IN_PROGRESS").breaker("TRIGGERED", 3, 3).reason(reason)
     }
 
-    /// ECS is back at the revision before.
+    /// The rollback has succeeded.
     pub fn rolled_back(reason: &str) -> Step {
         Step::status("ROLLBACK_SUCCESSFUL").reason(reason)
     }
 
-    /// ECS could not go back.
+    /// The rollback has failed.
     pub fn rollback_failed(reason: &str) -> Step {
         Step::status("ROLLBACK_FAILED").reason(reason)
     }
 
-    /// The circuit breaker triggers and does not roll back: nothing more is started.
+    /// The circuit breaker triggers without a rollback: no more tasks are started.
     pub fn stopped(reason: &str) -> Step {
         Step::status("STOPPED").breaker("TRIGGERED", 3, 3).reason(reason)
     }
 
-    /// An alarm goes off, and ECS goes back.
+    /// An alarm triggers, and ECS rolls back.
     pub fn alarmed(name: &str) -> Step {
         Step::status("ROLLBACK_IN_PROGRESS")
             .alarms("TRIGGERED", &[name], &[name])
             .reason("Service deployment rolled back because a CloudWatch alarm was triggered.")
     }
 
-    /// Somebody else deploys this revision (an ARN), which then succeeds with the step after the next.
+    /// Another client deploys this revision (an ARN), which succeeds two steps later.
     pub fn superseded(definition: &str) -> Step {
         Step { foreign: Some(definition.to_owned()), ..Step::default() }
     }
 
-    /// Somebody deletes the service: it is `INACTIVE` now, and unknown after that.
+    /// The service is deleted: `INACTIVE` now, and unknown afterwards.
     pub fn deleted() -> Step {
         Step { deleted: true, ..Step::default() }
     }
 
-    /// What follows a `StopServiceDeployment` that goes well.
+    /// The steps after a successful `StopServiceDeployment`.
     pub(in super::super) fn rollback_on_request() -> Vec<Step> {
         let reason = "Service deployment rolled back because of a user request.";
         vec![Step::status("ROLLBACK_IN_PROGRESS").reason(reason), rolled_back(reason)]
     }
 }
 
-/// A task: how it ends, or that it runs.
+/// The end of a task, or that it runs.
 #[derive(Clone, Default)]
 pub struct TaskOutcome {
     /// Stop code and reason; a task that runs has none.
@@ -304,7 +302,7 @@ pub struct TaskOutcome {
     pub(super) containers: Vec<ContainerOutcome>,
 }
 
-/// A container of it. What is not said here comes from the task definition.
+/// One of its containers. Missing values come from the task definition.
 #[derive(Clone, Default)]
 pub struct ContainerOutcome {
     pub(super) name: String,
@@ -342,7 +340,7 @@ impl TaskOutcome {
         self.container(container, |it| it.exit_code = Some(code))
     }
 
-    /// Why the container did not start or was ended, in the agent's words.
+    /// The agent's reason why the container did not start or was stopped.
     pub fn reason(self, container: &str, reason: &str) -> Self {
         self.container(container, |it| it.reason = Some(reason.to_owned()))
     }
@@ -355,13 +353,13 @@ impl TaskOutcome {
         self.container(container, |it| it.health = Some(health.to_owned()))
     }
 
-    /// What it writes to its log: the stream `PREFIX/CONTAINER/TASK` of the group that its task definition names.
+    /// Its log lines, in the stream `PREFIX/CONTAINER/TASK` of the group in its task definition.
     pub fn logs(self, container: &str, lines: &[&str]) -> Self {
         self.container(container, |it| it.lines.extend(lines.iter().map(|line| (*line).to_owned())))
     }
 }
 
-/// A task that `RunTask` starts, or does not. Every answered `DescribeTasks` of it is one step further.
+/// A task that `RunTask` starts or refuses. Every successful `DescribeTasks` of it takes the next state.
 #[derive(Clone, Default)]
 pub struct OneOff {
     pub(super) refused: Option<(String, String)>,
@@ -369,12 +367,12 @@ pub struct OneOff {
 }
 
 impl OneOff {
-    /// It is not started: `RESOURCE:MEMORY`, `AGENT`, `Capacity is unavailable at this time.`, …
+    /// It is refused: `RESOURCE:MEMORY`, `AGENT`, `Capacity is unavailable at this time.`, …
     pub fn refused(reason: &str, detail: &str) -> Self {
         Self { refused: Some((reason.to_owned(), detail.to_owned())), states: Vec::new() }
     }
 
-    /// It comes up.
+    /// It starts.
     pub fn starts() -> Self {
         Self::default().state("PROVISIONING").state("PENDING")
     }
@@ -384,7 +382,7 @@ impl OneOff {
         self
     }
 
-    /// It runs, and its container writes these lines.
+    /// It runs, and its container logs these lines.
     pub fn runs(mut self, container: &str, lines: &[&str]) -> Self {
         self.states.push(("RUNNING".to_owned(), TaskOutcome::running().logs(container, lines)));
         self
@@ -395,13 +393,13 @@ impl OneOff {
         self
     }
 
-    /// The whole of a task that comes up, writes lines and exits.
+    /// A task that starts, logs lines and exits.
     pub fn whole(container: &str, lines: &[&str], code: i64) -> Self {
         Self::starts().runs(container, lines).ends(TaskOutcome::exited(container, code))
     }
 }
 
-/// What goes wrong with a call.
+/// The kind of a fault.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
     Throttled,
@@ -412,7 +410,7 @@ pub(super) enum Kind {
     Stale,
 }
 
-/// Calls of an action that go wrong: the first of them, if nothing else is said.
+/// Failing calls of an action: by default the first one.
 #[derive(Clone)]
 pub struct Fault {
     pub(super) action: String,
@@ -435,7 +433,7 @@ impl Fault {
         Self::new(action, Kind::ServerError)
     }
 
-    /// What is asked for happens, and the caller hears `ServerException`.
+    /// The call takes effect, but the caller gets `ServerException`.
     pub fn lost(action: &str) -> Self {
         Self::new(action, Kind::Lost)
     }
@@ -450,12 +448,12 @@ impl Fault {
         Self::new(action, Kind::Garbage)
     }
 
-    /// What the same call before it was answered: ECS does not show at once what has changed.
+    /// The response to the same call before: ECS shows changes with a delay.
     pub fn stale(action: &str) -> Self {
         Self::new(action, Kind::Stale)
     }
 
-    /// The calls that it strikes, counted from one.
+    /// The failing calls, counted from one.
     pub fn at(mut self, calls: impl IntoIterator<Item = usize>) -> Self {
         self.times = Some(calls.into_iter().collect());
         self

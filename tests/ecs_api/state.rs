@@ -1,4 +1,4 @@
-//! The state machine: services, their deployments, and what a step changes.
+//! The state machine: services, their deployments and the effects of steps.
 
 use super::script::{OneOff, Script, Service, Step, TaskOutcome, steps};
 use super::tasks::{Logs, Task, described};
@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// An answer, or its status and text where the call is refused.
+/// A response, or the status and text of an error.
 pub(super) type Said = Result<Value, (u16, String)>;
 
 pub(super) fn refusal(kind: &str, message: &str) -> Said {
@@ -19,7 +19,7 @@ pub(super) fn now() -> f64 {
     (now.as_secs_f64() * 1000.0).floor() / 1000.0
 }
 
-/// A number that no other thing has.
+/// A unique number.
 pub(super) fn ids() -> u64 {
     static COUNT: AtomicU64 = AtomicU64::new(0);
     COUNT.fetch_add(7_654_321, Ordering::SeqCst) + 1_234_567_890_123_456_789
@@ -67,7 +67,7 @@ pub(super) struct Deployment {
     pub revision: String,
     pub definition: String,
     pub images: Vec<Value>,
-    /// The deployment that it takes the place of.
+    /// The deployment that it replaces.
     pub source: Option<usize>,
     pub created: f64,
     pub started: Option<f64>,
@@ -154,7 +154,7 @@ impl Deployment {
         ["SUCCESSFUL", "STOPPED", "ROLLBACK_SUCCESSFUL", "ROLLBACK_FAILED"].contains(&self.status.as_str())
     }
 
-    /// From now on, these steps.
+    /// Replaces its remaining steps.
     pub fn follow(&mut self, steps: Vec<Step>) {
         self.steps = steps.into();
         self.not_before = 0.0;
@@ -168,7 +168,7 @@ impl Deployment {
         self.steps.pop_front()
     }
 
-    /// It is over.
+    /// Ends it.
     fn finish(&mut self) {
         self.finished = Some(now());
         self.pending = 0;
@@ -181,7 +181,7 @@ impl Deployment {
 }
 
 impl Playing {
-    /// The service with its first deployment, which has succeeded an hour ago.
+    /// The service with its first deployment, which succeeded an hour ago.
     fn new(service: Service) -> Self {
         let definition = service.definition.clone();
         let mut first = Deployment::new(&service, &definition, None, Vec::new().into());
@@ -211,7 +211,7 @@ impl Playing {
         &self.deployments[self.rows[0]]
     }
 
-    /// The last one that succeeded, of those before this one.
+    /// The last successful one before this one.
     fn last_good(&self, before: usize) -> Option<usize> {
         (0..before).rev().find(|at| self.deployments[*at].status == "SUCCESSFUL")
     }
@@ -227,7 +227,7 @@ impl State {
         };
         for at in 0..state.services.len() {
             state.match_tasks(at, 0);
-            // They have been there for as long as the deployment.
+            // The tasks are as old as the deployment.
             state.services[at].events.truncate(1);
         }
         for task in &mut state.tasks {
@@ -246,7 +246,7 @@ impl State {
         self.begin(at, definition, script.unwrap_or_else(|| [steps::succeed()].into()));
     }
 
-    /// A deployment begins; the one that is under way has lost.
+    /// Starts a deployment, which stops the current one.
     fn begin(&mut self, at: usize, definition: &str, script: Script) {
         let playing = &mut self.services[at];
         for earlier in playing.deployments.iter_mut().filter(|earlier| !earlier.is_final()) {
@@ -262,7 +262,7 @@ impl State {
         playing.deployments.push(Deployment::new(&playing.service, definition, source, script));
     }
 
-    /// What runs of this service goes one step further.
+    /// The service's current deployment takes its next step.
     pub fn advance(&mut self, at: usize) {
         let playing = &mut self.services[at];
         if playing.life == Life::Inactive {
@@ -301,7 +301,7 @@ impl State {
         }
     }
 
-    /// The deployment gets this status, with all that comes of it.
+    /// The deployment gets this status, with all consequences.
     fn enter(&mut self, at: usize, number: usize, status: &str) {
         let deployment = &mut self.services[at].deployments[number];
         status.clone_into(&mut deployment.status);
@@ -333,7 +333,7 @@ impl State {
         }
     }
 
-    /// All of the service runs this deployment now.
+    /// This deployment replaces all others.
     fn settle(&mut self, at: usize, number: usize) {
         let playing = &mut self.services[at];
         playing.rows = vec![number];
@@ -358,7 +358,7 @@ impl State {
         self.settle(at, number);
     }
 
-    /// The last good revision becomes the primary one again: ECS takes its old deployment, and that is under way again.
+    /// The last good revision becomes the primary one again: ECS resumes its old deployment.
     fn roll_back(&mut self, at: usize, number: usize) {
         let playing = &mut self.services[at];
         let Some(target) = playing.last_good(number) else { return };
@@ -416,7 +416,7 @@ impl State {
         self.tasks.push(task);
     }
 
-    /// Starts and ends tasks of a deployment until as many run as its count says.
+    /// Starts and stops tasks of a deployment to match its count.
     fn match_tasks(&mut self, at: usize, number: usize) {
         let deployment = &self.services[at].deployments[number];
         let (id, wanted) = (deployment.id.clone(), usize::try_from(deployment.running).unwrap());
@@ -432,7 +432,7 @@ impl State {
         }
     }
 
-    /// Ends what runs of a service.
+    /// Stops the tasks of a service.
     fn end_tasks(&mut self, at: usize) {
         let group = format!("service:{}", self.services[at].service.name);
         let cluster = &self.services[at].service.cluster;
@@ -445,7 +445,7 @@ impl State {
 }
 
 impl Deployment {
-    /// What a step says of it, but for the status.
+    /// Applies the changes of a step, except for the status.
     fn take(&mut self, step: &Step) {
         self.updated = now();
         self.reason = step.reason.clone().or(self.reason.take());

@@ -1,4 +1,4 @@
-//! Tasks and what their containers write.
+//! Tasks and their logs.
 
 use super::script::{ContainerOutcome, TaskOutcome};
 use super::state::{Said, ids, last, now, refusal};
@@ -6,12 +6,12 @@ use crate::bed::ecs;
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, VecDeque};
 
-/// A task of a service, or of its own.
+/// A task of a service, or a standalone one.
 pub(super) struct Task {
     pub arn: String,
     pub cluster: String,
     pub definition: String,
-    /// Its containers, as the revision has them.
+    /// The containers of its revision.
     described: Value,
     pub family: String,
     pub group: String,
@@ -26,20 +26,20 @@ pub(super) struct Task {
     pub launch: Value,
     pub overrides: Value,
     pub token: Option<String>,
-    /// What it still goes through.
+    /// Its next states.
     pub states: VecDeque<(String, TaskOutcome)>,
 }
 
-/// What containers wrote, by group and stream: milliseconds and line.
+/// Log lines by group and stream: milliseconds and text.
 #[derive(Default)]
 pub(super) struct Logs(BTreeMap<(String, String), Vec<(i64, String)>>);
 
-/// What the bed knows of a revision, which may be named in short.
+/// The bed's description of a revision, whose name may be short.
 pub(super) fn described(definition: &str) -> Option<Value> {
     ecs("DescribeTaskDefinition", &json!({ "taskDefinition": definition })).get("taskDefinition").cloned()
 }
 
-/// The same of a revision that something new can be started of, or how ECS refuses that.
+/// The same for a revision that can be started, or the error of ECS.
 pub(super) fn usable(definition: &str) -> Said {
     match described(definition) {
         None => refusal("ClientException", "TaskDefinition not found."),
@@ -51,7 +51,7 @@ pub(super) fn usable(definition: &str) -> Said {
 }
 
 impl Task {
-    /// A task that has been asked for, of this revision as the bed describes it.
+    /// A task that has just been requested, of this revision in the bed's description.
     pub fn new(cluster: &str, definition: &Value, group: &str, started_by: Option<&str>) -> Self {
         let id =
             format!("{:032x}", u128::from(ids()).wrapping_mul(0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c835));
@@ -90,14 +90,14 @@ impl Task {
         last(&self.arn)
     }
 
-    /// The next of the states that it goes through, if any is left.
+    /// Enters the next of its states, if any is left.
     pub fn advance(&mut self, logs: &mut Logs) {
         if let Some((status, outcome)) = self.states.pop_front() {
             self.become_(&status, &outcome, logs);
         }
     }
 
-    /// It is in this state now, and its containers fare like this.
+    /// Enters this state with these results of its containers.
     pub fn become_(&mut self, status: &str, outcome: &TaskOutcome, logs: &mut Logs) {
         status.clone_into(&mut self.status);
         for container in &outcome.containers {
@@ -126,7 +126,7 @@ impl Task {
         }
     }
 
-    /// It has ended.
+    /// Ends it.
     pub fn stop(&mut self, code: &str, reason: &str) {
         self.desired = "STOPPED";
         "STOPPED".clone_into(&mut self.status);
@@ -143,7 +143,7 @@ impl Task {
         if ran {
             self.run(logs);
         }
-        // What AWS adds to a task by itself is not in its definition.
+        // Containers that AWS adds to a task are not in its definition.
         if outcome.name.starts_with("aws-")
             && !self.containers.iter().any(|it| it["name"] == outcome.name.as_str())
         {
@@ -166,7 +166,7 @@ impl Task {
         }
     }
 
-    /// A container writes to the stream that its task definition gives it.
+    /// A container writes to the stream of its task definition.
     fn write(&self, container: &str, lines: &[String], logs: &mut Logs) {
         let all = self.described.as_array().unwrap();
         let own = all.iter().find(|it| it["name"] == container).unwrap();
@@ -188,7 +188,7 @@ impl Task {
         }
     }
 
-    /// As `DescribeTasks` answers it.
+    /// As `DescribeTasks` returns it.
     pub fn json(&self) -> Value {
         let mut json = json!({
             "attachments": [], "attributes": [], "availabilityZone": "us-east-1b",
@@ -223,7 +223,7 @@ impl Logs {
         stream.extend(lines.iter().map(|line| (i64::try_from(at).unwrap(), line.clone())));
     }
 
-    /// `GetLogEvents`. A token is the place in the stream; at its end it is the one that was asked with.
+    /// `GetLogEvents`. A token is a position in the stream; at the end it is the token of the request.
     pub fn events(&self, asked: &Value) -> Said {
         let group = asked["logGroupIdentifier"].as_str().or(asked["logGroupName"].as_str());
         let group = group.unwrap_or_default().rsplit("log-group:").next().unwrap_or_default();
