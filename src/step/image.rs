@@ -419,7 +419,7 @@ fn ssh(cx: &Context<'_>, image: &Image) -> Result<HashMap<String, SshAgent>, Fai
             let problem = Diagnostic::new(format!("`{text}` names no key"), template.span);
             return Err(cx.run.job.located(&problem.help("write `ID=PATH`, or `default` for the agent")));
         }
-        agents.insert(id.to_owned(), SshAgent::at(&path)?);
+        agents.insert(id.to_owned(), SshAgent::open(&path)?);
     }
     Ok(agents)
 }

@@ -1,5 +1,5 @@
-//! SSH agents for `RUN --mount=type=ssh`: one that runs on this machine, or keys that runner answers for itself. Either way no
-//! key leaves this process.
+//! SSH agents for `RUN --mount=type=ssh`: a running agent of this machine, or a key for which runner acts as the agent. In both
+//! cases no key is sent to the engine.
 
 use crate::docker::DockerError;
 use bollard_buildkit_proto::moby::sshforward::v1::ssh_server::Ssh;
@@ -13,7 +13,7 @@ use rsa::signature::{SignatureEncoding, Signer};
 use ssh_agent_lib::codec::Codec;
 use ssh_agent_lib::error::AgentError;
 use ssh_agent_lib::proto::signature::{RSA_SHA2_256, RSA_SHA2_512};
-use ssh_agent_lib::proto::{Identity, Request as Asked, Response as Answer, SignRequest};
+use ssh_agent_lib::proto::{Identity, Request as AgentRequest, Response as AgentResponse, SignRequest};
 use ssh_key::private::{KeypairData, RsaKeypair};
 use ssh_key::{Algorithm, HashAlg, PrivateKey, Signature};
 use std::collections::HashMap;
@@ -27,25 +27,25 @@ use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::codec::{Decoder, Encoder, Framed};
 use tonic::{Request, Response, Status, Streaming};
 
-/// How much one message carries, in bytes.
+/// The size of the data in one message, in bytes.
 const CHUNK: usize = 32 * 1024;
-/// The longest message that is taken from a build, in bytes; OpenSSH's own limit.
-const LONGEST_MESSAGE: u32 = 256 * 1024;
-/// The id of an agent where the Dockerfile names none.
+/// The longest message that is accepted from a build, in bytes. The same limit as OpenSSH's.
+const MAX_MESSAGE: u32 = 256 * 1024;
+/// The default id of an agent.
 const DEFAULT_ID: &str = "default";
 
-/// What answers for keys.
+/// A source of signatures.
 #[derive(Clone)]
 pub(crate) enum SshAgent {
-    /// The socket of an agent.
+    /// The socket of a running agent.
     Socket(PathBuf),
-    /// A key that is answered for here.
+    /// A private key for which runner acts as the agent.
     Key(Arc<PrivateKey>),
 }
 
 impl SshAgent {
-    /// An agent's socket, or the file of a private key.
-    pub(crate) fn at(path: &Path) -> Result<Self, DockerError> {
+    /// Opens the socket of an agent or the file of a private key.
+    pub(crate) fn open(path: &Path) -> Result<Self, DockerError> {
         let failed = |reason: String| DockerError::Ssh(format!("{}: {reason}", path.display()));
         let metadata = std::fs::metadata(path).map_err(|error| failed(error.to_string()))?;
         if metadata.file_type().is_socket() {
@@ -54,18 +54,18 @@ impl SshAgent {
         let text = std::fs::read_to_string(path).map_err(|error| failed(error.to_string()))?;
         let key = PrivateKey::from_openssh(&text).map_err(|_| {
             failed(
-                "is no private key in OpenSSH's form (`ssh-keygen -p -f KEY` writes an older form anew)"
+                "is not a private key in OpenSSH's format (`ssh-keygen -p -f KEY` converts an older format)"
                     .to_owned(),
             )
         })?;
         if key.is_encrypted() {
-            return Err(failed("has a passphrase; give it to an ssh-agent, and write `default`".to_owned()));
+            return Err(failed("has a passphrase; add it to an ssh-agent, and write `default`".to_owned()));
         }
         Ok(Self::Key(Arc::new(key)))
     }
 }
 
-/// The service that a build asks for agents by their id.
+/// The service that connects a build to agents, by id.
 pub(crate) struct Forward {
     pub(crate) agents: HashMap<String, SshAgent>,
 }
@@ -107,7 +107,7 @@ impl Ssh for Forward {
             }
             SshAgent::Key(key) => {
                 let (agent, ours) = tokio::io::duplex(CHUNK);
-                tokio::spawn(answer(ours, key));
+                tokio::spawn(serve(ours, key));
                 tokio::spawn(pump(agent, request.into_inner(), sender));
             }
         }
@@ -115,14 +115,14 @@ impl Ssh for Forward {
     }
 }
 
-/// Carries bytes between an agent and the build until one of the two is through.
+/// Copies bytes between an agent and the build until one of them closes.
 async fn pump(
     agent: impl AsyncRead + AsyncWrite,
     mut incoming: Streaming<BytesMessage>,
     outgoing: mpsc::Sender<Result<BytesMessage, Status>>,
 ) {
     let (mut from, mut to) = tokio::io::split(agent);
-    let ask = async {
+    let requests = async {
         while let Ok(Some(message)) = incoming.message().await {
             if to.write_all(&message.data).await.is_err() {
                 return;
@@ -130,7 +130,7 @@ async fn pump(
         }
         let _ = to.shutdown().await;
     };
-    let answer = async {
+    let responses = async {
         let mut buffer = vec![0; CHUNK];
         while let Ok(length @ 1..) = from.read(&mut buffer).await {
             let message = BytesMessage { data: buffer[..length].to_vec() };
@@ -140,51 +140,53 @@ async fn pump(
         }
     };
     tokio::select! {
-        ((), ()) = async { tokio::join!(ask, answer) } => {}
+        ((), ()) = async { tokio::join!(requests, responses) } => {}
         () = outgoing.closed() => {}
     }
 }
 
-/// Answers as an agent that holds one key. It can be used and listed, and nothing else.
-async fn answer(stream: impl AsyncRead + AsyncWrite + Unpin, key: Arc<PrivateKey>) {
-    let mut asked = Framed::new(stream, Bounded(Codec::default()));
-    while let Some(Ok(request)) = asked.next().await {
-        let answer = match request {
-            Asked::RequestIdentities => Answer::IdentitiesAnswer(vec![Identity {
+/// Acts as an agent with one key. The key can be listed and used, but not exported or changed.
+async fn serve(stream: impl AsyncRead + AsyncWrite + Unpin, key: Arc<PrivateKey>) {
+    let mut requests = Framed::new(stream, Bounded(Codec::default()));
+    while let Some(Ok(request)) = requests.next().await {
+        let response = match request {
+            AgentRequest::RequestIdentities => AgentResponse::IdentitiesAnswer(vec![Identity {
                 credential: key.public_key().key_data().clone().into(),
                 comment: key.comment().to_owned(),
             }]),
-            Asked::SignRequest(request) => sign(&key, &request).map_or(Answer::Failure, Answer::SignResponse),
-            Asked::Extension(_) => Answer::ExtensionFailure,
-            _ => Answer::Failure,
+            AgentRequest::SignRequest(request) => {
+                sign(&key, &request).map_or(AgentResponse::Failure, AgentResponse::SignResponse)
+            }
+            AgentRequest::Extension(_) => AgentResponse::ExtensionFailure,
+            _ => AgentResponse::Failure,
         };
-        if asked.send(answer).await.is_err() {
+        if requests.send(response).await.is_err() {
             return;
         }
     }
 }
 
-/// The agent's messages, none longer than [`LONGEST_MESSAGE`].
-struct Bounded(Codec<Asked, Answer>);
+/// The codec of the agent protocol, limited to [`MAX_MESSAGE`].
+struct Bounded(Codec<AgentRequest, AgentResponse>);
 
 impl Decoder for Bounded {
-    type Item = Asked;
+    type Item = AgentRequest;
     type Error = AgentError;
 
-    fn decode(&mut self, bytes: &mut BytesMut) -> Result<Option<Asked>, AgentError> {
+    fn decode(&mut self, bytes: &mut BytesMut) -> Result<Option<AgentRequest>, AgentError> {
         let length = bytes.first_chunk().map(|length| u32::from_be_bytes(*length));
-        if length.is_some_and(|length| length > LONGEST_MESSAGE) {
+        if length.is_some_and(|length| length > MAX_MESSAGE) {
             return Err(AgentError::Failure);
         }
         self.0.decode(bytes)
     }
 }
 
-impl Encoder<Answer> for Bounded {
+impl Encoder<AgentResponse> for Bounded {
     type Error = AgentError;
 
-    fn encode(&mut self, answer: Answer, bytes: &mut BytesMut) -> Result<(), AgentError> {
-        self.0.encode(answer, bytes)
+    fn encode(&mut self, response: AgentResponse, bytes: &mut BytesMut) -> Result<(), AgentError> {
+        self.0.encode(response, bytes)
     }
 }
 
@@ -198,8 +200,8 @@ fn sign(key: &PrivateKey, request: &SignRequest) -> Option<Signature> {
     }
 }
 
-/// Signs with the hash that the flags want. SHA-1, which they mean where they are not set, is not given any more: servers have
-/// refused it since OpenSSH 8.8.
+/// Signs with the hash that the flags select. Without flags that is SHA-1, which is refused: servers have rejected it since
+/// OpenSSH 8.8.
 fn sign_rsa(pair: &RsaKeypair, data: &[u8], flags: u32) -> Option<Signature> {
     let number = |number: &ssh_key::Mpint| rsa::BigUint::try_from(number).ok();
     let primes = vec![number(&pair.private.p)?, number(&pair.private.q)?];
