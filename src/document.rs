@@ -57,7 +57,7 @@ impl<'de> Visitor<'de> for Lossless {
         let mut known = HashSet::new();
         while let Some(key) = map.next_key::<String>()? {
             if known.contains(&key) {
-                return Err(de::Error::custom(format!("the key `{key}` is there twice")));
+                return Err(de::Error::custom(format!("the key `{key}` occurs twice")));
             }
             known.insert(key);
             map.next_value::<Self>()?;
@@ -233,11 +233,11 @@ mod tests {
         for (text, says) in [
             (
                 "{\"a\": 1,\n \"b\": {\"c\": 1, \"d\": [{\"c\": 2, \"c\": 3}]}}",
-                "the key `c` is there twice at line 2",
+                "the key `c` occurs twice at line 2",
             ),
-            (r#"{"a": 1, "\u0061": 2}"#, "the key `a` is there twice"),
-            ("a: 1\nb:\n  - c: 1\n    c: 2\n", "the key `c` is there twice at line 3"),
-            ("1: a\n\"1\": b\n", "the key `1` is there twice"),
+            (r#"{"a": 1, "\u0061": 2}"#, "the key `a` occurs twice"),
+            ("a: 1\nb:\n  - c: 1\n    c: 2\n", "the key `c` occurs twice at line 3"),
+            ("1: a\n\"1\": b\n", "the key `1` occurs twice"),
             ("a: [.inf]\n", "JSON has no number for `.inf`"),
             ("a: -.NaN\nb: .nan\n", "JSON has no number for `.inf` and `.nan`"),
             ("{\"a\":\n \"\\ud800\"}", "line 2"),

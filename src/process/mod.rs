@@ -76,7 +76,7 @@ pub(crate) enum ProcessError {
         source: io::Error,
     },
     /// The guard cannot be started, or ended before its command did.
-    #[error("the process that watches over commands {what}")]
+    #[error("the process that supervises commands {what}")]
     Guard {
         /// A predicate such as `has ended`.
         what: &'static str,

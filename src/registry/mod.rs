@@ -49,7 +49,7 @@ pub(crate) enum RegistryError {
         source: reqwest::Error,
     },
     /// The registry accepted the connection, but did not respond in time.
-    #[error("the registry {host} has been silent for {seconds} s")]
+    #[error("the registry {host} did not respond for {seconds} s")]
     Silent { host: String, seconds: u64 },
     /// The registry rejects the login, or requires one.
     #[error("the registry {host} refuses access: {reason}")]
@@ -66,7 +66,7 @@ pub(crate) enum RegistryError {
     #[error("the registry {host} has no repository `{repository}`")]
     NoRepository { host: String, repository: String },
     /// An image no longer exists.
-    #[error("the registry {host} does not have {digest} any more")]
+    #[error("the registry {host} no longer has {digest}")]
     Gone { host: String, digest: String },
     /// The tag is immutable and refers to another image.
     #[error("the tag `{tag}` is immutable and refers to {existing}{}, not to {digest}",
@@ -91,7 +91,7 @@ pub(crate) enum RegistryError {
         reason: String,
     },
     /// The registry serves content with another digest.
-    #[error("the registry {host} serves {found} for `{name}`, where {digest} should be")]
+    #[error("the registry {host} serves {found} for `{name}` instead of {digest}")]
     Verification {
         host: String,
         /// The requested tag or digest.
