@@ -1,5 +1,5 @@
-//! Lossless reading of JSON and YAML documents that are passed on to AWS. Numbers keep their spelling and keys their order, and
-//! documents that JSON cannot represent are errors. Pure.
+//! Lossless reading of JSON and YAML documents that are passed on to AWS. Numbers keep their spelling and keys their
+//! order, and documents that JSON cannot represent are errors. Pure.
 
 use serde::Deserialize;
 use serde::de::{self, DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
@@ -10,8 +10,8 @@ use std::fmt;
 
 /// Parses the text of a file: JSON as JSON, anything else as YAML. The error is the parser's, with line and column.
 ///
-/// Numbers keep their spelling if JSON allows it. Other YAML numbers, such as `0x1F`, `+5` and `.5`, become the JSON number of the
-/// same value.
+/// Numbers keep their spelling if JSON allows it. Other YAML numbers, such as `0x1F`, `+5` and `.5`, become the JSON
+/// number of the same value.
 pub(crate) fn parse(text: &str) -> Result<Value, String> {
     let text = text.trim_start_matches('\u{feff}');
     if text.trim_start().starts_with('{') {
@@ -109,8 +109,8 @@ enum Source {
     Yaml,
 }
 
-/// Parses the text of a value a second time to restore the spelling of its numbers: the parsers convert `1e3` to `1e+3` or to a
-/// float.
+/// Parses the text of a value a second time to restore the spelling of its numbers: the parsers convert `1e3` to `1e+3`
+/// or to a float.
 struct Respell<'v> {
     value: &'v mut Value,
     source: Source,

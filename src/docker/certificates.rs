@@ -38,8 +38,8 @@ pub(crate) struct Tls {
 }
 
 impl Certificates<'_> {
-    /// Reads the files for the engine of this host name. Returns `None` if the name is not valid. As with docker, `ca.pem` must
-    /// exist if the engine is verified; the other two are optional.
+    /// Reads the files for the engine of this host name. Returns `None` if the name is not valid. As with docker,
+    /// `ca.pem` must exist if the engine is verified; the other two are optional.
     pub(crate) fn read(&self, name: &str) -> Result<Option<Tls>, DockerError> {
         let Ok(name) = ServerName::try_from(name.to_owned()) else { return Ok(None) };
         let provider = Arc::new(aws_lc_rs::default_provider());

@@ -79,8 +79,8 @@ impl ContextError {
     }
 }
 
-/// Returns the path of the Dockerfile of a build. A name is relative to `directory`; without a name it is `Dockerfile` in the
-/// context. If there is no such file, the other directory is tried.
+/// Returns the path of the Dockerfile of a build. A name is relative to `directory`; without a name it is `Dockerfile`
+/// in the context. If there is no such file, the other directory is tried.
 pub(crate) fn dockerfile(directory: &Path, context: &Path, named: Option<&str>) -> PathBuf {
     let (first, second) = match named {
         Some(named) => (directory.join(named), context.join(named)),
@@ -89,8 +89,8 @@ pub(crate) fn dockerfile(directory: &Path, context: &Path, named: Option<&str>) 
     if !first.is_file() && second.is_file() { second } else { first }
 }
 
-/// Calls `entry` with the stat of every selected file, parents first and sorted as BuildKit expects. `entry` returns whether to
-/// continue.
+/// Calls `entry` with the stat of every selected file, parents first and sorted as BuildKit expects. `entry` returns
+/// whether to continue.
 pub(crate) fn walk(
     root: &Path,
     selection: &Selection,
@@ -399,8 +399,8 @@ fn stat(path: String, entry: &DirEntry, metadata: &Metadata) -> Result<Stat, Con
 /// Returns the paths, which may contain wildcards, and the targets of all symbolic links on them, within the context.
 fn follow_links(root: &Path, paths: &[String]) -> Vec<String> {
     let mut found = BTreeSet::new();
-    // Paths with the links that led to them. A link that leads to itself, also through a wildcard in its target, is not followed
-    // again: the path would grow forever.
+    // Paths with the links that led to them. A link that leads to itself, also through a wildcard in its target, is not
+    // followed again: the path would grow forever.
     let mut todo: Vec<(String, Vec<String>)> =
         paths.iter().map(|path| (path.trim_start_matches('/').to_owned(), Vec::new())).collect();
     let mut steps = 0;
@@ -420,7 +420,8 @@ fn follow_links(root: &Path, paths: &[String]) -> Vec<String> {
     found.into_iter().collect()
 }
 
-/// Returns the first symbolic link on a path, or on every path that its wildcards match, each with the path that it leads to.
+/// Returns the first symbolic link on a path, or on every path that its wildcards match, each with the path that it
+/// leads to.
 fn links_on(root: &Path, path: &str) -> Vec<(String, String)> {
     let mut links = Vec::new();
     let mut walked = vec![String::new()];

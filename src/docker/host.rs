@@ -28,7 +28,8 @@ pub(crate) struct Endpoint {
     pub(crate) host: Option<String>,
     /// `DOCKER_CONTEXT`: the docker context to use.
     pub(crate) context: Option<String>,
-    /// Docker's configuration directory, with `config.json` (logins, the current docker context) and the docker contexts.
+    /// Docker's configuration directory, with `config.json` (logins, the current docker context) and the docker
+    /// contexts.
     pub(crate) configuration: Option<PathBuf>,
     /// `DOCKER_TLS_VERIFY` has a value: TLS, and the engine's certificate is verified.
     pub(crate) tls_verify: bool,

@@ -1,5 +1,5 @@
-//! `.dockerignore` files, with the semantics of moby/patternmatcher: `**`, `!`, the last match wins, and a match of a directory
-//! applies to everything below it.
+//! `.dockerignore` files, with the semantics of moby/patternmatcher: `**`, `!`, the last match wins, and a match of a
+//! directory applies to everything below it.
 
 use super::pattern::Matcher;
 use std::path::{Path, PathBuf};
@@ -10,9 +10,9 @@ pub(crate) enum Rules {
     /// The rules of moby/patternmatcher and of Docker 23.0 and later.
     #[default]
     Current,
-    /// The rules of Docker 20.10: `+(){}|` are part of regular expressions, a pattern matches the directory above a path only if
-    /// it has the same number of components, and a `!` includes entries of an ignored directory only if it names the directory
-    /// literally.
+    /// The rules of Docker 20.10: `+(){}|` are part of regular expressions, a pattern matches the directory above a
+    /// path only if it has the same number of components, and a `!` includes entries of an ignored directory only if it
+    /// names the directory literally.
     Before23,
 }
 
@@ -66,8 +66,8 @@ impl Patterns {
         Ok(Self { patterns: compiled, rules })
     }
 
-    /// Returns whether a relative path is ignored, given the patterns that matched its directory, and what its own entries
-    /// inherit.
+    /// Returns whether a relative path is ignored, given the patterns that matched its directory, and what its own
+    /// entries inherit.
     pub(crate) fn matches(&self, path: &str, inherited: &Inherited) -> (bool, Inherited) {
         let mut ignored = false;
         let mut hits = vec![false; self.patterns.len()];
@@ -112,8 +112,8 @@ impl Pattern {
     }
 }
 
-/// The ignore file of a context: `<Dockerfile>.dockerignore`, or else `.dockerignore`. In builds the engine reads these files
-/// itself; this type is for operations without an engine and for messages.
+/// The ignore file of a context: `<Dockerfile>.dockerignore`, or else `.dockerignore`. In builds the engine reads these
+/// files itself; this type is for operations without an engine and for messages.
 #[derive(Debug, Default)]
 pub(crate) struct IgnoreFile {
     path: PathBuf,

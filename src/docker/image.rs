@@ -36,8 +36,8 @@ impl Engine {
         }
     }
 
-    /// Returns what a build resolves an image's name to: the digest under which the engine pulled it, or else its id. Returns
-    /// `None` if the engine does not have it.
+    /// Returns what a build resolves an image's name to: the digest under which the engine pulled it, or else its id.
+    /// Returns `None` if the engine does not have it.
     pub(crate) async fn identity(&self, name: &str) -> Result<Option<String>, DockerError> {
         match self.client.inspect_image(name).await {
             Ok(image) => {
@@ -92,8 +92,8 @@ impl Engine {
         if is_last { Ok(()) } else { self.untag(name).await }
     }
 
-    /// Exports an image as the tar stream of `docker save`, for a thread that may block. Reading fails once the token is
-    /// cancelled.
+    /// Exports an image as the tar stream of `docker save`, for a thread that may block. Reading fails once the token
+    /// is cancelled.
     pub(crate) fn export(&self, id: &str, until: &CancellationToken) -> Export {
         let (sender, batches) = mpsc::channel(BATCHES);
         let (client, id, until) = (self.client.clone(), id.to_owned(), until.clone());
@@ -134,8 +134,8 @@ impl Engine {
     }
 }
 
-/// The size of the batches that are passed between threads, in bytes. Passing the small pieces of an export one by one would
-/// take longer than processing them.
+/// The size of the batches that are passed between threads, in bytes. Passing the small pieces of an export one by one
+/// would take longer than processing them.
 const BATCH: usize = 1024 * 1024;
 /// How many batches may wait.
 const BATCHES: usize = 4;

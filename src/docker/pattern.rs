@@ -1,5 +1,5 @@
-//! A pattern of `.dockerignore`, with the semantics of moby. The pattern is converted to a regular expression in Go's syntax, as
-//! in moby, and that expression to the syntax of the `regex` crate.
+//! A pattern of `.dockerignore`, with the semantics of moby. The pattern is converted to a regular expression in Go's
+//! syntax, as in moby, and that expression to the syntax of the `regex` crate.
 
 use super::ignore::Rules;
 use regex::Regex;
@@ -49,8 +49,8 @@ impl Matcher {
         Regex::new(&format!("{regex}$")).ok().map(Self::Regex)
     }
 
-    /// The shortcuts of moby for plain text with `**` at one end. Their meaning differs from the general one: `**` before plain
-    /// text matches any path with that suffix, and not only after a `/`.
+    /// The shortcuts of moby for plain text with `**` at one end. Their meaning differs from the general one: `**`
+    /// before plain text matches any path with that suffix, and not only after a `/`.
     fn simple(pattern: &str) -> Option<Self> {
         let plain = |text: &str| !text.contains(['*', '?', '[', ']', '\\']);
         if plain(pattern) {
@@ -73,8 +73,8 @@ impl Matcher {
     }
 }
 
-/// Whether Go's `filepath.Match` accepts the pattern for the name `.`, which is how moby validates it. `filepath.Match` stops
-/// parsing the pattern once it does not match.
+/// Whether Go's `filepath.Match` accepts the pattern for the name `.`, which is how moby validates it. `filepath.Match`
+/// stops parsing the pattern once it does not match.
 fn is_glob(pattern: &str) -> bool {
     let mut name = ".";
     let mut rest = pattern;
@@ -148,8 +148,8 @@ fn chunk_match<'n>(chunk: &str, name: &'n str) -> Result<Option<&'n str>, Invali
     Ok((!failed).then_some(name.as_str()))
 }
 
-/// Whether a character is in a class whose `[` has been read. A class has at least one range; `-` and `]` in ranges are escaped.
-/// Returns `None` if the class is not valid.
+/// Whether a character is in a class whose `[` has been read. A class has at least one range; `-` and `]` in ranges are
+/// escaped. Returns `None` if the class is not valid.
 fn glob_class(pattern: &mut Peekable<Chars<'_>>, character: Option<char>) -> Option<bool> {
     let negated = pattern.next_if_eq(&'^').is_some();
     let end_of_range = |pattern: &mut Peekable<Chars<'_>>| {
@@ -171,7 +171,8 @@ fn glob_class(pattern: &mut Peekable<Chars<'_>>, character: Option<char>) -> Opt
     Some(matched != negated)
 }
 
-/// Converts a pattern to the regular expression of moby, character by character and without special treatment of classes.
+/// Converts a pattern to the regular expression of moby, character by character and without special treatment of
+/// classes.
 fn go_regex(pattern: &str, rules: Rules) -> String {
     let escaped = match rules {
         Rules::Current => ".+()|{}$",
@@ -253,7 +254,8 @@ fn literal(character: char) -> String {
     format!("\\x{{{:x}}}", u32::from(character))
 }
 
-/// Converts an escaped character: punctuation is literal, some letters are classes or characters, and all others are errors.
+/// Converts an escaped character: punctuation is literal, some letters are classes or characters, and all others are
+/// errors.
 fn escape(character: char) -> Option<String> {
     Some(match character {
         'd' => "[0-9]".to_owned(),

@@ -6,7 +6,8 @@ use std::collections::{BTreeMap, BTreeSet};
 /// How many files are kept by name.
 const FILES: usize = 15;
 
-/// The sizes of a context's files and directories, in bytes. Memory use grows with the number of directories, not files.
+/// The sizes of a context's files and directories, in bytes. Memory use grows with the number of directories, not
+/// files.
 #[derive(Debug, Default)]
 pub(crate) struct Sizes {
     pub(crate) bytes: u64,
@@ -36,7 +37,8 @@ impl Sizes {
         }
     }
 
-    /// Returns the directories that are not empty, the largest first. Of directories with equal size the outer is first.
+    /// Returns the directories that are not empty, the largest first. Of directories with equal size the outer is
+    /// first.
     pub(crate) fn directories(&self) -> Vec<(&str, u64)> {
         let mut found: Vec<_> = self
             .directories
@@ -53,8 +55,8 @@ impl Sizes {
         self.largest.iter().map(|(size, path)| (path.as_str(), size.0)).filter(|(_, size)| *size > 0)
     }
 
-    /// Returns the files and directories whose exclusion in `.dockerignore` would save the most, none inside of another. If one
-    /// entry makes up most of a directory, the entry is returned instead of the directory.
+    /// Returns the files and directories whose exclusion in `.dockerignore` would save the most, none inside of
+    /// another. If one entry makes up most of a directory, the entry is returned instead of the directory.
     pub(crate) fn largest_entries(&self, count: usize) -> Vec<(&str, u64)> {
         let mut entries: Vec<(&str, u64)> = self.directories().into_iter().chain(self.files()).collect();
         entries.sort_by_key(|(_, size)| Reverse(*size));

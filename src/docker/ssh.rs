@@ -23,7 +23,8 @@ pub(crate) struct Destination {
 }
 
 impl Destination {
-    /// Parses `[user@]host[:port][/path]`. Returns `None` for anything else, and for parts that ssh could mistake for options.
+    /// Parses `[user@]host[:port][/path]`. Returns `None` for anything else, and for parts that ssh could mistake for
+    /// options.
     pub(crate) fn parse(text: &str) -> Option<Self> {
         let (authority, path) = text.find('/').map_or((text, ""), |at| text.split_at(at));
         let (user, address) = match authority.rsplit_once('@') {

@@ -1,9 +1,10 @@
-//! Reading images directly from the engine's storage directory, if it is on this machine and readable. For an export, in
-//! contrast, the engine writes a copy of the whole image to disk before it sends the first byte (moby#39464).
+//! Reading images directly from the engine's storage directory, if it is on this machine and readable. For an export,
+//! in contrast, the engine writes a copy of the whole image to disk before it sends the first byte (moby#39464).
 //!
-//! The layout is that of moby's `image/fs.go` and `layer/filestore.go`, unchanged since Docker 1.10. The archive of a layer is
-//! assembled from its files and from the metadata that `tar-split` kept of the original archive (vbatts/tar-split,
-//! `archive/storage/entry.go`). Readers of a layer verify its digest, so unexpected content cannot do harm.
+//! The layout is that of moby's `image/fs.go` and `layer/filestore.go`, unchanged since Docker 1.10. The archive of a
+//! layer is assembled from its files and from the metadata that `tar-split` kept of the original archive
+//! (vbatts/tar-split, `archive/storage/entry.go`). Readers of a layer verify its digest, so unexpected content cannot
+//! do harm.
 
 use super::host::Host;
 use super::image::LocalImage;
@@ -44,8 +45,8 @@ pub(crate) struct StoredLayer {
 }
 
 impl Engine {
-    /// Returns the image with the layers of these chain ids, or `None` if it cannot be read from the engine's storage. Reading
-    /// fails once the token is cancelled.
+    /// Returns the image with the layers of these chain ids, or `None` if it cannot be read from the engine's storage.
+    /// Reading fails once the token is cancelled.
     pub(crate) async fn stored(
         &self,
         image: &LocalImage,
@@ -163,7 +164,8 @@ impl<R: BufRead> Archive<R> {
         }
     }
 
-    /// Opens a regular file of the layer. Never opens a device or pipe, which a hostile image could have under that name.
+    /// Opens a regular file of the layer. Never opens a device or pipe, which a hostile image could have under that
+    /// name.
     fn file(&self, name: &[u8]) -> io::Result<File> {
         let name = name.strip_prefix(b"/").unwrap_or(name);
         let open = |flags| {

@@ -1,5 +1,5 @@
-//! Commands on this machine. Each runs in its own process group under a guard: a small process of the same program that is the
-//! ancestor of all processes of the command. The guard ends all of them, also if runner itself has ended.
+//! Commands on this machine. Each runs in its own process group under a guard: a small process of the same program that
+//! is the ancestor of all processes of the command. The guard ends all of them, also if runner itself has ended.
 
 pub(crate) mod detached;
 pub(crate) mod guard;

@@ -1,5 +1,5 @@
-//! Parallel compression of layers in independent blocks of a fixed size. The result does not depend on the number of cores: the
-//! same layer has the same bytes on every machine.
+//! Parallel compression of layers in independent blocks of a fixed size. The result does not depend on the number of
+//! cores: the same layer has the same bytes on every machine.
 
 use super::RegistryError;
 use super::manifest::{GZIP_LAYER_TYPE, ZSTD_LAYER_TYPE, sha256_name};
@@ -12,7 +12,8 @@ use std::sync::{Mutex, PoisonError};
 
 /// The block size in bytes. Changing it changes every digest.
 const BLOCK: usize = 1024 * 1024;
-/// Changing it changes every digest. The output of 2 is a few percent larger than that of zlib's 6, at more than twice the speed.
+/// Changing it changes every digest. The output of 2 is a few percent larger than that of zlib's 6, at more than twice
+/// the speed.
 const GZIP_LEVEL: i32 = 2;
 /// Changing it changes every digest.
 const ZSTD_LEVEL: i32 = 3;
@@ -30,7 +31,8 @@ pub(crate) enum Compression {
 }
 
 impl Compression {
-    /// Returns the version of the format. It must change whenever the output changes: with the constants above or the library.
+    /// Returns the version of the format. It must change whenever the output changes: with the constants above or the
+    /// library.
     pub(crate) fn version(self) -> &'static str {
         match self {
             Self::Gzip => "gzip-1",
@@ -94,8 +96,8 @@ struct Done {
     block: Vec<u8>,
 }
 
-/// Compresses `source` on this many threads and passes the output to `write` in order. Returns the digest of the input: the
-/// layer's diff id.
+/// Compresses `source` on this many threads and passes the output to `write` in order. Returns the digest of the input:
+/// the layer's diff id.
 pub(crate) fn compress(
     source: &mut dyn Read,
     compression: Compression,

@@ -114,8 +114,8 @@ impl Reading<'_> {
             whole.read_to_end(&mut bytes).map_err(RegistryError::Stream)?;
             return Ok(Content::Document(bytes));
         }
-        // Containerd's image store keeps layers compressed, under the digest of the compressed blob. Such a layer is copied. A
-        // layer under its diff id is not compressed, even if it begins like a compressed file.
+        // Containerd's image store keeps layers compressed, under the digest of the compressed blob. Such a layer is
+        // copied. A layer under its diff id is not compressed, even if it begins like a compressed file.
         let digest = path.strip_prefix(BLOBS).map(|hex| format!("sha256:{hex}"));
         if let Some(digest) = digest.filter(|digest| !self.making.layers.contains(digest)) {
             let media_type = match head {
@@ -196,8 +196,9 @@ fn resolve(link: &str, target: &str) -> String {
     parts.join("/")
 }
 
-/// Returns which layer is in a directory of an export before Docker 25. The name of the directory is the digest of its `json`
-/// with the chain id of the layer instead of the id (moby, `image/v1/imagev1.go`), so only the right chain id results in the name.
+/// Returns which layer is in a directory of an export before Docker 25. The name of the directory is the digest of its
+/// `json` with the chain id of the layer instead of the id (moby, `image/v1/imagev1.go`), so only the right chain id
+/// results in the name.
 fn position(directory: &str, json: &[u8], chains: &[String]) -> Option<usize> {
     let mut fields: BTreeMap<String, Box<RawValue>> = serde_json::from_slice(json).ok()?;
     fields.remove("id");

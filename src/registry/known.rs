@@ -1,5 +1,5 @@
-//! Layers that need not be compressed and uploaded again. An earlier image lists them: its configuration has the diff ids, its
-//! manifest the blobs, in the same order.
+//! Layers that need not be compressed and uploaded again. An earlier image lists them: its configuration has the diff
+//! ids, its manifest the blobs, in the same order.
 
 use super::compress::Compression;
 use super::manifest::{Descriptor, MANIFEST_TYPE, Manifest, Stored, diff_ids, digest_of};
@@ -38,8 +38,8 @@ impl Image {
 }
 
 impl KnownBlobs {
-    /// Returns an empty collection. It accepts only blobs of this compression, so that the digest of an image does not depend on
-    /// which blobs happen to be known.
+    /// Returns an empty collection. It accepts only blobs of this compression, so that the digest of an image does not
+    /// depend on which blobs happen to be known.
     pub(crate) fn new(compression: Compression) -> Self {
         Self { compression, layers: HashMap::new(), images: HashMap::new() }
     }

@@ -13,7 +13,8 @@ pub(crate) const INDEX_TYPE: &str = "application/vnd.oci.image.index.v1+json";
 pub(crate) const CONFIG_TYPE: &str = "application/vnd.oci.image.config.v1+json";
 pub(crate) const GZIP_LAYER_TYPE: &str = "application/vnd.oci.image.layer.v1.tar+gzip";
 pub(crate) const ZSTD_LAYER_TYPE: &str = "application/vnd.oci.image.layer.v1.tar+zstd";
-/// The annotation with the version of the compression. Equal layers with equal versions are the same blob on every machine.
+/// The annotation with the version of the compression. Equal layers with equal versions are the same blob on every
+/// machine.
 const COMPRESSION: &str = "codebuild-runner.compression";
 
 /// A reference to a blob or manifest.
@@ -114,7 +115,8 @@ pub(crate) fn diff_ids(config: &[u8]) -> Result<Vec<String>, serde_json::Error> 
     serde_json::from_slice::<Configuration>(config).map(|config| config.rootfs.diff_ids.unwrap_or_default())
 }
 
-/// Returns the chain ids of layers, the base first: <https://github.com/opencontainers/image-spec/blob/main/config.md#layer-chainid>.
+/// Returns the chain ids of layers, the base first:
+/// <https://github.com/opencontainers/image-spec/blob/main/config.md#layer-chainid>.
 pub(crate) fn chain_ids(layers: &[String]) -> Vec<String> {
     let mut chains: Vec<String> = Vec::new();
     for layer in layers {

@@ -1,9 +1,9 @@
 //! OCI distribution: names, manifests, image layouts, and pushing.
 //!
-//! An image of the engine is read from its [`source`], in parts or from an [`export`]. Its layers are [`compress`]ed into
-//! [`blob`]s, which are uploaded to a registry immediately ([`push`], through [`client`] and its [`connection`]) or stored in an
-//! OCI [`layout`] on disk for local mode. Both create the same blobs, and so the same digest. Layers that are [`known`] from
-//! earlier images are not compressed again.
+//! An image of the engine is read from its [`source`], in parts or from an [`export`]. Its layers are [`compress`]ed
+//! into [`blob`]s, which are uploaded to a registry immediately ([`push`], through [`client`] and its [`connection`])
+//! or stored in an OCI [`layout`] on disk for local mode. Both create the same blobs, and so the same digest. Layers
+//! that are [`known`] from earlier images are not compressed again.
 
 pub(crate) mod blob;
 pub(crate) mod client;

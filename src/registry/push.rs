@@ -1,5 +1,5 @@
-//! Pushing an image. Blobs are uploaded as they are created, several in parallel and the largest first. The manifest comes last,
-//! so that no tag ever refers to an incomplete image.
+//! Pushing an image. Blobs are uploaded as they are created, several in parallel and the largest first. The manifest
+//! comes last, so that no tag ever refers to an incomplete image.
 
 use super::RegistryError;
 use super::blob::{Blob, BlobOptions, Sink};
@@ -120,8 +120,8 @@ impl PartialEq for BySize {
 impl Eq for BySize {}
 
 impl RepositoryClient {
-    /// Returns the blobs of these layers that the repository has, according to earlier images: those with one of the `tags`, and
-    /// some others. An image that cannot be read is not an error.
+    /// Returns the blobs of these layers that the repository has, according to earlier images: those with one of the
+    /// `tags`, and some others. An image that cannot be read is not an error.
     pub(crate) async fn known(
         &self,
         tags: &[String],
@@ -167,8 +167,8 @@ impl RepositoryClient {
         Ok(Vec::new())
     }
 
-    /// Returns the blobs of known layers that the repository has, by diff id, and how many of them were mounted from another
-    /// repository for that.
+    /// Returns the blobs of known layers that the repository has, by diff id, and how many of them were mounted from
+    /// another repository for that.
     pub(crate) async fn present(
         &self,
         layers: &[String],

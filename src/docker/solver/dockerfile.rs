@@ -41,7 +41,8 @@ impl Dockerfile {
         let ignore = format!("{name}.dockerignore");
         let mut files: BTreeMap<_, _> =
             read(&path.with_file_name(&ignore))?.map(|content| (ignore, content)).into_iter().collect();
-        // Bytes are mapped to characters and back. Only ASCII matters here, and other bytes are preserved in any encoding.
+        // Bytes are mapped to characters and back. Only ASCII matters here, and other bytes are preserved in any
+        // encoding.
         let bytes = content.strip_prefix(BYTE_ORDER_MARK).unwrap_or(&content);
         let text: String = bytes.iter().map(|byte| char::from(*byte)).collect();
         let (text, added) = with_stages(&text, &build.stages);
@@ -64,8 +65,8 @@ impl Dockerfile {
         &self.path
     }
 
-    /// Returns the files in order, with their stats. Their modification time is now, because BuildKit considers files with equal
-    /// size and time to be equal.
+    /// Returns the files in order, with their stats. Their modification time is now, because BuildKit considers files
+    /// with equal size and time to be equal.
     pub(crate) fn files(&self) -> Vec<(Stat, Vec<u8>)> {
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         let stat = |name: &String, content: &Vec<u8>| Stat {
@@ -110,7 +111,8 @@ struct Outline {
 }
 
 impl Outline {
-    /// Parses the instructions. Handles continuation lines and comments between them, and skips the contents of heredocs.
+    /// Parses the instructions. Handles continuation lines and comments between them, and skips the contents of
+    /// heredocs.
     fn parse(text: &str) -> Self {
         let mut outline = Self::default();
         let mut escape = '\\';
@@ -168,8 +170,8 @@ impl Outline {
     }
 }
 
-/// Returns the images that a Dockerfile uses in `FROM`, `COPY --from`, mounts and `# syntax=`, each once and without the names in
-/// `own`. An `Err` is a name with unknown arguments, which are kept as written.
+/// Returns the images that a Dockerfile uses in `FROM`, `COPY --from`, mounts and `# syntax=`, each once and without
+/// the names in `own`. An `Err` is a name with unknown arguments, which are kept as written.
 pub(crate) fn base_images(
     text: &str,
     arguments: &HashMap<String, String>,
@@ -264,9 +266,9 @@ fn stage_number(flag: &str, begin: usize) -> Option<(Range<usize>, usize)> {
     None
 }
 
-/// Adds a stage for each name before the first stage. Returns the text, the number of added lines, and the line after which they
-/// are. A stage of the Dockerfile with the same name takes precedence after its definition, so `FROM base AS base` works.
-/// BuildKit does not build stages that are not used.
+/// Adds a stage for each name before the first stage. Returns the text, the number of added lines, and the line after
+/// which they are. A stage of the Dockerfile with the same name takes precedence after its definition, so `FROM base AS
+/// base` works. BuildKit does not build stages that are not used.
 fn with_stages(text: &str, stages: &[StageImage]) -> (String, (usize, usize)) {
     let outline = Outline::parse(text);
     let stage = |StageImage { name, image, platform }: &StageImage| {

@@ -25,9 +25,11 @@ const READERS: usize = 4;
 const CHUNK: usize = 64 * 1024;
 /// The minimum size of a read, in bytes: a file may have grown.
 const MIN_READ: usize = 512;
-/// How many batches may wait for the connection. Together with [`CHUNK`] and [`READERS`] this bounds the memory of a transfer.
+/// How many batches may wait for the connection. Together with [`CHUNK`] and [`READERS`] this bounds the memory of a
+/// transfer.
 const WAITING: usize = 4;
-/// A batch is sent once it has this many packets or bytes. Sending packets one by one would take longer than creating them.
+/// A batch is sent once it has this many packets or bytes. Sending packets one by one would take longer than creating
+/// them.
 const BATCH: usize = 128;
 const BATCH_BYTES: usize = 16 * 1024;
 
@@ -151,8 +153,8 @@ impl FileSync for Directories {
     }
 }
 
-/// Returns the values of a metadata key. BuildKit percent-encodes them if one is not plain ASCII, and marks this with a second
-/// key.
+/// Returns the values of a metadata key. BuildKit percent-encodes them if one is not plain ASCII, and marks this with a
+/// second key.
 fn values(metadata: &MetadataMap, key: &str) -> Vec<String> {
     let encoded = metadata.contains_key(format!("{key}-encoded"));
     metadata
@@ -188,8 +190,8 @@ async fn read_requests(
     while let Ok(Some(request)) = stream.message().await {
         match request.r#type() {
             PacketType::PacketReq if wanted.send(request.id).is_err() => return,
-            // BuildKit sends it after it has received all files. It waits for the reply and for the end of the stream, which ends
-            // once all readers have stopped.
+            // BuildKit sends it after it has received all files. It waits for the reply and for the end of the stream,
+            // which ends once all readers have stopped.
             PacketType::PacketFin => {
                 let _ = batches.send(vec![packet(PacketType::PacketFin, 0, Vec::new())]).await;
                 return;
@@ -225,8 +227,8 @@ struct Transfer {
     requests: Mutex<mpsc::UnboundedReceiver<u32>>,
 }
 
-/// The files that BuildKit can request. It receives the whole list before the first request and does not request files that it
-/// already has, so all entries are kept, at about 30 bytes each.
+/// The files that BuildKit can request. It receives the whole list before the first request and does not request files
+/// that it already has, so all entries are kept, at about 30 bytes each.
 #[derive(Default)]
 struct Files {
     /// Sorted by the number of the entry.

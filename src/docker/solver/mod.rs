@@ -1,8 +1,9 @@
 //! Builds through the engine's embedded BuildKit.
 //!
-//! Two connections to the engine's API are upgraded to HTTP/2. On `/session` runner is the server: BuildKit requests files,
-//! secrets and registry credentials as the build needs them. On `/grpc` runner is the client: it starts the build and follows its
-//! progress. This module uses bollard's protocol crate directly because bollard's own driver discards progress and result.
+//! Two connections to the engine's API are upgraded to HTTP/2. On `/session` runner is the server: BuildKit requests
+//! files, secrets and registry credentials as the build needs them. On `/grpc` runner is the client: it starts the
+//! build and follows its progress. This module uses bollard's protocol crate directly because bollard's own driver
+//! discards progress and result.
 
 mod dockerfile;
 mod filesync;
@@ -36,8 +37,8 @@ use tonic::transport::{Channel, Endpoint};
 /// Returns the login for a registry's host name when the build requests it.
 pub(crate) type Logins = Arc<dyn Fn(String) -> BoxFuture<'static, Option<Login>> + Send + Sync>;
 
-/// The resources that runner serves to builds. Builds of one session share them, and files that one of them has received are not
-/// sent again to the others.
+/// The resources that runner serves to builds. Builds of one session share them, and files that one of them has
+/// received are not sent again to the others.
 #[derive(Clone)]
 pub(crate) struct Share {
     /// The source of the files for `COPY`.
@@ -106,8 +107,8 @@ pub(crate) struct Built {
 }
 
 impl Engine {
-    /// Opens a session for builds that share the same files and secrets. Dropping the session closes it and ends everything that
-    /// BuildKit still does for it.
+    /// Opens a session for builds that share the same files and secrets. Dropping the session closes it and ends
+    /// everything that BuildKit still does for it.
     pub(crate) async fn session(&self, share: &Share) -> Result<Session, DockerError> {
         share.context.check()?;
         session::open(&self.host, share, self.ignore_rules()).await
@@ -240,7 +241,8 @@ impl Engine {
             .map_err(|error| DockerError::Session(Box::new(error)))
     }
 
-    /// Returns the new image. Its id is the digest of its configuration, or of its manifest with containerd's image store.
+    /// Returns the new image. Its id is the digest of its configuration, or of its manifest with containerd's image
+    /// store.
     async fn result(
         &self,
         response: &HashMap<String, String>,

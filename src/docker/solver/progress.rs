@@ -21,8 +21,8 @@ const CLIPPED: &[u8] = b"[output clipped, log limit ";
 pub(crate) struct Watcher {
     /// Receives lines of the log.
     pub(crate) output: mpsc::Sender<Vec<u8>>,
-    /// Receives the running steps, one line each, for a terminal. Without it the log has the output of all steps, otherwise only
-    /// that of failed steps.
+    /// Receives the running steps, one line each, for a terminal. Without it the log has the output of all steps,
+    /// otherwise only that of failed steps.
     pub(crate) live: Option<watch::Sender<Vec<String>>>,
     /// Receives problems that do not fail the build.
     pub(crate) warnings: mpsc::Sender<String>,
@@ -76,8 +76,8 @@ struct Step {
 }
 
 impl Step {
-    /// Whether it is an instruction of the Dockerfile that does work: its name is in brackets, and it is neither internal to
-    /// BuildKit nor a `FROM`.
+    /// Whether it is an instruction of the Dockerfile that does work: its name is in brackets, and it is neither
+    /// internal to BuildKit nor a `FROM`.
     fn is_instruction(&self) -> bool {
         self.name.starts_with('[') && !self.name.starts_with("[internal]") && !self.name.contains("] FROM ")
     }

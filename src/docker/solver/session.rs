@@ -33,8 +33,8 @@ use tokio_util::sync::{CancellationToken, DropGuard, WaitForCancellationFutureOw
 use tonic::transport::server::Connected;
 use tonic::{Request, Response, Status};
 
-/// The methods that are announced to BuildKit. `FetchToken` and related methods are omitted on purpose, so that BuildKit falls
-/// back to plain credentials.
+/// The methods that are announced to BuildKit. `FetchToken` and related methods are omitted on purpose, so that
+/// BuildKit falls back to plain credentials.
 const METHODS: [&str; 6] = [
     "/grpc.health.v1.Health/Check",
     "/moby.filesync.v1.FileSync/DiffCopy",
@@ -44,7 +44,8 @@ const METHODS: [&str; 6] = [
     "/moby.sshforward.v1.SSH/ForwardAgent",
 ];
 
-/// The largest headers of a call, in bytes. They contain the patterns of an ignore file. The same limit as the docker command's.
+/// The largest headers of a call, in bytes. They contain the patterns of an ignore file. The same limit as the docker
+/// command's.
 const MAX_HEADERS: u32 = 16 * 1024 * 1024;
 
 /// An open session. Dropping it closes the connection.
@@ -92,8 +93,8 @@ fn shared_key(context: &Source) -> String {
     source::digest(format!("runner:{context:?}").as_bytes())
 }
 
-/// A connection that closes with the session. The server alone would wait for open calls of the engine and keep secrets and
-/// logins in memory until then.
+/// A connection that closes with the session. The server alone would wait for open calls of the engine and keep secrets
+/// and logins in memory until then.
 struct Closing {
     connection: Connection,
     closed: Pin<Box<WaitForCancellationFutureOwned>>,

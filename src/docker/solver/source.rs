@@ -1,5 +1,5 @@
-//! The sources of a build's files. A named context becomes an image, because it is a stage of the Dockerfile and a stage begins
-//! with an image.
+//! The sources of a build's files. A named context becomes an image, because it is a stage of the Dockerfile and a
+//! stage begins with an image.
 
 use crate::docker::DockerError;
 use crate::docker::context::ContextError;

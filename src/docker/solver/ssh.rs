@@ -1,5 +1,5 @@
-//! SSH agents for `RUN --mount=type=ssh`: a running agent of this machine, or a key for which runner acts as the agent. In both
-//! cases no key is sent to the engine.
+//! SSH agents for `RUN --mount=type=ssh`: a running agent of this machine, or a key for which runner acts as the agent.
+//! In both cases no key is sent to the engine.
 
 use crate::docker::DockerError;
 use bollard_buildkit_proto::moby::sshforward::v1::ssh_server::Ssh;
@@ -200,8 +200,8 @@ fn sign(key: &PrivateKey, request: &SignRequest) -> Option<Signature> {
     }
 }
 
-/// Signs with the hash that the flags select. Without flags that is SHA-1, which is refused: servers have rejected it since
-/// OpenSSH 8.8.
+/// Signs with the hash that the flags select. Without flags that is SHA-1, which is refused: servers have rejected it
+/// since OpenSSH 8.8.
 fn sign_rsa(pair: &RsaKeypair, data: &[u8], flags: u32) -> Option<Signature> {
     let number = |number: &ssh_key::Mpint| rsa::BigUint::try_from(number).ok();
     let primes = vec![number(&pair.private.p)?, number(&pair.private.q)?];
