@@ -2,6 +2,7 @@
 //! code.
 
 fn main() {
+    println!("cargo::rerun-if-changed=build.rs");
     println!("cargo::rustc-check-cfg=cfg(fuzzing)");
     println!("cargo::rustc-cfg=fuzzing");
 }
