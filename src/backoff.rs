@@ -6,9 +6,9 @@ use std::time::Duration;
 
 /// How the delays between attempts grow.
 ///
-/// The delay before retry `n` (the first retry is 1) is `first * factor^(n - 1)`, but at most `maximum`. The jitter then
-/// changes it by up to that fraction in either direction: 0.25 means 75 % to 125 %. Clients that failed together therefore do
-/// not retry together.
+/// The delay before retry `n` (the first retry is 1) is `first * factor^(n - 1)`, but at most `maximum`. The jitter
+/// then changes it by up to that fraction in either direction: 0.25 means 75 % to 125 %. Clients that failed together
+/// therefore do not retry together.
 ///
 /// The type does not count attempts and does not sleep. A caller that retries keeps its own counter:
 ///

@@ -1,5 +1,5 @@
-//! Reads JSON and YAML that others wrote and that travels on: what it says stays as it says it. Numbers keep the form in which they are
-//! written, keys their order, and nothing gets lost. Pure.
+//! Lossless reading of JSON and YAML documents that are passed on to AWS. Numbers keep their spelling and keys their
+//! order, and documents that JSON cannot represent are errors. Pure.
 
 use serde::Deserialize;
 use serde::de::{self, DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
@@ -8,10 +8,10 @@ use serde_json::{Map, Number, Value};
 use std::collections::HashSet;
 use std::fmt;
 
-/// Reads the text of a file: JSON as JSON, anything else as YAML. The error is the parser's, with its place.
+/// Parses the text of a file: JSON as JSON, anything else as YAML. The error is the parser's, with line and column.
 ///
-/// Numbers stay as they are written. In YAML that is so for numbers that JSON knows as well; others, such as `0x1F`, `+5` and `.5`, become
-/// the JSON number of the same value.
+/// Numbers keep their spelling if JSON allows it. Other YAML numbers, such as `0x1F`, `+5` and `.5`, become the JSON
+/// number of the same value.
 pub(crate) fn parse(text: &str) -> Result<Value, String> {
     let text = text.trim_start_matches('\u{feff}');
     if text.trim_start().starts_with('{') {
@@ -23,41 +23,41 @@ pub(crate) fn parse(text: &str) -> Result<Value, String> {
 
 pub(crate) fn json(text: &str) -> serde_json::Result<Value> {
     let mut value = serde_json::from_str(text)?;
-    serde_json::from_str::<Sound>(text)?;
-    let written = AsWritten { value: &mut value, source: Source::Json };
+    serde_json::from_str::<Lossless>(text)?;
+    let written = Respell { value: &mut value, source: Source::Json };
     written.deserialize(&mut serde_json::Deserializer::from_str(text))?;
     Ok(value)
 }
 
 fn yaml(text: &str) -> serde_yaml::Result<Value> {
     let mut value = serde_yaml::from_str(text)?;
-    serde_yaml::from_str::<Sound>(text)?;
-    let written = AsWritten { value: &mut value, source: Source::Yaml };
+    serde_yaml::from_str::<Lossless>(text)?;
+    let written = Respell { value: &mut value, source: Source::Yaml };
     written.deserialize(serde_yaml::Deserializer::from_str(text))?;
     Ok(value)
 }
 
-/// A document in which nothing gets lost on the way to JSON: no key is there twice, and every number is one that JSON has.
-struct Sound;
+/// Checks that a document can be represented in JSON: it has no duplicate keys, and JSON has all of its numbers.
+struct Lossless;
 
-impl<'de> Deserialize<'de> for Sound {
+impl<'de> Deserialize<'de> for Lossless {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         deserializer.deserialize_any(Self)
     }
 }
 
-impl<'de> Visitor<'de> for Sound {
+impl<'de> Visitor<'de> for Lossless {
     type Value = Self;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("what JSON can say")
+        f.write_str("a document that JSON can represent")
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self, A::Error> {
         let mut known = HashSet::new();
         while let Some(key) = map.next_key::<String>()? {
             if known.contains(&key) {
-                return Err(de::Error::custom(format!("the key `{key}` is there twice")));
+                return Err(de::Error::custom(format!("the key `{key}` occurs twice")));
             }
             known.insert(key);
             map.next_value::<Self>()?;
@@ -109,14 +109,14 @@ enum Source {
     Yaml,
 }
 
-/// Reads the text that a value came from once more, to give its numbers the form in which they are written: the parsers make `1e3` a
-/// `1e+3`, or a float.
-struct AsWritten<'v> {
+/// Parses the text of a value a second time to restore the spelling of its numbers: the parsers convert `1e3` to `1e+3`
+/// or to a float.
+struct Respell<'v> {
     value: &'v mut Value,
     source: Source,
 }
 
-impl<'de> DeserializeSeed<'de> for AsWritten<'_> {
+impl<'de> DeserializeSeed<'de> for Respell<'_> {
     type Value = ();
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
@@ -141,7 +141,7 @@ impl<'de> DeserializeSeed<'de> for AsWritten<'_> {
     }
 }
 
-/// The items of a list, see [`AsWritten`].
+/// The items of a list, see [`Respell`].
 struct Items<'v> {
     items: &'v mut [Value],
     source: Source,
@@ -151,19 +151,19 @@ impl<'de> Visitor<'de> for Items<'_> {
     type Value = ();
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("the same list once more")
+        f.write_str("the same list")
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<(), A::Error> {
         for value in self.items {
-            items.next_element_seed(AsWritten { value, source: self.source })?;
+            items.next_element_seed(Respell { value, source: self.source })?;
         }
-        // Parsers want to be asked for the end.
+        // The parsers require a call for the end of the list.
         items.next_element::<IgnoredAny>().map(|_| ())
     }
 }
 
-/// The fields of an object, see [`AsWritten`].
+/// The fields of an object, see [`Respell`].
 struct Fields<'v> {
     fields: &'v mut Map<String, Value>,
     source: Source,
@@ -173,13 +173,13 @@ impl<'de> Visitor<'de> for Fields<'_> {
     type Value = ();
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("the same object once more")
+        f.write_str("the same object")
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
         while let Some(key) = map.next_key::<String>()? {
             match self.fields.get_mut(&key) {
-                Some(value) => map.next_value_seed(AsWritten { value, source: self.source })?,
+                Some(value) => map.next_value_seed(Respell { value, source: self.source })?,
                 None => map.next_value::<IgnoredAny>().map(|_| ())?,
             }
         }
@@ -191,7 +191,7 @@ impl<'de> Visitor<'de> for Fields<'_> {
 mod tests {
     use super::*;
 
-    /// How JSON may write numbers, each of which a float would change.
+    /// Spellings of JSON numbers. A float would change each of them.
     const NUMBERS: [&str; 14] = [
         "1.50",
         "1e3",
@@ -210,7 +210,7 @@ mod tests {
     ];
 
     #[test]
-    fn numbers_stay_as_they_are_written() {
+    fn numbers_keep_their_spelling() {
         for number in NUMBERS {
             let json = format!(r#"{{"a":{number},"b":[{number},{{"c":{number}}}],"d":"{number}"}}"#);
             assert_eq!(parse(&json).unwrap().to_string(), json);
@@ -219,7 +219,7 @@ mod tests {
             let expected = json.replace(r#""}"#, &format!(r#"","e":"{number}"}}"#));
             assert_eq!(parse(&yaml).unwrap().to_string(), expected, "{yaml}");
         }
-        // No float holds it, but JSON can say it.
+        // JSON allows it, but it is out of the range of floats.
         assert_eq!(parse(r#"{"a":1e999}"#).unwrap().to_string(), r#"{"a":1e999}"#);
         let of_yaml = "a: 0x1F\nb: +5\nc: .5\nd: 010\ne: 0o17\nf: 1_000\ng: ~\nh: true\ni: 2024-01-01\n";
         assert_eq!(
@@ -229,15 +229,15 @@ mod tests {
     }
 
     #[test]
-    fn what_would_get_lost_is_an_error_with_its_place() {
+    fn documents_that_json_cannot_represent_are_errors_with_their_place() {
         for (text, says) in [
             (
                 "{\"a\": 1,\n \"b\": {\"c\": 1, \"d\": [{\"c\": 2, \"c\": 3}]}}",
-                "the key `c` is there twice at line 2",
+                "the key `c` occurs twice at line 2",
             ),
-            (r#"{"a": 1, "\u0061": 2}"#, "the key `a` is there twice"),
-            ("a: 1\nb:\n  - c: 1\n    c: 2\n", "the key `c` is there twice at line 3"),
-            ("1: a\n\"1\": b\n", "the key `1` is there twice"),
+            (r#"{"a": 1, "\u0061": 2}"#, "the key `a` occurs twice"),
+            ("a: 1\nb:\n  - c: 1\n    c: 2\n", "the key `c` occurs twice at line 3"),
+            ("1: a\n\"1\": b\n", "the key `1` occurs twice"),
             ("a: [.inf]\n", "JSON has no number for `.inf`"),
             ("a: -.NaN\nb: .nan\n", "JSON has no number for `.inf` and `.nan`"),
             ("{\"a\":\n \"\\ud800\"}", "line 2"),
@@ -254,7 +254,7 @@ mod tests {
     }
 
     #[test]
-    fn texts_mean_what_they_meant() {
+    fn strings_keep_their_meaning() {
         let value = parse("\u{feff} {\"a\\/b\": \"\\u00e9 \\ud83d\\ude00 \\u0000 \\/\"}\n").unwrap();
         assert_eq!(value, serde_json::json!({ "a/b": "é 😀 \0 /" }));
     }

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-/// How a run ends; the numbers are part of the contract with callers.
+/// How a run ends. The numbers are part of the contract with callers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Exit {
     Done,
@@ -10,15 +10,15 @@ pub(crate) enum Exit {
     StepFailed,
     /// 2: bad usage, or an invalid pipeline file.
     Usage,
-    /// 3: the environment cannot serve: Docker, credentials, permission, registry or network.
+    /// 3: a problem of the environment: Docker, credentials, permissions, registry or network.
     Environment,
     /// 4: image tests failed.
     TestsFailed,
-    /// 5: a deployment failed, or took too long, and was rolled back.
+    /// 5: a deployment failed or timed out, and was rolled back.
     RolledBack,
     /// 6: a deployment failed and was not rolled back, or the rollback failed.
     NotRolledBack,
-    /// 7: a timeout passed.
+    /// 7: a timeout expired.
     Timeout,
     /// 8: a deployment was superseded by another one.
     Superseded,
@@ -27,7 +27,7 @@ pub(crate) enum Exit {
 }
 
 impl Exit {
-    /// The number that the process ends with.
+    /// Returns the exit code of the process.
     pub(crate) fn code(self) -> u8 {
         match self {
             Self::Done => 0,
@@ -43,7 +43,7 @@ impl Exit {
         }
     }
 
-    /// The exit of a code that an earlier process recorded.
+    /// Returns the exit for a code that an earlier process recorded.
     pub(crate) fn from_code(code: u8) -> Self {
         match code {
             0 => Self::Done,
@@ -151,7 +151,7 @@ pub(crate) struct Failure {
     pub(crate) exit: Exit,
     /// What went wrong, as a sentence fragment. It ends with the causes that the adapter reported.
     pub(crate) message: String,
-    /// What to do about it.
+    /// The next step for the user.
     pub(crate) help: Option<String>,
     /// The step or phase in which it happened, by its event id. The first one that is set stays.
     pub(crate) place: Option<String>,
@@ -163,17 +163,17 @@ impl Failure {
         Self { kind: FailureKind::of(exit), exit, message: message.into(), help: None, place: None }
     }
 
-    /// A failure of the environment: exit 3.
+    /// Returns a failure of the environment: exit 3.
     pub(crate) fn environment(message: impl Into<String>) -> Self {
         Self::new(Exit::Environment, message)
     }
 
-    /// A failed step: exit 1.
+    /// Returns a failure of a step: exit 1.
     pub(crate) fn step(message: impl Into<String>) -> Self {
         Self::new(Exit::StepFailed, message)
     }
 
-    /// Wrong usage: exit 2.
+    /// Returns a usage error: exit 2.
     pub(crate) fn usage(message: impl Into<String>) -> Self {
         Self::new(Exit::Usage, message)
     }
@@ -188,7 +188,7 @@ impl Failure {
         self.kind == FailureKind::Stopped && !matches!(self.exit, Exit::Signal(_))
     }
 
-    /// Adds the next step to take.
+    /// Adds the next step for the user.
     #[must_use]
     pub(crate) fn help(mut self, help: impl Into<String>) -> Self {
         self.help = Some(help.into());
@@ -223,15 +223,15 @@ impl fmt::Display for Failure {
 
 impl std::error::Error for Failure {}
 
-/// An error's text followed by those of its causes, without repeating what a cause already says.
+/// Joins the text of an error and those of its causes. A cause that the text already contains is not repeated.
 pub(crate) fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {
-        let said = error.to_string();
-        if !said.is_empty() && !text.contains(&said) {
+        let cause_text = error.to_string();
+        if !cause_text.is_empty() && !text.contains(&cause_text) {
             text.push_str(": ");
-            text.push_str(&said);
+            text.push_str(&cause_text);
         }
         cause = error.source();
     }

@@ -1,19 +1,19 @@
-//! Files written whole: a reader sees the old content or the new one, never half of it.
+//! Reading small files, and atomic writes: a reader sees either the old content or the new one.
 
 use rustix::fs::{Mode, OFlags};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-/// How the names of files begin that are still being written.
+/// The prefix of the names of files that are being written.
 pub(crate) const TEMPORARY: &str = ".runner-tmp-";
 
-/// Who may read a file that runner writes.
+/// The readers of a file that runner writes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Access {
-    /// Everybody, as the umask of most machines has it (0644).
+    /// All users (0644).
     Everybody,
-    /// Its owner alone (0600).
+    /// Only its owner (0600).
     Owner,
 }
 
@@ -26,12 +26,12 @@ pub(crate) struct WriteError {
     pub(crate) source: io::Error,
 }
 
-/// Reads a regular file of at most so many bytes. Pipes and devices are refused: they may have no end.
+/// Reads a regular file of at most `limit` bytes. Pipes and devices are rejected because they may be endless.
 pub(crate) fn read_small(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
     let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
     let file = std::fs::File::from(rustix::fs::open(path, flags, Mode::empty())?);
     if !file.metadata()?.is_file() {
-        return Err(io::Error::other("it is no regular file"));
+        return Err(io::Error::other("it is not a regular file"));
     }
     let mut bytes = Vec::new();
     file.take(limit + 1).read_to_end(&mut bytes)?;
@@ -41,7 +41,7 @@ pub(crate) fn read_small(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// Writes a file by way of a temporary one beside it, creating the directories above it.
+/// Writes a file atomically, through a temporary file in the same directory. Creates parent directories.
 pub(crate) fn write_whole(path: &Path, content: &[u8], access: Access) -> Result<(), WriteError> {
     let write = || -> io::Result<()> {
         let directory = path.parent().unwrap_or(Path::new("."));
@@ -61,7 +61,7 @@ pub(crate) fn write_whole(path: &Path, content: &[u8], access: Access) -> Result
     write().map_err(|source| WriteError { path: path.to_owned(), source })
 }
 
-/// Writes a JSON document, indented and with a final newline.
+/// Writes an indented JSON document with a final newline, atomically.
 pub(crate) fn write_json(
     path: &Path,
     value: &impl serde::Serialize,

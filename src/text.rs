@@ -1,13 +1,13 @@
-//! Small helpers for sentences.
+//! Helpers for messages: suggestions, lists, sizes and digests.
 
-/// More candidates than people have; those behind are not looked at.
-const CANDIDATES: usize = 1000;
-/// More names than a message can list.
-const NAMES: usize = 40;
+/// How many candidates are considered, which is more than real files have.
+const MAX_CANDIDATES: usize = 1000;
+/// How many names a message lists.
+const MAX_NAMES: usize = 40;
 
-/// The candidate that a typing mistake away from `written` could have been meant.
+/// Returns the candidate that is most similar to `written`, if the difference could be a typing mistake.
 pub(crate) fn closest<'a>(written: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
-    // Of two letters one mistake leaves too little to go by.
+    // One mistake in two letters leaves too little.
     if written.chars().count() < 3 {
         return None;
     }
@@ -15,30 +15,30 @@ pub(crate) fn closest<'a>(written: &str, candidates: impl IntoIterator<Item = &'
     let allowed = (written.chars().count() / 3).clamp(1, 3);
     candidates
         .into_iter()
-        .take(CANDIDATES)
-        // What differs more in length differs more.
+        .take(MAX_CANDIDATES)
+        // The distance is at least the difference in length.
         .filter(|candidate| candidate.len().abs_diff(written.len()) <= 4 * allowed)
         .map(|candidate| {
             let spelled = candidate.to_lowercase().replace('_', "-");
             (strsim::damerau_levenshtein(&written, &spelled), candidate)
         })
         .filter(|(distance, _)| *distance <= allowed)
-        // Of equally near ones always the same.
+        // Of equally similar candidates, always the same one.
         .min_by_key(|(distance, candidate)| (*distance, *candidate))
         .map(|(_, candidate)| candidate)
 }
 
-/// `a, b and c`, for messages that list what is known.
+/// Joins names as `a, b and c`.
 pub(crate) fn listed<'a>(names: impl IntoIterator<Item = &'a str>) -> String {
     joined(names, "and", "none")
 }
 
-/// Bytes as lower-case hexadecimal digits.
+/// Formats bytes as lower-case hexadecimal digits.
 pub(crate) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// A size as people read it, in decimal units like the docker command.
+/// Formats a size for people, in decimal units like the docker command.
 pub(crate) fn human_size(bytes: u64) -> String {
     let units = [(1_000_000_000, "GB"), (1_000_000, "MB"), (1_000, "kB")];
     for (unit, name) in units {
@@ -49,14 +49,14 @@ pub(crate) fn human_size(bytes: u64) -> String {
     format!("{bytes} B")
 }
 
-/// `a, b or c`.
+/// Joins names as `a, b or c`.
 pub(crate) fn either<'a>(names: impl IntoIterator<Item = &'a str>) -> String {
     joined(names, "or", "nothing")
 }
 
 fn joined<'a>(names: impl IntoIterator<Item = &'a str>, word: &str, none: &str) -> String {
     let mut names = names.into_iter();
-    let mut shown: Vec<String> = names.by_ref().take(NAMES).map(|name| format!("`{name}`")).collect();
+    let mut shown: Vec<String> = names.by_ref().take(MAX_NAMES).map(|name| format!("`{name}`")).collect();
     match names.count() {
         0 => {}
         more => shown.push(format!("{more} more")),
@@ -68,7 +68,7 @@ fn joined<'a>(names: impl IntoIterator<Item = &'a str>, word: &str, none: &str) 
     }
 }
 
-/// At most so many characters, with an ellipsis where something is left out.
+/// Truncates a text to this many characters, with an ellipsis if something is omitted.
 pub(crate) fn shortened(text: &str, characters: usize) -> String {
     match text.char_indices().nth(characters) {
         Some((end, _)) => format!("{}…", &text[..end]),

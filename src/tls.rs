@@ -2,8 +2,8 @@
 
 use std::path::Path;
 
-/// Returns certificates in DER form: the machine's (`SSL_CERT_FILE` and `SSL_CERT_DIR` are honoured), or Mozilla's, which are
-/// part of the binary for `FROM scratch`; and those of `AWS_CA_BUNDLE` if it is set.
+/// Returns certificates in DER form: the machine's (`SSL_CERT_FILE` and `SSL_CERT_DIR` are honoured), or Mozilla's,
+/// which are part of the binary for `FROM scratch`; and those of `AWS_CA_BUNDLE` if it is set.
 pub(crate) fn authorities(aws_ca_bundle: Option<&Path>) -> Vec<Vec<u8>> {
     let native = rustls_native_certs::load_native_certs();
     let mut found: Vec<Vec<u8>> = native.certs.iter().map(|der| der.to_vec()).collect();

@@ -575,7 +575,7 @@ fn output_that_the_engine_cuts_is_said_to_be() {
         "FROM busybox:1.36\nRUN : {own}; i=0; while [ $i -lt 40000 ]; do echo 0123456789012345678901234567890; i=$((i+1)); done; exit 3\n"
     );
     let project = project(&dockerfile, "", "");
-    project.runner("run").run().exits(1).says("warning: the engine has cut a step's output short");
+    project.runner("run").run().exits(1).says("warning: the engine has truncated the output of a step");
 }
 
 #[test]

@@ -52,7 +52,7 @@ fn an_engine_behind_tls() {
     let no_ca = call("run").env("DOCKER_TLS_VERIFY", "1").run_under(&network);
     no_ca
         .exits(3)
-        .ends_with("/.docker/ca.pem for the TLS that DOCKER_TLS_VERIFY asks for: No such file")
+        .ends_with("/.docker/ca.pem for TLS, which DOCKER_TLS_VERIFY requires: No such file")
         .ends_with("DOCKER_CERT_PATH names the directory");
     verified("run", &engine.certificates("other")).run_under(&network).exits(3).ends_with("certificate");
     // A docker context has certificates of its own.
@@ -64,7 +64,7 @@ fn an_engine_behind_tls() {
     let missing = by_context("run").exits(3);
     missing
         .ends_with("the docker context `far`: cannot use")
-        .ends_with("for the TLS that the docker context asks for");
+        .ends_with("for TLS, which the docker context requires");
     for file in ["ca.pem", "cert.pem", "key.pem"] {
         std::fs::copy(Path::new(&certificates).join(file), own.join(file)).unwrap();
     }
@@ -79,11 +79,10 @@ fn an_engine_behind_tls() {
     let nobody = verified("run", &half).run_under(&network).exits(3);
     nobody.ends_with("without a client certificate: there is no").ends_with("half/cert.pem");
     copy("cert.pem");
-    verified("run", &half).run_under(&network).exits(3).ends_with("half/key.pem for the TLS");
+    verified("run", &half).run_under(&network).exits(3).ends_with("half/key.pem for TLS");
     std::fs::write(format!("{half}/key.pem"), "no key\n").unwrap();
     let wrong = verified("run", &half).run_under(&network).exits(3);
-    wrong
-        .ends_with("half/key.pem for the TLS that DOCKER_TLS_VERIFY asks for: there is nothing of that kind");
+    wrong.ends_with("half/key.pem for TLS, which DOCKER_TLS_VERIFY requires: it contains no such item");
 }
 
 /// The SHA-256 of `far` and of `near`: where docker keeps contexts of these names.
@@ -167,7 +166,7 @@ fn an_engine_by_way_of_ssh() {
     let closed = call("ssh://127.0.0.1:1", server.program("user", "known")).run();
     closed.exits(3).ends_with("Connection refused");
     let none = call(&host, project.path("").display().to_string()).run();
-    none.exits(3).ends_with("there is no program `ssh`").ends_with("openssh-client");
+    none.exits(3).ends_with("`ssh`, which is not installed").ends_with("openssh-client");
 }
 
 /// A container of CodeBuild: processes, network, `/run` and images of its own. `$@` is what runs in it.
@@ -286,7 +285,7 @@ fn who_may_not_use_the_engine_is_named() {
         .says("add nobody to the group `docker`");
     let call = project.runner("doctor").env("CODEBUILD_BUILD_ID", "web:1");
     let not_root = call.run_under(&container(&format!("exec {NOBODY} \"$@\""))).exits(3);
-    not_root.says("nobody may not start one: that takes root").says("`run-as`");
+    not_root.says("nobody may not start one: only root can").says("`run-as`");
 }
 
 #[test]

@@ -147,7 +147,7 @@ fn what_is_no_file_fails_the_step_and_nothing_hangs() {
             "  build:\n    steps: [{{ run: 'rm \"$RUNNER_ENV\"; {trick}' }}]\n    finally: [{{ run: echo cleaned }}]\n"
         ));
         let run = project.runner("run").run_under(&["timeout", "20"]).exits(1).says("\ncleaned\n");
-        run.ends_with("it is no regular file");
+        run.ends_with("it is not a regular file");
     }
     let long = "  build: { steps: [{ run: '{ printf A=; head -c 200000 /dev/zero | tr \"\\0\" a; echo; } > \"$RUNNER_ENV\"' }] }\n";
     Project::phases(long).runner("run").run().exits(1).ends_with("a variable cannot be longer than 128 KiB");

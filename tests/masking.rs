@@ -1,7 +1,7 @@
 //! Masking: a whole run shows no secret in any of its outputs, whatever programs do with it.
 //!
-//! The forms come from programs of this machine, so that they are independent of runner's own encoders. Unit tests of the secret
-//! module test the masker itself.
+//! The forms come from programs of this machine, so that they are independent of runner's own encoders. Unit tests of
+//! the secret module test the masker itself.
 
 use crate::harness::{Project, shell};
 use std::collections::BTreeMap;

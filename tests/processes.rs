@@ -73,7 +73,7 @@ fn a_guard_that_is_killed_takes_nothing_with_it() {
     let children = running.children();
     assert_eq!(children.len(), 1, "{children:?}");
     shell("kill", &["-KILL", &children[0]]);
-    running.finish().exits(3).says("the process that watches over commands has ended").says("\ncleaned\n");
+    running.finish().exits(3).says("the process that supervises commands has ended").says("\ncleaned\n");
     eventually(|| living(&word).is_empty(), "what it watched over lives");
 }
 

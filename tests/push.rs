@@ -392,7 +392,7 @@ fn a_tag_that_cannot_be_moved_is_no_failure_where_it_need_not_be() {
     let digest =
         outcome.stdout.split("not for ").nth(1).unwrap().split_whitespace().next().unwrap().to_owned();
     outcome
-        .ends_with(&format!("the tag `v1` is immutable and stands for {other}, not for {digest}"))
+        .ends_with(&format!("the tag `v1` is immutable and refers to {other}, not to {digest}"))
         .ends_with("source.commit");
     // The same image is there already: an earlier build of this commit has pushed it.
     *existing.lock().unwrap() = digest.clone();

@@ -516,8 +516,8 @@ fn what_would_get_lost_is_refused() {
     let project = Project::new("");
     let twice = "{\n  \"family\": \"f\",\n  \"containerDefinitions\": [{ \"name\": \"a\", \"image\": \"i\", \"image\": \"j\" }]\n}\n";
     for (path, text, says) in [
-        ("twice.json", twice, "the key `image` is there twice at line 3 column"),
-        ("twice.yml", "family: f\nfamily: g\ncontainerDefinitions: []\n", "the key `family` is there twice"),
+        ("twice.json", twice, "the key `image` occurs twice at line 3 column"),
+        ("twice.yml", "family: f\nfamily: g\ncontainerDefinitions: []\n", "the key `family` occurs twice"),
         ("surrogate.json", "{\n\"family\": \"\\ud800\" }", "line 2 column"),
         ("infinite.yml", "family: f\ncontainerDefinitions: []\nnew: .inf\n", "JSON has no number for `.inf`"),
     ] {

@@ -24,7 +24,7 @@ pub(crate) struct Certificates<'a> {
     /// Whether the engine's certificate is verified.
     pub(crate) verified: bool,
     /// The variable or docker context that turns TLS on.
-    pub(crate) asked_by: &'static str,
+    pub(crate) required_by: &'static str,
 }
 
 /// The TLS configuration for one engine.
@@ -38,8 +38,8 @@ pub(crate) struct Tls {
 }
 
 impl Certificates<'_> {
-    /// Reads the files for the engine of this host name. Returns `None` if the name is not valid. As with docker, `ca.pem` must
-    /// exist if the engine is verified; the other two are optional.
+    /// Reads the files for the engine of this host name. Returns `None` if the name is not valid. As with docker,
+    /// `ca.pem` must exist if the engine is verified; the other two are optional.
     pub(crate) fn read(&self, name: &str) -> Result<Option<Tls>, DockerError> {
         let Ok(name) = ServerName::try_from(name.to_owned()) else { return Ok(None) };
         let provider = Arc::new(aws_lc_rs::default_provider());
@@ -100,12 +100,12 @@ impl Certificates<'_> {
         let source = match source.downcast::<pem::Error>() {
             Ok(error) => match *error {
                 pem::Error::Io(error) => error.into(),
-                pem::Error::NoItemsFound => "there is nothing of that kind in it".into(),
+                pem::Error::NoItemsFound => "it contains no such item".into(),
                 other => other.into(),
             },
             Err(source) => source,
         };
-        DockerError::Certificate { path: self.directory.join(file), asked_by: self.asked_by, source }
+        DockerError::Certificate { path: self.directory.join(file), required_by: self.required_by, source }
     }
 }
 

@@ -53,8 +53,8 @@ impl Privileges {
     }
 }
 
-/// Finds the `dockerd` in `path` (the value of `PATH`) to start in a CodeBuild container after connecting failed with `error`.
-/// Otherwise returns a more precise error.
+/// Finds the `dockerd` in `path` (the value of `PATH`) to start in a CodeBuild container after connecting failed with
+/// `error`. Otherwise returns a more precise error.
 pub(crate) fn find(error: DockerError, endpoint: &Endpoint, path: &OsStr) -> Result<PathBuf, DockerError> {
     let (DockerError::NoSocket(socket) | DockerError::NoListener(socket)) = &error else {
         return Err(error);

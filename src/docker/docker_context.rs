@@ -1,5 +1,5 @@
-//! Docker contexts: engines that the docker command knows by name. They are files below Docker's configuration directory, in
-//! the layout of docker/cli, `cli/context/store`.
+//! Docker contexts: engines that the docker command knows by name. They are files below Docker's configuration
+//! directory, in the layout of docker/cli, `cli/context/store`.
 
 use super::DockerError;
 use crate::docker_config::{self, DockerConfig, DockerConfigError};

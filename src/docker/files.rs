@@ -115,8 +115,8 @@ fn archive(from: &Path, name: &Path, out: impl io::Write) -> io::Result<()> {
     Ok(())
 }
 
-/// Unpacks an archive of one file or directory. The names come from the container and are not trusted: none of them can lead
-/// out of the target.
+/// Unpacks an archive of one file or directory. The names come from the container and are not trusted: none of them can
+/// lead out of the target.
 fn unpack(reader: impl io::Read, to: &Path, pattern: Option<&str>) -> io::Result<Vec<PathBuf>> {
     let mut archive = tar::Archive::new(reader);
     let mut files = Vec::new();

@@ -28,7 +28,8 @@ pub(crate) struct Endpoint {
     pub(crate) host: Option<String>,
     /// `DOCKER_CONTEXT`: the docker context to use.
     pub(crate) context: Option<String>,
-    /// Docker's configuration directory, with `config.json` (logins, the current docker context) and the docker contexts.
+    /// Docker's configuration directory, with `config.json` (logins, the current docker context) and the docker
+    /// contexts.
     pub(crate) configuration: Option<PathBuf>,
     /// `DOCKER_TLS_VERIFY` has a value: TLS, and the engine's certificate is verified.
     pub(crate) tls_verify: bool,
@@ -65,12 +66,12 @@ impl Endpoint {
     /// Parses the address of the docker context or of the environment, and reads the certificates if it uses TLS.
     pub(crate) fn resolve(&self, context: Option<&DockerContext>) -> Result<Host, DockerError> {
         let (value, certificates) = if let Some(context) = context {
-            let asked_by = "the docker context";
-            let read = |directory| Certificates { directory, verified: context.verified, asked_by };
+            let required_by = "the docker context";
+            let read = |directory| Certificates { directory, verified: context.verified, required_by };
             (Some(context.host.as_str()), context.certificates.as_deref().map(read))
         } else {
-            let asked_by = if self.tls_verify { "DOCKER_TLS_VERIFY" } else { "DOCKER_TLS" };
-            let read = Certificates { directory: &self.certificates, verified: self.tls_verify, asked_by };
+            let required_by = if self.tls_verify { "DOCKER_TLS_VERIFY" } else { "DOCKER_TLS" };
+            let read = Certificates { directory: &self.certificates, verified: self.tls_verify, required_by };
             (self.host(), self.has_tls().then_some(read))
         };
         let value = value.unwrap_or(if certificates.is_some() { DEFAULT_TLS } else { "unix://" });

@@ -1,17 +1,18 @@
-//! `.dockerignore` files and what their patterns say of a path, with the semantics of moby/patternmatcher: `**`, `!`, the last
-//! match wins, and what holds for a directory holds for everything below it.
+//! `.dockerignore` files, with the semantics of moby/patternmatcher: `**`, `!`, the last match wins, and a match of a
+//! directory applies to everything below it.
 
 use super::pattern::Matcher;
 use std::path::{Path, PathBuf};
 
-/// Whose rules the patterns follow: the docker command of an engine's own release leaves out what these rules say.
+/// The version of the pattern rules. Runner follows the docker command of the engine's release.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) enum Rules {
-    /// Those of moby/patternmatcher and of Docker 23.0 and later.
+    /// The rules of moby/patternmatcher and of Docker 23.0 and later.
     #[default]
     Current,
-    /// Those of Docker 20.10: `+(){}|` are part of regular expressions, a pattern matches below a directory only where it has
-    /// as many components, and a `!` brings nothing back below an ignored directory that it does not name letter by letter.
+    /// The rules of Docker 20.10: `+(){}|` are part of regular expressions, a pattern matches the directory above a
+    /// path only if it has the same number of components, and a `!` includes entries of an ignored directory only if it
+    /// names the directory literally.
     Before23,
 }
 
@@ -26,22 +27,23 @@ pub(crate) struct Patterns {
 struct Pattern {
     matcher: Matcher,
     text: String,
-    exclusion: bool,
-    /// Its components, where it may bring something back.
-    above: Vec<Above>,
+    /// Whether it begins with `!` and so includes paths again.
+    negated: bool,
+    /// Its components if it is negated.
+    components: Vec<Component>,
 }
 
-/// Which patterns matched a directory; its entries start from there.
+/// The patterns that matched a directory. Its entries inherit them.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Inherited(Vec<bool>);
 
-/// A pattern that cannot be understood.
+/// A pattern that is not valid.
 #[derive(Debug, thiserror::Error)]
 #[error("`{0}` is not a valid ignore pattern")]
 pub(crate) struct PatternError(String);
 
 impl Patterns {
-    /// Compiles patterns as [`IgnoreFile`] gives them.
+    /// Compiles patterns from [`IgnoreFile::patterns`].
     pub(crate) fn new<'a>(
         patterns: impl IntoIterator<Item = &'a str>,
         rules: Rules,
@@ -52,20 +54,20 @@ impl Patterns {
                 continue;
             }
             let text = clean(written.trim());
-            let (exclusion, text) = match text.strip_prefix('!') {
+            let (negated, text) = match text.strip_prefix('!') {
                 Some(rest) => (true, rest),
                 None => (false, text.as_str()),
             };
             let matcher = Matcher::new(text, rules).filter(|_| !text.is_empty());
             let matcher = matcher.ok_or_else(|| PatternError(written.to_owned()))?;
-            let above = if exclusion { Above::of(text) } else { Vec::new() };
-            compiled.push(Pattern { matcher, text: text.to_owned(), exclusion, above });
+            let components = if negated { Component::parse(text) } else { Vec::new() };
+            compiled.push(Pattern { matcher, text: text.to_owned(), negated, components });
         }
         Ok(Self { patterns: compiled, rules })
     }
 
-    /// Whether a path (relative, with `/`) is ignored, given what its directory matched; and what its own entries
-    /// inherit.
+    /// Returns whether a relative path is ignored, given the patterns that matched its directory, and what its own
+    /// entries inherit.
     pub(crate) fn matches(&self, path: &str, inherited: &Inherited) -> (bool, Inherited) {
         let mut ignored = false;
         let mut hits = vec![false; self.patterns.len()];
@@ -73,26 +75,26 @@ impl Patterns {
             hits[at] = match self.rules {
                 Rules::Current => {
                     inherited.0.get(at).copied().unwrap_or_default()
-                        || (pattern.exclusion == ignored && pattern.matcher.is_match(path))
+                        || (pattern.negated == ignored && pattern.matcher.is_match(path))
                 }
                 Rules::Before23 => pattern.matches_before_23(path),
             };
             if hits[at] {
-                ignored = !pattern.exclusion;
+                ignored = !pattern.negated;
             }
         }
         (ignored, Inherited(hits))
     }
 
-    /// Whether an ignored directory is sent for being entered, and not only for what is found there.
+    /// Whether an ignored directory is sent whenever it is entered, and not only if an entry is included.
     pub(crate) fn sends_entered(&self) -> bool {
         self.rules == Rules::Before23
     }
 
-    /// Whether something below an ignored directory could be brought back by a `!` pattern.
+    /// Whether a `!` pattern may include an entry below an ignored directory.
     pub(crate) fn may_keep_below(&self, directory: &str) -> bool {
-        self.patterns.iter().filter(|pattern| pattern.exclusion).any(|pattern| match self.rules {
-            Rules::Current => reaches_below(&pattern.above, directory),
+        self.patterns.iter().filter(|pattern| pattern.negated).any(|pattern| match self.rules {
+            Rules::Current => reaches_below(&pattern.components, directory),
             Rules::Before23 => {
                 let rest = pattern.text.strip_prefix(directory);
                 rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
@@ -102,7 +104,7 @@ impl Patterns {
 }
 
 impl Pattern {
-    /// Whether it matches the path, or the directory above it that has as many components as the pattern.
+    /// Whether it matches the path, or the parent directory with the same number of components as the pattern.
     fn matches_before_23(&self, path: &str) -> bool {
         let depth = self.text.split('/').count();
         let above = path.match_indices('/').nth(depth - 1).map(|(at, _)| &path[..at]);
@@ -110,17 +112,17 @@ impl Pattern {
     }
 }
 
-/// The ignore file that holds for a context: `<Dockerfile>.dockerignore`, or else `.dockerignore`. In builds the engine asks
-/// for these files itself; this is for what happens without one, and for messages.
+/// The ignore file of a context: `<Dockerfile>.dockerignore`, or else `.dockerignore`. In builds the engine reads these
+/// files itself; this type is for operations without an engine and for messages.
 #[derive(Debug, Default)]
 pub(crate) struct IgnoreFile {
     path: PathBuf,
-    /// Cleaned patterns with the numbers of their lines.
+    /// The cleaned patterns with their line numbers.
     patterns: Vec<(usize, String)>,
 }
 
 impl IgnoreFile {
-    /// Reads it. Where there is none, nothing is ignored.
+    /// Reads the file. Without a file nothing is ignored.
     pub(crate) fn read(dockerfile: Option<&Path>, context: &Path) -> Self {
         let own = dockerfile.map(|path| {
             let mut name = path.as_os_str().to_owned();
@@ -142,14 +144,14 @@ impl IgnoreFile {
         self.patterns.iter().map(|(_, pattern)| pattern.clone()).collect()
     }
 
-    /// Where a pattern stands: the file and the number of the line.
+    /// Returns the file and line of an invalid pattern.
     pub(crate) fn place(&self, error: &PatternError) -> Option<(&Path, usize)> {
         let found = self.patterns.iter().find(|(_, pattern)| *pattern == error.0);
         found.map(|(line, _)| (self.path.as_path(), *line))
     }
 }
 
-/// A trimmed line as BuildKit hands it on: cleaned and relative to the context.
+/// Converts a trimmed line to the form of BuildKit: cleaned and relative to the context.
 fn normalize(line: &str) -> String {
     let (mark, text) = match line.strip_prefix('!') {
         Some(rest) => ("!", rest.trim()),
@@ -163,18 +165,18 @@ fn normalize(line: &str) -> String {
     format!("{mark}{relative}")
 }
 
-/// What a component of a pattern means for the directories above what the pattern could match.
+/// A component of a `!` pattern, for deciding whether to enter an ignored directory.
 #[derive(Debug)]
-enum Above {
-    /// Any number of directories; a class and an escaped character can stand for a `/`.
+enum Component {
+    /// Any number of directories. A class or an escaped character may match `/`.
     Anything,
-    /// A directory of such a name.
+    /// A directory with a matching name.
     Matching(Matcher),
     Nothing,
 }
 
-impl Above {
-    fn of(pattern: &str) -> Vec<Self> {
+impl Component {
+    fn parse(pattern: &str) -> Vec<Self> {
         let component = |component: &str| {
             if component.contains("**") || component.contains(['[', '\\']) {
                 return Self::Anything;
@@ -185,15 +187,15 @@ impl Above {
     }
 }
 
-/// Whether a pattern could match a path below `directory`: its components agree as far as both go.
-fn reaches_below(pattern: &[Above], directory: &str) -> bool {
+/// Whether a pattern may match a path below `directory`: it matches as far as both have components.
+fn reaches_below(pattern: &[Component], directory: &str) -> bool {
     let mut components = pattern.iter();
     for name in directory.split('/') {
         match components.next() {
-            None | Some(Above::Nothing) => return false,
-            Some(Above::Anything) => return true,
-            Some(Above::Matching(matcher)) if !matcher.is_match(name) => return false,
-            Some(Above::Matching(_)) => {}
+            None | Some(Component::Nothing) => return false,
+            Some(Component::Anything) => return true,
+            Some(Component::Matching(matcher)) if !matcher.is_match(name) => return false,
+            Some(Component::Matching(_)) => {}
         }
     }
     true
@@ -219,7 +221,7 @@ fn clean(text: &str) -> String {
     }
 }
 
-/// Whether a path of a build context is never sent, whatever the ignore files say: runner's own files.
+/// Whether a path is one of runner's own files, which are never part of a build context.
 pub(crate) fn is_own_file(path: &Path) -> bool {
     path.file_name().is_some_and(|name| {
         name == ".runner" || name == "imagedefinitions.json" || name == "imageDetail.json"
@@ -230,7 +232,7 @@ pub(crate) fn is_own_file(path: &Path) -> bool {
 mod tests {
     use super::*;
 
-    /// Whether a path is ignored, asked directory by directory as a walk does.
+    /// Whether a path is ignored, checked directory by directory like a walk.
     fn ignored(patterns: &[&str], path: &str, rules: Rules) -> bool {
         let patterns: Vec<String> = patterns.iter().map(|pattern| normalize(pattern)).collect();
         let patterns = Patterns::new(patterns.iter().map(String::as_str), rules).unwrap();
@@ -287,8 +289,8 @@ mod tests {
     }
 
     #[test]
-    fn releases_differ() {
-        // Patterns, a path, and whether it is ignored: now, and by Docker 20.10.
+    fn old_and_new_rules_differ() {
+        // Patterns, a path, and whether it is ignored by the current rules and by those of Docker 20.10.
         let cases: &[(&[&str], &str, bool, bool)] = &[
             (&["a+b"], "a+b", true, false),
             (&["(x)"], "x", false, true),
@@ -318,12 +320,12 @@ mod tests {
     }
 
     #[test]
-    fn what_docker_refuses_is_an_error() {
+    fn patterns_that_docker_rejects_are_errors() {
         for pattern in ["!", "!/", "a[", "[]a]", "[a-]", "a\\", "[z-a]", "\\y", "\\ü", "[\\y]"] {
             let patterns = [normalize(pattern)];
             assert!(Patterns::new(patterns.iter().map(String::as_str), Rules::Current).is_err(), "{pattern}");
         }
-        // Go looks no further than it needs to.
+        // Go stops parsing a pattern once the result is known.
         assert!(Patterns::new(["?/*a/[x*"], Rules::Before23).is_ok());
         assert!(Patterns::new(["x/*\\"], Rules::Before23).is_ok());
         for pattern in ["c++", "a(", "*+"] {
@@ -333,7 +335,7 @@ mod tests {
     }
 
     #[test]
-    fn an_ignored_directory_is_entered_only_where_something_may_come_back() {
+    fn an_ignored_directory_is_entered_only_if_a_pattern_may_include_an_entry() {
         let patterns = Patterns::new(["*", "!src/*/keep", "!**/deep"], Rules::Current).unwrap();
         assert!(patterns.may_keep_below("src"));
         assert!(patterns.may_keep_below("src/a"));

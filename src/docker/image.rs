@@ -21,7 +21,7 @@ pub(crate) struct LocalImage {
 }
 
 impl Engine {
-    /// Looks an image up by name or id.
+    /// Returns an image by name or id.
     pub(crate) async fn image(&self, name: &str) -> Result<LocalImage, DockerError> {
         match self.client.inspect_image(name).await {
             Ok(image) => Ok(LocalImage {
@@ -36,8 +36,8 @@ impl Engine {
         }
     }
 
-    /// What a build takes for an image's name: the digest under which the engine pulled it, or else its id. Nothing where the
-    /// engine does not have it.
+    /// Returns what a build resolves an image's name to: the digest under which the engine pulled it, or else its id.
+    /// Returns `None` if the engine does not have it.
     pub(crate) async fn identity(&self, name: &str) -> Result<Option<String>, DockerError> {
         match self.client.inspect_image(name).await {
             Ok(image) => {
@@ -50,7 +50,7 @@ impl Engine {
         }
     }
 
-    /// The id of the image that the engine got last of those whose name is in a repository.
+    /// Returns the id of the most recently created image with a name in a repository.
     pub(crate) async fn newest_of(&self, repository: &str) -> Result<Option<String>, DockerError> {
         let filters = Some(HashMap::from([("reference".to_owned(), vec![repository.to_owned()])]));
         let options = ListImagesOptions { filters, ..ListImagesOptions::default() };
@@ -60,7 +60,7 @@ impl Engine {
         Ok(newest.map(|image| image.id))
     }
 
-    /// What each step of an image's making added, in bytes, the first step first. Steps are in the engine's own words.
+    /// Returns the build steps of an image in order, as the engine describes them, with the bytes that each one added.
     pub(crate) async fn layers(&self, id: &str) -> Result<Vec<(String, u64)>, DockerError> {
         let history = self.client.image_history(id).await;
         let history = history.map_err(DockerError::api("read an image's history"))?;
@@ -70,29 +70,30 @@ impl Engine {
         Ok(history.into_iter().rev().map(layer).collect())
     }
 
-    /// Gives an image a further name, `repository:tag`.
+    /// Adds a name to an image, `repository:tag`.
     pub(crate) async fn tag(&self, id: &str, name: &str) -> Result<(), DockerError> {
         let (repository, tag) = name.rsplit_once(':').unwrap_or((name, "latest"));
         let options = TagImageOptions { repo: Some(repository.to_owned()), tag: Some(tag.to_owned()) };
         self.client.tag_image(id, Some(options)).await.map_err(DockerError::api("name an image"))
     }
 
-    /// Takes a name off an image, which goes with its last one. A name that is not there is as wanted.
+    /// Removes a name from an image, which removes the image with its last name. A missing name is not an error.
     pub(crate) async fn untag(&self, name: &str) -> Result<(), DockerError> {
         match self.client.remove_image(name, None::<RemoveImageOptions>, None).await {
             Err(BollardError::DockerResponseServerError { status_code: 404, .. }) => Ok(()),
-            removed => removed.map(drop).map_err(DockerError::api("take a name off an image")),
+            removed => removed.map(drop).map_err(DockerError::api("remove a name from an image")),
         }
     }
 
-    /// Takes a name off an image, unless it is the last one, with which the image would be gone.
-    pub(crate) async fn untag_one_of_several(&self, name: &str) -> Result<(), DockerError> {
+    /// Removes a name from an image unless it is the last one.
+    pub(crate) async fn untag_unless_last(&self, name: &str) -> Result<(), DockerError> {
         let names = self.client.inspect_image(name).await.ok().and_then(|image| image.repo_tags);
         let is_last = names.unwrap_or_default().iter().all(|other| other == name);
         if is_last { Ok(()) } else { self.untag(name).await }
     }
 
-    /// The image as the tar stream of `docker save`, for a thread that may block. When the token is cancelled, reading fails.
+    /// Exports an image as the tar stream of `docker save`, for a thread that may block. Reading fails once the token
+    /// is cancelled.
     pub(crate) fn export(&self, id: &str, until: &CancellationToken) -> Export {
         let (sender, batches) = mpsc::channel(BATCHES);
         let (client, id, until) = (self.client.clone(), id.to_owned(), until.clone());
@@ -100,7 +101,7 @@ impl Engine {
             let mut stream = client.export_image(&id);
             let (mut batch, mut length) = (Vec::new(), 0);
             loop {
-                // In this order: what is stopped before it begins asks the engine for nothing.
+                // Biased, so that an export that is cancelled before it starts sends no request.
                 let chunk = tokio::select! {
                     biased;
                     () = until.cancelled() => {
@@ -133,13 +134,13 @@ impl Engine {
     }
 }
 
-/// How much of an export is handed from one thread to another at a time, in bytes: one by one its small pieces would take longer
-/// than what is done with them.
+/// The size of the batches that are passed between threads, in bytes. Passing the small pieces of an export one by one
+/// would take longer than processing them.
 const BATCH: usize = 1024 * 1024;
-/// How many of these may wait.
+/// How many batches may wait.
 const BATCHES: usize = 4;
 
-/// An image on its way out of the engine.
+/// A reader of an exported image.
 pub(crate) struct Export {
     batches: mpsc::Receiver<Result<Vec<Bytes>, DockerError>>,
     batch: std::vec::IntoIter<Bytes>,

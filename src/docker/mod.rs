@@ -83,7 +83,7 @@ pub(crate) enum DockerError {
     )]
     NotPrivileged(PathBuf),
     /// Only root can start an engine.
-    #[error("there is no Docker Engine, and {0} may not start one: that takes root")]
+    #[error("there is no Docker Engine, and {0} may not start one: only root can")]
     NotRoot(String),
     /// The container could run an engine, but has no `dockerd`.
     #[error("there is no Docker Engine, and no `dockerd` in PATH to start one with")]
@@ -97,16 +97,16 @@ pub(crate) enum DockerError {
         lines: Vec<String>,
     },
     /// A certificate or key file cannot be read or used.
-    #[error("cannot use {} for the TLS that {asked_by} asks for", path.display())]
+    #[error("cannot use {} for TLS, which {required_by} requires", path.display())]
     Certificate {
         path: PathBuf,
         /// The variable or docker context that turns TLS on.
-        asked_by: &'static str,
+        required_by: &'static str,
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
     /// The engine is reached through `ssh`, which is not installed.
-    #[error("there is no program `ssh` on this machine, and the Docker Engine is reached through it")]
+    #[error("the Docker Engine is reached through `ssh`, which is not installed on this machine")]
     NoSsh,
     #[error("the Docker Engine at {address} does not answer")]
     Unreachable {

@@ -1,5 +1,5 @@
-//! Containers, networks, volumes and image names that runner creates. They carry the label of their owner, so that `gc` finds
-//! those whose owner has ended.
+//! Containers, networks, volumes and image names that runner creates. They carry the label of their owner, so that `gc`
+//! finds those whose owner has ended.
 
 use super::container::force_removal;
 use super::{DockerError, Engine};
@@ -19,7 +19,8 @@ pub(crate) fn labels(run: &str, owner: &str) -> HashMap<String, String> {
     HashMap::from([(RUN_LABEL.to_owned(), run.to_owned()), (OWNER_LABEL.to_owned(), owner.to_owned())])
 }
 
-/// The repository of temporary image names, which exist while another image is built from them. No registry has this name.
+/// The repository of temporary image names, which exist while another image is built from them. No registry has this
+/// name.
 const STAGES: &str = "local.invalid/runner-stage";
 
 /// Returns a temporary name for an image that another one is built from. It contains the owner.

@@ -1,5 +1,5 @@
-//! One pattern of `.dockerignore`, with the meaning that moby gives it: the pattern becomes a regular expression in the
-//! syntax of Go, with all that follows from it, and that is put into the words of the `regex` crate.
+//! A pattern of `.dockerignore`, with the semantics of moby. The pattern is converted to a regular expression in Go's
+//! syntax, as in moby, and that expression to the syntax of the `regex` crate.
 
 use super::ignore::Rules;
 use regex::Regex;
@@ -9,16 +9,15 @@ use std::str::Chars;
 #[derive(Debug)]
 pub(crate) enum Matcher {
     Exact(String),
-    /// Every path that begins so.
+    /// Every path with this prefix.
     Prefix(String),
-    /// Every path that ends so.
+    /// Every path with this suffix.
     Suffix(String),
-    /// What the expression says.
     Regex(Regex),
 }
 
 impl Matcher {
-    /// Compiles a cleaned pattern; nothing where it is not valid.
+    /// Compiles a cleaned pattern. Returns `None` if it is not valid.
     pub(crate) fn new(pattern: &str, rules: Rules) -> Option<Self> {
         if !is_glob(pattern) {
             return None;
@@ -31,7 +30,7 @@ impl Matcher {
         Regex::new(&from_go(&go_regex(pattern, rules))?).ok().map(Self::Regex)
     }
 
-    /// Compiles one component of a path with wildcards, as Go's `filepath.Match` understands it.
+    /// Compiles one component of a path with wildcards, like Go's `filepath.Match`.
     pub(crate) fn component(glob: &str) -> Option<Self> {
         if !glob.contains(['*', '?', '[', '\\']) {
             return Some(Self::Exact(glob.to_owned()));
@@ -50,8 +49,8 @@ impl Matcher {
         Regex::new(&format!("{regex}$")).ok().map(Self::Regex)
     }
 
-    /// moby's shortcuts for patterns of plain text with `**` at one end. They have a meaning of their own: `**` and then
-    /// plain text is any path with that end, and not only from a `/` on.
+    /// The shortcuts of moby for plain text with `**` at one end. Their meaning differs from the general one: `**`
+    /// before plain text matches any path with that suffix, and not only after a `/`.
     fn simple(pattern: &str) -> Option<Self> {
         let plain = |text: &str| !text.contains(['*', '?', '[', ']', '\\']);
         if plain(pattern) {
@@ -74,8 +73,8 @@ impl Matcher {
     }
 }
 
-/// Whether Go's `filepath.Match` takes the pattern when it is asked about the name `.`, which is how moby checks it. That looks
-/// only at as much of the pattern as it needs to say no.
+/// Whether Go's `filepath.Match` accepts the pattern for the name `.`, which is how moby validates it. `filepath.Match`
+/// stops parsing the pattern once it does not match.
 fn is_glob(pattern: &str) -> bool {
     let mut name = ".";
     let mut rest = pattern;
@@ -87,11 +86,11 @@ fn is_glob(pattern: &str) -> bool {
         if star && chunk.is_empty() {
             return true;
         }
-        // Behind a star the name may begin later: with its one character that is its end.
-        let begins = [Some(name), (star && !name.is_empty()).then_some("")];
+        // After a star the rest of the name may start later. The name has one character, so that is its end.
+        let starts = [Some(name), (star && !name.is_empty()).then_some("")];
         let mut found = None;
-        for begin in begins.into_iter().flatten() {
-            match chunk_match(chunk, begin) {
+        for start in starts.into_iter().flatten() {
+            match chunk_match(chunk, start) {
                 Err(Invalid) => return false,
                 Ok(Some(left)) if left.is_empty() || !rest.is_empty() => {
                     found = Some(left);
@@ -108,7 +107,7 @@ fn is_glob(pattern: &str) -> bool {
     true
 }
 
-/// Where the next star is that is no part of a class.
+/// Returns the position of the next star outside of a class.
 fn chunk_end(pattern: &str) -> usize {
     let (mut class, mut escaped) = (false, false);
     for (at, character) in pattern.char_indices() {
@@ -124,10 +123,10 @@ fn chunk_end(pattern: &str) -> usize {
     pattern.len()
 }
 
-/// A part of a pattern that Go does not take.
+/// A part of a pattern that Go rejects.
 struct Invalid;
 
-/// What is left of a name behind a chunk that matches.
+/// Returns the rest of a name after a chunk that matches, or `None` if it does not match.
 fn chunk_match<'n>(chunk: &str, name: &'n str) -> Result<Option<&'n str>, Invalid> {
     let mut pattern = chunk.chars().peekable();
     let mut name = name.chars();
@@ -149,8 +148,8 @@ fn chunk_match<'n>(chunk: &str, name: &'n str) -> Result<Option<&'n str>, Invali
     Ok((!failed).then_some(name.as_str()))
 }
 
-/// Whether a character is of a class, whose `[` has been read: at least one range, whose ends are escaped where they are `-` or
-/// `]`. No answer where the class is not valid.
+/// Whether a character is in a class whose `[` has been read. A class has at least one range; `-` and `]` in ranges are
+/// escaped. Returns `None` if the class is not valid.
 fn glob_class(pattern: &mut Peekable<Chars<'_>>, character: Option<char>) -> Option<bool> {
     let negated = pattern.next_if_eq(&'^').is_some();
     let end_of_range = |pattern: &mut Peekable<Chars<'_>>| {
@@ -159,7 +158,7 @@ fn glob_class(pattern: &mut Peekable<Chars<'_>>, character: Option<char>) -> Opt
             '\\' => pattern.next()?,
             other => other,
         };
-        // There has to be an end of the class.
+        // The class must have an end.
         pattern.peek().map(|_| end)
     };
     let (mut matched, mut first) = (false, true);
@@ -172,7 +171,8 @@ fn glob_class(pattern: &mut Peekable<Chars<'_>>, character: Option<char>) -> Opt
     Some(matched != negated)
 }
 
-/// The regular expression that moby makes of a pattern, character by character and without an eye for classes.
+/// Converts a pattern to the regular expression of moby, character by character and without special treatment of
+/// classes.
 fn go_regex(pattern: &str, rules: Rules) -> String {
     let escaped = match rules {
         Rules::Current => ".+()|{}$",
@@ -204,7 +204,7 @@ fn go_regex(pattern: &str, rules: Rules) -> String {
     regex
 }
 
-/// The same expression in the syntax of the `regex` crate; nothing where Go would not take it.
+/// Converts a regular expression from Go to the syntax of the `regex` crate. Returns `None` if Go would reject it.
 fn from_go(go: &str) -> Option<String> {
     let mut regex = String::new();
     let mut rest = go.chars().peekable();
@@ -212,7 +212,7 @@ fn from_go(go: &str) -> Option<String> {
     while let Some(character) = rest.next() {
         let repeats = match character {
             '+' | '*' => true,
-            // It only ever comes behind a group.
+            // It only follows a group.
             '?' => {
                 regex.push('?');
                 repeated = true;
@@ -221,7 +221,7 @@ fn from_go(go: &str) -> Option<String> {
             '{' => is_count(&rest),
             _ => false,
         };
-        // Go has no repetition of a repetition.
+        // Go rejects a repetition of a repetition.
         if repeats && repeated {
             return None;
         }
@@ -241,7 +241,7 @@ fn from_go(go: &str) -> Option<String> {
     Some(regex)
 }
 
-/// Whether what follows a `{` makes a count of it, as in `{2}`, `{2,}` and `{2,3}`. Otherwise it stands for itself.
+/// Whether a `{` begins a count, as in `{2}`, `{2,}` and `{2,3}`. Otherwise it is literal.
 fn is_count(rest: &Peekable<Chars<'_>>) -> bool {
     let is_part = |character: &char| character.is_ascii_digit() || *character == ',';
     let text: String = rest.clone().take_while(is_part).collect();
@@ -254,8 +254,8 @@ fn literal(character: char) -> String {
     format!("\\x{{{:x}}}", u32::from(character))
 }
 
-/// What a `\` and a character mean in Go: punctuation is itself, a few letters are classes or characters, and all others
-/// are mistakes.
+/// Converts an escaped character: punctuation is literal, some letters are classes or characters, and all others are
+/// errors.
 fn escape(character: char) -> Option<String> {
     Some(match character {
         'd' => "[0-9]".to_owned(),
@@ -270,7 +270,7 @@ fn escape(character: char) -> Option<String> {
     })
 }
 
-/// A class, whose `[` has been read. Go knows neither classes within classes nor operations on them.
+/// Converts a class whose `[` has been read. Go has neither nested classes nor operations on classes.
 fn class(rest: &mut Peekable<Chars<'_>>) -> Option<String> {
     let mut class = String::from("[");
     if rest.next_if_eq(&'^').is_some() {
@@ -308,9 +308,9 @@ fn class(rest: &mut Peekable<Chars<'_>>) -> Option<String> {
     Some(class)
 }
 
-/// A name such as `[:alpha:]` in a class; nothing where the `[` is a character like others.
+/// Reads a name such as `[:alpha:]` in a class. Returns `None` if the `[` is literal.
 fn class_name(rest: &mut Peekable<Chars<'_>>) -> Result<Option<String>, Invalid> {
-    // The longest is `[:^xdigit:]`.
+    // The longest name is `[:^xdigit:]`.
     let text: String = rest.clone().take(16).collect();
     let Some((name, _)) = text.strip_prefix("[:").and_then(|text| text.split_once(":]")) else {
         return Ok(None);
@@ -328,19 +328,19 @@ fn class_name(rest: &mut Peekable<Chars<'_>>) -> Result<Option<String>, Invalid>
 
 /// A member of a class.
 enum Member {
-    One(char),
-    Several(String),
+    Single(char),
+    Class(String),
 }
 
 impl Member {
     fn single(&self) -> Option<char> {
-        if let Self::One(character) = self { Some(*character) } else { None }
+        if let Self::Single(character) = self { Some(*character) } else { None }
     }
 
     fn text(&self) -> String {
         match self {
-            Self::One(character) => literal(*character),
-            Self::Several(text) => text.clone(),
+            Self::Single(character) => literal(*character),
+            Self::Class(text) => text.clone(),
         }
     }
 }
@@ -349,10 +349,10 @@ fn class_character(rest: &mut Peekable<Chars<'_>>) -> Option<Member> {
     Some(match rest.next()? {
         '\\' => match rest.next()? {
             'A' | 'z' | 'b' | 'B' => return None,
-            character if character.is_ascii_alphanumeric() => Member::Several(escape(character)?),
-            character if character.is_ascii() => Member::One(character),
+            character if character.is_ascii_alphanumeric() => Member::Class(escape(character)?),
+            character if character.is_ascii() => Member::Single(character),
             _ => return None,
         },
-        character => Member::One(character),
+        character => Member::Single(character),
     })
 }

@@ -1,18 +1,19 @@
-//! What makes a build context big.
+//! The sizes of the files in a build context, to find what makes it large.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 
-/// How many files are remembered by name.
+/// How many files are kept by name.
 const FILES: usize = 15;
 
-/// The sizes of a context's files and directories, in bytes. Memory grows with the directories, not with the files.
+/// The sizes of a context's files and directories, in bytes. Memory use grows with the number of directories, not
+/// files.
 #[derive(Debug, Default)]
 pub(crate) struct Sizes {
     pub(crate) bytes: u64,
-    /// How many files there are.
+    /// The number of files.
     pub(crate) files: u64,
-    /// Directories with a slash at the end.
+    /// Directories, with a trailing slash.
     directories: BTreeMap<String, u64>,
     largest: BTreeSet<(Reverse<u64>, String)>,
 }
@@ -36,7 +37,8 @@ impl Sizes {
         }
     }
 
-    /// The directories with something in them, the largest first, and of equal ones the outer first.
+    /// Returns the directories that are not empty, the largest first. Of directories with equal size the outer is
+    /// first.
     pub(crate) fn directories(&self) -> Vec<(&str, u64)> {
         let mut found: Vec<_> = self
             .directories
@@ -48,31 +50,30 @@ impl Sizes {
         found
     }
 
-    /// The largest files that are not empty.
+    /// Returns the largest files that are not empty.
     pub(crate) fn files(&self) -> impl Iterator<Item = (&str, u64)> {
         self.largest.iter().map(|(size, path)| (path.as_str(), size.0)).filter(|(_, size)| *size > 0)
     }
 
-    /// What a line of `.dockerignore` each would take away the most with: files and directories, none inside of another. A
-    /// directory whose size is nearly that of one thing in it is not the culprit.
-    pub(crate) fn culprits(&self, count: usize) -> Vec<(&str, u64)> {
+    /// Returns the files and directories whose exclusion in `.dockerignore` would save the most, none inside of
+    /// another. If one entry makes up most of a directory, the entry is returned instead of the directory.
+    pub(crate) fn largest_entries(&self, count: usize) -> Vec<(&str, u64)> {
         let mut entries: Vec<(&str, u64)> = self.directories().into_iter().chain(self.files()).collect();
         entries.sort_by_key(|(_, size)| Reverse(*size));
-        let is_one_thing = |directory: &str, size: u64| {
+        let has_dominant_entry = |directory: &str, size: u64| {
             let inside = |path: &str| path.len() > directory.len() && path.starts_with(directory);
             entries
                 .iter()
                 .any(|(path, part)| directory.ends_with('/') && inside(path) && *part >= size / 10 * 8)
         };
-        let mut culprits: Vec<(&str, u64)> = Vec::new();
+        let mut found: Vec<(&str, u64)> = Vec::new();
         for (path, size) in &entries {
-            let is_counted =
-                culprits.iter().any(|(known, _)| known.ends_with('/') && path.starts_with(known));
-            if culprits.len() < count && !is_counted && !is_one_thing(path, *size) {
-                culprits.push((path, *size));
+            let is_counted = found.iter().any(|(known, _)| known.ends_with('/') && path.starts_with(known));
+            if found.len() < count && !is_counted && !has_dominant_entry(path, *size) {
+                found.push((path, *size));
             }
         }
-        culprits
+        found
     }
 }
 
@@ -81,7 +82,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn culprits_are_what_can_be_left_out() {
+    fn the_largest_entries_are_those_to_exclude() {
         let mut sizes = Sizes::default();
         for at in 0..100 {
             sizes.add(&format!("web/node_modules/m{}/{at}", at % 10), 10);
@@ -91,7 +92,7 @@ mod tests {
         sizes.add("small", 1);
         assert_eq!((sizes.bytes, sizes.files), (1751, 103));
         assert_eq!(
-            sizes.culprits(3),
+            sizes.largest_entries(3),
             [("web/node_modules/", 1000), ("data/dump.sql", 700), ("web/index.js", 50)]
         );
         assert_eq!(sizes.directories()[0], ("web/", 1050));

@@ -1,4 +1,4 @@
-//! The engine of another machine: each connection is one `ssh` that runs `docker system dial-stdio` there.
+//! The engine of another machine. Each connection is an `ssh` process that runs `docker system dial-stdio` there.
 
 use std::fmt;
 use std::io;
@@ -9,21 +9,22 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 use tokio::process::{Child, ChildStderr, ChildStdin, ChildStdout, Command};
 use tokio::sync::oneshot;
 
-/// How much of what ssh says for itself is kept, in bytes.
-const MAX_COMPLAINT: usize = 4 * 1024;
+/// How much of the stderr of ssh is kept, in bytes.
+const MAX_STDERR: usize = 4 * 1024;
 
-/// What stands behind `ssh://`.
+/// The part of an address after `ssh://`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Destination {
     user: Option<String>,
     host: String,
     port: Option<u16>,
-    /// The engine's socket there, where it is not the usual one.
+    /// The engine's socket there, if it is not the default one.
     socket: Option<String>,
 }
 
 impl Destination {
-    /// Reads `[user@]host[:port][/path]`; nothing where it is something else. ssh must not take any of it for an option.
+    /// Parses `[user@]host[:port][/path]`. Returns `None` for anything else, and for parts that ssh could mistake for
+    /// options.
     pub(crate) fn parse(text: &str) -> Option<Self> {
         let (authority, path) = text.find('/').map_or((text, ""), |at| text.split_at(at));
         let (user, address) = match authority.rsplit_once('@') {
@@ -57,7 +58,7 @@ impl Destination {
     }
 
     fn arguments(&self) -> Vec<String> {
-        // Nobody can answer a question: ssh is not in the foreground of the terminal.
+        // Batch mode: ssh is not in the foreground of the terminal, so it must not prompt.
         let mut arguments = vec!["-o", "ConnectTimeout=30", "-o", "BatchMode=yes", "-T"];
         let port = self.port.map(|port| port.to_string());
         if let Some(user) = &self.user {
@@ -67,7 +68,7 @@ impl Destination {
             arguments.extend(["-p", port]);
         }
         arguments.extend(["--", &self.host, "docker"]);
-        // The other machine's shell reads it.
+        // Quoted for the shell of the other machine.
         let socket = self.socket.as_ref().map(|path| format!("'unix://{}'", path.replace('\'', "'\\''")));
         if let Some(socket) = &socket {
             arguments.extend(["--host", socket]);
@@ -76,25 +77,25 @@ impl Destination {
         arguments.into_iter().map(ToOwned::to_owned).collect()
     }
 
-    /// Starts ssh. That it gets nowhere shows when the first answer is read.
+    /// Starts ssh. A failure to connect appears when the first response is read.
     pub(crate) fn open(&self) -> io::Result<Dialled> {
         let mut child = Command::new("ssh")
             .args(self.arguments())
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
-            // What the terminal sends to stop this run must not end the connection that it is cleaned up over.
+            // In its own group it is not ended by Ctrl-C: runner needs the connection to clean up.
             .process_group(0)
             .kill_on_drop(true)
             .spawn()?;
         let gone = || io::Error::from(io::ErrorKind::BrokenPipe);
-        let (sender, complaint) = oneshot::channel();
-        tokio::spawn(listen(child.stderr.take().ok_or_else(gone)?, sender));
+        let (sender, errors) = oneshot::channel();
+        tokio::spawn(collect(child.stderr.take().ok_or_else(gone)?, sender));
         Ok(Dialled {
             stdin: Some(child.stdin.take().ok_or_else(gone)?),
             stdout: child.stdout.take().ok_or_else(gone)?,
             _child: child,
-            complaint: Some(complaint),
+            errors: Some(errors),
         })
     }
 }
@@ -117,37 +118,37 @@ impl fmt::Display for Destination {
     }
 }
 
-/// Reads what ssh says to its end, and keeps the beginning.
-async fn listen(mut stderr: ChildStderr, sender: oneshot::Sender<String>) {
+/// Reads the stderr of ssh to its end and keeps the beginning.
+async fn collect(mut stderr: ChildStderr, sender: oneshot::Sender<String>) {
     let mut kept = Vec::new();
     let mut buffer = [0; 1024];
     while let Ok(read @ 1..) = stderr.read(&mut buffer).await {
-        kept.extend_from_slice(&buffer[..read.min(MAX_COMPLAINT - kept.len())]);
+        kept.extend_from_slice(&buffer[..read.min(MAX_STDERR - kept.len())]);
     }
     let text = String::from_utf8_lossy(&kept);
     let lines: Vec<&str> = text.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
     let _ = sender.send(lines.join("; "));
 }
 
-/// A connection through ssh, which ends with it.
+/// A connection through ssh. Dropping it ends ssh.
 pub(crate) struct Dialled {
-    /// Gone once nothing more will be written.
+    /// `None` after shutdown.
     stdin: Option<ChildStdin>,
     stdout: ChildStdout,
-    /// Dropped with the rest, which ends it.
+    /// Kept because dropping it kills ssh.
     _child: Child,
-    /// What ssh says for itself; gone once the engine has said something.
-    complaint: Option<oneshot::Receiver<String>>,
+    /// The stderr of ssh; `None` once the engine has responded.
+    errors: Option<oneshot::Receiver<String>>,
 }
 
 impl Dialled {
-    /// Why there is no connection, once ssh has ended without one; nothing where there was one.
-    fn failed(&mut self, context: &mut Context<'_>) -> Poll<Option<io::Error>> {
-        let Some(complaint) = &mut self.complaint else { return Poll::Ready(None) };
-        let said = ready!(Pin::new(complaint).poll(context)).unwrap_or_default();
-        self.complaint = None;
-        let said = if said.is_empty() { "ssh ended without an answer".to_owned() } else { said };
-        Poll::Ready(Some(io::Error::other(said)))
+    /// Resolves to the error of ssh once it has ended without a connection, or to `None` if there was one.
+    fn connect_error(&mut self, context: &mut Context<'_>) -> Poll<Option<io::Error>> {
+        let Some(errors) = &mut self.errors else { return Poll::Ready(None) };
+        let text = ready!(Pin::new(errors).poll(context)).unwrap_or_default();
+        self.errors = None;
+        let text = if text.is_empty() { "ssh ended without an answer".to_owned() } else { text };
+        Poll::Ready(Some(io::Error::other(text)))
     }
 }
 
@@ -157,12 +158,12 @@ impl AsyncRead for Dialled {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        let (before, wanted) = (buffer.filled().len(), buffer.remaining());
+        let (before, space) = (buffer.filled().len(), buffer.remaining());
         ready!(Pin::new(&mut self.stdout).poll_read(context, buffer))?;
         if buffer.filled().len() > before {
-            self.complaint = None;
-        } else if wanted > 0
-            && let Some(error) = ready!(self.failed(context))
+            self.errors = None;
+        } else if space > 0
+            && let Some(error) = ready!(self.connect_error(context))
         {
             return Poll::Ready(Err(error));
         }
@@ -181,8 +182,8 @@ impl AsyncWrite for Dialled {
         };
         match ready!(Pin::new(stdin).poll_write(context, bytes)) {
             Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {
-                let why = ready!(self.failed(context));
-                Poll::Ready(Err(why.unwrap_or(error)))
+                let cause = ready!(self.connect_error(context));
+                Poll::Ready(Err(cause.unwrap_or(error)))
             }
             written => Poll::Ready(written),
         }
@@ -193,7 +194,7 @@ impl AsyncWrite for Dialled {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        // The end of its input is what ssh hands on.
+        // ssh forwards the end of its input.
         self.stdin = None;
         Poll::Ready(Ok(()))
     }

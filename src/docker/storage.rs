@@ -1,9 +1,10 @@
-//! Images read where the engine keeps them, on this machine and with the right to look there. An export has the engine write a
-//! copy of the whole image to its disk before the first byte comes (moby#39464); this does not.
+//! Reading images directly from the engine's storage directory, if it is on this machine and readable. For an export,
+//! in contrast, the engine writes a copy of the whole image to disk before it sends the first byte (moby#39464).
 //!
-//! The places are those of moby's `image/fs.go` and `layer/filestore.go`, the same since Docker 1.10. A layer's archive is put
-//! together from its files and from what `tar-split` kept of the archive that the layer came in (vbatts/tar-split,
-//! `archive/storage/entry.go`). Whoever reads a layer compares its digest: what is not as expected here is no danger.
+//! The layout is that of moby's `image/fs.go` and `layer/filestore.go`, unchanged since Docker 1.10. The archive of a
+//! layer is assembled from its files and from the metadata that `tar-split` kept of the original archive
+//! (vbatts/tar-split, `archive/storage/entry.go`). Readers of a layer verify its digest, so unexpected content cannot
+//! do harm.
 
 use super::host::Host;
 use super::image::LocalImage;
@@ -19,11 +20,11 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use tokio_util::sync::CancellationToken;
 
-/// The drivers that keep the files of a layer in a directory of their own.
+/// The storage drivers that keep the files of each layer in a separate directory.
 const DRIVERS: [&str; 2] = ["overlay2", "fuse-overlayfs"];
 /// The largest configuration of an image, in bytes.
 const MAX_CONFIG: u64 = 4 * 1024 * 1024;
-/// The longest record of `tar-split`, in bytes: all that is between two files of an archive.
+/// The longest record of `tar-split`, in bytes. It holds everything between two files of an archive.
 const MAX_RECORD: u64 = 64 * 1024 * 1024;
 
 /// An image in the engine's storage.
@@ -37,15 +38,15 @@ pub(crate) struct StoredImage {
 /// A layer in the engine's storage.
 #[derive(Debug)]
 pub(crate) struct StoredLayer {
-    /// What its archive has beside the files' contents.
+    /// Its archive without the contents of the files.
     tar_split: PathBuf,
     directory: PathBuf,
     until: CancellationToken,
 }
 
 impl Engine {
-    /// The image with the layers of these chain ids, where it can be read in the engine's storage. When the token is cancelled,
-    /// reading it fails.
+    /// Returns the image with the layers of these chain ids, or `None` if it cannot be read from the engine's storage.
+    /// Reading fails once the token is cancelled.
     pub(crate) async fn stored(
         &self,
         image: &LocalImage,
@@ -65,7 +66,7 @@ impl Engine {
                 return None;
             }
             let id = String::from_utf8(read(&layer.join("cache-id"))?).ok()?;
-            // A name, not a way to elsewhere.
+            // It must be a plain name, so that it cannot lead out of the directory.
             let id = Some(id).filter(|id| id.bytes().all(|byte| byte.is_ascii_alphanumeric()))?;
             let directory = about.root.join(driver).join(id).join("diff");
             let tar_split = layer.join("tar-split.json.gz");
@@ -77,7 +78,7 @@ impl Engine {
     }
 }
 
-/// The hexadecimal form of a digest, fit for a file's name.
+/// Returns the hexadecimal part of a digest, which is safe as a file name.
 fn hex(digest: &str) -> Option<&str> {
     digest.strip_prefix("sha256:").filter(|hex| hex.bytes().all(|byte| byte.is_ascii_hexdigit()))
 }
@@ -89,7 +90,7 @@ fn read(path: &Path) -> Option<Vec<u8>> {
 }
 
 impl StoredLayer {
-    /// Begins to read the layer's archive.
+    /// Opens the layer's archive for reading.
     pub(crate) fn open(self) -> io::Result<impl Read> {
         let flags = OFlags::DIRECTORY | OFlags::CLOEXEC;
         Ok(Archive {
@@ -102,7 +103,7 @@ impl StoredLayer {
     }
 }
 
-/// A layer's archive, put together while it is read.
+/// The archive of a layer, assembled while it is read.
 struct Archive<R> {
     records: R,
     directory: OwnedFd,
@@ -111,7 +112,7 @@ struct Archive<R> {
     until: CancellationToken,
 }
 
-/// What is being handed out.
+/// The part of the archive that is being read.
 enum Part {
     Bytes(io::Cursor<Vec<u8>>),
     Content(io::Take<File>),
@@ -123,7 +124,7 @@ struct Record {
     r#type: u8,
     #[serde(default)]
     name: String,
-    /// The name in base64, where it is not UTF-8.
+    /// The name in base64 if it is not UTF-8.
     #[serde(default)]
     name_raw: Option<String>,
     #[serde(default)]
@@ -136,7 +137,7 @@ const CONTENT: u8 = 1;
 const BYTES: u8 = 2;
 
 impl<R: BufRead> Archive<R> {
-    /// The part that a record tells of; nothing after the last one.
+    /// Reads the next part. Returns `None` after the last one.
     fn next(&mut self) -> io::Result<Option<Part>> {
         loop {
             self.line.clear();
@@ -163,7 +164,8 @@ impl<R: BufRead> Archive<R> {
         }
     }
 
-    /// Opens one of the layer's files. A device or pipe that a hostile image has under that name is looked at, but not opened.
+    /// Opens a regular file of the layer. Never opens a device or pipe, which a hostile image could have under that
+    /// name.
     fn file(&self, name: &[u8]) -> io::Result<File> {
         let name = name.strip_prefix(b"/").unwrap_or(name);
         let open = |flags| {
@@ -172,7 +174,7 @@ impl<R: BufRead> Archive<R> {
         };
         let kind = FileType::from_raw_mode(rustix::fs::fstat(open(OFlags::PATH)?)?.st_mode);
         if kind != FileType::RegularFile {
-            return Err(broken(format!("no file: {}", String::from_utf8_lossy(name))));
+            return Err(broken(format!("not a regular file: {}", String::from_utf8_lossy(name))));
         }
         Ok(open(OFlags::RDONLY | OFlags::NONBLOCK)?.into())
     }
@@ -228,7 +230,7 @@ mod tests {
     }
 
     #[test]
-    fn contents_come_between_what_was_kept_of_the_archive() {
+    fn contents_are_inserted_into_the_kept_parts_of_the_archive() {
         let layer = tempfile::tempdir().unwrap();
         std::fs::create_dir(layer.path().join("d")).unwrap();
         std::fs::write(layer.path().join("d/f"), "content").unwrap();
@@ -249,7 +251,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_a_file_of_the_layer_is_not_read() {
+    fn only_regular_files_of_the_layer_are_read() {
         let layer = tempfile::tempdir().unwrap();
         symlink("/etc", layer.path().join("link")).unwrap();
         symlink("/etc/passwd", layer.path().join("file")).unwrap();

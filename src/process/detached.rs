@@ -1,5 +1,5 @@
-//! Programs that outlive the run: in their own session, not descendants of runner, and without the variable by which `gc` finds
-//! the processes of a run.
+//! Programs that outlive the run: in their own session, not descendants of runner, and without the variable by which
+//! `gc` finds the processes of a run.
 
 use super::owner::VARIABLE;
 use super::tree::{lives, stat};
@@ -42,8 +42,8 @@ impl Detached {
             .current_dir("/")
             .stdin(Stdio::null())
             .stderr(log);
-        // As a subreaper this process would become the parent of the program and of its orphans. So it is none for the few
-        // milliseconds of the start.
+        // As a subreaper this process would become the parent of the program and of its orphans. So it is none for the
+        // few milliseconds of the start.
         let subreaper = child_subreaper()?;
         set_child_subreaper(None)?;
         let output = command.output();

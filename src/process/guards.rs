@@ -59,8 +59,8 @@ struct Guard {
 }
 
 impl Guards {
-    /// Returns an empty pool. This process becomes a subreaper: it inherits the children of a guard that is killed. Every guard
-    /// keeps the lock file open.
+    /// Returns an empty pool. This process becomes a subreaper: it inherits the children of a guard that is killed.
+    /// Every guard keeps the lock file open.
     pub(crate) fn new(lock: &Arc<File>) -> Self {
         let _ = set_child_subreaper(Some(getpid()));
         let owner = Owner::current().map(|owner| owner.to_string()).unwrap_or_default();
@@ -72,8 +72,8 @@ impl Guards {
         &self.owner
     }
 
-    /// Runs a command to its end. Its stdout and stderr go to `output` in order. After this returns, all descendants of the
-    /// command have ended. If the future is dropped, the guard ends them by itself.
+    /// Runs a command to its end. Its stdout and stderr go to `output` in order. After this returns, all descendants of
+    /// the command have ended. If the future is dropped, the guard ends them by itself.
     pub(crate) async fn run(
         &self,
         command: &Command,
@@ -130,7 +130,8 @@ impl Guards {
         let _ = tokio::time::timeout(CLOSE_TIMEOUT, ended).await;
     }
 
-    /// Passes a command to an idle guard, or to a new one if none is idle. Idle guards that have been killed are skipped.
+    /// Passes a command to an idle guard, or to a new one if none is idle. Idle guards that have been killed are
+    /// skipped.
     async fn assign(&self, request: &Request, output: &OwnedFd) -> Result<Guard, ProcessError> {
         loop {
             let idle = self.pool().idle.pop();
@@ -174,8 +175,8 @@ impl Guards {
         start().map_err(|source| ProcessError::Guard { what: "cannot be started", source })
     }
 
-    /// Kills the processes of a guard that was killed. This process has inherited them: they are its children in other sessions
-    /// that are not guards.
+    /// Kills the processes of a guard that was killed. This process has inherited them: they are its children in other
+    /// sessions that are not guards.
     fn kill_orphans(&self, guard: Guard) {
         guard.kill();
         let own = getsid(None).ok();
@@ -283,9 +284,9 @@ async fn follow(
     let (mut stopped, mut killed, mut swept) = (false, false, false);
     // The replies of the guard: the exit status, and that every process has ended.
     let (mut status, mut clear) = (None, None);
-    // The deadline for the output to end. After the command has ended, it is when the processes that hold the output are ended.
-    // After all processes have ended, it is when the output is closed anyway, because a foreign process holds it. Bytes in the
-    // pipe are still read.
+    // The deadline for the output to end. After the command has ended, it is when the processes that hold the output
+    // are ended. After all processes have ended, it is when the output is closed anyway, because a foreign process
+    // holds it. Bytes in the pipe are still read.
     let mut deadline = None;
     let mut waiting = None;
     let mut wake = tokio::time::interval(WAKE_INTERVAL);

@@ -1,5 +1,5 @@
-//! Runner as the first process of a container. The kernel makes it the parent of all orphans and ignores signals to it without a
-//! handler. A child does the work; this process forwards signals and reaps.
+//! Runner as the first process of a container. The kernel makes it the parent of all orphans and ignores signals to it
+//! without a handler. A child does the work; this process forwards signals and reaps.
 
 use rustix::process::{Pid, Signal, WaitOptions, WaitStatus, kill_process, wait};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2};
@@ -16,7 +16,8 @@ pub(crate) fn is_first() -> bool {
 /// Runs this program with the same arguments as a child and returns its exit code: 128+N if signal N ended it.
 pub(crate) fn main() -> io::Result<u8> {
     let mut signals = Signals::new([SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2])?;
-    // In its own group it does not receive a terminal's signals to this process's group, which are forwarded to it already.
+    // In its own group it does not receive a terminal's signals to this process's group, which are forwarded to it
+    // already.
     let child = Command::new("/proc/self/exe").args(std::env::args_os().skip(1)).process_group(0).spawn()?;
     let pid = Pid::from_child(&child);
     std::thread::spawn(move || {

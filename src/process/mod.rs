@@ -1,5 +1,5 @@
-//! Commands on this machine. Each runs in its own process group under a guard: a small process of the same program that is the
-//! ancestor of all processes of the command. The guard ends all of them, also if runner itself has ended.
+//! Commands on this machine. Each runs in its own process group under a guard: a small process of the same program that
+//! is the ancestor of all processes of the command. The guard ends all of them, also if runner itself has ended.
 
 pub(crate) mod detached;
 pub(crate) mod guard;
@@ -76,7 +76,7 @@ pub(crate) enum ProcessError {
         source: io::Error,
     },
     /// The guard cannot be started, or ended before its command did.
-    #[error("the process that watches over commands {what}")]
+    #[error("the process that supervises commands {what}")]
     Guard {
         /// A predicate such as `has ended`.
         what: &'static str,

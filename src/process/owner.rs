@@ -1,5 +1,5 @@
-//! The owner of processes and containers: the runner process that created them. `gc` uses it to find what an ended process left
-//! behind.
+//! The owner of processes and containers: the runner process that created them. `gc` uses it to find what an ended
+//! process left behind.
 
 use super::tree::{all, lives, stat};
 use rustix::io::Errno;
@@ -72,8 +72,8 @@ fn namespace() -> Option<String> {
     Some(format!("{}.{number}", boot.trim().replace('-', "")))
 }
 
-/// Returns the processes with an owner in their environment, with that owner. Processes that this user may not inspect are
-/// missing.
+/// Returns the processes with an owner in their environment, with that owner. Processes that this user may not inspect
+/// are missing.
 pub(crate) fn owned() -> Vec<(Pid, Owner)> {
     let prefix = format!("{VARIABLE}=");
     let owned = all().into_iter().filter_map(|pid| {

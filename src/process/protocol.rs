@@ -1,5 +1,5 @@
-//! The protocol between runner and its guards: JSON documents with a length prefix over a socket. The output of a command uses a
-//! pipe, whose write end is passed with the request to run the command.
+//! The protocol between runner and its guards: JSON documents with a length prefix over a socket. The output of a
+//! command uses a pipe, whose write end is passed with the request to run the command.
 
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
@@ -16,7 +16,8 @@ use std::time::Duration;
 
 /// The size of the length prefix, in bytes.
 pub(crate) const HEADER: usize = 4;
-/// The largest message. The kernel accepts 2 MiB of arguments and environment, and a byte takes up to four letters in JSON.
+/// The largest message. The kernel accepts 2 MiB of arguments and environment, and a byte takes up to four letters in
+/// JSON.
 const MAX_MESSAGE: usize = 64 * 1024 * 1024;
 
 /// A message from runner to a guard.

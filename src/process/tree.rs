@@ -6,8 +6,8 @@ use std::collections::HashSet;
 use std::path::Path;
 use std::sync::LazyLock;
 
-/// Returns all descendants of a process, including zombies, parents before children. Processes that start or end during the
-/// call may be missing.
+/// Returns all descendants of a process, including zombies, parents before children. Processes that start or end during
+/// the call may be missing.
 pub(crate) fn descendants(of: Pid) -> Vec<Pid> {
     let mut found = Vec::new();
     let mut seen = HashSet::new();
@@ -30,8 +30,8 @@ pub(crate) fn children(of: Pid) -> Vec<Pid> {
     if *LISTED { listed_children(of) } else { searched_children(of) }
 }
 
-/// Reads the files by path: `procfs` opens a directory for every process and thread, which makes the loops that kill processes
-/// about half as slow again.
+/// Reads the files by path: `procfs` opens a directory for every process and thread, which makes the loops that kill
+/// processes about half as slow again.
 fn listed_children(of: Pid) -> Vec<Pid> {
     let tasks = std::fs::read_dir(format!("/proc/{of}/task")).into_iter().flatten().flatten();
     let lists = tasks.filter_map(|task| std::fs::read_to_string(task.path().join("children")).ok());

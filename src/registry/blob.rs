@@ -1,4 +1,4 @@
-//! Blobs as they are made: of layers that are compressed or taken over as they are.
+//! Creating blobs: layers are compressed, or copied if they already are.
 
 use super::RegistryError;
 use super::compress::{self, Compression, read_block};
@@ -15,25 +15,25 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use tempfile::TempPath;
 
-/// How much is copied at a time, in bytes.
+/// The size of one copy operation, in bytes.
 const PIECE: usize = 1024 * 1024;
 
-/// How the blobs of an image are made.
+/// How the blobs of an image are created.
 #[derive(Debug, Clone)]
-pub(crate) struct Making {
-    /// The digests of the image's layers before compression, the base first, as the engine tells them.
+pub(crate) struct BlobOptions {
+    /// The diff ids of the image's layers, the base first, from the engine.
     pub(crate) layers: Vec<String>,
-    /// Layers whose blobs need not be made, by that digest.
+    /// Blobs that already exist, by diff id.
     pub(crate) known: HashMap<String, Descriptor>,
-    /// How the others are compressed.
+    /// The compression of the other layers.
     pub(crate) compression: Compression,
-    /// On how many threads.
+    /// The number of threads for compression.
     pub(crate) threads: usize,
-    /// How many bytes of layers have been read.
+    /// Counts the bytes of layers that have been read.
     pub(crate) read: Arc<AtomicU64>,
 }
 
-impl Making {
+impl BlobOptions {
     pub(crate) fn new(
         layers: Vec<String>,
         known: HashMap<String, Descriptor>,
@@ -43,17 +43,17 @@ impl Making {
     }
 }
 
-/// A blob that has been made, in a file that goes unless somebody keeps it.
+/// A new blob in a temporary file, which is deleted unless [`Blob::keep`] is called.
 #[derive(Debug)]
 pub(crate) struct Blob {
     pub(crate) descriptor: Descriptor,
     file: File,
-    /// The file's name, where it has one.
+    /// The file's name, if it has one.
     name: Option<TempPath>,
 }
 
 impl Blob {
-    /// Where its bytes can be read.
+    /// Returns a path from which it can be read.
     pub(crate) fn path(&self) -> PathBuf {
         match &self.name {
             Some(name) => name.to_path_buf(),
@@ -61,7 +61,7 @@ impl Blob {
         }
     }
 
-    /// Gives it a place where it stays.
+    /// Moves it to a permanent path.
     pub(crate) fn keep(self, path: &Path) -> io::Result<()> {
         match self.name {
             Some(name) => name.persist(path).map_err(|error| error.error),
@@ -70,36 +70,36 @@ impl Blob {
     }
 }
 
-/// Where blobs are made, and who gets them.
+/// The destination of new blobs.
 pub(crate) struct Sink<'a> {
     pub(crate) directory: &'a Path,
-    /// The blobs stay in the directory, and so need names until they have their own.
+    /// Whether the blobs stay in the directory. Then their files need temporary names.
     pub(crate) stay: bool,
     pub(crate) emit: &'a (dyn Fn(Blob) -> Result<(), RegistryError> + Sync),
 }
 
-/// Makes a layer's blob; the digest is that before compression, and may be known.
+/// Creates the blob of a layer. Returns the diff id, which is compared with the expected one, and the descriptor.
 pub(crate) fn compress_layer(
     archive: &mut dyn Read,
-    making: &Making,
+    making: &BlobOptions,
     expected: Option<&str>,
     sink: &Sink<'_>,
 ) -> Result<(String, Descriptor), RegistryError> {
-    let Making { compression, threads, .. } = *making;
+    let BlobOptions { compression, threads, .. } = *making;
     let mut blob = BlobWriter::new(sink)?;
     let mut counted = Counted { archive, read: &making.read };
     let diff_id = compress::compress(&mut counted, compression, threads, &mut |member| blob.write(member))?;
     if let Some(expected) = expected.filter(|expected| **expected != *diff_id) {
-        return Err(RegistryError::Export(format!("what should be the layer {expected} is {diff_id}")));
+        return Err(RegistryError::Export(format!("expected the layer {expected}, but it is {diff_id}")));
     }
     let blob = blob.finish(compression.media_type());
-    let blob = Blob { descriptor: blob.descriptor.made_by(compression), ..blob };
+    let blob = Blob { descriptor: blob.descriptor.compressed_with(compression), ..blob };
     let descriptor = blob.descriptor.clone();
     (sink.emit)(blob)?;
     Ok((diff_id, descriptor))
 }
 
-/// Takes a blob over whose name has its digest.
+/// Copies an existing blob and verifies its digest.
 pub(crate) fn copy(
     source: &mut dyn Read,
     digest: &str,
@@ -117,13 +117,13 @@ pub(crate) fn copy(
     let blob = blob.finish(media_type);
     let descriptor = blob.descriptor.clone();
     if descriptor.digest != digest {
-        return Err(RegistryError::Export(format!("what should be {digest} is {}", descriptor.digest)));
+        return Err(RegistryError::Export(format!("expected {digest}, but it is {}", descriptor.digest)));
     }
     (sink.emit)(blob)?;
     Ok(descriptor)
 }
 
-/// Counts what is read of a layer.
+/// Counts the bytes that are read.
 struct Counted<'a> {
     archive: &'a mut dyn Read,
     read: &'a AtomicU64,
@@ -155,7 +155,7 @@ impl<'a> BlobWriter<'a> {
                 tempfile::Builder::new().prefix(files::TEMPORARY).permissions(mode).tempfile_in(directory);
             named.map(tempfile::NamedTempFile::into_parts).map(|(file, name)| (file, Some(name)))
         } else {
-            // Without a name it is gone however this process ends.
+            // A file without a name is deleted even if this process is killed.
             tempfile::tempfile_in(directory).map(|file| (file, None))
         };
         let (file, name) = file.map_err(RegistryError::file(directory))?;

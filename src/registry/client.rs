@@ -78,8 +78,8 @@ impl RepositoryClient {
         Ok(false)
     }
 
-    /// Uploads a blob in one request, because ECR loses a second chunk. `sent` counts the bytes that were sent, without those of
-    /// failed attempts.
+    /// Uploads a blob in one request, because ECR loses a second chunk. `sent` counts the bytes that were sent, without
+    /// those of failed attempts.
     pub(crate) async fn upload(
         &self,
         blob: &Descriptor,

@@ -1,5 +1,5 @@
-//! Layers compressed in blocks, side by side on all cores. The blocks have one size everywhere and each is compressed by itself,
-//! so the number of cores does not show: the same layer gives the same bytes on every machine.
+//! Parallel compression of layers in independent blocks of a fixed size. The result does not depend on the number of
+//! cores: the same layer has the same bytes on every machine.
 
 use super::RegistryError;
 use super::manifest::{GZIP_LAYER_TYPE, ZSTD_LAYER_TYPE, sha256_name};
@@ -10,27 +10,29 @@ use std::io::{self, Read};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Mutex, PoisonError};
 
-/// Part of both formats: changing it changes every digest. In bytes.
+/// The block size in bytes. Changing it changes every digest.
 const BLOCK: usize = 1024 * 1024;
-/// Part of the gzip format. 2 is within a few percent of zlib's 6 in size, at more than twice its speed.
+/// Changing it changes every digest. The output of 2 is a few percent larger than that of zlib's 6, at more than twice
+/// the speed.
 const GZIP_LEVEL: i32 = 2;
-/// Part of the zstd format.
+/// Changing it changes every digest.
 const ZSTD_LEVEL: i32 = 3;
-/// More threads than this wait for the engine.
+/// More threads would only wait for the engine.
 const MAX_THREADS: usize = 16;
 
 /// How layers are compressed.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 pub(crate) enum Compression {
-    /// What every engine and tool reads.
+    /// Supported by every engine and tool.
     #[default]
     Gzip,
-    /// Smaller and faster, for engines from 23 on.
+    /// Smaller and faster; requires Docker 23.
     Zstd,
 }
 
 impl Compression {
-    /// The name of the format. It changes with whatever changes the bytes: a constant above, or the library.
+    /// Returns the version of the format. It must change whenever the output changes: with the constants above or the
+    /// library.
     pub(crate) fn version(self) -> &'static str {
         match self {
             Self::Gzip => "gzip-1",
@@ -61,7 +63,7 @@ fn failed(error: &dyn ToString) -> RegistryError {
     RegistryError::Export(format!("compression failed: {}", error.to_string()))
 }
 
-/// What makes a whole member (gzip) or frame (zstd) of a block; the formats allow any number of them in a row.
+/// Compresses a block into a complete member (gzip) or frame (zstd). Both formats allow any number of them in sequence.
 enum BlockCompressor {
     Gzip(Compressor),
     Zstd(zstd::bulk::Compressor<'static>),
@@ -81,21 +83,21 @@ impl BlockCompressor {
     }
 }
 
-/// A block on its way to a worker, and where its compressed form goes.
+/// A block for a worker.
 struct Job {
     block: Vec<u8>,
     length: usize,
-    answer: SyncSender<Result<Done, RegistryError>>,
+    result: SyncSender<Result<Done, RegistryError>>,
 }
 
-/// A compressed block, and the buffer that it came in.
+/// A compressed block, with the input buffer for reuse.
 struct Done {
     member: Vec<u8>,
     block: Vec<u8>,
 }
 
-/// Compresses all that `source` has on this many threads, and hands it to `write` in order. The answer is the digest of what was
-/// read: the layer's diff-id.
+/// Compresses `source` on this many threads and passes the output to `write` in order. Returns the digest of the input:
+/// the layer's diff id.
 pub(crate) fn compress(
     source: &mut dyn Read,
     compression: Compression,
@@ -106,13 +108,13 @@ pub(crate) fn compress(
     let (jobs, queue) = sync_channel::<Job>(threads);
     let queue = Mutex::new(queue);
     std::thread::scope(|scope| {
-        // Moved in, so that the workers end with this closure.
+        // Moved into the closure, so that the workers end when it returns.
         let jobs = jobs;
         for _ in 0..threads {
             scope.spawn(|| work(&queue, compression));
         }
         let mut hash = Context::new(&SHA256);
-        let mut under_way: VecDeque<Receiver<Result<Done, RegistryError>>> = VecDeque::new();
+        let mut pending: VecDeque<Receiver<Result<Done, RegistryError>>> = VecDeque::new();
         let mut spare = Vec::new();
         let mut first = true;
         loop {
@@ -120,15 +122,15 @@ pub(crate) fn compress(
             let length = read_block(source, &mut block)?;
             hash.update(&block[..length]);
             let last = length < BLOCK;
-            // An empty layer is one empty member, not an empty file.
+            // An empty layer has one empty member.
             if length > 0 || first {
-                let (answer, done) = sync_channel(1);
-                jobs.send(Job { block, length, answer }).map_err(|_| failed(&"no thread is left"))?;
-                under_way.push_back(done);
+                let (result, done) = sync_channel(1);
+                jobs.send(Job { block, length, result }).map_err(|_| failed(&"no thread is left"))?;
+                pending.push_back(done);
             }
             first = false;
-            while under_way.len() > if last { 0 } else { 2 * threads } {
-                let done = under_way.pop_front().and_then(|done| done.recv().ok());
+            while pending.len() > if last { 0 } else { 2 * threads } {
+                let done = pending.pop_front().and_then(|done| done.recv().ok());
                 let done = done.ok_or_else(|| failed(&"a thread ended"))??;
                 write(&done.member)?;
                 spare.push(done.block);
@@ -143,22 +145,22 @@ pub(crate) fn compress(
 fn work(queue: &Mutex<Receiver<Job>>, compression: Compression) {
     let mut compressor = compression.compressor();
     loop {
-        // The lock is held while waiting: another worker would only wait for the same.
+        // The lock is held while waiting. Other workers would only wait for the same job.
         let Ok(job) = queue.lock().unwrap_or_else(PoisonError::into_inner).recv() else { return };
         let member = match &mut compressor {
             Ok(compressor) => compressor.compress(&job.block[..job.length]),
             Err(error) => Err(failed(&error.to_string())),
         };
-        let _ = job.answer.send(member.map(|member| Done { member, block: job.block }));
+        let _ = job.result.send(member.map(|member| Done { member, block: job.block }));
     }
 }
 
-/// As many threads as there are cores.
+/// Returns the number of cores.
 pub(crate) fn cores() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
 }
 
-/// Fills the buffer as far as the source goes.
+/// Fills the buffer, or reads to the end of the source. Returns the number of bytes.
 pub(crate) fn read_block(source: &mut dyn Read, buffer: &mut [u8]) -> Result<usize, RegistryError> {
     let mut length = 0;
     while length < buffer.len() {
@@ -181,7 +183,7 @@ mod tests {
         let mut state = 1_u32;
         let mut next = || {
             state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-            // Half of it repeats, as files do.
+            // Half of it repeats, like in real files.
             if state & 0x4000_0000 == 0 { b'a' } else { state.to_le_bytes()[3] }
         };
         (0..length).map(|_| next()).collect()
@@ -200,7 +202,7 @@ mod tests {
     }
 
     #[test]
-    fn threads_do_not_show_and_the_usual_tools_read_it() {
+    fn output_is_independent_of_threads_and_readable_by_common_tools() {
         for length in [0, 1, BLOCK - 1, BLOCK, BLOCK + 1, 5 * BLOCK + 17] {
             let plain = layer(length);
             for compression in [Compression::Gzip, Compression::Zstd] {
@@ -219,9 +221,9 @@ mod tests {
         }
     }
 
-    /// Whoever changes these digests changes `version` too: blobs in registries are told apart by it.
+    /// If these digests change, `version` must change as well: it distinguishes blobs in registries.
     #[test]
-    fn the_formats_are_what_they_were() {
+    fn the_formats_have_not_changed() {
         let plain = layer(2 * BLOCK + 5);
         let digest = |compression| digest_of(&compressed(&plain, compression, 2));
         assert_eq!(

@@ -1,4 +1,5 @@
-//! The connection to a repository: TLS, authentication with renewal, and retries. The causes of retries are kept for the log.
+//! The connection to a repository: TLS, authentication with renewal, and retries. The causes of retries are kept for
+//! the log.
 
 use super::RegistryError;
 use crate::address::{InvalidName, Repository};
@@ -62,7 +63,8 @@ pub(crate) struct RegistryAccess {
     pub(crate) timeout: Duration,
 }
 
-/// Returns a client for a registry. It trusts the given authorities and those that Docker is configured with for this host.
+/// Returns a client for a registry. It trusts the given authorities and those that Docker is configured with for this
+/// host.
 pub(crate) fn http_client(
     host: &str,
     mut authorities: Vec<Vec<u8>>,
@@ -207,8 +209,8 @@ fn retry(error: &RegistryError) -> Retry {
 }
 
 impl RepositoryClient {
-    /// Connects to the registry and logs in. Blobs may later be mounted from `others`, which are repositories of the same
-    /// registry.
+    /// Connects to the registry and logs in. Blobs may later be mounted from `others`, which are repositories of the
+    /// same registry.
     pub(crate) async fn connect(
         access: &RegistryAccess,
         repository: &Repository,
@@ -272,8 +274,8 @@ impl RepositoryClient {
         self.once(Method::GET, &self.base, |request| request).await.map(drop)
     }
 
-    /// Sends one request and reads the whole response. Returns [`Trouble`] for authentication failures and for responses that
-    /// ask the client to retry.
+    /// Sends one request and reads the whole response. Returns [`Trouble`] for authentication failures and for
+    /// responses that ask the client to retry.
     pub(crate) async fn once(
         &self,
         method: Method,
@@ -383,7 +385,8 @@ impl RepositoryClient {
             .map_err(|_| invalid_host(&self.repository.host))
     }
 
-    /// Renews the login, unless a parallel call has already replaced this generation. Returns whether there is a new one.
+    /// Renews the login, unless a parallel call has already replaced this generation. Returns whether there is a new
+    /// one.
     async fn renew(&self, generation: u64) -> Result<bool, RegistryError> {
         let mut authorization = self.authorization.lock().await;
         if authorization.generation != generation {

@@ -1,10 +1,10 @@
-//! The engine's export of an image: the tar stream of `docker save`, in all its forms.
+//! Reading the engine's export of an image: the tar stream of `docker save`, in the formats of all releases.
 
 use super::RegistryError;
-use super::blob::{Making, Sink, compress_layer, copy};
+use super::blob::{BlobOptions, Sink, compress_layer, copy};
 use super::compress::read_block;
 use super::manifest::{Descriptor, GZIP_LAYER_TYPE, ZSTD_LAYER_TYPE, chain_ids, diff_ids, digest_of};
-use super::source::{Exported, put_together};
+use super::source::{Exported, assemble};
 use serde::Deserialize;
 use serde_json::value::{RawValue, to_raw_value};
 use std::collections::{BTreeMap, HashMap};
@@ -12,10 +12,10 @@ use std::io::Read;
 
 const GZIP_MAGIC: [u8; 2] = [0x1f, 0x8b];
 const ZSTD_MAGIC: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
-/// What layers are called in an export before engine 25, and where they are in one since.
+/// The file name of layers in exports before Docker 25, and the directory of blobs in exports since.
 const LAYER: &str = "/layer.tar";
 const BLOBS: &str = "blobs/sha256/";
-/// JSON documents of an export are smaller; anything larger is a layer. In bytes.
+/// The largest JSON document of an export, in bytes. A larger file is a layer.
 const MAX_DOCUMENT: u64 = 4 * 1024 * 1024;
 
 /// One entry of the export's `manifest.json`.
@@ -26,18 +26,18 @@ struct Entry {
     layers: Vec<String>,
 }
 
-/// What an export holds under a path.
+/// The content of an export under a path.
 enum Content {
     Document(Vec<u8>),
-    /// A layer with its diff-id, where that is known without taking it apart.
+    /// A layer, with its diff id if it is known without decompressing it.
     Layer(Option<String>, Descriptor),
     Link(String),
 }
 
-/// Reads an export. Layers whose blobs are known are only passed over.
+/// Reads an export. Layers with known blobs are skipped.
 pub(crate) fn read_export(
     export: impl Read,
-    making: &Making,
+    making: &BlobOptions,
     sink: &Sink<'_>,
 ) -> Result<Exported, RegistryError> {
     let mut reading = Reading { making, chains: chain_ids(&making.layers), contents: HashMap::new() };
@@ -49,7 +49,7 @@ pub(crate) fn read_export(
 }
 
 struct Reading<'a> {
-    making: &'a Making,
+    making: &'a BlobOptions,
     /// The chain ids of the image's layers.
     chains: Vec<String>,
     contents: HashMap<String, Content>,
@@ -81,10 +81,10 @@ impl Reading<'_> {
         Ok(())
     }
 
-    /// The layer under a path, where its name says which one it is and its blob is known.
+    /// Returns the layer under a path, if the path identifies it and its blob is known.
     fn known(&self, path: &str) -> Option<(String, Descriptor)> {
         let diff_id = if let Some(hex) = path.strip_prefix(BLOBS) {
-            // Engines from 25 on: an OCI layout, whose layers are not compressed.
+            // Since Docker 25: an OCI layout, whose layers are not compressed.
             format!("sha256:{hex}")
         } else {
             let directory = path.strip_suffix(LAYER)?;
@@ -114,8 +114,8 @@ impl Reading<'_> {
             whole.read_to_end(&mut bytes).map_err(RegistryError::Stream)?;
             return Ok(Content::Document(bytes));
         }
-        // Compressed already, as containerd's image store keeps layers: it stays what it is, which its name tells. A layer that is
-        // called by its digest before compression is not compressed, however it begins.
+        // Containerd's image store keeps layers compressed, under the digest of the compressed blob. Such a layer is
+        // copied. A layer under its diff id is not compressed, even if it begins like a compressed file.
         let digest = path.strip_prefix(BLOBS).map(|hex| format!("sha256:{hex}"));
         if let Some(digest) = digest.filter(|digest| !self.making.layers.contains(digest)) {
             let media_type = match head {
@@ -131,7 +131,7 @@ impl Reading<'_> {
         Ok(Content::Layer(Some(diff_id), blob))
     }
 
-    /// Puts the manifest together, when everything has been read.
+    /// Creates the manifest after everything has been read.
     fn finish(self, sink: &Sink<'_>) -> Result<Exported, RegistryError> {
         let missing = |what: &str| RegistryError::Export(format!("{what} is missing"));
         let Some(Content::Document(bytes)) = self.contents.get("manifest.json") else {
@@ -151,7 +151,7 @@ impl Reading<'_> {
         for (at, path) in image.layers.iter().enumerate() {
             let made;
             let layer = match self.find(path) {
-                // A small layer whose first file has such a name.
+                // A small layer that looked like a JSON document.
                 Some(Content::Document(bytes)) => {
                     let (diff_id, blob) = compress_layer(&mut bytes.as_slice(), self.making, None, sink)?;
                     made = Content::Layer(Some(diff_id), blob);
@@ -163,12 +163,12 @@ impl Reading<'_> {
                 return Err(missing(&format!("the layer {path}")));
             };
             if diff_id.as_ref().is_some_and(|found| expected.get(at) != Some(found)) {
-                let text = format!("the layer {path} is not the one that the configuration names");
+                let text = format!("the layer {path} is not the one in the configuration");
                 return Err(RegistryError::Export(text));
             }
             layers.push(blob.clone());
         }
-        put_together(config, layers, sink)
+        assemble(config, layers, sink)
     }
 
     fn find(&self, path: &str) -> Option<&Content> {
@@ -180,7 +180,7 @@ impl Reading<'_> {
     }
 }
 
-/// A symbolic link's target as a path of the archive.
+/// Resolves the target of a symbolic link to a path in the archive.
 fn resolve(link: &str, target: &str) -> String {
     let mut parts: Vec<&str> = link.split('/').collect();
     parts.pop();
@@ -196,17 +196,18 @@ fn resolve(link: &str, target: &str) -> String {
     parts.join("/")
 }
 
-/// Which layer is in a directory of an export before engine 25. The directory is called by the digest of its `json` (moby,
-/// `image/v1/imagev1.go`) with the layer's chain id in place of the id, so that only the right chain id leads to that name.
+/// Returns which layer is in a directory of an export before Docker 25. The name of the directory is the digest of its
+/// `json` with the chain id of the layer instead of the id (moby, `image/v1/imagev1.go`), so only the right chain id
+/// results in the name.
 fn position(directory: &str, json: &[u8], chains: &[String]) -> Option<usize> {
     let mut fields: BTreeMap<String, Box<RawValue>> = serde_json::from_slice(json).ok()?;
     fields.remove("id");
-    // Written as its hexadecimal form alone, and hashed as a digest.
+    // The file has only the hexadecimal part, but the hash includes the whole digest.
     if let Some(parent) = fields.get("parent") {
         let parent: String = serde_json::from_str(parent.get()).ok()?;
         fields.insert("parent".to_owned(), to_raw_value(&format!("sha256:{parent}")).ok()?);
     }
-    // Added after the digest was made, unless the configuration had it before.
+    // Docker adds it after hashing, unless the configuration already had it.
     let os = fields.get("os").cloned();
     chains.iter().position(|chain| {
         let Ok(chain) = to_raw_value(chain) else { return false };
@@ -226,9 +227,9 @@ fn position(directory: &str, json: &[u8], chains: &[String]) -> Option<usize> {
 mod tests {
     use super::*;
 
-    /// Taken from an export of Docker 20.10.24: the directories of a base and of two layers on it, with what is beside them.
+    /// From an export of Docker 20.10.24: the directories of a base layer and of two layers on top, with their `json`.
     #[test]
-    fn directories_of_older_exports_tell_their_layer() {
+    fn directories_of_older_exports_identify_their_layer() {
         let empty = r#"{"Hostname":"","Domainname":"","User":"","AttachStdin":false,"AttachStdout":false,"AttachStderr":false,"Tty":false,"OpenStdin":false,"StdinOnce":false,"Env":null,"Cmd":null,"Image":"","Volumes":null,"WorkingDir":"","Entrypoint":null,"OnBuild":null,"Labels":null}"#;
         let config = empty.replace(
             r#""Env":null,"Cmd":null"#,
@@ -256,7 +257,7 @@ mod tests {
         ];
         for (at, (directory, json)) in cases.iter().enumerate() {
             assert_eq!(position(directory, json.as_bytes(), &chains), Some(at));
-            // Of another image there is none.
+            // Other images do not match.
             assert_eq!(position(directory, json.as_bytes(), &chains[..at]), None);
         }
     }

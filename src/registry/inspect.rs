@@ -1,4 +1,4 @@
-//! What an image in a registry is, without its layers.
+//! Metadata of an image in a registry.
 
 use super::RegistryError;
 use super::connection::RepositoryClient;
@@ -6,19 +6,19 @@ use super::manifest::{Index, Manifest, Stored};
 use serde::Deserialize;
 use std::collections::BTreeMap;
 
-/// The label with the commit that an image is made from.
+/// The label with the commit of an image.
 const REVISION: &str = "org.opencontainers.image.revision";
-/// The platform of what an index holds beside images, such as attestations.
+/// The platform of entries of an index that are not images, such as attestations.
 const UNKNOWN: &str = "unknown";
 
-/// What is known of an image.
+/// The metadata of an image.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Inspected {
-    /// The manifest's own digest, and those of the images of an index.
+    /// The digest of the manifest, followed by those of the images of an index.
     pub(crate) digests: Vec<String>,
-    /// What it runs on, as `os/arch`.
+    /// The platforms, as `os/arch`.
     pub(crate) platforms: Vec<String>,
-    /// The commit that it is made from, where its label says so.
+    /// The commit, if the image has the label.
     pub(crate) commit: Option<String>,
 }
 
@@ -37,15 +37,15 @@ struct Labels {
 }
 
 impl RepositoryClient {
-    /// Looks at an image by tag or digest; nothing where the repository has none of that name.
+    /// Returns the metadata of an image by tag or digest, or `None` if it does not exist.
     pub(crate) async fn inspect(&self, name: &str) -> Result<Option<Inspected>, RegistryError> {
         let Some(stored) = self.manifest(name).await? else { return Ok(None) };
         let mut inspected = Inspected { digests: vec![stored.digest.clone()], ..Inspected::default() };
         let mut image = stored;
         if let Ok(index) = serde_json::from_slice::<Index>(&image.bytes) {
-            let images = index.manifests.iter().filter_map(|one| Some((one, one.platform.as_ref()?)));
+            let images = index.manifests.iter().filter_map(|image| Some((image, image.platform.as_ref()?)));
             let images: Vec<_> = images.filter(|(_, platform)| platform.os() != UNKNOWN).collect();
-            inspected.digests.extend(index.manifests.iter().map(|one| one.digest.clone()));
+            inspected.digests.extend(index.manifests.iter().map(|image| image.digest.clone()));
             inspected.platforms.extend(images.iter().map(|(_, platform)| platform.to_string()));
             let first = images.first().map(|(first, _)| first.digest.clone());
             match first {

@@ -1,9 +1,9 @@
-//! An OCI image layout on disk: what local mode "pushes" to.
+//! An OCI image layout on disk: the destination of pushes in local mode.
 
 use super::RegistryError;
-use super::blob::{Blob, Making, Sink};
+use super::blob::{Blob, BlobOptions, Sink};
 use super::compress::Compression;
-use super::known::Known;
+use super::known::KnownBlobs;
 use super::manifest::{INDEX_TYPE, Index, Manifest, Stored};
 use super::source::{self, Exported, Source};
 use crate::files::{self, Access};
@@ -12,7 +12,7 @@ use std::collections::HashSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// The annotation under which a layout names its images.
+/// The annotation with the tag of an image.
 const REF_NAME: &str = "org.opencontainers.image.ref.name";
 
 #[derive(Debug, Clone)]
@@ -22,7 +22,7 @@ pub(crate) struct Layout {
 }
 
 impl Layout {
-    /// Opens a layout, creating it where it does not exist.
+    /// Opens a layout, and creates it if it does not exist.
     pub(crate) fn create(root: &Path) -> Result<Self, RegistryError> {
         let blobs = root.join("blobs/sha256");
         fs::create_dir_all(&blobs).map_err(RegistryError::file(&blobs))?;
@@ -31,14 +31,14 @@ impl Layout {
         Ok(layout)
     }
 
-    /// Where a blob is.
+    /// Returns the path of a blob.
     fn blob_path(&self, digest: &str) -> PathBuf {
         self.blobs.join(digest.strip_prefix("sha256:").unwrap_or(digest))
     }
 
-    /// The layers of its images that need not be made again, because they were compressed in the same way.
-    pub(crate) fn known(&self, compression: Compression) -> Known {
-        let mut known = Known::new(compression);
+    /// Returns the layers of its images that were compressed in the same way and can be reused.
+    pub(crate) fn known(&self, compression: Compression) -> KnownBlobs {
+        let mut known = KnownBlobs::new(compression);
         for digest in self.images() {
             if let Some(image) = known.image(self.read(&digest)) {
                 let config = self.read(image.config());
@@ -50,12 +50,12 @@ impl Layout {
         known
     }
 
-    /// A small blob; nothing where it is not there.
+    /// Reads a small blob. Returns no bytes if it does not exist.
     fn read(&self, digest: &str) -> Vec<u8> {
         fs::read(self.blob_path(digest)).unwrap_or_default()
     }
 
-    /// The digests of all manifests that tags lead to: of images, and of indexes with theirs.
+    /// Returns the digests of all tagged images, of tagged indexes and of their images.
     fn images(&self) -> Vec<String> {
         let named = self.manifests();
         let named = named.iter().filter_map(|manifest| manifest.get("digest").and_then(Value::as_str));
@@ -67,8 +67,8 @@ impl Layout {
         with_own.collect()
     }
 
-    /// Stores an image, and whatever it is made of that is not there yet.
-    pub(crate) fn store(&self, source: Source, making: &Making) -> Result<Exported, RegistryError> {
+    /// Stores an image with all blobs that are missing.
+    pub(crate) fn store(&self, source: Source, making: &BlobOptions) -> Result<Exported, RegistryError> {
         let sink = Sink { directory: &self.blobs, stay: true, emit: &|blob| self.keep(blob) };
         let exported = source::read(source, making, &sink)?;
         self.put(&exported.manifest)?;
@@ -81,13 +81,13 @@ impl Layout {
             .map_err(|error| RegistryError::File { path: error.path, source: error.source })
     }
 
-    /// Gives a blob its place.
+    /// Moves a blob to its path.
     fn keep(&self, blob: Blob) -> Result<(), RegistryError> {
         let path = self.blob_path(&blob.descriptor.digest);
         blob.keep(&path).map_err(RegistryError::file(&path))
     }
 
-    /// Names an image by its tags; a tag that stood for another image moves.
+    /// Tags an image. Existing tags are moved to it.
     pub(crate) fn tag(&self, image: &Stored, tags: &[String]) -> Result<(), RegistryError> {
         let mut manifests = self.manifests();
         manifests.retain(|manifest| {
@@ -110,7 +110,7 @@ impl Layout {
         self.write("index.json", &index)
     }
 
-    /// Removes blobs that no tag leads to any more.
+    /// Removes blobs that no tagged image uses.
     pub(crate) fn remove_unused(&self) -> Result<(), RegistryError> {
         let mut used = HashSet::new();
         for digest in self.images() {
@@ -129,7 +129,7 @@ impl Layout {
         Ok(())
     }
 
-    /// The images of the index.
+    /// Returns the entries of the index.
     fn manifests(&self) -> Vec<Value> {
         fs::read(self.root.join("index.json"))
             .ok()

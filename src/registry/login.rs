@@ -23,7 +23,8 @@ struct HelperResponse {
     secret: String,
 }
 
-/// Returns the login for a registry's host. Runs the credential helper if one is configured, and blocks until it has answered.
+/// Returns the login for a registry's host. Runs the credential helper if one is configured, and blocks until it has
+/// answered.
 pub(crate) fn login(config: &DockerConfig, host: &str) -> Option<Login> {
     let key = if is_hub(host) { HUB_KEY } else { host };
     let matches = |name: &String| name == key || hostname(name) == hostname(key);

@@ -1,4 +1,4 @@
-//! Manifests: what a tag stands for.
+//! Manifests of images and indexes.
 
 use super::RegistryError;
 use super::compress::Compression;
@@ -7,32 +7,31 @@ use aws_lc_rs::digest::{SHA256, digest};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
-/// The media type of an image's manifest.
 pub(crate) const MANIFEST_TYPE: &str = "application/vnd.oci.image.manifest.v1+json";
-/// The media type of a list of images, one for each platform.
+/// The media type of an index: a list of images, one per platform.
 pub(crate) const INDEX_TYPE: &str = "application/vnd.oci.image.index.v1+json";
 pub(crate) const CONFIG_TYPE: &str = "application/vnd.oci.image.config.v1+json";
 pub(crate) const GZIP_LAYER_TYPE: &str = "application/vnd.oci.image.layer.v1.tar+gzip";
 pub(crate) const ZSTD_LAYER_TYPE: &str = "application/vnd.oci.image.layer.v1.tar+zstd";
-/// Names the way in which runner has compressed a layer: the same layer in the same way is the same blob on every machine.
+/// The annotation with the version of the compression. Equal layers with equal versions are the same blob on every
+/// machine.
 const COMPRESSION: &str = "codebuild-runner.compression";
 
-/// A blob by its digest.
+/// A reference to a blob or manifest.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Descriptor {
     pub(crate) media_type: String,
     pub(crate) digest: String,
     pub(crate) size: u64,
-    /// What is said about it.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub(crate) annotations: BTreeMap<String, String>,
-    /// What an image of an index runs on.
+    /// The platform of an image of an index.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) platform: Option<Platform>,
 }
 
-/// What an image runs on.
+/// The platform of an image.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Platform {
     architecture: String,
@@ -65,14 +64,14 @@ impl Descriptor {
         Self { media_type: media_type.to_owned(), digest, size, annotations: BTreeMap::new(), platform: None }
     }
 
-    /// The same, as a layer that was compressed like this.
-    pub(crate) fn made_by(mut self, compression: Compression) -> Self {
+    /// Marks it as a layer with this compression.
+    pub(crate) fn compressed_with(mut self, compression: Compression) -> Self {
         self.annotations.insert(COMPRESSION.to_owned(), compression.version().to_owned());
         self
     }
 
-    /// Whether it is what this compression would make anew.
-    pub(crate) fn is_made_by(&self, compression: Compression) -> bool {
+    /// Whether it is marked as a layer with this compression.
+    pub(crate) fn is_compressed_with(&self, compression: Compression) -> bool {
         self.annotations.get(COMPRESSION).is_some_and(|version| version == compression.version())
     }
 }
@@ -98,7 +97,7 @@ pub(crate) struct Index {
     pub(crate) manifests: Vec<Descriptor>,
 }
 
-/// What is read of an image's configuration.
+/// The parts of an image's configuration that are used.
 #[derive(Debug, Deserialize)]
 struct Configuration {
     rootfs: RootFs,
@@ -106,17 +105,18 @@ struct Configuration {
 
 #[derive(Debug, Deserialize)]
 struct RootFs {
-    /// An image without layers has none.
+    /// Missing in images without layers.
     #[serde(default)]
     diff_ids: Option<Vec<String>>,
 }
 
-/// The digests of an image's layers before compression, the base first, as its configuration has them.
+/// Returns the diff ids (digests before compression) of an image's layers from its configuration, the base first.
 pub(crate) fn diff_ids(config: &[u8]) -> Result<Vec<String>, serde_json::Error> {
     serde_json::from_slice::<Configuration>(config).map(|config| config.rootfs.diff_ids.unwrap_or_default())
 }
 
-/// The chain ids of layers, the base first: <https://github.com/opencontainers/image-spec/blob/main/config.md#layer-chainid>.
+/// Returns the chain ids of layers, the base first:
+/// <https://github.com/opencontainers/image-spec/blob/main/config.md#layer-chainid>.
 pub(crate) fn chain_ids(layers: &[String]) -> Vec<String> {
     let mut chains: Vec<String> = Vec::new();
     for layer in layers {
@@ -129,10 +129,10 @@ pub(crate) fn chain_ids(layers: &[String]) -> Vec<String> {
     chains
 }
 
-/// A manifest as it is stored and sent, with the digest that names the image.
+/// The serialized manifest of an image or index, with its digest.
 #[derive(Debug, Clone)]
 pub(crate) struct Stored {
-    /// `sha256:…` of the bytes.
+    /// The digest of the bytes, `sha256:…`.
     pub(crate) digest: String,
     pub(crate) bytes: Vec<u8>,
     pub(crate) media_type: &'static str,
@@ -144,7 +144,7 @@ impl Stored {
         Self::new(&Manifest { schema_version: 2, media_type, config, layers }, MANIFEST_TYPE)
     }
 
-    /// What stands for images, each with its platform: the only one of them, or an index.
+    /// Returns an index of images with their platforms, or the image itself if there is only one.
     pub(crate) fn of_platforms(images: &[(&str, Self)]) -> Result<Self, RegistryError> {
         if let [(_, image)] = images {
             return Ok(image.clone());
@@ -157,7 +157,7 @@ impl Stored {
         Self::new(&Index { schema_version: 2, media_type, manifests }, INDEX_TYPE)
     }
 
-    /// The digests of the images that it stands for: its own, or those of an index.
+    /// Returns the digests of its images: its own, or those of an index.
     pub(crate) fn images(&self) -> Vec<String> {
         match serde_json::from_slice::<Index>(&self.bytes) {
             Ok(index) => index.manifests.into_iter().map(|image| image.digest).collect(),
@@ -171,12 +171,12 @@ impl Stored {
     }
 }
 
-/// The digest of bytes, `sha256:…`.
+/// Returns the digest of bytes, `sha256:…`.
 pub(crate) fn digest_of(bytes: &[u8]) -> String {
     sha256_name(&digest(&SHA256, bytes))
 }
 
-/// `sha256:` and the digest's hexadecimal form.
+/// Formats a digest as `sha256:…`.
 pub(crate) fn sha256_name(digest: &aws_lc_rs::digest::Digest) -> String {
     format!("sha256:{}", hex(digest.as_ref()))
 }

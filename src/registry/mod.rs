@@ -1,9 +1,9 @@
 //! OCI distribution: names, manifests, image layouts, and pushing.
 //!
-//! An image of the engine goes one way: it is read from its [`source`], in parts or out of an [`export`], and its layers are
-//! [`compress`]ed and become [`blob`]s. They
-//! go to a registry as they are made ([`push`], by way of [`client`] and its [`connection`]), or into an OCI [`layout`] on disk. Local mode ends at the layout;
-//! both ways make the same blobs, and so the same digest. What earlier images tell ([`known`]) is not made again.
+//! An image of the engine is read from its [`source`], in parts or from an [`export`]. Its layers are [`compress`]ed
+//! into [`blob`]s, which are uploaded to a registry immediately ([`push`], through [`client`] and its [`connection`])
+//! or stored in an OCI [`layout`] on disk for local mode. Both create the same blobs, and so the same digest. Layers
+//! that are [`known`] from earlier images are not compressed again.
 
 pub(crate) mod blob;
 pub(crate) mod client;
@@ -22,83 +22,82 @@ use crate::address::InvalidName;
 use std::io;
 use std::path::PathBuf;
 
-/// What can go wrong with images on their way to a registry.
+/// An error of a registry, or of an image on its way to one.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum RegistryError {
-    /// A name that no registry accepts.
+    /// The name is not valid.
     #[error(transparent)]
     Name(#[from] InvalidName),
-    /// What the engine gives as an image is not understood.
+    /// The engine's image has unexpected content.
     #[error("the image cannot be read from the engine: {0}")]
     Export(String),
-    /// What the engine gives ends before its time.
+    /// Reading the engine's image failed.
     #[error("the image cannot be read from the engine")]
     Stream(#[source] io::Error),
-    /// Reading or writing a file.
+    /// A file cannot be read or written.
     #[error("cannot use {}", path.display())]
     File {
         path: PathBuf,
         #[source]
         source: io::Error,
     },
-    /// The registry does not answer.
+    /// The connection to the registry failed.
     #[error("the registry {host} cannot be reached")]
     Unreachable {
         host: String,
         #[source]
         source: reqwest::Error,
     },
-    /// The registry has taken the connection, but does not answer.
-    #[error("the registry {host} has been silent for {seconds} s")]
+    /// The registry accepted the connection, but did not respond in time.
+    #[error("the registry {host} did not respond for {seconds} s")]
     Silent { host: String, seconds: u64 },
-    /// The registry does not accept the login, or wants one where there is none.
+    /// The registry rejects the login, or requires one.
     #[error("the registry {host} refuses access: {reason}")]
     Denied { host: String, reason: String },
-    /// The repository takes no further image.
+    /// The repository has reached its quota of images.
     #[error("the repository `{repository}` of {host} is full: {reason}")]
     Full {
-        /// The registry's host name.
         host: String,
         repository: String,
-        /// The registry's own words.
+        /// The registry's message.
         reason: String,
     },
     /// The repository does not exist.
     #[error("the registry {host} has no repository `{repository}`")]
     NoRepository { host: String, repository: String },
-    /// An image that was there is not there any more.
-    #[error("the registry {host} does not have {digest} any more")]
+    /// An image no longer exists.
+    #[error("the registry {host} no longer has {digest}")]
     Gone { host: String, digest: String },
-    /// The tag exists, may not be moved, and stands for another image.
-    #[error("the tag `{tag}` is immutable and stands for {existing}{}, not for {digest}",
+    /// The tag is immutable and refers to another image.
+    #[error("the tag `{tag}` is immutable and refers to {existing}{}, not to {digest}",
         pushed.as_ref().map(|pushed| format!(" (pushed {pushed})")).unwrap_or_default())]
     ImmutableTag {
         tag: String,
-        /// When that was pushed, where the registry tells.
+        /// When the existing image was pushed, if known.
         pushed: Option<String>,
-        /// What the registry has.
+        /// The digest in the registry.
         existing: String,
-        /// What was to be pushed.
+        /// The digest of the image to push.
         digest: String,
     },
     #[error("the registry {host} refused to {doing}: {status} {reason}")]
     Refused {
         host: String,
-        /// What was asked of it.
+        /// The operation that failed, as an infinitive.
         doing: String,
         status: u16,
-        /// The registry's error code, where it gives one.
+        /// The registry's error code, or empty.
         code: String,
         reason: String,
     },
-    /// What the registry has is not what was sent.
-    #[error("the registry {host} serves {found} for `{name}`, where {digest} should be")]
+    /// The registry serves content with another digest.
+    #[error("the registry {host} serves {found} for `{name}` instead of {digest}")]
     Verification {
         host: String,
-        /// The tag or digest.
+        /// The requested tag or digest.
         name: String,
         found: String,
-        /// What was sent, or is asked for.
+        /// The expected digest.
         digest: String,
     },
     /// The run is being stopped.

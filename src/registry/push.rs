@@ -1,12 +1,12 @@
-//! Pushing an image: blobs are sent as they are made, several side by side and the largest first, and the manifest comes last, so
-//! that no tag ever stands for something incomplete.
+//! Pushing an image. Blobs are uploaded as they are created, several in parallel and the largest first. The manifest
+//! comes last, so that no tag ever refers to an incomplete image.
 
 use super::RegistryError;
-use super::blob::{Blob, Making, Sink};
+use super::blob::{Blob, BlobOptions, Sink};
 use super::client::Uploaded;
 use super::compress::Compression;
 use super::connection::RepositoryClient;
-use super::known::Known;
+use super::known::KnownBlobs;
 use super::manifest::{CONFIG_TYPE, Descriptor, Index, Stored};
 use super::source::{self, Exported, Source};
 use crate::exit;
@@ -21,30 +21,30 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use tokio::sync::mpsc;
 
-/// ECR's error code for a tag that may not be moved.
+/// ECR's error code for an immutable tag.
 const TAG_INVALID: &str = "TAG_INVALID";
-/// How many blobs are sent at once.
-const AT_ONCE: usize = 4;
-/// How many blobs may wait for their turn on the disk, before no more are made.
-const WAITING: usize = 8;
-/// How many earlier images are looked into.
-const EARLIER: usize = 10;
-/// How often a tag is put where the registry then serves another image for it.
-const TAGGINGS: u32 = 3;
-/// How many blobs are asked for at once.
+/// How many blobs are uploaded in parallel.
+const UPLOADS: usize = 4;
+/// How many blobs may wait on disk before no more are created.
+const MAX_WAITING: usize = 8;
+/// How many earlier images are searched for known layers.
+const EARLIER_IMAGES: usize = 10;
+/// How often a tag is written if the registry then serves another image for it.
+const TAG_ATTEMPTS: u32 = 3;
+/// How many blobs are checked in parallel.
 const LOOKUPS: usize = 8;
 
-/// What a push did.
+/// The result of a push.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct PushSummary {
-    /// Blobs that were sent.
+    /// The number of uploaded blobs.
     pub(crate) sent: usize,
     pub(crate) sent_bytes: u64,
-    /// Blobs that the repository had already.
+    /// The number of blobs that the repository already had.
     pub(crate) present: usize,
-    /// Blobs that another repository had.
+    /// The number of blobs that were mounted from another repository.
     pub(crate) mounted: usize,
-    /// Layers that had to be compressed before it showed that the repository had them.
+    /// The number of layers that were compressed, although the repository had them.
     pub(crate) remade: usize,
 }
 
@@ -85,18 +85,18 @@ impl PushSummary {
     }
 }
 
-/// How far a push is, for somebody who watches. In bytes.
+/// The progress of a push, in bytes.
 #[derive(Debug, Default)]
 pub(crate) struct Progress {
-    /// What has been sent.
+    /// Uploaded bytes.
     pub(crate) sent: Arc<AtomicU64>,
-    /// What has been made to be sent.
+    /// Bytes of blobs that were created for upload.
     pub(crate) made: AtomicU64,
-    /// What has been read of layers that have to be made.
+    /// Bytes read of layers that are compressed.
     pub(crate) read: Arc<AtomicU64>,
 }
 
-/// A blob in the order in which blobs are sent.
+/// A blob, ordered by size.
 struct BySize(Blob);
 
 impl Ord for BySize {
@@ -120,20 +120,20 @@ impl PartialEq for BySize {
 impl Eq for BySize {}
 
 impl RepositoryClient {
-    /// What the repository has of an image with these layers, as far as earlier images tell: those with one of the `tags`, and some
-    /// others. One that cannot be read costs time, but is no failure.
+    /// Returns the blobs of these layers that the repository has, according to earlier images: those with one of the
+    /// `tags`, and some others. An image that cannot be read is not an error.
     pub(crate) async fn known(
         &self,
         tags: &[String],
         layers: &[String],
         compression: Compression,
-    ) -> Result<Known, RegistryError> {
-        let mut known = Known::new(compression);
+    ) -> Result<KnownBlobs, RegistryError> {
+        let mut known = KnownBlobs::new(compression);
         let others = self.tags().await?;
-        // What is to be looked at next comes last.
+        // The next image to read is at the end.
         let own = tags.iter().rev().filter(|tag| others.contains(tag));
         let mut names: Vec<String> = others.iter().chain(own).cloned().collect();
-        let (mut seen, mut left) = (HashSet::new(), EARLIER);
+        let (mut seen, mut left) = (HashSet::new(), EARLIER_IMAGES);
         while let Some(name) = names.pop() {
             if left == 0 || layers.iter().all(|layer| known.layers().contains_key(layer)) {
                 break;
@@ -153,8 +153,8 @@ impl RepositoryClient {
         Ok(known)
     }
 
-    /// Looks into an earlier image. Of an index the answer is the digests of its images.
-    async fn learn(&self, known: &mut Known, name: &str) -> Result<Vec<String>, RegistryError> {
+    /// Adds the layers of an earlier image. Returns the digests of the images if it is an index.
+    async fn learn(&self, known: &mut KnownBlobs, name: &str) -> Result<Vec<String>, RegistryError> {
         let Some(manifest) = self.manifest(name).await? else { return Ok(Vec::new()) };
         if let Ok(index) = serde_json::from_slice::<Index>(&manifest.bytes) {
             return Ok(index.manifests.into_iter().map(|image| image.digest).collect());
@@ -167,15 +167,15 @@ impl RepositoryClient {
         Ok(Vec::new())
     }
 
-    /// The layers of an image that need not be made, because the repository has them, by their digest before compression; and how
-    /// many of them were taken over from another repository for that.
+    /// Returns the blobs of known layers that the repository has, by diff id, and how many of them were mounted from
+    /// another repository for that.
     pub(crate) async fn present(
         &self,
         layers: &[String],
         known: &HashMap<String, Descriptor>,
     ) -> Result<(HashMap<String, Descriptor>, usize), RegistryError> {
-        let wanted: HashSet<&String> = layers.iter().collect();
-        let known = wanted.into_iter().filter_map(|layer| Some((layer, known.get(layer)?)));
+        let distinct: HashSet<&String> = layers.iter().collect();
+        let known = distinct.into_iter().filter_map(|layer| Some((layer, known.get(layer)?)));
         let looked_up = stream::iter(known).map(async |(layer, blob)| {
             let had = self.has_blob(blob).await?;
             let there = had || self.mount(&blob.digest).await?;
@@ -192,15 +192,15 @@ impl RepositoryClient {
         Ok((present, mounted))
     }
 
-    /// Makes the blobs of an image in a directory, and sends them. Nothing stands for them yet.
+    /// Creates the blobs of an image in a directory and uploads them, without a manifest.
     pub(crate) async fn send(
         &self,
         source: Source,
-        making: Making,
+        making: BlobOptions,
         directory: PathBuf,
         progress: &Progress,
     ) -> Result<(Exported, PushSummary), RegistryError> {
-        let making = Making { read: progress.read.clone(), ..making };
+        let making = BlobOptions { read: progress.read.clone(), ..making };
         let present: HashSet<String> = making.known.values().map(|blob| blob.digest.clone()).collect();
         let (sender, mut made) = mpsc::channel(1);
         let reading = tokio::task::spawn_blocking(move || {
@@ -210,19 +210,19 @@ impl RepositoryClient {
         let mut summary = PushSummary::default();
         let mut seen = present;
         let mut waiting = BinaryHeap::new();
-        let mut under_way = FuturesUnordered::new();
+        let mut uploads = FuturesUnordered::new();
         let mut reads = true;
-        while reads || !waiting.is_empty() || !under_way.is_empty() {
-            while under_way.len() < AT_ONCE
+        while reads || !waiting.is_empty() || !uploads.is_empty() {
+            while uploads.len() < UPLOADS
                 && let Some(BySize(blob)) = waiting.pop()
             {
-                under_way.push(async move {
+                uploads.push(async move {
                     let uploaded = self.upload(&blob.descriptor, &blob.path(), &progress.sent).await;
                     uploaded.map(|uploaded| (blob, uploaded))
                 });
             }
             tokio::select! {
-                blob = made.recv(), if reads && waiting.len() < WAITING => match blob {
+                blob = made.recv(), if reads && waiting.len() < MAX_WAITING => match blob {
                     Some(blob) => {
                         let blob: Blob = blob;
                         if seen.insert(blob.descriptor.digest.clone()) {
@@ -232,7 +232,7 @@ impl RepositoryClient {
                     }
                     None => reads = false,
                 },
-                Some(done) = under_way.next() => {
+                Some(done) = uploads.next() => {
                     let (blob, uploaded) = done?;
                     if uploaded != Uploaded::Sent {
                         progress.made.fetch_sub(blob.descriptor.size, Ordering::Relaxed);
@@ -250,12 +250,12 @@ impl RepositoryClient {
         Ok((exported, summary))
     }
 
-    /// Puts a manifest, whose blobs are there, under its own digest: for an index, which needs those of its images.
+    /// Uploads a manifest under its own digest: an index requires the manifests of its images. Its blobs must exist.
     pub(crate) async fn put(&self, manifest: &Stored) -> Result<(), RegistryError> {
         self.put_manifest(&manifest.digest, manifest).await
     }
 
-    /// Puts further tags on an image that the repository has.
+    /// Adds tags to an existing image.
     pub(crate) async fn tag_again(&self, digest: &str, tags: &[String]) -> Result<Stored, RegistryError> {
         let manifest = self.manifest(digest).await?;
         let manifest = manifest.ok_or_else(|| RegistryError::Gone {
@@ -266,12 +266,12 @@ impl RepositoryClient {
         Ok(manifest)
     }
 
-    /// Puts a manifest, whose blobs are there, under every tag, and compares what the registry then serves.
+    /// Uploads a manifest under every tag and verifies it. Its blobs must exist.
     pub(crate) async fn tag(&self, manifest: &Stored, tags: &[String]) -> Result<(), RegistryError> {
         for tag in tags {
-            let mut left = TAGGINGS;
-            while let Err(error) = self.put_and_compare(manifest, tag).await {
-                // Damaged on its way, or moved by somebody else just now.
+            let mut left = TAG_ATTEMPTS;
+            while let Err(error) = self.put_and_verify(manifest, tag).await {
+                // It was damaged in transit, or someone else has just moved the tag.
                 left -= 1;
                 if left == 0 || !matches!(error, RegistryError::Verification { .. }) {
                     return Err(error);
@@ -282,7 +282,7 @@ impl RepositoryClient {
         Ok(())
     }
 
-    async fn put_and_compare(&self, manifest: &Stored, tag: &str) -> Result<(), RegistryError> {
+    async fn put_and_verify(&self, manifest: &Stored, tag: &str) -> Result<(), RegistryError> {
         self.put_tag(manifest, tag).await?;
         match self.tag_digest(tag).await? {
             Some(served) if served == manifest.digest => Ok(()),
@@ -295,7 +295,7 @@ impl RepositoryClient {
         }
     }
 
-    /// A tag that may not be moved is no failure where it stands for this image already.
+    /// Uploads a manifest under a tag. An immutable tag is not an error if it already refers to this image.
     async fn put_tag(&self, manifest: &Stored, tag: &str) -> Result<(), RegistryError> {
         let refused = match self.put_manifest(tag, manifest).await {
             Ok(()) => return Ok(()),

@@ -1,20 +1,20 @@
-//! An image of the engine on its way to its blobs: read in parts, or else from its export.
+//! Reading an image of the engine, in parts or from its export, and creating its blobs.
 
 use super::RegistryError;
-use super::blob::{BlobWriter, Making, Sink, compress_layer};
+use super::blob::{BlobOptions, BlobWriter, Sink, compress_layer};
 use super::export::read_export;
 use super::manifest::{CONFIG_TYPE, Descriptor, Stored, diff_ids, digest_of};
 use crate::exit;
 use std::io::{self, Read};
 
-/// Bytes that are read on a thread that may block.
+/// A blocking reader.
 pub(crate) type Bytes = Box<dyn Read + Send>;
 
-/// Where an image is read from.
+/// The source of an image.
 pub(crate) struct Source {
-    /// Its parts, each by itself, where they can be had so.
+    /// Its parts, if they can be read separately.
     pub(crate) parts: Option<Parts>,
-    /// Begins its export: for what has no parts, or parts that are not as they should be.
+    /// Starts its export, for images without parts or with unexpected ones.
     pub(crate) export: Box<dyn FnOnce() -> Bytes + Send>,
 }
 
@@ -23,7 +23,7 @@ pub(crate) struct Parts {
     /// Its id, which is the digest of its configuration.
     pub(crate) id: String,
     pub(crate) config: Vec<u8>,
-    /// What opens the archives of its layers, the base first.
+    /// The archives of its layers, the base first.
     pub(crate) layers: Vec<Open>,
 }
 
@@ -34,20 +34,20 @@ pub(crate) type Open = Box<dyn FnOnce() -> io::Result<Bytes> + Send>;
 #[derive(Debug, Clone)]
 pub(crate) struct Exported {
     pub(crate) manifest: Stored,
-    /// The blobs of its layers, the base first, and last its configuration.
+    /// The blobs of its layers, the base first, followed by its configuration.
     pub(crate) blobs: Vec<Descriptor>,
-    /// Why its parts could not be used, where there were any.
+    /// Why its parts could not be used.
     pub(crate) parts_failed: Option<String>,
 }
 
-/// Reads an image. Blobs go to the sink as they are made; those that are known are only passed over.
-pub(crate) fn read(source: Source, making: &Making, sink: &Sink<'_>) -> Result<Exported, RegistryError> {
+/// Reads an image. New blobs go to the sink as they are created; known ones are skipped.
+pub(crate) fn read(source: Source, making: &BlobOptions, sink: &Sink<'_>) -> Result<Exported, RegistryError> {
     let Source { parts, export } = source;
     let Some(parts) = parts else { return read_export(export(), making, sink) };
     let mut making = making.clone();
     match read_parts(parts, &mut making, sink) {
         Err(error @ (RegistryError::Stream(_) | RegistryError::Export(_))) => {
-            // What was made until then is known now.
+            // The blobs created so far are known now.
             let exported = read_export(export(), &making, sink)?;
             let cause = format!("the engine's storage could not be used ({})", exit::chain(&error));
             Ok(Exported { parts_failed: Some(cause), ..exported })
@@ -56,12 +56,12 @@ pub(crate) fn read(source: Source, making: &Making, sink: &Sink<'_>) -> Result<E
     }
 }
 
-fn read_parts(parts: Parts, making: &mut Making, sink: &Sink<'_>) -> Result<Exported, RegistryError> {
+fn read_parts(parts: Parts, making: &mut BlobOptions, sink: &Sink<'_>) -> Result<Exported, RegistryError> {
     let Parts { id, config, layers } = parts;
     let is_whole = layers.len() == making.layers.len()
         && diff_ids(&config).is_ok_and(|digests| digests == making.layers);
     if digest_of(&config) != id || !is_whole {
-        return Err(RegistryError::Export("the configuration is not the image's".to_owned()));
+        return Err(RegistryError::Export("the configuration does not belong to the image".to_owned()));
     }
     let mut blobs = Vec::new();
     for (digest, open) in making.layers.clone().into_iter().zip(layers) {
@@ -72,11 +72,11 @@ fn read_parts(parts: Parts, making: &mut Making, sink: &Sink<'_>) -> Result<Expo
         }
         blobs.extend(making.known.get(&digest).cloned());
     }
-    put_together(&config, blobs, sink)
+    assemble(&config, blobs, sink)
 }
 
-/// Makes the configuration's blob, and the manifest.
-pub(crate) fn put_together(
+/// Creates the blob of the configuration, and the manifest.
+pub(crate) fn assemble(
     config: &[u8],
     layers: Vec<Descriptor>,
     sink: &Sink<'_>,
@@ -105,7 +105,7 @@ mod tests {
         format!("{{\"rootfs\":{{\"diff_ids\":[\"{diff_id}\",\"{diff_id}\"]}}}}").into_bytes()
     }
 
-    /// An export whose second layer is the first one again.
+    /// Returns an export whose second layer equals the first one.
     fn export(layer: &[u8]) -> Vec<u8> {
         let mut archive = tar::Builder::new(Vec::new());
         let mut add = |path: &str, bytes: &[u8]| {
@@ -131,7 +131,7 @@ mod tests {
 
     fn exported(source: Source, layers: Vec<String>) -> Result<(Exported, Vec<Descriptor>), RegistryError> {
         let directory = tempfile::tempdir().unwrap();
-        let making = Making::new(layers, HashMap::new(), Compression::Gzip);
+        let making = BlobOptions::new(layers, HashMap::new(), Compression::Gzip);
         let made = std::sync::Mutex::new(Vec::new());
         let emit = |blob: Blob| {
             assert_eq!(digest_of(&fs::read(blob.path()).unwrap()), blob.descriptor.digest);
@@ -167,10 +167,10 @@ mod tests {
         let (image, parts_made) = of(parts(LAYER, [Ok(LAYER), Ok(LAYER)]), b"").unwrap();
         assert_eq!(image.manifest.digest, whole.manifest.digest);
         assert_eq!((image.blobs, parts_made, image.parts_failed), (whole.blobs, made, None));
-        // Parts that are not as they should be are no failure where there is an export, nor is one made twice.
+        // With unexpected parts the export is read instead. No blob is created twice.
         let gone = || Err(io::Error::other("gone"));
         for (wrong, cause) in [
-            (parts(LAYER, [Ok(&[8; 100]), Ok(LAYER)]), "should be the layer"),
+            (parts(LAYER, [Ok(&[8; 100]), Ok(LAYER)]), "expected the layer"),
             (parts(LAYER, [gone(), gone()]), "gone"),
         ] {
             let (image, _) = of(wrong, &export(LAYER)).unwrap();

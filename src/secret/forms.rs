@@ -53,8 +53,8 @@ fn lines(text: &str) -> Vec<&str> {
         .collect()
 }
 
-/// Whether a text is long enough and not just punctuation. Lines of a JSON secret that consist of brackets and commas would mask
-/// every other JSON text.
+/// Whether a text is long enough and not just punctuation. Lines of a JSON secret that consist of brackets and commas
+/// would mask every other JSON text.
 fn is_maskable(text: &str) -> bool {
     text.chars().count() >= SHORTEST && !text.chars().all(|c| "{}[](),:\"' \t\r\n".contains(c))
 }
@@ -62,8 +62,9 @@ fn is_maskable(text: &str) -> bool {
 /// Adds the base64 and hexadecimal forms of a value.
 fn encoded(value: &[u8], forms: &mut Vec<Form>) {
     for offset in 0..3 {
-        // Three bytes make four letters, so the encoding depends on the number of bytes before the value. Letters that encode
-        // part of a neighbour are left out, except for the last ones: they belong to the value alone at the end of a text.
+        // Three bytes make four letters, so the encoding depends on the number of bytes before the value. Letters that
+        // encode part of a neighbour are left out, except for the last ones: they belong to the value alone at the end
+        // of a text.
         let bytes: Vec<u8> = std::iter::repeat_n(0, offset).chain(value.iter().copied()).collect();
         let skipped = [0, 2, 3][offset];
         let letters = STANDARD_NO_PAD.encode(&bytes).into_bytes();

@@ -20,7 +20,8 @@ pub(crate) struct Masks {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Unmasked {
     Nothing,
-    /// The value is masked as a whole. Single lines that are shorter than four characters or consist of punctuation are not.
+    /// The value is masked as a whole. Single lines that are shorter than four characters or consist of punctuation are
+    /// not.
     SomeLines,
     /// The whole value: it is shorter than four characters or consists of punctuation.
     Everything,
@@ -49,8 +50,8 @@ enum Detector {
 }
 
 impl Masks {
-    /// Masks a value from now on in all its forms: its lines, base64, hexadecimal, percent-encoded, escaped and quoted. Returns
-    /// which part of it is not masked, because masking it would hide half of every log.
+    /// Masks a value from now on in all its forms: its lines, base64, hexadecimal, percent-encoded, escaped and quoted.
+    /// Returns which part of it is not masked, because masking it would hide half of every log.
     pub(crate) fn add(&self, secret: &Secret) -> Unmasked {
         let forms: Vec<Arc<Form>> = forms(secret.expose()).into_iter().map(Arc::new).collect();
         let mut registered = self.registered.lock().unwrap_or_else(PoisonError::into_inner);
@@ -71,7 +72,8 @@ impl Masks {
         String::from_utf8_lossy(&out).into_owned()
     }
 
-    /// Returns the current detector. No code that may panic runs under the lock, because panic messages are masked as well.
+    /// Returns the current detector. No code that may panic runs under the lock, because panic messages are masked as
+    /// well.
     fn detector(&self) -> Arc<Detector> {
         let registered = self.registered.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(detector) = &registered.detector {
@@ -105,8 +107,8 @@ struct Range {
     shown: bool,
 }
 
-/// Masks a stream of bytes. Bytes that may begin a secret are held until the next bytes decide; all bytes before them are
-/// returned immediately.
+/// Masks a stream of bytes. Bytes that may begin a secret are held until the next bytes decide; all bytes before them
+/// are returned immediately.
 pub(crate) struct Masker {
     masks: Masks,
     detector: Arc<Detector>,

@@ -47,8 +47,9 @@ pub(crate) struct Login {
 }
 
 impl Login {
-    /// The user name that marks an identity token in Docker's configuration and in credential helpers. A token service accepts
-    /// such a token instead of a user name and password (<https://distribution.github.io/distribution/spec/auth/oauth/>).
+    /// The user name that marks an identity token in Docker's configuration and in credential helpers. A token service
+    /// accepts such a token instead of a user name and password
+    /// (<https://distribution.github.io/distribution/spec/auth/oauth/>).
     pub(crate) const IDENTITY_TOKEN: &str = "<token>";
 
     /// Whether the password is an identity token.

@@ -1,8 +1,8 @@
 //! Finds all forms of all secrets in one pass over a stream.
 //!
-//! An automaton (Aho-Corasick) matches the beginnings of forms. After a match the rest of the form is read ([`Form::read`]).
-//! Nearly all of a log contains no secret, so a filter comes first: the automaton is skipped if no form begins with the next
-//! four bytes.
+//! An automaton (Aho-Corasick) matches the beginnings of forms. After a match the rest of the form is read
+//! ([`Form::read`]). Nearly all of a log contains no secret, so a filter comes first: the automaton is skipped if no
+//! form begins with the next four bytes.
 
 use super::spelling::{Form, Reading, SHORTEST};
 use aho_corasick::Anchored;
@@ -11,7 +11,8 @@ use aho_corasick::nfa::contiguous::NFA;
 use std::collections::HashMap;
 use std::sync::Arc;
 
-/// The smallest and the largest size of the filter in bits, as powers of two: 16 and 512 KiB, which fit into the CPU caches.
+/// The smallest and the largest size of the filter in bits, as powers of two: 16 and 512 KiB, which fit into the CPU
+/// caches.
 const FILTER_BITS: (u32, u32) = (17, 22);
 /// Bits of the filter per beginning. With this many, few other texts pass it.
 const SPARSE: usize = 64;
@@ -102,8 +103,8 @@ impl Search {
         self.depths.get(state.as_usize()).map_or(0, |depth| usize::from(*depth))
     }
 
-    /// Searches a text from a position on. The bytes before it are those that were pending. Calls `found` with the start and end
-    /// of every form.
+    /// Searches a text from a position on. The bytes before it are those that were pending. Calls `found` with the
+    /// start and end of every form.
     pub(crate) fn advance(
         &self,
         cursor: &mut Cursor,

@@ -7,8 +7,8 @@ use std::fmt;
 use std::ops::Deref;
 use std::sync::Arc;
 
-/// Text that has been masked. [`Masks::shown`] is its only constructor, so a sink that takes a `Shown` cannot leak a secret.
-/// Clones share the text.
+/// Text that has been masked. [`Masks::shown`] is its only constructor, so a sink that takes a `Shown` cannot leak a
+/// secret. Clones share the text.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct Shown(Arc<str>);
 
@@ -18,8 +18,8 @@ impl Masks {
         Shown(self.text(text).into())
     }
 
-    /// Replaces every secret in the string values of a JSON document. Keys, numbers and booleans stay, so that the document keeps
-    /// its shape even if a secret has the value `true`.
+    /// Replaces every secret in the string values of a JSON document. Keys, numbers and booleans stay, so that the
+    /// document keeps its shape even if a secret has the value `true`.
     pub(crate) fn value(&self, value: Value) -> Value {
         match value {
             Value::String(text) => Value::String(self.text(&text)),

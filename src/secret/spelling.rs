@@ -1,9 +1,9 @@
 //! The spellings of a secret in logs.
 //!
-//! Programs differ in the characters that they escape: percent-encoders, JSON libraries, shells and languages all have their own
-//! rules. Comparing a text with the output of every encoder is therefore not enough. Instead, the text is decoded in all ways at
-//! once, and every spelling that decodes to the secret is the secret. A [`Form`] has few possible beginnings, which are
-//! precomputed; the rest is decoded byte by byte.
+//! Programs differ in the characters that they escape: percent-encoders, JSON libraries, shells and languages all have
+//! their own rules. Comparing a text with the output of every encoder is therefore not enough. Instead, the text is
+//! decoded in all ways at once, and every spelling that decodes to the secret is the secret. A [`Form`] has few
+//! possible beginnings, which are precomputed; the rest is decoded byte by byte.
 
 use std::sync::Arc;
 
@@ -21,8 +21,8 @@ const MAX_BEGINNINGS: usize = 4000;
 /// The encoding of a form.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum Kind {
-    /// The text itself: plain, percent-encoded, quoted, or escaped with backslashes as in JSON, shells and languages. It may have
-    /// any line endings.
+    /// The text itself: plain, percent-encoded, quoted, or escaped with backslashes as in JSON, shells and languages.
+    /// It may have any line endings.
     Text,
     /// Letters of base64 in either alphabet, on one or more lines.
     Base64,
@@ -65,8 +65,8 @@ impl Form {
         Self { kind, meaning: meaning.into() }
     }
 
-    /// Decodes further. Calls `ended` with every position at which the form is complete, and keeps the readings that need more
-    /// text.
+    /// Decodes further. Calls `ended` with every position at which the form is complete, and keeps the readings that
+    /// need more text.
     pub(crate) fn read(&self, text: &[u8], readings: &mut Vec<Reading>, mut ended: impl FnMut(usize)) {
         let mut open = std::mem::take(readings);
         // Different readings may reach the same state. One of them is enough.
@@ -111,8 +111,8 @@ impl Form {
         }
     }
 
-    /// Decodes one character in all ways. Calls `next` with the bytes that it uses of the text and of the meaning. Returns
-    /// whether there may be another way that needs more text.
+    /// Decodes one character in all ways. Calls `next` with the bytes that it uses of the text and of the meaning.
+    /// Returns whether there may be another way that needs more text.
     fn read_text(&self, rest: &[u8], done: usize, next: &mut impl FnMut(usize, usize)) -> bool {
         let meant = self.meaning[done];
         let quoted = |byte: u8| !(byte.is_ascii_graphic() || byte == b' ') || b"'\"\\".contains(&byte);
@@ -205,8 +205,8 @@ impl Form {
         ways
     }
 
-    /// Returns the spellings of the next character: their bytes, the number of bytes that they mean, and whether a line break
-    /// comes first.
+    /// Returns the spellings of the next character: their bytes, the number of bytes that they mean, and whether a line
+    /// break comes first.
     fn spellings(&self, done: usize) -> Vec<(Vec<u8>, usize, bool)> {
         let rest = &self.meaning[done..];
         match self.kind {
@@ -316,8 +316,8 @@ enum Unit {
     Char(char),
 }
 
-/// Decodes the escape sequence at the start of a text in all ways. Calls `emit` with its length and meaning. Returns whether
-/// there may be another one that needs more text.
+/// Decodes the escape sequence at the start of a text in all ways. Calls `emit` with its length and meaning. Returns
+/// whether there may be another one that needs more text.
 fn unescape(text: &[u8], mut emit: impl FnMut(usize, Unit)) -> bool {
     let byte = |digits: &[u8], radix| number(digits, radix).and_then(|number| u8::try_from(number).ok());
     match text[0] {

@@ -1,5 +1,5 @@
-//! Secrets in all forms and with every split of the stream. The encoders here are written separately from those of the masker,
-//! so that a mistake in one does not hide a mistake in the other.
+//! Secrets in all forms and with every split of the stream. The encoders here are written separately from those of the
+//! masker, so that a mistake in one does not hide a mistake in the other.
 
 use super::oracle::mask_slowly;
 use super::{Masker, Masks, Secret};

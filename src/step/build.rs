@@ -166,7 +166,7 @@ impl Group {
                 match stage {
                     Stage::Files(name) => making.engine.untag(name).await,
                     // Another image may have got its other names meanwhile, and later steps still need this one.
-                    Stage::Dependency(name) => making.engine.untag_one_of_several(name).await,
+                    Stage::Dependency(name) => making.engine.untag_unless_last(name).await,
                 }
             })
             .await;

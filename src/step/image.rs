@@ -424,7 +424,7 @@ fn ssh(cx: &StepScope<'_>, image: &Image) -> Result<HashMap<String, SshAgent>, F
             let problem = Diagnostic::new(format!("`{text}` names no key"), template.span);
             return Err(cx.project.located(&problem.help("write `ID=PATH`, or `default` for the agent")));
         }
-        agents.insert(id.to_owned(), SshAgent::at(&path)?);
+        agents.insert(id.to_owned(), SshAgent::open(&path)?);
     }
     Ok(agents)
 }

@@ -11,7 +11,7 @@ use crate::language::diagnostic::Diagnostic;
 use crate::language::pipeline::model::{self, Create, Image, LifecyclePolicy, Name};
 use crate::plan::Mode;
 use crate::registry::RegistryError;
-use crate::registry::blob::Making;
+use crate::registry::blob::BlobOptions;
 use crate::registry::compress::Compression;
 use crate::registry::connection::RepositoryClient;
 use crate::registry::layout::Layout;
@@ -139,7 +139,7 @@ async fn store(
     }
     let stop = cx.stopping.soft.clone();
     let (source, layout) = (source(engine, &local, &stop).await, layout.clone());
-    let making = Making::new(local.layers, known.layers().clone(), compression);
+    let making = BlobOptions::new(local.layers, known.layers().clone(), compression);
     let stored = match tokio::task::spawn_blocking(move || layout.store(source, &making)).await {
         _ if stop.is_cancelled() => return Err(RegistryError::Stopped.into()),
         Ok(stored) => stored?,

@@ -8,7 +8,7 @@ use crate::docker::storage::StoredLayer;
 use crate::docker::{DockerError, Engine};
 use crate::exit::{Exit, Failure};
 use crate::registry::RegistryError;
-use crate::registry::blob::Making;
+use crate::registry::blob::BlobOptions;
 use crate::registry::compress::Compression;
 use crate::registry::connection::RepositoryClient;
 use crate::registry::manifest::chain_ids;
@@ -104,7 +104,7 @@ impl Transfer<'_> {
         // What was pushed_blobs into another repository counts too.
         let mut layers = pushed_blobs.layers.clone();
         layers.extend(known.layers().clone());
-        layers.retain(|_, blob| blob.is_made_by(compression));
+        layers.retain(|_, blob| blob.is_compressed_with(compression));
         let (present, mounted) = client.present(&local.layers, &layers).await?;
         let is_whole = local.layers.iter().all(|layer| present.contains_key(layer));
         let (manifest, mut summary) = if let Some(whole) = known.whole(&local.id).filter(|_| is_whole) {
@@ -116,7 +116,7 @@ impl Transfer<'_> {
             let reading = stop.child_token();
             let _end = reading.clone().drop_guard();
             let source = source(self.engine, &local, &reading).await;
-            let making = Making::new(local.layers.clone(), present, compression);
+            let making = BlobOptions::new(local.layers.clone(), present, compression);
             let directory = self.directory.to_owned();
             let (exported, summary) = client.send(source, making, directory, self.progress).await?;
             pushed_blobs.layers.extend(local.layers.into_iter().zip(exported.blobs));

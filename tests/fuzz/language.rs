@@ -1,5 +1,5 @@
-//! Fuzzes everything that processes untrusted text before a run starts: parsing, checks, interpolation, planning, the policy,
-//! and their messages.
+//! Fuzzes everything that processes untrusted text before a run starts: parsing, checks, interpolation, planning, the
+//! policy, and their messages.
 #![no_main]
 #![allow(dead_code, unreachable_pub, unused_imports, reason = "only a part of the modules is used here")]
 

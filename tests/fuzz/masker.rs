@@ -1,5 +1,5 @@
-//! Fuzzes the masker against an oracle that searches for every form at every position of the whole text: for every split of the
-//! stream the output is the same, and no form of a secret is in it.
+//! Fuzzes the masker against an oracle that searches for every form at every position of the whole text: for every
+//! split of the stream the output is the same, and no form of a secret is in it.
 #![no_main]
 #![allow(dead_code, unreachable_pub, unused_imports, reason = "only a part of the module is used here")]
 

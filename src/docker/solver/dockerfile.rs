@@ -1,6 +1,6 @@
-//! The Dockerfile as a build gets it: with a stage in front for every name that stands for another image.
+//! The Dockerfile of a build, with a leading stage for every name of another image.
 //!
-//! The frontends of older engines know no named contexts. A stage is understood by all of them.
+//! The frontends of older engines do not support named contexts. All of them support stages.
 
 use super::{Build, StageImage};
 use crate::docker::DockerError;
@@ -14,20 +14,20 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-/// What some editors put in front of a text in UTF-8.
+/// Some editors write it at the start of UTF-8 files.
 const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
-/// The Dockerfile and what stands beside it, which BuildKit asks for as the directory `dockerfile`.
+/// The Dockerfile with its ignore file, which BuildKit requests as the directory `dockerfile`.
 pub(crate) struct Dockerfile {
     files: BTreeMap<String, Vec<u8>>,
     name: String,
     path: PathBuf,
-    /// How many lines stand in front that the file does not have, and after which of its own.
+    /// How many lines were added, and after which line of the file.
     added: (usize, usize),
 }
 
 impl Dockerfile {
-    /// Reads it, and its own ignore file. Each of the build's stages is a name and the image that it stands for.
+    /// Reads the Dockerfile and its own ignore file, and adds the build's stages.
     pub(crate) fn read(build: &Build) -> Result<Self, DockerError> {
         let path = build.dockerfile.as_path();
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
@@ -41,7 +41,8 @@ impl Dockerfile {
         let ignore = format!("{name}.dockerignore");
         let mut files: BTreeMap<_, _> =
             read(&path.with_file_name(&ignore))?.map(|content| (ignore, content)).into_iter().collect();
-        // Each byte as a character, and back: all that counts is ASCII, and the rest stays what it is in any encoding.
+        // Bytes are mapped to characters and back. Only ASCII matters here, and other bytes are preserved in any
+        // encoding.
         let bytes = content.strip_prefix(BYTE_ORDER_MARK).unwrap_or(&content);
         let text: String = bytes.iter().map(|byte| char::from(*byte)).collect();
         let (text, added) = with_stages(&text, &build.stages);
@@ -54,18 +55,18 @@ impl Dockerfile {
         Ok(Self { files, name, path: path.to_owned(), added })
     }
 
-    /// The name under which BuildKit finds it.
+    /// Returns the file name for BuildKit.
     pub(crate) fn name(&self) -> &str {
         &self.name
     }
 
-    /// Where it is on this machine.
+    /// Returns the path on this machine.
     pub(crate) fn path(&self) -> &Path {
         &self.path
     }
 
-    /// The files in their order, each with what BuildKit wants to know of it. They are as young as the build: BuildKit would
-    /// take another one of the same size and time for the same.
+    /// Returns the files in order, with their stats. Their modification time is now, because BuildKit considers files
+    /// with equal size and time to be equal.
     pub(crate) fn files(&self) -> Vec<(Stat, Vec<u8>)> {
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         let stat = |name: &String, content: &Vec<u8>| Stat {
@@ -78,7 +79,7 @@ impl Dockerfile {
         self.files.iter().map(|(name, content)| (stat(name, content), content.clone())).collect()
     }
 
-    /// BuildKit's words about a line, with the number that the line has in the file.
+    /// Corrects the line numbers in a message of BuildKit to those of the original file.
     pub(crate) fn own_lines(&self, message: &str) -> String {
         let (lines, after) = self.added;
         if lines == 0 {
@@ -96,26 +97,27 @@ impl Dockerfile {
     }
 }
 
-/// What of a Dockerfile matters for stages in front of it. Positions are in bytes.
+/// The parts of a Dockerfile that matter for adding stages. Positions are in bytes.
 #[derive(Default)]
 struct Outline {
-    /// Where its first `FROM` stands, and how many lines there are before it.
+    /// The position of the first `FROM`, and the number of lines before it.
     first: Option<(usize, usize)>,
-    /// The numbers of stages in `--from=` and in `from=` of a mount.
+    /// The numbers of stages in `--from=` and in `from=` of a mount, with their positions.
     numbers: Vec<(Range<usize>, usize)>,
-    /// The instructions, each as its name, its flags and its other words.
+    /// The words of each instruction, which begin with its name, and its flags.
     instructions: Vec<(Vec<String>, Vec<String>)>,
-    /// The frontend's image, of a line `# syntax=`.
+    /// The image of the frontend, from `# syntax=`.
     syntax: Option<String>,
 }
 
 impl Outline {
-    /// Reads instruction by instruction: with continuation lines, the comments between them, and without what heredocs hold.
-    fn of(text: &str) -> Self {
+    /// Parses the instructions. Handles continuation lines and comments between them, and skips the contents of
+    /// heredocs.
+    fn parse(text: &str) -> Self {
         let mut outline = Self::default();
         let mut escape = '\\';
         let mut heredocs: Vec<String> = Vec::new();
-        // The words of the instruction under way, and whether flags may follow.
+        // The words and flags of the current instruction.
         let (mut words, mut flag_words): (Vec<String>, Vec<String>) = (Vec::new(), Vec::new());
         let (mut flags, mut directives, mut at) = (true, true, 0);
         for (number, line) in text.split_inclusive('\n').enumerate() {
@@ -168,14 +170,14 @@ impl Outline {
     }
 }
 
-/// The images that a Dockerfile is built from and with, each once: in `FROM`, `COPY --from`, mounts and `# syntax=`. What `own`
-/// names is not one of them. An error is a name in which unknown arguments stay as they are written.
+/// Returns the images that a Dockerfile uses in `FROM`, `COPY --from`, mounts and `# syntax=`, each once and without
+/// the names in `own`. An `Err` is a name with unknown arguments, which are kept as written.
 pub(crate) fn base_images(
     text: &str,
     arguments: &HashMap<String, String>,
     own: &[String],
 ) -> Vec<Result<String, String>> {
-    let outline = Outline::of(text);
+    let outline = Outline::parse(text);
     let mut known = HashMap::new();
     let (mut stages, mut images): (Vec<String>, Vec<_>) = (Vec::new(), Vec::new());
     images.extend(outline.syntax.map(Ok));
@@ -215,7 +217,7 @@ pub(crate) fn base_images(
     images
 }
 
-/// A word with the values of arguments in it. An error is one in which others stay as they are written.
+/// Expands arguments in a word. Returns `Err` if some are unknown, which are kept as written.
 fn expand(word: &str, known: &HashMap<String, String>) -> Result<String, String> {
     let (mut text, mut rest, mut is_known) = (String::new(), word, true);
     while let Some((before, after)) = rest.split_once('$') {
@@ -235,7 +237,7 @@ fn expand(word: &str, known: &HashMap<String, String>) -> Result<String, String>
     if is_known { Ok(text) } else { Err(text) }
 }
 
-/// The ends of the heredocs that an instruction opens.
+/// Returns the end markers of the heredocs that an instruction opens.
 fn heredocs_of(words: &[String]) -> Vec<String> {
     let Some((kind, rest)) = words.split_first() else { return Vec::new() };
     if !["RUN", "COPY", "ADD"].contains(&kind.as_str()) {
@@ -246,7 +248,7 @@ fn heredocs_of(words: &[String]) -> Vec<String> {
     ends.filter(|end| !end.is_empty() && !end.starts_with('<')).collect()
 }
 
-/// The number of a stage in a flag that begins at `begin`: `--from=0`, or `from=0` among the parts of `--mount=`.
+/// Returns the number of a stage in a flag that begins at `begin`: `--from=0`, or `from=0` in `--mount=`.
 fn stage_number(flag: &str, begin: usize) -> Option<(Range<usize>, usize)> {
     let (parts, mut at) = if flag.starts_with("--from=") {
         (&flag["--".len()..], begin + "--".len())
@@ -264,11 +266,11 @@ fn stage_number(flag: &str, begin: usize) -> Option<(Range<usize>, usize)> {
     None
 }
 
-/// The text with a stage for each name in front of its first stage, and how many lines that are, after which line. A stage of
-/// its own with the same name counts from where it stands, so that `FROM base AS base` means what it says. What nothing names is
-/// not built.
+/// Adds a stage for each name before the first stage. Returns the text, the number of added lines, and the line after
+/// which they are. A stage of the Dockerfile with the same name takes precedence after its definition, so `FROM base AS
+/// base` works. BuildKit does not build stages that are not used.
 fn with_stages(text: &str, stages: &[StageImage]) -> (String, (usize, usize)) {
-    let outline = Outline::of(text);
+    let outline = Outline::parse(text);
     let stage = |StageImage { name, image, platform }: &StageImage| {
         let platform =
             platform.as_ref().map(|platform| format!("--platform={platform} ")).unwrap_or_default();
@@ -303,7 +305,7 @@ mod tests {
     }
 
     #[test]
-    fn stages_stand_in_front_of_the_first_and_behind_arguments() {
+    fn stages_are_added_before_the_first_and_after_arguments() {
         let (text, added) = with_stages(
             "# syntax=docker/dockerfile:1\nARG V=1\nFROM base\nCOPY --from=docs /a /\nCOPY --link --from=0 /b /\n",
             &stages(),
@@ -316,7 +318,7 @@ mod tests {
     }
 
     #[test]
-    fn numbers_of_stages_are_raised_where_they_are_flags_and_nowhere_else() {
+    fn only_numbers_of_stages_in_flags_are_raised() {
         let text = "from a\nRUN --mount=type=cache,target=/x \\\n  # a comment\n  --mount=type=bind,from=0,target=/y --mount=from=1 make --from=3\r\ncopy \\\n --from=0 /a /b\nRUN <<END cat\nCOPY --from=0 /a\nFROM x AS docs\nEND\nCOPY --from=0x /a /b\n";
         let (text, _) = with_stages(text, &stages());
         assert_eq!(
@@ -326,7 +328,7 @@ mod tests {
     }
 
     #[test]
-    fn base_images_are_found_wherever_they_are_named() {
+    fn base_images_are_found_in_all_instructions() {
         let text = "# syntax=docker/dockerfile:1\nARG V=1\nARG BASE=alpine:${V}\nFROM --platform=x $BASE AS build\nRUN --mount=type=bind,from=tools:2,target=/t make\nFROM scratch\nCOPY --from=build /a /\nCOPY --from=other:3 \\\n  /b /\nCOPY --from=0 /c /\nCOPY --from=dep /d /\nARG NAME\nRUN <<END\nFROM no/image\nEND\n";
         let given = HashMap::from([("V".to_owned(), "7".to_owned())]);
         let own = ["dep".to_owned()];
@@ -345,7 +347,7 @@ mod tests {
     }
 
     #[test]
-    fn numbers_of_lines_are_the_files_own() {
+    fn line_numbers_are_those_of_the_file() {
         let dockerfile = Dockerfile {
             files: BTreeMap::new(),
             name: "web.Dockerfile".to_owned(),

@@ -1,4 +1,4 @@
-//! The file sync service: the build's directories, walked and read as BuildKit asks for them.
+//! The file sync service: sends the directories of a build as BuildKit requests them.
 
 use super::dockerfile::Dockerfile;
 use crate::docker::context::{self, ContextError, Selection};
@@ -19,36 +19,37 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::metadata::MetadataMap;
 use tonic::{Request, Response, Status, Streaming};
 
-/// How many files are read side by side. Most of the time goes into opening them.
+/// How many files are read in parallel. Opening them takes most of the time.
 const READERS: usize = 4;
-/// How much of a file one packet carries, in bytes.
+/// The size of the data in one packet, in bytes.
 const CHUNK: usize = 64 * 1024;
-/// The least that is read at once, in bytes: a file may have grown.
-const SMALL: usize = 512;
-/// How many batches may wait for the connection; with [`CHUNK`] and [`READERS`] this bounds the memory of a transfer.
+/// The minimum size of a read, in bytes: a file may have grown.
+const MIN_READ: usize = 512;
+/// How many batches may wait for the connection. Together with [`CHUNK`] and [`READERS`] this bounds the memory of a
+/// transfer.
 const WAITING: usize = 4;
-/// A batch is handed on when it has so many packets or so many bytes. Handing packets over one by one would take longer than
-/// making them.
+/// A batch is sent once it has this many packets or bytes. Sending packets one by one would take longer than creating
+/// them.
 const BATCH: usize = 128;
 const BATCH_BYTES: usize = 16 * 1024;
 
-/// What the directories with Dockerfiles are called, before their number.
+/// The prefix of the names of directories with Dockerfiles, which is followed by a number.
 const DOCKERFILE: &str = "dockerfile-";
-/// Contexts above this size are warned about, in bytes.
+/// Contexts above this size cause a warning, in bytes.
 const LARGE: u64 = 200_000_000;
-/// How many things such a warning names.
-const CULPRITS: usize = 3;
+/// How many files or directories the warning names.
+const LARGEST_ENTRIES: usize = 3;
 
-/// The directories of a session's builds. Clones are the same.
+/// The directories of a session's builds. Clones share them.
 #[derive(Clone)]
 pub(crate) struct Directories {
     context: Option<PathBuf>,
     rules: Rules,
-    /// Each build's Dockerfile, in a directory with this number in its name.
+    /// The Dockerfiles of the builds. The index is the number of the directory.
     dockerfiles: Arc<Mutex<Vec<Arc<Dockerfile>>>>,
-    /// The first error that reading the context met, for the message to the user.
+    /// The first error of reading the context, for the message to the user.
     failure: Arc<Mutex<Option<Arc<ContextError>>>>,
-    /// For what is not wrong with it, but not good.
+    /// Receives problems that do not fail the build.
     warnings: mpsc::Sender<String>,
 }
 
@@ -58,25 +59,25 @@ impl Directories {
         Self { context, rules, dockerfiles: Arc::default(), failure: Arc::default(), warnings }
     }
 
-    /// Adds a Dockerfile; the answer is the name of its directory.
+    /// Adds a Dockerfile. Returns the name of its directory.
     pub(crate) fn add(&self, dockerfile: Arc<Dockerfile>) -> String {
         let mut dockerfiles = lock(&self.dockerfiles);
         dockerfiles.push(dockerfile);
         format!("{DOCKERFILE}{}", dockerfiles.len() - 1)
     }
 
-    /// The Dockerfile in the directory of that name.
+    /// Returns the Dockerfile in a directory.
     fn dockerfile(&self, directory: &str) -> Option<Arc<Dockerfile>> {
         let number: usize = directory.strip_prefix(DOCKERFILE)?.parse().ok()?;
         lock(&self.dockerfiles).get(number).cloned()
     }
 
-    /// Why the context could not be read.
+    /// Returns the first error of reading the context.
     pub(crate) fn failure(&self) -> Option<Arc<ContextError>> {
         lock(&self.failure).clone()
     }
 
-    /// The error with the place of the pattern that it is about, in the ignore file that has it.
+    /// Adds the file and line to an error about a pattern.
     fn placed(&self, error: ContextError, root: &Path) -> ContextError {
         let dockerfiles = lock(&self.dockerfiles).clone();
         dockerfiles
@@ -84,16 +85,17 @@ impl Directories {
             .fold(error, |error, dockerfile| error.placed(|| IgnoreFile::read(Some(dockerfile.path()), root)))
     }
 
-    /// What is large takes long to send, and is seldom needed.
-    fn warn_of(&self, sizes: &Sizes) {
+    /// Warns about a large context, which takes long to send.
+    fn warn_if_large(&self, sizes: &Sizes) {
         if sizes.bytes > LARGE {
-            let culprit = |(path, size): (&str, u64)| format!("{path} ({})", human_size(size));
-            let culprits: Vec<String> = sizes.culprits(CULPRITS).into_iter().map(culprit).collect();
+            let entry = |(path, size): (&str, u64)| format!("{path} ({})", human_size(size));
+            let entries: Vec<String> =
+                sizes.largest_entries(LARGEST_ENTRIES).into_iter().map(entry).collect();
             let warning = format!(
-                "the build context has {} in {} files, most of it in {}; `.dockerignore` leaves out what the build does not need, `runner image context DIR --size` shows more",
+                "the build context has {} in {} files, most of it in {}; exclude what the build does not need in `.dockerignore`, `runner image context DIR --size` shows more",
                 human_size(sizes.bytes),
                 sizes.files,
-                culprits.join(", ")
+                entries.join(", ")
             );
             let _ = self.warnings.blocking_send(warning);
         }
@@ -151,7 +153,8 @@ impl FileSync for Directories {
     }
 }
 
-/// The values of a metadata key. BuildKit percent-encodes values where one of them is not plain ASCII, and says so.
+/// Returns the values of a metadata key. BuildKit percent-encodes them if one is not plain ASCII, and marks this with a
+/// second key.
 fn values(metadata: &MetadataMap, key: &str) -> Vec<String> {
     let encoded = metadata.contains_key(format!("{key}-encoded"));
     metadata
@@ -177,8 +180,8 @@ fn percent_decode(text: &str) -> String {
     String::from_utf8_lossy(&bytes).into_owned()
 }
 
-/// Takes requests off the connection as they come. They are small and many: left unread they would count against the
-/// limits of the HTTP/2 connection, which then closes.
+/// Receives requests immediately. There are many small ones, and unread requests count against the limits of the HTTP/2
+/// connection, which would close.
 async fn read_requests(
     mut stream: Streaming<Packet>,
     wanted: mpsc::UnboundedSender<u32>,
@@ -187,8 +190,8 @@ async fn read_requests(
     while let Ok(Some(request)) = stream.message().await {
         match request.r#type() {
             PacketType::PacketReq if wanted.send(request.id).is_err() => return,
-            // It comes when all that was asked for has arrived. BuildKit waits for the answer and for the end of the stream,
-            // which is there when nobody reads any more.
+            // BuildKit sends it after it has received all files. It waits for the reply and for the end of the stream,
+            // which ends once all readers have stopped.
             PacketType::PacketFin => {
                 let _ = batches.send(vec![packet(PacketType::PacketFin, 0, Vec::new())]).await;
                 return;
@@ -198,7 +201,7 @@ async fn read_requests(
     }
 }
 
-/// Sends files that are in memory.
+/// Sends files from memory.
 async fn send_small(
     files: Vec<(Stat, Vec<u8>)>,
     batches: mpsc::Sender<Vec<Packet>>,
@@ -215,7 +218,7 @@ async fn send_small(
     }
 }
 
-/// One directory on its way to the engine. One thread walks it while others already read the files that are asked for.
+/// The transfer of a directory. One thread walks the directory while others read requested files.
 struct Transfer {
     root: PathBuf,
     directories: Directories,
@@ -224,30 +227,30 @@ struct Transfer {
     requests: Mutex<mpsc::UnboundedReceiver<u32>>,
 }
 
-/// The files that can be asked for. The engine takes the whole list before it asks for the first, and never asks for what it
-/// has already: all are kept, in some 30 bytes each.
+/// The files that BuildKit can request. It receives the whole list before the first request and does not request files
+/// that it already has, so all entries are kept, at about 30 bytes each.
 #[derive(Default)]
 struct Files {
-    /// By the number of their entry.
+    /// Sorted by the number of the entry.
     found: Vec<Found>,
-    /// Their directories, each with a slash at the end. One may be here more than once.
+    /// Their directories, with a trailing slash. A directory may occur more than once.
     directories: Vec<Box<str>>,
-    /// Their names, one behind the other.
+    /// Their concatenated names.
     names: String,
 }
 
 struct Found {
     number: u32,
-    /// In bytes; only the first read goes by it.
+    /// In bytes; only used for the size of the first read.
     size: u32,
-    /// Which of the directories.
+    /// The index of the directory.
     directory: usize,
-    /// Where the name ends; it begins where the one before ends.
+    /// The end of the name, which begins at the end of the previous one.
     end: usize,
 }
 
 impl Files {
-    /// Adds a file. Numbers only grow.
+    /// Adds a file. Numbers must increase.
     fn add(&mut self, number: u32, path: &str, size: i64) {
         let (directory, name) = path.split_at(path.rfind('/').map_or(0, |slash| slash + 1));
         if self.directories.last().is_none_or(|last| **last != *directory) {
@@ -262,7 +265,7 @@ impl Files {
         });
     }
 
-    /// The path of a file, and its size as it was.
+    /// Returns the path of a file and its size at the time of the walk.
     fn find(&self, number: u32) -> Option<(String, u32)> {
         let at = self.found.binary_search_by_key(&number, |found| found.number).ok()?;
         let begin = at.checked_sub(1).map_or(0, |before| self.found[before].end);
@@ -271,7 +274,7 @@ impl Files {
     }
 }
 
-/// Packets with content that are handed on together.
+/// Packets that are sent together.
 #[derive(Default)]
 struct Batch {
     packets: Vec<Packet>,
@@ -294,8 +297,8 @@ impl Batch {
     }
 }
 
-/// The engine does not listen any more.
-struct Gone;
+/// The receiver of the packets has closed.
+struct Closed;
 
 impl Transfer {
     fn walk(&self, selection: &Selection) {
@@ -303,7 +306,7 @@ impl Transfer {
         let mut batch = Vec::new();
         let mut sizes = Sizes::default();
         let walked = context::walk(&self.root, selection, &mut |stat| {
-            // Directories and links have no content: only files can be asked for.
+            // Only files can be requested: directories and links have no content.
             if stat.mode >> 27 == 0 && stat.linkname.is_empty() {
                 sizes.add(&stat.path, u64::try_from(stat.size).unwrap_or_default());
                 lock(&self.files).add(number, &stat.path, stat.size);
@@ -315,26 +318,26 @@ impl Transfer {
         if let Err(error) = walked {
             return self.fail(self.directories.placed(error, &self.root));
         }
-        self.directories.warn_of(&sizes);
+        self.directories.warn_if_large(&sizes);
         batch.push(stat_packet(None));
         let _ = self.send(batch);
     }
 
-    /// Sends files as they are asked for, small ones together.
+    /// Sends requested files, small ones in batches.
     fn read(&self) {
         let mut batch = Batch::default();
         while let Some(id) = self.next(&mut batch) {
             match self.read_file(id, &mut batch) {
                 Ok(Ok(())) => {}
-                Ok(Err(Gone)) => return,
+                Ok(Err(Closed)) => return,
                 Err(error) => return self.fail(error),
             }
         }
     }
 
-    /// The next file that is asked for. What is there already is not kept back while nobody asks.
+    /// Returns the number of the next requested file. Sends the batch before it waits for a request.
     fn next(&self, batch: &mut Batch) -> Option<u32> {
-        // Another reader that waits for a request holds the lock: then there is none.
+        // If another reader holds the lock, it is waiting for a request, so there is none.
         if !batch.is_full()
             && let Ok(mut requests) = self.requests.try_lock()
             && let Ok(id) = requests.try_recv()
@@ -345,8 +348,8 @@ impl Transfer {
         lock(&self.requests).blocking_recv()
     }
 
-    /// Adds a file to the batch. A batch that is full is sent.
-    fn read_file(&self, id: u32, batch: &mut Batch) -> Result<Result<(), Gone>, ContextError> {
+    /// Adds a file to the batch. Sends the batch whenever it is full.
+    fn read_file(&self, id: u32, batch: &mut Batch) -> Result<Result<(), Closed>, ContextError> {
         let Some((path, size)) = lock(&self.files).find(id) else { return Ok(Ok(())) };
         let full = self.root.join(path);
         let read = |source| ContextError::Read { path: full.clone(), source };
@@ -354,8 +357,8 @@ impl Transfer {
             batch.push(id, Vec::new());
             return Ok(Ok(()));
         };
-        // One byte more than there should be: an end that comes early needs no further look.
-        let size = usize::try_from(size).unwrap_or(CHUNK).saturating_add(1).clamp(SMALL, CHUNK);
+        // One byte more than expected, so that the first read also finds the end of the file.
+        let size = usize::try_from(size).unwrap_or(CHUNK).saturating_add(1).clamp(MIN_READ, CHUNK);
         loop {
             let mut data = vec![0; size];
             let length = read_full(&mut file, &mut data).map_err(read)?;
@@ -370,16 +373,16 @@ impl Transfer {
                 return Ok(Ok(()));
             }
             if batch.is_full() && self.send(batch.take()).is_err() {
-                return Ok(Err(Gone));
+                return Ok(Err(Closed));
             }
         }
     }
 
-    fn send(&self, batch: Vec<Packet>) -> Result<(), Gone> {
+    fn send(&self, batch: Vec<Packet>) -> Result<(), Closed> {
         if batch.is_empty() {
             return Ok(());
         }
-        self.batches.blocking_send(batch).map_err(|_| Gone)
+        self.batches.blocking_send(batch).map_err(|_| Closed)
     }
 
     fn fail(&self, error: ContextError) {
@@ -423,7 +426,7 @@ mod tests {
     fn files_are_found_by_the_number_of_their_entry() {
         let mut files = Files::default();
         let paths = ["a", "d/b", "d/e/c", "d/f", "é/ü", "z"];
-        // Between them are entries of directories, which cannot be asked for.
+        // The numbers between them are directories, which cannot be requested.
         for (number, path) in (0..).step_by(3).zip(paths) {
             files.add(number, path, i64::from(number) * 1000);
         }

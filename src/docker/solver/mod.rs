@@ -1,8 +1,9 @@
 //! Builds through the engine's embedded BuildKit.
 //!
-//! Two connections of the engine's API are upgraded to HTTP/2. On `/session` runner is the server: BuildKit asks it for
-//! files, secrets and registry credentials as the build needs them. On `/grpc` runner is the client: it starts the build and
-//! follows its progress. Written on bollard's protocol crate because bollard's own driver drops progress and result.
+//! Two connections to the engine's API are upgraded to HTTP/2. On `/session` runner is the server: BuildKit requests
+//! files, secrets and registry credentials as the build needs them. On `/grpc` runner is the client: it starts the
+//! build and follows its progress. This module uses bollard's protocol crate directly because bollard's own driver
+//! discards progress and result.
 
 mod agent;
 mod dockerfile;
@@ -34,14 +35,14 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::{Channel, Endpoint};
 
-/// Finds the login for a registry's host name, when the build asks for it.
+/// Returns the login for a registry's host name when the build requests it.
 pub(crate) type Logins = Arc<dyn Fn(String) -> BoxFuture<'static, Option<Login>> + Send + Sync>;
 
-/// What builds get from runner while they are under way. Builds of one session share it, and what one of them has been sent
-/// is not sent again to the others.
+/// The resources that runner serves to builds. Builds of one session share them, and files that one of them has
+/// received are not sent again to the others.
 #[derive(Clone)]
 pub(crate) struct Share {
-    /// The files that `COPY` sees.
+    /// The source of the files for `COPY`.
     pub(crate) context: Source,
     /// Secrets by the id that `RUN --mount=type=secret` names.
     pub(crate) secrets: HashMap<String, Secret>,
@@ -49,75 +50,72 @@ pub(crate) struct Share {
     pub(crate) ssh: HashMap<String, SshAgent>,
     /// Logins for private base images and caches.
     pub(crate) logins: Logins,
-    /// For what is not wrong with it, but not good.
+    /// Receives problems that do not fail the build.
     pub(crate) warnings: mpsc::Sender<String>,
 }
 
 /// An image to build.
 #[derive(Clone)]
 pub(crate) struct Build {
-    /// The Dockerfile: inside of a directory or not; in a remote context, the path there.
+    /// The path of the Dockerfile, inside or outside of the context. For a remote context, the path within it.
     pub(crate) dockerfile: PathBuf,
     /// Names that the Dockerfile may use in `FROM` and `--from`.
     pub(crate) stages: Vec<StageImage>,
-    /// The stage to build, where it is not the last one.
+    /// The stage to build; `None` for the last one.
     pub(crate) target: Option<String>,
-    /// What to build for, as `os/arch[/variant]`; the engine's own where absent.
+    /// The platform as `os/arch[/variant]`; `None` for the engine's own.
     pub(crate) platform: Option<String>,
     pub(crate) args: Vec<(String, String)>,
     pub(crate) labels: Vec<(String, String)>,
-    /// What `RUN` reaches: `none` or `host`; the engine's default where absent.
+    /// The network of `RUN`: `none` or `host`; `None` for the engine's default.
     pub(crate) network: Option<&'static str>,
-    /// Further hosts for `RUN`, with their addresses.
+    /// Additional hosts for `RUN`, with their addresses.
     pub(crate) extra_hosts: Vec<(String, String)>,
-    /// Images whose inline cache may be used, and caches in registries.
+    /// Images with an inline cache, and caches in registries.
     pub(crate) cache_from: Vec<String>,
-    /// Where the cache goes.
+    /// The destination of the cache.
     pub(crate) cache_to: CacheExport,
-    /// The names that the image gets in the engine.
+    /// The names of the image in the engine.
     pub(crate) names: Vec<String>,
 }
 
-/// A name that a Dockerfile may use for an image.
+/// A stage name that a Dockerfile may use for an image.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct StageImage {
-    /// The name of a stage.
     pub(crate) name: String,
-    /// The image that it stands for.
     pub(crate) image: String,
-    /// The image's platform, where it need not be that of the build.
+    /// The image's platform; `None` for the platform of the build.
     pub(crate) platform: Option<String>,
 }
 
-/// Where a build's cache goes, besides the engine.
+/// The destination of a build's cache, in addition to the engine.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) enum CacheExport {
     #[default]
     None,
-    /// Into the image's own configuration.
+    /// The image's own configuration.
     Inline,
-    /// Into a registry, under this name.
+    /// A registry, under this name.
     Registry(String),
 }
 
-/// What came out of a build.
+/// The result of a build.
 #[derive(Debug, Clone)]
 pub(crate) struct Built {
     /// The image in the engine.
     pub(crate) image: LocalImage,
-    /// What the build did.
     pub(crate) summary: BuildSummary,
 }
 
 impl Engine {
-    /// Opens a session for builds that share the same files and secrets. It ends when it is dropped, and with it whatever BuildKit
-    /// still does for it.
+    /// Opens a session for builds that share the same files and secrets. Dropping the session closes it and ends
+    /// everything that BuildKit still does for it.
     pub(crate) async fn session(&self, share: &Share) -> Result<Session, DockerError> {
         share.context.check()?;
         session::open(&self.host, share, self.ignore_rules()).await
     }
 
-    /// Builds an image. Progress goes to `watcher` as it comes; cancelling `stop` ends the build in the engine too.
+    /// Builds an image and reports progress to `watcher`. Cancelling `stop` also ends the build in the engine.
     pub(crate) async fn build(
         &self,
         session: &Session,
@@ -127,7 +125,7 @@ impl Engine {
     ) -> Result<Built, DockerError> {
         let (result, summary) = self.build_once(session, build, watcher, stop).await?;
         match result {
-            // The image would be there, but for its cache.
+            // Only the export of the cache failed. Build again without it.
             Err(DockerError::Build(_)) if summary.cache_not_written => {
                 let build = Build { cache_to: CacheExport::None, ..build.clone() };
                 let (result, summary) = self.build_once(session, &build, watcher, stop).await?;
@@ -155,7 +153,7 @@ impl Engine {
             () = stop.cancelled() => return Err(DockerError::Stopped),
         };
         let solved = match (solved, session.directories.failure()) {
-            // It tells of a failed read in words of its own around ours.
+            // BuildKit wraps runner's read error in its own message.
             (Err(DockerError::Build(message)), Some(error))
                 if message.contains(&crate::exit::chain(&error)) =>
             {
@@ -170,7 +168,7 @@ impl Engine {
         Ok((solved, summary))
     }
 
-    /// Makes an image of nothing but the files of a source, without what its `.dockerignore` leaves out.
+    /// Builds an image that contains only the files of a source, except those that its `.dockerignore` excludes.
     pub(crate) async fn image_of(
         &self,
         share: &Share,
@@ -197,7 +195,7 @@ impl Engine {
         }
     }
 
-    /// Sends a request and follows what BuildKit does. The image comes out of it.
+    /// Sends a build request and follows its progress. Returns the image.
     async fn solve(
         &self,
         request: control::SolveRequest,
@@ -210,26 +208,26 @@ impl Engine {
         let status = control::StatusRequest { r#ref: request.r#ref.clone() };
         let follow = async {
             let mut progress = Progress::new(watcher);
-            // The end of the stream, orderly or not, is the end of the progress; the answer decides.
-            if let Ok(answer) = follower.status(status).await {
-                let mut updates = answer.into_inner();
+            // Progress ends with the stream, even if the stream fails. The response to `solve` decides the result.
+            if let Ok(response) = follower.status(status).await {
+                let mut updates = response.into_inner();
                 while let Ok(Some(update)) = updates.message().await {
                     progress.update(update).await;
                 }
             }
             progress.finish()
         };
-        let (answer, summary) = tokio::join!(client.solve(request), follow);
-        let answer = match answer {
-            Ok(answer) => answer.into_inner(),
+        let (response, summary) = tokio::join!(client.solve(request), follow);
+        let response = match response {
+            Ok(response) => response.into_inner(),
             Err(status) => return Ok((Err(solve_error(&status)), summary)),
         };
-        Ok((Ok(self.result(&answer.exporter_response, names).await?), summary))
+        Ok((Ok(self.result(&response.exporter_response, names).await?), summary))
     }
 
     async fn channel(&self) -> Result<Channel, DockerError> {
         let connection = self.host.upgrade("/grpc", &[]).await?;
-        // The channel connects once; a connection that breaks later cannot be opened again for the same build.
+        // The channel connects once. A build cannot continue on a new connection.
         let connection = Arc::new(Mutex::new(Some(connection)));
         Endpoint::from_static("http://buildkit")
             .connect_with_connector(tower::service_fn(move |_| {
@@ -244,27 +242,27 @@ impl Engine {
             .map_err(|error| DockerError::Session(Box::new(error)))
     }
 
-    /// The new image, by the id under which the engine knows it: its configuration's digest with the graph drivers, its
-    /// manifest's with containerd's image store.
+    /// Returns the new image. Its id is the digest of its configuration, or of its manifest with containerd's image
+    /// store.
     async fn result(
         &self,
-        answer: &HashMap<String, String>,
+        response: &HashMap<String, String>,
         names: &[String],
     ) -> Result<LocalImage, DockerError> {
         let digests = ["containerimage.digest", "containerimage.config.digest"];
-        for digest in digests.iter().filter_map(|key| answer.get(*key)) {
+        for digest in digests.iter().filter_map(|key| response.get(*key)) {
             if let Ok(image) = self.image(digest).await {
                 return Ok(image);
             }
         }
         match names.first() {
             Some(name) => self.image(name).await,
-            None => Err(DockerError::Build("the engine gave the image no id".to_owned())),
+            None => Err(DockerError::Build("the engine returned no id for the image".to_owned())),
         }
     }
 }
 
-/// The request for a build; `dockerfile` comes with the name of the directory that it is in for BuildKit.
+/// Returns the request for a build. `dockerfile` comes with the name of its directory in the session.
 fn request(
     build: &Build,
     session: &Session,
@@ -307,7 +305,7 @@ fn request(
     let imports: Vec<_> =
         build.cache_from.iter().map(|image| entry("registry", &[("ref", image.as_str())])).collect();
     if !imports.is_empty() {
-        // The Dockerfile frontend reads its own copy of the list.
+        // The Dockerfile frontend reads a separate copy of the list.
         let list: Vec<_> = imports
             .iter()
             .map(|entry| serde_json::json!({ "Type": entry.r#type, "Attrs": entry.attrs }))
@@ -317,7 +315,7 @@ fn request(
     let exports = match &build.cache_to {
         CacheExport::None => Vec::new(),
         CacheExport::Inline => vec![entry("inline", &[])],
-        // ECR takes a cache only as an image's manifest.
+        // ECR accepts a cache only as an image manifest.
         CacheExport::Registry(name) => vec![entry(
             "registry",
             &[
@@ -332,7 +330,7 @@ fn request(
     control::SolveRequest {
         frontend: "dockerfile.v0".to_owned(),
         frontend_attrs: attributes,
-        // What the host's network may be reached by has to be asked for in so many words.
+        // BuildKit requires an explicit entitlement for the host's network.
         entitlements: build
             .network
             .filter(|network| *network == "host")
@@ -344,7 +342,7 @@ fn request(
     }
 }
 
-/// A request that puts its result into the engine under these names.
+/// Returns a request whose result is stored in the engine under these names.
 fn export(session: &str, names: &[String]) -> control::SolveRequest {
     control::SolveRequest {
         r#ref: random::id(),

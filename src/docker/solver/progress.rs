@@ -1,4 +1,4 @@
-//! A build's progress: what begins, what it prints, how it ends, as lines for a log or as a short view for a terminal.
+//! The progress of a build: its steps and their output, as lines for a log or as a short view for a terminal.
 
 use crate::text::human_size;
 use bollard_buildkit_proto::google::protobuf::Timestamp;
@@ -9,74 +9,75 @@ use std::time::{Duration, Instant};
 use tempfile::SpooledTempFile;
 use tokio::sync::{mpsc, watch};
 
-/// A line without an end is passed on in pieces of this size, in bytes.
-const LONGEST_LINE: usize = 64 * 1024;
-/// How much of a step's output is kept in memory for the case that it fails; what comes after goes into a file, in bytes.
+/// Longer lines are forwarded in pieces of this size, in bytes.
+const MAX_LINE: usize = 64 * 1024;
+/// How much output of a step is kept in memory in case it fails, in bytes. The rest is kept in a file.
 const KEPT_IN_MEMORY: usize = 256 * 1024;
-/// What BuildKit writes into a step's output where it cuts it.
+/// The text that BuildKit inserts into truncated output.
 const CLIPPED: &[u8] = b"[output clipped, log limit ";
 
-/// Where a build's progress goes.
+/// The receivers of a build's progress.
 #[derive(Clone)]
 pub(crate) struct Watcher {
-    /// Lines of the log, as they come.
+    /// Receives lines of the log.
     pub(crate) output: mpsc::Sender<Vec<u8>>,
-    /// What is under way right now, a line each, for a terminal. Where nobody watches, the log has all output of all steps;
-    /// otherwise only that of steps that fail.
+    /// Receives the running steps, one line each, for a terminal. Without it the log has the output of all steps,
+    /// otherwise only that of failed steps.
     pub(crate) live: Option<watch::Sender<Vec<String>>>,
-    /// What goes wrong without an end to the build.
+    /// Receives problems that do not fail the build.
     pub(crate) warnings: mpsc::Sender<String>,
-    /// What the log's lines begin with, where several images are built side by side.
+    /// The prefix of all lines, for parallel builds.
     pub(crate) prefix: String,
 }
 
-/// The steps of BuildKit's that read and write caches. They may fail.
+/// The names of the steps that read and write caches. They may fail.
 const IMPORTING: &str = "importing cache manifest from ";
 const EXPORTING: &str = "exporting cache";
 
-/// What a build did.
+/// The steps of a finished build.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct BuildSummary {
-    /// Instructions of the Dockerfile that were run.
+    /// The number of instructions of the Dockerfile that were run.
     pub(crate) run: usize,
-    /// Instructions whose result came from the cache.
+    /// The number of instructions whose result came from the cache.
     pub(crate) cached: usize,
-    /// The instructions that were run, the slowest first, with their time.
+    /// The instructions that were run, the slowest first, with their durations.
     pub(crate) slowest: Vec<(String, Duration)>,
-    /// The export of the cache went wrong.
+    /// Whether the export of the cache failed.
     pub(crate) cache_not_written: bool,
 }
 
-/// Writes a build's progress.
+/// Reports the progress of a build.
 pub(crate) struct Progress<'w> {
     watcher: &'w Watcher,
     steps: HashMap<String, Step>,
-    /// The engine has cut an output short.
+    /// Whether the engine has truncated output.
     clipped: bool,
 }
 
-/// One vertex of the build's graph.
+/// A vertex of the build graph.
 struct Step {
     number: usize,
     name: String,
     cached: bool,
-    begun: Instant,
-    /// How long it took, and how it failed.
+    started: Instant,
+    /// Its duration and error; the error is empty after success.
     end: Option<(Duration, String)>,
-    /// The beginning of a line whose end has not come.
+    /// The beginning of an incomplete line.
     line: Vec<u8>,
-    /// What was passed on last has no end yet.
+    /// Whether the last forwarded line is incomplete.
     torn: bool,
-    /// The last whole line.
+    /// The last complete line.
     last: String,
-    /// The bytes that were sent for it.
+    /// The bytes that were sent to the engine for it.
     sent: u64,
-    /// What it has printed, where the log does not have it yet.
+    /// Its output, if the log does not have it.
     kept: SpooledTempFile,
 }
 
 impl Step {
-    /// An instruction of the Dockerfile that does some work: everything in brackets that is not BuildKit's own. `FROM` does none.
+    /// Whether it is an instruction of the Dockerfile that does work: its name is in brackets, and it is neither
+    /// internal to BuildKit nor a `FROM`.
     fn is_instruction(&self) -> bool {
         self.name.starts_with('[') && !self.name.starts_with("[internal]") && !self.name.contains("] FROM ")
     }
@@ -95,23 +96,23 @@ impl<'w> Progress<'w> {
         let _ = self.watcher.warnings.send(format!("{}{text}", self.watcher.prefix)).await;
     }
 
-    /// Takes one update of the stream.
+    /// Processes an update of the stream.
     pub(crate) async fn update(&mut self, update: StatusResponse) {
-        let begun = |vertex: &&Vertex| vertex.started.is_some() || vertex.cached;
-        for vertex in update.vertexes.iter().filter(begun) {
-            self.begin(vertex).await;
+        let started = |vertex: &&Vertex| vertex.started.is_some() || vertex.cached;
+        for vertex in update.vertexes.iter().filter(started) {
+            self.start(vertex).await;
         }
-        // The last size comes with the end.
+        // The last size arrives together with the end of the step.
         for status in update.statuses.iter().filter(|status| status.id.starts_with("transferring ")) {
             if let Some(step) = self.steps.get_mut(&status.vertex) {
                 step.sent = step.sent.max(u64::try_from(status.current).unwrap_or_default());
             }
         }
-        // What a step prints at its end comes with its end, or even after it.
+        // The last output of a step arrives with its end, or even after it.
         for log in update.logs {
             self.log(log).await;
         }
-        for vertex in update.vertexes.iter().filter(begun).filter(|vertex| vertex.completed.is_some()) {
+        for vertex in update.vertexes.iter().filter(started).filter(|vertex| vertex.completed.is_some()) {
             self.end(vertex).await;
         }
         for warning in update.warnings {
@@ -121,14 +122,14 @@ impl<'w> Progress<'w> {
         self.show();
     }
 
-    async fn begin(&mut self, vertex: &Vertex) {
+    async fn start(&mut self, vertex: &Vertex) {
         if !self.steps.contains_key(&vertex.digest) {
             let number = self.steps.len() + 1;
             let step = Step {
                 number,
                 name: vertex.name.clone(),
                 cached: false,
-                begun: Instant::now(),
+                started: Instant::now(),
                 end: None,
                 line: Vec::new(),
                 torn: false,
@@ -146,7 +147,7 @@ impl<'w> Progress<'w> {
         };
         step.cached |= vertex.cached;
         if vertex.completed.is_none() {
-            // What had only been looked up before is worked on now.
+            // A step that was only looked up before is now executed.
             step.end = None;
         }
     }
@@ -159,7 +160,7 @@ impl<'w> Progress<'w> {
         let (failed, took) = (!vertex.error.is_empty(), took(vertex));
         let rest = std::mem::take(&mut step.line);
         if !rest.is_empty() {
-            self.pass_on(&vertex.digest, &[&rest[..], b"\n"].concat()).await;
+            self.forward(&vertex.digest, &[&rest[..], b"\n"].concat()).await;
         }
         if let Some(step) = self.steps.get_mut(&vertex.digest) {
             step.end = Some((took, vertex.error.clone()));
@@ -190,7 +191,7 @@ impl<'w> Progress<'w> {
         }
     }
 
-    /// Takes whole lines of a step's output.
+    /// Processes output of a step. Only complete lines are forwarded.
     async fn log(&mut self, log: VertexLog) {
         let Some(step) = self.steps.get_mut(&log.vertex) else {
             return;
@@ -198,20 +199,20 @@ impl<'w> Progress<'w> {
         let held = step.line.len();
         step.line.extend_from_slice(&log.msg);
         let end = log.msg.iter().rposition(|byte| *byte == b'\n').map(|end| held + end + 1);
-        let end = end.or((step.line.len() > LONGEST_LINE).then_some(step.line.len()));
-        // Nothing more is waited for where the step is through.
+        let end = end.or((step.line.len() > MAX_LINE).then_some(step.line.len()));
+        // After the step has ended, incomplete lines are forwarded as well.
         let end = if step.end.is_some() { Some(step.line.len()) } else { end };
         if let Some(end) = end {
             let lines: Vec<u8> = step.line.drain(..end).collect();
-            self.pass_on(&log.vertex, &lines).await;
+            self.forward(&log.vertex, &lines).await;
         }
     }
 
-    /// Passes lines on to the log, each with the step's number; or keeps them, where the log is for a terminal.
-    async fn pass_on(&mut self, vertex: &str, lines: &[u8]) {
+    /// Writes lines to the log, with the step's number. Keeps them instead if the log is for a terminal.
+    async fn forward(&mut self, vertex: &str, lines: &[u8]) {
         if !self.clipped && lines.windows(CLIPPED.len()).any(|window| window == CLIPPED) {
             self.clipped = true;
-            let text = "the engine has cut a step's output short; with BUILDKIT_STEP_LOG_MAX_SIZE=-1 and BUILDKIT_STEP_LOG_MAX_SPEED=-1 in its environment it does not";
+            let text = "the engine has truncated the output of a step; BUILDKIT_STEP_LOG_MAX_SIZE=-1 and BUILDKIT_STEP_LOG_MAX_SPEED=-1 in its environment prevent this";
             self.warn(text).await;
         }
         let Some(step) = self.steps.get_mut(vertex) else {
@@ -220,7 +221,7 @@ impl<'w> Progress<'w> {
         let start = format!("{}#{} ", self.watcher.prefix, step.number);
         let mut out = Vec::with_capacity(lines.len() + start.len() * 8);
         for line in lines.split_inclusive(|byte| *byte == b'\n') {
-            // The rest of a line that came in pieces.
+            // The rest of a line has no prefix.
             if !std::mem::replace(&mut step.torn, !line.ends_with(b"\n")) {
                 out.extend_from_slice(start.as_bytes());
             }
@@ -231,13 +232,13 @@ impl<'w> Progress<'w> {
             let _ = self.watcher.output.send(out).await;
             return;
         }
-        // Pieces of a line are not shown: they may begin with half a secret.
-        let whole = lines.len() <= LONGEST_LINE && !step.torn;
+        // Pieces of a line are not shown live, because they may begin with half of a secret.
+        let whole = lines.len() <= MAX_LINE && !step.torn;
         let last = lines.split(|byte| *byte == b'\n').rfind(|line| !line.is_empty());
         if let Some(last) = last.filter(|_| whole) {
             step.last = String::from_utf8_lossy(last).into_owned();
         }
-        // A full disk must not end a build that might succeed.
+        // A full disk must not fail the build.
         let _ = step.kept.write_all(&out);
     }
 
@@ -247,20 +248,20 @@ impl<'w> Progress<'w> {
         };
         let _ = step.kept.seek(SeekFrom::Start(0));
         loop {
-            let mut piece = vec![0; LONGEST_LINE];
+            let mut piece = vec![0; MAX_LINE];
             let Ok(length @ 1..) = step.kept.read(&mut piece) else { return };
             piece.truncate(length);
             let _ = self.watcher.output.send(piece).await;
         }
     }
 
-    /// Shows what is under way.
+    /// Shows the running steps.
     fn show(&self) {
         let Some(live) = &self.watcher.live else { return };
         let mut running: Vec<&Step> = self.steps.values().filter(|step| step.end.is_none()).collect();
         running.sort_by_key(|step| step.number);
         let lines = running.into_iter().flat_map(|step| {
-            let took = step.begun.elapsed().as_secs_f64();
+            let took = step.started.elapsed().as_secs_f64();
             let name = format!("{}#{} {} · {took:.1} s", self.watcher.prefix, step.number, step.name);
             let last = (!step.last.is_empty()).then(|| format!("    {}", step.last));
             [Some(name), last].into_iter().flatten()
@@ -268,7 +269,7 @@ impl<'w> Progress<'w> {
         live.send_replace(lines.collect());
     }
 
-    /// The end of the stream.
+    /// Ends the progress after the last update.
     pub(crate) fn finish(self) -> BuildSummary {
         if let Some(live) = &self.watcher.live {
             live.send_replace(Vec::new());
@@ -303,7 +304,7 @@ mod tests {
     use bollard_buildkit_proto::moby::buildkit::v1::VertexStatus;
 
     #[tokio::test]
-    async fn output_that_comes_with_a_failure_or_after_it_is_shown() {
+    async fn output_that_arrives_with_a_failure_or_after_it_is_shown() {
         let vertex = |error: &str| Vertex {
             digest: "d".to_owned(),
             name: "[1/1] RUN false".to_owned(),
@@ -341,7 +342,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_step_that_begins_again_ends_again() {
+    async fn a_step_that_starts_again_ends_again() {
         let (output, mut lines) = mpsc::channel(16);
         let (warnings, _) = mpsc::channel(1);
         let watcher = Watcher { output, live: None, warnings, prefix: String::new() };

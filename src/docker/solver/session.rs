@@ -1,4 +1,4 @@
-//! What runner serves to a build: health, files, secrets and registry credentials.
+//! The session that serves a build: health, files, secrets, registry credentials and SSH agents.
 
 use super::filesync::Directories;
 use super::ssh::Forward;
@@ -33,8 +33,8 @@ use tokio_util::sync::{CancellationToken, DropGuard, WaitForCancellationFutureOw
 use tonic::transport::server::Connected;
 use tonic::{Request, Response, Status};
 
-/// The methods that BuildKit may call, as it wants them announced. `FetchToken` and its relatives are left out on purpose:
-/// BuildKit then falls back to plain credentials.
+/// The methods that are announced to BuildKit. `FetchToken` and related methods are omitted on purpose, so that
+/// BuildKit falls back to plain credentials.
 const METHODS: [&str; 6] = [
     "/grpc.health.v1.Health/Check",
     "/moby.filesync.v1.FileSync/DiffCopy",
@@ -44,8 +44,9 @@ const METHODS: [&str; 6] = [
     "/moby.sshforward.v1.SSH/ForwardAgent",
 ];
 
-/// How large the headers of a call may be, in bytes: they carry the patterns of an ignore file. The docker command's limit.
-const HEADERS: u32 = 16 * 1024 * 1024;
+/// The largest headers of a call, in bytes. They contain the patterns of an ignore file. The same limit as the docker
+/// command's.
+const MAX_HEADERS: u32 = 16 * 1024 * 1024;
 
 /// An open session. Dropping it closes the connection.
 pub(crate) struct Session {
@@ -68,32 +69,32 @@ pub(crate) async fn open(host: &Host, share: &Share, rules: Rules) -> Result<Ses
     headers.extend(METHODS.map(|method| ("X-Docker-Expose-Session-Grpc-Method", method)));
     let connection = host.upgrade("/session", &headers).await?;
     let router = tonic::transport::Server::builder()
-        .http2_max_header_list_size(HEADERS)
+        .http2_max_header_list_size(MAX_HEADERS)
         .add_service(HealthServer::new(Healthy))
         .add_service(FileSyncServer::new(directories.clone()))
         .add_service(AuthServer::new(Credentials { logins: share.logins.clone() }))
         .add_service(SecretsServer::new(SecretStore { secrets: share.secrets.clone() }))
         .add_service(SshServer::new(Forward { agents: share.ssh.clone() }));
-    // The server stops when nothing more can come in, even while the one connection is in use: the tail never ends.
+    // The server would shut down after the last incoming connection, even while it is in use. So the stream never ends.
     let closing = CancellationToken::new();
     let connection =
         Closing { connection, closed: Box::pin(closing.clone().cancelled_owned()), token: closing.clone() };
     let incoming = stream::once(async { Ok::<_, std::io::Error>(connection) }).chain(stream::pending());
     let closed = closing.clone().cancelled_owned();
     tokio::spawn(async move {
-        // The engine closes the connection when the build is through.
+        // The engine closes the connection when the build has finished.
         let _ = router.serve_with_incoming_shutdown(incoming, closed).await;
     });
     Ok(Session { id, context: share.context.clone(), directories, _closing: closing.drop_guard() })
 }
 
-/// Says which earlier transfer this one resembles, so that BuildKit asks only for changed files.
+/// Returns the key of earlier transfers with the same source, so that BuildKit requests only changed files.
 fn shared_key(context: &Source) -> String {
     source::digest(format!("runner:{context:?}").as_bytes())
 }
 
-/// A connection that is at its end when the session is: the server by itself would wait for whatever the engine still has under
-/// way on it, and keep secrets and logins until then.
+/// A connection that closes with the session. The server alone would wait for open calls of the engine and keep secrets
+/// and logins in memory until then.
 struct Closing {
     connection: Connection,
     closed: Pin<Box<WaitForCancellationFutureOwned>>,
@@ -192,9 +193,9 @@ impl Auth for Credentials {
         request: Request<CredentialsRequest>,
     ) -> Result<Response<CredentialsResponse>, Status> {
         let login = (self.logins)(request.into_inner().host).await;
-        // Without a login the registry is asked anonymously.
+        // Without a login BuildKit accesses the registry anonymously.
         Ok(Response::new(login.map_or_else(CredentialsResponse::default, |login| CredentialsResponse {
-            // As the docker command hands it on.
+            // The docker command passes identity tokens in the same way.
             username: if login.is_identity_token() { String::new() } else { login.user },
             secret: login.password.expose().to_owned(),
         })))

@@ -1,5 +1,5 @@
-//! Where a build's files come from, and sources that become an image of their own: a named context is a stage of the
-//! Dockerfile, and a stage begins with an image.
+//! The sources of a build's files. A named context becomes an image, because it is a stage of the Dockerfile and a
+//! stage begins with an image.
 
 use crate::docker::DockerError;
 use crate::docker::context::ContextError;
@@ -9,17 +9,17 @@ use prost::Message;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
-/// Where the files come from that `COPY` sees.
+/// The source of the files for `COPY`.
 #[derive(Debug, Clone)]
 pub(crate) enum Source {
     /// A directory of this machine.
     Directory(PathBuf),
-    /// A git repository or an address of the web, which the engine fetches itself.
+    /// A git repository or a URL, which the engine fetches.
     Remote(String),
 }
 
 impl Source {
-    /// Checks that it is there, as far as this can be known.
+    /// Checks that a directory exists. Remote sources are not checked.
     pub(crate) fn check(&self) -> Result<(), DockerError> {
         match self {
             Self::Directory(path) if !path.is_dir() => Err(ContextError::Read {
@@ -31,7 +31,7 @@ impl Source {
         }
     }
 
-    /// The directory, where it is one.
+    /// Returns the directory, if the source is one.
     pub(crate) fn directory(&self) -> Option<&Path> {
         match self {
             Self::Directory(path) => Some(path),
@@ -40,20 +40,21 @@ impl Source {
     }
 }
 
-/// Whether a context is fetched by the engine, by the rules of the docker command: a git repository, or an address of the web.
+/// Whether the engine fetches a context (a git repository or a URL), by the rules of the docker command.
 pub(crate) fn is_remote(context: &str) -> bool {
-    const BEGINNINGS: [&str; 6] = ["http://", "https://", "git://", "ssh://", "git@", "github.com/"];
-    BEGINNINGS.iter().any(|beginning| context.starts_with(beginning))
+    const PREFIXES: [&str; 6] = ["http://", "https://", "git://", "ssh://", "git@", "github.com/"];
+    PREFIXES.iter().any(|prefix| context.starts_with(prefix))
 }
 
-/// Whether a remote context is a repository, and not a file or an archive.
+/// Whether a remote context is a git repository, and not a file or an archive.
 fn is_git(url: &str) -> bool {
     let path = url.split(['#', '?']).next().unwrap_or_default();
     !(url.starts_with("http://") || url.starts_with("https://"))
         || path.rsplit_once('.').is_some_and(|(_, end)| end == "git")
 }
 
-/// The graph whose result is nothing but the files of a source. `exclude` are patterns of `.dockerignore`.
+/// Returns the build graph whose result is the files of a source, without those that match `exclude` (patterns of
+/// `.dockerignore`).
 pub(crate) fn files_of(source: &Source, session: &str, exclude: &[String]) -> pb::Definition {
     let (identifier, attributes) = match source {
         Source::Directory(_) => {
@@ -92,7 +93,7 @@ pub(crate) fn files_of(source: &Source, session: &str, exclude: &[String]) -> pb
     pb::Definition { def, metadata, source: None }
 }
 
-/// An archive is unpacked, as the context of a build is; any other file stays as it is.
+/// Returns an operation that unpacks an archive like the context of a build, and copies any other file.
 fn unpacked(fetched: &[u8], name: &str) -> Vec<u8> {
     let copy = pb::FileActionCopy {
         src: format!("/{name}"),
@@ -104,7 +105,7 @@ fn unpacked(fetched: &[u8], name: &str) -> Vec<u8> {
         create_dest_path: true,
         ..pb::FileActionCopy::default()
     };
-    // Onto nothing, out of the first input.
+    // Copy from the first input into an empty directory.
     let action = pb::FileAction {
         input: -1,
         secondary_input: 0,
@@ -122,7 +123,7 @@ fn input(op: &[u8]) -> pb::Input {
     pb::Input { digest: digest(op), index: 0 }
 }
 
-/// The digest by which BuildKit knows something, with its `sha256:`.
+/// Returns the digest of an operation, with `sha256:`.
 pub(crate) fn digest(op: &[u8]) -> String {
     let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, op);
     format!("sha256:{}", hex(digest.as_ref()))
@@ -134,7 +135,7 @@ fn file_name(url: &str) -> String {
     if name.is_empty() || name.contains(':') { "context".to_owned() } else { name.to_owned() }
 }
 
-/// `git://` and the repository without its scheme, as BuildKit's graph names it.
+/// Returns the identifier of a repository in the build graph: `git://` and the URL without its scheme.
 fn git_identifier(url: &str) -> String {
     let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
     format!(
@@ -153,7 +154,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn sources_are_told_apart_as_the_docker_command_does() {
+    fn sources_are_classified_like_in_the_docker_command() {
         for (text, remote, git) in [
             ("https://example.com/repo.git#v1:sub", true, true),
             ("https://example.com/files.tar.gz", true, false),

@@ -16,7 +16,7 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
-/// How much one message carries, in bytes.
+/// The size of the data in one message, in bytes.
 const CHUNK: usize = 32 * 1024;
 /// The id of an agent if the Dockerfile names none.
 const DEFAULT_ID: &str = "default";
@@ -31,8 +31,8 @@ pub(crate) enum SshAgent {
 }
 
 impl SshAgent {
-    /// An agent's socket, or the file of a private key.
-    pub(crate) fn at(path: &Path) -> Result<Self, DockerError> {
+    /// Opens the socket of an agent or the file of a private key.
+    pub(crate) fn open(path: &Path) -> Result<Self, DockerError> {
         let failed = |reason: String| DockerError::Ssh(format!("{}: {reason}", path.display()));
         let metadata = std::fs::metadata(path).map_err(|error| failed(error.to_string()))?;
         if metadata.file_type().is_socket() {
@@ -46,7 +46,7 @@ impl SshAgent {
             )
         })?;
         if key.is_encrypted() {
-            return Err(failed("has a passphrase; give it to an ssh-agent, and write `default`".to_owned()));
+            return Err(failed("has a passphrase; add it to an ssh-agent, and write `default`".to_owned()));
         }
         let key = AgentKey::new(&key).ok_or_else(|| {
             failed("cannot sign: use a key of type Ed25519, ECDSA or RSA (at least 2048 bits)".to_owned())
@@ -112,7 +112,7 @@ async fn pump(
     outgoing: mpsc::Sender<Result<BytesMessage, Status>>,
 ) {
     let (mut from, mut to) = tokio::io::split(agent);
-    let ask = async {
+    let requests = async {
         while let Ok(Some(message)) = incoming.message().await {
             if to.write_all(&message.data).await.is_err() {
                 return;
@@ -120,7 +120,7 @@ async fn pump(
         }
         let _ = to.shutdown().await;
     };
-    let answer = async {
+    let responses = async {
         let mut buffer = vec![0; CHUNK];
         while let Ok(length @ 1..) = from.read(&mut buffer).await {
             let message = BytesMessage { data: buffer[..length].to_vec() };
@@ -130,7 +130,7 @@ async fn pump(
         }
     };
     tokio::select! {
-        ((), ()) = async { tokio::join!(ask, answer) } => {}
+        ((), ()) = async { tokio::join!(requests, responses) } => {}
         () = outgoing.closed() => {}
     }
 }
