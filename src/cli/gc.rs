@@ -1,7 +1,7 @@
 //! `runner gc`.
 
+use super::invocation::Invocation;
 use super::load;
-use super::stdio;
 use crate::engine::gc;
 use crate::exit::{Exit, Failure};
 use clap::Args;
@@ -18,23 +18,19 @@ pub(crate) struct Arguments {
     file: PathBuf,
 }
 
-pub(crate) fn main(arguments: &Arguments) -> Result<Exit, Failure> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(|error| Failure::environment(format!("cannot start: {error}")))?;
+pub(crate) async fn main(arguments: &Arguments, invocation: &Invocation) -> Result<Exit, Failure> {
     let process = load::process();
     let directory = arguments.file.parent().filter(|parent| !parent.as_os_str().is_empty());
     let directory = directory.unwrap_or(Path::new("."));
     let artifacts = load::artifacts(&process, directory);
-    let cleared = runtime.block_on(gc::clear(directory, &artifacts, &load::settings(&process)?))?;
+    let cleared = gc::clear(directory, &artifacts, &load::settings(&process)?).await?;
     for kept in &cleared.kept {
-        stdio::text(&format!("left alone: {kept}"));
+        invocation.printer.message(&format!("left alone: {kept}"));
     }
     let mut text: String = cleared.removed.iter().map(|removed| format!("removed {removed}\n")).collect();
     if text.is_empty() {
         text.push_str("nothing was left behind\n");
     }
-    stdio::result(&text)?;
+    invocation.printer.result(&text)?;
     Ok(Exit::Done)
 }

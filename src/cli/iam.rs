@@ -1,7 +1,9 @@
 //! `runner iam`.
 
+use super::facts;
+use super::invocation::Invocation;
 use super::load::{self, Loaded};
-use super::{facts, stdio};
+use super::printer::Printer;
 use crate::exit::{Exit, Failure};
 use crate::plan::Mode;
 use crate::plan::calls::{Caller, Unknowns};
@@ -52,14 +54,15 @@ fn region(name: &str) -> Result<String, String> {
     valid.then(|| name.to_owned()).ok_or_else(|| "a region is called like eu-central-1".to_owned())
 }
 
-pub(crate) fn main(arguments: &Arguments, no_color: bool) -> Result<Exit, Failure> {
-    let loaded = load::load(&load::Request {
+pub(crate) fn main(arguments: &Arguments, invocation: &Invocation) -> Result<Exit, Failure> {
+    let request = load::Request {
         file: &arguments.file,
         mode: Some(Mode::Publish),
         env_file: None,
         elsewhere: true,
-        show: load::Show::Text { no_color },
-    })?;
+        json: false,
+    };
+    let loaded = load::load(&request, invocation)?;
     let region = arguments.region.as_deref().or(loaded.context.region.as_deref());
     let account = arguments.account.as_deref().or(loaded.context.account.as_deref());
     let all = pipeline_policies(&loaded, (region, account));
@@ -68,16 +71,17 @@ pub(crate) fn main(arguments: &Arguments, no_color: bool) -> Result<Exit, Failur
         Failure::usage("no step of this pipeline assumes that role")
             .help(format!("the roles that are assumed: {}", crate::text::listed(known)))
     })?;
+    let printer = &invocation.printer;
     match arguments.format {
-        Format::Json => stdio::json(&policy.to_json())?,
-        Format::Terraform => stdio::result(&policy.to_terraform())?,
+        Format::Json => printer.json(&policy.to_json())?,
+        Format::Terraform => printer.result(&policy.to_terraform())?,
         Format::Cloudformation => {
             let template = serde_yaml::to_string(&policy.to_cloudformation())
                 .map_err(|error| Failure::environment(error.to_string()))?;
-            stdio::result(&template)?;
+            printer.result(&template)?;
         }
     }
-    notes(&all, policy, arguments.format);
+    notes(&all, policy, arguments.format, printer);
     Ok(Exit::Done)
 }
 
@@ -89,9 +93,9 @@ pub(crate) fn pipeline_policies(loaded: &Loaded, place: (Option<&str>, Option<&s
 }
 
 /// What the user should know of the policy; the policy itself is on stdout.
-fn notes(all: &[Policy], policy: &Policy, format: Format) {
+fn notes(all: &[Policy], policy: &Policy, format: Format, printer: &Printer) {
     if format == Format::Json && policy.has_unknown_place() {
-        stdio::text(
+        printer.message(
             "note: the account or the region is not known, `*` stands in its place; --account and --region set them",
         );
     }
@@ -101,12 +105,12 @@ fn notes(all: &[Policy], policy: &Policy, format: Format) {
             EVENTS => "rules that start tasks are known to EventBridge alone",
             _ => "schedules that start tasks are known to EventBridge Scheduler alone",
         };
-        stdio::text(&format!(
+        printer.message(&format!(
             "note: iam:PassRole is on `role/*`, because the roles of the {whose}: put their ARNs there"
         ));
     }
     if policy.statements.is_empty() {
-        stdio::text(match policy.role {
+        printer.message(match policy.role {
             None => {
                 "note: runner itself asks nothing of AWS for this pipeline; what its commands call is not known to runner"
             }
@@ -114,9 +118,10 @@ fn notes(all: &[Policy], policy: &Policy, format: Format) {
         });
     }
     if policy.statements.iter().any(|statement| ["Ssm", "Secretsmanager"].contains(&statement.sid.as_str())) {
-        stdio::text("note: secrets under a KMS key of your own need kms:Decrypt on that key as well");
+        printer.message("note: secrets under a KMS key of your own need kms:Decrypt on that key as well");
     }
     for role in all.iter().filter_map(|other| other.role.as_ref()).filter(|_| policy.role.is_none()) {
-        stdio::text(&format!("note: the role {role} needs a policy of its own: runner iam --role {role}"));
+        printer
+            .message(&format!("note: the role {role} needs a policy of its own: runner iam --role {role}"));
     }
 }

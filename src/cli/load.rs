@@ -1,6 +1,7 @@
 //! From a pipeline file and the environment to everything that the commands start from.
 
-use super::stdio;
+use super::invocation::Invocation;
+use super::printer::Printer;
 use crate::docker::host::Endpoint;
 use crate::duration;
 use crate::engine::Settings;
@@ -14,6 +15,7 @@ use crate::plan::context::BuildContext;
 use crate::plan::scope::{Sources, Values};
 use crate::plan::{self, Mode, environment};
 use crate::secret::{Masks, Secret};
+use serde::Serialize;
 use serde_json::{Value, json};
 use std::collections::HashMap;
 use std::ffi::OsString;
@@ -32,20 +34,8 @@ pub(crate) struct Request<'a> {
     pub(crate) env_file: Option<&'a Path>,
     /// The run happens elsewhere: what CodeBuild and git will say there counts as known.
     pub(crate) elsewhere: bool,
-    /// How mistakes in the file are shown.
-    pub(crate) show: Show,
-}
-
-/// How mistakes in the file are shown.
-#[derive(Debug, Clone, Copy)]
-pub(crate) enum Show {
-    /// As text on stderr, in colour where that is a terminal.
-    Text {
-        /// `--no-color`
-        no_color: bool,
-    },
-    /// As the JSON document of `validate` on stdout.
-    Json,
+    /// Print mistakes in the file as the JSON document of `validate` on stdout, instead of text on stderr.
+    pub(crate) json: bool,
 }
 
 /// What `--publish` and `--local` say.
@@ -72,10 +62,11 @@ pub(crate) struct Loaded {
     pub(crate) values: Values,
 }
 
-/// Reads the file and joins it with the environment. Mistakes in it are shown, and are a failure.
-pub(crate) fn load(request: &Request<'_>) -> Result<Loaded, Failure> {
+/// Reads the file and joins it with the environment. Secrets that have a value here are masked from then on. Prints mistakes
+/// in the file, and fails if it has any.
+pub(crate) fn load(request: &Request<'_>, invocation: &Invocation) -> Result<Loaded, Failure> {
     let source = read(request.file)?;
-    let refuse = |problems: &[Diagnostic]| refuse(&source, problems, request.show);
+    let refuse = |problems: &[Diagnostic]| refuse(&source, problems, request.json, &invocation.printer);
     let pipeline = pipeline::parse(&source).into_valid().map_err(|problems| refuse(&problems))?;
     let file = request
         .file
@@ -96,19 +87,18 @@ pub(crate) fn load(request: &Request<'_>) -> Result<Loaded, Failure> {
         elsewhere: request.elsewhere,
     };
     let (values, problems) = plan::values(&pipeline, &sources, &context, mode);
+    mask(&pipeline, &values, &invocation.masks);
     if !problems.is_empty() {
         return Err(refuse(&problems));
     }
     Ok(Loaded { pipeline, source, file, directory, process, context, mode, values })
 }
 
-/// Masks for the secrets whose values are given here.
-pub(crate) fn masks(pipeline: &Pipeline, values: &Values) -> Masks {
-    let masks = Masks::default();
+/// Masks the secrets of the pipeline that have a value here.
+pub(crate) fn mask(pipeline: &Pipeline, values: &Values, masks: &Masks) {
     for secret in pipeline.secret_names().into_iter().filter_map(|name| values.get(name)) {
         masks.add(&Secret::new(secret));
     }
-    masks
 }
 
 /// The environment, as far as it is text.
@@ -159,13 +149,12 @@ pub(crate) fn read(path: &Path) -> Result<SourceFile, Failure> {
     }
 }
 
-/// Shows what is wrong with the file, or worth knowing.
-pub(crate) fn show(source: &SourceFile, diagnostics: &[Diagnostic], no_color: bool) {
-    let color = stdio::color(&std::io::stderr(), no_color);
-    let texts: Vec<String> =
-        diagnostics.iter().map(|one| format!("{}\n", one.render(source, color))).collect();
+/// Prints diagnostics to stderr.
+pub(crate) fn show(source: &SourceFile, diagnostics: &[Diagnostic], printer: &Printer) {
+    let render = |diagnostic: &Diagnostic| format!("{}\n", diagnostic.render(source, printer.stderr_color));
+    let texts: Vec<String> = diagnostics.iter().map(render).collect();
     if !texts.is_empty() {
-        stdio::text(&texts.join("\n"));
+        printer.message(&texts.join("\n"));
     }
 }
 
@@ -177,26 +166,56 @@ pub(crate) fn count(diagnostics: &[Diagnostic]) -> String {
     }
 }
 
-/// Shows everything that is wrong with the file.
-pub(crate) fn refuse(source: &SourceFile, problems: &[Diagnostic], how: Show) -> Failure {
-    let failure = Failure::usage(format!("{} has {}; nothing was run", source.name, count(problems)));
-    match how {
-        Show::Text { no_color } => show(source, problems, no_color),
-        Show::Json => {
-            let report = json!({ "version": 1, "valid": false, "files": [report(source, problems)] });
-            if let Err(unwritten) = stdio::json(&report) {
-                return unwritten;
-            }
+/// Prints the mistakes in the file, and returns the failure for it.
+pub(crate) fn refuse(source: &SourceFile, problems: &[Diagnostic], json: bool, printer: &Printer) -> Failure {
+    if json {
+        let validation = Validation::new(vec![FileReport::new(source, problems)]);
+        if let Err(unwritten) = printer.json(&validation) {
+            return unwritten;
         }
+    } else {
+        show(source, problems, printer);
     }
-    failure
+    Failure::usage(format!("{} has {}; nothing was run", source.name, count(problems)))
 }
 
-/// What is said of a file, as data.
-pub(crate) fn report(source: &SourceFile, diagnostics: &[Diagnostic]) -> Value {
-    let valid = !diagnostics.iter().any(|one| one.severity == Severity::Error);
-    let diagnostics: Vec<Value> = diagnostics.iter().map(|one| one.to_json(source)).collect();
-    json!({ "file": source.name, "valid": valid, "diagnostics": diagnostics })
+/// The JSON document of `validate`. Other commands print it if the pipeline file is invalid.
+#[derive(Debug, Serialize)]
+pub(crate) struct Validation {
+    version: u32,
+    pub(crate) valid: bool,
+    files: Vec<FileReport>,
+}
+
+impl Validation {
+    pub(crate) fn new(files: Vec<FileReport>) -> Self {
+        Self { version: 1, valid: files.iter().all(|file| file.valid), files }
+    }
+}
+
+/// The diagnostics of a file.
+#[derive(Debug, Serialize)]
+pub(crate) struct FileReport {
+    file: String,
+    pub(crate) valid: bool,
+    diagnostics: Vec<Value>,
+}
+
+impl FileReport {
+    pub(crate) fn new(source: &SourceFile, diagnostics: &[Diagnostic]) -> Self {
+        Self {
+            file: source.name.clone(),
+            valid: !diagnostics.iter().any(|diagnostic| diagnostic.severity == Severity::Error),
+            diagnostics: diagnostics.iter().map(|diagnostic| diagnostic.to_json(source)).collect(),
+        }
+    }
+
+    /// A file that cannot be read.
+    pub(crate) fn unreadable(path: &Path, failure: &Failure) -> Self {
+        let problem =
+            json!({ "severity": Severity::Error, "message": failure.message, "help": failure.help });
+        Self { file: path.display().to_string(), valid: false, diagnostics: vec![problem] }
+    }
 }
 
 fn env_file(path: Option<&Path>) -> Result<Vec<(String, String)>, Failure> {

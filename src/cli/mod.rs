@@ -6,8 +6,10 @@ mod facts;
 mod gc;
 mod iam;
 mod image;
+mod invocation;
 mod load;
 mod plan;
+mod printer;
 mod run;
 mod schema;
 mod stdio;
@@ -17,7 +19,10 @@ use crate::exit::{Exit, Failure};
 use crate::process::detached::{self, DETACHED};
 use crate::process::guard::{self, GUARD};
 use crate::process::init;
+use crate::secret::Masks;
 use clap::{Parser, Subcommand};
+use invocation::Invocation;
+use printer::Printer;
 use std::ffi::OsString;
 use std::process::ExitCode;
 
@@ -39,15 +44,8 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    Run(run::Arguments),
-    Plan(plan::Arguments),
-    Validate(validate::Arguments),
-    Schema(schema::Arguments),
-    Iam(iam::Arguments),
-    Doctor(doctor::Arguments),
-    Gc(gc::Arguments),
-    Image(image::Arguments),
-    Ecs(ecs::Arguments),
+    #[command(flatten)]
+    User(UserCommand),
     /// The process that watches over commands; runner itself starts it
     #[command(name = GUARD, hide = true)]
     Guard,
@@ -60,41 +58,56 @@ enum Command {
     },
 }
 
-/// Parses the arguments, does what they say, and gives the exit code.
+#[derive(Debug, Subcommand)]
+enum UserCommand {
+    Run(run::Arguments),
+    Plan(plan::Arguments),
+    Validate(validate::Arguments),
+    Schema(schema::Arguments),
+    Iam(iam::Arguments),
+    Doctor(doctor::Arguments),
+    Gc(gc::Arguments),
+    Image(image::Arguments),
+    Ecs(ecs::Arguments),
+}
+
+/// Parses the arguments, runs the command, and returns the exit code.
 pub fn main() -> ExitCode {
     if init::is_first() {
-        return match init::main() {
-            Ok(code) => ExitCode::from(code),
-            Err(error) => report(&Failure::environment(format!("cannot start: {error}")), false),
-        };
+        return exit_code("cannot start", init::main());
     }
-    let arguments = Arguments::parse();
-    let no_color = arguments.no_color;
-    let result = match arguments.command {
-        Command::Run(run) => run::main(&run, no_color),
-        Command::Plan(plan) => plan::main(&plan, no_color),
-        Command::Validate(validate) => validate::main(&validate, no_color),
-        Command::Schema(schema) => schema::main(&schema),
-        Command::Iam(iam) => iam::main(&iam, no_color),
-        Command::Doctor(doctor) => doctor::main(&doctor, no_color),
-        Command::Gc(gc) => gc::main(&gc),
-        Command::Image(image) => image::main(&image),
-        Command::Ecs(ecs) => ecs::main(&ecs),
-        Command::Guard => guard::main()
-            .map(|()| Exit::Done)
-            .map_err(|error| Failure::environment(format!("cannot watch over commands: {error}"))),
-        Command::Detached { argv } => detached::main(&argv)
-            .map(|()| Exit::Done)
-            .map_err(|error| Failure::environment(format!("cannot start it: {error}"))),
-    };
-    match result {
-        Ok(code) => ExitCode::from(code.code()),
-        Err(failure) => report(&failure, arguments.no_color),
+    let Arguments { command, no_color } = Arguments::parse();
+    match command {
+        Command::User(command) => invocation::run(no_color, async |invocation| command.run(invocation).await),
+        Command::Guard => exit_code("cannot watch over commands", guard::main().map(|()| 0)),
+        Command::Detached { argv } => exit_code("cannot start it", detached::main(&argv).map(|()| 0)),
     }
 }
 
-/// Prints a failure that no report shows, and gives its exit code.
-fn report(failure: &Failure, no_color: bool) -> ExitCode {
-    stdio::error(failure, no_color);
-    ExitCode::from(failure.exit.code())
+impl UserCommand {
+    async fn run(self, invocation: &Invocation) -> Result<Exit, Failure> {
+        match self {
+            Self::Run(run) => run::main(&run, invocation).await,
+            Self::Plan(plan) => plan::main(&plan, invocation),
+            Self::Validate(validate) => validate::main(&validate, invocation),
+            Self::Schema(schema) => schema::main(&schema, invocation),
+            Self::Iam(iam) => iam::main(&iam, invocation),
+            Self::Doctor(doctor) => doctor::main(&doctor, invocation).await,
+            Self::Gc(gc) => gc::main(&gc, invocation).await,
+            Self::Image(image) => image::main(&image, invocation).await,
+            Self::Ecs(ecs) => ecs::main(&ecs, invocation).await,
+        }
+    }
+}
+
+/// The exit code of an internal process, which needs no runtime and knows no secrets.
+fn exit_code(problem: &str, result: std::io::Result<u8>) -> ExitCode {
+    result.map_or_else(
+        |error| {
+            let failure = Failure::environment(format!("{problem}: {error}"));
+            Printer::new(&Masks::default(), false).failure(&failure);
+            ExitCode::from(failure.exit.code())
+        },
+        ExitCode::from,
+    )
 }

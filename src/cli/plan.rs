@@ -1,7 +1,8 @@
 //! `runner plan`.
 
+use super::invocation::Invocation;
 use super::load::{self, Loaded};
-use super::{facts, run, stdio};
+use super::{facts, run};
 use crate::exit::{Exit, Failure};
 use crate::language::diagnostic;
 use crate::language::pipeline;
@@ -40,15 +41,15 @@ pub(crate) struct Arguments {
     json: bool,
 }
 
-pub(crate) fn main(arguments: &Arguments, no_color: bool) -> Result<Exit, Failure> {
-    let show = if arguments.json { load::Show::Json } else { load::Show::Text { no_color } };
-    let loaded = load::load(&load::Request {
+pub(crate) fn main(arguments: &Arguments, invocation: &Invocation) -> Result<Exit, Failure> {
+    let request = load::Request {
         file: &arguments.file,
         mode: load::mode(arguments.publish, arguments.local),
         env_file: arguments.env_file.as_deref(),
         elsewhere: true,
-        show,
-    })?;
+        json: arguments.json,
+    };
+    let loaded = load::load(&request, invocation)?;
     let Loaded { pipeline, source, directory, context, mode, values, .. } = &loaded;
     let facts = facts::facts(pipeline, values, directory);
     let left_out = condition::left_out(&condition::verdicts(pipeline, context));
@@ -60,7 +61,7 @@ pub(crate) fn main(arguments: &Arguments, no_color: bool) -> Result<Exit, Failur
     }
     if !problems.is_empty() {
         diagnostic::sort(&mut problems);
-        return Err(load::refuse(source, &problems, show));
+        return Err(load::refuse(source, &problems, arguments.json, &invocation.printer));
     }
     let place = (context.region.as_deref(), context.account.as_deref());
     let caller = Caller::new(pipeline, values, &facts, Unknowns::Written, place);
@@ -83,14 +84,10 @@ pub(crate) fn main(arguments: &Arguments, no_color: bool) -> Result<Exit, Failur
             format!("{}:{line}:{column}: {}", source.name, problem.message)
         })
         .collect();
-    // Secrets that are given here stand in names and titles too.
-    let masks = load::masks(pipeline, values);
     if arguments.json {
-        let text = serde_json::to_string_pretty(&outline)
-            .map_err(|error| Failure::environment(error.to_string()))?;
-        stdio::result(&format!("{}\n", masks.text(&text)))?;
+        invocation.printer.json(&outline)?;
     } else {
-        stdio::result(&masks.text(&text(&outline)))?;
+        invocation.printer.result(&text(&outline))?;
     }
     Ok(Exit::Done)
 }

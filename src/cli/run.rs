@@ -1,26 +1,24 @@
 //! `runner run`.
 
+use super::invocation::{Invocation, cancel_on_signals};
 use super::load::{self, Loaded};
 use super::stdio;
 use crate::duration;
-use crate::engine::{self, Cancellation, Job};
+use crate::engine::{self, Job};
 use crate::exit::{Exit, Failure};
 use crate::language::diagnostic;
-use crate::language::pipeline;
 use crate::language::pipeline::model::{NotifyTarget, PhaseName};
 use crate::plan::{self, Mode};
 use crate::process::Stopping;
 use crate::report::console::Console;
 use crate::report::notify::{Deliveries, Delivery, Notifier, Target, TargetKind};
 use crate::report::{Reports, Sink};
-use crate::secret::{Masks, Secret};
+use crate::secret::Secret;
 use crate::tls::{self, Redirects};
 use clap::Args;
-use rustix::process::Pid;
 use std::path::PathBuf;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
-use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// Run the pipeline, or some of its phases
 #[derive(Debug, Args)]
@@ -63,169 +61,47 @@ pub(crate) fn phase(name: &str) -> Result<PhaseName, String> {
 }
 
 /// Reads, plans and runs. Failures that come before the run has begun are errors; later ones are in the log and the code.
-pub(crate) fn main(arguments: &Arguments, no_color: bool) -> Result<Exit, Failure> {
-    let job = job(arguments, no_color)?;
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()
-        .map_err(|error| Failure::environment(format!("cannot start: {error}")))?;
-    let result = runtime.block_on(run(job, arguments.grace, no_color));
-    // Blocking work that was stopped in the middle must not delay the end.
-    runtime.shutdown_background();
-    result
-}
-
-async fn run(job: Job, grace: Duration, no_color: bool) -> Result<Exit, Failure> {
-    let cancellation =
-        Cancellation { stopping: Stopping { grace, ..Stopping::default() }, ..Cancellation::default() };
-    watch_signals(&cancellation)?;
-    let masks = job.masks.clone();
-    mask_panics(&masks);
+pub(crate) async fn main(arguments: &Arguments, invocation: &Invocation) -> Result<Exit, Failure> {
+    let job = job(arguments, invocation)?;
+    let Invocation { masks, printer } = invocation;
+    let stopping = Stopping { grace: arguments.grace, ..Stopping::default() };
+    let cancellation = cancel_on_signals(stopping)?;
     let prepared = tokio::select! {
-        prepared = engine::prepare(job) => prepared.map_err(|failure| masked(&failure, &masks))?,
+        prepared = engine::prepare(job) => prepared?,
         () = cancellation.stopping.soft.cancelled() => {
             let signal = cancellation.signal.load(Ordering::SeqCst);
             return Err(Failure::new(Exit::Signal(signal), "stopped before anything ran"));
         }
     };
     let deliveries = Deliveries::default();
-    let notifier = notifier(prepared.job(), &deliveries).map_err(|failure| masked(&failure, &masks))?;
-    let color = stdio::color(&std::io::stdout(), no_color);
-    let mut console = Console::new(stdio::Log::new(), color, &masks);
+    let notifier = notifier(prepared.job(), &deliveries)?;
+    let mut console = Console::new(stdio::Log::new(), printer.color, masks);
     if stdio::is_screen() {
         console = console.on_terminal(stdio::size);
     }
     let sinks: Vec<Box<dyn Sink>> = vec![Box::new(console), Box::new(notifier)];
     let (events, reports) = Reports::start(sinks);
     let result = prepared.run(&events, &cancellation).await;
-    // Nobody reads the log any more, and the run was to end: what is left of it is not waited for.
+    // The log has no reader any more, and the run was to end: the rest of it is not waited for.
     let patience = events.is_stalled().then_some(Duration::ZERO);
     drop(events);
     reports.finish(patience).await;
     for warning in deliveries.finish().await {
-        stdio::text(&masks.text(&format!("warning: {warning}")));
+        printer.warning(&warning);
     }
     Ok(result.map_or_else(|failure| failure.exit, |()| Exit::Done))
 }
 
-fn masked(failure: &Failure, masks: &Masks) -> Failure {
-    Failure {
-        exit: failure.exit,
-        message: masks.text(&failure.message),
-        help: failure.help.as_ref().map(|help| masks.text(help)),
-        stopped: failure.stopped,
-    }
-}
-
-/// What a defect of this program says goes through the masks like everything else.
-fn mask_panics(masks: &Masks) {
-    let masks = masks.clone();
-    std::panic::set_hook(Box::new(move |panic| {
-        stdio::text(&masks.text(&format!("runner has a defect, please report it: {panic}")));
-    }));
-}
-
-/// How far apart two signals are at least that are two wishes.
-const ONE_WISH: Duration = Duration::from_millis(200);
-/// How often the parent process is looked at.
-const PARENT: Duration = Duration::from_millis(200);
-
-/// The first signal stops the run in order, the second at once. The death of the parent process counts as a hang-up: nobody
-/// waits for the result any more. Whoever has SIGHUP ignored, as `nohup` does, wants the run to go on without them.
-pub(crate) fn watch_signals(cancellation: &Cancellation) -> Result<(), Failure> {
-    let listen = |kind| {
-        signal(kind).map_err(|error| Failure::environment(format!("cannot listen to signals: {error}")))
-    };
-    let hears_hangup = !ignores_hangup();
-    let hangup = if hears_hangup { Some(listen(SignalKind::hangup())?) } else { None };
-    let mut signals = Signals {
-        interrupt: listen(SignalKind::interrupt())?,
-        terminate: listen(SignalKind::terminate())?,
-        hangup,
-        parent: rustix::process::getppid(),
-        watches_parent: hears_hangup,
-    };
-    let cancellation = cancellation.clone();
-    tokio::spawn(async move {
-        let number = signals.next().await;
-        cancellation.signal.store(number, Ordering::SeqCst);
-        cancellation.stopping.soft.cancel();
-        // Some send two signals at once, TERM and HUP, and mean one end.
-        tokio::time::sleep(ONE_WISH).await;
-        signals.forget();
-        signals.next().await;
-        cancellation.stopping.hard.cancel();
-        // What is still to be said gets a moment; then nobody waits any longer.
-        tokio::time::sleep(Duration::from_secs(1)).await;
-        std::process::exit(i32::from(Exit::Signal(number).code()));
-    });
-    Ok(())
-}
-
-/// Whether SIGHUP was ignored when this process began, as proc(5) shows it.
-fn ignores_hangup() -> bool {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
-    let mask = ignored.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
-    mask.is_some_and(|mask| mask & 1 == 1)
-}
-
-/// What stops a run from outside.
-struct Signals {
-    interrupt: Signal,
-    terminate: Signal,
-    hangup: Option<Signal>,
-    /// The process that started this one.
-    parent: Option<Pid>,
-    /// Whether its end matters.
-    watches_parent: bool,
-}
-
-impl Signals {
-    async fn next(&mut self) -> u8 {
-        let hangup = async {
-            match &mut self.hangup {
-                Some(signal) => signal.recv().await,
-                None => std::future::pending().await,
-            }
-        };
-        let orphaned = async {
-            // There is no way to be told of it that does not depend on the parent's threads (prctl(2), PR_SET_PDEATHSIG).
-            while !self.watches_parent || rustix::process::getppid() == self.parent {
-                tokio::time::sleep(PARENT).await;
-            }
-        };
-        tokio::select! {
-            biased;
-            _ = self.terminate.recv() => 15,
-            _ = self.interrupt.recv() => 2,
-            _ = hangup => 1,
-            () = orphaned => 1,
-        }
-    }
-
-    /// Forgets what has come since the first signal. From now on a hang-up is no wish: what stops this process often ends its
-    /// terminal and its parent as well.
-    fn forget(&mut self) {
-        use futures_util::FutureExt;
-        while self.terminate.recv().now_or_never().is_some() || self.interrupt.recv().now_or_never().is_some()
-        {
-        }
-        self.hangup = None;
-        self.watches_parent = false;
-    }
-}
-
 /// From raw arguments and the environment to a job.
-fn job(arguments: &Arguments, no_color: bool) -> Result<Job, Failure> {
-    let show = load::Show::Text { no_color };
-    let loaded = load::load(&load::Request {
+fn job(arguments: &Arguments, invocation: &Invocation) -> Result<Job, Failure> {
+    let request = load::Request {
         file: &arguments.file,
         mode: load::mode(arguments.publish, arguments.local),
         env_file: arguments.env_file.as_deref(),
         elsewhere: false,
-        show,
-    })?;
+        json: false,
+    };
+    let loaded = load::load(&request, invocation)?;
     let settings = loaded.settings()?;
     let Loaded { pipeline, source, file, directory, process, context, mode, values } = loaded;
     let planned = plan::plan(&pipeline, &arguments.phases, &context, mode, &values);
@@ -235,7 +111,7 @@ fn job(arguments: &Arguments, no_color: bool) -> Result<Job, Failure> {
             let mut problems = planned.err().unwrap_or_default();
             problems.extend(pipeline.unready);
             diagnostic::sort(&mut problems);
-            return Err(load::refuse(&source, &problems, show));
+            return Err(load::refuse(&source, &problems, false, &invocation.printer));
         }
     };
     let artifacts = load::artifacts(&process, &directory);
@@ -250,7 +126,7 @@ fn job(arguments: &Arguments, no_color: bool) -> Result<Job, Failure> {
         directory,
         artifacts,
         settings,
-        masks: Masks::default(),
+        masks: invocation.masks.clone(),
         not_text: load::not_text(),
         timeout: arguments.timeout,
     })

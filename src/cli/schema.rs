@@ -1,6 +1,6 @@
 //! `runner schema`.
 
-use super::stdio;
+use super::invocation::Invocation;
 use crate::exit::{Exit, Failure};
 use crate::language::{reference, schema};
 use clap::Args;
@@ -16,11 +16,11 @@ pub(crate) struct Arguments {
     markdown: bool,
 }
 
-pub(crate) fn main(arguments: &Arguments) -> Result<Exit, Failure> {
+pub(crate) fn main(arguments: &Arguments, invocation: &Invocation) -> Result<Exit, Failure> {
     if arguments.markdown {
-        stdio::result(&reference::reference())?;
+        invocation.printer.result(&reference::reference())?;
     } else {
-        stdio::json(&schema::schema())?;
+        invocation.printer.json(&schema::schema())?;
     }
     Ok(Exit::Done)
 }

@@ -1,7 +1,8 @@
 //! `runner ecs deploy`.
 
 use super::{Changes, Ended, Session, Target};
-use crate::cli::stdio;
+use crate::cli::invocation::Invocation;
+use crate::cli::printer::Printer;
 use crate::deployment::commands::{Base, Done, Manner, Planned};
 use crate::deployment::{Outcome, Wishes, read_definition, short};
 use crate::duration;
@@ -66,7 +67,7 @@ enum WhenItFails {
     Leave,
 }
 
-pub(crate) fn main(arguments: &Deploy) -> Result<Exit, Failure> {
+pub(crate) async fn main(arguments: &Deploy, invocation: &Invocation) -> Result<Exit, Failure> {
     let base = match (&arguments.file, &arguments.task_definition) {
         (Some(file), _) => Base::Document(read_definition(file)?),
         (None, Some(revision)) => Base::Registered(revision.clone()),
@@ -84,31 +85,32 @@ pub(crate) fn main(arguments: &Deploy) -> Result<Exit, Failure> {
         wishes: Wishes { keep_revisions: arguments.then.keep_revisions, schedules: arguments.then.schedules },
     };
     let place = arguments.target.place();
-    let session = Session::new()?;
+    let session = Session::new(invocation)?;
     let done = session
-        .run(!arguments.dry_run, async |session| session.deploy(&place, base, &patch, &manner).await)?;
-    conclude(&session, &done, &place.cluster, arguments.dry_run, arguments.json)
+        .run(!arguments.dry_run, async |session| session.deploy(&place, base, &patch, &manner).await)
+        .await?;
+    conclude(&invocation.printer, &done, &place.cluster, arguments.dry_run, arguments.json)
 }
 
 /// Prints what was done, or would be, and gives the exit code: that of the deployment, whether or not this can be printed.
 pub(crate) fn conclude(
-    session: &Session,
+    printer: &Printer,
     Ended { value: done, stopped }: &Ended<Done>,
     cluster: &str,
     dry_run: bool,
     as_json: bool,
 ) -> Result<Exit, Failure> {
     let printed = if as_json {
-        stdio::json(&session.masked_document(document(done, cluster, dry_run)))
+        printer.json(&document(done, cluster, dry_run))
     } else if dry_run {
-        stdio::result(&session.masks.text(&plan(done)))
+        printer.result(&plan(done))
     } else {
         let lines = done.reports.iter().filter(|report| report.exit() == Exit::Done);
         let lines = lines.map(|report| report.sentence() + "\n").collect::<String>();
-        stdio::result(&session.masks.text(&lines))
+        printer.result(&lines)
     };
     match stopped.clone().or_else(|| done.failure()) {
-        Some(failure) => Err(session.masked(failure)),
+        Some(failure) => Err(failure),
         None => printed.map(|()| Exit::Done),
     }
 }

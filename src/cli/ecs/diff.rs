@@ -1,7 +1,7 @@
 //! `runner ecs diff`.
 
 use super::{Definition, Session};
-use crate::cli::stdio;
+use crate::cli::invocation::Invocation;
 use crate::exit::{Exit, Failure};
 use clap::Args;
 
@@ -21,25 +21,25 @@ pub(crate) struct Diff {
     definition: Definition,
 }
 
-pub(crate) fn main(arguments: &Diff) -> Result<Exit, Failure> {
-    let request = arguments.definition.request()?;
+pub(crate) async fn main(arguments: &Diff, invocation: &Invocation) -> Result<Exit, Failure> {
+    let request = arguments.definition.request(&invocation.printer)?;
     let Diff { cluster, service, .. } = arguments;
-    let session = Session::new()?;
+    let session = Session::new(invocation)?;
     // 1 is for a difference.
     let is_unknown = |failure: Failure| Failure {
         exit: if failure.exit == Exit::StepFailed { Exit::Environment } else { failure.exit },
         ..failure
     };
-    let ended = session.run(false, async |session| {
-        session.difference(cluster, service, &request).await.map_err(is_unknown)
-    })?;
+    let ended = session
+        .run(false, async |session| session.difference(cluster, service, &request).await.map_err(is_unknown))
+        .await?;
     match ended.unless_stopped()? {
         None => {
-            stdio::text("no difference");
+            invocation.printer.message("no difference");
             Ok(Exit::Done)
         }
         Some(text) => {
-            stdio::result(&text)?;
+            invocation.printer.result(&text)?;
             Ok(Exit::StepFailed)
         }
     }

@@ -6,16 +6,17 @@ mod render;
 mod rollback;
 mod status;
 
-use super::{load, run, stdio};
+use super::invocation::{Invocation, cancel_on_signals};
+use super::load;
+use super::printer::Printer;
 use crate::deployment::commands::{self, Place};
 use crate::deployment::read_definition;
 use crate::ecs::task_definition::{ContainerPatch, Patch, Request};
-use crate::engine::{Cancellation, Settings};
+use crate::engine::Settings;
 use crate::event::{Event, Events, Wants};
 use crate::exit::{Exit, Failure};
-use crate::secret::Masks;
+use crate::process::Stopping;
 use clap::{Args, Subcommand};
-use serde_json::Value;
 use std::path::PathBuf;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -37,13 +38,13 @@ enum Command {
     Status(status::Status),
 }
 
-pub(crate) fn main(arguments: &Arguments) -> Result<Exit, Failure> {
+pub(crate) async fn main(arguments: &Arguments, invocation: &Invocation) -> Result<Exit, Failure> {
     match &arguments.command {
-        Command::Render(arguments) => render::main(arguments),
-        Command::Diff(arguments) => diff::main(arguments),
-        Command::Deploy(arguments) => deploy::main(arguments),
-        Command::Rollback(arguments) => rollback::main(arguments),
-        Command::Status(arguments) => status::main(arguments),
+        Command::Render(arguments) => render::main(arguments, invocation),
+        Command::Diff(arguments) => diff::main(arguments, invocation).await,
+        Command::Deploy(arguments) => deploy::main(arguments, invocation).await,
+        Command::Rollback(arguments) => rollback::main(arguments, invocation).await,
+        Command::Status(arguments) => status::main(arguments, invocation).await,
     }
 }
 
@@ -87,11 +88,11 @@ struct Changes {
 
 impl Definition {
     /// The request to register it.
-    fn request(&self) -> Result<Request, Failure> {
+    fn request(&self, printer: &Printer) -> Result<Request, Failure> {
         let mut request = Request::from_document(read_definition(&self.file)?)?;
         request.apply(&self.changes.patch())?;
         for slip in request.likely_slips() {
-            stdio::text(&format!("warning: {slip}"));
+            printer.warning(&slip);
         }
         Ok(request)
     }
@@ -125,76 +126,53 @@ const PATIENCE: Duration = Duration::from_secs(15);
 const WAITING: usize = 100;
 
 /// What a command that asks AWS works with: progress goes to stderr, signals end it in order.
-struct Session {
+struct Session<'a> {
     settings: Settings,
-    masks: Masks,
+    invocation: &'a Invocation,
 }
 
-impl Session {
-    fn new() -> Result<Self, Failure> {
-        Ok(Self { settings: load::settings(&load::process())?, masks: Masks::default() })
+impl<'a> Session<'a> {
+    fn new(invocation: &'a Invocation) -> Result<Self, Failure> {
+        Ok(Self { settings: load::settings(&load::process())?, invocation })
     }
 
     /// Does something, and gives what comes out of it. Whoever changes something ends in order after a signal, within a time; the
     /// rest is dropped at once.
-    fn run<T>(
+    async fn run<T>(
         &self,
         changes: bool,
         work: impl AsyncFnOnce(&commands::Session<'_>) -> Result<T, Failure>,
     ) -> Result<Ended<T>, Failure> {
-        let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
-        let runtime = runtime.map_err(|error| Failure::environment(format!("cannot start: {error}")))?;
-        let ended = runtime.block_on(async {
-            let cancellation = Cancellation::default();
-            run::watch_signals(&cancellation)?;
-            let (events, mut ways) = Events::ways(&[Wants::default()], WAITING);
-            let printer = ways.pop().map(|way| tokio::spawn(print(way, self.masks.clone())));
-            let Self { settings, masks } = self;
-            let session = commands::Session { settings, masks, events: &events, cancellation: &cancellation };
-            let too_long = async {
-                cancellation.stopping.soft.cancelled().await;
-                tokio::time::sleep(if changes { PATIENCE } else { Duration::ZERO }).await;
-            };
-            let result = tokio::select! {
-                result = work(&session) => result,
-                () = too_long => Err(Failure::stopped()),
-            };
-            drop(events);
-            if let Some(printer) = printer {
-                let _ = printer.await;
-            }
-            let stopped = match cancellation.signal.load(Ordering::SeqCst) {
-                0 => None,
-                signal => Some(Failure::new(Exit::Signal(signal), "stopped in the middle")),
-            };
-            match (result, stopped) {
-                (Ok(value), stopped) => Ok(Ended { value, stopped }),
-                (Err(_), Some(stopped)) => Err(stopped),
-                (Err(failure), None) => Err(self.masked(failure)),
-            }
-        });
-        runtime.shutdown_background();
-        ended
-    }
-
-    /// A failure without secrets.
-    fn masked(&self, failure: Failure) -> Failure {
-        Failure {
-            message: self.masks.text(&failure.message),
-            help: failure.help.map(|help| self.masks.text(&help)),
-            ..failure
+        let Invocation { masks, printer } = self.invocation;
+        let cancellation = cancel_on_signals(Stopping::default())?;
+        let (events, mut ways) = Events::ways(&[Wants::default()], WAITING);
+        let printing = ways.pop().map(|way| tokio::spawn(print(way, printer.clone())));
+        let session = commands::Session {
+            settings: &self.settings,
+            masks,
+            events: &events,
+            cancellation: &cancellation,
+        };
+        let too_long = async {
+            cancellation.stopping.soft.cancelled().await;
+            tokio::time::sleep(if changes { PATIENCE } else { Duration::ZERO }).await;
+        };
+        let result = tokio::select! {
+            result = work(&session) => result,
+            () = too_long => Err(Failure::stopped()),
+        };
+        drop(events);
+        if let Some(printing) = printing {
+            let _ = printing.await;
         }
-    }
-
-    /// A document without secrets.
-    fn masked_document(&self, document: Value) -> Value {
-        match document {
-            Value::String(text) => Value::String(self.masks.text(&text)),
-            Value::Array(items) => items.into_iter().map(|item| self.masked_document(item)).collect(),
-            Value::Object(fields) => {
-                fields.into_iter().map(|(name, value)| (name, self.masked_document(value))).collect()
-            }
-            other => other,
+        let stopped = match cancellation.signal.load(Ordering::SeqCst) {
+            0 => None,
+            signal => Some(Failure::new(Exit::Signal(signal), "stopped in the middle")),
+        };
+        match (result, stopped) {
+            (Ok(value), stopped) => Ok(Ended { value, stopped }),
+            (Err(_), Some(stopped)) => Err(stopped),
+            (Err(failure), None) => Err(failure),
         }
     }
 }
@@ -214,15 +192,16 @@ impl<T> Ended<T> {
 }
 
 /// Writes what happens to stderr.
-async fn print(mut way: mpsc::Receiver<Event>, masks: Masks) {
+async fn print(mut way: mpsc::Receiver<Event>, printer: Printer) {
     while let Some(event) = way.recv().await {
-        let text = match event {
-            Event::Note { text, .. } => text,
-            Event::Warning { text, .. } => format!("warning: {text}"),
-            Event::Result(outcome) => format!("{} {}: {}", outcome.verb, outcome.subject, outcome.detail),
-            _ => continue,
-        };
-        stdio::text(&masks.text(&text));
+        match event {
+            Event::Note { text, .. } => printer.message(&text),
+            Event::Warning { text, .. } => printer.warning(&text),
+            Event::Result(outcome) => {
+                printer.message(&format!("{} {}: {}", outcome.verb, outcome.subject, outcome.detail));
+            }
+            _ => {}
+        }
     }
 }
 

@@ -2,6 +2,7 @@
 
 use super::deploy::conclude;
 use super::{Session, Target};
+use crate::cli::invocation::Invocation;
 use crate::deployment::Wishes;
 use crate::deployment::commands::Manner;
 use crate::duration;
@@ -29,12 +30,12 @@ pub(crate) struct Rollback {
     json: bool,
 }
 
-pub(crate) fn main(arguments: &Rollback) -> Result<Exit, Failure> {
+pub(crate) async fn main(arguments: &Rollback, invocation: &Invocation) -> Result<Exit, Failure> {
     let Rollback { wait, dry_run, .. } = *arguments;
     let manner =
         Manner { wait, on_failure: OnFailure::Leave, force: false, dry_run, wishes: Wishes::default() };
     let place = arguments.target.place();
-    let session = Session::new()?;
-    let done = session.run(!dry_run, async |session| session.roll_back(&place, &manner).await)?;
-    conclude(&session, &done, &place.cluster, dry_run, arguments.json)
+    let session = Session::new(invocation)?;
+    let done = session.run(!dry_run, async |session| session.roll_back(&place, &manner).await).await?;
+    conclude(&invocation.printer, &done, &place.cluster, dry_run, arguments.json)
 }

@@ -1,7 +1,7 @@
 //! `runner ecs status`.
 
 use super::Session;
-use crate::cli::stdio;
+use crate::cli::invocation::Invocation;
 use crate::deployment::commands::{self, Past, Running};
 use crate::deployment::short;
 use crate::exit::{Exit, Failure};
@@ -24,15 +24,15 @@ pub(crate) struct Status {
     json: bool,
 }
 
-pub(crate) fn main(arguments: &Status) -> Result<Exit, Failure> {
+pub(crate) async fn main(arguments: &Status, invocation: &Invocation) -> Result<Exit, Failure> {
     let Status { cluster, service, json } = arguments;
-    let session = Session::new()?;
-    let ended = session.run(false, async |session| session.status(cluster, service).await)?;
+    let session = Session::new(invocation)?;
+    let ended = session.run(false, async |session| session.status(cluster, service).await).await?;
     let status = ended.unless_stopped()?;
     if *json {
-        stdio::json(&session.masked_document(document(cluster, &status)))?;
+        invocation.printer.json(&document(cluster, &status))?;
     } else {
-        stdio::result(&session.masks.text(&text(cluster, &status)))?;
+        invocation.printer.result(&text(cluster, &status))?;
     }
     Ok(Exit::Done)
 }

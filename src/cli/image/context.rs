@@ -1,6 +1,7 @@
 //! `runner image context`.
 
-use crate::cli::{load, stdio};
+use crate::cli::invocation::Invocation;
+use crate::cli::load;
 use crate::docker::Engine;
 use crate::docker::context::{self, Selection};
 use crate::docker::ignore::{IgnoreFile, Rules};
@@ -34,7 +35,7 @@ pub(crate) struct Context {
     engine: bool,
 }
 
-pub(crate) fn main(arguments: &Context) -> Result<Exit, Failure> {
+pub(crate) async fn main(arguments: &Context, invocation: &Invocation) -> Result<Exit, Failure> {
     let directory = &arguments.directory;
     if !directory.is_dir() {
         return Err(Failure::usage(format!("there is no directory {}", directory.display())));
@@ -44,7 +45,7 @@ pub(crate) fn main(arguments: &Context) -> Result<Exit, Failure> {
     }
     let dockerfile = arguments.file.clone().unwrap_or_else(|| directory.join("Dockerfile"));
     let ignore = IgnoreFile::read(Some(&dockerfile), directory);
-    let rules = if arguments.engine { rules()? } else { Rules::default() };
+    let rules = if arguments.engine { rules().await? } else { Rules::default() };
     let selection = Selection { exclude: ignore.patterns(), rules, ..Selection::default() };
     let (mut sizes, mut list) = (Sizes::default(), String::new());
     let walked = context::walk(directory, &selection, &mut |stat| {
@@ -59,16 +60,14 @@ pub(crate) fn main(arguments: &Context) -> Result<Exit, Failure> {
         true
     });
     walked.map_err(|error| Failure::caused(Exit::Environment, &error.placed(|| ignore)))?;
-    stdio::result(&if arguments.size { report(&sizes) } else { list })?;
+    invocation.printer.result(&if arguments.size { report(&sizes) } else { list })?;
     Ok(Exit::Done)
 }
 
 /// The rules of the engine that would build here.
-fn rules() -> Result<Rules, Failure> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let runtime = runtime.map_err(|error| Failure::environment(format!("cannot start: {error}")))?;
+async fn rules() -> Result<Rules, Failure> {
     let settings = load::settings(&load::process())?;
-    let engine = runtime.block_on(Engine::connect(&settings.docker))?;
+    let engine = Engine::connect(&settings.docker).await?;
     Ok(engine.ignore_rules())
 }
 

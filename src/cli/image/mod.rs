@@ -3,6 +3,7 @@
 mod context;
 mod push;
 
+use super::invocation::Invocation;
 use crate::exit::{Exit, Failure};
 use clap::{Args, Subcommand};
 
@@ -19,9 +20,9 @@ enum Command {
     Push(push::Push),
 }
 
-pub(crate) fn main(arguments: &Arguments) -> Result<Exit, Failure> {
+pub(crate) async fn main(arguments: &Arguments, invocation: &Invocation) -> Result<Exit, Failure> {
     match &arguments.command {
-        Command::Context(arguments) => context::main(arguments),
-        Command::Push(arguments) => push::main(arguments),
+        Command::Context(arguments) => context::main(arguments, invocation).await,
+        Command::Push(arguments) => push::main(arguments, invocation).await,
     }
 }

@@ -1,12 +1,12 @@
 //! `runner image push`.
 
 use crate::address::{self, LATEST, Repository, split_tag};
-use crate::cli::{load, run, stdio};
-use crate::engine::Cancellation;
+use crate::cli::invocation::{Invocation, cancel_on_signals};
+use crate::cli::load;
 use crate::exit::{Exit, Failure};
+use crate::process::Stopping;
 use crate::registry::compress::Compression;
 use crate::registry::push::Progress;
-use crate::secret::Masks;
 use crate::step::transfer::ImagePush;
 use crate::text::human_size;
 use clap::{Args, ValueEnum};
@@ -40,7 +40,8 @@ enum Format {
     Zstd,
 }
 
-pub(crate) fn main(arguments: &Push) -> Result<Exit, Failure> {
+pub(crate) async fn main(arguments: &Push, invocation: &Invocation) -> Result<Exit, Failure> {
+    let Invocation { masks, printer } = invocation;
     let (repository, tag) = destination(&arguments.destination)?;
     let compression = match arguments.compression {
         Format::Gzip => Compression::Gzip,
@@ -48,35 +49,27 @@ pub(crate) fn main(arguments: &Push) -> Result<Exit, Failure> {
     };
     let push = ImagePush { image: arguments.image.clone(), repository, tag, compression };
     let settings = load::settings(&load::process())?;
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
-    let runtime = runtime.map_err(|error| Failure::environment(format!("cannot start: {error}")))?;
-    let pushed = runtime.block_on(async {
-        let cancellation = Cancellation::default();
-        run::watch_signals(&cancellation)?;
-        let (masks, progress) = (Masks::default(), Progress::default());
-        let mut warn = |text: String| stdio::text(&masks.text(&format!("warning: {text}")));
-        let stop = &cancellation.stopping.soft;
-        let pushed = tokio::select! {
-            pushed = push.run(&settings, &masks, &progress, stop, &mut warn) => pushed,
-            () = stop.cancelled() => Err(Failure::stopped()),
-            () = draw(&progress), if std::io::stderr().is_terminal() => unreachable!("the bar has no end"),
-        };
-        pushed.map_err(|failure| match cancellation.signal.load(Ordering::SeqCst) {
-            0 => Failure { message: masks.text(&failure.message), ..failure },
-            signal => Failure::new(
-                Exit::Signal(signal),
-                "stopped before the push was through; no tag stands for half an image",
-            ),
-        })
-    });
-    // Blocking work that was stopped in the middle must not delay the end.
-    runtime.shutdown_background();
+    let cancellation = cancel_on_signals(Stopping::default())?;
+    let progress = Progress::default();
+    let mut warn = |text: String| printer.warning(&text);
+    let stop = &cancellation.stopping.soft;
+    let pushed = tokio::select! {
+        pushed = push.run(&settings, masks, &progress, stop, &mut warn) => pushed,
+        () = stop.cancelled() => Err(Failure::stopped()),
+        () = draw(&progress), if std::io::stderr().is_terminal() => unreachable!("the bar has no end"),
+    };
     if std::io::stderr().is_terminal() {
         erase();
     }
-    let pushed = pushed?;
-    stdio::text(&pushed.summary.to_string());
-    stdio::result(&format!("{}@{}\n", push.repository, pushed.digest))?;
+    let pushed = pushed.map_err(|failure| match cancellation.signal.load(Ordering::SeqCst) {
+        0 => failure,
+        signal => Failure::new(
+            Exit::Signal(signal),
+            "stopped before the push was through; no tag stands for half an image",
+        ),
+    })?;
+    printer.message(&pushed.summary.to_string());
+    printer.verbatim(&format!("{}@{}\n", push.repository, pushed.digest))?;
     Ok(Exit::Done)
 }
 
