@@ -1,7 +1,7 @@
 //! `runner gc`.
 
-use super::invocation::Invocation;
 use super::load;
+use super::session::Session;
 use crate::engine::gc;
 use crate::exit::{Exit, Failure};
 use clap::Args;
@@ -18,19 +18,19 @@ pub(crate) struct Arguments {
     file: PathBuf,
 }
 
-pub(crate) async fn main(arguments: &Arguments, invocation: &Invocation) -> Result<Exit, Failure> {
+pub(crate) async fn main(arguments: &Arguments, session: &Session) -> Result<Exit, Failure> {
     let process = load::process();
     let directory = arguments.file.parent().filter(|parent| !parent.as_os_str().is_empty());
     let directory = directory.unwrap_or(Path::new("."));
     let artifacts = load::artifacts(&process, directory);
     let cleared = gc::clear(directory, &artifacts, &load::settings(&process)?).await?;
     for kept in &cleared.kept {
-        invocation.printer.message(&format!("left alone: {kept}"));
+        session.printer.message(&format!("left alone: {kept}"));
     }
     let mut text: String = cleared.removed.iter().map(|removed| format!("removed {removed}\n")).collect();
     if text.is_empty() {
         text.push_str("nothing was left behind\n");
     }
-    invocation.printer.result(&text)?;
+    session.printer.result(&text)?;
     Ok(Exit::Done)
 }

@@ -1,9 +1,9 @@
 //! `runner iam`.
 
 use super::facts;
-use super::invocation::Invocation;
 use super::load::{self, Loaded};
 use super::printer::Printer;
+use super::session::Session;
 use crate::exit::{Exit, Failure};
 use crate::plan::Mode;
 use crate::plan::calls::{Caller, Unknowns};
@@ -54,7 +54,7 @@ fn region(name: &str) -> Result<String, String> {
     valid.then(|| name.to_owned()).ok_or_else(|| "a region is called like eu-central-1".to_owned())
 }
 
-pub(crate) fn main(arguments: &Arguments, invocation: &Invocation) -> Result<Exit, Failure> {
+pub(crate) fn main(arguments: &Arguments, session: &Session) -> Result<Exit, Failure> {
     let request = load::Request {
         file: &arguments.file,
         mode: Some(Mode::Publish),
@@ -62,7 +62,7 @@ pub(crate) fn main(arguments: &Arguments, invocation: &Invocation) -> Result<Exi
         elsewhere: true,
         json: false,
     };
-    let loaded = load::load(&request, invocation)?;
+    let loaded = load::load(&request, session)?;
     let region = arguments.region.as_deref().or(loaded.context.region.as_deref());
     let account = arguments.account.as_deref().or(loaded.context.account.as_deref());
     let all = pipeline_policies(&loaded, (region, account));
@@ -71,7 +71,7 @@ pub(crate) fn main(arguments: &Arguments, invocation: &Invocation) -> Result<Exi
         Failure::usage("no step of this pipeline assumes that role")
             .help(format!("the roles that are assumed: {}", crate::text::listed(known)))
     })?;
-    let printer = &invocation.printer;
+    let printer = &session.printer;
     match arguments.format {
         Format::Json => printer.json(&policy.to_json())?,
         Format::Terraform => printer.result(&policy.to_terraform())?,

@@ -1,7 +1,7 @@
 //! From a pipeline file and the environment to everything that the commands start from.
 
-use super::invocation::Invocation;
 use super::printer::Printer;
+use super::session::Session;
 use crate::docker::host::Endpoint;
 use crate::duration;
 use crate::engine::Settings;
@@ -64,9 +64,9 @@ pub(crate) struct Loaded {
 
 /// Reads the file and joins it with the environment. Secrets that have a value here are masked from then on. Prints mistakes
 /// in the file, and fails if it has any.
-pub(crate) fn load(request: &Request<'_>, invocation: &Invocation) -> Result<Loaded, Failure> {
+pub(crate) fn load(request: &Request<'_>, session: &Session) -> Result<Loaded, Failure> {
     let source = read(request.file)?;
-    let refuse = |problems: &[Diagnostic]| refuse(&source, problems, request.json, &invocation.printer);
+    let refuse = |problems: &[Diagnostic]| refuse(&source, problems, request.json, &session.printer);
     let pipeline = pipeline::parse(&source).into_valid().map_err(|problems| refuse(&problems))?;
     let file = request
         .file
@@ -87,7 +87,7 @@ pub(crate) fn load(request: &Request<'_>, invocation: &Invocation) -> Result<Loa
         elsewhere: request.elsewhere,
     };
     let (values, problems) = plan::values(&pipeline, &sources, &context, mode);
-    mask(&pipeline, &values, &invocation.masks);
+    mask(&pipeline, &values, &session.masks);
     if !problems.is_empty() {
         return Err(refuse(&problems));
     }

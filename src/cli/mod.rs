@@ -6,12 +6,12 @@ mod facts;
 mod gc;
 mod iam;
 mod image;
-mod invocation;
 mod load;
 mod plan;
 mod printer;
 mod run;
 mod schema;
+mod session;
 mod stdio;
 mod validate;
 
@@ -21,8 +21,8 @@ use crate::process::guard::{self, GUARD};
 use crate::process::init;
 use crate::secret::Masks;
 use clap::{Parser, Subcommand};
-use invocation::Invocation;
 use printer::Printer;
+use session::Session;
 use std::ffi::OsString;
 use std::process::ExitCode;
 
@@ -78,24 +78,24 @@ pub fn main() -> ExitCode {
     }
     let Arguments { command, no_color } = Arguments::parse();
     match command {
-        Command::User(command) => invocation::run(no_color, async |invocation| command.run(invocation).await),
+        Command::User(command) => session::run(no_color, async |session| command.run(session).await),
         Command::Guard => exit_code("cannot watch over commands", guard::main().map(|()| 0)),
         Command::Detached { argv } => exit_code("cannot start it", detached::main(&argv).map(|()| 0)),
     }
 }
 
 impl UserCommand {
-    async fn run(self, invocation: &Invocation) -> Result<Exit, Failure> {
+    async fn run(self, session: &Session) -> Result<Exit, Failure> {
         match self {
-            Self::Run(run) => run::main(&run, invocation).await,
-            Self::Plan(plan) => plan::main(&plan, invocation),
-            Self::Validate(validate) => validate::main(&validate, invocation),
-            Self::Schema(schema) => schema::main(&schema, invocation),
-            Self::Iam(iam) => iam::main(&iam, invocation),
-            Self::Doctor(doctor) => doctor::main(&doctor, invocation).await,
-            Self::Gc(gc) => gc::main(&gc, invocation).await,
-            Self::Image(image) => image::main(&image, invocation).await,
-            Self::Ecs(ecs) => ecs::main(&ecs, invocation).await,
+            Self::Run(run) => run::main(&run, session).await,
+            Self::Plan(plan) => plan::main(&plan, session),
+            Self::Validate(validate) => validate::main(&validate, session),
+            Self::Schema(schema) => schema::main(&schema, session),
+            Self::Iam(iam) => iam::main(&iam, session),
+            Self::Doctor(doctor) => doctor::main(&doctor, session).await,
+            Self::Gc(gc) => gc::main(&gc, session).await,
+            Self::Image(image) => image::main(&image, session).await,
+            Self::Ecs(ecs) => ecs::main(&ecs, session).await,
         }
     }
 }

@@ -1,7 +1,7 @@
 //! `runner plan`.
 
-use super::invocation::Invocation;
 use super::load::{self, Loaded};
+use super::session::Session;
 use super::{facts, run};
 use crate::exit::{Exit, Failure};
 use crate::language::diagnostic;
@@ -41,7 +41,7 @@ pub(crate) struct Arguments {
     json: bool,
 }
 
-pub(crate) fn main(arguments: &Arguments, invocation: &Invocation) -> Result<Exit, Failure> {
+pub(crate) fn main(arguments: &Arguments, session: &Session) -> Result<Exit, Failure> {
     let request = load::Request {
         file: &arguments.file,
         mode: load::mode(arguments.publish, arguments.local),
@@ -49,7 +49,7 @@ pub(crate) fn main(arguments: &Arguments, invocation: &Invocation) -> Result<Exi
         elsewhere: true,
         json: arguments.json,
     };
-    let loaded = load::load(&request, invocation)?;
+    let loaded = load::load(&request, session)?;
     let Loaded { pipeline, source, directory, context, mode, values, .. } = &loaded;
     let facts = facts::facts(pipeline, values, directory);
     let left_out = condition::left_out(&condition::verdicts(pipeline, context));
@@ -61,7 +61,7 @@ pub(crate) fn main(arguments: &Arguments, invocation: &Invocation) -> Result<Exi
     }
     if !problems.is_empty() {
         diagnostic::sort(&mut problems);
-        return Err(load::refuse(source, &problems, arguments.json, &invocation.printer));
+        return Err(load::refuse(source, &problems, arguments.json, &session.printer));
     }
     let place = (context.region.as_deref(), context.account.as_deref());
     let caller = Caller::new(pipeline, values, &facts, Unknowns::Written, place);
@@ -85,9 +85,9 @@ pub(crate) fn main(arguments: &Arguments, invocation: &Invocation) -> Result<Exi
         })
         .collect();
     if arguments.json {
-        invocation.printer.json(&outline)?;
+        session.printer.json(&outline)?;
     } else {
-        invocation.printer.result(&text(&outline))?;
+        session.printer.result(&text(&outline))?;
     }
     Ok(Exit::Done)
 }

@@ -1,7 +1,7 @@
 //! `runner run`.
 
-use super::invocation::{Invocation, cancel_on_signals};
 use super::load::{self, Loaded};
+use super::session::{Session, cancel_on_signals};
 use super::stdio;
 use crate::duration;
 use crate::engine::{self, Job};
@@ -61,9 +61,9 @@ pub(crate) fn phase(name: &str) -> Result<PhaseName, String> {
 }
 
 /// Reads, plans and runs. Failures that come before the run has begun are errors; later ones are in the log and the code.
-pub(crate) async fn main(arguments: &Arguments, invocation: &Invocation) -> Result<Exit, Failure> {
-    let job = job(arguments, invocation)?;
-    let Invocation { masks, printer } = invocation;
+pub(crate) async fn main(arguments: &Arguments, session: &Session) -> Result<Exit, Failure> {
+    let job = job(arguments, session)?;
+    let Session { masks, printer } = session;
     let stopping = Stopping { grace: arguments.grace, ..Stopping::default() };
     let cancellation = cancel_on_signals(stopping)?;
     let prepared = tokio::select! {
@@ -93,7 +93,7 @@ pub(crate) async fn main(arguments: &Arguments, invocation: &Invocation) -> Resu
 }
 
 /// From raw arguments and the environment to a job.
-fn job(arguments: &Arguments, invocation: &Invocation) -> Result<Job, Failure> {
+fn job(arguments: &Arguments, session: &Session) -> Result<Job, Failure> {
     let request = load::Request {
         file: &arguments.file,
         mode: load::mode(arguments.publish, arguments.local),
@@ -101,7 +101,7 @@ fn job(arguments: &Arguments, invocation: &Invocation) -> Result<Job, Failure> {
         elsewhere: false,
         json: false,
     };
-    let loaded = load::load(&request, invocation)?;
+    let loaded = load::load(&request, session)?;
     let settings = loaded.settings()?;
     let Loaded { pipeline, source, file, directory, process, context, mode, values } = loaded;
     let planned = plan::plan(&pipeline, &arguments.phases, &context, mode, &values);
@@ -111,7 +111,7 @@ fn job(arguments: &Arguments, invocation: &Invocation) -> Result<Job, Failure> {
             let mut problems = planned.err().unwrap_or_default();
             problems.extend(pipeline.unready);
             diagnostic::sort(&mut problems);
-            return Err(load::refuse(&source, &problems, false, &invocation.printer));
+            return Err(load::refuse(&source, &problems, false, &session.printer));
         }
     };
     let artifacts = load::artifacts(&process, &directory);
@@ -126,7 +126,7 @@ fn job(arguments: &Arguments, invocation: &Invocation) -> Result<Job, Failure> {
         directory,
         artifacts,
         settings,
-        masks: invocation.masks.clone(),
+        masks: session.masks.clone(),
         not_text: load::not_text(),
         timeout: arguments.timeout,
     })

@@ -1,6 +1,6 @@
 //! `runner schema`.
 
-use super::invocation::Invocation;
+use super::session::Session;
 use crate::exit::{Exit, Failure};
 use crate::language::{reference, schema};
 use clap::Args;
@@ -16,11 +16,11 @@ pub(crate) struct Arguments {
     markdown: bool,
 }
 
-pub(crate) fn main(arguments: &Arguments, invocation: &Invocation) -> Result<Exit, Failure> {
+pub(crate) fn main(arguments: &Arguments, session: &Session) -> Result<Exit, Failure> {
     if arguments.markdown {
-        invocation.printer.result(&reference::reference())?;
+        session.printer.result(&reference::reference())?;
     } else {
-        invocation.printer.json(&schema::schema())?;
+        session.printer.json(&schema::schema())?;
     }
     Ok(Exit::Done)
 }

@@ -1,8 +1,8 @@
 //! `runner validate`.
 
 use super::facts;
-use super::invocation::Invocation;
 use super::load::{self, FileReport, Validation};
+use super::session::Session;
 use crate::exit::{Exit, Failure};
 use crate::language::diagnostic::{self, Diagnostic, Severity};
 use crate::language::pipeline::{self, Parsed};
@@ -29,21 +29,21 @@ pub(crate) struct Arguments {
     json: bool,
 }
 
-pub(crate) fn main(arguments: &Arguments, invocation: &Invocation) -> Result<Exit, Failure> {
+pub(crate) fn main(arguments: &Arguments, session: &Session) -> Result<Exit, Failure> {
     let mut reports = Vec::new();
     for path in &arguments.files {
-        reports.push(validate(path, arguments.json, invocation)?);
+        reports.push(validate(path, arguments.json, session)?);
     }
     let validation = Validation::new(reports);
     if arguments.json {
-        invocation.printer.json(&validation)?;
+        session.printer.json(&validation)?;
     }
     Ok(if validation.valid { Exit::Done } else { Exit::Usage })
 }
 
 /// Checks a file, and prints the result unless all of them become one JSON document.
-fn validate(path: &Path, json: bool, invocation: &Invocation) -> Result<FileReport, Failure> {
-    let printer = &invocation.printer;
+fn validate(path: &Path, json: bool, session: &Session) -> Result<FileReport, Failure> {
+    let printer = &session.printer;
     let source = match load::read(path) {
         Ok(source) => source,
         Err(failure) => {
@@ -54,7 +54,7 @@ fn validate(path: &Path, json: bool, invocation: &Invocation) -> Result<FileRepo
         }
     };
     // The text quotes lines of the file, which holds no secrets: its reader gets them as they are.
-    let masks = if json { invocation.masks.clone() } else { Masks::default() };
+    let masks = if json { session.masks.clone() } else { Masks::default() };
     let diagnostics = check(&source, path, &masks);
     let report = FileReport::new(&source, &diagnostics);
     if !json {

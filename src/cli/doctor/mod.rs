@@ -3,8 +3,8 @@
 mod aws;
 mod machine;
 
-use super::invocation::Invocation;
 use super::load::{self, Loaded};
+use super::session::Session;
 use crate::aws::AwsError;
 use crate::exit::{Exit, Failure};
 use crate::plan::Mode;
@@ -101,7 +101,7 @@ struct CheckReport<'a> {
     checks: &'a [Check],
 }
 
-pub(crate) async fn main(arguments: &Arguments, invocation: &Invocation) -> Result<Exit, Failure> {
+pub(crate) async fn main(arguments: &Arguments, session: &Session) -> Result<Exit, Failure> {
     let default = Path::new("pipeline.yml");
     let file = arguments.file.as_deref().or(default.exists().then_some(default));
     let loaded = match file {
@@ -113,13 +113,13 @@ pub(crate) async fn main(arguments: &Arguments, invocation: &Invocation) -> Resu
                 elsewhere: true,
                 json: arguments.json,
             };
-            Some(load::load(&request, invocation)?)
+            Some(load::load(&request, session)?)
         }
         None => None,
     };
     let checks = examine(loaded.as_ref()).await?;
     let ready = !checks.0.iter().any(|check| check.state == State::Missing);
-    let printer = &invocation.printer;
+    let printer = &session.printer;
     if arguments.json {
         printer.json(&CheckReport { version: 1, ready, checks: &checks.0 })?;
     } else {

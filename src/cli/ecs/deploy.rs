@@ -1,8 +1,8 @@
 //! `runner ecs deploy`.
 
-use super::{Changes, Ended, Session, Target};
-use crate::cli::invocation::Invocation;
+use super::{Changes, Ended, Invocation, Target};
 use crate::cli::printer::Printer;
+use crate::cli::session::Session;
 use crate::deployment::commands::{Base, Done, Manner, Planned};
 use crate::deployment::{Outcome, Wishes, read_definition, short};
 use crate::duration;
@@ -67,7 +67,7 @@ enum WhenItFails {
     Leave,
 }
 
-pub(crate) async fn main(arguments: &Deploy, invocation: &Invocation) -> Result<Exit, Failure> {
+pub(crate) async fn main(arguments: &Deploy, session: &Session) -> Result<Exit, Failure> {
     let base = match (&arguments.file, &arguments.task_definition) {
         (Some(file), _) => Base::Document(read_definition(file)?),
         (None, Some(revision)) => Base::Registered(revision.clone()),
@@ -85,11 +85,11 @@ pub(crate) async fn main(arguments: &Deploy, invocation: &Invocation) -> Result<
         wishes: Wishes { keep_revisions: arguments.then.keep_revisions, schedules: arguments.then.schedules },
     };
     let place = arguments.target.place();
-    let session = Session::new(invocation)?;
-    let done = session
+    let ecs = Invocation::new(session)?;
+    let done = ecs
         .run(!arguments.dry_run, async |session| session.deploy(&place, base, &patch, &manner).await)
         .await?;
-    conclude(&invocation.printer, &done, &place.cluster, arguments.dry_run, arguments.json)
+    conclude(&session.printer, &done, &place.cluster, arguments.dry_run, arguments.json)
 }
 
 /// Prints what was done, or would be, and gives the exit code: that of the deployment, whether or not this can be printed.

@@ -1,7 +1,7 @@
 //! `runner ecs diff`.
 
-use super::{Definition, Session};
-use crate::cli::invocation::Invocation;
+use super::{Definition, Invocation};
+use crate::cli::session::Session;
 use crate::exit::{Exit, Failure};
 use clap::Args;
 
@@ -21,25 +21,25 @@ pub(crate) struct Diff {
     definition: Definition,
 }
 
-pub(crate) async fn main(arguments: &Diff, invocation: &Invocation) -> Result<Exit, Failure> {
-    let request = arguments.definition.request(&invocation.printer)?;
+pub(crate) async fn main(arguments: &Diff, session: &Session) -> Result<Exit, Failure> {
+    let request = arguments.definition.request(&session.printer)?;
     let Diff { cluster, service, .. } = arguments;
-    let session = Session::new(invocation)?;
+    let ecs = Invocation::new(session)?;
     // 1 is for a difference.
     let is_unknown = |failure: Failure| Failure {
         exit: if failure.exit == Exit::StepFailed { Exit::Environment } else { failure.exit },
         ..failure
     };
-    let ended = session
+    let ended = ecs
         .run(false, async |session| session.difference(cluster, service, &request).await.map_err(is_unknown))
         .await?;
     match ended.unless_stopped()? {
         None => {
-            invocation.printer.message("no difference");
+            session.printer.message("no difference");
             Ok(Exit::Done)
         }
         Some(text) => {
-            invocation.printer.result(&text)?;
+            session.printer.result(&text)?;
             Ok(Exit::StepFailed)
         }
     }

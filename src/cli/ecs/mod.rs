@@ -6,9 +6,9 @@ mod render;
 mod rollback;
 mod status;
 
-use super::invocation::{Invocation, cancel_on_signals};
 use super::load;
 use super::printer::Printer;
+use super::session::{Session, cancel_on_signals};
 use crate::deployment::commands::{self, Place};
 use crate::deployment::read_definition;
 use crate::ecs::task_definition::{ContainerPatch, Patch, Request};
@@ -38,13 +38,13 @@ enum Command {
     Status(status::Status),
 }
 
-pub(crate) async fn main(arguments: &Arguments, invocation: &Invocation) -> Result<Exit, Failure> {
+pub(crate) async fn main(arguments: &Arguments, session: &Session) -> Result<Exit, Failure> {
     match &arguments.command {
-        Command::Render(arguments) => render::main(arguments, invocation),
-        Command::Diff(arguments) => diff::main(arguments, invocation).await,
-        Command::Deploy(arguments) => deploy::main(arguments, invocation).await,
-        Command::Rollback(arguments) => rollback::main(arguments, invocation).await,
-        Command::Status(arguments) => status::main(arguments, invocation).await,
+        Command::Render(arguments) => render::main(arguments, session),
+        Command::Diff(arguments) => diff::main(arguments, session).await,
+        Command::Deploy(arguments) => deploy::main(arguments, session).await,
+        Command::Rollback(arguments) => rollback::main(arguments, session).await,
+        Command::Status(arguments) => status::main(arguments, session).await,
     }
 }
 
@@ -126,14 +126,14 @@ const PATIENCE: Duration = Duration::from_secs(15);
 const WAITING: usize = 100;
 
 /// What a command that asks AWS works with: progress goes to stderr, signals end it in order.
-struct Session<'a> {
+struct Invocation<'a> {
     settings: Settings,
-    invocation: &'a Invocation,
+    session: &'a Session,
 }
 
-impl<'a> Session<'a> {
-    fn new(invocation: &'a Invocation) -> Result<Self, Failure> {
-        Ok(Self { settings: load::settings(&load::process())?, invocation })
+impl<'a> Invocation<'a> {
+    fn new(session: &'a Session) -> Result<Self, Failure> {
+        Ok(Self { settings: load::settings(&load::process())?, session })
     }
 
     /// Does something, and gives what comes out of it. Whoever changes something ends in order after a signal, within a time; the
@@ -143,7 +143,7 @@ impl<'a> Session<'a> {
         changes: bool,
         work: impl AsyncFnOnce(&commands::Session<'_>) -> Result<T, Failure>,
     ) -> Result<Ended<T>, Failure> {
-        let Invocation { masks, printer } = self.invocation;
+        let Session { masks, printer } = self.session;
         let cancellation = cancel_on_signals(Stopping::default())?;
         let (events, mut ways) = Events::ways(&[Wants::default()], WAITING);
         let printing = ways.pop().map(|way| tokio::spawn(print(way, printer.clone())));

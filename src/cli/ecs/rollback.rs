@@ -1,8 +1,8 @@
 //! `runner ecs rollback`.
 
 use super::deploy::conclude;
-use super::{Session, Target};
-use crate::cli::invocation::Invocation;
+use super::{Invocation, Target};
+use crate::cli::session::Session;
 use crate::deployment::Wishes;
 use crate::deployment::commands::Manner;
 use crate::duration;
@@ -30,12 +30,12 @@ pub(crate) struct Rollback {
     json: bool,
 }
 
-pub(crate) async fn main(arguments: &Rollback, invocation: &Invocation) -> Result<Exit, Failure> {
+pub(crate) async fn main(arguments: &Rollback, session: &Session) -> Result<Exit, Failure> {
     let Rollback { wait, dry_run, .. } = *arguments;
     let manner =
         Manner { wait, on_failure: OnFailure::Leave, force: false, dry_run, wishes: Wishes::default() };
     let place = arguments.target.place();
-    let session = Session::new(invocation)?;
-    let done = session.run(!dry_run, async |session| session.roll_back(&place, &manner).await).await?;
-    conclude(&invocation.printer, &done, &place.cluster, dry_run, arguments.json)
+    let ecs = Invocation::new(session)?;
+    let done = ecs.run(!dry_run, async |session| session.roll_back(&place, &manner).await).await?;
+    conclude(&session.printer, &done, &place.cluster, dry_run, arguments.json)
 }

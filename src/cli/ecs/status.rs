@@ -1,7 +1,7 @@
 //! `runner ecs status`.
 
-use super::Session;
-use crate::cli::invocation::Invocation;
+use super::Invocation;
+use crate::cli::session::Session;
 use crate::deployment::commands::{self, Past, Running};
 use crate::deployment::short;
 use crate::exit::{Exit, Failure};
@@ -24,15 +24,15 @@ pub(crate) struct Status {
     json: bool,
 }
 
-pub(crate) async fn main(arguments: &Status, invocation: &Invocation) -> Result<Exit, Failure> {
+pub(crate) async fn main(arguments: &Status, session: &Session) -> Result<Exit, Failure> {
     let Status { cluster, service, json } = arguments;
-    let session = Session::new(invocation)?;
-    let ended = session.run(false, async |session| session.status(cluster, service).await).await?;
+    let ecs = Invocation::new(session)?;
+    let ended = ecs.run(false, async |session| session.status(cluster, service).await).await?;
     let status = ended.unless_stopped()?;
     if *json {
-        invocation.printer.json(&document(cluster, &status))?;
+        session.printer.json(&document(cluster, &status))?;
     } else {
-        invocation.printer.result(&text(cluster, &status))?;
+        session.printer.result(&text(cluster, &status))?;
     }
     Ok(Exit::Done)
 }

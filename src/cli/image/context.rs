@@ -1,7 +1,7 @@
 //! `runner image context`.
 
-use crate::cli::invocation::Invocation;
 use crate::cli::load;
+use crate::cli::session::Session;
 use crate::docker::Engine;
 use crate::docker::context::{self, Selection};
 use crate::docker::ignore::{IgnoreFile, Rules};
@@ -35,7 +35,7 @@ pub(crate) struct Context {
     engine: bool,
 }
 
-pub(crate) async fn main(arguments: &Context, invocation: &Invocation) -> Result<Exit, Failure> {
+pub(crate) async fn main(arguments: &Context, session: &Session) -> Result<Exit, Failure> {
     let directory = &arguments.directory;
     if !directory.is_dir() {
         return Err(Failure::usage(format!("there is no directory {}", directory.display())));
@@ -60,7 +60,7 @@ pub(crate) async fn main(arguments: &Context, invocation: &Invocation) -> Result
         true
     });
     walked.map_err(|error| Failure::caused(Exit::Environment, &error.placed(|| ignore)))?;
-    invocation.printer.result(&if arguments.size { report(&sizes) } else { list })?;
+    session.printer.result(&if arguments.size { report(&sizes) } else { list })?;
     Ok(Exit::Done)
 }
 

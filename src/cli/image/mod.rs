@@ -3,7 +3,7 @@
 mod context;
 mod push;
 
-use super::invocation::Invocation;
+use super::session::Session;
 use crate::exit::{Exit, Failure};
 use clap::{Args, Subcommand};
 
@@ -20,9 +20,9 @@ enum Command {
     Push(push::Push),
 }
 
-pub(crate) async fn main(arguments: &Arguments, invocation: &Invocation) -> Result<Exit, Failure> {
+pub(crate) async fn main(arguments: &Arguments, session: &Session) -> Result<Exit, Failure> {
     match &arguments.command {
-        Command::Context(arguments) => context::main(arguments, invocation).await,
-        Command::Push(arguments) => push::main(arguments, invocation).await,
+        Command::Context(arguments) => context::main(arguments, session).await,
+        Command::Push(arguments) => push::main(arguments, session).await,
     }
 }

@@ -1,8 +1,8 @@
 //! `runner image push`.
 
 use crate::address::{self, LATEST, Repository, split_tag};
-use crate::cli::invocation::{Invocation, cancel_on_signals};
 use crate::cli::load;
+use crate::cli::session::{Session, cancel_on_signals};
 use crate::exit::{Exit, Failure};
 use crate::process::Stopping;
 use crate::registry::compress::Compression;
@@ -40,8 +40,8 @@ enum Format {
     Zstd,
 }
 
-pub(crate) async fn main(arguments: &Push, invocation: &Invocation) -> Result<Exit, Failure> {
-    let Invocation { masks, printer } = invocation;
+pub(crate) async fn main(arguments: &Push, session: &Session) -> Result<Exit, Failure> {
+    let Session { masks, printer } = session;
     let (repository, tag) = destination(&arguments.destination)?;
     let compression = match arguments.compression {
         Format::Gzip => Compression::Gzip,

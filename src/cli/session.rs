@@ -1,4 +1,4 @@
-//! One invocation of a command: the only place that starts the runtime and handles signals, panics and failures.
+//! The session of a command: the only place that starts the runtime and handles signals, panics and failures.
 
 use super::printer::Printer;
 use crate::engine::Cancellation;
@@ -22,24 +22,21 @@ const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// What every command works with.
 #[derive(Debug)]
-pub(crate) struct Invocation {
+pub(crate) struct Session {
     /// The secrets that the command knows. Whatever is added is masked from then on.
     pub(crate) masks: Masks,
     pub(crate) printer: Printer,
 }
 
 /// Runs a command to its end, prints its failure, and returns the exit code of the process.
-pub(crate) fn run(
-    no_color: bool,
-    command: impl AsyncFnOnce(&Invocation) -> Result<Exit, Failure>,
-) -> ExitCode {
+pub(crate) fn run(no_color: bool, command: impl AsyncFnOnce(&Session) -> Result<Exit, Failure>) -> ExitCode {
     let masks = Masks::default();
     let printer = Printer::new(&masks, no_color);
     mask_panics(&printer);
-    let invocation = Invocation { masks, printer };
-    let result = block_on(command(&invocation));
+    let session = Session { masks, printer };
+    let result = block_on(command(&session));
     let exit = result.unwrap_or_else(|failure| {
-        invocation.printer.failure(&failure);
+        session.printer.failure(&failure);
         failure.exit
     });
     ExitCode::from(exit.code())
