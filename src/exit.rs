@@ -60,22 +60,107 @@ impl Exit {
     }
 }
 
-/// Why something could not be done: the exit code it leads to, one sentence, and the next step to take.
+/// What kind of thing went wrong. The names are part of `runner.events/1`; the set is closed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum FailureKind {
+    /// A command ended with an exit code other than 0.
+    CommandExit,
+    /// A signal ended a command.
+    CommandSignal,
+    OutOfMemory,
+    Timeout,
+    /// A step of a Dockerfile failed.
+    BuildVertex,
+    /// Tests of an image failed.
+    Tests,
+    /// A registry answered with a refusal.
+    RegistryRefused,
+    RegistryUnreachable,
+    /// IAM refused a call.
+    AwsDenied,
+    AwsThrottled,
+    /// A resource that a call names does not exist.
+    NotFound,
+    DeploymentFailed,
+    /// Another deployment replaced this one.
+    Superseded,
+    DockerUnreachable,
+    /// A scan found what the pipeline does not allow.
+    ScanGate,
+    /// A check before the run, or before a change, found something missing.
+    Preflight,
+    /// The pipeline file, an argument or a value is wrong.
+    BadInput,
+    AwsOther,
+    /// A file, a directory or a process could not be used.
+    Io,
+    /// Someone asked for the end.
+    Stopped,
+    /// The process that ran it was killed.
+    Killed,
+}
+
+impl FailureKind {
+    /// The name as the wire format spells it.
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::CommandExit => "command-exit",
+            Self::CommandSignal => "command-signal",
+            Self::OutOfMemory => "out-of-memory",
+            Self::Timeout => "timeout",
+            Self::BuildVertex => "build-vertex",
+            Self::Tests => "tests",
+            Self::RegistryRefused => "registry-refused",
+            Self::RegistryUnreachable => "registry-unreachable",
+            Self::AwsDenied => "aws-denied",
+            Self::AwsThrottled => "aws-throttled",
+            Self::NotFound => "not-found",
+            Self::DeploymentFailed => "deployment-failed",
+            Self::Superseded => "superseded",
+            Self::DockerUnreachable => "docker-unreachable",
+            Self::ScanGate => "scan-gate",
+            Self::Preflight => "preflight",
+            Self::BadInput => "bad-input",
+            Self::AwsOther => "aws-other",
+            Self::Io => "io",
+            Self::Stopped => "stopped",
+            Self::Killed => "killed",
+        }
+    }
+
+    /// The kind of a failure whose origin names no other: what its exit code implies.
+    fn of(exit: Exit) -> Self {
+        match exit {
+            Exit::Done | Exit::Environment => Self::Io,
+            Exit::StepFailed => Self::Preflight,
+            Exit::Usage => Self::BadInput,
+            Exit::TestsFailed => Self::Tests,
+            Exit::RolledBack | Exit::NotRolledBack => Self::DeploymentFailed,
+            Exit::Timeout => Self::Timeout,
+            Exit::Superseded => Self::Superseded,
+            Exit::Signal(_) => Self::Stopped,
+        }
+    }
+}
+
+/// Why something could not be done: its kind, the exit code, one sentence, and the next step to take.
 #[derive(Debug, Clone)]
 pub(crate) struct Failure {
+    pub(crate) kind: FailureKind,
     pub(crate) exit: Exit,
-    /// What went wrong, as a sentence fragment.
+    /// What went wrong, as a sentence fragment. It ends with the causes that the adapter reported.
     pub(crate) message: String,
     /// What to do about it.
     pub(crate) help: Option<String>,
-    /// It is no failure of its own: somebody asked for the end.
-    pub(crate) stopped: bool,
+    /// The step or phase in which it happened, by its event id. The first one that is set stays.
+    pub(crate) place: Option<String>,
 }
 
 impl Failure {
-    /// A failure with its sentence.
+    /// A failure with its sentence. Its kind is the one that the exit code implies.
     pub(crate) fn new(exit: Exit, message: impl Into<String>) -> Self {
-        Self { exit, message: message.into(), help: None, stopped: false }
+        Self { kind: FailureKind::of(exit), exit, message: message.into(), help: None, place: None }
     }
 
     /// A failure of the environment: exit 3.
@@ -93,9 +178,14 @@ impl Failure {
         Self::new(Exit::Usage, message)
     }
 
-    /// What was under way ended because it was asked to.
+    /// Something that ended because the run was stopped.
     pub(crate) fn stopped() -> Self {
-        Self { stopped: true, ..Self::new(Exit::Environment, "the run was stopped") }
+        Self::new(Exit::Environment, "the run was stopped").kind(FailureKind::Stopped)
+    }
+
+    /// Whether this is no failure of its own: someone asked for the end.
+    pub(crate) fn is_stopped(&self) -> bool {
+        self.kind == FailureKind::Stopped && !matches!(self.exit, Exit::Signal(_))
     }
 
     /// Adds the next step to take.
@@ -105,7 +195,21 @@ impl Failure {
         self
     }
 
-    /// A failure told by an error and everything that caused it.
+    /// Sets the kind.
+    #[must_use]
+    pub(crate) fn kind(mut self, kind: FailureKind) -> Self {
+        self.kind = kind;
+        self
+    }
+
+    /// Sets the place unless it has one.
+    #[must_use]
+    pub(crate) fn at(mut self, place: &str) -> Self {
+        self.place.get_or_insert_with(|| place.to_owned());
+        self
+    }
+
+    /// A failure with the text of an error and of everything that caused it.
     pub(crate) fn caused(exit: Exit, error: &dyn std::error::Error) -> Self {
         Self::new(exit, chain(error))
     }

@@ -9,6 +9,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+/// The directory for everything that runner writes.
+pub(crate) const WORK_DIRECTORY: &str = ".runner";
 /// The file whose lock says who works in `.runner/`.
 const LOCK: &str = "lock";
 /// The directory for what does not outlive a run.

@@ -11,12 +11,17 @@ fn project() -> Project {
     let names: Vec<String> = (0..SECRETS.len()).map(|at| format!("S{at}")).collect();
     let parameters: String = names.iter().map(|name| format!("{name}: /t/{name}, ")).collect();
     let title: String = names.iter().map(|name| format!("<${{{name}}}>")).collect();
-    let values: String = names.iter().zip(SECRETS).map(|(name, value)| format!("{name}={value}\n")).collect();
     Project::new(&format!(
         "version: 1\nname: t\nenv: {{ shell: sh, parameter-store: {{ {parameters}}} }}\nimages: {{ app: {{ repository: version-app, tags: [\"v12345-${{source.commit}}\"] }} }}\nphases:\n  build:\n    steps:\n      - {{ name: \"{title}\", run: \"true\" }}\n      - build: app\n      - push: app\n"
     ))
     .file("Dockerfile", "FROM scratch\n")
-    .file("secrets.env", values)
+    .file("secrets.env", env_file(|at| SECRETS[at].to_owned()))
+    .file("harmless.env", env_file(|at| format!("harmless-{at}")))
+}
+
+/// The lines of an `--env-file` with a value for each secret.
+fn env_file(value: impl Fn(usize) -> String) -> String {
+    (0..SECRETS.len()).map(|at| format!("S{at}={}\n", value(at))).collect()
 }
 
 /// The calls need neither Docker nor AWS.
@@ -61,6 +66,14 @@ fn texts<'v>(value: &'v Value, found: &mut Vec<&'v str>) {
     }
 }
 
+#[track_caller]
+fn shows_no_secret(texts: &[&str], outcome: &Outcome) {
+    for secret in SECRETS.iter().filter(|secret| secret.len() >= 4) {
+        let shown = texts.iter().find(|text| text.contains(secret));
+        assert!(shown.is_none(), "{shown:?} shows {secret}\n{outcome}");
+    }
+}
+
 /// The document with secrets has the keys and the numbers of the one without, and no string value shows a secret.
 #[track_caller]
 fn is_masked(with: &Outcome, without: &Outcome) {
@@ -73,22 +86,13 @@ fn is_masked(with: &Outcome, without: &Outcome) {
     assert_eq!(masked["version"], json!(1), "{with}");
     let mut found = Vec::new();
     texts(&masked, &mut found);
-    for secret in SECRETS.iter().filter(|secret| secret.len() >= 4) {
-        assert!(!found.iter().any(|text| text.contains(secret)), "a string value shows {secret}\n{with}");
-    }
+    shows_no_secret(&found, with);
     assert!(found.iter().any(|text| text.contains("***")), "nothing is masked\n{with}");
-}
-
-/// The same call with other values for the secrets.
-fn harmless(project: &Project) {
-    let values: String = (0..SECRETS.len()).map(|at| format!("S{at}=harmless-{at}\n")).collect();
-    std::fs::write(project.path("harmless.env"), values).unwrap();
 }
 
 #[test]
 fn plans_stay_whole() {
     let project = project();
-    harmless(&project);
     for mode in ["", "--local"] {
         let plan =
             |file: &str| call(&project, &format!("plan --json {mode} --env-file {file}")).run().exits(0);
@@ -97,9 +101,29 @@ fn plans_stay_whole() {
 }
 
 #[test]
+fn each_event_of_a_run_stays_whole() {
+    let names: String = (0..SECRETS.len()).map(|at| format!("S{at}: /t/S{at}, ")).collect();
+    let text: String = (0..SECRETS.len()).map(|at| format!("<$S{at}>")).collect();
+    let project = Project::new(&format!(
+        "version: 1\nname: t\nenv: {{ shell: sh, parameter-store: {{ {names}}} }}\nphases:\n  build:\n    steps:\n      - {{ name: a version, run: 'echo \"{text}\"' }}\n"
+    ));
+    let project = project.file("secrets.env", env_file(|at| SECRETS[at].to_owned()));
+    let outcome = call(&project, "run --json=output --local --env-file secrets.env").run().exits(0);
+    let events: Vec<Value> = outcome.stdout.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let mut found = Vec::new();
+    for event in &events {
+        assert!(event["type"].is_string() && event["at"].is_string() && event["v"] == 1, "{event}");
+        found.extend(["title", "text", "summary"].iter().filter_map(|key| event[*key].as_str()));
+    }
+    shows_no_secret(&found, &outcome);
+    for text in ["a ***", "<***><***><1><***><***><***><***>\n"] {
+        assert!(found.contains(&text), "{outcome}");
+    }
+}
+
+#[test]
 fn the_report_of_doctor_stays_whole() {
     let project = project();
-    harmless(&project);
     let doctor = |file: &str| call(&project, &format!("doctor --json --env-file {file}")).run().exits(3);
     let outcome = doctor("secrets.env");
     is_masked(&outcome, &doctor("harmless.env"));

@@ -23,7 +23,7 @@ pub(crate) async fn main(arguments: &Arguments, session: &Session) -> Result<Exi
     let directory = arguments.file.parent().filter(|parent| !parent.as_os_str().is_empty());
     let directory = directory.unwrap_or(Path::new("."));
     let artifacts = load::artifacts(&process, directory);
-    let cleared = gc::clear(directory, &artifacts, &load::settings(&process)?).await?;
+    let cleared = gc::clear(directory, &artifacts, &load::settings(&process)?.docker).await?;
     for kept in &cleared.kept {
         session.printer.message(&format!("left alone: {kept}"));
     }

@@ -2,9 +2,9 @@
 
 use super::printer::Printer;
 use super::session::Session;
+use crate::connections::Settings;
 use crate::docker::host::Endpoint;
 use crate::duration;
-use crate::engine::Settings;
 use crate::exit::Failure;
 use crate::language::diagnostic::{Diagnostic, Severity};
 use crate::language::pipeline::model::Pipeline;

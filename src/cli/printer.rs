@@ -5,7 +5,6 @@ use crate::exit::Failure;
 use crate::secret::Masks;
 use crate::style::Styles;
 use serde::Serialize;
-use serde_json::Value;
 
 /// Prints what a command has to say.
 #[derive(Debug, Clone)]
@@ -41,7 +40,7 @@ impl Printer {
     /// Prints a result as an indented JSON document. Secrets are masked within string values, so that the document keeps its
     /// keys, numbers and syntax whatever the secrets are.
     pub(crate) fn json(&self, document: &impl Serialize) -> Result<(), Failure> {
-        let document = serde_json::to_value(document).map(|value| masked(value, &self.masks));
+        let document = serde_json::to_value(document).map(|value| self.masks.value(value));
         let text = document.and_then(|document| serde_json::to_string_pretty(&document));
         let text = text.map_err(|error| Failure::environment(format!("cannot print JSON: {error}")))?;
         stdio::write_stdout(&format!("{text}\n"))
@@ -66,39 +65,5 @@ impl Printer {
             let help = self.masks.text(help);
             stdio::write_stderr(&format!("{yellow}help:{yellow:#} {help}"));
         }
-    }
-}
-
-/// The document with secrets masked in its string values.
-fn masked(document: Value, masks: &Masks) -> Value {
-    match document {
-        Value::String(text) => Value::String(masks.text(&text)),
-        Value::Array(items) => items.into_iter().map(|item| masked(item, masks)).collect(),
-        Value::Object(fields) => fields.into_iter().map(|(key, value)| (key, masked(value, masks))).collect(),
-        other => other,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::secret::Secret;
-    use serde_json::json;
-
-    #[test]
-    fn secrets_are_masked_in_string_values_alone() {
-        let masks = Masks::default();
-        for secret in ["true", "null", "1", "12345", "version", "success", "say \"yes\""] {
-            masks.add(&Secret::new(secret));
-        }
-        let document = json!({
-            "version": 1, "true": true, "null": null, "number": 12345,
-            "items": ["success", "a version", { "success": "it says \"yes\": say \"yes\"" }],
-        });
-        let expected = json!({
-            "version": 1, "true": true, "null": null, "number": 12345,
-            "items": ["***", "a ***", { "success": "it says \"yes\": ***" }],
-        });
-        assert_eq!(masked(document, &masks), expected);
     }
 }

@@ -4,20 +4,20 @@ use super::load::{self, Loaded};
 use super::session::{Session, cancel_on_signals};
 use super::stdio;
 use crate::duration;
-use crate::engine::{self, Job};
+use crate::event::Events;
 use crate::exit::{Exit, Failure};
 use crate::language::diagnostic;
-use crate::language::pipeline::model::{NotifyTarget, PhaseName};
-use crate::plan::{self, Mode};
+use crate::language::pipeline::model::PhaseName;
+use crate::plan;
 use crate::process::Stopping;
 use crate::report::console::Console;
-use crate::report::notify::{Deliveries, Delivery, Notifier, Target, TargetKind};
+use crate::report::json_lines::JsonLines;
+use crate::report::notify::{Deliveries, Notifier};
 use crate::report::{Reports, Sink};
-use crate::secret::Secret;
-use crate::tls::{self, Redirects};
-use clap::Args;
+use crate::run::{self, Job};
+use crate::step::Project;
+use clap::{Args, ValueEnum};
 use std::path::PathBuf;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 /// Run the pipeline, or some of its phases
@@ -47,6 +47,18 @@ pub(crate) struct Arguments {
     /// The time between TERM and KILL for what is being stopped
     #[arg(long, value_name = "DURATION", value_parser = duration::parse, default_value = "10s")]
     grace: Duration,
+    /// Print the events of the run as JSON lines instead of the log; `output` adds the output of commands
+    #[arg(long, value_name = "WHAT", num_args = 0..=1, require_equals = true, default_missing_value = "events")]
+    json: Option<Json>,
+}
+
+/// Which events `--json` prints.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Json {
+    /// All but the output of commands
+    Events,
+    /// The output of commands as well
+    Output,
 }
 
 pub(crate) fn phase(name: &str) -> Result<PhaseName, String> {
@@ -67,22 +79,24 @@ pub(crate) async fn main(arguments: &Arguments, session: &Session) -> Result<Exi
     let stopping = Stopping { grace: arguments.grace, ..Stopping::default() };
     let cancellation = cancel_on_signals(stopping)?;
     let prepared = tokio::select! {
-        prepared = engine::prepare(job) => prepared?,
+        prepared = run::prepare(job) => prepared?,
         () = cancellation.stopping.soft.cancelled() => {
-            let signal = cancellation.signal.load(Ordering::SeqCst);
+            let signal = cancellation.signal().unwrap_or_default();
             return Err(Failure::new(Exit::Signal(signal), "stopped before anything ran"));
         }
     };
+    let receivers = prepared.receivers()?;
     let deliveries = Deliveries::default();
-    let notifier = notifier(prepared.job(), &deliveries)?;
-    let mut console = Console::new(stdio::Log::new(), printer.color, masks);
-    if stdio::is_screen() {
-        console = console.on_terminal(stdio::size);
-    }
-    let sinks: Vec<Box<dyn Sink>> = vec![Box::new(console), Box::new(notifier)];
-    let (events, reports) = Reports::start(sinks);
+    let log: Box<dyn Sink> = match arguments.json {
+        Some(json) => Box::new(JsonLines::new(stdio::Log::new(), json == Json::Output)),
+        None => console(printer.color),
+    };
+    let sinks = vec![log, Box::new(Notifier::new(receivers, &deliveries))];
+    let (call, last) = prepared.numbers();
+    let (events, reports) =
+        Reports::start(sinks, |wants, capacity| Events::open(wants, capacity, masks, call, last));
     let result = prepared.run(&events, &cancellation).await;
-    // The log has no reader any more, and the run was to end: the rest of it is not waited for.
+    // If the reader of the log has stopped reading and the run was to end, the rest of the log is not waited for.
     let patience = events.is_stalled().then_some(Duration::ZERO);
     drop(events);
     reports.finish(patience).await;
@@ -90,6 +104,11 @@ pub(crate) async fn main(arguments: &Arguments, session: &Session) -> Result<Exi
         printer.warning(&warning);
     }
     Ok(result.map_or_else(|failure| failure.exit, |()| Exit::Done))
+}
+
+fn console(color: bool) -> Box<dyn Sink> {
+    let console = Console::new(stdio::Log::new(), color);
+    Box::new(if stdio::is_screen() { console.on_terminal(stdio::size) } else { console })
 }
 
 /// From raw arguments and the environment to a job.
@@ -115,58 +134,28 @@ fn job(arguments: &Arguments, session: &Session) -> Result<Job, Failure> {
         }
     };
     let artifacts = load::artifacts(&process, &directory);
-    Ok(Job {
+    let ecs_poll = settings.ecs_poll;
+    let project = Project {
         pipeline,
         source,
-        plan,
-        values,
         context,
         mode,
-        pipeline_file: file,
+        // CodeBuild's, or the one that the state gives.
+        build_id: String::new(),
         directory,
         artifacts,
-        settings,
-        masks: session.masks.clone(),
         not_text: load::not_text(),
-        timeout: arguments.timeout,
-    })
-}
-
-/// Who is told, their addresses resolved.
-fn notifier(job: &Job, deliveries: &Deliveries) -> Result<Notifier, Failure> {
-    let mut targets = Vec::new();
-    for notify in job.pipeline.notify.iter().filter(|notify| plan::condition::is_told(notify, &job.context)) {
-        let secret = |template| match job.mode {
-            // Nothing is sent, so nothing has to have a value.
-            Mode::Local => Ok(Secret::new("")),
-            Mode::Publish => job.resolve(&job.values, template).map(Secret::new),
-        };
-        let (kind, url) = match &notify.target {
-            NotifyTarget::Slack { url } => (TargetKind::Slack, secret(url)?),
-            NotifyTarget::Webhook { url, headers, .. } => {
-                let headers = headers
-                    .iter()
-                    .map(|(name, value)| Ok((name.clone(), secret(value)?)))
-                    .collect::<Result<Vec<_>, Failure>>()?;
-                for (_, value) in &headers {
-                    job.masks.add(value);
-                }
-                (TargetKind::Webhook(headers), secret(url)?)
-            }
-            // Files with one are refused before anything runs.
-            NotifyTarget::Sns(_) => continue,
-        };
-        // Whoever knows the address of a webhook can post to it.
-        job.masks.add(&url);
-        let on = notify.on.clone();
-        targets.push(Target { kind, url, on });
-    }
-    let delivery = match job.mode {
-        Mode::Local => Delivery::Write(job.work_directory().join("notifications")),
-        Mode::Publish => Delivery::Send(
-            tls::http_client(&job.settings.authorities(), Redirects::Refuse)
-                .map_err(|error| Failure::environment(crate::exit::chain(&error)))?,
-        ),
+        ecs_poll,
+        masks: session.masks.clone(),
+        started: jiff::Timestamp::now(),
     };
-    Ok(Notifier::new(targets, delivery, &job.masks, deliveries))
+    Ok(Job {
+        project,
+        plan,
+        values,
+        pipeline_file: file,
+        settings,
+        timeout: arguments.timeout,
+        arguments: std::env::args_os().map(|argument| argument.to_string_lossy().into_owned()).collect(),
+    })
 }

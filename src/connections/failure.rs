@@ -5,7 +5,7 @@ use crate::aws::{AwsError, Denial};
 use crate::docker::DockerError;
 use crate::docker::context::ContextError;
 use crate::ecs::task_definition::TaskDefinitionError;
-use crate::exit::{Exit, Failure, chain};
+use crate::exit::{Exit, Failure, FailureKind, chain};
 use crate::files::WriteError;
 use crate::process::ProcessError;
 use crate::registry::RegistryError;
@@ -59,7 +59,7 @@ impl From<DockerError> for Failure {
             }
             _ => Exit::Environment,
         };
-        let failure = Self::caused(exit, &error);
+        let failure = Self::caused(exit, &error).kind(docker_kind(&error));
         match &error {
             DockerError::NoSocket(_) | DockerError::NoListener(_) => failure.help(
                 "start Docker (`sudo systemctl start docker`), or set DOCKER_HOST to where one runs; in a container mount /var/run/docker.sock",
@@ -115,6 +115,41 @@ impl From<DockerError> for Failure {
     }
 }
 
+fn docker_kind(error: &DockerError) -> FailureKind {
+    match error {
+        DockerError::Build(_) => FailureKind::BuildVertex,
+        DockerError::Start(_) | DockerError::Service { .. } => FailureKind::Tests,
+        DockerError::NoDockerfile(_) | DockerError::Ssh(_) | DockerError::Address { .. } => {
+            FailureKind::BadInput
+        }
+        DockerError::Context(_) | DockerError::Files { .. } => FailureKind::Io,
+        DockerError::NoImage(_) => FailureKind::NotFound,
+        DockerError::Pull { .. } => FailureKind::RegistryRefused,
+        DockerError::Stopped => FailureKind::Stopped,
+        _ => FailureKind::DockerUnreachable,
+    }
+}
+
+fn registry_kind(error: &RegistryError) -> FailureKind {
+    match error {
+        RegistryError::Name(_) => FailureKind::BadInput,
+        RegistryError::Unreachable { .. } | RegistryError::Silent { .. } => FailureKind::RegistryUnreachable,
+        RegistryError::NoRepository { .. } | RegistryError::Gone { .. } => FailureKind::NotFound,
+        RegistryError::Export(_) | RegistryError::Stream(_) | RegistryError::File { .. } => FailureKind::Io,
+        RegistryError::Stopped => FailureKind::Stopped,
+        _ => FailureKind::RegistryRefused,
+    }
+}
+
+fn aws_kind(error: &AwsError) -> FailureKind {
+    match error {
+        AwsError::Denied { .. } => FailureKind::AwsDenied,
+        AwsError::NotFound { .. } => FailureKind::NotFound,
+        AwsError::Service { .. } if error.may_pass() => FailureKind::AwsThrottled,
+        _ => FailureKind::AwsOther,
+    }
+}
+
 impl From<InvalidName> for Failure {
     fn from(error: InvalidName) -> Self {
         Self::caused(Exit::Usage, &error)
@@ -128,7 +163,7 @@ impl From<RegistryError> for Failure {
             RegistryError::Verification { .. } | RegistryError::ImmutableTag { .. } => Exit::StepFailed,
             _ => Exit::Environment,
         };
-        let failure = Self::caused(exit, &error);
+        let failure = Self::caused(exit, &error).kind(registry_kind(&error));
         match &error {
             RegistryError::Denied { host, reason } => failure.help(Denial::read(reason).map_or_else(
                 || format!("for ECR allow the role to push to this repository (`runner iam` prints the policy); elsewhere log in with `docker login {host}`"),
@@ -176,7 +211,7 @@ impl From<AwsError> for Failure {
             AwsError::Service { code, .. } if code != QUOTA && !error.may_pass() => Exit::StepFailed,
             _ => Exit::Environment,
         };
-        let failure = Self::caused(exit, &error);
+        let failure = Self::caused(exit, &error).kind(aws_kind(&error));
         match &error {
             AwsError::NoRegion => failure.help("set AWS_REGION, or a region in the profile"),
             AwsError::NoCredentials(_) => failure.help(

@@ -8,7 +8,6 @@ use crate::aws::Aws;
 use crate::docker::host::Endpoint;
 use crate::docker::solver::Logins;
 use crate::docker::{DockerError, Engine, daemon};
-use crate::engine::Job;
 use crate::exit::Failure;
 use crate::plan::Mode;
 use crate::registry;
@@ -61,7 +60,7 @@ pub(crate) struct Access {
 
 /// The connections of a run.
 #[derive(Clone)]
-pub(crate) struct Services {
+pub(crate) struct Connections {
     settings: Arc<Settings>,
     mode: Mode,
     masks: Masks,
@@ -76,17 +75,14 @@ pub(crate) struct Services {
     ecr_logins: Arc<Mutex<HashMap<(Access, String), Login>>>,
 }
 
-impl Services {
-    pub(crate) fn new(job: &Job) -> Self {
-        Self::with(job.settings.clone(), job.mode, job.masks.clone(), &job.pipeline.name)
-    }
-
+impl Connections {
     /// The connections of a command that has no pipeline.
     pub(crate) fn alone(settings: &Settings, masks: &Masks) -> Self {
-        Self::with(settings.clone(), Mode::Publish, masks.clone(), "runner")
+        Self::new(settings.clone(), Mode::Publish, masks.clone(), "runner")
     }
 
-    pub(crate) fn with(settings: Settings, mode: Mode, masks: Masks, session: &str) -> Self {
+    /// `session` names the sessions of roles that are assumed.
+    pub(crate) fn new(settings: Settings, mode: Mode, masks: Masks, session: &str) -> Self {
         Self {
             settings: Arc::new(settings),
             mode,
@@ -164,12 +160,12 @@ impl Services {
         access: &Access,
     ) -> Result<registry::connection::Access, Failure> {
         let http = http_client(host, self.settings.authorities())?;
-        let (services, access, own_host) = (self.clone(), access.clone(), host.to_owned());
+        let (connections, access, own_host) = (self.clone(), access.clone(), host.to_owned());
         let renew: Renew = Arc::new(move || {
-            let (services, access, host) = (services.clone(), access.clone(), own_host.clone());
+            let (connections, access, host) = (connections.clone(), access.clone(), own_host.clone());
             Box::pin(async move {
-                services.ecr_logins.lock().await.remove(&(access.clone(), host.clone()));
-                services.login(&host, &access).await.ok().flatten()
+                connections.ecr_logins.lock().await.remove(&(access.clone(), host.clone()));
+                connections.login(&host, &access).await.ok().flatten()
             })
         });
         Ok(registry::connection::Access { http, login, renew, patience: self.settings.registry_patience })
@@ -214,13 +210,13 @@ impl Services {
 
     /// Logins for a build, which asks for them by host name when it comes to a private image.
     pub(crate) fn logins(&self, access: Access) -> BuildLogins {
-        let services = self.clone();
+        let connections = self.clone();
         let failures = Arc::<std::sync::Mutex<HashMap<String, Failure>>>::default();
         let noted = failures.clone();
         let logins: Logins = Arc::new(move |host| {
-            let (services, access, noted) = (services.clone(), access.clone(), noted.clone());
+            let (connections, access, noted) = (connections.clone(), access.clone(), noted.clone());
             Box::pin(async move {
-                match services.login(&host, &access).await {
+                match connections.login(&host, &access).await {
                     Ok(login) => login,
                     Err(failure) => {
                         // The build goes on without; if it fails at this registry, this is why.

@@ -79,7 +79,7 @@ impl Deployer<'_> {
                 report.deployment = Some(following.id.clone());
                 following.conclude(&mut report, end).await;
             }
-            Err(failure) if failure.stopped => report.outcome = Outcome::Stopped,
+            Err(failure) if failure.is_stopped() => report.outcome = Outcome::Stopped,
             Err(failure) => report.failed(Outcome::NotBegun, failure),
         }
         report.elapsed = begin.elapsed();

@@ -5,7 +5,7 @@ use super::{
 };
 use crate::aws::{Aws, AwsError};
 use crate::connections::failure::told;
-use crate::connections::{Access, Services, Settings};
+use crate::connections::{Access, Connections, Settings};
 use crate::ecs::diff::compare;
 use crate::ecs::needs::Needs;
 use crate::ecs::revisions::Named;
@@ -110,17 +110,17 @@ impl Session<'_> {
         service: &str,
         request: &Request,
     ) -> Result<Option<String>, Failure> {
-        let services = Services::alone(self.settings, self.masks);
-        let aws = services.aws(&Access::default()).await?;
+        let connections = Connections::alone(self.settings, self.masks);
+        let aws = connections.aws(&Access::default()).await?;
         let running = aws.ecs_service(cluster, service).await?.task_definition;
         let running = Request::from_document(aws.ecs_task_definition(&running).await?)?;
         Ok(compare(&running, request))
     }
 
-    fn deployer<'d>(&'d self, services: &'d Services, aws: &'d Aws) -> Deployer<'d> {
+    fn deployer<'d>(&'d self, connections: &'d Connections, aws: &'d Aws) -> Deployer<'d> {
         Deployer {
             aws,
-            services,
+            connections,
             access: Access::default(),
             events: self.events,
             stop: &self.cancellation.stopping.soft,
@@ -136,9 +136,9 @@ impl Session<'_> {
         patch: &Patch,
         manner: &Manner,
     ) -> Result<Done, Failure> {
-        let services = Services::alone(self.settings, self.masks);
-        let aws = services.aws(&Access::default()).await?;
-        let deployer = self.deployer(&services, &aws);
+        let connections = Connections::alone(self.settings, self.masks);
+        let aws = connections.aws(&Access::default()).await?;
+        let deployer = self.deployer(&connections, &aws);
         let found = deployer.look(&place.cluster, &place.services).await?;
         let first = found.first().map(|first| &first.service);
         let running = first.map(|first| first.task_definition.clone()).unwrap_or_default();
@@ -186,9 +186,9 @@ impl Session<'_> {
 
     /// Gives services the revision that was deployed successfully before.
     pub(crate) async fn roll_back(&self, place: &Place, manner: &Manner) -> Result<Done, Failure> {
-        let services = Services::alone(self.settings, self.masks);
-        let aws = services.aws(&Access::default()).await?;
-        let deployer = self.deployer(&services, &aws);
+        let connections = Connections::alone(self.settings, self.masks);
+        let aws = connections.aws(&Access::default()).await?;
+        let deployer = self.deployer(&connections, &aws);
         let mut done = Done::default();
         // Where each can go is known before the first one is touched.
         for before in deployer.look(&place.cluster, &place.services).await? {
@@ -256,9 +256,9 @@ impl Session<'_> {
 
     /// What a service runs, since when, from which commit, and how its last deployments ended.
     pub(crate) async fn status(&self, cluster: &str, name: &str) -> Result<Status, Failure> {
-        let services = Services::alone(self.settings, self.masks);
-        let aws = services.aws(&Access::default()).await?;
-        let deployer = self.deployer(&services, &aws);
+        let connections = Connections::alone(self.settings, self.masks);
+        let aws = connections.aws(&Access::default()).await?;
+        let deployer = self.deployer(&connections, &aws);
         let service = aws.ecs_service(cluster, name).await?;
         let deployments = match aws.ecs_service_deployments(cluster, name).await {
             Ok(deployments) => deployments,

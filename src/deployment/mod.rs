@@ -14,7 +14,7 @@ mod watch;
 
 use crate::aws::{Aws, AwsError};
 use crate::connections::failure::told;
-use crate::connections::{Access, Services};
+use crate::connections::{Access, Connections};
 use crate::ecs::needs::Needs;
 use crate::ecs::service::{Controller, Service};
 use crate::ecs::task_definition::described;
@@ -63,7 +63,7 @@ impl Order {
 
 pub(crate) struct Deployer<'a> {
     pub(crate) aws: &'a Aws,
-    pub(crate) services: &'a Services,
+    pub(crate) connections: &'a Connections,
     pub(crate) access: Access,
     pub(crate) events: &'a Events,
     /// Asks for the end.

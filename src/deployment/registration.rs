@@ -7,6 +7,7 @@ use crate::document;
 use crate::ecs::diff::compare;
 use crate::ecs::revisions::Revision;
 use crate::ecs::task_definition::Request;
+use crate::event::{self, Kind};
 use crate::exit::{Failure, chain};
 use serde_json::Value;
 use std::path::Path;
@@ -47,9 +48,7 @@ impl Deployer<'_> {
     ) -> Result<Registration, Failure> {
         let latest = self.latest(request).await?;
         if let Some(same) = Registered::meaning(request, [&base, &latest]).filter(|_| !force) {
-            let (short, detail) =
-                (same.revision.short(), "this revision means the same; nothing was registered");
-            self.events.result("unchanged", short, detail).await;
+            self.registered_event(&same.revision, true).await;
             return Ok(Registration::of(&same.revision.arn));
         }
         let known = base.as_ref().or(latest.as_ref());
@@ -63,8 +62,14 @@ impl Deployer<'_> {
         self.verify_definition(request.fields()).await?;
         let newest = latest.map_or(0, |latest| latest.revision.number());
         let revision = self.send(request, newest).await?;
-        self.events.result("registered", revision.short(), &revision.arn).await;
+        self.registered_event(&revision, false).await;
         Ok(Registration { revision: revision.arn, is_new: true, difference })
+    }
+
+    async fn registered_event(&self, revision: &Revision, unchanged: bool) {
+        let arn = self.events.shown(&revision.arn);
+        let revision = self.events.shown(revision.short());
+        self.events.send(Kind::DefinitionRegistered(event::Registered { revision, arn, unchanged })).await;
     }
 
     /// The family's latest revision, where there is one that may be read.

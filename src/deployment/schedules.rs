@@ -6,6 +6,7 @@ use crate::aws::events::RuleTarget;
 use crate::aws::scheduler::Schedule;
 use crate::connections::failure::told;
 use crate::ecs::revisions::{Named, started_by};
+use crate::event;
 use crate::exit::Failure;
 use serde_json::Value;
 
@@ -55,8 +56,11 @@ impl Deployer<'_> {
             }
             match self.point(behind, &order.revision).await {
                 Ok(()) => {
-                    let detail = format!("starts {} from now on, and not {old}", short(&order.revision));
-                    self.events.result("moved", &name, detail).await;
+                    let events = self.events;
+                    let (before, after) = (events.shown(&old), events.shown(short(&order.revision)));
+                    events
+                        .send(event::Kind::ScheduleMoved { name: events.shown(&name), before, after })
+                        .await;
                     moved.push(name);
                 }
                 Err(reason) => {

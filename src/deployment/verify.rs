@@ -145,7 +145,7 @@ impl Deployer<'_> {
         reference: &str,
     ) -> Result<Option<Inspected>, Missing> {
         let unknown = |failure: Failure| Missing::Unknown(failure.message);
-        let access = self.services.registry(&repository.host, &self.access).await.map_err(unknown)?;
+        let access = self.connections.registry(&repository.host, &self.access).await.map_err(unknown)?;
         let client = RepositoryClient::connect(&access, repository, &[]).await;
         let client = client.map_err(|error| unknown(error.into()))?;
         let found = client.inspect(reference).await.map_err(|error| unknown(error.into()))?;
@@ -180,7 +180,7 @@ impl Deployer<'_> {
                     let id = reference.id.clone();
                     match aws.secret(&SecretId::from(reference)).await {
                         Ok(value) => {
-                            self.services.mask(&value);
+                            self.connections.mask(&value);
                             Ok(true)
                         }
                         // Whether it is there can be told without reading it.

@@ -1,12 +1,12 @@
 //! What killed runs left behind: their processes, temporary files, containers, networks, volumes and names of images.
 
-use super::{Settings, WORK_DIRECTORY};
+use crate::docker::host::Endpoint;
 use crate::docker::{DockerError, Engine};
 use crate::exit::Failure;
 use crate::process::guard::{PASS, is_guard};
 use crate::process::owner::{Fate, Owner, owned};
 use crate::process::tree;
-use crate::work::{self, Files};
+use crate::work::{self, Files, WORK_DIRECTORY};
 use rustix::process::{Pid, Signal};
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -28,11 +28,7 @@ pub(crate) struct Cleared {
 
 /// Removes what runs left behind whose process is gone. What lives, or may live elsewhere, is left alone. `directory` is the
 /// pipeline file's, `artifacts` the one with the files for CodePipeline.
-pub(crate) async fn clear(
-    directory: &Path,
-    artifacts: &Path,
-    settings: &Settings,
-) -> Result<Cleared, Failure> {
+pub(crate) async fn clear(directory: &Path, artifacts: &Path, docker: &Endpoint) -> Result<Cleared, Failure> {
     let mut cleared = Cleared::default();
     // First what could make more of the rest.
     processes(&mut cleared).await;
@@ -56,8 +52,8 @@ pub(crate) async fn clear(
             return Err(failure.help("remove the directory as the user who owns it"));
         }
     }
-    match Engine::connect(&settings.docker).await {
-        Ok(engine) => docker(&engine, &mut cleared).await,
+    match Engine::connect(docker).await {
+        Ok(engine) => containers(&engine, &mut cleared).await,
         Err(error) => unasked(&mut cleared, &error),
     }
     Ok(cleared)
@@ -110,7 +106,7 @@ fn unasked(cleared: &mut Cleared, error: &DockerError) {
     cleared.kept.push(format!("containers were not looked for: {}", crate::exit::chain(error)));
 }
 
-async fn docker(engine: &Engine, cleared: &mut Cleared) {
+async fn containers(engine: &Engine, cleared: &mut Cleared) {
     let mut elsewhere = 0;
     let owned = match engine.owned().await {
         Ok(owned) => owned,

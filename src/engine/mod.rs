@@ -1,189 +1,134 @@
-//! Runs a plan: what a run is made from, what has to be known before anything runs, how it begins and ends.
+//! The clock of a run: phases, items, attempts, deadlines, `finally`, stopping, state, and what killed runs left behind.
+//!
+//! The engine runs items that it does not know: a front end (`crate::run` for pipeline files) describes them, with a function
+//! for each. It knows no step kind and no pipeline, so that CodeBuild's own buildspec can be a second front end.
 
 mod deadline;
 pub(crate) mod gc;
-mod output;
-pub(crate) mod run;
-pub(crate) mod state;
+mod run;
+mod state;
 
-pub(crate) use crate::connections::Settings;
-use crate::connections::{Access, Services};
-use crate::event::{Event, Events, RunFinished};
+pub(crate) use run::{EndsSoon, Run, Setup};
+pub(crate) use state::{Identity, State};
+
+use crate::event::{Events, Id, SkipCode};
 use crate::exit::Failure;
-use crate::language::diagnostic::Diagnostic;
-use crate::language::pipeline::model::{AwsAccess, Pipeline};
-use crate::language::pipeline::template::{Builtin, Template, Undefined};
-use crate::language::source::SourceFile;
-use crate::plan::context::BuildContext;
-use crate::plan::scope::Values;
-use crate::plan::{self, Mode, Plan};
 use crate::process::Stopping;
-use crate::run::secrets;
-use crate::secret::Masks;
-use crate::step;
-use crate::work::Work;
-use run::{Around, Run};
-use state::{Identity, RecordedFailure, State};
-use std::ffi::OsString;
-use std::path::PathBuf;
+use futures_util::future::LocalBoxFuture;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU8;
-use std::time::{Duration, Instant};
-
-/// The directory for everything that runner writes.
-const WORK_DIRECTORY: &str = ".runner";
-
-/// Everything that a run is made from.
-#[derive(Debug, Clone)]
-pub(crate) struct Job {
-    pub(crate) pipeline: Pipeline,
-    /// Its file, for errors that show up while it runs.
-    pub(crate) source: SourceFile,
-    pub(crate) plan: Plan,
-    /// The values of `${…}` and the environment of commands.
-    pub(crate) values: Values,
-    /// What is being built.
-    pub(crate) context: BuildContext,
-    pub(crate) mode: Mode,
-    /// The pipeline file, as a full path: calls of one build share it.
-    pub(crate) pipeline_file: PathBuf,
-    /// The pipeline file's directory.
-    pub(crate) directory: PathBuf,
-    /// Where the files for CodePipeline go when publishing.
-    pub(crate) artifacts: PathBuf,
-    /// How connections are made.
-    pub(crate) settings: Settings,
-    /// The secrets of the run.
-    pub(crate) masks: Masks,
-    /// Variables of the environment that are not text, for commands.
-    pub(crate) not_text: Vec<(OsString, OsString)>,
-    /// How long this call may take; the pipeline's own `timeout` holds beside it.
-    pub(crate) timeout: Option<Duration>,
-}
-
-impl Job {
-    /// `.runner/` of this pipeline.
-    pub(crate) fn work_directory(&self) -> PathBuf {
-        self.directory.join(WORK_DIRECTORY)
-    }
-
-    /// A template's text; its failure names the place in the file.
-    pub(crate) fn resolve(&self, values: &Values, template: &Template) -> Result<String, Failure> {
-        template.resolve(values).map_err(|undefined| self.undefined(&undefined, values))
-    }
-
-    /// Where AWS calls go, with values in the place of `${…}`.
-    pub(crate) fn access(&self, values: &Values, access: &AwsAccess) -> Result<Access, Failure> {
-        // An empty value is no value: `${ROLE:-}` asks for none.
-        let resolve = |template: &Option<Template>| {
-            let text = template.as_ref().map(|template| self.resolve(values, template)).transpose();
-            text.map(|text| text.filter(|text| !text.is_empty()))
-        };
-        Ok(Access {
-            region: resolve(&access.region)?,
-            role: resolve(&access.role_arn)?,
-            external_id: resolve(&access.external_id)?,
-        })
-    }
-
-    pub(crate) fn undefined(&self, undefined: &Undefined, values: &Values) -> Failure {
-        self.located(&plan::undefined(undefined, values))
-    }
-
-    /// A mistake in the file that only showed up now.
-    pub(crate) fn located(&self, problem: &Diagnostic) -> Failure {
-        let (line, column) = self.source.line_column(problem.span.start);
-        let message = format!("{}:{line}:{column}: {}", self.source.name, problem.message);
-        let failure = Failure::usage(message);
-        match &problem.help {
-            Some(help) => failure.help(help.as_str()),
-            None => failure,
-        }
-    }
-}
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::time::Duration;
+use tokio::sync::mpsc;
 
 /// How a run is stopped from outside.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Cancellation {
-    /// What running commands are told.
+    /// Stops running commands.
     pub(crate) stopping: Stopping,
-    /// The signal that asked for it; 0 while none has.
+    /// The signal that asked for the end; 0 before one has come.
     pub(crate) signal: Arc<AtomicU8>,
 }
 
-/// A job that can begin: `.runner/` is ours, earlier calls are remembered, secrets have their values.
-pub(crate) struct Prepared {
-    job: Job,
-    state: State,
-    services: Services,
-    warnings: Vec<String>,
-    work: Work,
-}
-
-impl Prepared {
-    /// The job, its values complete.
-    pub(crate) fn job(&self) -> &Job {
-        &self.job
-    }
-
-    /// Runs the job to its end. The error is the first failure, or the signal that stopped the run.
-    pub(crate) async fn run(self, events: &Events, cancellation: &Cancellation) -> Result<(), Failure> {
-        let begin = Instant::now();
-        let run = Run::new(self.job, self.state, self.services, self.work, events, cancellation);
-        run.begin(self.warnings).await;
-        let failure = match run.phases().await {
-            Ok(()) => run.state().failure.as_ref().map(RecordedFailure::to_failure),
-            Err(failure) => Some(failure),
-        };
-        run.guards.close().await;
-        // A signal beats all.
-        let failure = run.stopped().or(failure);
-        let last = run.end(failure.as_ref());
-        let failure = run.export(last).await.err().or(failure);
-        let finished = RunFinished { failure: failure.clone(), last, elapsed: begin.elapsed() };
-        events.send(Event::RunFinished(finished)).await;
-        failure.map_or(Ok(()), Err)
+impl Cancellation {
+    /// The signal that asked for the end.
+    pub(crate) fn signal(&self) -> Option<u8> {
+        Some(self.signal.load(Ordering::SeqCst)).filter(|signal| *signal != 0)
     }
 }
 
-/// Prepares a job. Nothing has run yet, so a failure needs no report.
-pub(crate) async fn prepare(mut job: Job) -> Result<Prepared, Failure> {
-    let work = Work::take(job.work_directory()).await?;
-    let identity = Identity {
-        build_id: job.context.build_id.clone(),
-        pipeline: job.pipeline_file.display().to_string(),
-        commit: job.context.commit.clone(),
-        mode: job.mode,
-        continues: job.plan.single_phases,
-    };
-    let mut state = State::join(&work.state(), &identity, &job.plan.phases)?;
-    job.values.set_builtin(Builtin::BuildId, state.build_id.clone());
-    let services = Services::new(&job);
-    if job.context.failing {
-        let failure = Failure::step("an earlier command of this CodeBuild build has failed");
-        state.record(&failure, None, &job.masks);
-    }
-    let warnings = match resolve(&mut job, &services).await {
-        Ok(warnings) => warnings,
-        Err(failure) => {
-            // CodeBuild may call for the next phase all the same, which must not run as if nothing had failed.
-            state.phases.extend(&job.plan.phases);
-            state.record(&failure, None, &job.masks);
-            state.save(&work.state())?;
-            return Err(failure);
+/// A phase of this call.
+pub(crate) struct Phase<'r> {
+    pub(crate) name: String,
+    pub(crate) when: When,
+    /// How long its items may take together.
+    pub(crate) timeout: Option<Duration>,
+    /// The first that fails ends the phase.
+    pub(crate) items: Vec<Item<'r>>,
+    /// Items that run once the phase has started, whatever happened.
+    pub(crate) finally: Vec<Item<'r>>,
+}
+
+/// Something that a phase runs.
+pub(crate) struct Item<'r> {
+    pub(crate) id: Id,
+    /// The key of the step, for events.
+    pub(crate) kind: &'static str,
+    /// The line of the file that holds it, from 1.
+    pub(crate) line: Option<usize>,
+    /// Its title, asked for when it starts: it may contain values that earlier items set.
+    pub(crate) title: Box<dyn Fn() -> String + 'r>,
+    /// Why this build skips it.
+    pub(crate) skip: Option<(SkipCode, String)>,
+    /// Overrides the phase's.
+    pub(crate) when: Option<When>,
+    pub(crate) retry: Option<Retry>,
+    /// How long one attempt may take.
+    pub(crate) timeout: Option<Duration>,
+    pub(crate) work: Work<'r>,
+}
+
+/// What an item does.
+pub(crate) enum Work<'r> {
+    Task(Task<'r>),
+    /// Items that run side by side. The first that fails ends the others.
+    Group(Vec<Item<'r>>),
+}
+
+/// A function that makes one attempt.
+pub(crate) type Attempts<'r> = Box<dyn Fn(Attempt) -> LocalBoxFuture<'r, Result<(), Failure>> + 'r>;
+
+/// Work that ends by itself when it is stopped.
+pub(crate) struct Task<'r> {
+    /// How long it may take to end once it is stopped. After that it is dropped.
+    pub(crate) patience: Duration,
+    pub(crate) run: Attempts<'r>,
+}
+
+/// What an attempt gets from the engine.
+pub(crate) struct Attempt {
+    /// Events about this attempt.
+    pub(crate) events: Events,
+    /// The output of this attempt.
+    pub(crate) output: mpsc::Sender<Vec<u8>>,
+    /// Stops this attempt.
+    pub(crate) stopping: Stopping,
+}
+
+/// After which outcome of what came before something runs.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) enum When {
+    /// Only if nothing has failed.
+    #[default]
+    Success,
+    /// Only after a failure.
+    Failure,
+    Always,
+}
+
+impl When {
+    fn allows(self, failed: bool) -> bool {
+        match self {
+            Self::Success => !failed,
+            Self::Failure => failed,
+            Self::Always => true,
         }
-    };
-    Ok(Prepared { job, state, services, warnings, work })
-}
+    }
 
-/// Asks for what has to be known before anything runs.
-async fn resolve(job: &mut Job, services: &Services) -> Result<Vec<String>, Failure> {
-    let warnings = secrets::resolve(job, services).await?;
-    if job.mode == Mode::Publish {
-        // A missing region, missing credentials or a role that may not be assumed should not cost an image build first.
-        for access in step::accesses(job) {
-            services.aws(&access).await?;
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Success => "success",
+            Self::Failure => "failure",
+            Self::Always => "always",
         }
     }
-    Ok(warnings)
+}
+
+/// Attempts after the first.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Retry {
+    pub(crate) attempts: u32,
+    /// The delay before the second attempt.
+    pub(crate) delay: Duration,
+    /// The factor of each further delay.
+    pub(crate) backoff: u32,
 }

@@ -1,88 +1,83 @@
-//! A run under way: phases, steps and their attempts, `finally`, stopping; tells events what happens and keeps the state.
+//! A run in progress: phases, items and their attempts, `finally`, stopping. It sends events and keeps the state.
 
-use super::deadline::{self, Limit};
-use super::output::Output;
+use super::deadline::{self, Deadline};
 use super::state::State;
-use super::{Cancellation, Job};
-use crate::connections::dockerd::Surroundings;
-use crate::connections::{Access, Services};
-use crate::duration;
-use crate::event::{Event, Events, RunStarted, Status};
+use super::{Attempt, Cancellation, Item, Phase, Task, Work};
+use crate::event::{Ending, Events, Id, Kind, Node, SkipCode, SkipReason, StepStarted};
 use crate::exit::{Exit, Failure};
-use crate::files;
-use crate::language::pipeline::model::{Action, Phase, PhaseName, Step};
-use crate::plan::scope::Values;
-use crate::plan::{self, Mode};
-use crate::process::{Guards, Stopping};
-use crate::step;
-use crate::step::mask_files::RegisteredFiles;
-use crate::step::transfer::Brought;
-use crate::work::Work;
-use std::collections::HashMap;
-use std::sync::atomic::Ordering;
+use crate::process::Stopping;
+use crate::secret::Masks;
+use futures_util::StreamExt;
+use futures_util::future::BoxFuture;
+use futures_util::stream::FuturesUnordered;
+use serde_json::{Map, Value};
+use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
 
 /// How long `finally` may take once the run has been stopped.
 const FINALLY_AFTER_STOP: Duration = Duration::from_mins(1);
-/// What is left of a build's time when its steps are ended, besides their grace: for `finally`, and for reports.
+/// How much of the time of a hosted build is kept for `finally` and reports, besides the grace of commands.
 const RESERVE: Duration = Duration::from_secs(FINALLY_AFTER_STOP.as_secs() + 15);
-/// How long a guard may take, after the grace, to end what it can and to say what it cannot.
-const LAST_PROCESSES: Duration = Duration::from_secs(10);
-/// How long a step may take to end once it has been stopped.
-const LEFT_BEHIND: Duration = Duration::from_secs(5);
 
-/// Waits until CodeBuild would soon end the build, and with it all that is still to be done, and says so. Where CodeBuild does
-/// not tell its time, which takes the permission `codebuild:BatchGetBuilds`, this is never.
-async fn codebuild_ends(services: Services, build: String, reserve: Duration) -> Option<String> {
-    let aws = services.aws(&Access::default()).await.ok()?;
-    let (end, time) = aws.codebuild_timeout(&build).await.ok()??;
-    let left = end.duration_since(SystemTime::now()).ok()?;
-    tokio::time::sleep(left.saturating_sub(reserve.min(left / 2))).await;
-    let time = duration::display(time);
-    Some(format!("the build has {time} in CodeBuild, and what is left of them is for `finally` and reports"))
+/// A future that resolves when the build is about to be ended from outside, with the reason.
+pub(crate) type EndsSoon = BoxFuture<'static, Option<String>>;
+
+/// What a run is made from, besides its phases.
+pub(crate) struct Setup<'r> {
+    pub(crate) events: &'r Events,
+    pub(crate) cancellation: &'r Cancellation,
+    pub(crate) masks: &'r Masks,
+    pub(crate) state: State,
+    pub(crate) state_file: PathBuf,
+    /// What steps produced so far, for the state file. The keys are those that [`State::join`] returned.
+    pub(crate) results: Box<dyn Fn() -> Map<String, Value> + 'r>,
+    /// The names of all phases of the file, those of other calls included.
+    pub(crate) all_phases: Vec<String>,
+    /// How long the run may take.
+    pub(crate) timeout: Option<Duration>,
+    /// Makes the future that resolves when the host is about to end the build; its argument is how long before that.
+    pub(crate) ends_soon: Option<Box<dyn FnOnce(Duration) -> EndsSoon + 'r>>,
 }
 
-/// A run under way. Steps that run side by side share it, so what changes is behind locks, which nobody holds for long.
-pub(crate) struct Run {
-    pub(crate) job: Job,
-    pub(crate) state: Mutex<State>,
-    /// The values of `${…}` and the environment of commands, which steps add to.
-    pub(crate) values: Mutex<Values>,
-    pub(crate) services: Services,
-    pub(crate) guards: Guards,
-    pub(crate) events: Events,
-    pub(crate) cancellation: Cancellation,
-    pub(crate) began: jiff::Timestamp,
-    /// The time that the run may take.
-    pub(crate) limit: Limit,
-    /// Stops the steps of `finally`.
-    pub(crate) finally: CancellationToken,
-    pub(crate) work: Work,
-    /// What commands under way want to be masked.
-    pub(crate) registered: RegisteredFiles,
-    /// Held while an image layout changes, because images may share one.
-    pub(crate) layouts: tokio::sync::Mutex<()>,
-    /// What pushes have brought into registries, by host. One push at a time: its work takes all cores, and the next one may need
-    /// less for it.
-    pub(crate) brought: tokio::sync::Mutex<HashMap<String, Brought>>,
+/// How a call ended.
+#[derive(Debug)]
+pub(crate) struct Outcome {
+    /// The first failure of the build, or the signal that stopped this call.
+    pub(crate) failure: Option<Failure>,
+    /// The whole build has ended with this call.
+    pub(crate) last: bool,
 }
 
-/// What a step runs in the midst of: a phase, its `finally`, or a parallel group.
-pub(crate) struct Around<'a> {
-    pub(crate) phase: PhaseName,
-    /// The limits whose time it shares.
-    pub(crate) limits: &'a [&'a Limit],
-    pub(crate) token: CancellationToken,
+/// A run in progress. Items that run side by side share it, so what changes is behind a lock that is never held across an await.
+pub(crate) struct Run<'r> {
+    events: &'r Events,
+    cancellation: &'r Cancellation,
+    masks: &'r Masks,
+    state: Mutex<State>,
+    state_file: PathBuf,
+    results: Box<dyn Fn() -> Map<String, Value> + 'r>,
+    all_phases: Vec<String>,
+    deadline: Deadline,
+    /// Stops the items of `finally`.
+    finally: CancellationToken,
+}
+
+/// What contains an item: a phase, its `finally`, or a parallel group.
+struct Enclosing<'a> {
+    /// The deadlines that it shares.
+    deadlines: &'a [&'a Deadline],
+    /// Stops it.
+    token: CancellationToken,
     /// It belongs to `finally`, and so runs whatever happened.
-    pub(crate) finally: bool,
-    /// It runs beside other steps.
-    pub(crate) beside: bool,
+    finally: bool,
+    /// It runs beside other items.
+    beside: bool,
 }
 
-/// A token that is cancelled with everything else at once, or when the time for `finally` after a stop is over. From that
-/// stop on reports must not hold up the run.
+/// A token that is cancelled when everything is stopped at once, or when the time for `finally` after a stop has passed. After that
+/// stop, reports must not delay the run.
 fn finally_token(
     stopped: &CancellationToken,
     hard: &CancellationToken,
@@ -99,178 +94,167 @@ fn finally_token(
     token
 }
 
-impl Run {
-    /// Begins to count its time.
-    pub(crate) fn new(
-        mut job: Job,
-        state: State,
-        services: Services,
-        work: Work,
-        events: &Events,
-        cancellation: &Cancellation,
-    ) -> Self {
-        // The shorter of the two.
-        let time = job.timeout.into_iter().chain(job.pipeline.timeout).min();
-        let mut limit = Limit::begin("the run", time, &cancellation.stopping.soft);
-        if let (Mode::Publish, Some(build)) = (job.mode, &job.context.build_id) {
-            let reserve = RESERVE + cancellation.stopping.grace;
-            limit.pass_after(codebuild_ends(services.clone(), build.clone(), reserve));
+impl<'r> Run<'r> {
+    /// Starts the clock.
+    pub(crate) fn start(setup: Setup<'r>) -> Self {
+        let Setup { events, cancellation, masks, state, state_file, results, all_phases, timeout, ends_soon } =
+            setup;
+        let mut deadline = Deadline::start("the run", timeout, &cancellation.stopping.soft);
+        if let Some(ends_soon) = ends_soon {
+            deadline.expire_after(ends_soon(RESERVE + cancellation.stopping.grace));
         }
-        let surroundings = Surroundings {
-            events: events.clone(),
-            stopping: cancellation.stopping.clone(),
-            work: work.path.clone(),
-        };
         Self {
-            finally: finally_token(&limit.token, &cancellation.stopping.hard, events),
-            began: jiff::Timestamp::now(),
-            limit,
-            // From here on there is one set of values: the one that steps add to.
-            values: Mutex::new(std::mem::take(&mut job.values)),
-            job,
+            finally: finally_token(&deadline.token, &cancellation.stopping.hard, events),
+            events,
+            cancellation,
+            masks,
             state: Mutex::new(state),
-            services: services.within(surroundings),
-            guards: Guards::begin(&work.lock),
-            events: events.clone(),
-            cancellation: cancellation.clone(),
-            work,
-            registered: RegisteredFiles::default(),
-            layouts: tokio::sync::Mutex::default(),
-            brought: tokio::sync::Mutex::default(),
+            state_file,
+            results,
+            all_phases,
+            deadline,
         }
     }
 
-    pub(crate) fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(crate) fn values(&self) -> MutexGuard<'_, Values> {
-        self.values.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Announces the phases and items of this call.
+    pub(crate) async fn announce(&self, phases: &[Phase<'_>]) {
+        let mut nodes = Vec::new();
+        for phase in phases {
+            nodes.push(Node {
+                id: Id::phase(&phase.name),
+                kind: "phase",
+                title: self.events.shown(&phase.name),
+                when: Some(phase.when.as_str()),
+            });
+            for item in phase.items.iter().chain(&phase.finally) {
+                self.node(item, &mut nodes);
+            }
+        }
+        self.events.send(Kind::BuildPlanned(nodes)).await;
     }
 
-    pub(crate) async fn begin(&self, warnings: Vec<String>) {
-        let first = !std::mem::replace(&mut self.state().announced, true);
-        let started = RunStarted {
-            pipeline: self.job.pipeline.name.clone(),
-            build_id: self.state().build_id.clone(),
-            mode: self.job.mode.as_str(),
-            source: self.job.context.summary(),
-            first,
+    fn node(&self, item: &Item<'_>, nodes: &mut Vec<Node>) {
+        nodes.push(Node {
+            id: item.id.clone(),
+            kind: item.kind,
+            title: self.events.shown((item.title)()),
+            when: item.when.map(super::When::as_str),
+        });
+        if let Work::Group(members) = &item.work {
+            for member in members {
+                self.node(member, nodes);
+            }
+        }
+    }
+
+    /// Runs the phases. The error is a state that could not be written.
+    pub(crate) async fn phases(&self, phases: &[Phase<'_>]) -> Result<(), Failure> {
+        let stopped = async {
+            self.deadline.token.cancelled().await;
+            let by = self.stopped().or_else(|| self.deadline.failure());
+            let by = by.map_or_else(|| "runner".to_owned(), |failure| failure.message);
+            self.events.send(Kind::StopRequested { by: self.events.shown(by) }).await;
+            std::future::pending().await
         };
-        if first && self.job.mode == Mode::Local {
-            // What an earlier build would have sent or changed says nothing about this one.
-            for stale in ["notifications", "ecs"] {
-                let _ = std::fs::remove_dir_all(self.work.path.join(stale));
-            }
-        }
-        self.events.send(Event::RunStarted(started)).await;
-        for warning in warnings {
-            self.events.warn(warning).await;
-        }
-        let (state, mut values) = (self.state(), self.values());
-        for (name, value) in &state.variables {
-            values.set(name, value);
-        }
-        // The built-ins of images that an earlier call pushed.
-        for (name, image) in &state.images {
-            if let (Some(uri), Some(digest)) = (&image.uri, &image.digest) {
-                values.set_image(name, uri, digest);
-            }
-        }
-    }
-
-    pub(crate) async fn phases(&self) -> Result<(), Failure> {
-        for name in &self.job.plan.phases {
-            if let Some(phase) = self.job.pipeline.phase(*name) {
+        let run = async {
+            for phase in phases {
                 self.phase(phase).await?;
             }
+            Ok(())
+        };
+        tokio::select! {
+            result = run => result,
+            never = stopped => never,
         }
-        Ok(())
     }
 
-    async fn phase(&self, phase: &Phase) -> Result<(), Failure> {
+    async fn phase(&self, phase: &Phase<'_>) -> Result<(), Failure> {
+        let events = self.events.of(Id::phase(&phase.name));
         let failed = self.state().failure.is_some();
-        let runs = |step: &Step| step.when.unwrap_or(phase.when).allows(failed);
-        let reason = if self.signal() != 0 {
-            Some("the run is being stopped")
-        } else if !phase.steps.iter().any(runs) && (failed || !phase.steps.is_empty()) {
-            Some(if failed { "something failed before" } else { "nothing has failed" })
+        let runs = |item: &Item<'_>| item.when.unwrap_or(phase.when).allows(failed);
+        let skip = if self.cancellation.signal().is_some() {
+            Some(SkipCode::Stopping)
+        } else if !phase.items.iter().any(runs) && (failed || !phase.items.is_empty()) {
+            Some(if failed { SkipCode::FailedBefore } else { SkipCode::NotFailed })
         } else {
             None
         };
-        if let Some(reason) = reason {
-            let reason = reason.to_owned();
-            let phase = phase.name;
-            self.events.send(Event::PhaseSkipped { phase, reason }).await;
-            if self.signal() == 0 {
-                self.state().phases.push(phase);
+        if let Some(code) = skip {
+            events.send(Kind::PhaseSkipped { reason: self.reason(code) }).await;
+            if code != SkipCode::Stopping {
+                self.state().phases.push(phase.name.clone());
             }
             return self.save();
         }
-        let begin = Instant::now();
-        self.state().phases.push(phase.name);
-        self.state().running = Some(phase.name);
+        let start = Instant::now();
+        self.state().phases.push(phase.name.clone());
+        self.state().running = Some(phase.name.clone());
         self.save()?;
-        self.events.send(Event::PhaseStarted { phase: phase.name }).await;
-        let mut failure = None;
-        let limit = Limit::begin("the phase", phase.timeout, &self.limit.token);
-        for step in &phase.steps {
-            // A failed step ends the others, whatever the phase's `when` is; a step's own overrides that.
-            let default = phase.when.allows(failed) && failure.is_none();
-            // Once a time is over, what runs all the same (`when: failure`) is stopped with `finally`.
-            let over = limit.token.is_cancelled();
-            let token = if over { &self.finally } else { &limit.token };
-            let around = Around {
-                phase: phase.name,
-                limits: &[&limit, &self.limit],
-                token: token.clone(),
-                finally: false,
-                beside: false,
-            };
-            if let Err(failed) = self.step(step, default, &around).await {
-                failure.get_or_insert(failed);
-            }
-        }
-        drop(limit);
-        for step in &phase.finally {
-            let around = Around {
-                phase: phase.name,
-                limits: &[],
-                token: self.finally.clone(),
-                finally: true,
-                beside: false,
-            };
-            if let Err(failed) = self.step(step, true, &around).await {
-                failure.get_or_insert(failed);
-            }
-        }
-        let status = failure.or_else(|| self.stopped()).map_or(Status::Succeeded, Status::Failed);
-        self.events.send(Event::PhaseFinished { phase: phase.name, status, elapsed: begin.elapsed() }).await;
+        events.send(Kind::PhaseStarted).await;
+        let failure = self.items(phase, failed).await;
+        let ending = events.end(self.stopped().filter(|_| failure.is_none()).or(failure).as_ref());
+        events.send(Kind::PhaseFinished { ending, elapsed: start.elapsed() }).await;
         self.state().running = None;
         self.save()
     }
 
-    /// Runs a step, or says why not. `default` is whether it runs where it has no `when` of its own.
-    async fn step(&self, step: &Step, default: bool, around: &Around<'_>) -> Result<(), Failure> {
-        let title = self.title(step);
-        let place = format!("{} › {title}", around.phase);
-        let result = self.try_step(title, step, default, around).await;
+    /// Runs the items of a phase and its `finally`. `failed` is whether something failed before the phase.
+    async fn items(&self, phase: &Phase<'_>, failed: bool) -> Option<Failure> {
+        let mut failure = None;
+        let deadline = Deadline::start("the phase", phase.timeout, &self.deadline.token);
+        for item in &phase.items {
+            // A failed item ends the others, whatever the phase's `when` is; an item's own overrides that.
+            let default = phase.when.allows(failed) && failure.is_none();
+            // After a deadline, what runs all the same (`when: failure`) is stopped with `finally`.
+            let expired = deadline.token.is_cancelled();
+            let token = if expired { &self.finally } else { &deadline.token };
+            let enclosing = Enclosing {
+                deadlines: &[&deadline, &self.deadline],
+                token: token.clone(),
+                finally: false,
+                beside: false,
+            };
+            if let Err(failed) = self.item(&phase.name, item, default, &enclosing).await {
+                failure.get_or_insert(failed);
+            }
+        }
+        drop(deadline);
+        for item in &phase.finally {
+            let enclosing =
+                Enclosing { deadlines: &[], token: self.finally.clone(), finally: true, beside: false };
+            if let Err(failed) = self.item(&phase.name, item, true, &enclosing).await {
+                failure.get_or_insert(failed);
+            }
+        }
+        failure
+    }
+
+    /// Runs an item, or says why not. `default` is whether it runs if it has no `when` of its own.
+    async fn item(
+        &self,
+        phase: &str,
+        item: &Item<'_>,
+        default: bool,
+        enclosing: &Enclosing<'_>,
+    ) -> Result<(), Failure> {
+        let title = (item.title)();
+        let place = format!("{phase} › {title}");
+        let result = self.try_item(&title, item, default, enclosing).await;
         self.record(&result, &place);
-        // What the step did is in the state before anything else begins.
+        // What the item did is in the state before anything else starts.
         let saved = self.save();
         self.record(&saved, &place);
         result.and(saved)
     }
 
-    /// Masked before it is cut: half a secret is no secret to the masks any more.
-    fn title(&self, step: &Step) -> String {
-        plan::title(step, &self.values(), &|text| self.job.masks.text(text))
-    }
-
-    /// Runs a step of a parallel group. How it ends is up to the group: that may be tried again.
-    pub(crate) async fn member(&self, step: &Step, around: &Around<'_>) -> Result<(), Failure> {
-        let title = self.title(step);
-        let result = self.try_step(title.clone(), step, true, around).await;
+    /// Runs a member of a parallel group. The group decides what its failure means: the group may be retried.
+    async fn member(&self, item: &Item<'_>, enclosing: &Enclosing<'_>) -> Result<(), Failure> {
+        let title = (item.title)();
+        let result = self.try_item(&title, item, true, enclosing).await;
         let result = result.and(self.save());
         result.map_err(|failure| Failure { message: format!("{title}: {}", failure.message), ..failure })
     }
@@ -279,124 +263,191 @@ impl Run {
     fn record(&self, result: &Result<(), Failure>, place: &str) {
         match (result, self.stopped()) {
             (Ok(()), _) => {}
-            (Err(_), Some(stopped)) => self.state().record(&stopped, None, &self.job.masks),
-            (Err(failure), None) => self.state().record(failure, Some(place), &self.job.masks),
+            (Err(_), Some(stopped)) => self.state().record(&stopped, None, self.masks),
+            (Err(failure), None) => self.state().record(failure, Some(place), self.masks),
         }
     }
 
-    async fn try_step(
-        &self,
-        title: String,
-        step: &Step,
-        default: bool,
-        around: &Around<'_>,
-    ) -> Result<(), Failure> {
+    fn reason(&self, code: SkipCode) -> SkipReason {
+        let text = match code {
+            SkipCode::Stopping => "the run is being stopped",
+            SkipCode::FailedBefore => "something failed before",
+            SkipCode::NotFailed => "nothing has failed",
+            SkipCode::Condition | SkipCode::PullRequest => "",
+        };
+        SkipReason { code, text: self.events.shown(text) }
+    }
+
+    fn skip_reason(&self, item: &Item<'_>, default: bool, enclosing: &Enclosing<'_>) -> Option<SkipReason> {
         let failed = self.state().failure.is_some();
-        let skip = if self.signal() != 0 && !around.finally {
-            Some("the run is being stopped")
-        } else if let Some(reason) = self.job.plan.skip_reason(step) {
-            Some(reason)
-        } else if !step.when.map_or(default, |when| when.allows(failed)) {
-            Some(if failed { "something failed before" } else { "nothing has failed" })
+        if self.cancellation.signal().is_some() && !enclosing.finally {
+            Some(self.reason(SkipCode::Stopping))
+        } else if let Some((code, text)) = &item.skip {
+            Some(SkipReason { code: *code, text: self.events.shown(text) })
+        } else if !item.when.map_or(default, |when| when.allows(failed)) {
+            Some(self.reason(if failed { SkipCode::FailedBefore } else { SkipCode::NotFailed }))
         } else {
             None
-        };
-        if let Some(reason) = skip {
-            let reason = reason.to_owned();
-            self.events.send(Event::StepSkipped { title, reason }).await;
+        }
+    }
+
+    async fn try_item(
+        &self,
+        title: &str,
+        item: &Item<'_>,
+        default: bool,
+        enclosing: &Enclosing<'_>,
+    ) -> Result<(), Failure> {
+        let events = self.events.of(item.id.clone());
+        if let Some(reason) = self.skip_reason(item, default, enclosing) {
+            events.send(Kind::StepSkipped { title: events.shown(title), reason }).await;
             return Ok(());
         }
-        let begin = Instant::now();
-        let (id, finally, beside) = (step.id, around.finally, around.beside);
-        self.events.send(Event::StepStarted { step: id, title: title.clone(), finally, beside }).await;
-        let result = self.attempts(step, around).await;
-        let status = match &result {
-            Ok(()) => Status::Succeeded,
-            Err(failure) if beside && failure.stopped && self.signal() == 0 => Status::Cancelled,
-            Err(failure) => Status::Failed(failure.clone()),
+        let start = Instant::now();
+        let shown = events.shown(title);
+        events.send(self.started(item, shown.clone(), enclosing)).await;
+        let (attempts, result) = self.attempts(item, &events, enclosing).await;
+        let result = result.map_err(|failure| failure.at(item.id.as_str()));
+        let ending = match &result {
+            Err(failure)
+                if enclosing.beside && failure.is_stopped() && self.cancellation.signal().is_none() =>
+            {
+                Ending::Cancelled
+            }
+            result => events.end(result.as_ref().err()),
         };
-        self.events.send(Event::StepFinished { step: id, title, status, elapsed: begin.elapsed() }).await;
+        let elapsed = start.elapsed();
+        let finished = match &item.work {
+            Work::Group(_) => Kind::GroupFinished { title: shown, ending, elapsed },
+            Work::Task(_) => Kind::StepFinished { title: shown, ending, elapsed, attempts },
+        };
+        events.send(finished).await;
         result
     }
 
-    /// Tries a step as often as it may be tried.
-    async fn attempts(&self, step: &Step, around: &Around<'_>) -> Result<(), Failure> {
-        let over = || around.limits.iter().find_map(|limit| limit.failure());
-        // Its time may have passed between two steps.
-        if let Some(over) = over().filter(|_| self.state().failure.is_none()) {
-            return Err(over);
+    fn started(&self, item: &Item<'_>, title: crate::secret::Shown, enclosing: &Enclosing<'_>) -> Kind {
+        let (finally, beside) = (enclosing.finally, enclosing.beside);
+        match &item.work {
+            Work::Group(members) => {
+                let members = members.iter().map(|member| member.id.clone()).collect();
+                Kind::GroupStarted { title, finally, beside, members }
+            }
+            Work::Task(_) => Kind::StepStarted(StepStarted {
+                kind: item.kind,
+                title,
+                finally,
+                beside,
+                attempts_allowed: 1 + item.retry.map_or(0, |retry| retry.attempts),
+                timeout: item.timeout,
+                line: item.line,
+            }),
         }
-        let retries = step.retry.map_or(0, |retry| retry.attempts);
+    }
+
+    /// Makes as many attempts as the item allows. Returns how many it made.
+    async fn attempts(
+        &self,
+        item: &Item<'_>,
+        events: &Events,
+        enclosing: &Enclosing<'_>,
+    ) -> (u32, Result<(), Failure>) {
+        let expired = || enclosing.deadlines.iter().find_map(|deadline| deadline.failure());
+        // A deadline may have passed between two items.
+        if let Some(expired) = expired().filter(|_| self.state().failure.is_none()) {
+            return (0, Err(expired));
+        }
+        let allowed = 1 + item.retry.map_or(0, |retry| retry.attempts);
         let mut number = 0;
         loop {
-            let limit = Limit::begin("the step", step.timeout, &around.token);
-            let result = self.attempt(step, &limit.token, around).await;
-            let Err(failure) = result else { return Ok(()) };
-            if around.token.is_cancelled() {
-                return Err(over().unwrap_or(failure));
-            }
-            let failure = limit.failure().unwrap_or(failure);
-            // What is wrong with the file is wrong the next time as well, and a newer deployment stays newer.
-            let is_final = matches!(failure.exit, Exit::Usage | Exit::Superseded);
-            let (Some(retry), true) = (&step.retry, number < retries && !is_final) else {
-                return Err(failure);
-            };
             number += 1;
-            let delay = deadline::delay(retry, number);
-            let note = format!(
-                "attempt {number} of {} failed: {}; the next one in {:.1} s",
-                retries + 1,
-                failure.message,
-                delay.as_secs_f64()
-            );
-            self.events.of(step.id).warn(note).await;
+            let start = Instant::now();
+            let events = events.of(item.id.attempt(number));
+            events.send(Kind::AttemptStarted { number }).await;
+            let deadline = Deadline::start("the step", item.timeout, &enclosing.token);
+            let result = self.attempt(item, &events, &deadline.token, enclosing).await;
+            let is_stopped = enclosing.token.is_cancelled();
+            let result = result.map_err(|failure| {
+                let own = deadline.failure().filter(|_| !is_stopped);
+                own.or_else(|| expired().filter(|_| is_stopped)).unwrap_or(failure)
+            });
+            // What is wrong with the file is wrong the next time as well, and a newer deployment stays newer.
+            let is_final = |failure: &Failure| matches!(failure.exit, Exit::Usage | Exit::Superseded);
+            let retry = item.retry.filter(|_| number < allowed && !is_stopped);
+            let retry_in = match (&result, retry) {
+                (Err(failure), Some(retry)) if !is_final(failure) => Some(deadline::delay(&retry, number)),
+                _ => None,
+            };
+            let ending = events.end(result.as_ref().err());
+            let elapsed = start.elapsed();
+            events.send(Kind::AttemptFinished { ending, elapsed, retry_in, allowed }).await;
+            let (Err(failure), Some(delay)) = (&result, retry_in) else { return (number, result) };
             tokio::select! {
                 () = tokio::time::sleep(delay) => {}
-                () = around.token.cancelled() => return Err(over().unwrap_or(failure)),
+                () = enclosing.token.cancelled() => {
+                    return (number, Err(expired().unwrap_or_else(|| failure.clone())));
+                }
             }
         }
     }
 
-    /// Tries a step once; the token stops it.
+    /// Makes one attempt; the token stops it.
     async fn attempt(
         &self,
-        step: &Step,
+        item: &Item<'_>,
+        events: &Events,
         stop: &CancellationToken,
-        around: &Around<'_>,
+        enclosing: &Enclosing<'_>,
     ) -> Result<(), Failure> {
-        let (output, log) = Output::open(&self.events, step.id);
         let stopping = Stopping { soft: stop.clone(), ..self.cancellation.stopping.clone() };
-        // A step ends by itself when it is stopped; one that waits for an answer that never comes is left behind.
-        let patience = match step.action {
-            Action::Run(_) => stopping.grace + LAST_PROCESSES,
-            // ECS is asked to go back, or to end a task.
-            Action::Deploy(_) | Action::RunTask(_) => stopping.grace + LEFT_BEHIND,
-            // Each of its steps has its own.
-            Action::Parallel(_) => Duration::MAX,
-            _ => LEFT_BEHIND,
-        };
-        let left_behind = async {
-            stopping.soft.cancelled().await;
-            tokio::time::sleep(patience).await;
+        match &item.work {
+            Work::Task(task) => self.task(task, events, stopping).await,
+            // A group may hold groups, so its future has no fixed size.
+            Work::Group(members) => Box::pin(self.group(members, stop, enclosing.finally)).await,
+        }
+    }
+
+    async fn task(&self, task: &Task<'_>, events: &Events, stopping: Stopping) -> Result<(), Failure> {
+        let (output, stream) = events.output();
+        let soft = stopping.soft.clone();
+        // A task ends by itself when it is stopped; one that waits for an answer that never comes is dropped.
+        let too_late = async {
+            soft.cancelled().await;
+            tokio::time::sleep(task.patience).await;
         };
         let result = tokio::select! {
-            result = step::run(self, step, &output, &stopping, around) => result,
-            () = left_behind => Err(Failure::stopped()),
+            result = (task.run)(Attempt { events: events.clone(), output, stopping }) => result,
+            () = too_late => Err(Failure::stopped()),
         };
-        drop(output);
-        log.close().await;
+        stream.close().await;
         result
     }
 
-    fn signal(&self) -> u8 {
-        self.cancellation.signal.load(Ordering::SeqCst)
+    /// Runs items side by side. The first that fails ends the others.
+    async fn group(
+        &self,
+        members: &[Item<'_>],
+        stop: &CancellationToken,
+        finally: bool,
+    ) -> Result<(), Failure> {
+        let token = stop.child_token();
+        // Members share the group's deadline, which the group reports itself.
+        let enclosing = Enclosing { deadlines: &[], token: token.clone(), finally, beside: true };
+        let mut running: FuturesUnordered<_> =
+            members.iter().map(|member| self.member(member, &enclosing)).collect();
+        let mut first = None;
+        while let Some(result) = running.next().await {
+            if let Err(failure) = result {
+                first.get_or_insert(failure);
+                token.cancel();
+            }
+        }
+        first.map_or(Ok(()), Err)
     }
 
     /// The failure that a signal makes of the run.
     pub(crate) fn stopped(&self) -> Option<Failure> {
-        let number = self.signal();
+        let number = self.cancellation.signal()?;
         let name = match number {
-            0 => return None,
             1 => "SIGHUP: the terminal or the process that started runner is gone".to_owned(),
             2 => "SIGINT".to_owned(),
             15 => "SIGTERM".to_owned(),
@@ -405,52 +456,33 @@ impl Run {
         Some(Failure::new(Exit::Signal(number), format!("stopped by {name}")))
     }
 
-    /// Notes the end in the state. The answer is whether this call ended the whole pipeline.
-    pub(crate) fn end(&self, failure: Option<&Failure>) -> bool {
-        let mut state = self.state();
-        if let Some(failure) = failure {
-            // A signal may have come between two steps.
-            state.record(failure, None, &self.job.masks);
-        }
-        let phases = &self.job.pipeline.phases;
-        let through = phases.iter().all(|phase| state.phases.contains(&phase.name));
-        let last = !state.ended && (failure.is_some() || through);
-        state.ended |= last;
-        drop(state);
-        // The result is known; a state that cannot be written has been reported by the step before.
-        let _ = self.save();
-        last
+    /// The failure that the build ends with if it ends now; `unsaved` is a state that could not be written.
+    pub(crate) fn failure(&self, unsaved: Option<Failure>) -> Option<Failure> {
+        let recorded = || self.state().failure.as_ref().map(super::state::RecordedFailure::to_failure);
+        // A signal overrides everything.
+        self.stopped().or(unsaved).or_else(recorded)
     }
 
-    /// Writes the exported variables for a buildspec to source.
-    pub(crate) async fn export(&self, last: bool) -> Result<(), Failure> {
-        let exported = &self.job.pipeline.env.exported;
-        if exported.is_empty() {
-            return Ok(());
+    /// Records the end of the call in the state.
+    pub(crate) fn end(&self, failure: Option<Failure>) -> Outcome {
+        let mut state = self.state();
+        if let Some(failure) = &failure {
+            // A signal may have come between two items.
+            state.record(failure, None, self.masks);
         }
-        let mut text = String::new();
-        for name in exported {
-            let value = self.values().get(name).map(ToOwned::to_owned);
-            match value {
-                Some(value) if self.job.masks.text(&value) != value => {
-                    self.events.warn(format!("{} holds a secret and is not exported", name.value)).await;
-                }
-                // The value is data to the shell, whatever it holds.
-                Some(value) => {
-                    text.push_str(&format!("export {}='{}'\n", name.value, value.replace('\'', "'\\''")));
-                }
-                None if last => {
-                    self.events.warn(format!("{} has no value and is not exported", name.value)).await;
-                }
-                None => {}
-            }
-        }
-        Ok(files::write_whole(&self.work.path.join("exports.sh"), text.as_bytes(), files::Access::Owner)?)
+        let is_complete = self.all_phases.iter().all(|phase| state.phases.contains(phase));
+        let last = !state.ended && (failure.is_some() || is_complete);
+        state.ended |= last;
+        drop(state);
+        // The outcome is known; a state that cannot be written has been reported by the item before.
+        let _ = self.save();
+        Outcome { failure, last }
     }
 
     fn save(&self) -> Result<(), Failure> {
-        // What was handed on before it was said to be a secret.
-        self.state().variables.retain(|_, value| self.job.masks.text(value) == *value);
-        Ok(self.state().save(&self.work.state())?)
+        let results = (self.results)();
+        let mut state = self.state();
+        state.events = self.events.last_number();
+        Ok(state.save(&self.state_file, results)?)
     }
 }

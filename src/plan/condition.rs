@@ -7,6 +7,9 @@ use crate::language::source::Span;
 use crate::text::{listed, shortened};
 use std::collections::HashMap;
 
+/// The reason for skipping what publishes in the build of a pull request.
+pub(crate) const PULL_REQUEST: &str = "pull requests publish nothing";
+
 /// What is said of a step before anything runs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Verdict {
@@ -51,7 +54,7 @@ fn visit(
     let verdict = match outer {
         Some(outer) if *outer != Verdict::Runs => outer.clone(),
         _ if context.event == EventKind::PullRequest && step.action.publishes() && !asked => {
-            Verdict::LeftOut("pull requests publish nothing".to_owned())
+            Verdict::LeftOut(PULL_REQUEST.to_owned())
         }
         _ => judge(step.only.as_ref(), step.except.as_ref(), context),
     };

@@ -1,10 +1,10 @@
 //! The log that people read: phases and steps with their times, the commands' own output untouched, a summary.
 
+use super::summary::Summary;
 use super::{Sink, human_duration};
-use crate::event::{Event, Outcome, RunFinished, RunStarted, Status, Wants};
-use crate::exit::{Exit, Failure};
-use crate::language::pipeline::model::StepId;
-use crate::secret::{Masker, Masks};
+use crate::event::{BuildOpened, Cause, Ending, Event, Kind, Wants};
+use crate::exit::Exit;
+use crate::secret::Shown;
 use std::collections::{BTreeMap, HashMap};
 use std::io::Write;
 
@@ -15,13 +15,12 @@ const PREFIX: usize = 24;
 pub(crate) struct Console<W> {
     out: W,
     color: bool,
-    masks: Masks,
-    /// The output of the steps under way.
-    streams: HashMap<StepId, Stream>,
+    /// The running steps by id, with the prefix of their lines; it is empty for a step that runs alone.
+    prefixes: HashMap<String, String>,
     /// The log ends in the middle of a line, which this step wrote.
-    mid_line: Option<StepId>,
-    results: Vec<Outcome>,
-    /// What is under way, below the log.
+    mid_line: Option<String>,
+    summary: Summary,
+    /// The current work, below the log.
     view: Option<View>,
 }
 
@@ -29,7 +28,7 @@ pub(crate) struct Console<W> {
 struct View {
     /// The terminal's columns and lines.
     size: fn() -> (usize, usize),
-    lines: BTreeMap<StepId, Vec<String>>,
+    lines: BTreeMap<String, Vec<Shown>>,
     /// How many lines are on the screen now.
     drawn: usize,
 }
@@ -44,25 +43,17 @@ impl View {
     }
 
     /// The lines, so short that each is one on the screen. Longer lists lose their beginning.
-    fn draw(&mut self, masks: &Masks) -> String {
+    fn draw(&mut self) -> String {
         let (columns, rows) = (self.size)();
-        let all: Vec<&String> = self.lines.values().flatten().collect();
+        let all: Vec<&Shown> = self.lines.values().flatten().collect();
         let shown = &all[all.len().saturating_sub(rows / 2)..];
         self.drawn = shown.len();
-        let line = |line: &&String| {
-            let text = masks.text(line);
-            let plain = text.chars().filter(|character| !character.is_control());
+        let line = |line: &&Shown| {
+            let plain = line.chars().filter(|character| !character.is_control());
             format!("\x1b[2m{}\x1b[0m\n", plain.take(columns.saturating_sub(1)).collect::<String>())
         };
         shown.iter().map(line).collect()
     }
-}
-
-/// The output of a step.
-struct Stream {
-    masker: Masker,
-    /// What its lines begin with, where it is not alone.
-    prefix: String,
 }
 
 #[derive(Clone, Copy)]
@@ -88,86 +79,66 @@ impl Color {
 
 impl<W: Write> Console<W> {
     /// A log that goes to `out`.
-    pub(crate) fn new(out: W, color: bool, masks: &Masks) -> Self {
-        Self {
-            out,
-            color,
-            masks: masks.clone(),
-            streams: HashMap::new(),
-            mid_line: None,
-            results: Vec::new(),
-            view: None,
-        }
+    pub(crate) fn new(out: W, color: bool) -> Self {
+        Self { out, color, prefixes: HashMap::new(), mid_line: None, summary: Summary::default(), view: None }
     }
 
-    /// The log ends on a terminal of this size, in columns and lines, and what is under way is shown below it.
+    /// The log ends on a terminal of this size, in columns and lines, and the current work is shown below it.
     #[must_use]
     pub(crate) fn on_terminal(mut self, size: fn() -> (usize, usize)) -> Self {
         self.view = Some(View { size, lines: BTreeMap::new(), drawn: 0 });
         self
     }
 
-    /// Shows what is under way, where the log is at the beginning of a line.
+    /// Shows the current work if the log is at the start of a line.
     fn show(&mut self) {
-        if let (Some(view), None) = (&mut self.view, self.mid_line) {
-            let (erased, drawn) = (view.erase(), view.draw(&self.masks));
+        if let (Some(view), None) = (&mut self.view, &self.mid_line) {
+            let (erased, drawn) = (view.erase(), view.draw());
             if !(erased.is_empty() && drawn.is_empty()) {
                 let _ = self.out.write_all((erased + &drawn).as_bytes()).and_then(|()| self.out.flush());
             }
         }
     }
 
-    /// Writes bytes. Where nobody reads the log any more the run goes on without it.
+    /// Writes bytes. If the reader of the log has gone away, the run goes on without it.
     fn write(&mut self, bytes: &[u8]) {
         let erased = self.view.as_mut().map(View::erase).unwrap_or_default();
         let written = self.out.write_all(erased.as_bytes()).and_then(|()| self.out.write_all(bytes));
         let _ = written.and_then(|()| self.out.flush());
     }
 
-    /// Writes what a step wrote, with its masks.
-    fn output(&mut self, step: StepId, shown: &[u8]) {
-        let Some(last) = shown.last() else { return };
-        let prefix = self.streams.get(&step).map(|stream| stream.prefix.clone()).unwrap_or_default();
+    /// Writes the output of a step.
+    fn output(&mut self, step: &str, bytes: &[u8]) {
+        let Some(last) = bytes.last() else { return };
+        let prefix = self.prefixes.get(step).cloned().unwrap_or_default();
         let ends_line = *last == b'\n';
         if prefix.is_empty() {
-            self.write(shown);
+            self.write(bytes);
         } else {
-            let mut out = Vec::with_capacity(shown.len() + prefix.len() * 4);
-            if self.mid_line.is_some_and(|other| other != step) {
+            let mut out = Vec::with_capacity(bytes.len() + prefix.len() * 4);
+            if self.mid_line.as_ref().is_some_and(|other| other != step) {
                 out.push(b'\n');
             }
-            for (number, line) in shown.split_inclusive(|byte| *byte == b'\n').enumerate() {
-                if number > 0 || self.mid_line != Some(step) {
+            for (number, line) in bytes.split_inclusive(|byte| *byte == b'\n').enumerate() {
+                if number > 0 || self.mid_line.as_deref() != Some(step) {
                     out.extend_from_slice(prefix.as_bytes());
                 }
                 out.extend_from_slice(line);
             }
             self.write(&out);
         }
-        self.mid_line = (!ends_line).then_some(step);
+        self.mid_line = (!ends_line).then(|| step.to_owned());
     }
 
-    /// What the lines of a step begin with that is not alone: its title, as short as names are.
-    fn prefix(&self, title: &str) -> String {
-        let title = self.masks.text(title);
-        let mut short: String = title.chars().take(PREFIX).collect();
-        if short.len() < title.len() {
-            short.push('…');
-        }
-        format!("{short} │ ")
-    }
-
-    /// Writes a line of a step's own. What the mask holds back stays there: it may be the first half of a secret.
-    fn note(&mut self, color: Color, step: Option<StepId>, text: &str) {
-        let stream = step.and_then(|step| self.streams.get(&step));
-        let prefix = stream.map(|stream| stream.prefix.as_str()).filter(|prefix| !prefix.is_empty());
-        let line = format!("{}{text}", prefix.unwrap_or("  "));
+    /// Writes one of runner's own lines about a step.
+    fn note(&mut self, color: Color, step: &str, text: &str) {
+        let prefix = self.prefixes.get(step).filter(|prefix| !prefix.is_empty());
+        let line = format!("{}{text}", prefix.map_or("  ", String::as_str));
         self.line(color, &line);
     }
 
-    /// Writes a line of runner's own.
+    /// Writes one of runner's own lines.
     fn line(&mut self, color: Color, text: &str) {
-        let text = self.masks.text(text);
         let start = if self.mid_line.take().is_some() { "\n" } else { "" };
         let line = if self.color {
             format!("{start}\x1b[{}m{text}\x1b[0m\n", color.code())
@@ -177,43 +148,85 @@ impl<W: Write> Console<W> {
         self.write(line.as_bytes());
     }
 
-    fn started(&mut self, run: &RunStarted) {
+    fn opened(&mut self, build: &BuildOpened) {
         let line = format!(
             "runner {} · {} · {} · {} · build {}",
             env!("CARGO_PKG_VERSION"),
-            run.pipeline,
-            run.mode,
-            run.source,
-            run.build_id
+            build.pipeline,
+            build.mode,
+            build.source.summary(),
+            build.build_id
         );
         self.line(Color::Dim, &line);
     }
 
-    fn failure(&mut self, prefix: &str, failure: &Failure) {
-        self.line(Color::Red, &format!("{prefix}{}", failure.message));
-        if let Some(help) = &failure.help {
+    fn cause(&mut self, prefix: &str, cause: &Cause) {
+        self.line(Color::Red, &format!("{prefix}{}", cause.text));
+        if let Some(help) = &cause.help {
             self.line(Color::Yellow, &format!("  help: {help}"));
         }
     }
 
-    fn finished(&mut self, run: &RunFinished) {
+    fn started(&mut self, step: &str, title: &Shown, finally: bool, beside: bool) {
+        let prefix = if beside { prefix(title) } else { String::new() };
+        self.prefixes.insert(step.to_owned(), prefix);
+        let mark = if finally { "▸ finally: " } else { "▸ " };
+        self.line(Color::Bold, &format!("{mark}{title}"));
+    }
+
+    fn finished(&mut self, step: &str, title: &Shown, ending: &Ending, took: &str) {
+        self.prefixes.remove(step);
+        if let Some(view) = &mut self.view {
+            view.lines.retain(|id, _| id != step);
+        }
+        match ending {
+            Ending::Succeeded => self.line(Color::Green, &format!("✔ {title} ({took})")),
+            Ending::Failed(cause) | Ending::Stopped(cause) => {
+                self.cause(&format!("✘ {title} ({took}): "), cause);
+            }
+            Ending::Cancelled => {
+                self.line(Color::Yellow, &format!("■ {title} ({took}): ended with its group"));
+            }
+        }
+    }
+
+    fn ended(&mut self, ending: &Ending, exit: Exit, took: &str) {
         self.line(Color::Bold, "\n── summary");
-        for outcome in std::mem::take(&mut self.results) {
-            let line = format!("  {:<10} {:<12} {}", outcome.verb, outcome.subject, outcome.detail);
+        for result in std::mem::take(&mut self.summary).lines() {
+            let line = format!("  {:<10} {:<12} {}", result.verb, result.subject, result.detail);
             self.line(Color::Green, &line);
         }
-        let took = human_duration(run.elapsed);
-        let Some(failure) = &run.failure else {
-            self.line(Color::Green, &format!("✔ succeeded in {took}"));
-            return;
-        };
-        let ending = match failure.exit {
-            Exit::Signal(_) => "stopped",
-            _ => "failed",
-        };
-        self.line(Color::Red, &format!("✘ {ending} after {took} (exit {})", failure.exit.code()));
-        self.failure("  ", failure);
+        match ending {
+            Ending::Succeeded | Ending::Cancelled => {
+                self.line(Color::Green, &format!("✔ succeeded in {took}"));
+            }
+            Ending::Failed(cause) | Ending::Stopped(cause) => {
+                let verb = if matches!(ending, Ending::Stopped(_)) { "stopped" } else { "failed" };
+                self.line(Color::Red, &format!("✘ {verb} after {took} (exit {})", exit.code()));
+                self.cause("  ", cause);
+            }
+        }
     }
+
+    /// A failed attempt that is followed by another one.
+    fn retried(&mut self, event: &Event, ending: &Ending, retry_in: std::time::Duration, allowed: u32) {
+        let number = event.id.as_str().rsplit('#').next().unwrap_or_default();
+        let reason = ending.cause().map(|cause| cause.text.to_string()).unwrap_or_default();
+        let text = format!(
+            "warning: attempt {number} of {allowed} failed: {reason}; retrying in {:.1} s",
+            retry_in.as_secs_f64()
+        );
+        self.note(Color::Yellow, event.id.of_step(), &text);
+    }
+}
+
+/// The prefix of the lines of a step that does not run alone: its title, shortened to the length of a name.
+fn prefix(title: &Shown) -> String {
+    let mut short: String = title.chars().take(PREFIX).collect();
+    if short.len() < title.len() {
+        short.push('…');
+    }
+    format!("{short} │ ")
 }
 
 impl<W: Write + Send> Sink for Console<W> {
@@ -222,61 +235,50 @@ impl<W: Write + Send> Sink for Console<W> {
     }
 
     fn event(&mut self, event: &Event) {
-        match event {
-            Event::Live { step, lines } => {
+        let step = event.id.of_step();
+        match &event.kind {
+            Kind::Live(lines) => {
                 if let Some(view) = &mut self.view {
-                    view.lines.insert(*step, lines.clone());
+                    view.lines.insert(step.to_owned(), lines.clone());
                 }
             }
-            Event::RunStarted(run) => self.started(run),
-            Event::PhaseStarted { phase } => self.line(Color::Bold, &format!("\n── {phase}")),
-            Event::PhaseSkipped { phase, reason } => {
-                self.line(Color::Dim, &format!("\n── {phase}: skipped, {reason}"));
+            Kind::BuildOpened(build) => self.opened(build),
+            Kind::PhaseStarted => self.line(Color::Bold, &format!("\n── {step}")),
+            Kind::PhaseSkipped { reason } => {
+                self.line(Color::Dim, &format!("\n── {step}: skipped, {}", reason.text));
             }
-            Event::PhaseFinished { phase, status, elapsed } => {
+            Kind::PhaseFinished { ending, elapsed } => {
                 let took = human_duration(*elapsed);
-                if status.failure().is_some() {
-                    self.line(Color::Red, &format!("── {phase} failed after {took}"));
-                } else {
-                    self.line(Color::Bold, &format!("── {phase} done in {took}"));
-                }
-            }
-            Event::StepStarted { step, title, finally, beside } => {
-                let prefix = if *beside { self.prefix(title) } else { String::new() };
-                self.streams.insert(*step, Stream { masker: Masker::new(&self.masks), prefix });
-                let mark = if *finally { "▸ finally: " } else { "▸ " };
-                self.line(Color::Bold, &format!("{mark}{title}"));
-            }
-            Event::StepSkipped { title, reason } => {
-                self.line(Color::Dim, &format!("▹ {title}: skipped, {reason}"));
-            }
-            Event::Output { step, bytes } => {
-                let shown = self.streams.get_mut(step).map(|stream| stream.masker.push(bytes));
-                self.output(*step, &shown.unwrap_or_default());
-            }
-            Event::OutputEnd { step } => {
-                let rest = self.streams.get_mut(step).map(|stream| stream.masker.finish());
-                self.output(*step, &rest.unwrap_or_default());
-            }
-            Event::Note { step, text } => self.note(Color::Dim, *step, text),
-            Event::Warning { step, text } => self.note(Color::Yellow, *step, &format!("warning: {text}")),
-            Event::StepFinished { step, title, status, elapsed } => {
-                self.streams.remove(step);
-                if let Some(view) = &mut self.view {
-                    view.lines.remove(step);
-                }
-                let took = human_duration(*elapsed);
-                match status {
-                    Status::Succeeded => self.line(Color::Green, &format!("✔ {title} ({took})")),
-                    Status::Failed(failure) => self.failure(&format!("✘ {title} ({took}): "), failure),
-                    Status::Cancelled => {
-                        let line = format!("■ {title} ({took}): ended with its group");
-                        self.line(Color::Yellow, &line);
+                match ending {
+                    Ending::Failed(_) | Ending::Stopped(_) => {
+                        self.line(Color::Red, &format!("── {step} failed after {took}"));
                     }
+                    _ => self.line(Color::Bold, &format!("── {step} done in {took}")),
                 }
             }
-            Event::Result(outcome) => self.results.push(outcome.clone()),
-            Event::RunFinished(run) => self.finished(run),
+            Kind::StepStarted(started) => {
+                self.started(step, &started.title, started.finally, started.beside);
+            }
+            Kind::GroupStarted { title, finally, beside, .. } => {
+                self.started(step, title, *finally, *beside);
+            }
+            Kind::StepSkipped { title, reason } => {
+                self.line(Color::Dim, &format!("▹ {title}: skipped, {}", reason.text));
+            }
+            Kind::Output(chunk) => self.output(step, chunk.bytes()),
+            Kind::Note(text) => self.note(Color::Dim, step, text),
+            Kind::Warning(text) => self.note(Color::Yellow, step, &format!("warning: {text}")),
+            Kind::AttemptFinished { ending, retry_in: Some(retry_in), allowed, .. } => {
+                self.retried(event, ending, *retry_in, *allowed);
+            }
+            Kind::StepFinished { title, ending, elapsed, .. }
+            | Kind::GroupFinished { title, ending, elapsed } => {
+                self.finished(step, title, ending, &human_duration(*elapsed));
+            }
+            Kind::CallFinished { ending, exit, elapsed } => {
+                self.ended(ending, *exit, &human_duration(*elapsed));
+            }
+            kind => self.summary.add(kind),
         }
         self.show();
     }
@@ -285,92 +287,86 @@ impl<W: Write + Send> Sink for Console<W> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::secret::Secret;
+    use crate::event::{Events, Id, StepStarted};
+    use crate::secret::Masks;
+    use tokio::sync::mpsc;
 
-    const STEP: StepId = StepId(1);
-
-    fn begun(step: StepId, beside: bool) -> Event {
-        Event::StepStarted { step, title: format!("s{}", step.0), finally: false, beside }
+    fn step(number: usize) -> Id {
+        Id::phase("build").step(number, false)
     }
 
-    fn output(step: StepId, text: &str) -> Event {
-        Event::Output { step, bytes: text.as_bytes().to_vec().into() }
+    fn started(events: &Events, number: usize, beside: bool) -> Kind {
+        Kind::StepStarted(StepStarted {
+            kind: "run",
+            title: events.shown(format!("s{number}")),
+            finally: false,
+            beside,
+            attempts_allowed: 1,
+            timeout: None,
+            line: None,
+        })
     }
 
-    fn note(text: &str) -> Event {
-        Event::Note { step: None, text: text.to_owned() }
+    async fn write(events: &Events, number: usize, text: &str) {
+        let (output, stream) = events.of(step(number).attempt(1)).output();
+        output.send(text.into()).await.unwrap();
+        drop(output);
+        stream.close().await;
     }
 
-    fn log(events: &[Event], masks: &Masks) -> String {
-        let mut console = Console::new(Vec::new(), false, masks);
-        for event in events {
-            console.event(event);
+    fn open() -> (Events, mpsc::Receiver<Event>) {
+        let wants = Wants { output: true, live: true };
+        let (events, mut channels) = Events::open(&[wants], 64, &Masks::default(), 1, 0);
+        (events, channels.remove(0))
+    }
+
+    async fn log(
+        console: Console<Vec<u8>>,
+        (events, mut channel): (Events, mpsc::Receiver<Event>),
+    ) -> String {
+        let mut console = console;
+        drop(events);
+        while let Some(event) = channel.recv().await {
+            console.event(&event);
         }
         String::from_utf8_lossy(&console.out).into_owned()
     }
 
-    #[test]
-    fn output_without_a_newline_does_not_swallow_the_next_line() {
-        let log = log(&[begun(STEP, false), output(STEP, "no newline"), note("next")], &Masks::default());
+    #[tokio::test]
+    async fn output_without_a_newline_does_not_swallow_the_next_line() {
+        let (events, channel) = open();
+        events.send_for(step(1), started(&events, 1, false)).await;
+        write(&events, 1, "no newline").await;
+        events.note("next").await;
+        let log = log(Console::new(Vec::new(), false), (events, channel)).await;
         assert_eq!(log, "▸ s1\nno newline\n  next\n");
     }
 
-    #[test]
-    fn secrets_are_masked_in_output_and_in_messages() {
-        let masks = Masks::default();
-        masks.add(&Secret::new("hunter2"));
-        let events =
-            [begun(STEP, false), output(STEP, "pass hunt"), output(STEP, "er2\n"), note("hunter2 is weak")];
-        assert_eq!(log(&events, &masks), "▸ s1\npass ***\n  *** is weak\n");
-    }
-
-    #[test]
-    fn a_line_in_between_does_not_tear_a_secret_apart() {
-        let masks = Masks::default();
-        masks.add(&Secret::new("hunter2"));
-        let events = [
-            begun(STEP, false),
-            output(STEP, "a hunt"),
-            note("note"),
-            output(STEP, "er2 b hun"),
-            Event::OutputEnd { step: STEP },
-        ];
-        assert_eq!(log(&events, &masks), "▸ s1\na \n  note\n*** b hun");
-    }
-
-    #[test]
-    fn a_terminal_shows_what_is_under_way_below_the_log() {
-        let masks = Masks::default();
-        masks.add(&Secret::new("hunter2"));
-        let mut console = Console::new(Vec::new(), false, &masks).on_terminal(|| (12, 10));
-        let live = |lines: &[&str]| Event::Live {
-            step: STEP,
-            lines: lines.iter().map(ToString::to_string).collect(),
-        };
-        for event in [begun(STEP, false), live(&["hunter2 and more than fits"]), note("x"), live(&[])] {
-            console.event(&event);
-        }
-        let shown = "\x1b[2m*** and mor\x1b[0m\n";
+    #[tokio::test]
+    async fn a_terminal_shows_the_current_work_below_the_log() {
+        let (events, channel) = open();
+        events.send_for(step(1), started(&events, 1, false)).await;
+        let attempt = events.of(step(1).attempt(1));
+        attempt.live(vec!["more than fits in it".to_owned()]).await;
+        events.note("x").await;
+        attempt.live(Vec::new()).await;
+        let console = Console::new(Vec::new(), false).on_terminal(|| (12, 10));
+        let shown = "\x1b[2mmore than f\x1b[0m\n";
         let up = "\x1b[1A\x1b[J";
-        assert_eq!(String::from_utf8(console.out).unwrap(), format!("▸ s1\n{shown}{up}  x\n{shown}{up}"));
+        assert_eq!(log(console, (events, channel)).await, format!("▸ s1\n{shown}{up}  x\n{shown}{up}"));
     }
 
-    #[test]
-    fn steps_side_by_side_keep_their_lines_and_their_secrets_apart() {
-        let masks = Masks::default();
-        masks.add(&Secret::new("hunter2"));
-        let other = StepId(2);
-        let events = [
-            begun(STEP, true),
-            begun(other, true),
-            output(STEP, "one\ntw"),
-            output(other, "hun"),
-            output(other, "ter2 and more\n"),
-            output(STEP, "o hun"),
-            Event::Note { step: Some(other), text: "note".to_owned() },
-            Event::OutputEnd { step: STEP },
-        ];
-        let expected = "▸ s1\n▸ s2\ns1 │ one\ns1 │ tw\ns2 │ *** and more\ns1 │ o \ns2 │ note\ns1 │ hun";
-        assert_eq!(log(&events, &masks), expected);
+    #[tokio::test]
+    async fn steps_side_by_side_keep_their_lines_apart() {
+        let (events, channel) = open();
+        events.send_for(step(1), started(&events, 1, true)).await;
+        events.send_for(step(2), started(&events, 2, true)).await;
+        write(&events, 1, "one\ntw").await;
+        write(&events, 2, "and more\n").await;
+        write(&events, 1, "o").await;
+        events.of(step(2).attempt(1)).note("note").await;
+        write(&events, 1, "end").await;
+        let log = log(Console::new(Vec::new(), false), (events, channel)).await;
+        assert_eq!(log, "▸ s1\n▸ s2\ns1 │ one\ns1 │ tw\ns2 │ and more\ns1 │ o\ns2 │ note\ns1 │ end");
     }
 }

@@ -1,11 +1,11 @@
 //! Notifications: Slack and webhooks. They never delay or fail a run.
 
 use super::{Sink, human_duration};
-use crate::event::{Event, RunFinished};
-use crate::exit::Exit;
+use crate::event::{BuildOpened, Cause, Ending, Event, Kind};
+use crate::exit::Failure;
 use crate::files::{self, Access};
-use crate::language::pipeline::model::NotifyOn;
-use crate::secret::{Masks, Secret};
+use crate::secret::Secret;
+use crate::tls::{self, Redirects};
 use serde_json::{Value, json};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -17,41 +17,94 @@ const DELIVERY: Duration = Duration::from_secs(10);
 /// Slack's limit for the text of a section, in characters.
 const SLACK_TEXT: usize = 3000;
 
-/// Somebody who is told, with everything resolved.
+/// A notification receiver with its URL and headers resolved.
 #[derive(Debug, Clone)]
-pub(crate) struct Target {
-    /// The kind of receiver.
-    pub(crate) kind: TargetKind,
+pub(crate) struct Receiver {
+    pub(crate) kind: ReceiverKind,
     /// The address. It counts as a secret: whoever knows a webhook's address may post to it.
     pub(crate) url: Secret,
-    /// What the receiver wants to hear of.
-    pub(crate) on: Vec<NotifyOn>,
+    /// The occasions that it is notified of.
+    pub(crate) on: Vec<Occasion>,
 }
 
 /// The kinds of receivers.
 #[derive(Debug, Clone)]
-pub(crate) enum TargetKind {
+pub(crate) enum ReceiverKind {
     /// A Slack incoming webhook.
     Slack,
     /// A plain webhook, with the headers to send.
     Webhook(Vec<(String, Secret)>),
 }
 
+impl ReceiverKind {
+    fn as_str(&self) -> &'static str {
+        match self {
+            Self::Slack => "slack",
+            Self::Webhook(_) => "webhook",
+        }
+    }
+}
+
+/// What a receiver may be notified of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Occasion {
+    Started,
+    PhaseFailed,
+    Succeeded,
+    Failed,
+    /// A signal stopped the run.
+    Stopped,
+}
+
+impl Occasion {
+    /// The name as pipeline files and payloads spell it.
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Started => "started",
+            Self::PhaseFailed => "phase-failed",
+            Self::Succeeded => "succeeded",
+            Self::Failed => "failed",
+            Self::Stopped => "stopped",
+        }
+    }
+}
+
+/// The receivers of a run, and how they are reached.
 #[derive(Debug, Clone)]
-pub(crate) enum Delivery {
+pub(crate) struct Receivers {
+    receivers: Vec<Receiver>,
+    delivery: Delivery,
+}
+
+impl Receivers {
+    /// Sends the notifications. `authorities` are the certificate authorities to trust.
+    pub(crate) fn sent(receivers: Vec<Receiver>, authorities: &[Vec<u8>]) -> Result<Self, Failure> {
+        let client = tls::http_client(authorities, Redirects::Refuse)
+            .map_err(|error| Failure::environment(crate::exit::chain(&error)))?;
+        Ok(Self { receivers, delivery: Delivery::Send(client) })
+    }
+
+    /// Writes the payloads into files of a directory instead of sending them.
+    pub(crate) fn written_to(receivers: Vec<Receiver>, directory: PathBuf) -> Self {
+        Self { receivers, delivery: Delivery::Write(directory) }
+    }
+}
+
+/// Where notifications go.
+#[derive(Debug, Clone)]
+enum Delivery {
     Send(reqwest::Client),
-    /// Into files of this directory, for a look at what would be sent.
     Write(PathBuf),
 }
 
-/// Deliveries under way, and what went wrong with those that are through.
+/// Running deliveries, and the warnings of finished ones.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Deliveries {
     running: Arc<Mutex<Vec<JoinHandle<Option<String>>>>>,
 }
 
 impl Deliveries {
-    /// Waits for all deliveries, at most as long as one may take, and gives the warnings.
+    /// Waits for all deliveries, at most as long as one may take. Returns the warnings.
     pub(crate) async fn finish(&self) -> Vec<String> {
         let running = std::mem::take(&mut *self.running.lock().unwrap_or_else(PoisonError::into_inner));
         let mut warnings = Vec::new();
@@ -64,68 +117,49 @@ impl Deliveries {
     }
 }
 
-/// Tells receivers about a run.
+/// Notifies receivers about a run.
 pub(crate) struct Notifier {
-    targets: Vec<Target>,
-    delivery: Delivery,
-    masks: Masks,
+    receivers: Receivers,
     runtime: tokio::runtime::Handle,
     deliveries: Deliveries,
-    run: Run,
+    build: Option<BuildOpened>,
     sequence: usize,
 }
 
-/// What every notification says about its run.
-#[derive(Default)]
-struct Run {
-    pipeline: String,
-    build_id: String,
-    mode: &'static str,
-    source: String,
-}
-
-/// One thing to tell.
+/// One notification.
 struct Message {
-    on: NotifyOn,
+    on: Occasion,
     text: String,
     details: Value,
 }
 
 impl Notifier {
-    /// A notifier; `deliveries` is where its caller waits for it.
-    pub(crate) fn new(
-        targets: Vec<Target>,
-        delivery: Delivery,
-        masks: &Masks,
-        deliveries: &Deliveries,
-    ) -> Self {
+    /// A notifier; its caller waits for `deliveries`.
+    pub(crate) fn new(receivers: Receivers, deliveries: &Deliveries) -> Self {
         Self {
-            targets,
-            delivery,
-            masks: masks.clone(),
+            receivers,
             runtime: tokio::runtime::Handle::current(),
             deliveries: deliveries.clone(),
-            run: Run::default(),
+            build: None,
             sequence: 0,
         }
     }
 
-    fn tell(&mut self, message: &Message) {
-        for target in self.targets.iter().filter(|target| target.on.contains(&message.on)) {
+    fn notify(&mut self, message: &Message) {
+        for receiver in &self.receivers.receivers {
+            if !receiver.on.contains(&message.on) {
+                continue;
+            }
             self.sequence += 1;
-            let text = self.masks.text(&message.text);
-            let payload = match target.kind {
-                TargetKind::Slack => slack(&text),
-                TargetKind::Webhook(_) => self.webhook(message, &text),
+            let payload = match receiver.kind {
+                ReceiverKind::Slack => slack(&message.text),
+                ReceiverKind::Webhook(_) => self.webhook(message),
             };
-            let (target, delivery) = (target.clone(), self.delivery.clone());
-            let name = match target.kind {
-                TargetKind::Slack => "slack",
-                TargetKind::Webhook(_) => "webhook",
-            };
+            let (receiver, delivery) = (receiver.clone(), self.receivers.delivery.clone());
+            let name = receiver.kind.as_str();
             let file = format!("{:03}-{}-{name}.json", self.sequence, message.on.as_str());
             let task = async move {
-                let sent = deliver(&target, &delivery, &payload, &file);
+                let sent = deliver(&receiver, &delivery, &payload, &file);
                 match tokio::time::timeout(DELIVERY, sent).await {
                     Ok(Ok(())) => None,
                     Ok(Err(reason)) => Some(format!("the {name} notification was not delivered: {reason}")),
@@ -140,83 +174,71 @@ impl Notifier {
         }
     }
 
-    fn webhook(&self, message: &Message, text: &str) -> Value {
-        let masked = |text: &str| self.masks.text(text);
+    fn webhook(&self, message: &Message) -> Value {
+        let build = self.build.as_ref();
         let mut payload = json!({
             "version": 1,
             "event": message.on.as_str(),
-            "pipeline": masked(&self.run.pipeline),
-            "build": masked(&self.run.build_id),
-            "mode": self.run.mode,
-            "source": masked(&self.run.source),
-            "text": text,
+            "pipeline": build.map(|build| &build.pipeline),
+            "build": build.map(|build| &build.build_id),
+            "mode": build.map(|build| build.mode),
+            "source": build.map(|build| build.source.summary()),
+            "text": message.text,
         });
         if let (Some(payload), Value::Object(details)) = (payload.as_object_mut(), &message.details) {
-            for (key, value) in details {
-                let value = match value {
-                    Value::String(text) => Value::String(self.masks.text(text)),
-                    other => other.clone(),
-                };
-                payload.insert(key.clone(), value);
-            }
+            payload.extend(details.clone());
         }
         payload
     }
 
-    fn finished(&self, run: &RunFinished) -> Option<Message> {
-        let took = human_duration(run.elapsed);
-        let about = format!("{} ({})", self.run.pipeline, self.run.source);
-        match &run.failure {
-            Some(failure) => {
-                let (on, word) = match failure.exit {
-                    Exit::Signal(_) => (NotifyOn::Stopped, "was stopped"),
-                    _ => (NotifyOn::Failed, "failed"),
-                };
-                Some(Message {
-                    on,
-                    text: format!("{about} {word} after {took}: {}", failure.message),
-                    details: json!({ "reason": failure.message, "exit": failure.exit.code() }),
-                })
-            }
-            None => Some(Message {
-                on: NotifyOn::Succeeded,
-                text: format!("{about} succeeded in {took}"),
+    /// The pipeline and its source, for the beginning of a text.
+    fn subject(&self) -> String {
+        let build = self.build.as_ref();
+        build.map(|build| format!("{} ({})", build.pipeline, build.source.summary())).unwrap_or_default()
+    }
+
+    fn finished(&self, ending: &Ending, exit: u8, took: &str) -> Message {
+        let subject = self.subject();
+        let failed = |on: Occasion, verb: &str, cause: &Cause| Message {
+            on,
+            text: format!("{subject} {verb} after {took}: {}", cause.text),
+            details: json!({ "reason": cause.text, "exit": exit }),
+        };
+        match ending {
+            Ending::Failed(cause) => failed(Occasion::Failed, "failed", cause),
+            Ending::Stopped(cause) => failed(Occasion::Stopped, "was stopped", cause),
+            Ending::Succeeded | Ending::Cancelled => Message {
+                on: Occasion::Succeeded,
+                text: format!("{subject} succeeded in {took}"),
                 details: json!({}),
-            }),
+            },
         }
-        .filter(|_| run.last)
     }
 }
 
 impl Sink for Notifier {
     fn event(&mut self, event: &Event) {
-        let message = match event {
-            Event::RunStarted(run) => {
-                self.run = Run {
-                    pipeline: run.pipeline.clone(),
-                    build_id: run.build_id.clone(),
-                    mode: run.mode,
-                    source: run.source.clone(),
-                };
-                run.first.then(|| Message {
-                    on: NotifyOn::Started,
-                    text: format!("{} ({}) started", run.pipeline, run.source),
+        let message = match &event.kind {
+            Kind::BuildOpened(build) => {
+                self.build = Some((**build).clone());
+                build.first.then(|| Message {
+                    on: Occasion::Started,
+                    text: format!("{} started", self.subject()),
                     details: json!({}),
                 })
             }
-            Event::PhaseFinished { phase, status, .. } => status.failure().map(|failure| Message {
-                on: NotifyOn::PhaseFailed,
-                text: format!(
-                    "{} ({}): phase {phase} failed: {}",
-                    self.run.pipeline, self.run.source, failure.message
-                ),
-                details: json!({ "phase": phase.as_str(), "reason": failure.message }),
+            Kind::PhaseFinished { ending, .. } => ending.cause().map(|cause| Message {
+                on: Occasion::PhaseFailed,
+                text: format!("{}: phase {} failed: {}", self.subject(), event.id, cause.text),
+                details: json!({ "phase": event.id.as_str(), "reason": cause.text }),
             }),
-            Event::RunFinished(run) => self.finished(run),
+            Kind::BuildFinished { ending, exit, elapsed } => {
+                Some(self.finished(ending, exit.code(), &human_duration(*elapsed)))
+            }
             _ => None,
         };
         if let Some(message) = message {
-            self.tell(&message);
+            self.notify(&message);
         }
     }
 }
@@ -235,7 +257,12 @@ fn escape_mrkdwn(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
 }
 
-async fn deliver(target: &Target, delivery: &Delivery, payload: &Value, file: &str) -> Result<(), String> {
+async fn deliver(
+    receiver: &Receiver,
+    delivery: &Delivery,
+    payload: &Value,
+    file: &str,
+) -> Result<(), String> {
     let client = match delivery {
         Delivery::Write(directory) => {
             return files::write_json(&directory.join(file), payload, Access::Owner)
@@ -243,8 +270,8 @@ async fn deliver(target: &Target, delivery: &Delivery, payload: &Value, file: &s
         }
         Delivery::Send(client) => client,
     };
-    let mut request = client.post(target.url.expose()).json(payload);
-    if let TargetKind::Webhook(headers) = &target.kind {
+    let mut request = client.post(receiver.url.expose()).json(payload);
+    if let ReceiverKind::Webhook(headers) = &receiver.kind {
         for (name, value) in headers {
             request = request.header(name, value.expose());
         }

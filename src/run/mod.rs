@@ -1,2 +1,231 @@
-//! Runs a pipeline.
-pub(crate) mod secrets;
+//! The front end for pipeline files: joins a planned pipeline to the engine, and steps to what they share.
+
+mod items;
+mod notify;
+mod secrets;
+
+use crate::connections::dockerd::Surroundings;
+use crate::connections::{Access, Connections, Settings};
+use crate::duration;
+use crate::engine::{self, Cancellation, Identity, Setup, State};
+use crate::event::{BuildOpened, Events, Id, Kind, Source};
+use crate::exit::Failure;
+use crate::files;
+use crate::language::pipeline::template::Builtin;
+use crate::plan::scope::Values;
+use crate::plan::{Mode, Plan};
+use crate::report::notify::Receivers;
+use crate::step::{self, Project, Results, Shared};
+use crate::work::{WORK_DIRECTORY, Work};
+use std::path::PathBuf;
+use std::time::{Duration, Instant, SystemTime};
+
+/// Everything that a run is made from.
+#[derive(Debug, Clone)]
+pub(crate) struct Job {
+    pub(crate) project: Project,
+    pub(crate) plan: Plan,
+    /// The values of `${…}` and the environment of commands.
+    pub(crate) values: Values,
+    /// The pipeline file, as a full path: calls of one build share it.
+    pub(crate) pipeline_file: PathBuf,
+    pub(crate) settings: Settings,
+    /// How long this call may take. The pipeline's own `timeout` holds as well.
+    pub(crate) timeout: Option<Duration>,
+    /// The arguments of this call, for events.
+    pub(crate) arguments: Vec<String>,
+}
+
+/// A job that can start: `.runner/` is locked, earlier calls are joined, secrets have their values.
+pub(crate) struct Prepared {
+    job: Job,
+    state: State,
+    results: Results,
+    connections: Connections,
+    warnings: Vec<String>,
+    work: Work,
+}
+
+/// Prepares a job. Nothing has run yet, so a failure needs no report.
+pub(crate) async fn prepare(mut job: Job) -> Result<Prepared, Failure> {
+    let work = Work::take(job.project.directory.join(WORK_DIRECTORY)).await?;
+    let identity = Identity {
+        build_id: job.project.context.build_id.clone(),
+        pipeline: job.pipeline_file.display().to_string(),
+        commit: job.project.context.commit.clone(),
+        mode: job.project.mode.as_str().to_owned(),
+        continues: job.plan.single_phases,
+    };
+    let phases: Vec<String> = job.plan.phases.iter().map(ToString::to_string).collect();
+    let (mut state, results) = State::join(&work.state(), &identity, &phases)?;
+    let results = Results::read(results).map_err(|reason| {
+        Failure::environment(format!("cannot read {}: {reason}", work.state().display()))
+            .help("remove it to start over")
+    })?;
+    job.project.build_id.clone_from(&state.build_id);
+    job.values.set_builtin(Builtin::BuildId, state.build_id.clone());
+    let project = &job.project;
+    let connections =
+        Connections::new(job.settings.clone(), project.mode, project.masks.clone(), &project.pipeline.name);
+    if project.context.failing {
+        let failure = Failure::step("an earlier command of this CodeBuild build has failed");
+        state.record(&failure, None, &project.masks);
+    }
+    let warnings = match resolve(&mut job, &connections).await {
+        Ok(warnings) => warnings,
+        Err(failure) => {
+            // CodeBuild may call for the next phase all the same, which must not run as if nothing had failed.
+            state.phases.extend(phases);
+            state.record(&failure, None, &job.project.masks);
+            state.save(&work.state(), results.to_fields())?;
+            return Err(failure);
+        }
+    };
+    Ok(Prepared { job, state, results, connections, warnings, work })
+}
+
+/// Asks for what has to be known before anything runs.
+async fn resolve(job: &mut Job, connections: &Connections) -> Result<Vec<String>, Failure> {
+    let warnings = secrets::resolve(job, connections).await?;
+    if job.project.mode == Mode::Publish {
+        // A missing region, missing credentials or a role that may not be assumed should not cost an image build first.
+        for access in step::accesses(&job.project, &job.plan, &job.values) {
+            connections.aws(&access).await?;
+        }
+    }
+    Ok(warnings)
+}
+
+impl Prepared {
+    /// The receivers of notifications about this run.
+    pub(crate) fn receivers(&self) -> Result<Receivers, Failure> {
+        notify::receivers(&self.job)
+    }
+
+    /// The number of this call in the build, and the number of the last event of the calls before.
+    pub(crate) fn numbers(&self) -> (u32, u64) {
+        (self.state.calls, self.state.events)
+    }
+
+    /// Runs the job to its end. The error is the first failure, or the signal that stopped the run.
+    pub(crate) async fn run(self, events: &Events, cancellation: &Cancellation) -> Result<(), Failure> {
+        let start = Instant::now();
+        let Self { job, mut state, results, connections, warnings, work } = self;
+        let Job { project, plan, values, settings: _, timeout, pipeline_file: _, arguments } = job;
+        let surroundings = Surroundings {
+            events: events.clone(),
+            stopping: cancellation.stopping.clone(),
+            work: work.path.clone(),
+        };
+        let first = !std::mem::replace(&mut state.announced, true);
+        if first && project.mode == Mode::Local {
+            // What an earlier build would have sent or changed says nothing about this one.
+            for stale in ["notifications", "ecs"] {
+                let _ = std::fs::remove_dir_all(work.path.join(stale));
+            }
+        }
+        events.send(Kind::BuildOpened(Box::new(opened(&project, events, first)))).await;
+        let call = events.of(Id::call(events.call()));
+        let names = events.shown_all(plan.phases.iter().map(|phase| phase.as_str()));
+        call.send(Kind::CallStarted { phases: names, arguments: events.shown_all(arguments) }).await;
+        for warning in warnings {
+            call.warn(warning).await;
+        }
+        let state_file = work.state();
+        // From here on there is one set of values: the one that steps add to.
+        let shared = Shared::new(project, connections.within(surroundings), work, values, results);
+        let project = &shared.project;
+        let run = engine::Run::start(Setup {
+            events,
+            cancellation,
+            masks: &project.masks,
+            state,
+            state_file,
+            results: Box::new(|| shared.kept_results()),
+            all_phases: project.pipeline.phases.iter().map(|phase| phase.name.to_string()).collect(),
+            // The shorter of the two.
+            timeout: timeout.into_iter().chain(project.pipeline.timeout).min(),
+            ends_soon: ends_soon(&shared),
+        });
+        let phases = items::phases(&shared, &plan, &cancellation.stopping);
+        run.announce(&phases).await;
+        let unsaved = run.phases(&phases).await.err();
+        shared.guards.close().await;
+        let outcome = run.end(run.failure(unsaved));
+        let failure = export(&shared, &call, outcome.last).await.err().or(outcome.failure);
+        let exit = failure.as_ref().map_or(crate::exit::Exit::Done, |failure| failure.exit);
+        let (ending, elapsed) = (events.end(failure.as_ref()), start.elapsed());
+        call.send(Kind::CallFinished { ending: ending.clone(), exit, elapsed }).await;
+        if outcome.last {
+            events.send(Kind::BuildFinished { ending, exit, elapsed }).await;
+        }
+        failure.map_or(Ok(()), Err)
+    }
+}
+
+fn opened(project: &Project, events: &Events, first: bool) -> BuildOpened {
+    let context = &project.context;
+    let shown = |text: &Option<String>| text.as_ref().map(|text| events.shown(text));
+    BuildOpened {
+        pipeline: events.shown(&project.pipeline.name),
+        file: events.shown(&project.source.name),
+        build_id: events.shown(&project.build_id),
+        build_number: shown(&context.build_number),
+        build_url: shown(&context.build_url),
+        in_codebuild: context.in_codebuild(),
+        mode: project.mode.as_str(),
+        source: Source {
+            event: context.event.as_str(),
+            repository: shown(&context.repository),
+            commit: shown(&context.commit),
+            branch: shown(&context.branch),
+            tag: shown(&context.tag),
+        },
+        first,
+    }
+}
+
+/// Resolves when CodeBuild is about to end the build. If CodeBuild does not say when, which takes the permission
+/// `codebuild:BatchGetBuilds`, that is never.
+fn ends_soon<'r>(shared: &'r Shared) -> Option<Box<dyn FnOnce(Duration) -> engine::EndsSoon + 'r>> {
+    let build = shared.project.context.build_id.clone().filter(|_| shared.project.mode == Mode::Publish)?;
+    let connections = shared.connections.clone();
+    Some(Box::new(move |reserve| Box::pin(codebuild_ends(connections, build, reserve))))
+}
+
+async fn codebuild_ends(connections: Connections, build: String, reserve: Duration) -> Option<String> {
+    let aws = connections.aws(&Access::default()).await.ok()?;
+    let (end, time) = aws.codebuild_timeout(&build).await.ok()??;
+    let left = end.duration_since(SystemTime::now()).ok()?;
+    tokio::time::sleep(left.saturating_sub(reserve.min(left / 2))).await;
+    let time = duration::display(time);
+    Some(format!("the build has {time} in CodeBuild, and the rest of it is for `finally` and reports"))
+}
+
+/// Writes the exported variables for a buildspec to source. `last` is whether the whole build has ended.
+async fn export(shared: &Shared, events: &Events, last: bool) -> Result<(), Failure> {
+    let exported = &shared.project.pipeline.env.exported;
+    if exported.is_empty() {
+        return Ok(());
+    }
+    let mut text = String::new();
+    for name in exported {
+        let value = shared.values().get(name).map(ToOwned::to_owned);
+        match value {
+            Some(value) if shared.project.masks.text(&value) != value => {
+                events.warn(format!("{} holds a secret and is not exported", name.value)).await;
+            }
+            Some(value) => {
+                // The value is data to the shell, whatever it holds.
+                text.push_str(&format!("export {}='{}'\n", name.value, value.replace('\'', "'\\''")));
+                let (name, value) = (events.shown(&name.value), events.shown(&value));
+                events.send(Kind::ValueExported { name, value }).await;
+            }
+            None if last => {
+                events.warn(format!("{} has no value and is not exported", name.value)).await;
+            }
+            None => {}
+        }
+    }
+    Ok(files::write_whole(&shared.work.path.join("exports.sh"), text.as_bytes(), files::Access::Owner)?)
+}

@@ -1,8 +1,8 @@
 //! The secrets of `env`: fetched from AWS when publishing, taken from the environment locally, and masked in either case.
 
+use super::Job;
 use crate::aws::secrets_manager::SecretId;
-use crate::connections::Services;
-use crate::engine::Job;
+use crate::connections::Connections;
 use crate::exit::Failure;
 use crate::language::diagnostic::Diagnostic;
 use crate::language::pipeline::reference::{SECRET_HELP, SecretReference};
@@ -12,14 +12,14 @@ use crate::secret::{Secret, Unmasked};
 
 /// Gives every secret variable its value, and the built-ins of AWS theirs where the pipeline uses them. The answer is what
 /// the user should know.
-pub(crate) async fn resolve(job: &mut Job, services: &Services) -> Result<Vec<String>, Failure> {
+pub(crate) async fn resolve(job: &mut Job, connections: &Connections) -> Result<Vec<String>, Failure> {
     let mut warnings = Vec::new();
-    let names: Vec<String> = job.pipeline.env.secret_names().map(ToOwned::to_owned).collect();
+    let names: Vec<String> = job.project.pipeline.env.secret_names().map(ToOwned::to_owned).collect();
     for name in names {
-        let value = if job.mode == Mode::Local || job.values.is_given(&name) {
+        let value = if job.project.mode == Mode::Local || job.values.is_given(&name) {
             job.values.get(&name).map(Secret::new)
         } else {
-            Some(fetch(job, services, &name).await?)
+            Some(fetch(job, connections, &name).await?)
         };
         match value {
             Some(secret) => {
@@ -32,20 +32,20 @@ pub(crate) async fn resolve(job: &mut Job, services: &Services) -> Result<Vec<St
         }
     }
     // Variables that the file calls secrets where it uses them.
-    let fetched: Vec<&str> = job.pipeline.env.secret_names().collect();
-    for name in job.pipeline.secret_names().into_iter().filter(|name| !fetched.contains(name)) {
+    let fetched: Vec<&str> = job.project.pipeline.env.secret_names().collect();
+    for name in job.project.pipeline.secret_names().into_iter().filter(|name| !fetched.contains(name)) {
         if let Some(secret) = job.values.get(name).map(Secret::new) {
             mask(job, name, &secret, &mut warnings);
         }
     }
-    if job.mode == Mode::Publish {
-        aws_builtins(job, services).await?;
+    if job.project.mode == Mode::Publish {
+        aws_builtins(job, connections).await?;
     }
     Ok(warnings)
 }
 
 fn mask(job: &Job, name: &str, secret: &Secret, warnings: &mut Vec<String>) {
-    match job.masks.add(secret) {
+    match job.project.masks.add(secret) {
         Unmasked::Nothing => {}
         Unmasked::Everything => warnings.push(format!(
             "the secret {name} is shorter than four characters, or only brackets and commas, and is not masked"
@@ -56,19 +56,19 @@ fn mask(job: &Job, name: &str, secret: &Secret, warnings: &mut Vec<String>) {
     }
 }
 
-async fn fetch(job: &Job, services: &Services, name: &str) -> Result<Secret, Failure> {
-    let env = &job.pipeline.env;
-    let aws = services.aws(&job.access(&job.values, &job.pipeline.aws)?).await?;
+async fn fetch(job: &Job, connections: &Connections, name: &str) -> Result<Secret, Failure> {
+    let env = &job.project.pipeline.env;
+    let aws = connections.aws(&job.project.access(&job.values, &job.project.pipeline.aws)?).await?;
     if let Some(parameter) = env.parameter_store.get(name) {
-        let parameter = job.resolve(&job.values, parameter)?;
+        let parameter = job.project.resolve(&job.values, parameter)?;
         return Ok(aws.parameter(&parameter).await?);
     }
     let Some(template) = env.secrets_manager.get(name) else {
         return Err(Failure::usage(format!("`env` gives no secret `{name}`")));
     };
-    let text = job.resolve(&job.values, template)?;
+    let text = job.project.resolve(&job.values, template)?;
     let reference = SecretReference::parse(&text).map_err(|reason| {
-        job.located(&Diagnostic::new(format!("`{text}`: {reason}"), template.span).help(SECRET_HELP))
+        job.project.located(&Diagnostic::new(format!("`{text}`: {reason}"), template.span).help(SECRET_HELP))
     })?;
     Ok(aws.secret(&reference.into()).await?)
 }
@@ -80,15 +80,15 @@ impl From<SecretReference> for SecretId {
 }
 
 /// Region and account, where the environment does not name them.
-async fn aws_builtins(job: &mut Job, services: &Services) -> Result<(), Failure> {
+async fn aws_builtins(job: &mut Job, connections: &Connections) -> Result<(), Failure> {
     let uses = |builtin: Builtin| {
         let reference = Reference::Builtin(builtin);
-        job.pipeline.uses.iter().any(|used| used.reference == reference)
+        job.project.pipeline.uses.iter().any(|used| used.reference == reference)
             && job.values.value(&reference).is_none()
     };
     let (region, account) = (uses(Builtin::AwsRegion), uses(Builtin::AwsAccount));
     if region || account {
-        let aws = services.aws(&job.access(&job.values, &job.pipeline.aws)?).await?;
+        let aws = connections.aws(&job.project.access(&job.values, &job.project.pipeline.aws)?).await?;
         if region {
             job.values.set_builtin(Builtin::AwsRegion, aws.region().to_owned());
         }

@@ -3,10 +3,12 @@
 mod forms;
 mod mask;
 mod search;
+mod shown;
 mod spelling;
 
 pub(crate) use forms::forms;
 pub(crate) use mask::{Masker, Masks, Unmasked};
+pub(crate) use shown::Shown;
 pub(crate) use spelling::Form;
 
 use std::fmt;

@@ -1,6 +1,6 @@
 //! `build`.
 
-use super::Context;
+use super::StepScope;
 use super::image::{Making, Stage};
 use super::unchanged;
 use crate::address;
@@ -34,9 +34,9 @@ const REDRAW: Duration = Duration::from_millis(100);
 
 /// Builds images, and before them what they depend on; what does not depend on each other side by side. The first that fails
 /// ends the others.
-pub(crate) async fn run(cx: &Context<'_>, images: &[Name]) -> Result<(), Failure> {
+pub(crate) async fn run(cx: &StepScope<'_>, images: &[Name]) -> Result<(), Failure> {
     let built = built(cx).await?;
-    let mut waiting = cx.run.job.pipeline.in_order(images, &|name| built.contains(name));
+    let mut waiting = cx.project.pipeline.in_order(images, &|name| built.contains(name));
     let fingerprints = unchanged::take_out(cx, &mut waiting).await?;
     let (warnings, mut warned) = mpsc::channel::<String>(WARNINGS);
     let group = Group {
@@ -44,7 +44,7 @@ pub(crate) async fn run(cx: &Context<'_>, images: &[Name]) -> Result<(), Failure
         stop: cx.stopping.soft.child_token(),
         live: cx.events.is_watched().then(Live::default),
         warnings,
-        logins: cx.run.services.logins(cx.access()?),
+        logins: cx.connections.logins(cx.access()?),
         sessions: Mutex::default(),
         fingerprints,
         places: Semaphore::new(AT_ONCE),
@@ -69,18 +69,18 @@ pub(crate) async fn run(cx: &Context<'_>, images: &[Name]) -> Result<(), Failure
 }
 
 /// The images of this build that the engine still has, as far as others depend on them.
-async fn built(cx: &Context<'_>) -> Result<HashSet<String>, Failure> {
-    let images = cx.run.job.pipeline.images.values();
+async fn built(cx: &StepScope<'_>) -> Result<HashSet<String>, Failure> {
+    let images = cx.project.pipeline.images.values();
     let needed: HashSet<&str> =
         images.flat_map(|image| &image.depends_on).map(|name| name.value.as_str()).collect();
     let known: Vec<(String, String)> = {
-        let state = cx.run.state();
+        let state = cx.shared.results();
         let known = state.images.iter().filter(|(name, _)| needed.contains(name.as_str()));
         known.map(|(name, image)| (name.clone(), image.id.clone())).collect()
     };
     let mut built = HashSet::new();
     for (name, id) in known {
-        if cx.run.services.docker().await?.image(&id).await.is_ok() {
+        if cx.connections.docker().await?.image(&id).await.is_ok() {
             built.insert(name);
         }
     }
@@ -106,7 +106,7 @@ pub(crate) struct Group {
 pub(crate) type Live = Mutex<Vec<watch::Receiver<Vec<String>>>>;
 
 impl Group {
-    async fn build(&self, cx: &Context<'_>, mut waiting: Vec<Name>) -> Result<(), Failure> {
+    async fn build(&self, cx: &StepScope<'_>, mut waiting: Vec<Name>) -> Result<(), Failure> {
         let mut under_way = FuturesUnordered::new();
         let mut unbuilt: HashSet<String> = waiting.iter().map(|name| name.value.clone()).collect();
         let mut first = None;
@@ -143,9 +143,9 @@ impl Group {
         }
     }
 
-    async fn one(&self, cx: &Context<'_>, name: &Name, image: &Image) -> Result<(), Failure> {
+    async fn one(&self, cx: &StepScope<'_>, name: &Name, image: &Image) -> Result<(), Failure> {
         let _place = self.places.acquire().await;
-        let engine = cx.run.services.docker().await?.clone();
+        let engine = cx.connections.docker().await?.clone();
         let live = self.live.as_ref().map(|live| {
             let (sender, receiver) = watch::channel(Vec::new());
             live.lock().unwrap_or_else(PoisonError::into_inner).push(receiver);
@@ -190,17 +190,17 @@ impl Group {
     }
 
     /// Shows what is under way.
-    async fn show(&self, cx: &Context<'_>) {
+    async fn show(&self, cx: &StepScope<'_>) {
         let Some(live) = &self.live else { return };
         let receivers = live.lock().unwrap_or_else(PoisonError::into_inner).clone();
         cx.events.live(receivers.iter().flat_map(|receiver| receiver.borrow().clone()).collect()).await;
     }
 }
 
-impl Context<'_> {
+impl StepScope<'_> {
     /// The image of that name; references have been checked with the file.
     pub(crate) fn image(&self, name: &Name) -> Result<Image, Failure> {
-        let image = self.run.job.pipeline.images.get(&name.value).cloned();
+        let image = self.project.pipeline.images.get(&name.value).cloned();
         image.ok_or_else(|| Failure::usage(format!("there is no image `{}`", name.value)))
     }
 
@@ -228,14 +228,14 @@ impl Context<'_> {
     /// A failure about a value of the pipeline file, with its place.
     fn at(&self, span: Span, error: impl std::error::Error) -> Failure {
         let message = crate::exit::chain(&error);
-        self.run.job.located(&Diagnostic::new(message, span))
+        self.project.located(&Diagnostic::new(message, span))
     }
 
     /// The value of a secret variable.
     pub(crate) fn secret(&self, name: &Name) -> Result<Secret, Failure> {
         self.values.get(&name.value).map(Secret::new).ok_or_else(|| {
             let problem = Diagnostic::new(format!("the secret `{}` has no value", name.value), name.span);
-            self.run.job.located(&problem.help("give it in --env-file or in the environment"))
+            self.project.located(&problem.help("give it in --env-file or in the environment"))
         })
     }
 }

@@ -3,11 +3,12 @@
 //! Sources: the `CodePipeline` user guide, "Image definitions file reference", "Quotas" and "Amazon ECS and `CodeDeploy` blue-green
 //! deploy action reference"; the quotas of Amazon ECS.
 
-use super::Context;
+use super::StepScope;
 use crate::ecs::appspec::{AppSpec, IMAGE, TASK_DEFINITION};
 use crate::ecs::needs::unreachable;
 use crate::ecs::service::Target;
 use crate::ecs::task_definition::{ContainerPatch, Patch, Request};
+use crate::event::{Events, Kind, WrittenFile};
 use crate::exit::Failure;
 use crate::files::{self, Access};
 use crate::language::diagnostic::Diagnostic;
@@ -34,10 +35,10 @@ struct ImageDetail<'a> {
 }
 
 /// Where the files go.
-fn path(cx: &Context<'_>, name: &str) -> PathBuf {
-    match cx.run.job.mode {
-        Mode::Local => cx.run.work.path.join(name),
-        Mode::Publish => cx.run.job.artifacts.join(name),
+fn path(cx: &StepScope<'_>, name: &str) -> PathBuf {
+    match cx.project.mode {
+        Mode::Local => cx.work.path.join(name),
+        Mode::Publish => cx.project.artifacts.join(name),
     }
 }
 
@@ -49,7 +50,7 @@ fn is_of_source(path: &Path) -> bool {
 
 /// Writes `imagedefinitions.json`, for the action of ECS.
 pub(crate) fn image_definitions(
-    cx: &Context<'_>,
+    cx: &StepScope<'_>,
     definitions: &[impl Serialize],
 ) -> Result<PathBuf, Failure> {
     let path = path(cx, "imagedefinitions.json");
@@ -67,8 +68,13 @@ pub(crate) fn image_definitions(
     Ok(path)
 }
 
+/// The event about files that were written for another tool.
+pub(crate) fn written(events: &Events, subject: &str, path: &str, what: WrittenFile) -> Kind {
+    Kind::FileWritten { subject: events.shown(subject), path: events.shown(path), what }
+}
+
 /// Writes `imageDetail.json`. This file holds one image.
-pub(crate) fn image_detail(cx: &Context<'_>, image_uri: &str) -> Result<(), Failure> {
+pub(crate) fn image_detail(cx: &StepScope<'_>, image_uri: &str) -> Result<(), Failure> {
     files::write_json(&path(cx, "imageDetail.json"), &ImageDetail { image_uri }, Access::Everybody)?;
     Ok(())
 }
@@ -76,7 +82,7 @@ pub(crate) fn image_detail(cx: &Context<'_>, image_uri: &str) -> Result<(), Fail
 /// Writes what the action of `CodeDeploy` deploys: the task definition with a placeholder for the image of one container, and the
 /// `AppSpec` with one for the revision. `image` is what that container gets, where the step says it.
 pub(crate) async fn blue_green(
-    cx: &Context<'_>,
+    cx: &StepScope<'_>,
     wanted: &CodePipeline,
     mut request: Request,
     image: Option<&str>,
@@ -85,7 +91,7 @@ pub(crate) async fn blue_green(
     let target = Target { group: String::new(), container: container.clone(), port: i32::from(wanted.port) };
     if let Some(reason) = unreachable(request.fields(), &target) {
         let problem = Diagnostic::new(reason, wanted.container.span);
-        return Err(cx.run.job.located(&problem.help("correct it here, or the container's `portMappings`")));
+        return Err(cx.project.located(&problem.help("correct it here, or the container's `portMappings`")));
     }
     let placeholder = ContainerPatch {
         name: container.clone(),
@@ -115,7 +121,7 @@ pub(crate) async fn blue_green(
         image_detail(cx, image)?;
     }
     let detail = format!("{}, {}", taskdef.display(), appspec.display());
-    cx.events.result("wrote", container, detail).await;
+    cx.events.send(written(&cx.events, container, &detail, WrittenFile::TaskDefinition)).await;
     cx.events.note("CodePipeline registers this revision and deploys it; nothing was registered here").await;
     Ok(())
 }

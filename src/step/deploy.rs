@@ -1,15 +1,16 @@
 //! `deploy`: services get the revision that this build registered.
 
-use super::Context;
+use super::StepScope;
 use crate::deployment::{CodeDeploy, Order, Outcome, Report, WAIT, Wishes, failure_of, short};
 use crate::ecs::appspec::AppSpec;
+use crate::event::{Deployed, DeploymentStatus, Kind};
 use crate::exit::Failure;
 use crate::files::{self, Access};
 use crate::language::pipeline::model::{Deploy, OnFailure};
 use crate::plan::Mode;
 use serde_json::{Value, json};
 
-pub(crate) async fn run(cx: &Context<'_>, deploy: &Deploy) -> Result<(), Failure> {
+pub(crate) async fn run(cx: &StepScope<'_>, deploy: &Deploy) -> Result<(), Failure> {
     let (family, revision) = cx.registered(deploy.task_definition.as_ref())?;
     let order = Order {
         cluster: cx.resolve(&deploy.cluster)?,
@@ -22,7 +23,7 @@ pub(crate) async fn run(cx: &Context<'_>, deploy: &Deploy) -> Result<(), Failure
     };
     let wishes = Wishes { keep_revisions: deploy.keep_revisions, schedules: deploy.schedules };
     let by = by(cx, deploy)?;
-    if cx.run.job.mode == Mode::Local {
+    if cx.project.mode == Mode::Local {
         return planned(cx, &order, by.as_ref(), &family, wishes).await;
     }
     let aws = cx.aws().await?;
@@ -32,7 +33,7 @@ pub(crate) async fn run(cx: &Context<'_>, deploy: &Deploy) -> Result<(), Failure
         None => deployer.deploy(&order, deployer.look(&order.cluster, &order.services).await?).await?,
     };
     for report in &reports {
-        say(cx, &order, report).await;
+        report_end(cx, &order, report).await;
     }
     if let Some(failure) = failure_of(&reports) {
         return Err(failure);
@@ -41,11 +42,11 @@ pub(crate) async fn run(cx: &Context<'_>, deploy: &Deploy) -> Result<(), Failure
 }
 
 /// By what `CodeDeploy` deploys, where it does.
-fn by(cx: &Context<'_>, deploy: &Deploy) -> Result<Option<CodeDeploy>, Failure> {
+fn by(cx: &StepScope<'_>, deploy: &Deploy) -> Result<Option<CodeDeploy>, Failure> {
     let Some(by) = &deploy.code_deploy else { return Ok(None) };
-    let job = &cx.run.job;
+    let job = &cx.project;
     let commit = job.context.commit.as_ref().map(|commit| format!(", commit {commit}")).unwrap_or_default();
-    let note = format!("{}, build {}{commit}", job.pipeline.name, cx.run.state().build_id);
+    let note = format!("{}, build {}{commit}", job.pipeline.name, cx.project.build_id);
     Ok(Some(CodeDeploy { application: cx.resolve(&by.application)?, group: cx.resolve(&by.group)?, note }))
 }
 
@@ -60,7 +61,7 @@ fn request(order: &Order, by: &CodeDeploy) -> Value {
 
 /// What local mode leaves of a deployment.
 async fn planned(
-    cx: &Context<'_>,
+    cx: &StepScope<'_>,
     order: &Order,
     by: Option<&CodeDeploy>,
     family: &str,
@@ -68,7 +69,7 @@ async fn planned(
 ) -> Result<(), Failure> {
     let Order { cluster, services, revision, .. } = order;
     for service in services {
-        let path = cx.run.work.another_ecs_file(&format!("deploy-{cluster}-{service}"));
+        let path = cx.work.another_ecs_file(&format!("deploy-{cluster}-{service}"));
         let on_failure = match order.on_failure {
             OnFailure::Rollback => "rollback",
             OnFailure::Leave => "leave",
@@ -87,26 +88,33 @@ async fn planned(
             planned["codeDeploy"] = request(order, by);
         }
         files::write_json(&path, &planned, Access::Owner)?;
-        let detail = format!("would run a new revision of {family}");
-        cx.events.result("planned", service, detail).await;
+        let (service, family) = (cx.events.shown(service), cx.events.shown(family));
+        cx.events.send(Kind::DeploymentPlanned { service, family }).await;
     }
     Ok(())
 }
 
-/// What has become of a service, for the summary.
-async fn say(cx: &Context<'_>, order: &Order, report: &Report) {
-    let cluster = &order.cluster;
-    let revision = short(&order.revision);
-    let (verb, detail) = match report.outcome {
-        Outcome::Deployed => {
-            ("deployed", format!("{cluster} · {revision} in {:.0} s", report.elapsed.as_secs_f64()))
-        }
-        Outcome::Unchanged => ("unchanged", format!("{cluster} · {revision} is what it runs already")),
-        Outcome::Unconfirmed => {
-            ("updated", format!("{cluster} · {revision}; how the deployment goes cannot be told"))
-        }
-        // The failure says it.
-        _ => return,
+/// How the deployment of a service ended.
+async fn report_end(cx: &StepScope<'_>, order: &Order, report: &Report) {
+    let events = &cx.events;
+    let status = match report.outcome {
+        Outcome::Deployed => DeploymentStatus::Successful,
+        Outcome::Unchanged => DeploymentStatus::Unchanged,
+        Outcome::Unconfirmed => DeploymentStatus::Unconfirmed,
+        Outcome::RolledBack => DeploymentStatus::RolledBack,
+        Outcome::RollbackFailed | Outcome::Left => DeploymentStatus::NotRolledBack,
+        Outcome::TimedOut => DeploymentStatus::TimedOut,
+        Outcome::Superseded => DeploymentStatus::Superseded,
+        Outcome::Stopped => DeploymentStatus::Stopped,
+        Outcome::Lost => DeploymentStatus::Lost,
+        Outcome::NotBegun => DeploymentStatus::NotStarted,
     };
-    cx.events.result(verb, &report.service, detail).await;
+    let deployed = Deployed {
+        service: events.shown(&report.service),
+        cluster: events.shown(&order.cluster),
+        revision: events.shown(short(&order.revision)),
+        status,
+        elapsed: report.elapsed,
+    };
+    events.send_for(events.id().inner(&report.service), Kind::DeploymentFinished(deployed)).await;
 }

@@ -1,13 +1,13 @@
 //! How one image is made: what its build gets, the images and contexts that it is made from, and what is said of it.
 
-use super::Context;
+use super::StepScope;
 use super::build::Group;
 use crate::docker::image::LocalImage;
 use crate::docker::solver::{
     Build, Built, CacheExport, Share, Source, SshAgent, StageImage, Watcher, is_remote,
 };
 use crate::docker::{Engine, context, stage_name};
-use crate::engine::state::ImageState;
+use crate::event::{self, Kind};
 use crate::exit::Failure;
 use crate::language::diagnostic::Diagnostic;
 use crate::language::pipeline::model::{CacheTo, Image, Name, Network, is_stage_name};
@@ -15,6 +15,7 @@ use crate::language::pipeline::template::Template;
 use crate::plan::Mode;
 use crate::plan::calls::CACHE_TAG;
 use crate::secret::Secret;
+use crate::step::results::ImageResult;
 use crate::text::human_size;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -27,7 +28,7 @@ const EPOCH: &str = "SOURCE_DATE_EPOCH";
 
 /// An image that is being made.
 pub(crate) struct Making<'a> {
-    pub(crate) cx: &'a Context<'a>,
+    pub(crate) cx: &'a StepScope<'a>,
     pub(crate) name: &'a Name,
     pub(crate) image: &'a Image,
     pub(crate) engine: Engine,
@@ -80,23 +81,23 @@ impl Making<'_> {
             }
         }
         let Some(built) = made else { return Ok(()) };
-        let state = ImageState {
+        let state = ImageResult {
             id: built.image.id.clone(),
             platforms: others.into_iter().collect(),
             fingerprint: group.fingerprints.get(&name.value).cloned(),
-            ..ImageState::default()
+            ..ImageResult::default()
         };
-        cx.run.state().images.insert(name.value.clone(), state);
-        cx.run.values().forget_image(&name.value);
+        cx.shared.results().images.insert(name.value.clone(), state);
+        cx.shared.values().forget_image(&name.value);
         self.tell(&built, previous).await;
-        let detail = format!(
-            "{} · {} · {} of {} steps cached",
-            short_id(&built.image.id),
-            human_size(built.image.size),
-            built.summary.cached,
-            built.summary.cached + built.summary.run,
-        );
-        cx.events.result("built", &name.value, detail).await;
+        let finished = event::Built {
+            image: cx.events.shown(&name.value),
+            image_id: cx.events.shown(&built.image.id),
+            bytes: built.image.size,
+            cached: built.summary.cached,
+            vertices: built.summary.cached + built.summary.run,
+        };
+        cx.events.send_for(cx.events.id().inner(&name.value), Kind::ImageBuilt(finished)).await;
         Ok(())
     }
 
@@ -145,7 +146,7 @@ impl Making<'_> {
     /// equal sources: <https://reproducible-builds.org/docs/source-date-epoch/>.
     fn args(&self) -> Result<Vec<(String, String)>, Failure> {
         let mut args = self.cx.resolve_pairs(&self.image.args)?;
-        if let Some(time) = self.cx.run.job.context.commit_time
+        if let Some(time) = self.cx.project.context.commit_time
             && !self.image.args.contains_key(EPOCH)
         {
             args.push((EPOCH.to_owned(), time.to_string()));
@@ -156,10 +157,10 @@ impl Making<'_> {
     /// Labels: what is known of the source, and what the file says, which wins. The keys are those of the OCI image
     /// specification, "Pre-Defined Annotation Keys".
     fn labels(&self) -> Result<Vec<(String, String)>, Failure> {
-        let source = &self.cx.run.job.context;
+        let source = &self.cx.project.context;
         let created = source.commit_time.and_then(|time| jiff::Timestamp::from_second(time).ok());
         // Without a commit nothing says that this build is not the same as the one before.
-        let created = created.or(source.commit.is_some().then_some(self.cx.run.began));
+        let created = created.or(source.commit.is_some().then_some(self.cx.project.started));
         let created = created.map(|time| time.strftime("%Y-%m-%dT%H:%M:%SZ").to_string());
         let known = [
             ("revision", source.commit.clone()),
@@ -179,7 +180,7 @@ impl Making<'_> {
         if image.cache_to == CacheTo::None {
             return Ok(());
         }
-        let repository = match cx.run.job.mode {
+        let repository = match cx.project.mode {
             Mode::Publish => super::push::address(cx, image).await?,
             // There is no registry to read from and to write to.
             Mode::Local => None,
@@ -216,7 +217,7 @@ impl Making<'_> {
 
     /// The tags that an earlier commit's image has had too.
     fn lasting_tags(&self) -> Result<Vec<String>, Failure> {
-        let lasting = self.image.tags.iter().filter(|tag| !self.cx.run.job.pipeline.is_of_one_commit(tag));
+        let lasting = self.image.tags.iter().filter(|tag| !self.cx.project.pipeline.is_of_one_commit(tag));
         self.cx.resolve_all(lasting)
     }
 
@@ -246,8 +247,12 @@ impl Making<'_> {
         let id = cx.built_image(&other.value)?;
         let own = &self.engine.about().await?.platform;
         let wanted = platform.unwrap_or(own);
-        let of_others =
-            cx.run.state().images.get(&other.value).and_then(|image| image.platforms.get(wanted).cloned());
+        let of_others = cx
+            .shared
+            .results()
+            .images
+            .get(&other.value)
+            .and_then(|image| image.platforms.get(wanted).cloned());
         if let Some(id) = of_others {
             return Ok(id);
         }
@@ -257,7 +262,7 @@ impl Making<'_> {
         }
         let problem = format!("the image `{}` is not built for {wanted}", other.value);
         let help = format!("add {wanted} to its `platforms`");
-        Err(cx.run.job.located(&Diagnostic::new(problem, other.span).help(help)))
+        Err(cx.project.located(&Diagnostic::new(problem, other.span).help(help)))
     }
 
     /// The names that the Dockerfile may use for the image's further contexts.
@@ -275,7 +280,7 @@ impl Making<'_> {
             if let Some(image) = text.strip_prefix("docker-image://") {
                 if image.is_empty() {
                     let problem = Diagnostic::new("`docker-image://` names no image", template.span);
-                    return Err(cx.run.job.located(&problem.help("write `docker-image://NAME:TAG`")));
+                    return Err(cx.project.located(&problem.help("write `docker-image://NAME:TAG`")));
                 }
                 stages.push(StageImage { name: name.clone(), image: image.to_owned(), platform: None });
                 continue;
@@ -291,7 +296,7 @@ impl Making<'_> {
     }
 
     fn stage(&mut self, kind: fn(String) -> Stage) -> String {
-        let name = stage_name(self.cx.run.guards.owner());
+        let name = stage_name(self.cx.shared.guards.owner());
         self.stages.push(kind(name.clone()));
         name
     }
@@ -373,16 +378,16 @@ fn grown(before: Vec<(String, u64)>, after: Vec<(String, u64)>) -> Vec<(String, 
 }
 
 /// Where an image's Dockerfile is: on this machine, or in a remote context.
-pub(crate) fn dockerfile(cx: &Context<'_>, image: &Image, context: &Source) -> Result<PathBuf, Failure> {
+pub(crate) fn dockerfile(cx: &StepScope<'_>, image: &Image, context: &Source) -> Result<PathBuf, Failure> {
     let written = image.dockerfile.as_ref().map(|written| cx.resolve(written)).transpose()?;
     Ok(match context {
-        Source::Directory(path) => context::dockerfile(&cx.run.job.directory, path, written.as_deref()),
+        Source::Directory(path) => context::dockerfile(&cx.project.directory, path, written.as_deref()),
         Source::Remote(_) => written.unwrap_or_else(|| "Dockerfile".to_owned()).into(),
     })
 }
 
 /// A context: a directory, from the pipeline file's, or something that the engine fetches.
-pub(crate) fn source(cx: &Context<'_>, template: &Template) -> Result<Source, Failure> {
+pub(crate) fn source(cx: &StepScope<'_>, template: &Template) -> Result<Source, Failure> {
     let text = cx.resolve(template)?;
     if is_remote(&text) {
         return Ok(Source::Remote(text));
@@ -394,16 +399,16 @@ pub(crate) fn source(cx: &Context<'_>, template: &Template) -> Result<Source, Fa
     let problem = if path.exists() { "is no directory" } else { "does not exist" };
     let problem = Diagnostic::new(format!("the context {} {problem}", path.display()), template.span);
     let help = "it starts from the directory of the pipeline file; what the engine fetches begins with `https://`, `git://`, `ssh://` or `git@`";
-    Err(cx.run.job.located(&problem.help(help)))
+    Err(cx.project.located(&problem.help(help)))
 }
 
 /// Agents by id: `default` or `ID` is the agent of the environment, `ID=PATH` a socket or a key.
-fn ssh(cx: &Context<'_>, image: &Image) -> Result<HashMap<String, SshAgent>, Failure> {
+fn ssh(cx: &StepScope<'_>, image: &Image) -> Result<HashMap<String, SshAgent>, Failure> {
     let mut agents = HashMap::new();
     for template in &image.ssh {
         let text = cx.resolve(template)?;
         let (id, path) = if let Some((id, path)) = text.split_once('=') {
-            (id, cx.run.job.directory.join(home(cx, path)))
+            (id, cx.project.directory.join(home(cx, path)))
         } else {
             let socket = cx.values.get("SSH_AUTH_SOCK").filter(|socket| !socket.is_empty());
             let socket = socket.ok_or_else(|| {
@@ -411,13 +416,13 @@ fn ssh(cx: &Context<'_>, image: &Image) -> Result<HashMap<String, SshAgent>, Fai
                     Diagnostic::new("there is no SSH agent: SSH_AUTH_SOCK is not set", template.span);
                 let help =
                     "start one (`eval $(ssh-agent); ssh-add`), or name a key: `ssh: [default=KEYFILE]`";
-                cx.run.job.located(&problem.help(help))
+                cx.project.located(&problem.help(help))
             })?;
             (text.as_str(), PathBuf::from(socket))
         };
         if id.is_empty() || text.ends_with('=') {
             let problem = Diagnostic::new(format!("`{text}` names no key"), template.span);
-            return Err(cx.run.job.located(&problem.help("write `ID=PATH`, or `default` for the agent")));
+            return Err(cx.project.located(&problem.help("write `ID=PATH`, or `default` for the agent")));
         }
         agents.insert(id.to_owned(), SshAgent::at(&path)?);
     }
@@ -425,7 +430,7 @@ fn ssh(cx: &Context<'_>, image: &Image) -> Result<HashMap<String, SshAgent>, Fai
 }
 
 /// A path with `~/` as shells understand it.
-fn home(cx: &Context<'_>, path: &str) -> PathBuf {
+fn home(cx: &StepScope<'_>, path: &str) -> PathBuf {
     match (path.strip_prefix("~/"), cx.values.get("HOME")) {
         (Some(rest), Some(home)) => Path::new(home).join(rest),
         _ => PathBuf::from(path),
@@ -433,35 +438,19 @@ fn home(cx: &Context<'_>, path: &str) -> PathBuf {
 }
 
 /// Hosts and addresses; what is no address would fail in the engine without a place.
-fn extra_hosts(cx: &Context<'_>, image: &Image) -> Result<Vec<(String, String)>, Failure> {
+fn extra_hosts(cx: &StepScope<'_>, image: &Image) -> Result<Vec<(String, String)>, Failure> {
     let address = |(host, template): (&String, &Template)| {
         let text = cx.resolve(template)?;
         let address: Result<std::net::IpAddr, _> = text.parse();
         let address = address.map_err(|_| {
             let problem = Diagnostic::new(format!("`{text}` is not an IP address"), template.span);
-            cx.run.job.located(&problem.help("write `extra-hosts: { db.internal: 10.0.0.5 }`"))
+            cx.project.located(&problem.help("write `extra-hosts: { db.internal: 10.0.0.5 }`"))
         })?;
         Ok((host.clone(), address.to_string()))
     };
     image.extra_hosts.iter().map(address).collect()
 }
 
-fn secrets(cx: &Context<'_>, image: &Image) -> Result<HashMap<String, Secret>, Failure> {
+fn secrets(cx: &StepScope<'_>, image: &Image) -> Result<HashMap<String, Secret>, Failure> {
     image.secrets.iter().map(|name| Ok((name.value.clone(), cx.secret(name)?))).collect()
-}
-
-/// The first twelve digits of an id, as the docker command shows it.
-fn short_id(id: &str) -> &str {
-    let hex = id.strip_prefix("sha256:").unwrap_or(id);
-    hex.get(..12).unwrap_or(hex)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn ids_are_short() {
-        assert_eq!(short_id("sha256:0123456789abcdef"), "0123456789ab");
-    }
 }

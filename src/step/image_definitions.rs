@@ -1,6 +1,7 @@
 //! `image-definitions`: the two files that `CodePipeline`'s deploy actions read.
 
-use super::{Context, code_pipeline};
+use super::{StepScope, code_pipeline};
+use crate::event::WrittenFile;
 use crate::exit::Failure;
 use crate::language::pipeline::model::Name;
 use indexmap::IndexMap;
@@ -14,7 +15,7 @@ struct ImageDefinition<'a> {
     image_uri: &'a str,
 }
 
-pub(crate) async fn run(cx: &Context<'_>, pairs: &IndexMap<String, Name>) -> Result<(), Failure> {
+pub(crate) async fn run(cx: &StepScope<'_>, pairs: &IndexMap<String, Name>) -> Result<(), Failure> {
     let mut uris = Vec::new();
     for (container, image) in pairs {
         uris.push((container.as_str(), cx.pushed_image(&image.value)?));
@@ -28,6 +29,7 @@ pub(crate) async fn run(cx: &Context<'_>, pairs: &IndexMap<String, Name>) -> Res
     }
     let containers: Vec<&str> = pairs.keys().map(String::as_str).collect();
     let events = &cx.events;
-    events.result("wrote", containers.join(", "), path.display().to_string()).await;
+    let (subject, path) = (containers.join(", "), path.display().to_string());
+    events.send(code_pipeline::written(events, &subject, &path, WrittenFile::ImageDefinitions)).await;
     Ok(())
 }

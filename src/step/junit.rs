@@ -1,5 +1,6 @@
 //! JUnit results that tests write: what failed, and with which words.
 
+use crate::event::Counts;
 use quick_xml::Reader;
 use quick_xml::events::{BytesStart, Event};
 
@@ -8,15 +9,29 @@ const LONGEST: usize = 500;
 /// How deep elements may nest.
 const DEEPEST: usize = 64;
 
-/// What a file of results says.
+/// How many cases are kept. Beyond that they are only counted.
+const MOST_CASES: usize = 10_000;
+
+/// The results of JUnit files.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Results {
-    /// How many tests ran, those that failed included.
-    pub(crate) run: usize,
-    /// How many did not run.
-    pub(crate) skipped: usize,
-    /// What failed: the test's name, and why.
-    pub(crate) failed: Vec<(String, String)>,
+    pub(crate) counts: Counts,
+    pub(crate) cases: Vec<TestResult>,
+}
+
+/// A test case and its result.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct TestResult {
+    pub(crate) name: String,
+    pub(crate) status: CaseResult,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum CaseResult {
+    Passed,
+    Skipped,
+    /// With the reason.
+    Failed(String),
 }
 
 impl Results {
@@ -85,13 +100,16 @@ impl Results {
             }
             "testcase" => {
                 let Some(case) = case.take() else { return };
-                match case.reason {
-                    _ if case.skipped => self.skipped += 1,
-                    Some(reason) => {
-                        self.run += 1;
-                        self.failed.push((case.name, first_lines(&reason)));
-                    }
-                    None => self.run += 1,
+                let status = match case.reason {
+                    _ if case.skipped => CaseResult::Skipped,
+                    Some(reason) => CaseResult::Failed(first_lines(&reason)),
+                    None => CaseResult::Passed,
+                };
+                self.counts.skipped += usize::from(status == CaseResult::Skipped);
+                self.counts.run += usize::from(status != CaseResult::Skipped);
+                self.counts.failed += usize::from(matches!(status, CaseResult::Failed(_)));
+                if self.cases.len() < MOST_CASES {
+                    self.cases.push(TestResult { name: case.name, status });
                 }
             }
             _ => {}
@@ -143,9 +161,16 @@ mod tests {
                 <testcase name="breaks"><error><![CDATA[<boom>]]></error></testcase></testsuite></testsuites>"#,
             )
             .unwrap();
-        assert_eq!((results.run, results.skipped), (3, 1));
-        let failed = [("divides & more", "expected 1 but was 2"), ("breaks", "<boom>")];
-        assert_eq!(results.failed, failed.map(|(name, why)| (name.to_owned(), why.to_owned())));
+        assert_eq!(results.counts, Counts { run: 3, failed: 2, skipped: 1 });
+        let failed = |why: &str| CaseResult::Failed(why.to_owned());
+        let expected = [
+            ("a.B › adds", CaseResult::Passed),
+            ("divides & more", failed("expected 1 but was 2")),
+            ("waits", CaseResult::Skipped),
+            ("breaks", failed("<boom>")),
+        ];
+        let expected = expected.map(|(name, status)| TestResult { name: name.to_owned(), status });
+        assert_eq!(results.cases, expected);
         assert!(results.add("<testsuite><testcase>").is_err());
         assert!(results.add(&"<a>".repeat(100)).is_err());
     }

@@ -16,7 +16,7 @@ const LATELY: Duration = Duration::from_millis(50);
 
 /// The files of the commands under way. What one of them writes counts for the output of all.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct RegisteredFiles {
+pub(crate) struct MaskFiles {
     files: Arc<Mutex<Vec<Registered>>>,
 }
 
@@ -34,11 +34,11 @@ struct Registered {
 
 /// The place of a command's file among the others, until it is dropped.
 pub(crate) struct Registration {
-    files: RegisteredFiles,
+    files: MaskFiles,
     path: PathBuf,
 }
 
-impl RegisteredFiles {
+impl MaskFiles {
     pub(crate) fn watch(&self, path: &Path) -> Registration {
         self.files().push(Registered {
             path: path.to_owned(),
@@ -63,6 +63,12 @@ impl RegisteredFiles {
 }
 
 impl Registration {
+    /// How many values the file has had.
+    pub(crate) fn count(&self) -> usize {
+        let files = self.files.files();
+        files.iter().find(|file| file.path == self.path).map_or(0, |file| file.values.len())
+    }
+
     /// How many of the values are not masked as a whole; or why they cannot be read.
     pub(crate) fn unmasked(&self) -> Result<usize, String> {
         let files = self.files.files();

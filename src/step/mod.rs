@@ -1,4 +1,4 @@
-//! What each kind of step does.
+//! What each kind of step does: one file a kind, each with a narrow [`StepScope`].
 
 mod build;
 mod code_pipeline;
@@ -7,141 +7,67 @@ mod deploy;
 mod image;
 mod image_definitions;
 mod junit;
-pub(crate) mod mask_files;
-mod parallel;
+mod mask_files;
+pub(crate) mod project;
 mod push;
+pub(crate) mod results;
 mod run_task;
 mod scan;
+mod scope;
 mod task_definition;
 mod test;
 pub(crate) mod transfer;
 mod unchanged;
 
+pub(crate) use project::Project;
+pub(crate) use results::Results;
+pub(crate) use scope::{Shared, StepScope};
+
 use crate::address::Repository;
-use crate::aws::Aws;
 use crate::connections::Access;
-use crate::deployment::Deployer;
-use crate::engine::Job;
-use crate::engine::run::{Around, Run};
-use crate::event::Events;
 use crate::exit::Failure;
-use crate::language::pipeline::model::{Action, AwsAccess, CacheTo, Phase, Step, TaskDefinitionBase};
-use crate::language::pipeline::template::Template;
+use crate::language::pipeline::model::{Action, CacheTo, Phase, PhaseName, Step, TaskDefinitionBase};
+use crate::plan::Plan;
 use crate::plan::scope::Values;
-use crate::process::Stopping;
-use crate::text::listed;
-use std::path::PathBuf;
-use tokio::sync::mpsc;
+use std::time::Duration;
 
-/// A step under way.
-struct Context<'a> {
-    run: &'a Run,
-    /// The run's values, as they were when the step began, with the step's own variables on top.
-    values: Values,
-    /// For what the step has to say.
-    events: Events,
-    output: &'a mpsc::Sender<Vec<u8>>,
-    stopping: &'a Stopping,
-    /// Where its AWS calls go.
-    aws: &'a AwsAccess,
-}
+/// How long the guard of a command may take, after the grace, to end what it can and to report what it cannot.
+const LAST_PROCESSES: Duration = Duration::from_secs(10);
+/// How long other steps may take to end once they are stopped.
+const LEFT_BEHIND: Duration = Duration::from_secs(5);
 
-impl Context<'_> {
-    fn resolve(&self, template: &Template) -> Result<String, Failure> {
-        self.run.job.resolve(&self.values, template)
+/// How long a step may take to end once it is stopped. `grace` is the time between TERM and KILL.
+pub(crate) fn patience(action: &Action, grace: Duration) -> Duration {
+    match action {
+        Action::Run(_) => grace + LAST_PROCESSES,
+        // ECS is asked to roll back, or to end a task.
+        Action::Deploy(_) | Action::RunTask(_) => grace + LEFT_BEHIND,
+        _ => LEFT_BEHIND,
     }
-
-    /// Where the step's AWS calls go, with values in the place of `${…}`.
-    fn access(&self) -> Result<Access, Failure> {
-        self.run.job.access(&self.values, self.aws)
-    }
-
-    /// AWS, as the step reaches it.
-    async fn aws(&self) -> Result<Aws, Failure> {
-        self.run.services.aws(&self.access()?).await
-    }
-
-    /// What deploys with this access.
-    fn deployer<'a>(&'a self, aws: &'a Aws) -> Result<Deployer<'a>, Failure> {
-        Ok(Deployer {
-            aws,
-            services: &self.run.services,
-            access: self.access()?,
-            events: &self.events,
-            stop: &self.stopping.soft,
-            poll: self.run.job.settings.ecs_poll,
-        })
-    }
-
-    fn resolve_all<'t>(
-        &self,
-        templates: impl IntoIterator<Item = &'t Template>,
-    ) -> Result<Vec<String>, Failure> {
-        templates.into_iter().map(|template| self.resolve(template)).collect()
-    }
-
-    fn resolve_pairs<'t>(
-        &self,
-        pairs: impl IntoIterator<Item = (&'t String, &'t Template)>,
-    ) -> Result<Vec<(String, String)>, Failure> {
-        pairs.into_iter().map(|(name, template)| Ok((name.clone(), self.resolve(template)?))).collect()
-    }
-
-    /// The family and the revision to use: what the step names, or the only one that this build registered.
-    fn registered(&self, named: Option<&Template>) -> Result<(String, String), Failure> {
-        let registered = self.run.state().task_definitions.clone();
-        if let Some(template) = named {
-            let family = self.resolve(template)?;
-            return match registered.get(&family) {
-                Some(revision) => Ok((family, revision.clone())),
-                None => Err(none_registered(&format!("no task definition `{family}`"))),
-            };
-        }
-        let mut all = registered.iter();
-        match (all.next(), all.next()) {
-            (Some((family, revision)), None) => Ok((family.clone(), revision.clone())),
-            (None, _) => Err(none_registered("no task definition")),
-            (Some(_), Some(_)) => {
-                let families = listed(registered.keys().map(String::as_str));
-                Err(Failure::usage(format!("this build registered several task definitions: {families}"))
-                    .help("say which with `task-definition: FAMILY`"))
-            }
-        }
-    }
-
-    /// A path, which starts from the pipeline file's directory.
-    fn path(&self, template: &Template) -> Result<PathBuf, Failure> {
-        Ok(self.run.job.directory.join(self.resolve(template)?))
-    }
-}
-
-fn none_registered(what: &str) -> Failure {
-    Failure::usage(format!("{what} has been registered in this build"))
-        .help("put a `task-definition` step before this one, or run that phase first")
 }
 
 /// The accesses to AWS that steps of the job's plan will use, each once.
-pub(crate) fn accesses(job: &Job) -> Vec<Access> {
+pub(crate) fn accesses(project: &Project, plan: &Plan, values: &Values) -> Vec<Access> {
     let mut accesses: Vec<Access> = Vec::new();
-    let phases = job.plan.phases.iter().filter_map(|name| job.pipeline.phase(*name));
+    let phases = plan.phases.iter().filter_map(|name: &PhaseName| project.pipeline.phase(*name));
     let steps = phases.flat_map(Phase::all_steps).flat_map(Step::tree);
-    for step in steps.filter(|step| job.plan.skip_reason(step).is_none()) {
+    for step in steps.filter(|step| plan.skip_reason(step).is_none()) {
         let needs = match &step.action {
             Action::TaskDefinition(definition) => {
                 definition.registers() || !matches!(definition.base, TaskDefinitionBase::File(_))
             }
             Action::Deploy(_) | Action::RunTask(_) => true,
             Action::Push(images) => images.iter().any(|name| {
-                let image = job.pipeline.images.get(&name.value);
-                let repository = image.and_then(|image| image.repository.resolve(&job.values).ok());
+                let image = project.pipeline.images.get(&name.value);
+                let repository = image.and_then(|image| image.repository.resolve(values).ok());
                 repository.is_some_and(|repository| push::is_in_ecr(&repository))
             }),
             Action::Run(_) => step.aws.as_ref().is_some_and(|aws| aws.role_arn.is_some()),
             // The cache beside an image in ECR is looked for there.
             Action::Build(images) => images.iter().any(|name| {
-                let image = job.pipeline.images.get(&name.value);
+                let image = project.pipeline.images.get(&name.value);
                 let cached = image.filter(|image| image.cache_to != CacheTo::None);
-                let repository = cached.and_then(|image| image.repository.resolve(&job.values).ok());
+                let repository = cached.and_then(|image| image.repository.resolve(values).ok());
                 repository.is_some_and(|repository| matches!(Repository::parse(&repository), Ok(None)))
             }),
             Action::Test(_) | Action::ImageDefinitions(_) => false,
@@ -149,8 +75,8 @@ pub(crate) fn accesses(job: &Job) -> Vec<Access> {
         };
         // What only gets its value on the way is met when the step comes to it.
         let access = || {
-            let values = job.values.with_step(&step.env).ok()?;
-            job.access(&values, step.aws.as_ref().unwrap_or(&job.pipeline.aws)).ok()
+            let own = values.with_step(&step.env).ok()?;
+            project.access(&own, step.aws.as_ref().unwrap_or(&project.pipeline.aws)).ok()
         };
         if needs && let Some(access) = access().filter(|access| !accesses.contains(access)) {
             accesses.push(access);
@@ -159,17 +85,8 @@ pub(crate) fn accesses(job: &Job) -> Vec<Access> {
     accesses
 }
 
-pub(crate) async fn run(
-    run: &Run,
-    step: &Step,
-    output: &mpsc::Sender<Vec<u8>>,
-    stopping: &Stopping,
-    around: &Around<'_>,
-) -> Result<(), Failure> {
-    let before = run.values().clone();
-    let values = before.with_step(&step.env).map_err(|undefined| run.job.undefined(&undefined, &before))?;
-    let aws = step.aws.as_ref().unwrap_or(&run.job.pipeline.aws);
-    let cx = &Context { run, values, events: run.events.of(step.id), output, stopping, aws };
+/// Makes one attempt of a step.
+pub(crate) async fn run(cx: &StepScope<'_>, step: &Step) -> Result<(), Failure> {
     match &step.action {
         Action::Run(command) => command::run(cx, command, step).await,
         Action::Build(images) => build::run(cx, images).await,
@@ -184,9 +101,9 @@ pub(crate) async fn run(
         Action::Push(images) => push::run(cx, images).await,
         Action::ImageDefinitions(pairs) => image_definitions::run(cx, pairs).await,
         Action::TaskDefinition(definition) => task_definition::run(cx, definition).await,
-        Action::Deploy(deploy) => deploy::run(cx, deploy).await,
-        // A group may hold groups, so its future has no size of its own.
-        Action::Parallel(steps) => Box::pin(parallel::run(cx, steps, around)).await,
         Action::RunTask(task) => run_task::run(cx, task).await,
+        Action::Deploy(deploy) => deploy::run(cx, deploy).await,
+        // The engine runs the members of a group.
+        Action::Parallel(_) => Ok(()),
     }
 }

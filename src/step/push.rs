@@ -1,11 +1,12 @@
 //! `push`: to a registry, or into an OCI layout with the same digest.
 
-use super::Context;
+use super::StepScope;
 use super::build::LOCAL_HOST;
 use super::unchanged::record;
 use crate::address::{EcrHost, Repository};
 use crate::aws::Aws;
 use crate::aws::ecr::NewRepository;
+use crate::event::{Kind, Pushed};
 use crate::exit::Failure;
 use crate::language::diagnostic::Diagnostic;
 use crate::language::pipeline::model::{self, Create, Image, LifecyclePolicy, Name};
@@ -19,18 +20,18 @@ use crate::registry::manifest::Stored;
 use crate::registry::push::Progress;
 use crate::step::transfer::{Transfer, dated, source};
 
-pub(crate) async fn run(cx: &Context<'_>, names: &[Name]) -> Result<(), Failure> {
+pub(crate) async fn run(cx: &StepScope<'_>, names: &[Name]) -> Result<(), Failure> {
     for name in names {
         let image = cx.image(name)?;
-        let unchanged = cx.run.state().images.get(&name.value).and_then(|image| image.unchanged.clone());
-        let uri = match (cx.run.job.mode, unchanged) {
+        let unchanged = cx.shared.results().images.get(&name.value).and_then(|image| image.unchanged.clone());
+        let uri = match (cx.project.mode, unchanged) {
             (Mode::Local, _) => to_layout(cx, name, &image, &images(cx, name, &image)?).await?,
             (Mode::Publish, None) => to_registry(cx, name, &image, &images(cx, name, &image)?).await?,
             (Mode::Publish, Some(digest)) => tag(cx, name, &image, &digest).await?,
         };
         let digest = uri.rsplit('@').next().unwrap_or_default().to_owned();
-        cx.run.values().set_image(&name.value, &uri, &digest);
-        if let Some(state) = cx.run.state().images.get_mut(&name.value) {
+        cx.shared.values().set_image(&name.value, &uri, &digest);
+        if let Some(state) = cx.shared.results().images.get_mut(&name.value) {
             state.uri = Some(uri);
             state.digest = Some(digest);
         }
@@ -40,10 +41,10 @@ pub(crate) async fn run(cx: &Context<'_>, names: &[Name]) -> Result<(), Failure>
 }
 
 /// Puts the tags on an image that is in the repository already.
-async fn tag(cx: &Context<'_>, name: &Name, image: &Image, digest: &str) -> Result<String, Failure> {
+async fn tag(cx: &StepScope<'_>, name: &Name, image: &Image, digest: &str) -> Result<String, Failure> {
     let tags = cx.tags(image)?;
     let (repository, aws) = target(cx, image).await?;
-    let access = cx.run.services.registry(&repository.host, &cx.access()?).await?;
+    let access = cx.connections.registry(&repository.host, &cx.access()?).await?;
     let client = RepositoryClient::connect(&access, &repository, &[]).await?;
     let tagged = client.tag_again(digest, &tags).await;
     warn(cx, &client).await;
@@ -53,27 +54,40 @@ async fn tag(cx: &Context<'_>, name: &Name, image: &Image, digest: &str) -> Resu
     };
     let uri = format!("{repository}@{digest}");
     cx.events.note(format!("nothing was sent; tags: {}", tags.join(", "))).await;
-    cx.events.result("pushed", &name.value, &uri).await;
+    finished(cx, name, &uri, &tags, false).await;
     // New weaknesses become known of old images too.
     scan(cx, name, image, (aws.as_ref(), &repository), &manifest).await?;
     Ok(uri)
 }
 
+/// Sends the event about a push that has finished.
+async fn finished(cx: &StepScope<'_>, name: &Name, uri: &str, tags: &[String], local: bool) {
+    let events = &cx.events;
+    let pushed = Pushed {
+        image: events.shown(&name.value),
+        uri: events.shown(uri),
+        digest: events.shown(uri.rsplit('@').next().unwrap_or_default()),
+        tags: events.shown_all(tags),
+        local,
+    };
+    events.send_for(events.id().inner(&name.value), Kind::PushFinished(pushed)).await;
+}
+
 /// Tells what went wrong without failing the push.
-async fn warn(cx: &Context<'_>, client: &RepositoryClient) {
+async fn warn(cx: &StepScope<'_>, client: &RepositoryClient) {
     for note in client.notes() {
         cx.events.warn(note).await;
     }
 }
 
 /// The ids of what was built, each with its platform where there are several, in the order of the file.
-fn images(cx: &Context<'_>, name: &Name, image: &Image) -> Result<Vec<(String, String)>, Failure> {
+fn images(cx: &StepScope<'_>, name: &Name, image: &Image) -> Result<Vec<(String, String)>, Failure> {
     let id = cx.built_image(&name.value)?;
     if image.platforms.len() < 2 {
         return Ok(vec![(String::new(), id)]);
     }
     let others =
-        cx.run.state().images.get(&name.value).map(|image| image.platforms.clone()).unwrap_or_default();
+        cx.shared.results().images.get(&name.value).map(|image| image.platforms.clone()).unwrap_or_default();
     let of = |platform: &String| (platform.clone(), others.get(platform).unwrap_or(&id).clone());
     Ok(image.platforms.iter().map(of).collect())
 }
@@ -86,18 +100,18 @@ fn compression(image: &Image) -> Compression {
 }
 
 async fn to_layout(
-    cx: &Context<'_>,
+    cx: &StepScope<'_>,
     name: &Name,
     image: &Image,
     images: &[(String, String)],
 ) -> Result<String, Failure> {
     let repository = cx.resolve(&image.repository)?;
     let tags = cx.tags(image)?;
-    let _changing = cx.run.layouts.lock().await;
+    let _changing = cx.shared.layouts.lock().await;
     // A registry's port is no part of a name under another host; and other tools take a colon for the beginning of the tag.
     let repository = repository.replace(':', "-");
     // The name has been checked to hold no `..`.
-    let layout = Layout::create(&cx.run.work.path.join("registry").join(&repository))?;
+    let layout = Layout::create(&cx.work.path.join("registry").join(&repository))?;
     let mut manifests = Vec::new();
     for (platform, id) in images {
         manifests.push((platform.as_str(), store(cx, &layout, compression(image), id).await?));
@@ -107,18 +121,18 @@ async fn to_layout(
     layout.tag(&manifest, &tags)?;
     layout.remove_unused()?;
     let uri = format!("{LOCAL_HOST}/{repository}@{}", manifest.digest);
-    cx.events.result("stored", &name.value, &uri).await;
+    finished(cx, name, &uri, &tags, true).await;
     Ok(uri)
 }
 
 /// Stores an image of the engine in a layout.
 async fn store(
-    cx: &Context<'_>,
+    cx: &StepScope<'_>,
     layout: &Layout,
     compression: Compression,
     id: &str,
 ) -> Result<Stored, Failure> {
-    let engine = cx.run.services.docker().await?;
+    let engine = cx.connections.docker().await?;
     let local = engine.image(id).await?;
     let known = layout.known(compression);
     if let Some(image) = known.whole(&local.id) {
@@ -139,21 +153,27 @@ async fn store(
 }
 
 async fn to_registry(
-    cx: &Context<'_>,
+    cx: &StepScope<'_>,
     name: &Name,
     image: &Image,
     images: &[(String, String)],
 ) -> Result<String, Failure> {
     let tags = cx.tags(image)?;
     let (repository, aws) = target(cx, image).await?;
-    let access = cx.run.services.registry(&repository.host, &cx.access()?).await?;
-    let mut held = cx.run.brought.lock().await;
+    let started = Kind::PushStarted {
+        image: cx.events.shown(&name.value),
+        repository: cx.events.shown(repository.to_string()),
+        tags: cx.events.shown_all(&tags),
+    };
+    cx.events.send_for(cx.events.id().inner(&name.value), started).await;
+    let access = cx.connections.registry(&repository.host, &cx.access()?).await?;
+    let mut held = cx.shared.pushed.lock().await;
     let brought = held.entry(repository.host.clone()).or_default();
     let client = RepositoryClient::connect(&access, &repository, brought.repositories()).await?;
     // Removed when the push is through, however it ends.
-    let blobs = cx.run.work.temporary_directory()?;
+    let blobs = cx.work.temporary_directory()?;
     let transfer = Transfer {
-        engine: cx.run.services.docker().await?,
+        engine: cx.connections.docker().await?,
         client: &client,
         tags: &tags,
         compression: compression(image),
@@ -169,14 +189,14 @@ async fn to_registry(
     let uri = format!("{repository}@{}", manifest.digest);
     let note = format!("{summary}; tags: {}", tags.join(", "));
     cx.events.note(note).await;
-    cx.events.result("pushed", &name.value, &uri).await;
+    finished(cx, name, &uri, &tags, false).await;
     scan(cx, name, image, (aws.as_ref(), &repository), &manifest).await?;
     Ok(uri)
 }
 
 /// Holds what was pushed back from later steps, as far as the file asks for that.
 async fn scan(
-    cx: &Context<'_>,
+    cx: &StepScope<'_>,
     name: &Name,
     image: &Image,
     (aws, repository): (Option<&Aws>, &Repository),
@@ -185,7 +205,7 @@ async fn scan(
     let Some(scan) = &image.scan else { return Ok(()) };
     let Some(aws) = aws else {
         let problem = format!("`scan` waits for ECR, and {repository} is not there");
-        return Err(cx.run.job.located(&Diagnostic::new(problem, image.span).help("take `scan` out")));
+        return Err(cx.project.located(&Diagnostic::new(problem, image.span).help("take `scan` out")));
     };
     // The scan is one of images, not of an index.
     super::scan::gate(cx, name, scan, (aws, &repository.path), &manifest.images()).await
@@ -202,7 +222,7 @@ pub(crate) fn is_in_ecr(name: &str) -> bool {
 }
 
 /// The repository in its registry, and AWS where that is ECR. A bare name is one of ECR, in the account and region of the credentials.
-async fn target(cx: &Context<'_>, image: &Image) -> Result<(Repository, Option<Aws>), Failure> {
+async fn target(cx: &StepScope<'_>, image: &Image) -> Result<(Repository, Option<Aws>), Failure> {
     let name = cx.resolve(&image.repository)?;
     let known = Repository::parse(&name)?;
     let wanted = known.as_ref().map(|repository| repository.host.clone());
@@ -241,7 +261,7 @@ async fn target(cx: &Context<'_>, image: &Image) -> Result<(Repository, Option<A
 }
 
 /// How the repository is to be created, with the policy of its file.
-fn new_repository(cx: &Context<'_>, create: &Create) -> Result<NewRepository, Failure> {
+fn new_repository(cx: &StepScope<'_>, create: &Create) -> Result<NewRepository, Failure> {
     let lifecycle_policy = match &create.lifecycle_policy {
         None => None,
         Some(LifecyclePolicy::Document(document)) => Some(document.to_string()),
@@ -249,7 +269,7 @@ fn new_repository(cx: &Context<'_>, create: &Create) -> Result<NewRepository, Fa
             let path = cx.path(template)?;
             let wrong = |problem: String| {
                 let problem = format!("the lifecycle policy {} {problem}", path.display());
-                cx.run.job.located(&Diagnostic::new(problem, template.span))
+                cx.project.located(&Diagnostic::new(problem, template.span))
             };
             let text =
                 std::fs::read_to_string(&path).map_err(|error| wrong(format!("cannot be read: {error}")))?;
@@ -262,7 +282,7 @@ fn new_repository(cx: &Context<'_>, create: &Create) -> Result<NewRepository, Fa
 }
 
 /// The address of the image's repository; nothing where that does not exist yet.
-pub(crate) async fn address(cx: &Context<'_>, image: &Image) -> Result<Option<String>, Failure> {
+pub(crate) async fn address(cx: &StepScope<'_>, image: &Image) -> Result<Option<String>, Failure> {
     let name = cx.resolve(&image.repository)?;
     match Repository::parse(&name)? {
         Some(repository) => Ok(Some(repository.to_string())),

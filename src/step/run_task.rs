@@ -1,6 +1,6 @@
 //! `run-task`: a task runs once, such as a migration, and its end is waited for.
 
-use super::Context;
+use super::StepScope;
 use crate::aws::ecs::RunTask as Order;
 use crate::aws::{Aws, AwsError};
 use crate::connections::failure::told;
@@ -12,6 +12,7 @@ use crate::ecs::needs::LogStream;
 use crate::ecs::service::{Network, Placement};
 use crate::ecs::task::{Container, NotStarted, Task};
 use crate::ecs::task_definition::{TaskDefinitionError, described};
+use crate::event::{Kind, TaskRun};
 use crate::exit::{Exit, Failure, chain};
 use crate::files::{self, Access};
 use crate::language::pipeline::model::{LaunchType, RunTask, TaskPlace};
@@ -34,7 +35,7 @@ const FROM_OUTSIDE: [&str; 4] =
 /// How many lines tell why a container failed.
 const KEPT: usize = 20;
 
-pub(crate) async fn run(cx: &Context<'_>, task: &RunTask) -> Result<(), Failure> {
+pub(crate) async fn run(cx: &StepScope<'_>, task: &RunTask) -> Result<(), Failure> {
     let (family, revision) = cx.registered(task.task_definition.as_ref())?;
     let command = task.command.as_ref().map(|command| cx.resolve_all(command)).transpose()?;
     let mut order = Order {
@@ -46,7 +47,7 @@ pub(crate) async fn run(cx: &Context<'_>, task: &RunTask) -> Result<(), Failure>
         environment: cx.resolve_pairs(&task.environment)?,
         token: format!("runner-{}", random_id()),
     };
-    if cx.run.job.mode == Mode::Local {
+    if cx.project.mode == Mode::Local {
         return planned(cx, &order, &family).await;
     }
     let aws = cx.aws().await?;
@@ -59,7 +60,9 @@ pub(crate) async fn run(cx: &Context<'_>, task: &RunTask) -> Result<(), Failure>
     let started = start(cx, &aws, &order).await?;
     let short = short(&order.definition);
     cx.events.note(format!("task {} of {short} has been started", started.id())).await;
-    let poll = cx.run.job.settings.ecs_poll.unwrap_or(POLL);
+    let (arn, cluster) = (cx.events.shown(&started.arn), cx.events.shown(&order.cluster));
+    cx.events.send_for(cx.events.id().inner("task"), Kind::TaskStarted { arn, cluster }).await;
+    let poll = cx.project.ecs_poll.unwrap_or(POLL);
     let mut running = Running {
         cx,
         aws: &aws,
@@ -84,14 +87,19 @@ pub(crate) async fn run(cx: &Context<'_>, task: &RunTask) -> Result<(), Failure>
         }
     }
     running.judge(order.container.as_deref())?;
-    let seconds = begin.elapsed().as_secs_f64();
-    let subject = order.container.as_deref().unwrap_or(&family);
-    cx.events.result("ran", subject, format!("{} · {short} in {seconds:.0} s", order.cluster)).await;
+    let events = &cx.events;
+    let finished = TaskRun {
+        subject: events.shown(order.container.as_deref().unwrap_or(&family)),
+        cluster: events.shown(&order.cluster),
+        revision: events.shown(&short),
+        elapsed: begin.elapsed(),
+    };
+    events.send_for(events.id().inner("task"), Kind::TaskFinished(finished)).await;
     Ok(())
 }
 
 /// Starts the task. An answer that is lost is asked for again: by its token ECS knows the task that it has started.
-async fn start(cx: &Context<'_>, aws: &Aws, order: &Order) -> Result<Task, Failure> {
+async fn start(cx: &StepScope<'_>, aws: &Aws, order: &Order) -> Result<Task, Failure> {
     let mut attempt = 1;
     loop {
         match aws.ecs_run_task(order).await {
@@ -105,8 +113,8 @@ async fn start(cx: &Context<'_>, aws: &Aws, order: &Order) -> Result<Task, Failu
     }
 }
 
-async fn planned(cx: &Context<'_>, order: &Order, family: &str) -> Result<(), Failure> {
-    let path = cx.run.work.another_ecs_file(&format!("run-task-{}-{family}", order.cluster));
+async fn planned(cx: &StepScope<'_>, order: &Order, family: &str) -> Result<(), Failure> {
+    let path = cx.work.another_ecs_file(&format!("run-task-{}-{family}", order.cluster));
     let environment: serde_json::Map<String, Value> =
         order.environment.iter().map(|(name, value)| (name.clone(), Value::from(value.as_str()))).collect();
     let planned = json!({
@@ -114,13 +122,14 @@ async fn planned(cx: &Context<'_>, order: &Order, family: &str) -> Result<(), Fa
         "command": order.command, "environment": environment,
     });
     files::write_json(&path, &planned, Access::Owner)?;
-    cx.events.result("planned", family, format!("would run once in {}", order.cluster)).await;
+    let (family, cluster) = (cx.events.shown(family), cx.events.shown(&order.cluster));
+    cx.events.send(Kind::TaskPlanned { family, cluster }).await;
     Ok(())
 }
 
 /// Where the task runs: as a service's tasks do, or as the file says.
 async fn placement(
-    cx: &Context<'_>,
+    cx: &StepScope<'_>,
     aws: &Aws,
     cluster: &str,
     place: &TaskPlace,
@@ -166,7 +175,7 @@ fn not_started(cluster: &str, reasons: &[NotStarted]) -> Failure {
 
 /// A task under way.
 struct Running<'a> {
-    cx: &'a Context<'a>,
+    cx: &'a StepScope<'a>,
     aws: &'a Aws,
     cluster: &'a str,
     definition: Value,

@@ -1,10 +1,11 @@
 //! `scan`: a gate on what ECR's scan finds in an image that was pushed.
 
-use super::Context;
+use super::StepScope;
 use crate::aws::Aws;
 use crate::aws::ecr::{Finding, Scan};
 use crate::duration;
-use crate::exit::{Exit, Failure};
+use crate::event::{Kind, Scanned};
+use crate::exit::{Exit, Failure, FailureKind};
 use crate::language::pipeline::model::{self, Name, Severity};
 use std::time::Duration;
 use tokio::time::Instant;
@@ -17,7 +18,7 @@ const SHOWN: usize = 30;
 
 /// Waits for the findings of every image, and fails where one of them counts.
 pub(crate) async fn gate(
-    cx: &Context<'_>,
+    cx: &StepScope<'_>,
     name: &Name,
     scan: &model::Scan,
     (aws, repository): (&Aws, &str),
@@ -42,27 +43,29 @@ pub(crate) async fn gate(
             .warn(format!("`scan.ignore` names {id}, which the image {} does not have", name.value))
             .await;
     }
-    let ignored = match ignored.len() {
-        0 => String::new(),
-        number => format!(", {number} ignored"),
-    };
     let bad =
         counted.iter().filter(|finding| severity(finding).is_some_and(|found| found >= scan.fail_on)).count();
     let least = format!("{:?}", scan.fail_on).to_lowercase();
-    let detail = format!("{} findings{ignored}, {bad} of them {least} or worse", counted.len());
-    cx.events.result("scanned", &name.value, &detail).await;
+    let scanned = Scanned {
+        image: cx.events.shown(&name.value),
+        findings: counted.len(),
+        ignored: ignored.len(),
+        blocking: bad,
+        threshold: cx.events.shown(&least),
+    };
+    cx.events.send_for(cx.events.id().inner(&name.value), Kind::ScanFinished(scanned)).await;
     if bad == 0 {
         return Ok(());
     }
     let message =
         format!("the scan of the image `{}` has {bad} findings that are {least} or worse", name.value);
     let help = "update what has them; what does not concern you goes under `scan.ignore`, by its id";
-    Err(Failure::new(Exit::StepFailed, message).help(help))
+    Err(Failure::new(Exit::StepFailed, message).kind(FailureKind::ScanGate).help(help))
 }
 
 /// The findings of one image, as soon as they are there.
 async fn findings(
-    cx: &Context<'_>,
+    cx: &StepScope<'_>,
     scan: &model::Scan,
     (aws, repository): (&Aws, &str),
     digest: &str,
@@ -107,7 +110,7 @@ async fn findings(
 }
 
 /// A table, the worst first.
-async fn show(cx: &Context<'_>, findings: &[&Finding]) {
+async fn show(cx: &StepScope<'_>, findings: &[&Finding]) {
     let shown = findings.iter().take(SHOWN);
     let width =
         |of: fn(&Finding) -> usize| shown.clone().map(|finding| of(finding)).max().unwrap_or_default();

@@ -1,9 +1,10 @@
 //! `task-definition`: a new revision, made from a file, a family's latest revision or what a service runs.
 
-use super::{Context, code_pipeline};
+use super::{StepScope, code_pipeline};
 use crate::deployment::Registered;
 use crate::deployment::read_definition;
 use crate::ecs::task_definition::{ContainerPatch, Patch, Request};
+use crate::event::Kind;
 use crate::exit::Failure;
 use crate::files::{self, Access};
 use crate::language::diagnostic::Diagnostic;
@@ -11,10 +12,11 @@ use crate::language::pipeline::model::{ContainerChange, TaskDefinition, TaskDefi
 use crate::language::pipeline::template::Template;
 use crate::plan::Mode;
 use serde_json::{Map, Value, json};
+use std::path::Path;
 
 /// For a file that cannot be read.
 const HELP: &str = "`file` starts from the directory of the pipeline file";
-pub(crate) async fn run(cx: &Context<'_>, definition: &TaskDefinition) -> Result<(), Failure> {
+pub(crate) async fn run(cx: &StepScope<'_>, definition: &TaskDefinition) -> Result<(), Failure> {
     let patch = patch(cx, definition)?;
     let Some(base) = base(cx, &definition.base).await? else {
         return planned(cx, definition, &patch).await;
@@ -30,11 +32,11 @@ pub(crate) async fn run(cx: &Context<'_>, definition: &TaskDefinition) -> Result
         return code_pipeline::blue_green(cx, wanted, request, image).await;
     }
     let family = request.family().to_owned();
-    let registered = match cx.run.job.mode {
+    let registered = match cx.project.mode {
         Mode::Local => {
-            let path = cx.run.work.ecs_file(&family);
+            let path = cx.work.ecs_file(&family);
             files::write_json(&path, &request.into_json(), Access::Owner)?;
-            cx.events.result("rendered", &family, path.display().to_string()).await;
+            cx.events.send(rendered(cx, &family, &path, false)).await;
             family.clone()
         }
         Mode::Publish => {
@@ -42,7 +44,7 @@ pub(crate) async fn run(cx: &Context<'_>, definition: &TaskDefinition) -> Result
             cx.deployer(&aws)?.register(base.registered, &request, definition.force).await?.revision
         }
     };
-    cx.run.state().task_definitions.insert(family, registered);
+    cx.shared.results().task_definitions.insert(family, registered);
     Ok(())
 }
 
@@ -54,7 +56,7 @@ struct Base {
 }
 
 /// Local mode does not ask AWS, so only the changes to a revision that lives there can be shown.
-async fn planned(cx: &Context<'_>, definition: &TaskDefinition, patch: &Patch) -> Result<(), Failure> {
+async fn planned(cx: &StepScope<'_>, definition: &TaskDefinition, patch: &Patch) -> Result<(), Failure> {
     let name = match &definition.base {
         TaskDefinitionBase::Family(name)
         | TaskDefinitionBase::Service { name, .. }
@@ -68,19 +70,24 @@ async fn planned(cx: &Context<'_>, definition: &TaskDefinition, patch: &Patch) -
         "memory": patch.memory,
         "tags": object(&patch.tags),
     });
-    let path = cx.run.work.ecs_file(&format!("{name}-changes"));
+    let path = cx.work.ecs_file(&format!("{name}-changes"));
     files::write_json(&path, &said(changes), Access::Owner)?;
     cx.events
         .note("local mode does not read the current task definition from ECS; only the changes are written")
         .await;
-    cx.events.result("planned", &name, path.display().to_string()).await;
+    cx.events.send(rendered(cx, &name, &path, true)).await;
     if !definition.registers() {
         cx.events.note("taskdef.json and appspec.yaml are written when publishing").await;
         return Ok(());
     }
     // The name stands for the family where only ECS knows that.
-    cx.run.state().task_definitions.insert(name.clone(), name);
+    cx.shared.results().task_definitions.insert(name.clone(), name);
     Ok(())
+}
+
+fn rendered(cx: &StepScope<'_>, family: &str, path: &Path, changes_only: bool) -> Kind {
+    let file = cx.events.shown(path.display().to_string());
+    Kind::DefinitionRendered { family: cx.events.shown(family), file, changes_only }
 }
 
 fn planned_container(patch: &ContainerPatch) -> Value {
@@ -112,14 +119,14 @@ fn said(mut object: Value) -> Value {
     object
 }
 
-fn patch(cx: &Context<'_>, definition: &TaskDefinition) -> Result<Patch, Failure> {
+fn patch(cx: &StepScope<'_>, definition: &TaskDefinition) -> Result<Patch, Failure> {
     let text = |template: &Option<Template>| template.as_ref().map(|text| cx.resolve(text)).transpose();
     let number = |template: &Option<Template>| {
         let Some(template) = template else { return Ok(None) };
         let text = cx.resolve(template)?;
         text.trim().parse().map(Some).map_err(|_| {
             let problem = Diagnostic::new(format!("`{text}` is not a whole number"), template.span);
-            cx.run.job.located(&problem.help("ECS takes CPU units (1024 are a vCPU) and MiB here"))
+            cx.project.located(&problem.help("ECS takes CPU units (1024 are a vCPU) and MiB here"))
         })
     };
     let container = |(name, change): (&String, &ContainerChange)| {
@@ -148,14 +155,14 @@ fn patch(cx: &Context<'_>, definition: &TaskDefinition) -> Result<Patch, Failure
 }
 
 /// The document to start from; nothing where it lives in ECS and ECS is not asked.
-async fn base(cx: &Context<'_>, base: &TaskDefinitionBase) -> Result<Option<Base>, Failure> {
+async fn base(cx: &StepScope<'_>, base: &TaskDefinitionBase) -> Result<Option<Base>, Failure> {
     if let TaskDefinitionBase::File(file) = base {
         return Ok(Some(Base {
             document: read_definition(&cx.path(file)?).map_err(|failure| failure.help(HELP))?,
             registered: None,
         }));
     }
-    if cx.run.job.mode == Mode::Local {
+    if cx.project.mode == Mode::Local {
         return Ok(None);
     }
     let aws = cx.aws().await?;

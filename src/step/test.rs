@@ -1,13 +1,14 @@
 //! `test`: a command in a container of exactly the image that was built, with services beside it.
 
-use super::Context;
-use super::junit::Results;
+use super::StepScope;
+use super::junit::{CaseResult, Results};
 use crate::address::Repository;
 use crate::docker::container::ContainerRun;
 use crate::docker::files::{CopyOut, Volume};
 use crate::docker::service::{Probe, Service};
 use crate::docker::{DockerError, Engine};
-use crate::exit::{Exit, Failure};
+use crate::event::{CaseStatus, Counts, Kind, TestCase, Tested};
+use crate::exit::{Exit, Failure, FailureKind};
 use crate::language::diagnostic::Diagnostic;
 use crate::language::pipeline::model::{self, Test};
 use crate::language::pipeline::template::Template;
@@ -19,22 +20,20 @@ use std::path::PathBuf;
 
 /// The largest file of results that is read, in bytes.
 const MAX_RESULTS: u64 = 64 * 1024 * 1024;
-/// How many failed tests the summary names.
-const NAMED: usize = 20;
 
 pub(crate) async fn run(
-    cx: &Context<'_>,
+    cx: &StepScope<'_>,
     test: &Test,
     env: &IndexMap<String, Template>,
 ) -> Result<(), Failure> {
-    let engine = cx.run.services.docker().await?.clone();
+    let engine = cx.connections.docker().await?.clone();
     let container = container(cx, test, env)?;
     let mut out = Vec::new();
     for (from, to) in &test.copy_out {
         out.push(CopyOut { from: from.clone(), to: cx.path(to)? });
     }
     // Where CodeBuild's `reports` can find them.
-    let reports = cx.run.work.path.join("reports").join(&test.image.value);
+    let reports = cx.work.path.join("reports").join(&test.image.value);
     let wishes = out.len();
     for from in cx.resolve_all(&test.junit)? {
         out.push(CopyOut { from, to: reports.clone() });
@@ -45,7 +44,7 @@ pub(crate) async fn run(
         std::fs::create_dir_all(&reports).map_err(|error| unusable(&reports, &error))?;
     }
     let ended = if test.services.is_empty() {
-        engine.run(&container, None, &out, cx.output, &cx.stopping.soft).await
+        engine.run(&container, None, &out, &cx.output, &cx.stopping.soft).await
     } else {
         beside_services(cx, &engine, test, &container, &out).await?
     };
@@ -76,45 +75,65 @@ pub(crate) async fn run(
 
 /// The exit code decides; results say more.
 async fn judge(
-    cx: &Context<'_>,
+    cx: &StepScope<'_>,
     test: &Test,
     code: i64,
     out_of_memory: bool,
     results: Option<Results>,
 ) -> Result<(), Failure> {
     let image = &test.image.value;
-    let counted = results.as_ref().map(|results| {
-        let Results { run, skipped, failed } = results;
-        let skipped = if *skipped > 0 { format!(", {skipped} skipped") } else { String::new() };
-        format!("{run} tests, {} failed{skipped}", failed.len())
+    let counts = results.as_ref().map(|results| results.counts);
+    let failure = (code != 0 || out_of_memory).then(|| {
+        let reason = reason(test, code, out_of_memory);
+        counts.map_or(reason.clone(), |counts| format!("{reason}, {}", counted(counts)))
     });
-    if code == 0 && !out_of_memory {
-        cx.events.result("tested", image, counted.as_deref().unwrap_or("passed")).await;
-        return Ok(());
+    report(cx, image, results.unwrap_or_default(), counts, failure.as_deref()).await;
+    let Some(reason) = failure else { return Ok(()) };
+    let failure =
+        Failure::new(Exit::TestsFailed, format!("the tests of the image `{image}` failed: {reason}"));
+    Err(if out_of_memory { failure.kind(FailureKind::OutOfMemory) } else { failure })
+}
+
+/// Sends the events about test cases and about the end of the tests.
+async fn report(
+    cx: &StepScope<'_>,
+    image: &str,
+    results: Results,
+    counts: Option<Counts>,
+    failure: Option<&str>,
+) {
+    let events = cx.events.of(cx.events.id().inner(image));
+    for (case, number) in results.cases.into_iter().zip(1..) {
+        let (status, message) = match case.status {
+            CaseResult::Passed => (CaseStatus::Passed, None),
+            CaseResult::Skipped => (CaseStatus::Skipped, None),
+            CaseResult::Failed(reason) => (CaseStatus::Failed, Some(events.shown(reason))),
+        };
+        let case = TestCase { name: events.shown(case.name), status, message };
+        events.send_for(events.id().inner(&format!("t{number}")), Kind::TestCase(case)).await;
     }
-    let reason = match code {
+    let failure = failure.map(|reason| events.shown(reason));
+    events.send(Kind::TestFinished(Tested { image: events.shown(image), counts, failure })).await;
+}
+
+/// Why a container's end counts as a failure.
+fn reason(test: &Test, code: i64, out_of_memory: bool) -> String {
+    match code {
         _ if out_of_memory => "the container ran out of memory".to_owned(),
         // The process that ran out of it need not be the container's first.
         137 if test.memory.is_some() => "exit code 137, ended by signal 9, probably out of memory".to_owned(),
         code @ 129..=192 => format!("exit code {code}, ended by signal {}", code - 128),
         code => format!("exit code {code}"),
-    };
-    let reason = counted.map_or(reason.clone(), |counted| format!("{reason}, {counted}"));
-    cx.events.result("tested", image, format!("failed: {reason}")).await;
-    let failed = results.unwrap_or_default().failed;
-    for (name, why) in failed.iter().take(NAMED) {
-        cx.events.result("failed", name, why.as_str()).await;
     }
-    if failed.len() > NAMED {
-        let more = format!("{} more, in the log above", failed.len() - NAMED);
-        cx.events.result("failed", "…", more).await;
-    }
-    let message = format!("the tests of the image `{image}` failed: {reason}");
-    Err(Failure::new(Exit::TestsFailed, message))
+}
+
+fn counted(Counts { run, failed, skipped }: Counts) -> String {
+    let skipped = if skipped > 0 { format!(", {skipped} skipped") } else { String::new() };
+    format!("{run} tests, {failed} failed{skipped}")
 }
 
 /// What the files of results say. One that cannot be read is a warning: the exit code decides.
-async fn read_results(cx: &Context<'_>, test: &Test, files: &[PathBuf]) -> Option<Results> {
+async fn read_results(cx: &StepScope<'_>, test: &Test, files: &[PathBuf]) -> Option<Results> {
     if test.junit.is_empty() {
         return None;
     }
@@ -136,7 +155,7 @@ async fn read_results(cx: &Context<'_>, test: &Test, files: &[PathBuf]) -> Optio
 
 /// Runs the test in a network with its services, all of which are removed however it ends.
 async fn beside_services(
-    cx: &Context<'_>,
+    cx: &StepScope<'_>,
     engine: &Engine,
     test: &Test,
     container: &ContainerRun,
@@ -163,8 +182,9 @@ async fn beside_services(
             () = cx.stopping.soft.cancelled() => return Err(DockerError::Stopped),
         }
         let names: Vec<&str> = services.iter().map(|service| service.name.as_str()).collect();
-        cx.events.note(format!("services are up: {}", names.join(", "))).await;
-        let end = engine.run(container, Some(&network), out, cx.output, &cx.stopping.soft).await?;
+        cx.events.note(format!("services are ready: {}", names.join(", "))).await;
+        cx.events.send(Kind::ServicesReady { names: cx.events.shown_all(&names) }).await;
+        let end = engine.run(container, Some(&network), out, &cx.output, &cx.stopping.soft).await?;
         // What a test says without a service that it was to have is worth nothing.
         for (service, id) in services.iter().zip(&made) {
             engine.check_service(service, id).await?;
@@ -181,19 +201,19 @@ async fn beside_services(
 
 /// A service with everything resolved, its image in the engine.
 async fn service(
-    cx: &Context<'_>,
+    cx: &StepScope<'_>,
     engine: &Engine,
     name: &str,
     service: &model::Service,
     test: &ContainerRun,
 ) -> Result<Service, Failure> {
     let image = cx.resolve(&service.image)?;
-    let image = if cx.run.job.pipeline.images.contains_key(&image) {
+    let image = if cx.project.pipeline.images.contains_key(&image) {
         cx.built_image(&image)?
     } else {
         if engine.image(&image).await.is_err() {
             let host = Repository::parse(&image).ok().flatten().map(|repository| repository.host);
-            let login = cx.run.services.login(host.as_deref().unwrap_or("docker.io"), &cx.access()?).await?;
+            let login = cx.connections.login(host.as_deref().unwrap_or("docker.io"), &cx.access()?).await?;
             cx.events.note(format!("pulling {image}")).await;
             let pull = engine.pull(&image, login.as_ref());
             tokio::select! {
@@ -221,7 +241,7 @@ async fn service(
     Ok(Service { name: name.to_owned(), container, ready, patience })
 }
 
-fn probe(cx: &Context<'_>, probe: &model::Probe) -> Result<Probe, Failure> {
+fn probe(cx: &StepScope<'_>, probe: &model::Probe) -> Result<Probe, Failure> {
     Ok(match probe {
         model::Probe::Healthcheck => Probe::Healthcheck,
         model::Probe::Port(port) => Probe::Port(*port),
@@ -233,19 +253,19 @@ fn probe(cx: &Context<'_>, probe: &model::Probe) -> Result<Probe, Failure> {
             let (port, path) = rest.split_once('/').unwrap_or((rest, ""));
             let port = port.parse().map_err(|_| {
                 let problem = Diagnostic::new(format!("`{text}` is not a port and a path"), template.span);
-                cx.run.job.located(&problem.help("write `http: \":8080/health\"`"))
+                cx.project.located(&problem.help("write `http: \":8080/health\"`"))
             })?;
             Probe::Http(port, format!("/{path}"))
         }
     })
 }
 
-fn argv(cx: &Context<'_>, templates: Option<&Vec<Template>>) -> Result<Option<Vec<String>>, Failure> {
+fn argv(cx: &StepScope<'_>, templates: Option<&Vec<Template>>) -> Result<Option<Vec<String>>, Failure> {
     templates.map(|templates| cx.resolve_all(templates)).transpose()
 }
 
 fn container(
-    cx: &Context<'_>,
+    cx: &StepScope<'_>,
     test: &Test,
     env: &IndexMap<String, Template>,
 ) -> Result<ContainerRun, Failure> {
@@ -263,13 +283,13 @@ fn container(
         workdir: test.workdir.as_ref().map(|workdir| cx.resolve(workdir)).transpose()?,
         memory: test.memory,
         volumes: volumes(cx, &test.volumes)?,
-        run: cx.run.state().build_id.clone(),
-        owner: cx.run.guards.owner().to_owned(),
+        run: cx.project.build_id.clone(),
+        owner: cx.shared.guards.owner().to_owned(),
     })
 }
 
 /// `PATH:CONTAINER-PATH`, with `:bind` at the end where the files are not to be copied.
-pub(crate) fn volumes(cx: &Context<'_>, templates: &[Template]) -> Result<Vec<Volume>, Failure> {
+pub(crate) fn volumes(cx: &StepScope<'_>, templates: &[Template]) -> Result<Vec<Volume>, Failure> {
     let volume = |template: &Template| {
         let text = cx.resolve(template)?;
         let (rest, bind) = text.strip_suffix(":bind").map_or((text.as_str(), false), |rest| (rest, true));
@@ -277,14 +297,13 @@ pub(crate) fn volumes(cx: &Context<'_>, templates: &[Template]) -> Result<Vec<Vo
             Some((from, to))
                 if !from.is_empty() && to.starts_with('/') && !to.trim_matches('/').is_empty() =>
             {
-                Ok(Volume { from: cx.run.job.directory.join(from), to: to.to_owned(), bind })
+                Ok(Volume { from: cx.project.directory.join(from), to: to.to_owned(), bind })
             }
             _ => {
                 let problem =
                     Diagnostic::new(format!("`{text}` does not say where the files go"), template.span);
                 Err(cx
-                    .run
-                    .job
+                    .project
                     .located(&problem.help("write `PATH:/CONTAINER/PATH`, or `PATH:/CONTAINER/PATH:bind`")))
             }
         }
@@ -292,15 +311,15 @@ pub(crate) fn volumes(cx: &Context<'_>, templates: &[Template]) -> Result<Vec<Vo
     templates.iter().map(volume).collect()
 }
 
-impl Context<'_> {
+impl StepScope<'_> {
     /// Whether an image has not been built because one of the same sources is in its repository.
     pub(crate) fn is_unchanged(&self, name: &str) -> bool {
-        self.run.state().images.get(name).is_some_and(|image| image.unchanged.is_some())
+        self.shared.results().images.get(name).is_some_and(|image| image.unchanged.is_some())
     }
 
     /// The id of an image that this build has made.
     pub(crate) fn built_image(&self, name: &str) -> Result<String, Failure> {
-        let id = self.run.state().images.get(name).map(|image| image.id.clone());
+        let id = self.shared.results().images.get(name).map(|image| image.id.clone());
         let id = id.filter(|id| !id.is_empty());
         id.ok_or_else(|| {
             Failure::usage(format!("the image `{name}` has not been built in this build"))
@@ -310,7 +329,7 @@ impl Context<'_> {
 
     /// `repository@sha256:…` of an image that this build has pushed.
     pub(crate) fn pushed_image(&self, name: &str) -> Result<String, Failure> {
-        let uri = self.run.state().images.get(name).and_then(|image| image.uri.clone());
+        let uri = self.shared.results().images.get(name).and_then(|image| image.uri.clone());
         uri.ok_or_else(|| {
             Failure::usage(format!("the image `{name}` has not been pushed in this build"))
                 .help(format!("put `push: {name}` before this step, or run that phase first"))

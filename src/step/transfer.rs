@@ -2,7 +2,7 @@
 
 use crate::address::Repository;
 use crate::aws::Aws;
-use crate::connections::{Access, Services, Settings};
+use crate::connections::{Access, Connections, Settings};
 use crate::docker::image::LocalImage;
 use crate::docker::storage::StoredLayer;
 use crate::docker::{DockerError, Engine};
@@ -20,15 +20,15 @@ use std::collections::HashMap;
 use std::path::Path;
 use tokio_util::sync::CancellationToken;
 
-/// What pushes have brought into a registry.
+/// What pushes have pushed_blobs into a registry.
 #[derive(Debug, Default)]
-pub(crate) struct Brought {
+pub(crate) struct PushedBlobs {
     repositories: Vec<String>,
     /// The blobs of layers, by their digest before compression.
     layers: HashMap<String, Descriptor>,
 }
 
-impl Brought {
+impl PushedBlobs {
     /// The repositories that blobs may be taken from.
     pub(crate) fn repositories(&self) -> &[String] {
         &self.repositories
@@ -54,11 +54,11 @@ impl Transfer<'_> {
     pub(crate) async fn run(
         &self,
         images: &[(String, String)],
-        brought: &mut Brought,
+        pushed_blobs: &mut PushedBlobs,
         stop: &CancellationToken,
     ) -> Result<(Stored, PushSummary), Failure> {
         tokio::select! {
-            pushed = self.push(images, brought, stop) => pushed,
+            pushed = self.push(images, pushed_blobs, stop) => pushed,
             () = stop.cancelled() => Err(RegistryError::Stopped.into()),
         }
     }
@@ -66,12 +66,12 @@ impl Transfer<'_> {
     async fn push(
         &self,
         images: &[(String, String)],
-        brought: &mut Brought,
+        pushed_blobs: &mut PushedBlobs,
         stop: &CancellationToken,
     ) -> Result<(Stored, PushSummary), Failure> {
         let (mut manifests, mut summary) = (Vec::new(), PushSummary::default());
         for (platform, image) in images {
-            let (manifest, of_image) = self.one(image, brought, stop).await?;
+            let (manifest, of_image) = self.one(image, pushed_blobs, stop).await?;
             summary += of_image;
             manifests.push((platform.as_str(), manifest));
         }
@@ -85,8 +85,8 @@ impl Transfer<'_> {
             return Err(dated(error, self.aws, self.client.repository()).await.into());
         }
         let path = &self.client.repository().path;
-        if !brought.repositories.contains(path) {
-            brought.repositories.push(path.clone());
+        if !pushed_blobs.repositories.contains(path) {
+            pushed_blobs.repositories.push(path.clone());
         }
         Ok((manifest, summary))
     }
@@ -95,21 +95,21 @@ impl Transfer<'_> {
     async fn one(
         &self,
         image: &str,
-        brought: &mut Brought,
+        pushed_blobs: &mut PushedBlobs,
         stop: &CancellationToken,
     ) -> Result<(Stored, PushSummary), Failure> {
         let Self { client, tags, compression, .. } = *self;
         let local = self.engine.image(image).await?;
         let known = client.known(tags, &local.layers, compression).await?;
-        // What was brought into another repository counts too.
-        let mut layers = brought.layers.clone();
+        // What was pushed_blobs into another repository counts too.
+        let mut layers = pushed_blobs.layers.clone();
         layers.extend(known.layers().clone());
         layers.retain(|_, blob| blob.is_made_by(compression));
         let (present, mounted) = client.present(&local.layers, &layers).await?;
         let is_whole = local.layers.iter().all(|layer| present.contains_key(layer));
         let (manifest, mut summary) = if let Some(whole) = known.whole(&local.id).filter(|_| is_whole) {
             let summary = PushSummary { present: whole.blobs().count(), ..PushSummary::default() };
-            brought.layers.extend(present);
+            pushed_blobs.layers.extend(present);
             (whole.manifest().clone(), summary)
         } else {
             // When this ends before its time, so does the export, and with it what reads it.
@@ -119,7 +119,7 @@ impl Transfer<'_> {
             let making = Making::new(local.layers.clone(), present, compression);
             let directory = self.directory.to_owned();
             let (exported, summary) = client.send(source, making, directory, self.progress).await?;
-            brought.layers.extend(local.layers.into_iter().zip(exported.blobs));
+            pushed_blobs.layers.extend(local.layers.into_iter().zip(exported.blobs));
             (exported.manifest, summary)
         };
         summary.mounted += mounted;
@@ -183,7 +183,7 @@ impl ImagePush {
         stop: &CancellationToken,
         warn: &mut dyn FnMut(String),
     ) -> Result<ImagePushed, Failure> {
-        let services = Services::alone(settings, masks);
+        let services = Connections::alone(settings, masks);
         let engine = services.docker().await?;
         if self.image.is_empty() {
             return Err(Failure::usage("the image has no name").help("`docker image ls` shows what there is"));
@@ -214,7 +214,7 @@ impl ImagePush {
             aws: None,
         };
         let image = [(String::new(), self.image.clone())];
-        let pushed = transfer.run(&image, &mut Brought::default(), stop).await;
+        let pushed = transfer.run(&image, &mut PushedBlobs::default(), stop).await;
         for note in client.notes() {
             warn(note);
         }

@@ -7,15 +7,16 @@ use crate::address::{LATEST, Repository, split_tag};
 use crate::docker::context::{self, ContextError, Selection};
 use crate::docker::ignore::IgnoreFile;
 use crate::docker::solver::{Source, base_images};
-use crate::engine::state::ImageState;
+use crate::event::Kind;
 use crate::exit::Failure;
 use crate::language::pipeline::model::{Action, Image, Name, StepId, Test, is_stage_name};
 use crate::language::pipeline::template::Template;
 use crate::plan::Mode;
 use crate::plan::calls::SOURCE_TAG;
 use crate::registry::connection::RepositoryClient;
+use crate::step::results::ImageResult;
 use crate::step::test::volumes;
-use crate::step::{Context, push};
+use crate::step::{StepScope, push};
 use crate::text::hex;
 use aws_lc_rs::digest::{Context as Hash, SHA256};
 use regex::Regex;
@@ -42,11 +43,11 @@ impl<E: Into<Failure>> From<E> for Missing {
 
 /// Takes those images out that need not be built, and gives the fingerprints of the others that have one.
 pub(crate) async fn take_out(
-    cx: &Context<'_>,
+    cx: &StepScope<'_>,
     waiting: &mut Vec<Name>,
 ) -> Result<HashMap<String, String>, Failure> {
     let mut prints = HashMap::new();
-    if cx.run.job.mode != Mode::Publish {
+    if cx.project.mode != Mode::Publish {
         return Ok(prints);
     }
     let mut found = HashMap::new();
@@ -74,7 +75,7 @@ pub(crate) async fn take_out(
     }
     // What another build is made from has to be in the engine.
     for name in waiting.iter().rev() {
-        let is_needed = cx.run.job.pipeline.images.iter().any(|(other, image)| {
+        let is_needed = cx.project.pipeline.images.iter().any(|(other, image)| {
             image.depends_on.iter().any(|needed| needed.value == name.value) && !found.contains_key(other)
         });
         if is_needed {
@@ -83,24 +84,26 @@ pub(crate) async fn take_out(
     }
     waiting.retain(|name| !found.contains_key(&name.value));
     for (name, digest) in found {
-        cx.events.result("unchanged", &name, format!("the image of the same sources is {digest}")).await;
-        let state = ImageState { unchanged: Some(digest), ..ImageState::default() };
-        cx.run.state().images.insert(name.clone(), state);
-        cx.run.values().forget_image(&name);
+        let unchanged =
+            Kind::ImageUnchanged { image: cx.events.shown(&name), digest: cx.events.shown(&digest) };
+        cx.events.send_for(cx.events.id().inner(&name), unchanged).await;
+        let state = ImageResult { unchanged: Some(digest), ..ImageResult::default() };
+        cx.shared.results().images.insert(name.clone(), state);
+        cx.shared.values().forget_image(&name);
     }
     Ok(prints)
 }
 
 /// Notes that a test has passed, and puts the fingerprint beside an image that has passed all of its tests and is pushed.
-pub(crate) async fn record(cx: &Context<'_>, name: &Name, passed: Option<StepId>) -> Result<(), Failure> {
+pub(crate) async fn record(cx: &StepScope<'_>, name: &Name, passed: Option<StepId>) -> Result<(), Failure> {
     let state = {
-        let mut state = cx.run.state();
+        let mut state = cx.shared.results();
         let Some(image) = state.images.get_mut(&name.value) else { return Ok(()) };
         image.passed.extend(passed.map(|step| step.0));
         image.clone()
     };
     let (Some(print), Some(digest)) = (&state.fingerprint, &state.digest) else { return Ok(()) };
-    let mut tests = cx.run.job.pipeline.steps().filter(|step| is_test_of(&step.action, &name.value));
+    let mut tests = cx.project.pipeline.steps().filter(|step| is_test_of(&step.action, &name.value));
     if tests.any(|test| !state.passed.contains(&test.id.0)) {
         return Ok(());
     }
@@ -126,7 +129,7 @@ fn tag(print: &str) -> String {
 }
 
 /// The digest of the image with this fingerprint.
-async fn pushed_before(cx: &Context<'_>, image: &Image, print: &str) -> Result<Option<String>, Failure> {
+async fn pushed_before(cx: &StepScope<'_>, image: &Image, print: &str) -> Result<Option<String>, Failure> {
     match client(cx, image).await? {
         Some(client) => Ok(client.tag_digest(&tag(print)).await?),
         None => Ok(None),
@@ -134,22 +137,22 @@ async fn pushed_before(cx: &Context<'_>, image: &Image, print: &str) -> Result<O
 }
 
 /// The image's repository; nothing where that does not exist yet.
-async fn client(cx: &Context<'_>, image: &Image) -> Result<Option<RepositoryClient>, Failure> {
+async fn client(cx: &StepScope<'_>, image: &Image) -> Result<Option<RepositoryClient>, Failure> {
     let Some(address) = push::address(cx, image).await? else { return Ok(None) };
     let Some(repository) = Repository::parse(&address)? else { return Ok(None) };
-    let access = cx.run.services.registry(&repository.host, &cx.access()?).await?;
+    let access = cx.connections.registry(&repository.host, &cx.access()?).await?;
     Ok(Some(RepositoryClient::connect(&access, &repository, &[]).await?))
 }
 
 /// A digest of all that an image is made from, as 64 hexadecimal digits; labels and tags are no part of it.
-async fn fingerprint(cx: &Context<'_>, name: &Name, image: &Image) -> Result<String, Missing> {
+async fn fingerprint(cx: &StepScope<'_>, name: &Name, image: &Image) -> Result<String, Missing> {
     if let Some((argument, _)) =
-        image.args.iter().find(|(_, value)| cx.run.job.pipeline.carries_commit(value))
+        image.args.iter().find(|(_, value)| cx.project.pipeline.carries_commit(value))
     {
         let reason = format!("its argument `{argument}` is another one for every commit; make a label of it");
         return Err(Missing(reason));
     }
-    let used = cx.run.job.pipeline.steps().find(|step| match &step.action {
+    let used = cx.project.pipeline.steps().find(|step| match &step.action {
         Action::Test(test) => {
             test.services.values().any(|service| service.image.as_literal().as_deref() == Some(&name.value))
         }
@@ -158,7 +161,7 @@ async fn fingerprint(cx: &Context<'_>, name: &Name, image: &Image) -> Result<Str
     if used.is_some() {
         return Err(Missing("a test uses it as a service".to_owned()));
     }
-    let engine = cx.run.services.docker().await?;
+    let engine = cx.connections.docker().await?;
     let mut print = Print::new();
     print.add("version", VERSION);
     let source = making::source(cx, &image.context)?;
@@ -229,7 +232,7 @@ async fn fingerprint(cx: &Context<'_>, name: &Name, image: &Image) -> Result<Str
     print.add("hosts", &format!("{:?}", cx.resolve_pairs(&image.extra_hosts)?));
     let secrets: Vec<&str> = image.secrets.iter().map(|secret| secret.value.as_str()).collect();
     print.add("secrets", &format!("{secrets:?} {:?}", cx.resolve_all(&image.ssh)?));
-    for step in cx.run.job.pipeline.steps().filter(|step| is_test_of(&step.action, &name.value)) {
+    for step in cx.project.pipeline.steps().filter(|step| is_test_of(&step.action, &name.value)) {
         print.add("test", &without_places(&format!("{:?} {:?}", step.action, step.env)));
         if let Action::Test(test) = &step.action {
             add_needs(cx, test, &mut print).await?;
@@ -239,7 +242,7 @@ async fn fingerprint(cx: &Context<'_>, name: &Name, image: &Image) -> Result<Str
 }
 
 /// Adds what a test has beside the image: files and services.
-async fn add_needs(cx: &Context<'_>, test: &Test, print: &mut Print) -> Result<(), Missing> {
+async fn add_needs(cx: &StepScope<'_>, test: &Test, print: &mut Print) -> Result<(), Missing> {
     let of_services = test.services.values().flat_map(|service| &service.volumes);
     let templates: Vec<Template> = test.volumes.iter().chain(of_services).cloned().collect();
     for volume in volumes(cx, &templates)? {
@@ -247,7 +250,7 @@ async fn add_needs(cx: &Context<'_>, test: &Test, print: &mut Print) -> Result<(
     }
     for service in test.services.values() {
         let image = cx.resolve(&service.image)?;
-        match cx.run.job.pipeline.images.get(&image) {
+        match cx.project.pipeline.images.get(&image) {
             Some(other) => {
                 let name = Name { value: image, span: service.image.span };
                 print.add("its service", &Box::pin(fingerprint(cx, &name, other)).await?);
@@ -259,9 +262,9 @@ async fn add_needs(cx: &Context<'_>, test: &Test, print: &mut Print) -> Result<(
 }
 
 /// A file, or all the files of a directory.
-async fn files(cx: &Context<'_>, path: PathBuf) -> Result<[u8; 32], Missing> {
+async fn files(cx: &StepScope<'_>, path: PathBuf) -> Result<[u8; 32], Missing> {
     let mut selection =
-        Selection { rules: cx.run.services.docker().await?.ignore_rules(), ..Selection::default() };
+        Selection { rules: cx.connections.docker().await?.ignore_rules(), ..Selection::default() };
     let root = match (path.is_dir(), path.parent(), path.file_name().and_then(OsStr::to_str)) {
         (false, Some(directory), Some(name)) => {
             selection.include.push(name.to_owned());
@@ -273,8 +276,8 @@ async fn files(cx: &Context<'_>, path: PathBuf) -> Result<[u8; 32], Missing> {
 }
 
 /// The files of a directory, as a build would get them.
-async fn digest(cx: &Context<'_>, dockerfile: Option<PathBuf>, root: PathBuf) -> Result<[u8; 32], Missing> {
-    let rules = cx.run.services.docker().await?.ignore_rules();
+async fn digest(cx: &StepScope<'_>, dockerfile: Option<PathBuf>, root: PathBuf) -> Result<[u8; 32], Missing> {
+    let rules = cx.connections.docker().await?.ignore_rules();
     hashed(move || {
         let ignore = IgnoreFile::read(dockerfile.as_deref(), &root);
         let selection = Selection { exclude: ignore.patterns(), rules, ..Selection::default() };
@@ -293,11 +296,11 @@ async fn hashed(
 }
 
 /// What a name of an image stands for now: in the engine, which builds with what it has, or else in its registry.
-async fn base(cx: &Context<'_>, name: &str) -> Result<String, Missing> {
+async fn base(cx: &StepScope<'_>, name: &str) -> Result<String, Missing> {
     if let Some((_, digest)) = name.split_once('@') {
         return Ok(digest.to_owned());
     }
-    if let Some(identity) = cx.run.services.docker().await?.identity(name).await? {
+    if let Some(identity) = cx.connections.docker().await?.identity(name).await? {
         return Ok(identity);
     }
     let unknown = |reason: String| Missing(format!("the image {name} cannot be looked up: {reason}"));
@@ -308,7 +311,7 @@ async fn base(cx: &Context<'_>, name: &str) -> Result<String, Missing> {
     if repository.host == HUB && !repository.path.contains('/') {
         repository.path.insert_str(0, "library/");
     }
-    let access = cx.run.services.registry(&repository.host, &cx.access()?).await?;
+    let access = cx.connections.registry(&repository.host, &cx.access()?).await?;
     let looked_up = async {
         RepositoryClient::connect(&access, &repository, &[]).await?.tag_digest(tag.unwrap_or(LATEST)).await
     };

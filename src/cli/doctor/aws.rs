@@ -6,7 +6,7 @@ use crate::aws::{Aws, AwsError};
 use crate::cli::facts;
 use crate::cli::iam::pipeline_policies;
 use crate::cli::load::Loaded;
-use crate::engine::Settings;
+use crate::connections::Settings;
 use crate::exit::Failure;
 use crate::language::pipeline::model::{
     Action, AwsAccess, Deploy, NotifyTarget, Pipeline, RunTask, TaskDefinitionBase, TaskPlace,

@@ -1,8 +1,8 @@
 //! Docker, and the shell of scripts.
 
 use super::Checks;
+use crate::connections::Settings;
 use crate::docker::{DockerError, Engine, daemon};
-use crate::engine::Settings;
 use crate::exit::Failure;
 use crate::language::pipeline::model::{Action, Command, Pipeline, Shell};
 use crate::text::human_size;

@@ -9,13 +9,14 @@ mod status;
 use super::load;
 use super::printer::Printer;
 use super::session::{Session, cancel_on_signals};
+use crate::connections::Settings;
 use crate::deployment::commands::{self, Place};
 use crate::deployment::read_definition;
 use crate::ecs::task_definition::{ContainerPatch, Patch, Request};
-use crate::engine::Settings;
-use crate::event::{Event, Events, Wants};
+use crate::event::{Event, Events, Kind, Wants};
 use crate::exit::{Exit, Failure};
 use crate::process::Stopping;
+use crate::report::summary;
 use clap::{Args, Subcommand};
 use std::path::PathBuf;
 use std::sync::atomic::Ordering;
@@ -145,8 +146,8 @@ impl<'a> Invocation<'a> {
     ) -> Result<Ended<T>, Failure> {
         let Session { masks, printer } = self.session;
         let cancellation = cancel_on_signals(Stopping::default())?;
-        let (events, mut ways) = Events::ways(&[Wants::default()], WAITING);
-        let printing = ways.pop().map(|way| tokio::spawn(print(way, printer.clone())));
+        let (events, mut channels) = Events::open(&[Wants::default()], WAITING, masks, 1, 0);
+        let printing = channels.pop().map(|channel| tokio::spawn(print(channel, printer.clone())));
         let session = commands::Session {
             settings: &self.settings,
             masks,
@@ -192,15 +193,16 @@ impl<T> Ended<T> {
 }
 
 /// Writes what happens to stderr.
-async fn print(mut way: mpsc::Receiver<Event>, printer: Printer) {
-    while let Some(event) = way.recv().await {
-        match event {
-            Event::Note { text, .. } => printer.message(&text),
-            Event::Warning { text, .. } => printer.warning(&text),
-            Event::Result(outcome) => {
-                printer.message(&format!("{} {}: {}", outcome.verb, outcome.subject, outcome.detail));
+async fn print(mut channel: mpsc::Receiver<Event>, printer: Printer) {
+    while let Some(event) = channel.recv().await {
+        match &event.kind {
+            Kind::Note(text) => printer.message(text),
+            Kind::Warning(text) => printer.warning(text),
+            kind => {
+                if let Some(result) = summary::result(kind) {
+                    printer.message(&format!("{} {}: {}", result.verb, result.subject, result.detail));
+                }
             }
-            _ => {}
         }
     }
 }

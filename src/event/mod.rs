@@ -1,0 +1,515 @@
+//! Events: all that the engine, the steps and the reports share. Each has a time, an id and a parent.
+//!
+//! Text in an event is a [`Shown`]: it has been masked. Only a masker makes one, so a report cannot forget to mask.
+//! [`channel`] carries events to the reports, [`wire`] is their published form, `runner.events/1`.
+
+mod channel;
+mod id;
+pub(crate) mod wire;
+
+pub(crate) use channel::{Events, Wants};
+pub(crate) use id::Id;
+
+use crate::exit::{Exit, FailureKind};
+use crate::secret::Shown;
+use bytes::Bytes;
+use jiff::Timestamp;
+use std::time::Duration;
+
+/// Something that happened.
+#[derive(Debug, Clone)]
+pub(crate) struct Event {
+    /// Its number in the build, from 1. Events that are not kept have the number of the one before.
+    pub(crate) number: u64,
+    /// The number of the call of runner in the build, from 1.
+    pub(crate) call: u32,
+    pub(crate) at: Timestamp,
+    /// The monotonic time since the call started.
+    pub(crate) elapsed: Duration,
+    /// What it is about.
+    pub(crate) id: Id,
+    pub(crate) kind: Kind,
+}
+
+/// What happened. The names follow `runner.events/1`.
+#[derive(Debug, Clone)]
+pub(crate) enum Kind {
+    /// What is built. Each call sends it first.
+    BuildOpened(Box<BuildOpened>),
+    /// Every phase and step of this call, so that a reader can name what never came.
+    BuildPlanned(Vec<Node>),
+    CallStarted {
+        phases: Vec<Shown>,
+        arguments: Vec<Shown>,
+    },
+    CallFinished {
+        ending: Ending,
+        exit: Exit,
+        elapsed: Duration,
+    },
+    PhaseStarted,
+    PhaseSkipped {
+        reason: SkipReason,
+    },
+    PhaseFinished {
+        ending: Ending,
+        elapsed: Duration,
+    },
+    GroupStarted {
+        title: Shown,
+        finally: bool,
+        /// It runs beside other steps.
+        beside: bool,
+        members: Vec<Id>,
+    },
+    GroupFinished {
+        title: Shown,
+        ending: Ending,
+        elapsed: Duration,
+    },
+    StepStarted(StepStarted),
+    StepSkipped {
+        title: Shown,
+        reason: SkipReason,
+    },
+    StepFinished {
+        title: Shown,
+        ending: Ending,
+        elapsed: Duration,
+        attempts: u32,
+    },
+    AttemptStarted {
+        number: u32,
+    },
+    AttemptFinished {
+        ending: Ending,
+        elapsed: Duration,
+        /// The delay before the next attempt, if there is one.
+        retry_in: Option<Duration>,
+        /// How many attempts the step may take.
+        allowed: u32,
+    },
+    CommandFinished(CommandEnd),
+    /// Bytes that a command, a container or a build wrote, masked.
+    Output(Chunk),
+    /// The step's output has ended: no more bytes follow.
+    OutputEnded,
+    /// The lines that show a step's current work. They replace the lines before; only a terminal shows them.
+    Live(Vec<Shown>),
+    /// Something worth a line in the log.
+    Note(Shown),
+    /// Something that may be wrong, but does not stop the run.
+    Warning(Shown),
+    VertexStarted {
+        name: Shown,
+    },
+    VertexFinished {
+        name: Shown,
+        status: VertexStatus,
+        elapsed: Duration,
+        error: Option<Shown>,
+    },
+    ImageBuilt(Built),
+    /// An image was not built, because the repository has one of the same sources.
+    ImageUnchanged {
+        image: Shown,
+        digest: Shown,
+    },
+    TestCase(TestCase),
+    TestFinished(Tested),
+    /// All services of a test are ready.
+    ServicesReady {
+        names: Vec<Shown>,
+    },
+    PushStarted {
+        image: Shown,
+        repository: Shown,
+        tags: Vec<Shown>,
+    },
+    PushFinished(Pushed),
+    ScanFinished(Scanned),
+    /// A file for another tool was written.
+    FileWritten {
+        /// What the file is about: containers, a family.
+        subject: Shown,
+        path: Shown,
+        what: WrittenFile,
+    },
+    DefinitionRegistered(Registered),
+    /// A task definition was written to a file instead of being registered.
+    DefinitionRendered {
+        family: Shown,
+        file: Shown,
+        /// Only the changes are known: the current revision was not read.
+        changes_only: bool,
+    },
+    TaskStarted {
+        arn: Shown,
+        cluster: Shown,
+    },
+    TaskFinished(TaskRun),
+    /// Local mode: what `run-task` would do.
+    TaskPlanned {
+        family: Shown,
+        cluster: Shown,
+    },
+    DeploymentStarted {
+        service: Shown,
+        cluster: Shown,
+        before: Option<Shown>,
+        after: Shown,
+    },
+    /// The deployment's state has changed.
+    DeploymentState {
+        service: Shown,
+        state: Shown,
+    },
+    DeploymentFinished(Deployed),
+    /// Local mode: what `deploy` would do.
+    DeploymentPlanned {
+        service: Shown,
+        family: Shown,
+    },
+    ScheduleMoved {
+        name: Shown,
+        before: Shown,
+        after: Shown,
+    },
+    ValueExported {
+        name: Shown,
+        value: Shown,
+    },
+    /// Someone or something asked for the end of the run.
+    StopRequested {
+        by: Shown,
+    },
+    /// Values were added to the masks.
+    MaskAdded {
+        count: usize,
+    },
+    /// The whole build has ended with this call.
+    BuildFinished {
+        ending: Ending,
+        exit: Exit,
+        elapsed: Duration,
+    },
+}
+
+/// The build that a call belongs to.
+#[derive(Debug, Clone)]
+pub(crate) struct BuildOpened {
+    pub(crate) pipeline: Shown,
+    /// The pipeline file.
+    pub(crate) file: Shown,
+    pub(crate) build_id: Shown,
+    pub(crate) build_number: Option<Shown>,
+    pub(crate) build_url: Option<Shown>,
+    /// CodeBuild runs this.
+    pub(crate) in_codebuild: bool,
+    /// `local` or `publish`.
+    pub(crate) mode: &'static str,
+    pub(crate) source: Source,
+    /// This is the first call of the build.
+    pub(crate) first: bool,
+}
+
+/// What is built.
+#[derive(Debug, Clone)]
+pub(crate) struct Source {
+    /// Why the build runs: `push`, `pull-request`, `tag` or `manual`.
+    pub(crate) event: &'static str,
+    pub(crate) repository: Option<Shown>,
+    pub(crate) commit: Option<Shown>,
+    /// The branch; the base branch of a pull request.
+    pub(crate) branch: Option<Shown>,
+    pub(crate) tag: Option<Shown>,
+}
+
+impl Source {
+    /// One phrase for people: `main at 1a2b3c4`.
+    pub(crate) fn summary(&self) -> String {
+        let name = self.tag.as_ref().or(self.branch.as_ref());
+        let commit = self.commit.as_ref().map(|commit| commit.chars().take(7).collect::<String>());
+        match (name, commit) {
+            (Some(name), Some(commit)) => format!("{name} at {commit}"),
+            (Some(name), None) => name.to_string(),
+            (None, Some(commit)) => format!("commit {commit}"),
+            (None, None) => "no commit known".to_owned(),
+        }
+    }
+}
+
+/// A phase, group or step that this call may run.
+#[derive(Debug, Clone)]
+pub(crate) struct Node {
+    pub(crate) id: Id,
+    /// `phase`, `parallel`, or the key of the step.
+    pub(crate) kind: &'static str,
+    pub(crate) title: Shown,
+    /// `success`, `failure` or `always`.
+    pub(crate) when: Option<&'static str>,
+}
+
+#[derive(Debug, Clone)]
+pub(crate) struct StepStarted {
+    /// The key of the step: `run`, `build` …
+    pub(crate) kind: &'static str,
+    pub(crate) title: Shown,
+    /// It belongs to `finally`.
+    pub(crate) finally: bool,
+    /// It runs beside other steps, so its output is interleaved with theirs.
+    pub(crate) beside: bool,
+    /// How many attempts it may take.
+    pub(crate) attempts_allowed: u32,
+    /// How long one attempt may take.
+    pub(crate) timeout: Option<Duration>,
+    /// The line of the pipeline file that holds it, from 1.
+    pub(crate) line: Option<usize>,
+}
+
+/// Why something was skipped.
+#[derive(Debug, Clone)]
+pub(crate) struct SkipReason {
+    pub(crate) code: SkipCode,
+    pub(crate) text: Shown,
+}
+
+/// The reasons for skipping, as the wire format spells them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum SkipCode {
+    /// `only` or `except`.
+    Condition,
+    PullRequest,
+    FailedBefore,
+    NotFailed,
+    Stopping,
+}
+
+impl SkipCode {
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Condition => "condition",
+            Self::PullRequest => "pull-request",
+            Self::FailedBefore => "failed-before",
+            Self::NotFailed => "not-failed",
+            Self::Stopping => "stopping",
+        }
+    }
+}
+
+/// How a run, phase, step or attempt ended.
+#[derive(Debug, Clone)]
+pub(crate) enum Ending {
+    Succeeded,
+    Failed(Cause),
+    /// Someone asked for the end.
+    Stopped(Cause),
+    /// Its parallel group was ended.
+    Cancelled,
+}
+
+impl Ending {
+    /// The status as the wire format spells it.
+    pub(crate) fn status(&self) -> &'static str {
+        match self {
+            Self::Succeeded => "succeeded",
+            Self::Failed(cause) if cause.kind == FailureKind::Timeout => "timed-out",
+            Self::Failed(_) => "failed",
+            Self::Stopped(_) => "stopped",
+            Self::Cancelled => "cancelled",
+        }
+    }
+
+    pub(crate) fn cause(&self) -> Option<&Cause> {
+        match self {
+            Self::Failed(cause) | Self::Stopped(cause) => Some(cause),
+            Self::Succeeded | Self::Cancelled => None,
+        }
+    }
+}
+
+/// Why something failed: a [`Failure`](crate::exit::Failure) whose texts are masked.
+#[derive(Debug, Clone)]
+pub(crate) struct Cause {
+    pub(crate) kind: FailureKind,
+    pub(crate) exit: Exit,
+    pub(crate) text: Shown,
+    pub(crate) help: Option<Shown>,
+    /// The id of the step in which it happened.
+    pub(crate) place: Option<Shown>,
+}
+
+/// How a command ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum CommandEnd {
+    Exited(i32),
+    Signalled(i32),
+    /// It was ended because the step was stopped.
+    Stopped,
+}
+
+/// Masked bytes of an output. [`OutputStream`] alone makes them.
+#[derive(Debug, Clone)]
+pub(crate) struct Chunk(Bytes);
+
+impl Chunk {
+    pub(crate) fn bytes(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum VertexStatus {
+    Cached,
+    Done,
+    Failed,
+}
+
+#[derive(Debug, Clone)]
+pub(crate) struct Built {
+    pub(crate) image: Shown,
+    /// The image's id in the engine.
+    pub(crate) image_id: Shown,
+    pub(crate) bytes: u64,
+    /// Instructions of the Dockerfile whose results came from the cache.
+    pub(crate) cached: usize,
+    /// All instructions of the Dockerfile.
+    pub(crate) vertices: usize,
+}
+
+#[derive(Debug, Clone)]
+pub(crate) struct TestCase {
+    pub(crate) name: Shown,
+    pub(crate) status: CaseStatus,
+    /// Why it failed.
+    pub(crate) message: Option<Shown>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum CaseStatus {
+    Passed,
+    Failed,
+    Skipped,
+}
+
+/// The end of the tests of an image.
+#[derive(Debug, Clone)]
+pub(crate) struct Tested {
+    pub(crate) image: Shown,
+    /// The counts, if there were results to read.
+    pub(crate) counts: Option<Counts>,
+    /// Why the tests count as failed.
+    pub(crate) failure: Option<Shown>,
+}
+
+/// Counts of test cases.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Counts {
+    /// Those that ran, failed ones included.
+    pub(crate) run: usize,
+    pub(crate) failed: usize,
+    pub(crate) skipped: usize,
+}
+
+#[derive(Debug, Clone)]
+pub(crate) struct Pushed {
+    pub(crate) image: Shown,
+    /// `repository@sha256:…`
+    pub(crate) uri: Shown,
+    pub(crate) digest: Shown,
+    pub(crate) tags: Vec<Shown>,
+    /// It went into an image layout of this machine.
+    pub(crate) local: bool,
+}
+
+#[derive(Debug, Clone)]
+pub(crate) struct Scanned {
+    pub(crate) image: Shown,
+    /// Findings that are not ignored.
+    pub(crate) findings: usize,
+    pub(crate) ignored: usize,
+    /// Findings at or above the threshold.
+    pub(crate) blocking: usize,
+    /// The lowest severity that blocks.
+    pub(crate) threshold: Shown,
+}
+
+/// The files that runner writes for other tools.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum WrittenFile {
+    ImageDefinitions,
+    /// `taskdef.json` and `appspec.yaml`.
+    TaskDefinition,
+}
+
+impl WrittenFile {
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::ImageDefinitions => "image-definitions",
+            Self::TaskDefinition => "task-definition",
+        }
+    }
+}
+
+#[derive(Debug, Clone)]
+pub(crate) struct Registered {
+    /// `FAMILY:N`
+    pub(crate) revision: Shown,
+    pub(crate) arn: Shown,
+    /// The revision existed before and has the same content.
+    pub(crate) unchanged: bool,
+}
+
+#[derive(Debug, Clone)]
+pub(crate) struct TaskRun {
+    /// The container that ran the command, or the family.
+    pub(crate) subject: Shown,
+    pub(crate) cluster: Shown,
+    /// `FAMILY:N`
+    pub(crate) revision: Shown,
+    pub(crate) elapsed: Duration,
+}
+
+#[derive(Debug, Clone)]
+pub(crate) struct Deployed {
+    pub(crate) service: Shown,
+    pub(crate) cluster: Shown,
+    /// `FAMILY:N`
+    pub(crate) revision: Shown,
+    pub(crate) status: DeploymentStatus,
+    pub(crate) elapsed: Duration,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum DeploymentStatus {
+    Successful,
+    /// The service ran the revision before.
+    Unchanged,
+    /// The service was updated; its progress is unknown.
+    Unconfirmed,
+    RolledBack,
+    NotRolledBack,
+    TimedOut,
+    Superseded,
+    Stopped,
+    /// Its progress could not be read any more.
+    Lost,
+    NotStarted,
+}
+
+impl DeploymentStatus {
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Successful => "successful",
+            Self::Unchanged => "unchanged",
+            Self::Unconfirmed => "unconfirmed",
+            Self::RolledBack => "rolled-back",
+            Self::NotRolledBack => "not-rolled-back",
+            Self::TimedOut => "timed-out",
+            Self::Superseded => "superseded",
+            Self::Stopped => "stopped",
+            Self::Lost => "lost",
+            Self::NotStarted => "not-started",
+        }
+    }
+}

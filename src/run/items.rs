@@ -1,0 +1,88 @@
+//! From the phases and steps of a pipeline to the phases and items of the engine.
+
+use crate::engine::{Attempt, Item, Phase, Retry, Task, When, Work};
+use crate::event::{Id, SkipCode};
+use crate::language::pipeline::model::{self, Action, Step};
+use crate::plan::{self, Plan};
+use crate::process::Stopping;
+use crate::step::{self, Shared, StepScope};
+
+/// The phases of this call.
+pub(crate) fn phases<'r>(shared: &'r Shared, plan: &'r Plan, stopping: &'r Stopping) -> Vec<Phase<'r>> {
+    let phases = plan.phases.iter().filter_map(|name| shared.project.pipeline.phase(*name));
+    phases.map(|phase| self::phase(&Items { shared, plan, stopping }, phase)).collect()
+}
+
+/// What items are made from.
+struct Items<'r> {
+    shared: &'r Shared,
+    plan: &'r Plan,
+    stopping: &'r Stopping,
+}
+
+fn phase<'r>(items: &Items<'r>, phase: &'r model::Phase) -> Phase<'r> {
+    let id = Id::phase(phase.name.as_str());
+    let all = |steps: &'r [Step], finally: bool| {
+        let numbered = steps.iter().zip(1..);
+        numbered.map(|(step, number)| items.item(id.step(number, finally), step)).collect()
+    };
+    Phase {
+        name: phase.name.to_string(),
+        when: when(phase.when),
+        timeout: phase.timeout,
+        items: all(&phase.steps, false),
+        finally: all(&phase.finally, true),
+    }
+}
+
+impl<'r> Items<'r> {
+    fn item(&self, id: Id, step: &'r Step) -> Item<'r> {
+        let (shared, plan) = (self.shared, self.plan);
+        let work = match &step.action {
+            Action::Parallel(members) => {
+                let members = members.iter().zip(1..);
+                Work::Group(members.map(|(member, number)| self.item(id.member(number), member)).collect())
+            }
+            action => Work::Task(Task {
+                patience: step::patience(action, self.stopping.grace),
+                run: Box::new(move |attempt| Box::pin(self::attempt(shared, step, attempt))),
+            }),
+        };
+        Item {
+            id,
+            kind: step.action.kind(),
+            line: Some(shared.project.source.line_column(step.span.start).0),
+            // Masked before it is cut: the masks do not recognise half a secret.
+            title: Box::new(move || {
+                plan::title(step, &shared.values(), &|text| shared.project.masks.text(text))
+            }),
+            skip: plan.skip_reason(step).map(|reason| (skip_code(reason), reason.to_owned())),
+            when: step.when.map(when),
+            retry: step.retry.map(|retry| Retry {
+                attempts: retry.attempts,
+                delay: retry.delay,
+                backoff: retry.backoff,
+            }),
+            timeout: step.timeout,
+            work,
+        }
+    }
+}
+
+async fn attempt(shared: &Shared, step: &Step, attempt: Attempt) -> Result<(), crate::exit::Failure> {
+    let Attempt { events, output, stopping } = attempt;
+    let scope = StepScope::new(shared, step, events, output, stopping)?;
+    step::run(&scope, step).await
+}
+
+fn when(when: model::When) -> When {
+    match when {
+        model::When::Success => When::Success,
+        model::When::Failure => When::Failure,
+        model::When::Always => When::Always,
+    }
+}
+
+fn skip_code(reason: &str) -> SkipCode {
+    if reason == plan::condition::PULL_REQUEST { SkipCode::PullRequest } else { SkipCode::Condition }
+}

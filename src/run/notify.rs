@@ -1,0 +1,57 @@
+//! Who is notified about a run, with the addresses of the pipeline file resolved.
+
+use super::Job;
+use crate::exit::Failure;
+use crate::language::pipeline::model::{NotifyOn, NotifyTarget};
+use crate::language::pipeline::template::Template;
+use crate::plan::{self, Mode};
+use crate::report::notify::{Occasion, Receiver, ReceiverKind, Receivers};
+use crate::secret::Secret;
+use crate::work::WORK_DIRECTORY;
+
+/// Resolves the receivers that this build notifies. Their addresses and headers are masked from then on.
+pub(crate) fn receivers(job: &Job) -> Result<Receivers, Failure> {
+    let project = &job.project;
+    let mut receivers = Vec::new();
+    let notified = |notify: &&_| plan::condition::is_told(notify, &project.context);
+    for notify in project.pipeline.notify.iter().filter(notified) {
+        let secret = |template: &Template| match project.mode {
+            // Nothing is sent, so nothing has to have a value.
+            Mode::Local => Ok(Secret::new("")),
+            Mode::Publish => project.resolve(&job.values, template).map(Secret::new),
+        };
+        let (kind, url) = match &notify.target {
+            NotifyTarget::Slack { url } => (ReceiverKind::Slack, secret(url)?),
+            NotifyTarget::Webhook { url, headers, .. } => {
+                let headers = headers.iter().map(|(name, value)| Ok((name.clone(), secret(value)?)));
+                let headers = headers.collect::<Result<Vec<_>, Failure>>()?;
+                for (_, value) in &headers {
+                    project.masks.add(value);
+                }
+                (ReceiverKind::Webhook(headers), secret(url)?)
+            }
+            // Files with one are refused before anything runs.
+            NotifyTarget::Sns(_) => continue,
+        };
+        // Whoever knows the address of a webhook can post to it.
+        project.masks.add(&url);
+        receivers.push(Receiver { kind, url, on: notify.on.iter().copied().map(occasion).collect() });
+    }
+    match project.mode {
+        Mode::Local => {
+            let directory = project.directory.join(WORK_DIRECTORY).join("notifications");
+            Ok(Receivers::written_to(receivers, directory))
+        }
+        Mode::Publish => Receivers::sent(receivers, &job.settings.authorities()),
+    }
+}
+
+fn occasion(on: NotifyOn) -> Occasion {
+    match on {
+        NotifyOn::Started => Occasion::Started,
+        NotifyOn::PhaseFailed => Occasion::PhaseFailed,
+        NotifyOn::Succeeded => Occasion::Succeeded,
+        NotifyOn::Failed => Occasion::Failed,
+        NotifyOn::Stopped => Occasion::Stopped,
+    }
+}

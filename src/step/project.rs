@@ -1,0 +1,75 @@
+//! What is known about a run before its first step and never changes: the pipeline, its source, where effects go.
+
+use crate::connections::Access;
+use crate::exit::Failure;
+use crate::language::diagnostic::Diagnostic;
+use crate::language::pipeline::Pipeline;
+use crate::language::pipeline::model::AwsAccess;
+use crate::language::pipeline::template::{Template, Undefined};
+use crate::language::source::SourceFile;
+use crate::plan::context::BuildContext;
+use crate::plan::scope::Values;
+use crate::plan::{self, Mode};
+use crate::secret::Masks;
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// The facts that all steps of a run read.
+#[derive(Debug, Clone)]
+pub(crate) struct Project {
+    pub(crate) pipeline: Pipeline,
+    /// The pipeline file, for errors that show up while it runs.
+    pub(crate) source: SourceFile,
+    pub(crate) context: BuildContext,
+    pub(crate) mode: Mode,
+    /// The build's id: CodeBuild's, or one that runner has made.
+    pub(crate) build_id: String,
+    /// The pipeline file's directory.
+    pub(crate) directory: PathBuf,
+    /// Where the files for CodePipeline go when publishing.
+    pub(crate) artifacts: PathBuf,
+    /// Variables of the environment that are not text, for commands.
+    pub(crate) not_text: Vec<(OsString, OsString)>,
+    /// How often ECS is polled, unless that is left to runner.
+    pub(crate) ecs_poll: Option<Duration>,
+    pub(crate) masks: Masks,
+    pub(crate) started: jiff::Timestamp,
+}
+
+impl Project {
+    /// A template's text; its failure names the place in the file.
+    pub(crate) fn resolve(&self, values: &Values, template: &Template) -> Result<String, Failure> {
+        template.resolve(values).map_err(|undefined| self.undefined(&undefined, values))
+    }
+
+    /// Where AWS calls go, with every `${…}` resolved.
+    pub(crate) fn access(&self, values: &Values, access: &AwsAccess) -> Result<Access, Failure> {
+        // An empty value is no value: `${ROLE:-}` asks for no role.
+        let resolve = |template: &Option<Template>| {
+            let text = template.as_ref().map(|template| self.resolve(values, template)).transpose();
+            text.map(|text| text.filter(|text| !text.is_empty()))
+        };
+        Ok(Access {
+            region: resolve(&access.region)?,
+            role: resolve(&access.role_arn)?,
+            external_id: resolve(&access.external_id)?,
+        })
+    }
+
+    /// The failure for a reference without a value.
+    pub(crate) fn undefined(&self, undefined: &Undefined, values: &Values) -> Failure {
+        self.located(&plan::undefined(undefined, values))
+    }
+
+    /// The failure for a mistake in the file that showed up only now.
+    pub(crate) fn located(&self, problem: &Diagnostic) -> Failure {
+        let (line, column) = self.source.line_column(problem.span.start);
+        let message = format!("{}:{line}:{column}: {}", self.source.name, problem.message);
+        let failure = Failure::usage(message);
+        match &problem.help {
+            Some(help) => failure.help(help.as_str()),
+            None => failure,
+        }
+    }
+}

@@ -1,0 +1,191 @@
+//! What a step gets: values, events, output, stopping, connections and the working directory. Never the run itself.
+
+use super::mask_files::MaskFiles;
+use super::project::Project;
+use super::results::Results;
+use super::transfer::PushedBlobs;
+use crate::aws::Aws;
+use crate::connections::{Access, Connections};
+use crate::deployment::Deployer;
+use crate::event::Events;
+use crate::exit::Failure;
+use crate::language::pipeline::model::{AwsAccess, Step};
+use crate::language::pipeline::template::Template;
+use crate::plan::scope::Values;
+use crate::process::{Guards, Stopping};
+use crate::text::listed;
+use crate::work::Work;
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use tokio::sync::mpsc;
+
+/// What the steps of a run share. Steps that run side by side share it, so what changes is behind locks.
+pub(crate) struct Shared {
+    pub(crate) project: Project,
+    pub(crate) connections: Connections,
+    pub(crate) work: Work,
+    pub(crate) guards: Guards,
+    /// The values of `${…}` and the environment of commands. Steps add to them.
+    values: Mutex<Values>,
+    results: Mutex<Results>,
+    /// The `$RUNNER_MASK` files of running commands.
+    pub(crate) mask_files: MaskFiles,
+    /// Held while an image layout changes, because images may share one.
+    pub(crate) layouts: tokio::sync::Mutex<()>,
+    /// The blobs that pushes have sent, by registry host. One push at a time: its work takes all cores, and the next one may need
+    /// less for it.
+    pub(crate) pushed: tokio::sync::Mutex<HashMap<String, PushedBlobs>>,
+}
+
+impl Shared {
+    pub(crate) fn new(
+        project: Project,
+        connections: Connections,
+        work: Work,
+        mut values: Values,
+        results: Results,
+    ) -> Self {
+        for (name, value) in &results.variables {
+            values.set(name, value);
+        }
+        // The built-ins of images that an earlier call pushed.
+        for (name, image) in &results.images {
+            if let (Some(uri), Some(digest)) = (&image.uri, &image.digest) {
+                values.set_image(name, uri, digest);
+            }
+        }
+        Self {
+            guards: Guards::begin(&work.lock),
+            project,
+            connections,
+            work,
+            values: Mutex::new(values),
+            results: Mutex::new(results),
+            mask_files: MaskFiles::default(),
+            layouts: tokio::sync::Mutex::default(),
+            pushed: tokio::sync::Mutex::default(),
+        }
+    }
+
+    pub(crate) fn values(&self) -> MutexGuard<'_, Values> {
+        self.values.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn results(&self) -> MutexGuard<'_, Results> {
+        self.results.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The results that may be kept in a file: a variable may have been handed on before it was known to hold a secret.
+    pub(crate) fn kept_results(&self) -> serde_json::Map<String, serde_json::Value> {
+        let mut results = self.results();
+        results.variables.retain(|_, value| self.project.masks.text(value) == *value);
+        results.to_fields()
+    }
+}
+
+/// An attempt of a step.
+pub(crate) struct StepScope<'a> {
+    pub(crate) project: &'a Project,
+    pub(crate) connections: &'a Connections,
+    pub(crate) work: &'a Work,
+    pub(crate) shared: &'a Shared,
+    /// The run's values as they were when the step started, with the step's own variables on top.
+    pub(crate) values: Values,
+    /// Events about this attempt.
+    pub(crate) events: Events,
+    pub(crate) output: mpsc::Sender<Vec<u8>>,
+    pub(crate) stopping: Stopping,
+    /// Where its AWS calls go.
+    aws: &'a AwsAccess,
+}
+
+impl<'a> StepScope<'a> {
+    pub(crate) fn new(
+        shared: &'a Shared,
+        step: &'a Step,
+        events: Events,
+        output: mpsc::Sender<Vec<u8>>,
+        stopping: Stopping,
+    ) -> Result<Self, Failure> {
+        let before = shared.values().clone();
+        let project = &shared.project;
+        let values =
+            before.with_step(&step.env).map_err(|undefined| project.undefined(&undefined, &before))?;
+        let aws = step.aws.as_ref().unwrap_or(&project.pipeline.aws);
+        let (connections, work) = (&shared.connections, &shared.work);
+        Ok(Self { project, connections, work, shared, values, events, output, stopping, aws })
+    }
+
+    pub(crate) fn resolve(&self, template: &Template) -> Result<String, Failure> {
+        self.project.resolve(&self.values, template)
+    }
+
+    pub(crate) fn resolve_all<'t>(
+        &self,
+        templates: impl IntoIterator<Item = &'t Template>,
+    ) -> Result<Vec<String>, Failure> {
+        templates.into_iter().map(|template| self.resolve(template)).collect()
+    }
+
+    pub(crate) fn resolve_pairs<'t>(
+        &self,
+        pairs: impl IntoIterator<Item = (&'t String, &'t Template)>,
+    ) -> Result<Vec<(String, String)>, Failure> {
+        pairs.into_iter().map(|(name, template)| Ok((name.clone(), self.resolve(template)?))).collect()
+    }
+
+    /// A path, relative to the pipeline file's directory.
+    pub(crate) fn path(&self, template: &Template) -> Result<PathBuf, Failure> {
+        Ok(self.project.directory.join(self.resolve(template)?))
+    }
+
+    /// Where the step's AWS calls go, with every `${…}` resolved.
+    pub(crate) fn access(&self) -> Result<Access, Failure> {
+        self.project.access(&self.values, self.aws)
+    }
+
+    /// AWS, as the step reaches it.
+    pub(crate) async fn aws(&self) -> Result<Aws, Failure> {
+        self.connections.aws(&self.access()?).await
+    }
+
+    /// Deploys with the step's access.
+    pub(crate) fn deployer<'d>(&'d self, aws: &'d Aws) -> Result<Deployer<'d>, Failure> {
+        Ok(Deployer {
+            aws,
+            connections: self.connections,
+            access: self.access()?,
+            events: &self.events,
+            stop: &self.stopping.soft,
+            poll: self.project.ecs_poll,
+        })
+    }
+
+    /// The family and the revision to use: what the step names, or the only one that this build registered.
+    pub(crate) fn registered(&self, named: Option<&Template>) -> Result<(String, String), Failure> {
+        let registered = self.shared.results().task_definitions.clone();
+        if let Some(template) = named {
+            let family = self.resolve(template)?;
+            return match registered.get(&family) {
+                Some(revision) => Ok((family, revision.clone())),
+                None => Err(none_registered(&format!("no task definition `{family}`"))),
+            };
+        }
+        let mut all = registered.iter();
+        match (all.next(), all.next()) {
+            (Some((family, revision)), None) => Ok((family.clone(), revision.clone())),
+            (None, _) => Err(none_registered("no task definition")),
+            (Some(_), Some(_)) => {
+                let families = listed(registered.keys().map(String::as_str));
+                Err(Failure::usage(format!("this build registered several task definitions: {families}"))
+                    .help("say which with `task-definition: FAMILY`"))
+            }
+        }
+    }
+}
+
+fn none_registered(what: &str) -> Failure {
+    Failure::usage(format!("{what} has been registered in this build"))
+        .help("put a `task-definition` step before this one, or run that phase first")
+}
