@@ -7,13 +7,16 @@ use crate::exit::{Exit, Failure};
 use clap::Args;
 use std::path::{Path, PathBuf};
 
-/// Remove what interrupted runs left behind: processes, temporary files, containers, networks and volumes
+/// Remove the leftovers of interrupted runs: processes, temporary files, containers, networks, volumes
 #[derive(Debug, Args)]
-#[command(
-    after_help = "Only what belongs to a runner that is gone is removed: containers, networks, volumes and processes of the\nwhole machine, temporary files of this pipeline's directory.\n\nExample:\n  runner gc"
-)]
+#[command(after_help = "\
+Nothing that belongs to a running runner is removed. Containers, networks, volumes and processes are
+searched for on the whole machine, temporary files only in the directory of the pipeline file.
+
+Example:
+  runner gc")]
 pub(crate) struct Arguments {
-    /// The pipeline file, whose directory is looked at
+    /// The pipeline file, whose directory is cleaned
     #[arg(long, short, default_value = "pipeline.yml", value_name = "FILE")]
     file: PathBuf,
 }

@@ -1,4 +1,4 @@
-//! From a pipeline file and the environment to everything that the commands start from.
+//! Reads the pipeline file and the environment for all commands.
 
 use super::printer::Printer;
 use super::session::Session;
@@ -23,22 +23,22 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-/// What the user asks for.
+/// Which pipeline a command works with, and how.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Request<'a> {
     /// The pipeline file.
     pub(crate) file: &'a Path,
-    /// `--publish` or `--local`; the place decides where there is neither.
+    /// `--publish` or `--local`. By default a run publishes in CodeBuild and stays local elsewhere.
     pub(crate) mode: Option<Mode>,
     /// `--env-file`
     pub(crate) env_file: Option<&'a Path>,
-    /// The run happens elsewhere: what CodeBuild and git will say there counts as known.
+    /// The run happens elsewhere: values that CodeBuild and git provide there count as known.
     pub(crate) elsewhere: bool,
     /// Print mistakes in the file as the JSON document of `validate` on stdout, instead of text on stderr.
     pub(crate) json: bool,
 }
 
-/// What `--publish` and `--local` say.
+/// The mode that `--publish` and `--local` select.
 pub(crate) fn mode(publish: bool, local: bool) -> Option<Mode> {
     match (publish, local) {
         (true, _) => Some(Mode::Publish),
@@ -47,7 +47,7 @@ pub(crate) fn mode(publish: bool, local: bool) -> Option<Mode> {
     }
 }
 
-/// A pipeline with all that surrounds it.
+/// A pipeline and its environment.
 pub(crate) struct Loaded {
     pub(crate) pipeline: Pipeline,
     pub(crate) source: SourceFile,
@@ -101,14 +101,14 @@ pub(crate) fn mask(pipeline: &Pipeline, values: &Values, masks: &Masks) {
     }
 }
 
-/// The environment, as far as it is text.
+/// The variables of the environment that are UTF-8.
 pub(crate) fn process() -> HashMap<String, String> {
     std::env::vars_os()
         .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
         .collect()
 }
 
-/// The rest of it.
+/// The variables of the environment that are not UTF-8.
 pub(crate) fn not_text() -> Vec<(OsString, OsString)> {
     std::env::vars_os().filter(|(name, value)| name.to_str().and(value.to_str()).is_none()).collect()
 }
@@ -119,15 +119,15 @@ pub(crate) fn read(path: &Path) -> Result<SourceFile, Failure> {
         |reason: &str| Failure::usage(format!("cannot read the pipeline file {}: {reason}", path.display()));
     let metadata = std::fs::metadata(path).map_err(|error| {
         unreadable(&error.to_string()).help(
-            "go to the directory that holds pipeline.yml, or name the file (`--file FILE`, `validate FILE`)",
+            "change to the directory of pipeline.yml, or name the file (`--file FILE`, `validate FILE`)",
         )
     })?;
     if metadata.is_dir() {
-        return Err(unreadable("it is a directory").help("name the file in it"));
+        return Err(unreadable("it is a directory").help("name a file in it"));
     }
     let too_large = || {
         unreadable(&format!("it is larger than {} KiB", MAX_BYTES / 1024))
-            .help("a pipeline file is written by people; put data into files of its own")
+            .help("move data out of the pipeline file into other files")
     };
     if metadata.len() > MAX_BYTES {
         return Err(too_large());
@@ -136,7 +136,7 @@ pub(crate) fn read(path: &Path) -> Result<SourceFile, Failure> {
     std::fs::File::open(path)
         .and_then(|file| file.take(MAX_BYTES + 1).read_to_end(&mut bytes))
         .map_err(|error| unreadable(&error.to_string()))?;
-    // What is no regular file has no size that could be trusted.
+    // The size in the metadata is only right for regular files.
     if bytes.len() as u64 > MAX_BYTES {
         return Err(too_large());
     }
@@ -225,7 +225,7 @@ fn env_file(path: Option<&Path>) -> Result<Vec<(String, String)>, Failure> {
     let unreadable = |reason: String| {
         Failure::usage(format!("cannot read the environment file {}: {reason}", path.display()))
     };
-    // It may be a pipe, such as a shell makes of `<(…)`.
+    // It may be a pipe, such as the shell's `<(…)`.
     let mut text = String::new();
     std::fs::File::open(path)
         .and_then(|file| file.take(MAX_BYTES + 1).read_to_string(&mut text))
@@ -236,24 +236,24 @@ fn env_file(path: Option<&Path>) -> Result<Vec<(String, String)>, Failure> {
     environment::parse(&text).map_err(|error| unreadable(error.to_string()))
 }
 
-/// Where the files for CodePipeline go when publishing: CodeBuild looks for artifacts from the source's root.
+/// The directory for the files for CodePipeline when publishing: CodeBuild collects artifacts from the root of the source.
 pub(crate) fn artifacts(process: &HashMap<String, String>, directory: &Path) -> PathBuf {
     let root = process.get("CODEBUILD_SRC_DIR").filter(|_| process.contains_key("CODEBUILD_BUILD_ID"));
     root.map_or_else(|| directory.to_owned(), PathBuf::from)
 }
 
-/// How long a registry may be silent: the variable, and the time where it is not set.
+/// The variable for how long a registry may be silent, and its default.
 const REGISTRY_TIMEOUT: &str = "RUNNER_REGISTRY_TIMEOUT";
 const REGISTRY_PATIENCE: Duration = Duration::from_mins(1);
 
-/// How often a deployment is looked at, in milliseconds: the variable. Where it is not set, from every second at first to every five.
+/// The variable for the interval at which deployments are polled, in milliseconds. By default it grows from one second to five.
 const ECS_POLL: &str = "RUNNER_ECS_POLL";
 
-/// Whether images may be read in the engine's storage: the variable, and the word that keeps runner out of there.
+/// The variable for whether images may be read in the engine's storage, and the value that forbids it.
 const ENGINE_STORAGE: &str = "RUNNER_ENGINE_STORAGE";
 const OFF: &str = "off";
 
-/// How connections are made.
+/// Reads the settings of connections from environment variables.
 pub(crate) fn settings(process: &HashMap<String, String>) -> Result<Settings, Failure> {
     let get = |name: &str| process.get(name).filter(|value| !value.is_empty());
     let docker = get("DOCKER_CONFIG")
@@ -261,7 +261,9 @@ pub(crate) fn settings(process: &HashMap<String, String>) -> Result<Settings, Fa
         .or_else(|| get("HOME").map(|home| Path::new(home).join(".docker")));
     let ecs_poll = match get(ECS_POLL).map(|text| text.parse::<u64>()).transpose() {
         Ok(poll) => poll.filter(|poll| *poll > 0),
-        Err(_) => return Err(Failure::usage(format!("the variable {ECS_POLL} is a number of milliseconds"))),
+        Err(_) => {
+            return Err(Failure::usage(format!("the variable {ECS_POLL} must be a number of milliseconds")));
+        }
     };
     let time = |name: &str| match get(name).map(|text| duration::parse(text)).transpose() {
         Ok(time) => Ok(time),
@@ -289,7 +291,7 @@ pub(crate) fn settings(process: &HashMap<String, String>) -> Result<Settings, Fa
 }
 
 impl Loaded {
-    /// How connections are made.
+    /// The settings of connections, from the environment of this process.
     pub(crate) fn settings(&self) -> Result<Settings, Failure> {
         settings(&self.process)
     }

@@ -1,4 +1,4 @@
-//! The command line: raw arguments become typed configuration once, before anything happens.
+//! The command line: raw arguments become typed configuration once, before any effect.
 
 mod doctor;
 mod ecs;
@@ -32,12 +32,26 @@ use std::process::ExitCode;
 #[command(
     name = "runner",
     version,
-    after_help = "Example:\n  runner run --phase build\n\nExit codes: 0 done, 1 a step failed, 2 bad usage or invalid file, 3 the environment cannot serve,\n4 image tests failed, 5 a deployment was rolled back, 6 it failed and was not, 7 a timeout passed, 8 a deployment was superseded,\n128+N stopped by signal N."
+    after_help = "\
+Example:
+  runner run --phase build
+
+Exit codes:
+  0      success
+  1      a step failed
+  2      wrong usage or an invalid pipeline file
+  3      the environment is not usable: Docker, credentials, permissions, registry or network
+  4      image tests failed
+  5      a deployment failed and was rolled back
+  6      a deployment failed and was not rolled back
+  7      a timeout passed
+  8      a deployment was superseded by another one
+  128+N  stopped by signal N"
 )]
 struct Arguments {
     #[command(subcommand)]
     command: Command,
-    /// Print without colours, also on a terminal (as with the variable NO_COLOR)
+    /// Print without colours even on a terminal, like the variable NO_COLOR
     #[arg(long, global = true)]
     no_color: bool,
 }
@@ -46,10 +60,10 @@ struct Arguments {
 enum Command {
     #[command(flatten)]
     User(UserCommand),
-    /// The process that watches over commands; runner itself starts it
+    /// Start the process that ends commands when runner is gone; for runner itself
     #[command(name = GUARD, hide = true)]
     Guard,
-    /// Starts a program that outlives the run; runner itself calls it
+    /// Start a program that outlives the run; for runner itself
     #[command(name = DETACHED, hide = true)]
     Detached {
         /// The program and its arguments

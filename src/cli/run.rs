@@ -22,29 +22,31 @@ use std::time::Duration;
 
 /// Run the pipeline, or some of its phases
 #[derive(Debug, Args)]
-#[command(
-    after_help = "Examples:\n  runner run                      the whole pipeline; in CodeBuild it publishes, elsewhere it stays local\n  runner run --phase build        one phase; a later call goes on with what it built\n  runner run --local --env-file .env"
-)]
+#[command(after_help = "\
+Examples:
+  runner run                  run the whole pipeline; publish in CodeBuild, stay local elsewhere
+  runner run --phase build    run one phase; later calls continue with its results
+  runner run --local --env-file .env")]
 pub(crate) struct Arguments {
-    /// The pipeline file; paths in it start from its directory
+    /// The pipeline file; paths in it are relative to its directory
     #[arg(long, short, default_value = "pipeline.yml", value_name = "FILE")]
     file: PathBuf,
-    /// Run only this phase; may be given several times
+    /// Run only this phase; can be repeated
     #[arg(long = "phase", value_name = "PHASE", value_parser = phase)]
     phases: Vec<PhaseName>,
     /// Push, register, deploy and notify (the default inside CodeBuild)
     #[arg(long, conflicts_with = "local")]
     publish: bool,
-    /// Connect to nothing but Docker, and write what would be published to .runner/ (the default elsewhere)
+    /// Connect only to Docker, and write to .runner/ what would be published (the default elsewhere)
     #[arg(long)]
     local: bool,
-    /// Take variables and secrets from a file of KEY=value lines
+    /// Read variables and secrets from a file of KEY=value lines
     #[arg(long, value_name = "FILE")]
     env_file: Option<PathBuf>,
-    /// End the run after this time, such as 45m, with finally and reports still to come
+    /// Stop the run after this time, such as 45m; `finally` steps and reports still run
     #[arg(long, value_name = "DURATION", value_parser = duration::parse)]
     timeout: Option<Duration>,
-    /// The time between TERM and KILL for what is being stopped
+    /// The time between TERM and KILL when processes are stopped
     #[arg(long, value_name = "DURATION", value_parser = duration::parse, default_value = "10s")]
     grace: Duration,
     /// Print the events of the run as JSON lines instead of the log; `output` adds the output of commands
@@ -72,7 +74,7 @@ pub(crate) fn phase(name: &str) -> Result<PhaseName, String> {
     })
 }
 
-/// Reads, plans and runs. Failures that come before the run has begun are errors; later ones are in the log and the code.
+/// Reads, plans and runs the pipeline. A failure before the run is returned; a later one is in the log and the exit code.
 pub(crate) async fn main(arguments: &Arguments, session: &Session) -> Result<Exit, Failure> {
     let job = job(arguments, session)?;
     let Session { masks, printer } = session;
@@ -111,7 +113,7 @@ fn console(color: bool) -> Box<dyn Sink> {
     Box::new(if stdio::is_screen() { console.on_terminal(stdio::size) } else { console })
 }
 
-/// From raw arguments and the environment to a job.
+/// Turns raw arguments and the environment into a job.
 fn job(arguments: &Arguments, session: &Session) -> Result<Job, Failure> {
     let request = load::Request {
         file: &arguments.file,

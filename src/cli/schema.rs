@@ -7,11 +7,14 @@ use clap::Args;
 
 /// Print the JSON Schema of the pipeline file, for editors
 #[derive(Debug, Args)]
-#[command(
-    after_help = "Example:\n  runner schema > pipeline.schema.json\n\nand as the first line of pipeline.yml, for the YAML language server:\n  # yaml-language-server: $schema=pipeline.schema.json"
-)]
+#[command(after_help = "\
+Example:
+  runner schema > pipeline.schema.json
+
+The YAML language server uses it if pipeline.yml starts with this line:
+  # yaml-language-server: $schema=pipeline.schema.json")]
 pub(crate) struct Arguments {
-    /// Print the reference of the pipeline file as Markdown instead
+    /// Print the reference of the pipeline file in Markdown instead
     #[arg(long)]
     markdown: bool,
 }

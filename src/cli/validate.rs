@@ -15,16 +15,22 @@ use clap::Args;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
-/// Check pipeline files: every mistake at once, each with its place
+/// Check pipeline files, and report every mistake with its place
 #[derive(Debug, Args)]
-#[command(
-    after_help = "Examples:\n  runner validate                        pipeline.yml of this directory\n  runner validate services/*/pipeline.yml\n  runner validate --json | jq .\n\nExit codes: 0 all files are valid, 2 one is not."
-)]
+#[command(after_help = "\
+Examples:
+  runner validate    check pipeline.yml in this directory
+  runner validate services/*/pipeline.yml
+  runner validate --json | jq .
+
+Exit codes:
+  0  all files are valid
+  2  at least one file is invalid")]
 pub(crate) struct Arguments {
     /// The files to check
     #[arg(value_name = "FILE", default_value = "pipeline.yml")]
     files: Vec<PathBuf>,
-    /// Print one JSON document
+    /// Print the result as one JSON document
     #[arg(long)]
     json: bool,
 }

@@ -11,26 +11,30 @@ use crate::text::human_size;
 use clap::Args;
 use std::path::PathBuf;
 
-/// Go's `os.ModeDir`, as BuildKit has it.
+/// Go's `os.ModeDir`, as in BuildKit's stat messages.
 const DIRECTORY: u32 = 1 << 31;
-/// How many lines `--size` has of directories, and of files.
+/// The number of directories, and of files, that `--size` lists.
 const LARGEST: usize = 15;
 
-/// List the files of a build context, without what .dockerignore leaves out
+/// List the files of a build context, without those that .dockerignore excludes
 #[derive(Debug, Args)]
-#[command(
-    after_help = "Neither Docker nor a pipeline file is needed. `.runner/` and the files for CodePipeline are never part of a context.\n\nExamples:\n  runner image context .\n  runner image context . -f docker/web.Dockerfile --size"
-)]
+#[command(after_help = "\
+Needs neither Docker nor a pipeline file. `.runner/` and the files for CodePipeline are never part
+of a context.
+
+Examples:
+  runner image context .
+  runner image context . -f docker/web.Dockerfile --size")]
 pub(crate) struct Context {
-    /// The context's directory
+    /// The directory of the context
     directory: PathBuf,
-    /// The Dockerfile, whose own FILE.dockerignore wins over .dockerignore
+    /// The Dockerfile; its own DOCKERFILE.dockerignore takes precedence over .dockerignore
     #[arg(short, long = "file", value_name = "DOCKERFILE")]
     file: Option<PathBuf>,
-    /// Show what makes it big instead: directories and files, the largest first
+    /// List the largest directories and files instead
     #[arg(long)]
     size: bool,
-    /// Choose by the rules of the engine that would build here: releases before 23 bring less back with `!`
+    /// Apply the rules of the local engine: releases before 23 re-include fewer files with `!`
     #[arg(long)]
     engine: bool,
 }
@@ -53,7 +57,7 @@ pub(crate) async fn main(arguments: &Context, session: &Session) -> Result<Exit,
         } else if arguments.size {
             sizes.add(&stat.path, u64::try_from(stat.size).unwrap_or_default());
         } else {
-            // A line end in a name would be two lines.
+            // A newline in a name must not look like two names.
             list.push_str(&stat.path.replace('\\', "\\\\").replace('\n', "\\n"));
             list.push('\n');
         }
@@ -64,7 +68,7 @@ pub(crate) async fn main(arguments: &Context, session: &Session) -> Result<Exit,
     Ok(Exit::Done)
 }
 
-/// The rules of the engine that would build here.
+/// The rules of the local engine.
 async fn rules() -> Result<Rules, Failure> {
     let settings = load::settings(&load::process())?;
     let engine = Engine::connect(&settings.docker).await?;

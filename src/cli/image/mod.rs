@@ -7,7 +7,7 @@ use super::session::Session;
 use crate::exit::{Exit, Failure};
 use clap::{Args, Subcommand};
 
-/// Work with images, without a pipeline file
+/// Work with images without a pipeline file
 #[derive(Debug, Args)]
 pub(crate) struct Arguments {
     #[command(subcommand)]
