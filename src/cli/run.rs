@@ -57,9 +57,7 @@ pub(crate) struct Arguments {
 /// Which events `--json` prints.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Json {
-    /// All but the output of commands
     Events,
-    /// The output of commands as well
     Output,
 }
 

@@ -26,8 +26,8 @@ Layers that the repository already has are neither compressed nor sent. Logins c
 configuration and its credential helpers; if these have none for ECR, from AWS.
 
 Examples:
-  runner image push webapp:v1 registry.example.com/webapp:v1
-  runner image push --compression zstd webapp:v1 123456789012.dkr.ecr.eu-west-1.amazonaws.com/webapp:v1")]
+  runner image push webapp:v1 123456789012.dkr.ecr.eu-west-1.amazonaws.com/webapp:v1
+  runner image push --compression zstd webapp:v1 registry.example.com/webapp:v1")]
 pub(crate) struct Push {
     /// The name or ID of the image in the Docker Engine
     image: String,
