@@ -1,10 +1,12 @@
 //! `runner` takes the place of shell in AWS CodeBuild buildspecs.
 pub(crate) mod address;
 pub(crate) mod aws;
+pub(crate) mod backoff;
 mod cli;
 pub(crate) mod connections;
 pub(crate) mod deployment;
 pub(crate) mod docker;
+pub(crate) mod docker_config;
 pub(crate) mod document;
 pub(crate) mod duration;
 pub(crate) mod ecs;
@@ -12,10 +14,12 @@ pub(crate) mod engine;
 pub(crate) mod event;
 pub(crate) mod exit;
 pub(crate) mod files;
+pub(crate) mod http;
 pub(crate) mod language;
 pub(crate) mod origin;
 pub(crate) mod plan;
 pub(crate) mod process;
+pub(crate) mod random;
 pub(crate) mod registry;
 pub(crate) mod report;
 pub(crate) mod run;

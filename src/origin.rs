@@ -1,13 +1,14 @@
-//! Finds out what is being built: from CodeBuild's variables inside of CodeBuild, from git elsewhere.
+//! Detects the source of a build: from CodeBuild's variables in CodeBuild, from git elsewhere.
 //!
 //! Source of the variables: the CodeBuild user guide, "Environment variables in build environments".
 
+use crate::address::Arn;
 use crate::language::pipeline::model::EventKind;
 use crate::plan::context::BuildContext;
 use std::collections::HashMap;
 use std::path::Path;
 
-/// Reads the environment, and asks git in `directory` where CodeBuild is not there to say.
+/// Reads the environment. Outside of CodeBuild, asks git in `directory`.
 pub(crate) fn detect(environment: &HashMap<String, String>, directory: &Path) -> BuildContext {
     let get = |name: &str| environment.get(name).filter(|value| !value.is_empty()).cloned();
     let mut context = if environment.contains_key("CODEBUILD_BUILD_ID") {
@@ -15,7 +16,7 @@ pub(crate) fn detect(environment: &HashMap<String, String>, directory: &Path) ->
     } else {
         from_git(directory)
     };
-    // Where CodeBuild knows the branch, it is right: a variable that a project sets once must not make every push one to `main`.
+    // CodeBuild's branch has precedence: a project-wide RUNNER_BRANCH must not turn every push into one to `main`.
     let asked = !context.in_codebuild() || (context.branch.is_none() && context.event != EventKind::Tag);
     if let Some(branch) = get("RUNNER_BRANCH").filter(|_| asked).as_deref().and_then(named_branch) {
         context.branch = Some(branch);
@@ -31,8 +32,8 @@ pub(crate) fn detect(environment: &HashMap<String, String>, directory: &Path) ->
     context
 }
 
-/// The address of a repository for a browser: `git@host:path` and `ssh://` stand for the same host on the web, and nobody's
-/// password belongs into it. A place in S3 or a directory has none.
+/// The web address of a repository, without credentials. `git@host:path` and `ssh://` mean the same host on the web.
+/// Returns `None` for S3 locations and directories.
 fn web_address(url: &str) -> Option<String> {
     let (scheme, rest) = match url.split_once("://") {
         Some((scheme @ ("http" | "https"), rest)) => (scheme, rest.to_owned()),
@@ -42,14 +43,14 @@ fn web_address(url: &str) -> Option<String> {
     };
     let (host, path) = rest.split_once('/')?;
     let host = host.rsplit('@').next().unwrap_or_default();
-    // The port is that of another protocol.
+    // The port of ssh or git is not that of the web server.
     let host = if url.starts_with("http") { host } else { host.split(':').next().unwrap_or_default() };
     let path = path.trim_end_matches('/');
     let path = path.strip_suffix(".git").unwrap_or(path);
     (!host.is_empty() && !path.is_empty()).then(|| format!("{scheme}://{host}/{path}"))
 }
 
-/// A commit's id and its time. What `git log` and `git show` print depends on everybody's settings.
+/// The id and time of a commit. The output of `git log` and `git show` depends on the user's settings.
 fn head(directory: &Path, name: &str) -> Option<(String, i64)> {
     let line = git(directory, &["rev-list", "-1", "--timestamp", name])?;
     let (time, commit) = line.split_once(' ')?;
@@ -69,7 +70,7 @@ fn git(directory: &Path, arguments: &[&str]) -> Option<String> {
     (output.status.success() && !text.is_empty()).then_some(text)
 }
 
-/// The branch that `RUNNER_BRANCH` names; none where CodePipeline left its placeholder as it was, or where it is no name.
+/// The branch in `RUNNER_BRANCH`. Returns `None` for an unresolved placeholder of CodePipeline and for invalid names.
 fn named_branch(text: &str) -> Option<String> {
     let name = text.strip_prefix("refs/heads/").unwrap_or(text);
     let is_name = !name.starts_with("#{") && !name.contains(char::is_control);
@@ -81,17 +82,17 @@ fn from_codebuild(get: &dyn Fn(&str) -> Option<String>) -> BuildContext {
     let source = get("CODEBUILD_SOURCE_VERSION");
     let webhook = get("CODEBUILD_WEBHOOK_EVENT").unwrap_or_default();
     let initiator = get("CODEBUILD_INITIATOR").unwrap_or_default();
-    // A pull request that is built again by hand has no webhook, but its source version still says what it is.
+    // A manual rebuild of a pull request has no webhook, but its source version identifies the pull request.
     let is_request = |name: &String| {
         ["pr/", "mr/", "refs/pull/", "refs/merge-requests/"].iter().any(|prefix| name.starts_with(prefix))
     };
     let trigger = get("CODEBUILD_WEBHOOK_TRIGGER");
     let pull_request = webhook.starts_with("PULL_REQUEST") || source.iter().chain(&trigger).any(is_request);
     let reference = if pull_request {
-        // The head's name belongs to whoever opened the pull request; the base is ours.
+        // The author of a pull request chooses the head's name, so only the base is trusted.
         get("CODEBUILD_WEBHOOK_BASE_REF")
     } else {
-        // A source version without `refs/` may be a branch, but also a part of a commit's id or a version in S3.
+        // A source version without `refs/` may be a branch, an abbreviated commit id or an S3 version.
         let named = |name: &String| {
             name.starts_with("refs/")
                 || commit.as_ref().is_some_and(|commit| !commit.starts_with(name.as_str()))
@@ -109,7 +110,7 @@ fn from_codebuild(get: &dyn Fn(&str) -> Option<String>) -> BuildContext {
     } else if tag.is_some() {
         EventKind::Tag
     } else if webhook == "PUSH" || initiator.starts_with("codepipeline/") {
-        // A pipeline starts for a change of its source; a release by hand cannot be told from that.
+        // A pipeline starts on source changes; a manual release looks the same.
         EventKind::Push
     } else {
         EventKind::Manual
@@ -125,30 +126,28 @@ fn from_codebuild(get: &dyn Fn(&str) -> Option<String>) -> BuildContext {
         build_url: get("CODEBUILD_BUILD_URL"),
         commit_time: None,
         repository: None,
-        // arn:aws:codebuild:REGION:ACCOUNT:build/ID
         account: get("CODEBUILD_BUILD_ARN")
-            .and_then(|arn| arn.split(':').nth(4).map(ToOwned::to_owned))
-            .filter(|account| !account.is_empty()),
+            .and_then(|arn| Arn::parse(&arn)?.account().map(ToOwned::to_owned)),
         region: None,
     }
 }
 
-/// A resolved source version may also be an S3 version or an image digest; those are no commits.
+/// A resolved source version may also be an S3 version or an image digest, which are not commits.
 fn is_commit(version: &str) -> bool {
     matches!(version.len(), 40 | 64) && version.bytes().all(|byte| byte.is_ascii_hexdigit())
 }
 
-/// `refs/heads/main^{1a2b…}` without its last part.
+/// `refs/heads/main` of `refs/heads/main^{1a2b…}`.
 fn without_commit(name: &str) -> &str {
     name.split_once("^{").map_or(name, |(name, _)| name)
 }
 
-/// The branch of a reference. A source version that is a commit, a tag, a pull request or an ARN names none.
+/// The branch of a reference. Returns `None` for commits, tags, pull requests and ARNs.
 fn branch_of(reference: &str) -> Option<String> {
     let name = without_commit(reference);
     let branch = match name.strip_prefix("refs/heads/") {
         Some(branch) => branch,
-        None if name.starts_with("refs/") || name.starts_with("arn:") => {
+        None if name.starts_with("refs/") || Arn::is_prefix_of(name) => {
             return None;
         }
         None => name,
@@ -221,7 +220,7 @@ mod tests {
     }
 
     #[test]
-    fn an_s3_version_is_no_commit() {
+    fn an_s3_version_is_not_a_commit() {
         let context = context(&[
             ("CODEBUILD_RESOLVED_SOURCE_VERSION", "nE2Q0v.9V7Lb"),
             ("CODEBUILD_SOURCE_VERSION", "arn:aws:s3:::bucket/source.zip"),
@@ -232,13 +231,13 @@ mod tests {
     }
 
     #[test]
-    fn a_pull_request_that_is_built_by_hand_is_one() {
+    fn a_manual_build_of_a_pull_request_is_one() {
         let context = context(&[("CODEBUILD_SOURCE_VERSION", "pr/12")]);
         assert_eq!((context.event, context.branch), (EventKind::PullRequest, None));
     }
 
     #[test]
-    fn a_bare_source_version_is_a_branch_only_beside_a_commit() {
+    fn a_bare_source_version_is_a_branch_only_with_a_commit() {
         let branch = |source, resolved| {
             let version = ("CODEBUILD_RESOLVED_SOURCE_VERSION", resolved);
             context(&[("CODEBUILD_SOURCE_VERSION", source), version]).branch

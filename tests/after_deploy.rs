@@ -483,7 +483,7 @@ fn scheduled_tasks_follow_with_nothing_else_changed() {
     let mut told = document["moved"].as_array().unwrap().clone();
     told.sort_by_key(ToString::to_string);
     assert_eq!(json!(told), moved);
-    outcome.complains(&format!("moved the schedule {name}/c: starts {name}:5 from now on, and not {name}:2"));
+    outcome.complains(&format!("moved the schedule {name}/c: now starts {name}:5 instead of {name}:2"));
     // Nothing is left to do.
     let outcome = deploy(&api, &name, "--schedules").exits(0);
     assert_eq!((api.count("events:PutTargets"), api.count("scheduler:UpdateSchedule")), (2, 2), "{outcome}");

@@ -75,13 +75,13 @@ fn image_detail_holds_the_image_that_is_asked_for() {
     };
     step("web: app, log: log").runner("validate").run().exits(0).says_not("imageDetail");
     let outcome = step("log: log, web: app").runner("validate").run().exits(0);
-    outcome.complains("`imageDetail.json` would hold the image `log`, but `code-pipeline` is about `app`");
+    outcome.complains("`imageDetail.json` would name the image `log`, but `code-pipeline` uses `app`");
     // Nothing is registered that could be deployed.
     let pipeline = step("web: app")
         .read("pipeline.yml")
         .replace("{ image-definitions: { web: app } }", "{ deploy: { cluster: c, service: s } }");
     let outcome = Project::new(&pipeline).runner("validate").run().exits(2);
-    outcome.complains("no task definition is registered that could run");
+    outcome.complains("no task definition is registered");
 }
 
 #[test]

@@ -119,7 +119,11 @@ fn under_codepipeline_a_build_is_a_push_of_a_branch_that_has_to_be_named() {
             .env("CODEBUILD_RESOLVED_SOURCE_VERSION", "nE2Q0v.9V7Lb")
             .env("CODEBUILD_SOURCE_VERSION", "arn:aws:s3:::bucket/source.zip")
     };
-    call().run().exits(2).complains("nothing says which branch").complains("#{SourceVariables.BranchName}");
+    call()
+        .run()
+        .exits(2)
+        .complains("this depends on the branch, which is unknown")
+        .complains("#{SourceVariables.BranchName}");
     let outcome = call().env("RUNNER_BRANCH", "main").run().exits(0);
     outcome.says("\npushed\n").says("\non-main\n").says_not("\nby-hand\n");
 }
@@ -139,7 +143,7 @@ fn steps_end_before_codebuild_ends_the_build() {
     let begin = std::time::Instant::now();
     let call = in_codebuild(project.runner("run"), &project).env("AWS_ENDPOINT_URL", &*aws.endpoint);
     let run = call.run().exits(7).says("\ncleaned\n").says_not("\nnever");
-    run.ends_with("the build has 5m in CodeBuild, and what is left of them is for `finally` and reports");
+    run.ends_with("the build has 5m in CodeBuild, and the rest of it is for `finally` and reports");
     assert!(begin.elapsed() < std::time::Duration::from_secs(8));
     // Whoever may not ask has no such limit, and is not bothered.
     let aws = RecordedAws::start(Some("codebuild:BatchGetBuilds"));

@@ -45,7 +45,7 @@ fn an_engine_behind_tls() {
 
     // As with docker, the path alone asks for no TLS, and DOCKER_TLS for no check.
     let plain = call("run").env("DOCKER_CERT_PATH", &certificates).run_under(&network);
-    plain.exits(3).ends_with("an engine with TLS wants DOCKER_TLS_VERIFY=1");
+    plain.exits(3).ends_with("an engine with TLS needs DOCKER_TLS_VERIFY=1");
     std::fs::remove_file(home.join("ca.pem")).unwrap();
     let unchecked = call("doctor").env("DOCKER_TLS", "1").run_under(&network);
     unchecked.says("its certificate is not checked");
@@ -230,7 +230,7 @@ echo the same dockerd
 
     // It is said before, and nothing is started for it.
     let doctor = call("doctor").run_under(&container("\"$@\" || true\ntest ! -e /run/docker.pid")).exits(0);
-    doctor.says("good             Docker Engine").says("none runs; `runner run` starts /");
+    doctor.says("good             Docker Engine").says("not running; `runner run` starts /");
     // Elsewhere nothing is started.
     let laptop = project.runner("run --phase build").run_under(&container("\"$@\""));
     laptop.exits(3).ends_with("/var/run/docker.sock does not exist");

@@ -174,7 +174,7 @@ fn render_prints_the_request_and_loses_nothing() {
     let project = project.file("td.yml", yaml);
     let outcome = project.runner("ecs render --file td.yml").run().exits(0);
     outcome
-        .complains("`netwrokMode`, which is sent as it is; did you mean `networkMode`?")
+        .complains("`netwrokMode`, which is sent unchanged; did you mean `networkMode`?")
         .complains("`environment`?");
     for (arguments, says) in [
         ("--file td.json --image wbe=x", "no container `wbe`; it has `web`"),

@@ -16,7 +16,7 @@ fn the_env_file_wins_over_the_file_and_the_file_over_the_shell() {
         .exits(2)
         .complains("cannot read the environment file nowhere");
     let project = project.file("bad", "A=1\nnonsense\n");
-    project.runner("run --env-file bad").run().exits(2).complains("line 2: there is no `=`");
+    project.runner("run --env-file bad").run().exits(2).complains("line 2: `=` is missing");
 }
 
 #[test]

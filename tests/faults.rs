@@ -493,6 +493,6 @@ fn tokens_that_expire_in_the_middle_are_renewed() {
         registry.docker_config().replace(&registry.host, &address).replace("dXNlcjpwYXNz", "dXNlcjpub3Q="),
     );
     let outcome = project.runner(&format!("image push {image} {address}/own:v2")).run().exits(3);
-    outcome.complains("its token service does not accept the login");
+    outcome.complains("its token service rejects the login");
     docker(&["rmi", "-f", &image]);
 }

@@ -28,10 +28,10 @@ fn what_a_failing_step_wrote_is_there_for_the_steps_after_the_failure() {
 #[test]
 fn what_cannot_be_read_fails_the_step_with_its_line() {
     for (text, reason) in [
-        ("A=1\\nnonsense", "line 2: there is no `=`"),
-        ("A<<END\\nx", "line 1: the block that begins here has no end"),
-        ("RUNNER_MODE=publish", "line 1: names that begin with RUNNER_ are runner's own"),
-        ("PATH =x", "line 1: what stands before `=`"),
+        ("A=1\\nnonsense", "line 2: `=` is missing"),
+        ("A<<END\\nx", "line 1: the block that begins here is not closed"),
+        ("RUNNER_MODE=publish", "line 1: names that begin with RUNNER_ are reserved"),
+        ("PATH =x", "line 1: the text before `=`"),
     ] {
         let project = Project::phases(&format!(
             "  build:\n    steps:\n      - run: printf '{text}\\n' >> \"$RUNNER_ENV\"\n      - run: echo never\n"
@@ -132,7 +132,7 @@ fn what_a_steps_aws_does_not_say_the_pipelines_does() {
 #[test]
 fn names_of_runner_are_not_for_the_file_and_stale_ones_do_not_count() {
     let project = Project::phases("  build: { steps: [{ run: x, env: { RUNNER_MODE: publish } }] }\n");
-    project.runner("run").run().exits(2).complains("names that begin with RUNNER_ are runner's own");
+    project.runner("run").run().exits(2).complains("names that begin with RUNNER_ are reserved");
     let project = Project::phases("  build: { steps: [{ run: 'echo \"[$RUNNER_SOURCE_COMMIT]\"' }] }\n");
     project.runner("run").env("RUNNER_SOURCE_COMMIT", "stale").run().exits(0).says("\n[]\n");
 }

@@ -49,7 +49,7 @@ fn all_errors_are_shown_in_one_go() {
             "pipeline.yml:10:9",
             "this step does nothing",
             "pipeline.yml:11:19",
-            "a step does one thing",
+            "a step has one kind",
             "has 7 errors; nothing was run",
         ],
     );

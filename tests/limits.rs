@@ -9,8 +9,7 @@ fn a_step_is_tried_again_until_it_succeeds() {
         "  build:\n    steps:\n      - run: 'echo x >> tries; test $(wc -l < tries) = 3'\n        retry: { attempts: 4, delay: 1s, backoff: 1 }\n      - run: echo after\n",
     );
     let run = project.runner("run").run().exits(0).says("\nafter\n");
-    run.says("attempt 1 of 5 failed: the command ended with exit code 1; the next one in")
-        .says("attempt 2 of 5");
+    run.says("attempt 1 of 5 failed: the command ended with exit code 1; retrying in").says("attempt 2 of 5");
     assert_eq!(project.read("tries").lines().count(), 3);
 }
 

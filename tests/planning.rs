@@ -190,10 +190,10 @@ fn a_plan_needs_neither_docker_nor_credentials_nor_a_commit() {
             "registry:PutManifest ${aws.account}.dkr.ecr.${aws.region}.amazonaws.com/webapp:${source.commit}",
         )
         .says("ecs:RunTask arn:aws:ecs:REGION:ACCOUNT:task-definition/f")
-        .says("the commit: this is no git repository")
+        .says("the commit: this is not a git repository")
         .says("the region: AWS_REGION is not set")
-        .says("${CODEBUILD_BUILD_NUMBER}: it has its value when the build runs")
-        .says("ecs:StopTask arn:aws:ecs:REGION:ACCOUNT:task/c/* (where the task takes too long)");
+        .says("${CODEBUILD_BUILD_NUMBER}: it gets its value during the run")
+        .says("ecs:StopTask arn:aws:ecs:REGION:ACCOUNT:task/c/* (if the task takes too long)");
 }
 
 #[test]

@@ -280,7 +280,7 @@ fn terraform_and_cloudformation_say_the_same() {
         ),
         "{text}"
     );
-    let json = project.runner("iam").run().exits(0).complains("--account and --region");
+    let json = project.runner("iam").run().exits(0).complains("--region or --account");
     assert!(json.stdout.contains("arn:aws:ecr:*:*:repository/webapp"), "{json}");
 }
 

@@ -69,7 +69,7 @@ fn from_source_to_the_service_with_one_digest() {
     again
         .says("0 blobs sent")
         .has_line(&["unchanged", &format!("{name}:2")])
-        .says("is what it runs already")
+        .says(&format!("already runs {name}:2"))
         .says_not("updated");
     assert_eq!(current(&name), found);
 }

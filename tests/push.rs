@@ -109,7 +109,7 @@ fn a_refused_push_stops_the_run_with_the_cause() {
     let may_not = "you may not";
     let full = "The repository with name 'app' in registry with id '123456789012' already has the maximum allowed number of images which is '10000'";
     for (status, message, cause) in [
-        (401, may_not, "wants a login"),
+        (401, may_not, "requires a login"),
         (403, may_not, "DENIED you may not"),
         (400, may_not, "400 DENIED you may not"),
         (403, full, "Service Quotas raises the quota `Images per repository`"),

@@ -39,7 +39,7 @@ pub const SERVICES: &str = r#"      - test: app
 fn services_are_there_by_name_when_the_test_runs_and_gone_afterwards() {
     let project = project(SERVICES);
     let run = project.runner("run").run().exits(0);
-    run.says("services are up: web, db, logger, commander").says("\npage\n").says("answer of-db\n");
+    run.says("services are ready: web, db, logger, commander").says("\npage\n").says("answer of-db\n");
     assert_eq!(containers_of(&project) + &networks_of(&project), "");
 }
 
@@ -142,7 +142,7 @@ fn memory_is_limited_and_running_out_of_it_is_said() {
 fn a_service_that_dies_beside_the_test_fails_it() {
     let test = "      - test: app\n        command: [sleep, \"2\"]\n        services: { db: { image: app, command: [sh, -c, \"echo why-it-died; exit 3\"] } }\n";
     let run = project(test).runner("run").run().exits(4).says("why-it-died\n");
-    run.ends_with("the service `db` ended with exit code 3 beside the test");
+    run.ends_with("the service `db` ended with exit code 3 during the test");
     // One that has done its work is none that died.
     project(&test.replace("exit 3", "exit 0")).runner("run").run().exits(0);
 }

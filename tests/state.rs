@@ -89,7 +89,7 @@ fn a_phase_whose_process_was_killed_has_failed() {
     running.signal("KILL");
     assert_eq!(running.finish().code, None);
     let outcome = project.runner("run --phase post_build").run().exits(1).says_not("\ndeployed");
-    outcome.ends_with("the phase build did not come to its end");
+    outcome.ends_with("the phase build did not finish");
 }
 
 #[test]
@@ -109,5 +109,7 @@ fn a_state_that_cannot_be_read_is_continued_by_nobody() {
     project.runner("run --phase install").run().exits(1);
     std::fs::write(project.path(".runner/state.json"), "{ half").unwrap();
     let refused = project.runner("run --phase build").run().exits(3).says_not("\ndeployed");
-    refused.complains("state.json cannot be read").complains("remove it to begin anew");
+    refused
+        .complains("state.json, which holds the results of earlier calls")
+        .complains("remove it to start over");
 }

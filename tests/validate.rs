@@ -362,7 +362,7 @@ fn hostile_files_end_in_one_clear_error() {
         ("latin.yml", "line 2 is not UTF-8"),
         ("large.yml", "larger than 1024 KiB"),
         (".", "it is a directory"),
-        ("chain.yml", "`depends-on` goes in a circle"),
+        ("chain.yml", "`depends-on` is circular"),
         ("escape.yml", "unknown key"),
     ] {
         let outcome = validate(name).exits(2).complains(reason);

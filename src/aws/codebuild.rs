@@ -1,10 +1,10 @@
-//! AWS CodeBuild: the build that this is a part of.
+//! AWS CodeBuild: the current build.
 
 use super::{Aws, AwsError, error};
 use std::time::{Duration, SystemTime};
 
 impl Aws {
-    /// When CodeBuild will end a build, and how long it may take in all. Nothing where CodeBuild does not say.
+    /// The time at which CodeBuild stops a build, and the build's timeout. Returns `None` if CodeBuild reports neither.
     pub(crate) async fn codebuild_timeout(
         &self,
         build_id: &str,

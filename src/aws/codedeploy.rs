@@ -11,29 +11,29 @@ use aws_smithy_types::DateTime;
 use aws_smithy_types::retry::RetryConfig;
 use jiff::Timestamp;
 
-/// `CodeDeploy`'s code where the group has a deployment under way already.
-pub(crate) const UNDER_WAY: &str = "DeploymentLimitExceededException";
-/// Its code where a deployment is over already.
-pub(crate) const OVER: &str = "DeploymentAlreadyCompletedException";
-/// Its code where a deployment has no targets yet.
+/// The error code if the group already has a deployment in progress.
+pub(crate) const ALREADY_DEPLOYING: &str = "DeploymentLimitExceededException";
+/// The error code if a deployment is already complete.
+pub(crate) const ALREADY_COMPLETE: &str = "DeploymentAlreadyCompletedException";
+/// The error code if a deployment has no targets yet.
 const NOT_STARTED: &str = "DeploymentNotStartedException";
-/// How many deployments of a list are looked at.
+/// How many of the latest deployments are considered.
 const LATEST: usize = 20;
 
-/// A deployment that is asked for.
+/// A request to create a deployment.
 #[derive(Debug, Clone)]
 pub(crate) struct NewDeployment {
     pub(crate) application: String,
     pub(crate) group: String,
     /// The `AppSpec`, as JSON.
     pub(crate) app_spec: String,
-    /// What is said of it; by this it is found again.
+    /// A description by which the deployment is found again.
     pub(crate) description: String,
-    /// It is taken back where it fails or is stopped, whatever the group says; otherwise the group decides.
+    /// Whether to roll back if it fails or is stopped. If false, the group's configuration decides.
     pub(crate) roll_back: bool,
 }
 
-/// The hash by which `CodeDeploy` knows an `AppSpec`.
+/// The hash with which `CodeDeploy` identifies an `AppSpec`.
 pub(crate) fn sha256(app_spec: &str) -> String {
     hex(digest(&SHA256, app_spec.as_bytes()).as_ref())
 }
@@ -67,7 +67,8 @@ impl Aws {
         Ok(Group { services: services.map(service).collect() })
     }
 
-    /// Asks for a deployment and gives its id. One attempt: where its answer is lost, another one could make a second deployment.
+    /// Creates a deployment and returns its id. Never retried: if the response is lost, a retry could
+    /// create another one.
     pub(crate) async fn codedeploy_create(&self, new: &NewDeployment) -> Result<String, AwsError> {
         const ACTION: &str = "codedeploy:CreateDeployment";
         let NewDeployment { application, group, app_spec, description, roll_back } = new;
@@ -81,7 +82,7 @@ impl Aws {
             types::AutoRollbackEvent::DeploymentStopOnAlarm,
             types::AutoRollbackEvent::DeploymentStopOnRequest,
         ];
-        let back =
+        let rollback =
             types::AutoRollbackConfiguration::builder().enabled(true).set_events(Some(events.into())).build();
         let config = aws_sdk_codedeploy::config::Builder::from(&self.config)
             .retry_config(RetryConfig::disabled())
@@ -92,7 +93,7 @@ impl Aws {
             .deployment_group_name(group)
             .revision(revision)
             .description(description)
-            .set_auto_rollback_configuration(roll_back.then_some(back))
+            .set_auto_rollback_configuration(roll_back.then_some(rollback))
             .send()
             .await
             .map_err(|failed| {
@@ -102,7 +103,7 @@ impl Aws {
         answer.deployment_id.ok_or_else(|| AwsError::without(ACTION, "deployment"))
     }
 
-    /// A deployment as it is now.
+    /// The current state of a deployment.
     pub(crate) async fn codedeploy_deployment(&self, id: &str) -> Result<Deployment, AwsError> {
         let resource = self.arn("codedeploy", "deploymentgroup:*");
         let answer =
@@ -115,7 +116,7 @@ impl Aws {
         answer.deployment_info.map(read).ok_or_else(|| gone(id))
     }
 
-    /// The ids of a group's latest deployments that were asked for at some time or later.
+    /// The ids of a group's latest deployments, created at `since` or later.
     pub(crate) async fn codedeploy_deployments(
         &self,
         application: &str,
@@ -140,7 +141,7 @@ impl Aws {
         Ok(ids)
     }
 
-    /// What a deployment has done until now; nothing before it has begun.
+    /// The progress of a deployment. Returns `None` before it starts.
     pub(crate) async fn codedeploy_progress(&self, id: &str) -> Result<Option<Progress>, AwsError> {
         let not_yet = |failed: AwsError| match failed {
             AwsError::Service { code, .. } if code == NOT_STARTED => Ok(None),
@@ -164,7 +165,7 @@ impl Aws {
         Ok(targets.into_iter().find_map(|target| target.ecs_target).map(read_progress))
     }
 
-    /// Ends a deployment, and has it taken back.
+    /// Stops a deployment and rolls it back.
     pub(crate) async fn codedeploy_stop(&self, id: &str) -> Result<(), AwsError> {
         self.codedeploy()
             .stop_deployment()
@@ -181,7 +182,7 @@ fn gone(id: &str) -> AwsError {
     AwsError::NotFound { what: "deployment of CodeDeploy", name: id.to_owned() }
 }
 
-/// `CodeDeploy`'s errors for an application or a group that does not exist, by name.
+/// Turns `CodeDeploy`'s errors for a missing application or group into [`AwsError::NotFound`].
 fn missing(failed: AwsError, application: &str, group: &str) -> AwsError {
     let AwsError::Service { code, .. } = &failed else { return failed };
     match code.as_str() {
@@ -201,7 +202,7 @@ fn read(info: types::DeploymentInfo) -> Deployment {
         let code = error.code.map(|code| code.as_str().to_owned()).unwrap_or_default();
         (code, error.message.unwrap_or_default().trim().to_owned())
     });
-    let back = info.rollback_info;
+    let rollback = info.rollback_info;
     let earlier = info
         .blue_green_deployment_configuration
         .and_then(|configuration| configuration.terminate_blue_instances_on_deployment_success);
@@ -224,8 +225,8 @@ fn read(info: types::DeploymentInfo) -> Deployment {
         created: info.create_time.and_then(time),
         is_rollback: info.creator == Some(types::DeploymentCreator::CodeDeployRollback),
         rolls_back: info.auto_rollback_configuration.is_some_and(|configuration| configuration.enabled),
-        rollback: back.as_ref().and_then(|back| back.rollback_deployment_id.clone()),
-        rollback_message: back.and_then(|back| back.rollback_message),
+        rollback: rollback.as_ref().and_then(|rollback| rollback.rollback_deployment_id.clone()),
+        rollback_message: rollback.and_then(|rollback| rollback.rollback_message),
         keeps_earlier: info.instance_termination_wait_time_started,
         keeps_for: earlier.map(|earlier| earlier.termination_wait_time_in_minutes).filter(|time| *time > 0),
         targets: overview.unwrap_or_default(),

@@ -1,4 +1,4 @@
-//! Amazon Elastic Container Registry: logins and repositories.
+//! Amazon Elastic Container Registry: logins, repositories and image scans.
 
 use super::{Aws, AwsError, error};
 use crate::secret::{Login, Secret};
@@ -9,39 +9,39 @@ use aws_sdk_ecr::types::{
 };
 use base64::Engine;
 
-/// How a repository is created.
+/// The settings of a repository to create.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct NewRepository {
     /// Images are scanned when they are pushed.
     pub(crate) scan_on_push: bool,
-    /// Tags cannot be moved.
+    /// Tags are immutable.
     pub(crate) immutable: bool,
-    /// Which images expire, as ECR's JSON document.
+    /// ECR's JSON document with the rules for expiring images.
     pub(crate) lifecycle_policy: Option<String>,
 }
 
-/// What ECR knows of an image's weaknesses.
+/// The state of an image's vulnerability scan.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Scan {
-    /// Nothing yet, in ECR's words.
-    UnderWay(String),
-    /// It has not been scanned, and will not be by itself where the repository is not scanned on push.
-    NotBegun,
-    /// What was found. A scan may be called complete before its findings are there.
+    /// Not complete; with ECR's description.
+    InProgress(String),
+    /// Not scanned. Without scan on push, ECR starts no scan automatically.
+    NotStarted,
+    /// The findings of a complete scan.
     Findings(Vec<Finding>),
-    /// There will be none, in ECR's words.
-    Impossible(String),
+    /// The scan failed or is unsupported; with ECR's description.
+    Unavailable(String),
 }
 
-/// A weakness of an image.
+/// A vulnerability of an image.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Finding {
     pub(crate) id: String,
-    /// `CRITICAL`, `HIGH`, `MEDIUM`, `LOW`, or another word.
+    /// `CRITICAL`, `HIGH`, `MEDIUM`, `LOW` or another severity.
     pub(crate) severity: String,
-    /// The package that has it, with its version.
+    /// The vulnerable package with its version.
     pub(crate) package: String,
-    /// The version that does not, where there is one.
+    /// The first version without it, if known.
     pub(crate) fixed_in: Option<String>,
 }
 
@@ -67,7 +67,7 @@ impl Aws {
         Ok(Login { user: user.to_owned(), password: Secret::new(password) })
     }
 
-    /// The address (`host/name`) of a repository; nothing where there is none of that name.
+    /// The address (`HOST/NAME`) of a repository. Returns `None` if there is no repository with this name.
     pub(crate) async fn ecr_repository(&self, name: &str) -> Result<Option<String>, AwsError> {
         let answer = aws_sdk_ecr::Client::new(&self.config)
             .describe_repositories()
@@ -95,7 +95,7 @@ impl Aws {
         self.arn("ecr", &format!("repository/{name}"))
     }
 
-    /// Creates a repository and gives its address.
+    /// Creates a repository and returns its address.
     pub(crate) async fn ecr_create_repository(
         &self,
         name: &str,
@@ -125,7 +125,7 @@ impl Aws {
         Ok(address)
     }
 
-    /// When an image was pushed; nothing where ECR does not say.
+    /// The time at which an image was pushed. Returns `None` if ECR does not report it.
     pub(crate) async fn ecr_pushed_at(&self, name: &str, digest: &str) -> Option<jiff::Timestamp> {
         let id = ImageIdentifier::builder().image_digest(digest).build();
         let request = aws_sdk_ecr::Client::new(&self.config).describe_images();
@@ -134,7 +134,7 @@ impl Aws {
         jiff::Timestamp::from_second(pushed.secs()).ok()
     }
 
-    /// Asks for the findings of an image's scan: of basic scanning, or of enhanced scanning by Amazon Inspector.
+    /// The state of an image's scan: of basic scanning, or of enhanced scanning by Amazon Inspector.
     pub(crate) async fn ecr_scan(&self, name: &str, digest: &str) -> Result<Scan, AwsError> {
         let client = aws_sdk_ecr::Client::new(&self.config);
         let mut found = Vec::new();
@@ -147,11 +147,11 @@ impl Aws {
                 Err(failed) => {
                     let service = failed.as_service_error();
                     if service.is_some_and(DescribeImageScanFindingsError::is_scan_not_found_exception) {
-                        return Ok(Scan::NotBegun);
+                        return Ok(Scan::NotStarted);
                     }
-                    // ECR may need a moment to know of what was just pushed.
+                    // ECR may report a new image with some delay.
                     if service.is_some_and(DescribeImageScanFindingsError::is_image_not_found_exception) {
-                        return Ok(Scan::UnderWay("the image is not known yet".to_owned()));
+                        return Ok(Scan::InProgress("the image is not known yet".to_owned()));
                     }
                     return Err(error("ecr:DescribeImageScanFindings", &self.repository_arn(name), failed));
                 }
@@ -161,20 +161,20 @@ impl Aws {
             let words = state.and_then(|state| state.description()).unwrap_or(status).to_owned();
             match status {
                 "COMPLETE" | "ACTIVE" => {}
-                "PENDING" | "IN_PROGRESS" => return Ok(Scan::UnderWay(words)),
-                _ => return Ok(Scan::Impossible(format!("{status}: {words}"))),
+                "PENDING" | "IN_PROGRESS" => return Ok(Scan::InProgress(words)),
+                _ => return Ok(Scan::Unavailable(format!("{status}: {words}"))),
             }
             let findings = answer.image_scan_findings();
-            // It may be complete, or active all the time, before the first findings are there (aws/aws-sdk#289).
+            // The status may be COMPLETE or ACTIVE before the first findings appear (aws/aws-sdk#289).
             let is_scanned = findings.is_some_and(|findings| findings.image_scan_completed_at().is_some());
             found.extend(findings.into_iter().flat_map(ImageScanFindings::findings).map(basic));
             let enhanced = findings.into_iter().flat_map(ImageScanFindings::enhanced_findings);
-            // Those that the account has suppressed are not.
+            // The account suppressed these on purpose.
             found.extend(
                 enhanced.filter(|finding| finding.status() != Some("SUPPRESSED")).map(self::enhanced),
             );
             if !is_scanned && found.is_empty() {
-                return Ok(Scan::UnderWay(words));
+                return Ok(Scan::InProgress(words));
             }
             next = answer.next_token().map(ToOwned::to_owned);
             if next.is_none() {
@@ -183,7 +183,7 @@ impl Aws {
         }
     }
 
-    /// Begins a basic scan, unless ECR refuses because it scans by itself, or has scanned this image in the last 24 hours.
+    /// Starts a basic scan, unless ECR scans automatically or has scanned the image in the last 24 hours.
     pub(crate) async fn ecr_start_scan(&self, name: &str, digest: &str) -> Result<(), AwsError> {
         let id = ImageIdentifier::builder().image_digest(digest).build();
         let request = aws_sdk_ecr::Client::new(&self.config).start_image_scan();

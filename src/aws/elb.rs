@@ -2,15 +2,14 @@
 
 use super::{Aws, AwsError, error};
 
-/// A target group, as far as a deployment needs it.
+/// The fields of a target group that diagnosis needs.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct TargetGroup {
-    /// The path that its health check asks for; nothing where that is a connection alone.
+    /// The path of its health check; `None` for TCP checks.
     pub(crate) health_path: Option<String>,
 }
 
 impl Aws {
-    /// A target group by its ARN.
     pub(crate) async fn target_group(&self, arn: &str) -> Result<TargetGroup, AwsError> {
         let answer = aws_sdk_elasticloadbalancingv2::Client::new(&self.config)
             .describe_target_groups()

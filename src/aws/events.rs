@@ -1,13 +1,13 @@
-//! Amazon `EventBridge`: rules that start tasks. Their targets travel as JSON, so that what is not known here stays as it is.
+//! Amazon `EventBridge`: rules that start tasks. Their targets are raw JSON, so that unknown fields survive an update.
 
 use super::raw::{RawBody, swap_body};
 use super::{Aws, AwsError, error};
 use futures_util::stream::{self, StreamExt, TryStreamExt};
 use serde_json::{Value, json};
 
-/// AWS's error code for what is not there any more.
+/// The error code for a rule or event bus that no longer exists.
 const GONE: &str = "ResourceNotFoundException";
-/// How many targets on how many buses are looked for side by side.
+/// How many lookups run concurrently.
 const LOOKUPS: usize = 4;
 
 /// A target of a rule.
@@ -16,12 +16,12 @@ pub(crate) struct RuleTarget {
     /// The name of the rule's event bus.
     pub(crate) bus: String,
     pub(crate) rule: String,
-    /// The target, as `ListTargetsByRule` answers it.
+    /// The target, as in the response of `ListTargetsByRule`.
     pub(crate) target: Value,
 }
 
 impl RuleTarget {
-    /// What it is called, for people.
+    /// The rule's name for messages.
     pub(crate) fn name(&self) -> String {
         match self.bus.as_str() {
             "default" => format!("the rule {}", self.rule),
@@ -31,12 +31,12 @@ impl RuleTarget {
 }
 
 impl Aws {
-    /// The targets of rules, on whatever event bus, that start tasks in these clusters, which are given as their ARNs.
+    /// The rule targets on all event buses that start tasks in these clusters, given by their ARNs.
     pub(crate) async fn rules_of_clusters(&self, clusters: &[&str]) -> Result<Vec<RuleTarget>, AwsError> {
         let buses = self.event_buses().await?;
         let on_buses = |cluster| buses.iter().map(move |bus| self.rules_on_bus(bus, cluster));
-        let looks: Vec<_> = clusters.iter().copied().flat_map(on_buses).collect();
-        let found: Vec<Vec<RuleTarget>> = stream::iter(looks).buffered(LOOKUPS).try_collect().await?;
+        let lookups: Vec<_> = clusters.iter().copied().flat_map(on_buses).collect();
+        let found: Vec<Vec<RuleTarget>> = stream::iter(lookups).buffered(LOOKUPS).try_collect().await?;
         Ok(found.concat())
     }
 
@@ -109,7 +109,7 @@ impl Aws {
         self.arn("events", &format!("rule/{bus}{rule}"))
     }
 
-    /// Replaces a target of a rule, the one with its id, by this one.
+    /// Replaces the rule's target that has the same id.
     pub(crate) async fn put_rule_target(&self, target: &RuleTarget) -> Result<(), AwsError> {
         const ACTION: &str = "events:PutTargets";
         let body = json!({ "Rule": target.rule, "EventBusName": target.bus, "Targets": [target.target] });
@@ -133,7 +133,7 @@ impl Aws {
     }
 }
 
-/// What was found before something was deleted in the middle; any other failure is one.
+/// Returns the results so far if a rule or bus was deleted meanwhile, and any other error as it is.
 fn present<T>(failed: AwsError, found: Vec<T>) -> Result<Vec<T>, AwsError> {
     match failed {
         AwsError::Service { code, .. } if code == GONE => Ok(found),

@@ -1,4 +1,4 @@
-//! AWS Identity and Access Management: what a role may do.
+//! AWS Identity and Access Management: roles and simulated permissions.
 
 use super::{Aws, AwsError, error};
 use aws_sdk_iam::types::{ContextEntry, ContextKeyTypeEnum, PolicyEvaluationDecisionType};
@@ -7,12 +7,12 @@ use serde_json::Value;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Role {
     pub(crate) arn: String,
-    /// The services that may take it, in the words of its trust policy.
+    /// The service principals that its trust policy allows to assume it.
     pub(crate) trusted: Vec<String>,
 }
 
 impl Aws {
-    /// A role; nothing where there is none of that name.
+    /// Returns `None` if there is no role with this name.
     pub(crate) async fn iam_role(&self, name: &str) -> Result<Option<Role>, AwsError> {
         let answer = aws_sdk_iam::Client::new(&self.config).get_role().role_name(name).send().await;
         let role = match answer {
@@ -23,15 +23,15 @@ impl Aws {
             },
         };
         Ok(role.map(|role| {
-            // IAM writes it as in an address.
+            // IAM percent-encodes the document.
             let policy = percent_decoded(&role.assume_role_policy_document.unwrap_or_default());
             let policy: Value = serde_json::from_str(&policy).unwrap_or_default();
             Role { arn: role.arn, trusted: services(&policy) }
         }))
     }
 
-    /// Whether a user or role may do something, for every resource. `passed_to` is the service that roles are passed to. Nothing
-    /// where IAM says nothing.
+    /// Whether a user or role may perform an action on all resources. `passed_to` is the service that gets a passed
+    /// role. Returns `None` if IAM's response has no result.
     pub(crate) async fn iam_allows(
         &self,
         principal: &str,
@@ -39,7 +39,7 @@ impl Aws {
         resources: &[String],
         passed_to: Option<&str>,
     ) -> Result<Option<bool>, AwsError> {
-        // Without it the condition of a statement about iam:PassRole does not hold.
+        // Statements about iam:PassRole usually have a condition on this key.
         let context = passed_to.map(|service| {
             ContextEntry::builder()
                 .context_key_name("iam:PassedToService")
@@ -62,7 +62,7 @@ impl Aws {
         }
         let allowed = |decision: &PolicyEvaluationDecisionType| decision.as_str() == "allowed";
         Ok(Some(results.iter().all(|result| {
-            // With several resources the overall decision is only a summary.
+            // With several resources, the overall decision is only a summary.
             let single = result.resource_specific_results();
             if single.is_empty() {
                 allowed(&result.eval_decision)
@@ -73,7 +73,7 @@ impl Aws {
     }
 }
 
-/// The services that a trust policy allows.
+/// The service principals that a trust policy allows.
 fn services(policy: &Value) -> Vec<String> {
     let list = |value: &Value| match value {
         Value::Array(items) => items.clone(),

@@ -5,17 +5,17 @@ use aws_sdk_cloudwatchlogs::error::SdkError;
 use aws_sdk_cloudwatchlogs::operation::get_log_events::builders::GetLogEventsFluentBuilder;
 use aws_sdk_cloudwatchlogs::operation::get_log_events::{GetLogEventsError, GetLogEventsOutput};
 
-/// A part of a log stream.
+/// A page of a log stream.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Page {
-    /// Its lines, oldest first.
+    /// Oldest first.
     pub(crate) lines: Vec<String>,
-    /// Where the next part begins.
+    /// The token of the next page.
     pub(crate) next: Option<String>,
 }
 
 impl Aws {
-    /// The last lines of a log stream; nothing where it does not exist.
+    /// The last lines of a log stream. Returns `None` if the stream does not exist.
     pub(crate) async fn log_tail(
         &self,
         group: &str,
@@ -27,7 +27,7 @@ impl Aws {
         Ok(found.map(|answer| page(answer).lines))
     }
 
-    /// A log stream from where the last part ended, or from its beginning. A stream that does not exist is empty so far.
+    /// The page of a log stream at the token `from`, or the first page. A stream that does not exist yet is empty.
     pub(crate) async fn log_page(
         &self,
         group: &str,
@@ -39,7 +39,7 @@ impl Aws {
         Ok(self.found(call.send().await, group, stream)?.map(page).unwrap_or_default())
     }
 
-    /// An answer; nothing where the group or the stream is not there.
+    /// Returns `None` if the group or the stream does not exist.
     fn found(
         &self,
         answer: Result<GetLogEventsOutput, SdkError<GetLogEventsError>>,
@@ -77,7 +77,7 @@ impl Aws {
 }
 
 const ACTION: &str = "logs:GetLogEvents";
-/// The code for a group or stream that is not there.
+/// The error code if the group or stream does not exist.
 const MISSING: &str = "ResourceNotFoundException";
 
 fn page(answer: GetLogEventsOutput) -> Page {

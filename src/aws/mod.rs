@@ -1,4 +1,4 @@
-//! AWS through its SDK: set-up here, one file per service. The SDK's types never leave this module.
+//! The AWS SDK: configuration and errors here, one file per service. The SDK's types never leave this module.
 
 pub(crate) mod codebuild;
 pub(crate) mod codedeploy;
@@ -25,75 +25,70 @@ use aws_smithy_types::error::metadata::ProvideErrorMetadata;
 use aws_smithy_types::timeout::TimeoutConfig;
 use std::time::Duration;
 
-/// Access to AWS with the region and credentials of the usual places: variables, profiles, the container, the instance.
+/// An AWS configuration. Region and credentials come from the SDK's default chain: variables, profiles, the container,
+/// the instance.
 #[derive(Debug, Clone)]
 pub(crate) struct Aws {
     config: SdkConfig,
     region: String,
 }
 
-/// What can go wrong with AWS.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum AwsError {
-    /// Nothing says which region to use.
     #[error("no AWS region is set")]
     NoRegion,
-    /// There are no credentials.
     #[error("there are no AWS credentials")]
     NoCredentials(#[source] Box<dyn std::error::Error + Send + Sync>),
-    /// A role could not be assumed, for another reason than a missing permission.
-    #[error("the role {role} cannot be assumed")]
+    /// A role could not be assumed, but not because of a missing permission.
+    #[error("cannot assume the role {role}")]
     Role {
         role: String,
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
-    /// The TLS set-up failed.
     #[error("cannot set up TLS for AWS")]
     Tls(#[source] Box<dyn std::error::Error + Send + Sync>),
-    /// The credentials are not valid, or not any more.
-    #[error("AWS does not accept the credentials for {action}: {message}")]
+    /// The credentials are invalid or expired.
+    #[error("AWS rejected the credentials for {action}: {message}")]
     BadCredentials {
         /// The action, as IAM spells it.
         action: &'static str,
         message: String,
     },
-    /// The credentials do not allow the call.
     #[error("AWS denies {}: {message}", denial.action)]
     Denied {
-        /// What would have to be allowed.
+        /// The permission that is missing.
         denial: Denial,
         message: String,
     },
-    /// The service does not answer.
-    #[error("AWS cannot be reached for {action}")]
+    /// No response: the call may still have taken effect.
+    #[error("cannot reach AWS for {action}")]
     Unreachable {
         /// The action, as IAM spells it.
         action: &'static str,
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
-    /// The service answers, and not as it should: what was asked for may have been done.
-    #[error("AWS's answer to {action} is not understood: {message}")]
-    NotUnderstood {
+    /// An unexpected response: the call may still have taken effect.
+    #[error("unexpected response from AWS to {action}: {message}")]
+    UnexpectedResponse {
         /// The action, as IAM spells it.
         action: &'static str,
-        /// What is wrong with it.
         message: String,
     },
-    /// Something that the pipeline names does not exist.
+    /// A resource that the pipeline names does not exist.
     #[error("there is no {what} `{name}`")]
     NotFound {
-        /// What kind of thing it is.
+        /// The kind of resource.
         what: &'static str,
         name: String,
     },
-    /// A secret does not hold what is asked for.
+    /// A secret exists, but has no usable value.
     #[error("the secret `{name}` {reason}")]
-    Unusable {
+    UnusableSecret {
         /// Its name or ARN.
         name: String,
-        /// What it is like.
+        /// The predicate of the message, such as `is binary, not text`.
         reason: String,
     },
     #[error("AWS refused {action}: {code}: {message}")]
@@ -106,25 +101,25 @@ pub(crate) enum AwsError {
 }
 
 impl AwsError {
-    /// An answer without what it has to have.
+    /// The error for a response that lacks a required field.
     fn without(action: &'static str, what: &str) -> Self {
-        Self::NotUnderstood { action, message: format!("it has no {what}") }
+        Self::UnexpectedResponse { action, message: format!("it has no {what}") }
     }
 
-    /// Whether the same call may succeed a moment later; it may also have succeeded now, and only its answer be lost.
-    pub(crate) fn may_pass(&self) -> bool {
+    /// Whether the same call may succeed later. It may also have succeeded already, with its response lost.
+    pub(crate) fn is_transient(&self) -> bool {
         match self {
-            Self::Unreachable { .. } | Self::NotUnderstood { .. } => true,
+            Self::Unreachable { .. } | Self::UnexpectedResponse { .. } => true,
             Self::Service { code, message, .. } => {
-                PASSING.contains(&code.as_str()) || message.contains(CONCURRENT)
+                TRANSIENT.contains(&code.as_str()) || message.contains(CONCURRENT)
             }
             _ => false,
         }
     }
 }
 
-/// Error codes of trouble that passes: of throttling, and of ECS's own.
-const PASSING: [&str; 7] = [
+/// Error codes of throttling and of ECS's internal failures.
+const TRANSIENT: [&str; 7] = [
     "ThrottlingException",
     "Throttling",
     "TooManyRequestsException",
@@ -133,15 +128,15 @@ const PASSING: [&str; 7] = [
     "InternalFailure",
     "ServiceUnavailable",
 ];
-/// ECS's words, under a code for anything, where somebody else registers a revision of the family at the same moment.
+/// ECS's message, under a generic code, when two callers register revisions of a family concurrently.
 const CONCURRENT: &str = "Too many concurrent attempts to create a new revision";
-/// How long a connection may take.
+/// The time limit to connect.
 const CONNECT: Duration = Duration::from_secs(5);
-/// How long one attempt of a call may take.
-const ANSWER: Duration = Duration::from_secs(30);
-/// Error codes that mean "you may not".
+/// The time limit of one attempt of a call.
+const ATTEMPT: Duration = Duration::from_secs(30);
+/// Error codes for missing permissions.
 const DENIED: [&str; 4] = ["AccessDenied", "AccessDeniedException", "UnauthorizedOperation", "NotAuthorized"];
-/// Error codes that mean "we do not know you".
+/// Error codes for invalid or expired credentials.
 const BAD_CREDENTIALS: [&str; 9] = [
     "RequestExpired",
     "IncompleteSignature",
@@ -155,8 +150,8 @@ const BAD_CREDENTIALS: [&str; 9] = [
 ];
 
 impl Aws {
-    /// Reads the configuration. Fails where there is no region or no credentials, before the first call is made. `region`
-    /// wins over what the environment and the profile say.
+    /// Loads the configuration. Fails early if there is no region or there are no credentials. `region` overrides those
+    /// of the environment and the profile.
     pub(crate) async fn connect(authorities: &[Vec<u8>], region: Option<&str>) -> Result<Self, AwsError> {
         let mut loader = aws_config::defaults(BehaviorVersion::latest());
         if let Some(region) = region {
@@ -165,7 +160,7 @@ impl Aws {
         let config = loader
             .http_client(http_client(authorities)?)
             .timeout_config(
-                TimeoutConfig::builder().connect_timeout(CONNECT).operation_attempt_timeout(ANSWER).build(),
+                TimeoutConfig::builder().connect_timeout(CONNECT).operation_attempt_timeout(ATTEMPT).build(),
             )
             .load()
             .await;
@@ -180,12 +175,11 @@ impl Aws {
         Ok(Self { config, region })
     }
 
-    /// The region in use.
     pub(crate) fn region(&self) -> &str {
         &self.region
     }
 
-    /// The keys in use, for commands that are given this access.
+    /// The current credentials, for the environment of commands.
     pub(crate) async fn credentials(&self) -> Result<Keys, AwsError> {
         let provider = self.config.credentials_provider();
         let provider = provider.ok_or_else(|| AwsError::NoCredentials("no provider is set up".into()))?;
@@ -198,19 +192,19 @@ impl Aws {
         })
     }
 
-    /// The ARN of something in this region. Which account it is in is known to AWS alone.
+    /// The ARN of a resource in this region, with `*` for the account, which is unknown here.
     fn arn(&self, service: &str, name: &str) -> String {
         let partition = partition_of(&self.region);
         format!("arn:{partition}:{service}:{}:*:{name}", self.region)
     }
 
-    /// The same access in a region; in our own where none is named.
+    /// The same credentials in another region, or this configuration if `region` is `None`.
     #[must_use]
     pub(crate) fn at(&self, region: Option<&str>) -> Self {
         region.map_or_else(|| self.clone(), |region| self.in_region(region))
     }
 
-    /// The same access in another region.
+    /// The same credentials in another region.
     #[must_use]
     pub(crate) fn in_region(&self, region: &str) -> Self {
         let config = self.config.to_builder().region(Region::new(region.to_owned())).build();
@@ -235,28 +229,26 @@ fn http_client(
         .build_https())
 }
 
-/// Keys of AWS, as environment variables carry them.
+/// AWS credentials, as environment variables hold them.
 #[derive(Debug, Clone)]
 pub(crate) struct Keys {
-    /// The access key's id, which is no secret.
+    /// The access key id, which is not secret.
     pub(crate) id: String,
-    /// The secret access key.
     pub(crate) secret: Secret,
-    /// The session's token, where there is one.
     pub(crate) session_token: Option<Secret>,
 }
 
-/// What a policy would have to allow.
+/// A permission that a policy does not allow.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Denial {
     /// The action, as IAM spells it.
     pub(crate) action: String,
-    /// What it would work on: an ARN, or `*`.
+    /// An ARN, or `*`.
     pub(crate) resource: String,
 }
 
 impl Denial {
-    /// Reads AWS's sentence: `… is not authorized to perform: ACTION on resource: ARN because …`.
+    /// Parses AWS's message: `… is not authorized to perform: ACTION on resource: ARN because …`.
     pub(crate) fn read(message: &str) -> Option<Self> {
         let (_, rest) = message.split_once("not authorized to perform: ")?;
         let word = |text: &str| {
@@ -269,21 +261,21 @@ impl Denial {
         action.contains(':').then_some(Self { action, resource })
     }
 
-    /// The statement that allows it.
+    /// The policy statement that allows it.
     pub(crate) fn statement(&self) -> String {
         serde_json::json!({ "Effect": "Allow", "Action": self.action, "Resource": self.resource }).to_string()
     }
 }
 
-/// An SDK error in our words. `resource` is what the action works on, as far as it is known here; AWS's own words know better.
+/// Converts an SDK error. `resource` is the ARN for a denial, used only if AWS's message names none.
 fn error<E, R>(action: &'static str, resource: &str, error: SdkError<E, R>) -> AwsError
 where
     E: std::error::Error + ProvideErrorMetadata + Send + Sync + 'static,
     R: std::fmt::Debug + Send + Sync + 'static,
 {
     let Some(service) = error.as_service_error() else {
-        // The keys themselves come from a role that may not be assumed.
-        if let Some(denied) = sts::denied_on_the_way(&error) {
+        // The credentials come from a role, and renewing them was denied.
+        if let Some(denied) = sts::denied_renewal(&error) {
             return denied;
         }
         return AwsError::Unreachable { action, source: Box::new(error) };
@@ -291,7 +283,7 @@ where
     let message = service.message().unwrap_or_default().to_owned();
     let Some(code) = service.code().map(ToOwned::to_owned) else {
         let message = if message.is_empty() { service.to_string() } else { message };
-        return AwsError::NotUnderstood { action, message };
+        return AwsError::UnexpectedResponse { action, message };
     };
     if DENIED.contains(&code.as_str()) {
         let denial = Denial::read(&message)
@@ -309,16 +301,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_denied_is_read_from_awss_own_words() {
+    fn denials_are_parsed_from_messages_of_aws() {
         let read = |text: &str| Denial::read(text).map(|denial| (denial.action, denial.resource));
         let some = |action: &str, resource: &str| Some((action.to_owned(), resource.to_owned()));
         let user = "User: arn:aws:sts::123456789012:assumed-role/build/x is not authorized to perform: ";
         let role = "arn:aws:iam::123456789012:role/task";
-        // A call can be denied for another action than its own.
+        // A call can be denied because of another action.
         let passing =
             format!("{user}iam:PassRole on resource: {role} because no identity-based policy allows it");
         assert_eq!(read(&passing), some("iam:PassRole", role));
-        // ECR's registry says it in its own errors, BuildKit repeats them.
+        // ECR's registry API has it in its own errors, and BuildKit repeats them.
         let pushing = format!(
             "denied: {user}ecr:InitiateLayerUpload on resource: arn:aws:ecr:eu-west-1:123456789012:repository/a.\""
         );

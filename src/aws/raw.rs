@@ -1,4 +1,4 @@
-//! Bodies of requests and answers as they are: the SDK's types would drop every field that they do not know yet.
+//! Raw request and response bodies, because the SDK's types drop fields that they do not know.
 
 use super::AwsError;
 use crate::document;
@@ -12,17 +12,17 @@ use aws_smithy_types::config_bag::ConfigBag;
 use serde_json::Value;
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// Keeps an answer's body as it came.
+/// Captures the body of a response.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct RawBody(Arc<Mutex<Option<Vec<u8>>>>);
 
 impl RawBody {
-    /// The answer to this action.
+    /// The captured body as JSON.
     pub(crate) fn json(&self, action: &'static str) -> Result<Value, AwsError> {
         let body = self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
         let text = String::from_utf8(body.unwrap_or_default()).map_err(|failed| failed.to_string());
         text.and_then(|text| document::json(&text).map_err(|failed| failed.to_string()))
-            .map_err(|message| AwsError::NotUnderstood { action, message })
+            .map_err(|message| AwsError::UnexpectedResponse { action, message })
     }
 }
 
@@ -43,7 +43,7 @@ impl Intercept for RawBody {
     }
 }
 
-/// Makes this the body of a request, which is signed after that.
+/// Replaces the body of a request before it is signed.
 pub(crate) fn swap_body(body: &Value) -> impl Fn(&mut HttpRequest) + Send + Sync + use<> {
     let body = body.to_string();
     move |http| {

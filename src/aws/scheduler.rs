@@ -1,28 +1,28 @@
-//! Amazon `EventBridge` Scheduler: schedules that start tasks. They travel as JSON, so that what is not known here stays as it is.
+//! Amazon `EventBridge` Scheduler: schedules that start tasks, as raw JSON, so that unknown fields survive an update.
 
 use super::raw::{RawBody, swap_body};
 use super::{Aws, AwsError, error};
+use crate::address::Arn;
 use serde_json::Value;
 
-/// AWS's error code for what is not there any more.
+/// The error code for a schedule that no longer exists.
 const GONE: &str = "ResourceNotFoundException";
-/// What `GetSchedule` tells and `UpdateSchedule` does not take in its body.
+/// Fields that `GetSchedule` returns and `UpdateSchedule` does not accept in its body.
 const READ_ONLY: [&str; 4] = ["Arn", "Name", "CreationDate", "LastModificationDate"];
-/// How the target ends that calls the API of ECS itself.
+/// The end of the target ARN of a schedule that calls the ECS API.
 const RUN_TASK: &str = ":aws-sdk:ecs:runTask";
 
 /// A schedule that starts tasks.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Schedule {
-    /// The group that it is in.
     pub(crate) group: String,
     pub(crate) name: String,
-    /// All of it, as `GetSchedule` answers.
+    /// The response of `GetSchedule`.
     pub(crate) document: Value,
 }
 
 impl Schedule {
-    /// What it is called, for people.
+    /// The schedule's name for messages.
     pub(crate) fn name(&self) -> String {
         match self.group.as_str() {
             "default" => format!("the schedule {}", self.name),
@@ -32,7 +32,7 @@ impl Schedule {
 }
 
 impl Aws {
-    /// The schedules that start tasks of Amazon ECS, in whatever cluster.
+    /// The schedules that start ECS tasks in any cluster.
     pub(crate) async fn schedules_of_tasks(&self) -> Result<Vec<Schedule>, AwsError> {
         let mut pages = aws_sdk_scheduler::Client::new(&self.config).list_schedules().into_paginator().send();
         let mut found = Vec::new();
@@ -40,8 +40,9 @@ impl Aws {
             let page = page.map_err(|failed| error("scheduler:ListSchedules", "*", failed))?;
             for brief in page.schedules {
                 let target = brief.target.map(|target| target.arn).unwrap_or_default();
-                let is_cluster = target.contains(":ecs:") && target.contains(":cluster/");
-                let starts_tasks = is_cluster || target.ends_with(RUN_TASK);
+                let is_cluster =
+                    |arn: Arn<'_>| arn.service() == "ecs" && arn.resource().starts_with("cluster/");
+                let starts_tasks = Arn::parse(&target).is_some_and(is_cluster) || target.ends_with(RUN_TASK);
                 if let (true, Some(group), Some(name)) = (starts_tasks, brief.group_name, brief.name) {
                     found.extend(self.schedule(group, name).await?);
                 }
@@ -54,7 +55,7 @@ impl Aws {
         self.arn("scheduler", &format!("schedule/{group}/{name}"))
     }
 
-    /// A schedule; nothing where it was deleted meanwhile.
+    /// Returns `None` if the schedule was deleted meanwhile.
     async fn schedule(&self, group: String, name: String) -> Result<Option<Schedule>, AwsError> {
         const ACTION: &str = "scheduler:GetSchedule";
         let raw = RawBody::default();
@@ -68,7 +69,7 @@ impl Aws {
         }
     }
 
-    /// Makes a schedule what its document says. That replaces all of it: what is not said gets its default.
+    /// Replaces the whole schedule with its document. Fields that are not in the document get their defaults.
     pub(crate) async fn update_schedule(&self, schedule: &Schedule) -> Result<(), AwsError> {
         let mut body = schedule.document.clone();
         if let Some(fields) = body.as_object_mut() {

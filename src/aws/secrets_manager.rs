@@ -1,24 +1,25 @@
 //! AWS Secrets Manager.
 
 use super::{Aws, AwsError, error};
+use crate::address::Arn;
 use crate::secret::Secret;
 
-/// AWS's code for a secret that is on its way out, and for much else.
+/// The error code for a secret that is marked for deletion, and for other invalid requests.
 const INVALID: &str = "InvalidRequestException";
 
-/// Which secret, which version of it, and which part.
+/// A secret, its version and its JSON key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct SecretId {
     pub(crate) id: String,
-    /// The key within a JSON secret; the whole value where absent.
+    /// The key within a JSON secret; `None` for the whole value.
     pub(crate) json_key: Option<String>,
-    /// The version's stage; `AWSCURRENT` where neither stage nor version is given.
+    /// The version's stage; `AWSCURRENT` if neither stage nor version is given.
     pub(crate) stage: Option<String>,
     pub(crate) version: Option<String>,
 }
 
 impl Aws {
-    /// Whether a secret exists and stays; its value is not read.
+    /// Whether a secret exists and is not marked for deletion. Does not read its value.
     pub(crate) async fn secret_exists(&self, id: &str) -> Result<bool, AwsError> {
         let answer =
             aws_sdk_secretsmanager::Client::new(&self.config).describe_secret().secret_id(id).send().await;
@@ -29,10 +30,10 @@ impl Aws {
         }
     }
 
-    /// A secret's value, or that of one key of it.
+    /// The value of a secret, or of one of its JSON keys.
     pub(crate) async fn secret(&self, reference: &SecretId) -> Result<Secret, AwsError> {
         const ACTION: &str = "secretsmanager:GetSecretValue";
-        let resource = if reference.id.starts_with("arn:") {
+        let resource = if Arn::parse(&reference.id).is_some() {
             reference.id.clone()
         } else {
             self.arn("secretsmanager", &format!("secret:{}-??????", reference.id))
@@ -50,12 +51,12 @@ impl Aws {
                 }
                 AwsError::Service { code, message, .. } if code == INVALID && message.contains("marked") => {
                     let reason = "is marked for deletion".to_owned();
-                    AwsError::Unusable { name: reference.id.clone(), reason }
+                    AwsError::UnusableSecret { name: reference.id.clone(), reason }
                 }
                 other => other,
             })?;
         let invalid =
-            |reason: &str| AwsError::Unusable { name: reference.id.clone(), reason: reason.to_owned() };
+            |reason: &str| AwsError::UnusableSecret { name: reference.id.clone(), reason: reason.to_owned() };
         let text = answer.secret_string.ok_or_else(|| invalid("is binary, not text"))?;
         let Some(key) = &reference.json_key else {
             return Ok(Secret::new(text));

@@ -1,17 +1,18 @@
 //! AWS Systems Manager Parameter Store.
 
 use super::{Aws, AwsError, error};
+use crate::address::Arn;
 use crate::secret::Secret;
 use aws_sdk_ssm::types::ParameterStringFilter;
 
 const DESCRIBE: &str = "ssm:DescribeParameters";
 
 impl Aws {
-    /// Whether a parameter exists, by name or ARN; its value is not read.
+    /// Whether a parameter exists, by name or ARN. Does not read its value.
     pub(crate) async fn parameter_exists(&self, name: &str) -> Result<bool, AwsError> {
-        // An ARN does not tell whether the name begins with a slash.
-        let names = match name.split_once(":parameter/") {
-            Some((_, name)) => vec![name.to_owned(), format!("/{name}")],
+        // An ARN drops the slash that a hierarchical name starts with.
+        let names = match Arn::parse(name).and_then(|arn| arn.resource().strip_prefix("parameter/")) {
+            Some(name) => vec![name.to_owned(), format!("/{name}")],
             None => vec![name.to_owned()],
         };
         let filter = ParameterStringFilter::builder().key("Name").option("Equals").set_values(Some(names));
@@ -22,7 +23,7 @@ impl Aws {
         })?;
         let client = aws_sdk_ssm::Client::new(&self.config);
         let mut pages = client.describe_parameters().parameter_filters(filter).into_paginator().send();
-        // A page may be empty, and a later one not.
+        // A page may be empty although a later page is not.
         while let Some(page) = pages.next().await {
             if !page.map_err(|failed| error(DESCRIBE, "*", failed))?.parameters().is_empty() {
                 return Ok(true);
@@ -31,9 +32,9 @@ impl Aws {
         Ok(false)
     }
 
-    /// A parameter's value, decrypted.
+    /// The decrypted value of a parameter.
     pub(crate) async fn parameter(&self, name: &str) -> Result<Secret, AwsError> {
-        let resource = match name.strip_prefix("arn:") {
+        let resource = match Arn::parse(name) {
             Some(_) => name.to_owned(),
             None => self.arn("ssm", &format!("parameter/{}", name.trim_start_matches('/'))),
         };

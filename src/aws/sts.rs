@@ -1,4 +1,4 @@
-//! AWS Security Token Service: who we are.
+//! AWS Security Token Service: the caller's identity and assumed roles.
 
 use super::{Aws, AwsError, Denial, error};
 use aws_config::sts::AssumeRoleProvider;
@@ -6,16 +6,16 @@ use aws_credential_types::provider::{ProvideCredentials, SharedCredentialsProvid
 use aws_sdk_sts::operation::assume_role::AssumeRoleError;
 use aws_smithy_types::error::metadata::ProvideErrorMetadata;
 
-/// Whose credentials these are.
+/// The owner of the credentials.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Identity {
     pub(crate) account: String,
-    /// The user or role.
+    /// The ARN of the user or role session.
     pub(crate) arn: String,
 }
 
 impl Aws {
-    /// Whose the credentials are.
+    /// The owner of the credentials.
     pub(crate) async fn identity(&self) -> Result<Identity, AwsError> {
         let answer = aws_sdk_sts::Client::new(&self.config)
             .get_caller_identity()
@@ -25,7 +25,7 @@ impl Aws {
         Ok(Identity { account: answer.account.unwrap_or_default(), arn: answer.arn.unwrap_or_default() })
     }
 
-    /// The same access under a role, which is assumed now and again whenever its keys run out.
+    /// Assumes a role now, and again whenever its credentials expire.
     pub(crate) async fn assume(
         &self,
         role: &str,
@@ -47,13 +47,13 @@ impl Aws {
     }
 }
 
-/// Session names hold letters, digits and a few marks, from 2 to 64.
+/// A valid session name: 2 to 64 letters, digits and a few punctuation characters.
 fn session_name(text: &str) -> String {
     let safe = |c: char| if c.is_ascii_alphanumeric() || "+=,.@-".contains(c) { c } else { '-' };
     "runner-".chars().chain(text.chars().map(safe)).take(64).collect()
 }
 
-/// What STS says where a role may not be assumed, found among the causes of an error.
+/// STS's denial of a role, if it is among the causes of an error.
 fn denied(failed: &(dyn std::error::Error + 'static), role: &str) -> Option<AwsError> {
     let mut cause = Some(failed);
     while let Some(current) = cause {
@@ -68,7 +68,7 @@ fn denied(failed: &(dyn std::error::Error + 'static), role: &str) -> Option<AwsE
     None
 }
 
-/// The refusal of a role where a call failed because its keys could not be renewed.
-pub(crate) fn denied_on_the_way(failed: &(dyn std::error::Error + 'static)) -> Option<AwsError> {
+/// STS's denial of a role if a call failed because its credentials could not be renewed.
+pub(crate) fn denied_renewal(failed: &(dyn std::error::Error + 'static)) -> Option<AwsError> {
     denied(failed, "*")
 }

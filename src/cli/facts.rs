@@ -1,4 +1,4 @@
-//! What files of the source say that plans and policies depend on. What cannot be read is simply not known.
+//! Reads the facts of the source on which plans and policies depend. A file that cannot be read has no facts.
 
 use crate::docker::context::{self, Selection};
 use crate::docker::ignore::IgnoreFile;
@@ -17,13 +17,13 @@ use crate::text::{closest, listed};
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
-/// The largest file that is looked into, in bytes.
+/// The size limit of a file, in bytes.
 const MAX_BYTES: u64 = 1024 * 1024;
 
-/// Go's `os.ModeDir`, as the walk gives it.
+/// Go's `os.ModeDir`, which the walk uses.
 const DIRECTORY: u32 = 1 << 31;
 
-/// Reads what the pipeline's steps and images name.
+/// Reads the facts of a pipeline.
 pub(crate) fn facts(pipeline: &Pipeline, values: &Values, directory: &Path) -> Facts {
     let base_images = pipeline.images.iter().filter_map(|(name, image)| {
         let text = read(&dockerfile(image, values, directory)?)?;
@@ -32,12 +32,12 @@ pub(crate) fn facts(pipeline: &Pipeline, values: &Values, directory: &Path) -> F
     Facts { definitions: definitions(pipeline, values, directory), base_images: base_images.collect() }
 }
 
-/// The text of a file; nothing where it is no file, too large or not UTF-8.
+/// The text of a file, unless it cannot be read, is too large or is not UTF-8.
 fn read(path: &Path) -> Option<String> {
     String::from_utf8(files::read_small(path, MAX_BYTES).ok()?).ok()
 }
 
-/// The documents that `task-definition` steps start from.
+/// The base files of `task-definition` steps.
 pub(crate) fn definitions(
     pipeline: &Pipeline,
     values: &Values,
@@ -69,7 +69,7 @@ pub(crate) fn definitions(
     steps.filter_map(|(id, file)| Some((id, definition(&directory.join(file))?))).collect()
 }
 
-/// Containers that the pipeline changes and the task definition's file does not have.
+/// Reports containers of the pipeline that the task definition's file does not have.
 pub(crate) fn containers(pipeline: &Pipeline, definitions: &HashMap<StepId, Definition>) -> Vec<Diagnostic> {
     let mut problems = Vec::new();
     let no_container = |name: &str, known: &Definition, span: Span| {
@@ -81,7 +81,7 @@ pub(crate) fn containers(pipeline: &Pipeline, definitions: &HashMap<StepId, Defi
         let message = format!("the task definition's file has no container `{name}`");
         (!known.containers.iter().any(|own| own == name)).then(|| Diagnostic::new(message, span).help(help))
     };
-    // What a task runs is known here where the pipeline has one task definition, and that is a file.
+    // The task definition of a task is known if it is the pipeline's only one and a file.
     let registers = pipeline.steps().filter(|step| matches!(step.action, Action::TaskDefinition(_))).count();
     let only = definitions.values().next().filter(|_| registers == 1);
     for step in pipeline.steps() {
@@ -101,15 +101,15 @@ pub(crate) fn containers(pipeline: &Pipeline, definitions: &HashMap<StepId, Defi
     problems
 }
 
-/// The Dockerfile of an image, as a build would find it.
+/// The Dockerfile of an image, found as in a build.
 fn dockerfile(image: &Image, values: &Values, directory: &Path) -> Option<PathBuf> {
     let context = directory.join(image.context.resolve(values).ok()?);
     let written = image.dockerfile.as_ref().map(|written| written.resolve(values)).transpose().ok()?;
     Some(context::dockerfile(directory, &context, written.as_deref()))
 }
 
-/// The images of registries that a Dockerfile is built from, with the arguments that have plain values. What they do not tell
-/// stays as it is written.
+/// The base images of a Dockerfile that name a registry or a path. Only literal arguments are resolved; others stay as
+/// written.
 fn base_images(dockerfile: &str, image: &Image) -> Vec<String> {
     let arguments = image.args.iter().filter_map(|(name, value)| Some((name.clone(), value.as_literal()?)));
     let names = solver::base_images(dockerfile, &arguments.collect(), &[]);
@@ -120,7 +120,7 @@ fn base_images(dockerfile: &str, image: &Image) -> Vec<String> {
         .collect()
 }
 
-/// How large the contexts of the pipeline's images are, without what `.dockerignore` leaves out.
+/// The sizes of the contexts of the pipeline's images without the files that `.dockerignore` excludes.
 pub(crate) fn context_sizes(
     pipeline: &Pipeline,
     values: &Values,
@@ -130,14 +130,14 @@ pub(crate) fn context_sizes(
         let unknown =
             |reason: String| ContextSize { context_problem: Some(reason), ..ContextSize::default() };
         let Ok(context) = image.context.resolve(values) else {
-            return unknown("the directory is not known before the run".to_owned());
+            return unknown("the directory is unknown before the run".to_owned());
         };
         if is_remote(&context) {
             return unknown("the engine fetches it".to_owned());
         }
         let context = directory.join(context);
         if !context.is_dir() {
-            return unknown("there is no such directory here".to_owned());
+            return unknown("this directory does not exist here".to_owned());
         }
         let ignore = IgnoreFile::read(dockerfile(image, values, directory).as_deref(), &context);
         let (mut files, mut bytes) = (0, 0);

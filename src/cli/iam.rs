@@ -6,7 +6,8 @@ use super::printer::Printer;
 use super::session::Session;
 use crate::exit::{Exit, Failure};
 use crate::plan::Mode;
-use crate::plan::calls::{Caller, Unknowns};
+use crate::plan::asks::{AskList, Unknowns};
+use crate::plan::facts::Facts;
 use crate::plan::policy::{EVENTS, Policy, TASKS, policies};
 use clap::{Args, ValueEnum};
 use std::path::PathBuf;
@@ -14,19 +15,19 @@ use std::path::PathBuf;
 /// Print the least-privilege IAM policy that this pipeline needs
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Examples:\n  runner iam > policy.json\n  aws iam put-role-policy --role-name codebuild-webapp --policy-name runner --policy-document file://policy.json\n  runner iam --format terraform --region eu-central-1\n\nWhat the file leaves open is `*` in JSON, and the stack's or the provider's own account and region otherwise.\nWhat CodeBuild itself needs (its logs, artifacts, networks) is not part of it."
+    after_help = "Examples:\n  runner iam > policy.json\n  aws iam put-role-policy --role-name codebuild-webapp --policy-name runner --policy-document file://policy.json\n  runner iam --format terraform --region eu-central-1\n\nAn unknown account or region is `*` in JSON, and that of the stack or the provider in the other formats.\nThe permissions of CodeBuild itself (logs, artifacts, networks) are not included."
 )]
 pub(crate) struct Arguments {
     /// The pipeline file
     #[arg(long, short, default_value = "pipeline.yml", value_name = "FILE")]
     file: PathBuf,
-    /// The form to print
+    /// The output format
     #[arg(long, value_enum, default_value_t = Format::Json)]
     format: Format,
-    /// The region of names that have none (that of the environment where this is absent)
+    /// The region of names that have none [default: that of the environment]
     #[arg(long, value_name = "REGION", value_parser = region)]
     region: Option<String>,
-    /// The account of names that have none
+    /// The account of names that have none [default: that of the environment]
     #[arg(long, value_name = "ID", value_parser = account)]
     account: Option<String>,
     /// Print the policy of a role that steps assume, instead of the build's own
@@ -46,12 +47,12 @@ enum Format {
 
 fn account(id: &str) -> Result<String, String> {
     let valid = id.len() == 12 && id.bytes().all(|byte| byte.is_ascii_digit());
-    valid.then(|| id.to_owned()).ok_or_else(|| "an account's id has twelve digits".to_owned())
+    valid.then(|| id.to_owned()).ok_or_else(|| "expected an account id of twelve digits".to_owned())
 }
 
 fn region(name: &str) -> Result<String, String> {
     let valid = name.contains('-') && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
-    valid.then(|| name.to_owned()).ok_or_else(|| "a region is called like eu-central-1".to_owned())
+    valid.then(|| name.to_owned()).ok_or_else(|| "expected a region such as eu-central-1".to_owned())
 }
 
 pub(crate) fn main(arguments: &Arguments, session: &Session) -> Result<Exit, Failure> {
@@ -65,11 +66,12 @@ pub(crate) fn main(arguments: &Arguments, session: &Session) -> Result<Exit, Fai
     let loaded = load::load(&request, session)?;
     let region = arguments.region.as_deref().or(loaded.context.region.as_deref());
     let account = arguments.account.as_deref().or(loaded.context.account.as_deref());
-    let all = pipeline_policies(&loaded, (region, account));
+    let facts = facts::facts(&loaded.pipeline, &loaded.values, &loaded.directory);
+    let all = pipeline_policies(&loaded, &facts, (region, account));
     let policy = all.iter().find(|policy| policy.role == arguments.role).ok_or_else(|| {
         let known: Vec<&str> = all.iter().filter_map(|policy| policy.role.as_deref()).collect();
         Failure::usage("no step of this pipeline assumes that role")
-            .help(format!("the roles that are assumed: {}", crate::text::listed(known)))
+            .help(format!("the pipeline assumes {}", crate::text::listed(known)))
     })?;
     let printer = &session.printer;
     match arguments.format {
@@ -85,43 +87,45 @@ pub(crate) fn main(arguments: &Arguments, session: &Session) -> Result<Exit, Fai
     Ok(Exit::Done)
 }
 
-/// The policies of a pipeline, whatever this build is.
-pub(crate) fn pipeline_policies(loaded: &Loaded, place: (Option<&str>, Option<&str>)) -> Vec<Policy> {
-    let facts = facts::facts(&loaded.pipeline, &loaded.values, &loaded.directory);
-    let caller = Caller::new(&loaded.pipeline, &loaded.values, &facts, Unknowns::Patterns, place);
-    policies(&loaded.pipeline, &caller)
+/// The policies of a pipeline for all of its builds. `place` is the region and the account of names that have none.
+pub(crate) fn pipeline_policies(
+    loaded: &Loaded,
+    facts: &Facts,
+    place: (Option<&str>, Option<&str>),
+) -> Vec<Policy> {
+    let list = AskList::new(&loaded.pipeline, &loaded.values, facts, Unknowns::Patterns, place);
+    policies(&loaded.pipeline, &list)
 }
 
-/// What the user should know of the policy; the policy itself is on stdout.
+/// Prints notes about the policy on stderr.
 fn notes(all: &[Policy], policy: &Policy, format: Format, printer: &Printer) {
     if format == Format::Json && policy.has_unknown_place() {
         printer.message(
-            "note: the account or the region is not known, `*` stands in its place; --account and --region set them",
+            "note: the account or the region is unknown and replaced by `*`; set it with --region or --account",
         );
     }
     for service in policy.passes_any_role() {
         let whose = match service {
-            TASKS => "task definition are not known here (only ECS knows them, or its file cannot be read)",
-            EVENTS => "rules that start tasks are known to EventBridge alone",
-            _ => "schedules that start tasks are known to EventBridge Scheduler alone",
+            TASKS => "task definition are unknown (only ECS knows them, or its file cannot be read)",
+            EVENTS => "rules that start tasks are only known to EventBridge",
+            _ => "schedules that start tasks are only known to EventBridge Scheduler",
         };
         printer.message(&format!(
-            "note: iam:PassRole is on `role/*`, because the roles of the {whose}: put their ARNs there"
+            "note: iam:PassRole is on `role/*`, because the roles of the {whose}; replace it by their ARNs"
         ));
     }
     if policy.statements.is_empty() {
         printer.message(match policy.role {
             None => {
-                "note: runner itself asks nothing of AWS for this pipeline; what its commands call is not known to runner"
+                "note: runner makes no calls to AWS for this pipeline; the calls of its commands are unknown"
             }
-            Some(_) => "note: only commands use this role, and what they call is not known to runner",
+            Some(_) => "note: only commands use this role, and their calls are unknown",
         });
     }
     if policy.statements.iter().any(|statement| ["Ssm", "Secretsmanager"].contains(&statement.sid.as_str())) {
-        printer.message("note: secrets under a KMS key of your own need kms:Decrypt on that key as well");
+        printer.message("note: secrets with a customer managed KMS key also need kms:Decrypt on that key");
     }
     for role in all.iter().filter_map(|other| other.role.as_ref()).filter(|_| policy.role.is_none()) {
-        printer
-            .message(&format!("note: the role {role} needs a policy of its own: runner iam --role {role}"));
+        printer.message(&format!("note: the role {role} needs its own policy: runner iam --role {role}"));
     }
 }

@@ -14,7 +14,7 @@ use crate::origin;
 use crate::plan::context::BuildContext;
 use crate::plan::scope::{Sources, Values};
 use crate::plan::{self, Mode, environment};
-use crate::secret::{Masks, Secret};
+use crate::secret::Masks;
 use serde::Serialize;
 use serde_json::{Value, json};
 use std::collections::HashMap;
@@ -96,8 +96,8 @@ pub(crate) fn load(request: &Request<'_>, session: &Session) -> Result<Loaded, F
 
 /// Masks the secrets of the pipeline that have a value here.
 pub(crate) fn mask(pipeline: &Pipeline, values: &Values, masks: &Masks) {
-    for secret in pipeline.secret_names().into_iter().filter_map(|name| values.get(name)) {
-        masks.add(&Secret::new(secret));
+    for secret in pipeline.secret_names().into_iter().filter_map(|name| values.secret(name)) {
+        masks.add(&secret);
     }
 }
 

@@ -8,23 +8,23 @@ use crate::language::diagnostic;
 use crate::language::pipeline;
 use crate::language::pipeline::model::{Action, PhaseName, TaskDefinitionBase};
 use crate::language::pipeline::template::{Builtin, Reference};
-use crate::plan::calls::{Caller, Unknowns};
+use crate::plan::asks::{AskList, Unknowns};
 use crate::plan::outline::{ChangeOutline, Input, Outline, PhaseOutline, StepOutline, outline};
 use crate::plan::{self, condition};
 use clap::Args;
 use std::collections::HashMap;
 use std::path::PathBuf;
 
-/// Show what would run for this commit, branch and environment, and what it would change
+/// Show what a run would do for this commit, branch and environment, and what it would change
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Examples:\n  runner plan                     as CodeBuild would run it, with this commit and branch\n  runner plan --local             as `runner run` does it here\n  RUNNER_BRANCH=main runner plan --json | jq '.phases[].steps[].changes'\n\nIt changes nothing, and needs neither Docker nor credentials."
+    after_help = "Examples:\n  runner plan                     as CodeBuild would run it, with this commit and branch\n  runner plan --local             as `runner run` would run it here\n  RUNNER_BRANCH=main runner plan --json | jq '.phases[].steps[].changes'\n\nIt changes nothing and needs neither Docker nor credentials."
 )]
 pub(crate) struct Arguments {
     /// The pipeline file
     #[arg(long, short, default_value = "pipeline.yml", value_name = "FILE")]
     file: PathBuf,
-    /// Plan only this phase; may be given several times
+    /// Plan only this phase; can be given several times
     #[arg(long = "phase", value_name = "PHASE", value_parser = run::phase)]
     phases: Vec<PhaseName>,
     /// Plan for publishing (the default)
@@ -64,7 +64,7 @@ pub(crate) fn main(arguments: &Arguments, session: &Session) -> Result<Exit, Fai
         return Err(load::refuse(source, &problems, arguments.json, &session.printer));
     }
     let place = (context.region.as_deref(), context.account.as_deref());
-    let caller = Caller::new(pipeline, values, &facts, Unknowns::Written, place);
+    let asks = AskList::new(pipeline, values, &facts, Unknowns::Written, place);
     let sizes = facts::context_sizes(pipeline, values, directory);
     let mut outline = outline(&Input {
         pipeline,
@@ -72,7 +72,7 @@ pub(crate) fn main(arguments: &Arguments, session: &Session) -> Result<Exit, Fai
         context,
         mode: *mode,
         values,
-        caller: &caller,
+        asks: &asks,
         sizes: &sizes,
     });
     outline.unknown = unknowns(&loaded, &facts.definitions, &outline);
@@ -92,7 +92,7 @@ pub(crate) fn main(arguments: &Arguments, session: &Session) -> Result<Exit, Fai
     Ok(Exit::Done)
 }
 
-/// What cannot be known here.
+/// The values that are unknown before the run.
 fn unknowns(
     loaded: &Loaded,
     definitions: &HashMap<pipeline::model::StepId, plan::facts::Definition>,
@@ -112,20 +112,20 @@ fn unknowns(
         }
     };
     if context.commit.is_none() {
-        say("the commit: this is no git repository with a commit, and CodeBuild names none".to_owned());
+        say("the commit: this is not a git repository with a commit, and CodeBuild names none".to_owned());
     }
     if targets.iter().any(|target| target.contains(":REGION:") || target.contains(".REGION.amazonaws")) {
         say("the region: AWS_REGION is not set".to_owned());
     }
     if targets.iter().any(|target| target.contains(":ACCOUNT:") || target.starts_with("ACCOUNT.dkr")) {
-        say("the account: only CodeBuild's variables and AWS know it".to_owned());
+        say("the account: only CodeBuild and AWS know it".to_owned());
     }
     for reference in used {
         let known = match reference {
             Reference::Env(name) => {
                 values.get(name).is_some() || pipeline.env.secret_names().any(|secret| secret == name)
             }
-            // Said already, or made on the way.
+            // Listed above, or made by the run.
             Reference::Builtin(
                 Builtin::SourceCommit
                 | Builtin::SourceCommitShort
@@ -137,7 +137,7 @@ fn unknowns(
             ) => true,
             Reference::Builtin(builtin) => context.builtins().contains_key(builtin),
         };
-        // Where the commit is known, so is what CodeBuild or git say of it.
+        // If the commit is known, so are its branch and its tag.
         let is_absent = context.commit.is_some()
             && matches!(
                 reference,
@@ -145,10 +145,10 @@ fn unknowns(
             );
         if is_absent {
             if !context.builtins().keys().any(|builtin| Reference::Builtin(builtin.clone()) == *reference) {
-                say(format!("${{{reference}}}: this build has none, so a run that comes to it is refused"));
+                say(format!("${{{reference}}}: this build has none, so a run that needs it is refused"));
             }
         } else if !known {
-            say(format!("${{{reference}}}: it has its value when the build runs"));
+            say(format!("${{{reference}}}: it gets its value during the run"));
         }
     }
     for step in pipeline.steps() {
@@ -169,7 +169,7 @@ fn unknowns(
     unknown
 }
 
-/// The plan for people.
+/// The plan as text.
 fn text(outline: &Outline) -> String {
     let mut text = format!("{} · {} · {}\n", outline.pipeline, outline.mode.as_str(), source(outline));
     for phase in &outline.phases {
@@ -185,7 +185,7 @@ fn text(outline: &Outline) -> String {
                 format!("{files} file{plural}, {}", crate::text::human_size(bytes))
             }
             (_, _, Some(problem)) => problem.clone(),
-            _ => "not known".to_owned(),
+            _ => "unknown".to_owned(),
         };
         text.push_str(&format!(
             "  {}\n    repository  {}\n    tags        {}\n    context     {} ({size})\n",
@@ -204,8 +204,8 @@ fn text(outline: &Outline) -> String {
         }
     };
     list("notifications", outline.notifications.iter().map(change_text).collect());
-    list("not known before the run", outline.unknown.clone());
-    list("`run` of this version refuses the file", outline.refused.clone());
+    list("unknown before the run", outline.unknown.clone());
+    list("refused by `run` of this version", outline.refused.clone());
     text
 }
 

@@ -2,7 +2,7 @@
 
 use super::load::{self, Loaded};
 use super::session::{Session, cancel_on_signals};
-use super::stdio;
+use super::{facts, stdio};
 use crate::duration;
 use crate::event::Events;
 use crate::exit::{Exit, Failure};
@@ -134,6 +134,7 @@ fn job(arguments: &Arguments, session: &Session) -> Result<Job, Failure> {
         }
     };
     let artifacts = load::artifacts(&process, &directory);
+    let facts = facts::facts(&pipeline, &values, &directory);
     let ecs_poll = settings.ecs_poll;
     let project = Project {
         pipeline,
@@ -152,6 +153,7 @@ fn job(arguments: &Arguments, session: &Session) -> Result<Job, Failure> {
     Ok(Job {
         project,
         plan,
+        facts,
         values,
         pipeline_file: file,
         settings,

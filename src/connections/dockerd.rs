@@ -42,7 +42,7 @@ impl Surroundings {
         // In `finally` after a stop there is another try.
         let stop = if self.stopping.soft.is_cancelled() { &self.stopping.hard } else { &self.stopping.soft };
         let engine = tokio::select! {
-            engine = daemon::up(ended, &log) => engine,
+            engine = daemon::wait_until_ready(ended, &log) => engine,
             () = stop.cancelled() => return Err(Failure::stopped()),
         };
         match engine {

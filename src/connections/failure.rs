@@ -38,7 +38,7 @@ impl From<ProcessError> for Failure {
 
 impl From<DockerError> for Failure {
     fn from(error: DockerError) -> Self {
-        if let DockerError::Named { name, source } = error {
+        if let DockerError::OfContext { name, source } = error {
             let failure = Self::from(*source);
             return Self { message: format!("the docker context `{name}`: {}", failure.message), ..failure };
         }
@@ -145,7 +145,7 @@ fn aws_kind(error: &AwsError) -> FailureKind {
     match error {
         AwsError::Denied { .. } => FailureKind::AwsDenied,
         AwsError::NotFound { .. } => FailureKind::NotFound,
-        AwsError::Service { .. } if error.may_pass() => FailureKind::AwsThrottled,
+        AwsError::Service { .. } if error.is_transient() => FailureKind::AwsThrottled,
         _ => FailureKind::AwsOther,
     }
 }
@@ -208,7 +208,7 @@ pub(crate) fn told(error: impl Borrow<AwsError>) -> String {
 impl From<AwsError> for Failure {
     fn from(error: AwsError) -> Self {
         let exit = match &error {
-            AwsError::Service { code, .. } if code != QUOTA && !error.may_pass() => Exit::StepFailed,
+            AwsError::Service { code, .. } if code != QUOTA && !error.is_transient() => Exit::StepFailed,
             _ => Exit::Environment,
         };
         let failure = Self::caused(exit, &error).kind(aws_kind(&error));
@@ -228,7 +228,7 @@ impl From<AwsError> for Failure {
                 failure.help("renew them; `aws sts get-caller-identity` says whose they are")
             }
             AwsError::Denied { denial, .. } => failure.help(allow(denial)),
-            AwsError::Unreachable { .. } | AwsError::NotUnderstood { .. } => {
+            AwsError::Unreachable { .. } | AwsError::UnexpectedResponse { .. } => {
                 failure.help("check the network, the region and AWS_ENDPOINT_URL")
             }
             AwsError::NotFound { what, .. } => {
@@ -240,7 +240,7 @@ impl From<AwsError> for Failure {
             AwsError::Service { action, code, .. } if code == QUOTA => failure.help(format!(
                 "remove what nothing uses any more, or ask for more in Service Quotas; `{action}` is what went beyond the quota"
             )),
-            AwsError::Tls(_) | AwsError::Unusable { .. } | AwsError::Service { .. } => failure,
+            AwsError::Tls(_) | AwsError::UnusableSecret { .. } | AwsError::Service { .. } => failure,
         }
     }
 }

@@ -3,17 +3,17 @@
 pub(crate) mod dockerd;
 pub(crate) mod failure;
 
-use crate::address::EcrHost;
+use crate::address::EcrRegistry;
 use crate::aws::Aws;
 use crate::docker::host::Endpoint;
 use crate::docker::solver::Logins;
 use crate::docker::{DockerError, Engine, daemon};
-use crate::exit::Failure;
+use crate::docker_config::DockerConfig;
+use crate::exit::{Exit, Failure};
 use crate::plan::Mode;
 use crate::registry;
 use crate::registry::connection::Renew;
-use crate::registry::login::DockerConfig;
-use crate::registry::push::http_client;
+use crate::registry::login;
 use crate::secret::{Login, Masks, Secret};
 use crate::tls;
 use dockerd::Surroundings;
@@ -109,7 +109,7 @@ impl Connections {
         let endpoint = &self.settings.docker;
         match (Engine::connect(endpoint).await, &self.surroundings) {
             (Err(error), Some(surroundings)) if self.settings.in_codebuild => {
-                let dockerd = daemon::remedy(error, endpoint, &self.settings.path)?;
+                let dockerd = daemon::find(error, endpoint, &self.settings.path)?;
                 surroundings.start(&dockerd).await
             }
             (engine, _) => Ok(engine?),
@@ -132,7 +132,7 @@ impl Connections {
 
     /// The login for a registry: ECR's own token where AWS may be asked, Docker's configuration otherwise.
     pub(crate) async fn login(&self, host: &str, access: &Access) -> Result<Option<Login>, Failure> {
-        match EcrHost::parse(host) {
+        match EcrRegistry::parse(host) {
             Some(ecr) if self.mode == Mode::Publish => {
                 let login = self.ecr_login(host, &ecr.region, access).await?;
                 self.masks.add(&login.password);
@@ -147,7 +147,7 @@ impl Connections {
         &self,
         host: &str,
         access: &Access,
-    ) -> Result<registry::connection::Access, Failure> {
+    ) -> Result<registry::connection::RegistryAccess, Failure> {
         let login = self.login(host, access).await?;
         self.registry_with(login, host, access)
     }
@@ -158,8 +158,8 @@ impl Connections {
         login: Option<Login>,
         host: &str,
         access: &Access,
-    ) -> Result<registry::connection::Access, Failure> {
-        let http = http_client(host, self.settings.authorities())?;
+    ) -> Result<registry::connection::RegistryAccess, Failure> {
+        let http = registry::connection::http_client(host, self.settings.authorities())?;
         let (connections, access, own_host) = (self.clone(), access.clone(), host.to_owned());
         let renew: Renew = Arc::new(move || {
             let (connections, access, host) = (connections.clone(), access.clone(), own_host.clone());
@@ -168,7 +168,12 @@ impl Connections {
                 connections.login(&host, &access).await.ok().flatten()
             })
         });
-        Ok(registry::connection::Access { http, login, renew, patience: self.settings.registry_patience })
+        Ok(registry::connection::RegistryAccess {
+            http,
+            login,
+            renew,
+            timeout: self.settings.registry_patience,
+        })
     }
 
     async fn ecr_login(&self, host: &str, region: &str, access: &Access) -> Result<Login, Failure> {
@@ -186,17 +191,18 @@ impl Connections {
     pub(crate) async fn docker_login(&self, host: &str) -> Result<Option<Login>, Failure> {
         let read = || async {
             let config = match &self.settings.docker.configuration {
-                Some(directory) => DockerConfig::read(&directory.join("config.json")).map_err(|error| {
-                    Failure::environment(error).help("mend or remove the file; `docker login` writes it anew")
+                Some(directory) => DockerConfig::read(directory).map_err(|error| {
+                    Failure::caused(Exit::Environment, &error)
+                        .help("mend or remove the file; `docker login` writes it anew")
                 })?,
-                None => DockerConfig::default(),
+                None => None,
             };
-            Ok::<_, Failure>(Arc::new(config))
+            Ok::<_, Failure>(Arc::new(config.unwrap_or_default()))
         };
         let config = self.docker_config.get_or_try_init(read).await?.clone();
         let host = host.to_owned();
         // A credential helper is another program, which may take its time.
-        let login = tokio::task::spawn_blocking(move || config.login(&host)).await.ok().flatten();
+        let login = tokio::task::spawn_blocking(move || login::login(&config, &host)).await.ok().flatten();
         if let Some(login) = &login {
             self.masks.add(&login.password);
         }

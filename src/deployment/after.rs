@@ -3,6 +3,7 @@
 
 use super::verify::Missing;
 use super::{Deployer, Order, Outcome, Report};
+use crate::address::ImageReference;
 use crate::aws::AwsError;
 use crate::aws::ecs::TaskFilter;
 use crate::connections::failure::told;
@@ -117,7 +118,7 @@ impl Deployer<'_> {
             for task in &tasks {
                 let of = task.containers.iter().find(|one| one.name == container);
                 let Some(digest) = of.and_then(|one| one.digest.as_deref()) else { continue };
-                let pinned = image.split_once('@').map(|(_, digest)| digest);
+                let pinned = ImageReference::parse(&image).digest;
                 if pinned == Some(digest) {
                     comparison.good(&image, digest);
                     continue;
@@ -198,7 +199,7 @@ impl Comparison {
 
     /// A container whose digest is not simply the one that its task definition names.
     fn judge(&mut self, task: &Task, container: &str, image: &str, digest: &str, meant: &Meant) {
-        let pinned = image.split_once('@').map(|(_, digest)| digest);
+        let pinned = ImageReference::parse(image).digest;
         match (meant, pinned) {
             (Meant::Digests(digests), pinned) if digests.iter().any(|one| one == digest) => {
                 self.good(image, pinned.unwrap_or(digest));

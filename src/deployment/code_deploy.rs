@@ -3,10 +3,10 @@
 use super::evidence::{Casualties, EVIDENCE, Of};
 use super::watch::{Attempts, Heard, Over, Watch};
 use super::{Before, Deployer, Order, Outcome, Report, short};
-use crate::aws::codedeploy::{NewDeployment, OVER, UNDER_WAY, sha256};
+use crate::address::short_name;
+use crate::aws::codedeploy::{ALREADY_COMPLETE, ALREADY_DEPLOYING, NewDeployment, sha256};
 use crate::aws::{Aws, AwsError};
 use crate::connections::failure::told;
-use crate::docker::random_id;
 use crate::duration;
 use crate::ecs::appspec::AppSpec;
 use crate::ecs::code_deploy::{Deployment, LifecycleEvent, Progress, Status, active_in, standing};
@@ -98,7 +98,7 @@ impl Deployer<'_> {
                 return Ok(());
             }
         };
-        let last = |name: &str| name.rsplit('/').next().unwrap_or_default().to_owned();
+        let last = |name: &str| short_name(name).to_owned();
         let own = (last(&order.cluster), service.name.clone());
         let has = |(cluster, name): &(String, String)| (last(cluster), last(name)) == own;
         if found.services.is_empty() || found.services.iter().any(has) {
@@ -180,7 +180,7 @@ impl<'a> Following<'a> {
             application: self.by.application.clone(),
             group: self.by.group.clone(),
             app_spec: app_spec.to_owned(),
-            description: format!("{note} (runner {})", random_id()),
+            description: format!("{note} (runner {})", crate::random::id()),
             roll_back: self.order.on_failure == OnFailure::Rollback,
         };
         let mut attempts = Attempts::begin(self.deployer);
@@ -190,10 +190,10 @@ impl<'a> Following<'a> {
                 Err(error) => error,
             };
             match &error {
-                AwsError::Service { code, message, .. } if code == UNDER_WAY => {
+                AwsError::Service { code, message, .. } if code == ALREADY_DEPLOYING => {
                     return self.join(message, &new).await;
                 }
-                error if error.may_pass() => {}
+                error if error.is_transient() => {}
                 _ => return Err(error.into()),
             }
             self.warn(format!("tried again, because {}", chain(&error))).await;
@@ -293,7 +293,7 @@ impl<'a> Following<'a> {
                 }
                 // CodeDeploy may know of it a moment later.
                 Err(AwsError::NotFound { .. }) if unseen < UNSEEN => unseen += 1,
-                Err(error) if error.may_pass() => {
+                Err(error) if error.is_transient() => {
                     if let Some(text) = watch.missed(&error) {
                         self.warn(text).await;
                     }
@@ -335,7 +335,7 @@ impl<'a> Following<'a> {
                 self.progress = Some(progress);
             }
             Ok(None) => {}
-            Err(error) if error.may_pass() => {}
+            Err(error) if error.is_transient() => {}
             Err(error) => {
                 self.untold = true;
                 self.warn(format!("the stages of the deployment cannot be told: {}", told(&error))).await;
@@ -436,7 +436,7 @@ impl<'a> Following<'a> {
     /// Stops the deployment and has it taken back; one that is over already is no error.
     async fn stop(&self) -> Result<(), AwsError> {
         match self.aws().codedeploy_stop(&self.id).await {
-            Err(AwsError::Service { code, .. }) if code == OVER => Ok(()),
+            Err(AwsError::Service { code, .. }) if code == ALREADY_COMPLETE => Ok(()),
             other => other,
         }
     }

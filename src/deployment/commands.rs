@@ -8,7 +8,7 @@ use crate::connections::failure::told;
 use crate::connections::{Access, Connections, Settings};
 use crate::ecs::diff::compare;
 use crate::ecs::needs::Needs;
-use crate::ecs::revisions::Named;
+use crate::ecs::revisions::RevisionName;
 use crate::ecs::service::{Service, ServiceDeployment, State};
 use crate::ecs::task_definition::{Patch, Request, described};
 use crate::engine::Cancellation;
@@ -158,7 +158,7 @@ impl Session<'_> {
         };
         let mut request = Request::from_document(document)?;
         request.apply(patch)?;
-        for slip in request.likely_slips() {
+        for slip in request.likely_typos() {
             self.events.warn(slip).await;
         }
         if manner.dry_run {
@@ -237,10 +237,9 @@ impl Session<'_> {
             Ok(None) => before.previous.clone().filter(|previous| previous != current).ok_or_else(nothing),
             // Only of an API that does not know the call, as in test beds, the number is all that there is.
             Err(error @ AwsError::Unreachable { .. }) => {
-                let family = short(current);
-                let family = family.split(':').next().unwrap_or_default();
-                let revisions = aws.ecs_revisions(family).await?;
-                let number = Named::read(current).number.unwrap_or_default();
+                let named = RevisionName::parse(current);
+                let revisions = aws.ecs_revisions(named.family).await?;
+                let number = named.number.unwrap_or_default();
                 let found = revisions.into_iter().find(|revision| revision.number() < number);
                 let found = found.ok_or_else(nothing)?;
                 let cause = chain(&error);
@@ -409,7 +408,7 @@ async fn planned_after(
     let new = format!("{family}:{}", u64::MAX);
     let deployed = revision.unwrap_or(&new);
     if wishes.schedules {
-        let (found, unknown) = deployer.behind_schedule(cluster, &Named::read(deployed)).await;
+        let (found, unknown) = deployer.behind_schedule(cluster, &RevisionName::parse(deployed)).await;
         if !unknown.is_empty() {
             return Err(Failure::step(unknown.join("; ")).help("the warnings above say why"));
         }

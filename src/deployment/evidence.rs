@@ -109,7 +109,7 @@ impl Casualties {
     }
 
     fn cannot_tell(&mut self, error: &AwsError) -> Vec<String> {
-        if error.may_pass() || std::mem::replace(&mut self.said, true) {
+        if error.is_transient() || std::mem::replace(&mut self.said, true) {
             return Vec::new();
         }
         vec![format!("why tasks fail cannot be told in full: {}", told(error))]

@@ -168,7 +168,7 @@ impl<'a> Following<'a> {
                 Ok(service) => break service,
                 Err(error) => error,
             };
-            if !error.may_pass() {
+            if !error.is_transient() {
                 return Err(error.into());
             }
             // The answer may be lost alone.
@@ -254,7 +254,7 @@ impl<'a> Following<'a> {
                     }
                 }
                 Err(AwsError::NotFound { .. }) => return End::Gone,
-                Err(error) if error.may_pass() => {
+                Err(error) if error.is_transient() => {
                     if let Some(text) = watch.missed(&error) {
                         self.warn(text).await;
                     }
@@ -332,7 +332,7 @@ impl<'a> Following<'a> {
                     self.deployment = Some(deployment);
                 }
                 // What was told last stays, for as long as this may pass.
-                Err(error) if error.may_pass() => {}
+                Err(error) if error.is_transient() => {}
                 Err(error) => {
                     self.untold = GIVEN_UP;
                     self.deployment = None;

@@ -105,7 +105,7 @@ impl Deployer<'_> {
             Ok(deployments) => {
                 known = Some(deployments.into_iter().map(|deployment| deployment.arn).collect());
             }
-            Err(error) if error.may_pass() => {}
+            Err(error) if error.is_transient() => {}
             Err(error) => {
                 may_tell = false;
                 self.cannot_tell(name, &error).await;

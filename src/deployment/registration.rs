@@ -98,7 +98,7 @@ impl Deployer<'_> {
                 Ok(revision) => return Ok(revision),
                 Err(error) => error,
             };
-            if !error.may_pass() {
+            if !error.is_transient() {
                 return Err(error.into());
             }
             self.events.warn(format!("tried again, because {}", chain(&error))).await;

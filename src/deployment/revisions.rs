@@ -1,9 +1,10 @@
 //! Earlier revisions are taken out of use, but for those that somebody may still use.
 
 use super::{Deployer, Order, Report, short};
+use crate::address::short_name;
 use crate::aws::AwsError;
 use crate::connections::failure::told;
-use crate::ecs::revisions::{Named, Revision, Uses, started_by};
+use crate::ecs::revisions::{Revision, RevisionName, Uses, started_by};
 use crate::ecs::service::{Controller, Service};
 use futures_util::stream::{self, StreamExt, TryStreamExt};
 
@@ -40,7 +41,7 @@ impl Deployer<'_> {
         keep: u32,
     ) -> Vec<String> {
         let family = Family {
-            name: Named::read(&order.revision).family,
+            name: RevisionName::parse(&order.revision).family,
             cluster,
             deployed: &order.revision,
             previous: reports.iter().filter_map(|report| report.previous.as_deref()).collect(),
@@ -90,7 +91,10 @@ impl Deployer<'_> {
         for previous in &family.previous {
             uses.add(previous, "it is the way back");
         }
-        for arn in arns.iter().filter(|arn| Named::read(family.deployed).is_behind(&Named::read(arn))) {
+        for arn in arns
+            .iter()
+            .filter(|arn| RevisionName::parse(family.deployed).is_behind(&RevisionName::parse(arn)))
+        {
             uses.add(arn, "it is newer than what was deployed now");
         }
         let listed = self.aws.ecs_clusters().await.map_err(told)?;
@@ -102,7 +106,7 @@ impl Deployer<'_> {
             uses.join(of_cluster);
         }
         self.used_by_schedules(family, &clusters, &mut uses).await?;
-        let (unused, used) = uses.sort_out(&arns, keep);
+        let (unused, used) = uses.split_unused(&arns, keep);
         Ok(Older {
             unused: unused.into_iter().map(ToOwned::to_owned).collect(),
             used: used.into_iter().map(|(arn, by)| (short(arn), by.to_owned())).collect(),
@@ -113,13 +117,13 @@ impl Deployer<'_> {
     async fn used_in(&self, cluster: &str, family: &Family<'_>) -> Result<Uses, String> {
         let mut uses = Uses::default();
         let is_other = cluster != family.cluster;
-        let short = cluster.rsplit('/').next().unwrap_or_default();
+        let short = short_name(cluster);
         let services = match self.aws.ecs_services(cluster).await {
             // Somebody deleted it, which takes that nothing is in it.
             Err(AwsError::NotFound { .. }) if is_other => return Ok(uses),
             found => found.map_err(told)?,
         };
-        let is_own = |revision: &String| Named::read(revision).family == family.name;
+        let is_own = |revision: &String| RevisionName::parse(revision).family == family.name;
         for service in services.iter().filter(|service| service.definitions().any(is_own)) {
             let name = if is_other { format!("{short}/{}", service.name) } else { service.name.clone() };
             for revision in service.definitions() {

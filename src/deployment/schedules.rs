@@ -1,11 +1,12 @@
 //! Scheduled tasks of a family are pointed to the revision that was deployed: rules of `EventBridge` and schedules of its Scheduler.
 
 use super::{Deployer, Order, short};
+use crate::address::short_name;
 use crate::aws::AwsError;
 use crate::aws::events::RuleTarget;
 use crate::aws::scheduler::Schedule;
 use crate::connections::failure::told;
-use crate::ecs::revisions::{Named, started_by};
+use crate::ecs::revisions::{RevisionName, started_by};
 use crate::event;
 use crate::exit::Failure;
 use serde_json::Value;
@@ -47,7 +48,7 @@ impl Deployer<'_> {
         order: &Order,
         cluster: &str,
     ) -> (Vec<String>, Option<Failure>) {
-        let (found, mut left) = self.behind_schedule(cluster, &Named::read(&order.revision)).await;
+        let (found, mut left) = self.behind_schedule(cluster, &RevisionName::parse(&order.revision)).await;
         let mut moved = Vec::new();
         for behind in found {
             let (name, old) = (behind.name.clone(), short(&behind.revision));
@@ -83,7 +84,7 @@ impl Deployer<'_> {
     pub(crate) async fn behind_schedule(
         &self,
         cluster: &str,
-        newer: &Named<'_>,
+        newer: &RevisionName<'_>,
     ) -> (Vec<Behind>, Vec<String>) {
         let (mut found, mut unknown) = (Vec::new(), Vec::new());
         match self.aws.rules_of_clusters(&[cluster]).await {
@@ -110,7 +111,7 @@ impl Deployer<'_> {
             })),
             Err(error) => unknown.push(self.unseen("schedules", error).await),
         }
-        found.retain(|behind| Named::read(&behind.revision).is_behind(newer));
+        found.retain(|behind| RevisionName::parse(&behind.revision).is_behind(newer));
         (found, unknown)
     }
 
@@ -142,5 +143,5 @@ fn calls_for(target: &Value, cluster: &str) -> bool {
     let input: Value = serde_json::from_str(input).unwrap_or_default();
     let named = ["Cluster", "cluster"].into_iter().find_map(|key| input.get(key)?.as_str());
     let named = named.unwrap_or("default");
-    named == cluster || cluster.rsplit('/').next() == Some(named)
+    named == cluster || short_name(cluster) == named
 }

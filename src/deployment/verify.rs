@@ -1,7 +1,7 @@
 //! What can be known to fail before anything is touched. What is missing is a failure, what may not be read a warning.
 
 use super::Deployer;
-use crate::address::{EcrHost, Repository, split_tag};
+use crate::address::{Arn, ImageReference, ImageRepository, Repository, short_name};
 use crate::aws::AwsError;
 use crate::aws::secrets_manager::SecretId;
 use crate::connections::failure::told;
@@ -124,17 +124,12 @@ impl Deployer<'_> {
 
     /// What ECR has under an image's name; nothing for an image elsewhere.
     pub(crate) async fn inspect(&self, image: &str) -> Result<Option<Inspected>, Missing> {
-        let (name, digest) = match image.split_once('@') {
-            Some((name, digest)) => (name, Some(digest)),
-            None => (image, None),
-        };
-        let (name, tag) = split_tag(name);
-        let Ok(Some(repository)) = Repository::parse(name) else { return Ok(None) };
-        if EcrHost::parse(&repository.host).is_none() {
+        let reference = ImageReference::parse(image);
+        let Ok(ImageRepository::PrivateEcr { repository, .. }) = ImageRepository::parse(reference.name)
+        else {
             return Ok(None);
-        }
-        let reference = digest.or(tag).unwrap_or("latest");
-        tokio::time::timeout(LONGEST, self.inspect_in(&repository, reference))
+        };
+        tokio::time::timeout(LONGEST, self.inspect_in(&repository, reference.tag_or_digest()))
             .await
             .unwrap_or_else(|_| Err(Missing::Unknown(format!("no answer in {} s", LONGEST.as_secs()))))
     }
@@ -153,7 +148,7 @@ impl Deployer<'_> {
     }
 
     async fn role(&self, role: &str) -> Finding {
-        let name = role.rsplit('/').next().unwrap_or_default();
+        let name = short_name(role);
         let subject = format!("the role {name}");
         match self.aws.iam_role(name).await {
             Ok(Some(role)) if role.trusted.iter().any(|service| service == TASKS) => Finding::Good,
@@ -171,10 +166,9 @@ impl Deployer<'_> {
 
     async fn secret(&self, used_by: &str, reference: &str) -> Finding {
         let subject = format!("the secret of {used_by}, {reference}");
-        // arn:PARTITION:SERVICE:REGION:ACCOUNT:…
-        let part = |at: usize| reference.split(':').nth(at).filter(|_| reference.starts_with("arn:"));
-        let aws = self.aws.at(part(3));
-        let found = if part(2) == Some("secretsmanager") {
+        let arn = Arn::parse(reference);
+        let aws = self.aws.at(arn.and_then(|arn| arn.region()));
+        let found = if arn.is_some_and(|arn| arn.service() == "secretsmanager") {
             match SecretReference::parse(reference) {
                 Ok(reference) if reference.json_key.is_some() => {
                     let id = reference.id.clone();
@@ -202,11 +196,11 @@ impl Deployer<'_> {
         match found {
             Ok(true) => Finding::Good,
             // What another account shares is not listed here.
-            Ok(false) if self.is_elsewhere(part(4)).await => {
+            Ok(false) if self.is_elsewhere(arn.and_then(|arn| arn.account())).await => {
                 Finding::Unknown(format!("{subject}: it is of another account"))
             }
             Ok(false) => missing(&subject),
-            Err(AwsError::Unusable { reason, .. }) => Finding::Wrong(
+            Err(AwsError::UnusableSecret { reason, .. }) => Finding::Wrong(
                 format!("{subject}: it {reason}"),
                 "mend the secret, or correct `valueFrom`".to_owned(),
             ),

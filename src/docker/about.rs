@@ -1,4 +1,4 @@
-//! What an engine says of itself.
+//! The description of an engine: version, storage and platform.
 
 use super::{DockerError, Engine};
 use std::path::PathBuf;
@@ -6,27 +6,27 @@ use std::path::PathBuf;
 #[derive(Debug, Clone)]
 pub(crate) struct About {
     pub(crate) version: String,
-    /// The version of the API that is spoken with it.
+    /// The negotiated version of the API.
     pub(crate) api: String,
-    /// Where it is, and how it is reached.
+    /// Its address, with the docker context that names it.
     pub(crate) host: String,
-    /// How it stores images.
+    /// Its storage driver.
     pub(crate) storage: String,
-    /// Where it stores them, on its own machine.
+    /// Its data directory, on its own machine.
     pub(crate) root: PathBuf,
-    /// What it builds for and runs where nothing else is said, as `os/arch`.
+    /// Its default platform, as `os/arch`.
     pub(crate) platform: String,
-    /// Its BuildKit can write a build cache to a registry: it does so with containerd's image store only.
+    /// Whether its BuildKit can write a build cache to a registry, which needs containerd's image store.
     pub(crate) exports_cache: bool,
 }
 
 impl Engine {
-    /// Asks the engine about itself, the first time.
+    /// Returns the description, which is requested once.
     pub(crate) async fn about(&self) -> Result<&About, DockerError> {
-        self.about.get_or_try_init(|| self.ask()).await
+        self.about.get_or_try_init(|| self.describe()).await
     }
 
-    async fn ask(&self) -> Result<About, DockerError> {
+    async fn describe(&self) -> Result<About, DockerError> {
         let info = self.client.info().await.map_err(DockerError::api("describe itself"))?;
         let version = self.client.version().await.map_err(DockerError::api("describe itself"))?;
         let platform = |os: Option<String>, arch: Option<String>| {
@@ -47,7 +47,7 @@ impl Engine {
         })
     }
 
-    /// Whether the engine's BuildKit can be reached: its control service is asked for nothing but a connection.
+    /// Checks that the engine's BuildKit can be reached, by opening a connection to its control service.
     pub(crate) async fn has_buildkit(&self) -> Result<(), DockerError> {
         self.host.upgrade("/grpc", &[]).await.map(drop)
     }

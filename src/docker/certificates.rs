@@ -17,29 +17,29 @@ use tokio_rustls::rustls::{
 };
 use tokio_rustls::{TlsConnector, rustls::ConfigBuilder};
 
-/// Where the certificates are, and what they are for.
+/// Certificate files and how to use them.
 pub(crate) struct Certificates<'a> {
-    /// Of `ca.pem`, `cert.pem` and `key.pem`.
+    /// The directory of `ca.pem`, `cert.pem` and `key.pem`.
     pub(crate) directory: &'a Path,
-    /// The engine's certificate is checked.
+    /// Whether the engine's certificate is verified.
     pub(crate) verified: bool,
-    /// The variable, or what else wants TLS.
+    /// The variable or docker context that turns TLS on.
     pub(crate) asked_by: &'static str,
 }
 
-/// What a TLS connection to one engine takes.
+/// The TLS configuration for one engine.
 #[derive(Clone)]
 pub(crate) struct Tls {
     config: Arc<ClientConfig>,
     name: ServerName<'static>,
     verified: bool,
-    /// The client's certificate, where it should be and is not.
+    /// The path of the client certificate if the file is missing.
     absent: Option<PathBuf>,
 }
 
 impl Certificates<'_> {
-    /// Reads the files, for the engine of this name; nothing where that is no name. As with docker, `ca.pem` has to be there where the engine is
-    /// checked, and the other two may be missing.
+    /// Reads the files for the engine of this host name. Returns `None` if the name is not valid. As with docker, `ca.pem` must
+    /// exist if the engine is verified; the other two are optional.
     pub(crate) fn read(&self, name: &str) -> Result<Option<Tls>, DockerError> {
         let Ok(name) = ServerName::try_from(name.to_owned()) else { return Ok(None) };
         let provider = Arc::new(aws_lc_rs::default_provider());
@@ -49,13 +49,13 @@ impl Certificates<'_> {
         let builder = if self.verified {
             builder.with_root_certificates(self.roots()?)
         } else {
-            builder.dangerous().with_custom_certificate_verifier(Arc::new(Anybody(provider)))
+            builder.dangerous().with_custom_certificate_verifier(Arc::new(AcceptAny(provider)))
         };
         let (config, absent) = self.with_client(builder)?;
         Ok(Some(Tls { config: Arc::new(config), name, verified: self.verified, absent }))
     }
 
-    /// The machine's authorities, and the engine's own.
+    /// Returns the machine's authorities and the engine's own.
     fn roots(&self) -> Result<RootCertStore, DockerError> {
         let mut roots = RootCertStore::empty();
         roots.add_parsable_certificates(authorities(None).into_iter().map(CertificateDer::from));
@@ -96,7 +96,7 @@ impl Certificates<'_> {
         source: impl Into<Box<dyn std::error::Error + Send + Sync>>,
     ) -> DockerError {
         let source = source.into();
-        // What the library makes of an error of the system is no sentence.
+        // The library's text for an I/O error is not readable.
         let source = match source.downcast::<pem::Error>() {
             Ok(error) => match *error {
                 pem::Error::Io(error) => error.into(),
@@ -110,7 +110,7 @@ impl Certificates<'_> {
 }
 
 impl Tls {
-    /// Makes a connection a safe one.
+    /// Starts TLS on a connection.
     pub(crate) async fn connect(&self, stream: TcpStream) -> io::Result<TlsStream<TcpStream>> {
         TlsConnector::from(self.config.clone()).connect(self.name.clone(), stream).await
     }
@@ -132,11 +132,11 @@ impl fmt::Display for Tls {
     }
 }
 
-/// Takes every certificate, as `DOCKER_TLS` without `DOCKER_TLS_VERIFY` asks for.
+/// Accepts every certificate: the meaning of `DOCKER_TLS` without `DOCKER_TLS_VERIFY`.
 #[derive(Debug)]
-struct Anybody(Arc<CryptoProvider>);
+struct AcceptAny(Arc<CryptoProvider>);
 
-impl ServerCertVerifier for Anybody {
+impl ServerCertVerifier for AcceptAny {
     fn verify_server_cert(
         &self,
         _: &CertificateDer<'_>,

@@ -1,4 +1,4 @@
-//! Connections to the engine, whatever carries them: for bollard's client, and for runner's own upgrades.
+//! Connections to the engine over any transport: for bollard's client, and for runner's own HTTP upgrades.
 
 use super::DockerError;
 use super::host::Host;
@@ -12,16 +12,16 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tonic::transport::Uri;
 
-/// More than the engine ever answers to an upgrade, in bytes.
+/// The largest head of the engine's response to an upgrade, in bytes.
 const MAX_HEAD: usize = 16 * 1024;
-/// How much of an answer is read at once at most, in bytes: exports are large.
+/// The size of the read buffer for responses, in bytes. Exports are large.
 const READ_BUFFER: usize = 1024 * 1024;
-/// How many connections wait for the next request, and how long, where opening one is costly.
-const KEPT: usize = 4;
-const KEPT_FOR: Duration = Duration::from_secs(30);
+/// How many idle connections are kept, and how long, if opening one is expensive.
+const MAX_IDLE: usize = 4;
+const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
 
 impl Host {
-    /// A client of the engine's API, each of whose connections is one of [`Host::open`].
+    /// Returns a client of the engine's API that uses [`Host::open`] for its connections.
     pub(crate) fn client(
         &self,
         timeout: u64,
@@ -33,8 +33,8 @@ impl Host {
             Box::pin(async move { host.open().await.map(TokioIo::new) })
         });
         let client = Client::builder(TokioExecutor::new())
-            .pool_max_idle_per_host(if self.keeps_connections() { KEPT } else { 0 })
-            .pool_idle_timeout(KEPT_FOR)
+            .pool_max_idle_per_host(if self.keeps_connections() { MAX_IDLE } else { 0 })
+            .pool_idle_timeout(IDLE_TIMEOUT)
             .http1_max_buf_size(READ_BUFFER)
             .build(connector);
         let transport = move |request: BollardRequest| {
@@ -44,27 +44,26 @@ impl Host {
         Docker::connect_with_custom_transport(transport, Some("http://docker"), timeout, version)
     }
 
-    /// Asks the engine for a sign of life. On a connection of our own: its error says more than the client's.
+    /// Pings the engine. A connection of its own has a more precise error than the client.
     pub(crate) async fn ping(&self) -> Result<(), DockerError> {
         let mut connection = self.open().await?;
-        let ask = async {
+        let ping = async {
             let request = b"GET /_ping HTTP/1.1\r\nHost: docker\r\nConnection: close\r\n\r\n";
             connection.write_all(request).await?;
             connection.flush().await?;
             read_head(&mut connection).await
         };
-        let answer = ask.await.map_err(|error| self.unreachable(error))?;
+        let answer = ping.await.map_err(|error| self.unreachable(error))?;
         let first = answer.lines().next().unwrap_or_default();
         match first.split(' ').nth(1) {
             Some("200") => Ok(()),
             Some("400") if matches!(self, Self::Tcp(_)) => Err(self
-                .unreachable(format!("it answers `{first}`; an engine with TLS wants DOCKER_TLS_VERIFY=1"))),
+                .unreachable(format!("it answers `{first}`; an engine with TLS needs DOCKER_TLS_VERIFY=1"))),
             _ => Err(self.unreachable(format!("it answers `{first}`"))),
         }
     }
 
-    /// Opens a connection and turns it into HTTP/2 cleartext by an upgrade on `path`, as the engine's BuildKit
-    /// endpoints ask for.
+    /// Opens a connection and upgrades it to HTTP/2 cleartext on `path`, which the engine's BuildKit endpoints require.
     pub(crate) async fn upgrade(
         &self,
         path: &str,
@@ -92,12 +91,12 @@ impl Host {
     }
 }
 
-/// Reads up to the empty line and not a byte further: what follows belongs to the new protocol.
+/// Reads up to and including the empty line. The bytes after it belong to the new protocol.
 async fn read_head(connection: &mut Connection) -> io::Result<String> {
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
         if head.len() > MAX_HEAD {
-            return Err(io::Error::other("the answer's head has no end"));
+            return Err(io::Error::other("the head of the response is too large"));
         }
         head.push(connection.read_u8().await?);
     }
@@ -107,7 +106,7 @@ async fn read_head(connection: &mut Connection) -> io::Result<String> {
 trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
 
-/// A connection to the engine, over whatever carries it.
+/// A connection to the engine over any transport.
 pub(crate) struct Connection(Box<dyn Stream>);
 
 impl Connection {

@@ -1,4 +1,4 @@
-//! Containers that tests run in: created, followed, and removed whatever happens.
+//! Containers that tests run in. They are always removed.
 
 use super::files::{CopyOut, Volume};
 use super::owned::labels;
@@ -17,35 +17,36 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-/// How long further output is awaited when the container has ended: the engine may keep the stream open.
+/// How long to wait for further output after the container has ended: the engine may keep the stream open.
 const DRAIN: Duration = Duration::from_secs(2);
 
-/// The exit code of what SIGKILL ends.
+/// The exit code after SIGKILL.
 const KILLED: i64 = 137;
-/// How often the engine is asked why, each time after a tenth of a second.
-const LATE_WORD: usize = 5;
+/// How often to ask the engine whether the container ran out of memory, and the interval.
+const OOM_POLLS: usize = 5;
+const OOM_POLL_INTERVAL: Duration = Duration::from_millis(100);
 
 /// A container to run.
 #[derive(Debug, Clone)]
 pub(crate) struct ContainerRun {
-    /// The id of exactly the image to run, or its name.
+    /// The id or name of the image.
     pub(crate) image: String,
-    /// Arguments; the image's own where absent.
+    /// Arguments; `None` for the image's own.
     pub(crate) command: Option<Vec<String>>,
-    /// The image's own where absent.
+    /// `None` for the image's own.
     pub(crate) entrypoint: Option<Vec<String>>,
-    /// Environment on top of the image's.
+    /// Variables in addition to the image's.
     pub(crate) env: Vec<(String, Secret)>,
-    /// User inside the container; the image's own where absent.
+    /// User inside the container; `None` for the image's own.
     pub(crate) user: Option<String>,
-    /// Working directory; the image's own where absent.
+    /// Working directory; `None` for the image's own.
     pub(crate) workdir: Option<String>,
-    /// How much memory it may take, in bytes.
+    /// The memory limit, in bytes.
     pub(crate) memory: Option<u64>,
     pub(crate) volumes: Vec<Volume>,
-    /// The build that the container belongs to.
+    /// The id of the run that the container belongs to.
     pub(crate) run: String,
-    /// The process that it belongs to: when that is gone, so may the container be.
+    /// The process that the container belongs to. `gc` removes the container once the process has ended.
     pub(crate) owner: String,
 }
 
@@ -54,16 +55,16 @@ pub(crate) struct ContainerRun {
 pub(crate) struct ContainerEnd {
     /// The exit code of its main process.
     pub(crate) code: i64,
-    /// It ran out of the memory that it was allowed.
+    /// Whether it exceeded its memory limit.
     pub(crate) out_of_memory: bool,
-    /// The files that were copied out of it, for each wish.
+    /// The files that were copied out of it, for each [`CopyOut`].
     pub(crate) files: Vec<Vec<PathBuf>>,
-    /// Why not all could be copied.
+    /// The first error of copying.
     pub(crate) not_copied: Option<DockerError>,
 }
 
 impl Engine {
-    /// Runs a container to its end, copies files out of it and removes it. What it prints goes to `output`.
+    /// Runs a container to its end, copies files out of it and removes it. Its output goes to `output`.
     pub(crate) async fn run(
         &self,
         container: &ContainerRun,
@@ -90,7 +91,7 @@ impl Engine {
         out: &[CopyOut],
         output: &mpsc::Sender<Vec<u8>>,
     ) -> Result<ContainerEnd, DockerError> {
-        self.fill(id, container).await?;
+        self.copy_volumes(id, container).await?;
         let mut end = self.follow(id, output).await?;
         for copy in out {
             let copied = self.copy_out(id, copy).await;
@@ -105,7 +106,7 @@ impl Engine {
         Ok(end)
     }
 
-    /// Makes a container, in a network where one is given, there known by a name. Its files are still to come.
+    /// Creates a container without its files, optionally in a network and under a host name. Returns its id.
     pub(crate) async fn create(
         &self,
         container: &ContainerRun,
@@ -117,8 +118,8 @@ impl Engine {
         Ok(created.map_err(|error| creation_error(container, error))?.id)
     }
 
-    /// Gives a container its files.
-    pub(crate) async fn fill(&self, id: &str, container: &ContainerRun) -> Result<(), DockerError> {
+    /// Copies the volumes that are not bind mounts into a container.
+    pub(crate) async fn copy_volumes(&self, id: &str, container: &ContainerRun) -> Result<(), DockerError> {
         for volume in container.volumes.iter().filter(|volume| !volume.bind) {
             self.copy_in(id, volume).await?;
         }
@@ -131,7 +132,7 @@ impl Engine {
 
     /// Removes a container, running or not, and its volumes.
     pub(crate) async fn remove_container(&self, id: &str) -> Result<(), DockerError> {
-        let removed = self.client.remove_container(id, Some(at_once())).await;
+        let removed = self.client.remove_container(id, Some(force_removal())).await;
         removed.map_err(DockerError::api("remove a container"))
     }
 
@@ -142,7 +143,7 @@ impl Engine {
             stream: true,
             ..AttachContainerOptions::default()
         };
-        // Attached before the start, so that not a line is missed.
+        // Attach before the start, so that no line is missed.
         let attached = self
             .client
             .attach_container(id, Some(options))
@@ -161,7 +162,7 @@ impl Engine {
                 ended = &mut run, if code.is_none() => code = Some(ended?),
                 chunk = log.next(), if open => match chunk {
                     Some(Ok(chunk)) => {
-                        // Where nobody listens any more the container goes on.
+                        // The container keeps running if the receiver is gone.
                         let _ = output.send(chunk.into_bytes().to_vec()).await;
                     }
                     Some(Err(_)) | None => open = false,
@@ -171,12 +172,12 @@ impl Engine {
         }
         let code = code.unwrap_or_default();
         let mut out_of_memory = self.is_out_of_memory(id).await?;
-        // The kernel's word of it reaches the engine later than the end of the process.
-        for _ in 0..LATE_WORD {
+        // The engine may learn about it only after the process has ended.
+        for _ in 0..OOM_POLLS {
             if code != KILLED || out_of_memory {
                 break;
             }
-            tokio::time::sleep(Duration::from_millis(100)).await;
+            tokio::time::sleep(OOM_POLL_INTERVAL).await;
             out_of_memory = self.is_out_of_memory(id).await?;
         }
         Ok(ContainerEnd { code, out_of_memory, files: Vec::new(), not_copied: None })
@@ -192,7 +193,7 @@ impl Engine {
         let mut answers = self.client.wait_container(id, None::<WaitContainerOptions>);
         match answers.next().await {
             Some(Ok(answer)) => Ok(answer.status_code),
-            // The client makes an error of every exit code but 0.
+            // The client returns every exit code but 0 as an error.
             Some(Err(BollardError::DockerContainerWaitError { code, .. })) => Ok(code),
             Some(Err(error)) => Err(DockerError::api("wait for a container")(error)),
             None => Err(DockerError::Lost),
@@ -232,8 +233,8 @@ fn body(container: &ContainerRun, network: Option<&str>, name: Option<&str>) -> 
     }
 }
 
-/// With its volumes, whether it runs or not.
-pub(crate) fn at_once() -> RemoveContainerOptions {
+/// Options to remove a container and its volumes even if it is running.
+pub(crate) fn force_removal() -> RemoveContainerOptions {
     RemoveContainerOptions { force: true, v: true, ..RemoveContainerOptions::default() }
 }
 
@@ -249,7 +250,7 @@ fn creation_error(container: &ContainerRun, error: BollardError) -> DockerError 
 
 fn start_error(error: BollardError) -> DockerError {
     match error {
-        // The engine's way to say that the command is not in the image, or cannot be executed there.
+        // The image does not contain the command, or cannot execute it.
         BollardError::DockerResponseServerError { status_code: 400 | 404, message } => {
             DockerError::Start(message)
         }

@@ -1,4 +1,4 @@
-//! Files into containers and out of them.
+//! Copying files into and out of containers.
 
 use super::{DockerError, Engine};
 use bollard::errors::Error as BollardError;
@@ -16,24 +16,24 @@ pub(crate) struct Volume {
     pub(crate) from: PathBuf,
     /// Its full path in the container.
     pub(crate) to: String,
-    /// The container sees the files themselves, and may change them.
+    /// A bind mount: the container can change the files. Otherwise they are copied.
     pub(crate) bind: bool,
 }
 
-/// Files to take out of a container.
+/// Files to copy out of a container.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct CopyOut {
-    /// A path in the container. In its last part `*` stands for any text.
+    /// A path in the container. `*` in its last part matches any text.
     pub(crate) from: String,
     /// A directory or file of this machine.
     pub(crate) to: PathBuf,
 }
 
-/// How large a piece of an archive is, in bytes.
+/// The size of a piece of an archive, in bytes.
 const CHUNK: usize = 64 * 1024;
 
 impl Engine {
-    /// Copies a file or directory into a container, making the directories above it.
+    /// Copies a file or directory into a container, and creates its parent directories.
     pub(crate) async fn copy_in(&self, id: &str, volume: &Volume) -> Result<(), DockerError> {
         let failed =
             |source: io::Error| DockerError::Files { path: volume.from.display().to_string(), source };
@@ -49,12 +49,12 @@ impl Engine {
         let body = tokio_stream::wrappers::ReceiverStream::new(receiver);
         let body = bollard::body_stream(body);
         let sent = self.client.upload_to_container(id, Some(options), body).await;
-        // What could not be read says more than what the engine makes of half an archive.
+        // A read error is more precise than the engine's error about a truncated archive.
         written.await.map_err(|error| failed(io::Error::other(error)))?.map_err(failed)?;
         sent.map_err(DockerError::api("copy files into a container"))
     }
 
-    /// Copies files out of a container. The answer is the files that have come; there may be none.
+    /// Copies files out of a container. Returns the copied files, which may be none.
     pub(crate) async fn copy_out(&self, id: &str, copy: &CopyOut) -> Result<Vec<PathBuf>, DockerError> {
         let (directory, pattern) = match copy.from.rsplit_once('/') {
             Some((directory, last)) if last.contains('*') => (format!("{directory}/"), Some(last.to_owned())),
@@ -69,7 +69,7 @@ impl Engine {
             error => io::Error::other(error),
         }));
         let failed = |source: io::Error| DockerError::Files { path: copy.from.clone(), source };
-        // The answer's first piece says whether there is anything.
+        // The first piece shows whether the path exists.
         let first = match stream.try_next().await {
             Ok(Some(first)) => first,
             Ok(None) => return Ok(Vec::new()),
@@ -85,7 +85,7 @@ impl Engine {
     }
 }
 
-/// Writes into a channel.
+/// A writer into a channel.
 struct Pipe {
     sender: mpsc::Sender<bytes::Bytes>,
 }
@@ -115,14 +115,15 @@ fn archive(from: &Path, name: &Path, out: impl io::Write) -> io::Result<()> {
     Ok(())
 }
 
-/// Unpacks an archive of one file or directory. Names come from the container: none of them leads out of the target.
+/// Unpacks an archive of one file or directory. The names come from the container and are not trusted: none of them can lead
+/// out of the target.
 fn unpack(reader: impl io::Read, to: &Path, pattern: Option<&str>) -> io::Result<Vec<PathBuf>> {
     let mut archive = tar::Archive::new(reader);
     let mut files = Vec::new();
     for entry in archive.entries()? {
         let mut entry = entry?;
         let name = entry.path()?.into_owned();
-        // The first part is the name of what was asked for.
+        // The first part is the name of the requested file or directory.
         let rest: PathBuf = name.components().skip(1).collect();
         if rest.components().any(|part| !matches!(part, Component::Normal(_))) {
             continue;
@@ -138,7 +139,7 @@ fn unpack(reader: impl io::Read, to: &Path, pattern: Option<&str>) -> io::Result
         if kind.is_dir() {
             std::fs::create_dir_all(&target)?;
         } else if kind.is_file() {
-            // A file that goes into a directory which is there keeps its name.
+            // A file that is copied into an existing directory keeps its name.
             let target = match name.file_name() {
                 Some(own) if rest.as_os_str().is_empty() && target.is_dir() => target.join(own),
                 _ => target,
@@ -146,7 +147,7 @@ fn unpack(reader: impl io::Read, to: &Path, pattern: Option<&str>) -> io::Result
             if let Some(above) = target.parent() {
                 std::fs::create_dir_all(above)?;
             }
-            // Never through a link that an earlier entry, or somebody else, has left there.
+            // Never write through a link that an earlier entry or another process has created.
             let _ = std::fs::remove_file(&target);
             let mut file = std::fs::File::options().write(true).create_new(true).open(&target)?;
             io::copy(&mut entry, &mut file)?;
@@ -156,7 +157,7 @@ fn unpack(reader: impl io::Read, to: &Path, pattern: Option<&str>) -> io::Result
     Ok(files)
 }
 
-/// Whether a name matches a pattern in which `*` stands for any text.
+/// Whether a name matches a pattern in which `*` matches any text.
 fn glob(pattern: &str, name: &str) -> bool {
     let mut parts = pattern.split('*');
     let first = parts.next().unwrap_or_default();

@@ -1,9 +1,9 @@
-//! Where the engine listens, as the docker command reads it from the environment, and connections to it.
+//! The address of the engine, read from the environment as the docker command does, and connections to it.
 
 use super::DockerError;
 use super::certificates::{Certificates, Tls};
 use super::connection::Connection;
-use super::named::{self, Named};
+use super::docker_context::{self, DockerContext};
 use super::ssh::Destination;
 use rustix::net::sockopt;
 use std::fmt;
@@ -12,37 +12,37 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tokio::net::{TcpStream, UnixStream};
 
-/// The engine's socket where `DOCKER_HOST` says nothing.
+/// The engine's default socket.
 pub(crate) const DEFAULT_SOCKET: &str = "/var/run/docker.sock";
-/// The engine's address where only TLS is asked for.
+/// The engine's default address with TLS.
 const DEFAULT_TLS: &str = "localhost:2376";
-/// The port where the address has none.
+/// The default TCP port.
 const DEFAULT_PORT: u16 = 2375;
-/// After this time without a word a connection is probed: what lies between forgets silent ones.
+/// Idle time before the first TCP keepalive probe: proxies and NAT drop idle connections.
 const KEEPALIVE: Duration = Duration::from_secs(30);
 
-/// What the environment says of the engine.
+/// The settings of the engine in the environment.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Endpoint {
+    /// `DOCKER_HOST`. It overrides every docker context.
     pub(crate) host: Option<String>,
-    /// `DOCKER_CONTEXT`: the docker context that counts where there is no `DOCKER_HOST`.
+    /// `DOCKER_CONTEXT`: the docker context to use.
     pub(crate) context: Option<String>,
-    /// The directory of Docker's configuration: contexts, and in `config.json` the one that counts where there is neither, and
-    /// logins.
+    /// Docker's configuration directory, with `config.json` (logins, the current docker context) and the docker contexts.
     pub(crate) configuration: Option<PathBuf>,
-    /// `DOCKER_TLS_VERIFY` has a value: TLS, and the engine's certificate is checked.
+    /// `DOCKER_TLS_VERIFY` has a value: TLS, and the engine's certificate is verified.
     pub(crate) tls_verify: bool,
-    /// `DOCKER_TLS` has a value: TLS, whatever certificate the engine has.
+    /// `DOCKER_TLS` has a value: TLS with any certificate.
     pub(crate) tls: bool,
-    /// Where `ca.pem`, `cert.pem` and `key.pem` are: `DOCKER_CERT_PATH`, or the directory of Docker's configuration.
+    /// The directory of `ca.pem`, `cert.pem` and `key.pem`: `DOCKER_CERT_PATH`, or Docker's configuration directory.
     pub(crate) certificates: PathBuf,
-    /// Images may be read where the engine keeps them, if that is this machine.
+    /// Whether images may be read from the engine's storage directory, if the engine runs on this machine.
     pub(crate) reads_storage: bool,
 }
 
 impl Endpoint {
-    /// Whether it is the usual socket, because nothing names another place.
-    pub(crate) fn is_usual(&self) -> bool {
+    /// Whether this is the default socket, because no variable names another address.
+    pub(crate) fn is_default(&self) -> bool {
         self.host().is_none() && !self.has_tls()
     }
 
@@ -54,20 +54,20 @@ impl Endpoint {
         self.tls || self.tls_verify
     }
 
-    /// The docker context that counts, unless `DOCKER_HOST` goes before it.
-    pub(crate) fn named(&self) -> Result<Option<Named>, DockerError> {
+    /// Returns the docker context in use. `DOCKER_HOST` overrides it.
+    pub(crate) fn context(&self) -> Result<Option<DockerContext>, DockerError> {
         match self.host() {
             Some(_) => Ok(None),
-            None => named::current(self.configuration.as_deref(), self.context.as_deref()),
+            None => docker_context::current(self.configuration.as_deref(), self.context.as_deref()),
         }
     }
 
-    /// Reads the address of the context or of the environment, and the certificates where they are needed.
-    pub(crate) fn resolve(&self, named: Option<&Named>) -> Result<Host, DockerError> {
-        let (value, certificates) = if let Some(named) = named {
+    /// Parses the address of the docker context or of the environment, and reads the certificates if it uses TLS.
+    pub(crate) fn resolve(&self, context: Option<&DockerContext>) -> Result<Host, DockerError> {
+        let (value, certificates) = if let Some(context) = context {
             let asked_by = "the docker context";
-            let read = |directory| Certificates { directory, verified: named.verified, asked_by };
-            (Some(named.host.as_str()), named.certificates.as_deref().map(read))
+            let read = |directory| Certificates { directory, verified: context.verified, asked_by };
+            (Some(context.host.as_str()), context.certificates.as_deref().map(read))
         } else {
             let asked_by = if self.tls_verify { "DOCKER_TLS_VERIFY" } else { "DOCKER_TLS" };
             let read = Certificates { directory: &self.certificates, verified: self.tls_verify, asked_by };
@@ -82,12 +82,12 @@ impl Endpoint {
             Some(_) => None,
             None => tcp_host(value, certificates.as_ref())?,
         };
-        let place = if named.is_some() { "its metadata" } else { "DOCKER_HOST" };
+        let place = if context.is_some() { "its metadata" } else { "DOCKER_HOST" };
         host.ok_or_else(|| DockerError::Address { value: value.to_owned(), place })
     }
 }
 
-/// The host of an address without scheme; nothing where it is none.
+/// Parses an address without scheme. Returns `None` if it is not valid.
 fn tcp_host(address: &str, certificates: Option<&Certificates>) -> Result<Option<Host>, DockerError> {
     let address = address.trim_end_matches('/');
     // The colons of an IPv6 address are in brackets.
@@ -102,7 +102,7 @@ fn tcp_host(address: &str, certificates: Option<&Certificates>) -> Result<Option
     Ok(certificates.read(name)?.map(|tls| Host::Tls { address, tls }))
 }
 
-/// An engine's address, with what it takes to get there.
+/// An engine's address, with what is needed to connect.
 #[derive(Debug, Clone)]
 pub(crate) enum Host {
     /// A socket on this machine.
@@ -112,7 +112,7 @@ pub(crate) enum Host {
         address: String,
         tls: Tls,
     },
-    /// Another machine's socket, by way of ssh.
+    /// The socket of another machine, through ssh.
     Ssh(Destination),
 }
 
@@ -140,21 +140,21 @@ impl Host {
         }
     }
 
-    /// How long the first answer may take.
-    pub(crate) fn patience(&self) -> Duration {
+    /// Returns the timeout for the first response.
+    pub(crate) fn connect_timeout(&self) -> Duration {
         match self {
-            // ssh itself takes up to 30 s to connect.
+            // Longer than the connect timeout of ssh itself.
             Self::Ssh(_) => Duration::from_secs(40),
             _ => Duration::from_secs(10),
         }
     }
 
-    /// Whether a connection is costly enough to be kept for the next request.
+    /// Whether connections are expensive enough to be kept for later requests.
     pub(crate) fn keeps_connections(&self) -> bool {
         matches!(self, Self::Tls { .. } | Self::Ssh(_))
     }
 
-    /// An error of this host that nothing more is known of.
+    /// Returns the error for a host that does not respond.
     pub(crate) fn unreachable(
         &self,
         source: impl Into<Box<dyn std::error::Error + Send + Sync>>,

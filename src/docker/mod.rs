@@ -6,11 +6,11 @@ mod connection;
 pub(crate) mod container;
 pub(crate) mod context;
 pub(crate) mod daemon;
+mod docker_context;
 pub(crate) mod files;
 pub(crate) mod host;
 pub(crate) mod ignore;
 pub(crate) mod image;
-mod named;
 mod owned;
 mod pattern;
 pub(crate) mod service;
@@ -19,69 +19,65 @@ pub(crate) mod solver;
 mod ssh;
 pub(crate) mod storage;
 
-pub(crate) use owned::{Kind, OWNER_LABEL, Owned, stage_name};
+pub(crate) use owned::{OWNER_LABEL, stage_name};
 
+use crate::docker_config::DockerConfigError;
 use about::About;
 use bollard::Docker;
 use bollard::errors::Error as BollardError;
+use docker_context::DockerContext;
 use host::{Endpoint, Host};
-use named::Named;
 use std::path::PathBuf;
 use std::sync::Arc;
 use tokio::sync::OnceCell;
 
-/// The oldest Engine API that is spoken: Docker 20.10.
+/// The oldest supported version of the Engine API: Docker 20.10.
 const OLDEST_API: (usize, usize) = (1, 41);
-/// How long the engine may take to answer, in seconds: exporting a large image takes minutes before the first byte.
+/// The timeout of a request, in seconds. Exporting a large image takes minutes before the first byte.
 const TIMEOUT: u64 = 4 * 60 * 60;
 
-/// A connection to a Docker Engine that has answered.
+/// A client of a Docker Engine that has responded.
 #[derive(Debug, Clone)]
 pub(crate) struct Engine {
     client: Docker,
     host: Host,
-    /// The docker context that named it.
+    /// The docker context that names it.
     context: Option<String>,
-    /// Whether images may be read in its storage.
+    /// Whether images may be read from its storage directory.
     reads_storage: bool,
-    /// What it says of itself, once somebody has asked.
+    /// Its description, after the first request for it.
     about: Arc<OnceCell<About>>,
 }
 
-/// What can go wrong with the Docker Engine.
+/// An error of the Docker Engine or on the way to it.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum DockerError {
-    /// `DOCKER_HOST`, or the address of a docker context, is of a kind that is not spoken.
+    /// The scheme of `DOCKER_HOST` or of a docker context is not supported.
     #[error("the address `{value}` in {place} is not one that runner can use")]
     Address { value: String, place: &'static str },
     /// Docker's configuration cannot be read.
-    #[error("{0}")]
-    Configuration(String),
-    /// A docker context that counts leads nowhere.
-    #[error("the docker context `{name}` cannot be used: {what}")]
-    UnusableContext { name: String, what: String },
-    /// There is no way to the engine of a docker context.
+    #[error(transparent)]
+    Configuration(#[from] DockerConfigError),
+    /// The docker context in use does not exist or is not valid.
+    #[error("the docker context `{name}` cannot be used: {reason}")]
+    UnusableContext { name: String, reason: String },
+    /// The engine of the docker context in use cannot be reached.
     #[error("the docker context `{name}`")]
-    Named {
+    OfContext {
         name: String,
-        /// What is in the way.
         #[source]
         source: Box<DockerError>,
     },
-    /// There is no socket.
+    /// The socket does not exist.
     #[error("there is no Docker Engine: {} does not exist", .0.display())]
     NoSocket(PathBuf),
-    /// The socket may not be opened.
+    /// The user may not open the socket.
     #[error("permission to use the Docker Engine at {} is denied", socket.display())]
-    Denied {
-        socket: PathBuf,
-        /// Who may not open it.
-        user: String,
-    },
-    /// There is a socket, but no engine behind it.
-    #[error("there is no Docker Engine: nobody listens on {}", .0.display())]
+    Denied { socket: PathBuf, user: String },
+    /// The socket exists, but no process listens on it.
+    #[error("there is no Docker Engine: no process listens on {}", .0.display())]
     NoListener(PathBuf),
-    /// No engine can run in this container of CodeBuild.
+    /// This CodeBuild container is not privileged, so it cannot run an engine.
     #[error(
         "there is no Docker Engine at {}, and none can run here: privileged mode is off (CAP_SYS_ADMIN is missing)", .0.display()
     )]
@@ -89,40 +85,39 @@ pub(crate) enum DockerError {
     /// Only root can start an engine.
     #[error("there is no Docker Engine, and {0} may not start one: that takes root")]
     NotRoot(String),
-    /// The container could run an engine, but has none.
+    /// The container could run an engine, but has no `dockerd`.
     #[error("there is no Docker Engine, and no `dockerd` in PATH to start one with")]
     NoDaemon,
-    /// The engine that was to be started does not come up.
-    #[error("dockerd {what}")]
+    /// The engine that runner started did not become ready.
+    #[error("dockerd {outcome}")]
     Daemon {
-        /// What became of it.
-        what: String,
+        /// A predicate such as `ended before it answered`.
+        outcome: String,
         /// The last lines of its log.
         lines: Vec<String>,
     },
-    /// A file that TLS takes cannot be read or used.
+    /// A certificate or key file cannot be read or used.
     #[error("cannot use {} for the TLS that {asked_by} asks for", path.display())]
     Certificate {
         path: PathBuf,
-        /// The variable, or what else asks for it.
+        /// The variable or docker context that turns TLS on.
         asked_by: &'static str,
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
-    /// The way to the engine takes a program that is not there.
-    #[error("there is no program `ssh` on this machine, which the way to the engine takes")]
+    /// The engine is reached through `ssh`, which is not installed.
+    #[error("there is no program `ssh` on this machine, and the Docker Engine is reached through it")]
     NoSsh,
     #[error("the Docker Engine at {address} does not answer")]
     Unreachable {
-        /// Where it should be.
         address: String,
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
-    /// The engine is older than what runner needs.
+    /// The engine is too old.
     #[error("the Docker Engine {version} speaks API {found}, but runner needs 1.41 (Docker 20.10) or newer")]
     TooOld { version: String, found: String },
-    /// There is no such image in the engine.
+    /// The engine does not have the image.
     #[error("the engine has no image {0}")]
     NoImage(String),
     /// A Dockerfile is missing.
@@ -147,12 +142,12 @@ pub(crate) enum DockerError {
         #[source]
         source: std::io::Error,
     },
-    /// A service of a test is not there when it should be.
-    #[error("the service `{name}` {what}")]
+    /// A service of a test did not become ready, or failed.
+    #[error("the service `{name}` {outcome}")]
     Service {
         name: String,
-        /// What became of it.
-        what: String,
+        /// A predicate such as `ended with exit code 1`.
+        outcome: String,
         /// The last lines of its log.
         log: String,
     },
@@ -160,19 +155,19 @@ pub(crate) enum DockerError {
     #[error("the image {image} could not be pulled: {reason}")]
     Pull {
         image: String,
-        /// The engine's own words.
+        /// The engine's message.
         reason: String,
     },
-    /// The engine never said how a container ended.
-    #[error("the Docker Engine did not say how the container ended")]
+    /// The engine never reported how a container ended.
+    #[error("the Docker Engine did not report how the container ended")]
     Lost,
     /// The connection to BuildKit broke.
     #[error("the connection to the engine's BuildKit failed")]
     Session(#[source] Box<dyn std::error::Error + Send + Sync>),
-    /// Anything else that the engine answers.
+    /// Any other error of the engine.
     #[error("the Docker Engine could not {doing}")]
     Api {
-        /// What was asked of it.
+        /// The operation that failed, as an infinitive.
         doing: &'static str,
         #[source]
         source: BollardError,
@@ -195,29 +190,29 @@ impl DockerError {
 }
 
 impl Engine {
-    /// Connects to an engine, and agrees on a version of the API with it.
+    /// Connects to an engine and negotiates the API version with it.
     pub(crate) async fn connect(endpoint: &Endpoint) -> Result<Self, DockerError> {
-        let named = endpoint.named()?;
-        let connected = match endpoint.resolve(named.as_ref()) {
+        let context = endpoint.context()?;
+        let connected = match endpoint.resolve(context.as_ref()) {
             Ok(host) => Self::reach(host, endpoint.reads_storage).await,
             Err(error) => Err(error),
         };
-        match named {
-            Some(Named { name, .. }) => connected
+        match context {
+            Some(DockerContext { name, .. }) => connected
                 .map(|engine| Self { context: Some(name.clone()), ..engine })
-                .map_err(|error| DockerError::Named { name, source: Box::new(error) }),
+                .map_err(|error| DockerError::OfContext { name, source: Box::new(error) }),
             None => connected,
         }
     }
 
     async fn reach(host: Host, reads_storage: bool) -> Result<Self, DockerError> {
-        let patience = host.patience();
-        let silent = host.unreachable(format!("no answer within {} s", patience.as_secs()));
-        let agreed = Self::agree(host, reads_storage);
-        tokio::time::timeout(patience, agreed).await.unwrap_or(Err(silent))
+        let timeout = host.connect_timeout();
+        let silent = host.unreachable(format!("no answer within {} s", timeout.as_secs()));
+        let negotiated = Self::negotiate(host, reads_storage);
+        tokio::time::timeout(timeout, negotiated).await.unwrap_or(Err(silent))
     }
 
-    async fn agree(host: Host, reads_storage: bool) -> Result<Self, DockerError> {
+    async fn negotiate(host: Host, reads_storage: bool) -> Result<Self, DockerError> {
         host.ping().await?;
         let client = host
             .client(TIMEOUT, bollard::API_DEFAULT_VERSION)
@@ -235,7 +230,7 @@ impl Engine {
     }
 }
 
-/// The name of the user that this process runs as.
+/// Returns the name of the user that this process runs as.
 fn user() -> String {
     let id = rustix::process::geteuid().as_raw();
     let users = std::fs::read_to_string("/etc/passwd").unwrap_or_default();
@@ -248,7 +243,7 @@ fn user() -> String {
 }
 
 impl Engine {
-    /// The rules by which the docker command of this engine's release chooses the files of a context.
+    /// Returns the rules by which the docker command of this engine's release selects the files of a build context.
     pub(crate) fn ignore_rules(&self) -> ignore::Rules {
         let spoken = self.client.client_version();
         if (spoken.major_version, spoken.minor_version) < (1, 42) {
@@ -257,15 +252,4 @@ impl Engine {
             ignore::Rules::Current
         }
     }
-}
-
-/// A fresh identifier of 16 letters and digits.
-pub(crate) fn random_id() -> String {
-    let mut bytes = [0; 16];
-    // Without randomness there is no TLS either; time and process are unique enough for an id.
-    if aws_lc_rs::rand::fill(&mut bytes).is_err() {
-        let now = jiff::Timestamp::now().as_nanosecond();
-        bytes = (now ^ i128::from(std::process::id())).to_le_bytes();
-    }
-    bytes.iter().map(|byte| char::from(b"abcdefghijklmnopqrstuvwxyz012345"[usize::from(byte % 32)])).collect()
 }

@@ -1,38 +1,39 @@
-//! What runner makes in the engine besides images carries the label of its owner, so that it can be found when that is gone.
+//! Containers, networks, volumes and image names that runner creates. They carry the label of their owner, so that `gc` finds
+//! those whose owner has ended.
 
-use super::container::at_once;
+use super::container::force_removal;
 use super::{DockerError, Engine};
+use crate::random;
 use bollard::query_parameters::{
     ListContainersOptions, ListImagesOptions, ListNetworksOptions, ListVolumesOptions, RemoveVolumeOptions,
 };
 use std::collections::HashMap;
 
-/// The label with the build's id.
+/// The label with the id of the run.
 const RUN_LABEL: &str = "dev.runner.run";
-/// The label with the process that made it.
+/// The label with the process that created the object.
 pub(crate) const OWNER_LABEL: &str = "dev.runner.owner";
 
-/// The labels of what a process makes for a build.
+/// Returns the labels for an object that a process creates for a run.
 pub(crate) fn labels(run: &str, owner: &str) -> HashMap<String, String> {
     HashMap::from([(RUN_LABEL.to_owned(), run.to_owned()), (OWNER_LABEL.to_owned(), owner.to_owned())])
 }
 
-/// The repository of the names that images have only while another one is built from them. No registry has this name.
+/// The repository of temporary image names, which exist while another image is built from them. No registry has this name.
 const STAGES: &str = "local.invalid/runner-stage";
 
-/// A name for an image that another one is built from, which says who gave it.
+/// Returns a temporary name for an image that another one is built from. It contains the owner.
 pub(crate) fn stage_name(owner: &str) -> String {
-    format!("{STAGES}:{owner}-{}", super::random_id())
+    format!("{STAGES}:{owner}-{}", random::id())
 }
 
-/// A kind of thing in the engine. In this order they can be removed.
+/// The kind of an object in the engine. Objects can be removed in this order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
-    /// A container, running or not.
     Container,
     Network,
     Volume,
-    /// A name of an image that was needed for a time.
+    /// A temporary image name.
     Stage,
 }
 
@@ -47,19 +48,19 @@ impl Kind {
     }
 }
 
-/// Something that carries an owner's label.
+/// An object in the engine with an owner.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Owned {
     pub(crate) kind: Kind,
-    /// What the engine knows it by.
+    /// The id or name that the engine accepts.
     id: String,
-    /// Its name, for people.
+    /// The name for messages.
     pub(crate) name: String,
     pub(crate) owner: String,
 }
 
 impl Engine {
-    /// Everything that runner has made and that is still there.
+    /// Lists all existing objects that runner has created.
     pub(crate) async fn owned(&self) -> Result<Vec<Owned>, DockerError> {
         let filters = Some(HashMap::from([("label".to_owned(), vec![OWNER_LABEL.to_owned()])]));
         let mut owned = Vec::new();
@@ -98,10 +99,10 @@ impl Engine {
         Ok(owned)
     }
 
-    /// Removes it, whatever state it is in. What is gone meanwhile is as wanted.
+    /// Removes an object in any state. An object that no longer exists is not an error.
     pub(crate) async fn remove(&self, owned: &Owned) -> Result<(), DockerError> {
         let removed = match owned.kind {
-            Kind::Container => self.client.remove_container(&owned.id, Some(at_once())).await,
+            Kind::Container => self.client.remove_container(&owned.id, Some(force_removal())).await,
             Kind::Network => self.client.remove_network(&owned.id).await,
             Kind::Volume => {
                 self.client.remove_volume(&owned.id, Some(RemoveVolumeOptions { force: true })).await
@@ -110,7 +111,7 @@ impl Engine {
         };
         match removed {
             Err(bollard::errors::Error::DockerResponseServerError { status_code: 404, .. }) => Ok(()),
-            // Somebody removes it at this moment.
+            // It is already being removed.
             Err(bollard::errors::Error::DockerResponseServerError { status_code: 409, .. })
                 if owned.kind == Kind::Container =>
             {

@@ -1,4 +1,4 @@
-//! Services: containers that a test needs beside itself, in a network of their own.
+//! Services: containers that run alongside a test, in a network of their own.
 
 use super::container::ContainerRun;
 use super::owned::labels;
@@ -15,45 +15,45 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep, timeout};
 
-/// How often a service is asked whether it is up.
-const POLL: Duration = Duration::from_millis(250);
-/// How long one question may take.
-const ANSWER: Duration = Duration::from_secs(2);
-/// How much of a service's log is shown when it does not come up, in lines.
-const LOG: &str = "50";
+/// The interval at which a service is polled until it is ready.
+const POLL_INTERVAL: Duration = Duration::from_millis(250);
+/// The timeout of one probe.
+const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
+/// How many lines of a service's log are reported after a failure.
+const LOG_LINES: &str = "50";
 
-/// How much of what a command or a log says is kept, in bytes.
-const LARGEST: usize = 1024 * 1024;
+/// The largest output of a command or log that is kept, in bytes.
+const MAX_OUTPUT: usize = 1024 * 1024;
 
 /// A service to start.
 #[derive(Debug, Clone)]
 pub(crate) struct Service {
-    /// What the test knows it by: its host name.
+    /// The host name that the test uses.
     pub(crate) name: String,
     pub(crate) container: ContainerRun,
-    /// What shows that it is up; nothing where having started is enough.
+    /// The readiness probe. Without one the service is ready once it has started.
     pub(crate) ready: Option<Probe>,
-    /// How long that may take.
-    pub(crate) patience: Duration,
+    /// How long it may take to become ready.
+    pub(crate) timeout: Duration,
 }
 
-/// What shows that a service is up.
+/// A readiness probe.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Probe {
     /// The image's own health check.
     Healthcheck,
     /// A TCP port that accepts connections.
     Port(u16),
-    /// Port and path that answer with a status below 400.
+    /// A port and a path that return a status below 400.
     Http(u16, String),
-    /// A text in its output.
+    /// A text in the output.
     Log(String),
-    /// A command in the container that ends with 0.
+    /// A command in the container that exits with 0.
     Command(Vec<String>),
 }
 
 impl Engine {
-    /// Pulls an image, where the engine does not have it.
+    /// Pulls an image.
     pub(crate) async fn pull(&self, image: &str, login: Option<&Login>) -> Result<(), DockerError> {
         let named = image.rsplit('/').next().is_some_and(|last| last.contains([':', '@']));
         let image = if named { image.to_owned() } else { format!("{image}:latest") };
@@ -81,7 +81,7 @@ impl Engine {
         pulled.await.map_err(|error| DockerError::Pull { image, reason: error.to_string() })
     }
 
-    /// Makes a network of this name.
+    /// Creates a network.
     pub(crate) async fn create_network(&self, name: &str, run: &str, owner: &str) -> Result<(), DockerError> {
         let request = NetworkCreateRequest {
             name: name.to_owned(),
@@ -92,12 +92,12 @@ impl Engine {
         created.map(drop).map_err(DockerError::api("create a network"))
     }
 
-    /// Removes a network, which no container may use any more.
+    /// Removes a network that no container uses any more.
     pub(crate) async fn remove_network(&self, name: &str) -> Result<(), DockerError> {
         self.client.remove_network(name).await.map_err(DockerError::api("remove a network"))
     }
 
-    /// Makes a service's container in a network. The answer is its id.
+    /// Creates a service's container in a network. Returns its id.
     pub(crate) async fn create_service(
         &self,
         service: &Service,
@@ -106,12 +106,12 @@ impl Engine {
         self.create(&service.container, Some(network), Some(&service.name)).await
     }
 
-    /// Starts a service's container and waits until it is up.
+    /// Starts a service's container and waits until it is ready.
     pub(crate) async fn start_service(&self, service: &Service, id: &str) -> Result<(), DockerError> {
-        self.fill(id, &service.container).await?;
+        self.copy_volumes(id, &service.container).await?;
         self.start(id).await?;
         let Some(probe) = &service.ready else { return Ok(()) };
-        let begin = Instant::now();
+        let start = Instant::now();
         loop {
             let state = self.client.inspect_container(id, None::<InspectContainerOptions>).await;
             let state = state.map_err(DockerError::api("inspect a container"))?;
@@ -123,48 +123,51 @@ impl Engine {
             let state = state.state.unwrap_or_default();
             if state.running == Some(false) {
                 let code = state.exit_code.unwrap_or_default();
-                return Err(self.gave_up(service, id, format!("ended with exit code {code}")).await);
+                return Err(self.failed(service, id, format!("ended with exit code {code}")).await);
             }
-            let up = match probe {
+            let ready = match probe {
                 Probe::Healthcheck => match state.health.and_then(|health| health.status) {
                     Some(HealthStatusEnum::HEALTHY) => true,
                     None | Some(HealthStatusEnum::NONE) => {
-                        return Err(self.gave_up(service, id, "has no health check".to_owned()).await);
+                        return Err(self.failed(service, id, "has no health check".to_owned()).await);
                     }
                     Some(_) => false,
                 },
-                probe => timeout(ANSWER, self.is_up(probe, id, address.as_deref())).await.unwrap_or(false),
+                probe => timeout(PROBE_TIMEOUT, self.is_ready(probe, id, address.as_deref()))
+                    .await
+                    .unwrap_or(false),
             };
-            if up {
+            if ready {
                 return Ok(());
             }
-            if begin.elapsed() > service.patience {
-                let what = format!("was not ready within {} s", service.patience.as_secs());
-                return Err(self.gave_up(service, id, what).await);
+            if start.elapsed() > service.timeout {
+                let outcome = format!("was not ready within {} s", service.timeout.as_secs());
+                return Err(self.failed(service, id, outcome).await);
             }
-            sleep(POLL).await;
+            sleep(POLL_INTERVAL).await;
         }
     }
 
-    /// Checks that a service is there still, or has ended without an error.
+    /// Checks that a service is still running, or has ended without an error.
     pub(crate) async fn check_service(&self, service: &Service, id: &str) -> Result<(), DockerError> {
         let state = self.client.inspect_container(id, None::<InspectContainerOptions>).await;
         let state = state.map_err(DockerError::api("inspect a container"))?.state.unwrap_or_default();
         let code = state.exit_code.unwrap_or_default();
         if state.running == Some(false) && code != 0 {
             return Err(self
-                .gave_up(service, id, format!("ended with exit code {code} beside the test"))
+                .failed(service, id, format!("ended with exit code {code} during the test"))
                 .await);
         }
         Ok(())
     }
 
-    async fn gave_up(&self, service: &Service, id: &str, what: String) -> DockerError {
-        DockerError::Service { name: service.name.clone(), what, log: self.log(id).await }
+    /// Returns the error of a service, with the end of its log.
+    async fn failed(&self, service: &Service, id: &str, outcome: String) -> DockerError {
+        DockerError::Service { name: service.name.clone(), outcome, log: self.log(id).await }
     }
 
-    /// What a container has written so far: all of it, or its last lines.
-    fn pieces(&self, id: &str, tail: &str) -> impl Stream<Item = bytes::Bytes> {
+    /// Streams the output of a container: all of it, or the last lines.
+    fn output(&self, id: &str, tail: &str) -> impl Stream<Item = bytes::Bytes> {
         let options =
             LogsOptions { stdout: true, stderr: true, tail: tail.to_owned(), ..LogsOptions::default() };
         self.client
@@ -173,17 +176,17 @@ impl Engine {
     }
 
     async fn log(&self, id: &str) -> String {
-        let mut pieces = Box::pin(self.pieces(id, LOG));
+        let mut pieces = Box::pin(self.output(id, LOG_LINES));
         let mut text = Vec::new();
-        while let Some(piece) = pieces.next().await.filter(|_| text.len() < LARGEST) {
+        while let Some(piece) = pieces.next().await.filter(|_| text.len() < MAX_OUTPUT) {
             text.extend_from_slice(&piece);
         }
         String::from_utf8_lossy(&text).into_owned()
     }
 
-    /// Whether a text is in what a container has written. Only as much of that is kept as the text is long.
-    async fn has_said(&self, id: &str, text: &[u8]) -> bool {
-        let mut pieces = Box::pin(self.pieces(id, "all"));
+    /// Whether the output of a container contains a text. Keeps only as much of the output as the text is long.
+    async fn has_printed(&self, id: &str, text: &[u8]) -> bool {
+        let mut pieces = Box::pin(self.output(id, "all"));
         let mut window: Vec<u8> = Vec::new();
         while let Some(piece) = pieces.next().await {
             window.extend_from_slice(&piece);
@@ -195,15 +198,15 @@ impl Engine {
         false
     }
 
-    /// One look. What cannot be asked is not up yet.
-    async fn is_up(&self, probe: &Probe, id: &str, address: Option<&str>) -> bool {
+    /// Runs a probe once. If the probe cannot run, the service is not ready.
+    async fn is_ready(&self, probe: &Probe, id: &str, address: Option<&str>) -> bool {
         match probe {
             Probe::Healthcheck => false,
-            Probe::Log(text) => self.has_said(id, text.as_bytes()).await,
+            Probe::Log(text) => self.has_printed(id, text.as_bytes()).await,
             Probe::Command(argv) => self.exec(id, argv.clone()).await.is_some_and(|(code, _)| code == 0),
             Probe::Port(port) => match address {
                 Some(address) if TcpStream::connect((address, *port)).await.is_ok() => true,
-                // From here the network may be out of reach; the container knows who listens (proc(5), `tcp`).
+                // This machine may not reach the network. The container's own list of sockets is in proc(5), `tcp`.
                 _ => {
                     let argv = ["cat", "/proc/net/tcp", "/proc/net/tcp6"].map(ToOwned::to_owned).to_vec();
                     let listening = format!(":{port:04X} ");
@@ -216,13 +219,13 @@ impl Engine {
                 }
             },
             Probe::Http(port, path) => match address {
-                Some(address) => answers(address, *port, path).await.unwrap_or(false),
+                Some(address) => responds(address, *port, path).await.unwrap_or(false),
                 None => false,
             },
         }
     }
 
-    /// Runs a command in a container: exit code and output.
+    /// Runs a command in a container. Returns its exit code and output.
     async fn exec(&self, id: &str, argv: Vec<String>) -> Option<(i64, String)> {
         let config = ExecConfig {
             cmd: Some(argv),
@@ -235,7 +238,7 @@ impl Engine {
         let mut text = Vec::new();
         if let StartExecResults::Attached { mut output, .. } = started {
             while let Some(Ok(piece)) = output.next().await {
-                let rest = LARGEST.saturating_sub(text.len());
+                let rest = MAX_OUTPUT.saturating_sub(text.len());
                 let bytes = piece.into_bytes();
                 text.extend_from_slice(&bytes[..bytes.len().min(rest)]);
             }
@@ -245,8 +248,8 @@ impl Engine {
     }
 }
 
-/// Whether a web server answers with a status below 400.
-async fn answers(address: &str, port: u16, path: &str) -> std::io::Result<bool> {
+/// Whether a web server returns a status below 400.
+async fn responds(address: &str, port: u16, path: &str) -> std::io::Result<bool> {
     let mut stream = TcpStream::connect((address, port)).await?;
     let request = format!("GET {path} HTTP/1.0\r\nHost: {address}:{port}\r\nConnection: close\r\n\r\n");
     stream.write_all(request.as_bytes()).await?;

@@ -1,32 +1,31 @@
-//! The `AppSpec` file, by which `CodeDeploy` is told what a service gets.
+//! The `AppSpec` file, which describes a `CodeDeploy` deployment.
 //!
 //! Source: the `CodeDeploy` user guide, "`AppSpec` file structure for Amazon ECS deployments".
 
 use super::service::Service;
 use serde_json::{Number, Value, json};
 
-/// What `CodePipeline` puts the ARN of the revision in the place of that it registers.
+/// The placeholder that `CodePipeline` replaces with the ARN of the revision that it registers.
 pub(crate) const TASK_DEFINITION: &str = "<TASK_DEFINITION>";
 
-/// What `CodePipeline` puts the image in the place of that `imageDetail.json` names.
+/// The placeholder that `CodePipeline` replaces with the image in `imageDetail.json`.
 pub(crate) const IMAGE: &str = "<IMAGE1_NAME>";
 
-/// What a service gets.
+/// The content of an `AppSpec` for a service of Amazon ECS.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct AppSpec {
-    /// The revision, as an ARN.
+    /// The ARN of the revision.
     pub(crate) task_definition: String,
-    /// The container and its port that the load balancer reaches; nothing where only ECS knows them.
+    /// The container and port behind the load balancer; `None` if only ECS knows them.
     pub(crate) target: Option<(String, i32)>,
-    /// The version of the Fargate platform; the latest where absent.
+    /// The Fargate platform version; the latest if absent.
     pub(crate) platform_version: Option<String>,
-    /// Capacity providers with their weight and base.
+    /// Capacity providers with weight and base.
     pub(crate) capacity_providers: Vec<(String, i32, i32)>,
 }
 
 impl AppSpec {
-    /// What brings a revision to a service: everything but the revision is as the service has it. Nothing where no load balancer
-    /// reaches the service.
+    /// Deploys a revision and keeps the service's other settings. Returns `None` if the service has no load balancer.
     pub(crate) fn of(service: &Service, revision: &str) -> Option<Self> {
         let target = service.targets.first()?;
         Some(Self {
@@ -37,7 +36,7 @@ impl AppSpec {
         })
     }
 
-    /// As JSON, always the same text for the same content.
+    /// The content as JSON. Equal contents have equal text.
     pub(crate) fn json(&self) -> String {
         let mut properties = json!({ "TaskDefinition": self.task_definition });
         if let Some((container, port)) = &self.target {
@@ -51,15 +50,15 @@ impl AppSpec {
             properties["CapacityProviderStrategy"] = self.capacity_providers.iter().map(item).collect();
         }
         let target = json!({ "TargetService": { "Type": "AWS::ECS::Service", "Properties": properties } });
-        // The version is `0.0` and nothing else, which a number of JSON does not have to keep.
+        // `CodeDeploy` requires `0.0` verbatim, which an ordinary JSON number may not keep.
         let version = Number::from_string_unchecked("0.0".to_owned());
         json!({ "version": version, "Resources": [target] }).to_string()
     }
 
-    /// As YAML, for people and `CodePipeline`.
+    /// The content as YAML, for people and `CodePipeline`.
     pub(crate) fn yaml(&self) -> String {
         let quoted = |text: &str| Value::from(text).to_string();
-        // The placeholder stands as the documentation has it.
+        // The documentation has the placeholder without quotes.
         let definition = if self.task_definition == TASK_DEFINITION {
             TASK_DEFINITION.to_owned()
         } else {

@@ -1,4 +1,4 @@
-//! Deployments by AWS `CodeDeploy`, as far as runner has to know them.
+//! The parts of `CodeDeploy` deployments that runner uses.
 
 use super::service::Counts;
 use jiff::Timestamp;
@@ -7,26 +7,23 @@ use std::fmt;
 /// The state of a deployment. Source: API reference of `CodeDeploy`, `DeploymentInfo.status`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) enum Status {
-    /// It was asked for.
     #[default]
     Created,
-    /// It waits to begin.
     Queued,
-    /// It is under way.
     InProgress,
-    /// It is through, and is watched for a while.
+    /// Deployed, and monitored for the bake time.
     Baking,
-    /// It waits for somebody, or for the time, to move the traffic.
+    /// Waits for a confirmation or a timeout to shift the traffic.
     Ready,
     Succeeded,
     Failed,
-    /// Somebody, or an alarm, has ended it.
+    /// Stopped by a user or an alarm.
     Stopped,
     Other(String),
 }
 
 impl Status {
-    /// The state that `CodeDeploy`'s word stands for.
+    /// Parses `CodeDeploy`'s status.
     pub(crate) fn read(word: &str) -> Self {
         match word {
             "Created" => Self::Created,
@@ -64,42 +61,39 @@ impl fmt::Display for Status {
 
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Group {
-    /// The services that it deploys to: cluster and name.
+    /// The cluster and name of each service that it deploys to.
     pub(crate) services: Vec<(String, String)>,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Deployment {
-    /// How far it is.
     pub(crate) status: Status,
-    /// Why it failed: `CodeDeploy`'s code and words.
+    /// `CodeDeploy`'s error code and message.
     pub(crate) error: Option<(String, String)>,
-    /// More of its words.
+    /// Additional status messages.
     pub(crate) messages: Vec<String>,
-    /// What its maker says of it.
     pub(crate) description: String,
     /// The hash of its `AppSpec`.
     pub(crate) sha256: Option<String>,
-    /// When it was asked for.
     pub(crate) created: Option<Timestamp>,
-    /// It takes another one back.
+    /// It rolls back another deployment.
     pub(crate) is_rollback: bool,
-    /// It is taken back where it fails.
+    /// `CodeDeploy` rolls it back if it fails.
     pub(crate) rolls_back: bool,
-    /// The deployment that takes it back.
+    /// The id of the deployment that rolls it back.
     pub(crate) rollback: Option<String>,
-    /// How that goes, in `CodeDeploy`'s words.
+    /// `CodeDeploy`'s message about the rollback.
     pub(crate) rollback_message: Option<String>,
-    /// All traffic has moved; the earlier tasks wait for their end.
+    /// All traffic has shifted, and the earlier tasks wait for termination.
     pub(crate) keeps_earlier: bool,
-    /// How many minutes they wait.
+    /// The minutes until their termination.
     pub(crate) keeps_for: Option<i32>,
-    /// Targets by their state: word and how many there are.
+    /// The number of targets in each state.
     pub(crate) targets: Vec<(&'static str, i64)>,
 }
 
 impl Deployment {
-    /// Why it ended, in `CodeDeploy`'s words.
+    /// `CodeDeploy`'s reason for the failure.
     pub(crate) fn reason(&self) -> Option<String> {
         let (code, message) = self.error.as_ref()?;
         let mut reason = if message.is_empty() { code.clone() } else { format!("{code}: {message}") };
@@ -111,16 +105,15 @@ impl Deployment {
     }
 }
 
-/// What a deployment does to the service.
+/// The progress of a deployment at its target service.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(crate) struct Progress {
-    /// The events of its lifecycle, in order.
+    /// In chronological order.
     pub(crate) events: Vec<LifecycleEvent>,
-    /// The service's sets of tasks.
     pub(crate) sets: Vec<TaskSet>,
 }
 
-/// A step on the way, such as `BeforeInstall` or `AllowTraffic`.
+/// A lifecycle event, such as `BeforeInstall` or `AllowTraffic`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct LifecycleEvent {
     pub(crate) name: String,
@@ -130,7 +123,7 @@ pub(crate) struct LifecycleEvent {
 }
 
 impl LifecycleEvent {
-    /// What is worth a line; nothing for what has not begun.
+    /// A line for the log. Returns `None` for events that are pending or skipped.
     pub(crate) fn line(&self) -> Option<String> {
         let word = match self.status.as_str() {
             "InProgress" => "in progress",
@@ -144,41 +137,39 @@ impl LifecycleEvent {
     }
 }
 
-/// A set of tasks of one revision.
+/// The tasks of one revision.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(crate) struct TaskSet {
-    /// Its id, which its tasks name in `startedBy`.
+    /// The id in the `startedBy` field of its tasks.
     pub(crate) id: String,
-    /// It is the new one.
+    /// It belongs to the new revision.
     pub(crate) is_new: bool,
-    /// How many tasks are wanted, run and start.
     pub(crate) counts: Counts,
-    /// How much of the traffic it gets, in per cent.
+    /// Its percentage of the traffic.
     pub(crate) traffic: f64,
 }
 
 impl Progress {
-    /// The set of the new revision.
     pub(crate) fn new_set(&self) -> Option<&TaskSet> {
         self.sets.iter().find(|set| set.is_new)
     }
 }
 
-/// Where a deployment stands, for people: what changes from one look to the next.
+/// A short description of a deployment's state for the log. It changes whenever the deployment progresses.
 pub(crate) fn standing(deployment: &Deployment, progress: Option<&Progress>) -> String {
     let mut parts = vec![deployment.status.to_string()];
     if let Some(set) = progress.and_then(Progress::new_set) {
         parts.push(set.counts.to_string());
         parts.push(format!("{:.0} % of the traffic", set.traffic));
     } else {
-        let told: Vec<String> = deployment
+        let counts: Vec<String> = deployment
             .targets
             .iter()
             .filter(|(_, count)| *count > 0)
             .map(|(word, count)| format!("{count} {word}"))
             .collect();
-        if !told.is_empty() && !deployment.status.is_final() {
-            parts.push(format!("services: {}", told.join(", ")));
+        if !counts.is_empty() && !deployment.status.is_final() {
+            parts.push(format!("services: {}", counts.join(", ")));
         }
     }
     if deployment.keeps_earlier && !deployment.status.is_final() {
@@ -188,7 +179,7 @@ pub(crate) fn standing(deployment: &Deployment, progress: Option<&Progress>) -> 
     parts.join(" · ")
 }
 
-/// The id of the deployment that a refusal names: `… already has an active Deployment 'd-ABC123'`.
+/// The id of the active deployment in `CodeDeploy`'s error message: `… already has an active Deployment 'd-ABC123'`.
 pub(crate) fn active_in(message: &str) -> Option<&str> {
     let from = message.find("d-")?;
     let before = message[..from].chars().next_back();
@@ -205,14 +196,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_refusal_names_the_deployment_under_way() {
-        let said = "The Deployment Group 'webapp-prod' already has an active Deployment 'd-9XKLM12AB'";
-        assert_eq!(active_in(said), Some("d-9XKLM12AB"));
+    fn the_error_names_the_active_deployment() {
+        let message = "The Deployment Group 'webapp-prod' already has an active Deployment 'd-9XKLM12AB'";
+        assert_eq!(active_in(message), Some("d-9XKLM12AB"));
         assert_eq!(active_in("the group has an active deployment"), None);
     }
 
     #[test]
-    fn only_what_happens_is_a_line() {
+    fn only_active_and_finished_events_have_a_line() {
         let event = |status: &str, message: Option<&str>| LifecycleEvent {
             name: "AllowTraffic".to_owned(),
             status: status.to_owned(),
@@ -224,7 +215,7 @@ mod tests {
     }
 
     #[test]
-    fn the_standing_names_tasks_and_traffic() {
+    fn the_standing_has_tasks_and_traffic() {
         let mut deployment = Deployment { status: Status::InProgress, ..Deployment::default() };
         deployment.targets = vec![("in progress", 1), ("failed", 0)];
         assert_eq!(standing(&deployment, None), "in progress · services: 1 in progress");
@@ -241,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn a_reason_has_all_that_codedeploy_says() {
+    fn a_reason_has_code_and_messages() {
         let error = Some(("ALARM_ACTIVE".to_owned(), "One or more alarms.".to_owned()));
         let deployment = Deployment { error, messages: vec!["more".to_owned()], ..Deployment::default() };
         assert_eq!(deployment.reason().as_deref(), Some("ALARM_ACTIVE: One or more alarms.; more"));

@@ -1,11 +1,12 @@
-//! What differs between two task definitions, with everything out of the way that means the same.
+//! The differences between two task definitions, without those that have no meaning.
 
 use super::number;
 use super::task_definition::Request;
+use crate::address::Arn;
 use serde_json::{Map, Value, json};
 use similar::TextDiff;
 
-/// Lists whose order means nothing, with the field that orders them.
+/// Unordered lists, with the field by which they are sorted.
 const UNORDERED: [(&str, &str); 6] = [
     ("containerDefinitions", "name"),
     ("environment", "name"),
@@ -15,10 +16,10 @@ const UNORDERED: [(&str, &str); 6] = [
     ("volumes", "name"),
 ];
 
-/// What stands for the value of a variable that does not change.
+/// Replaces the value of an unchanged variable.
 const UNCHANGED: &str = "(unchanged)";
 
-/// Fields of containers that mean the same where they are absent, by their API reference.
+/// The default values of container fields, by the API reference.
 fn container_defaults() -> [(&'static str, Value); 8] {
     [
         ("cpu", json!(0)),
@@ -32,7 +33,7 @@ fn container_defaults() -> [(&'static str, Value); 8] {
     ]
 }
 
-/// A unified diff of two definitions, as far as they mean something; nothing where they mean the same.
+/// A unified diff of two definitions in normal form. Returns `None` if they are equivalent.
 pub(crate) fn compare(before: &Request, after: &Request) -> Option<String> {
     let (mut before, mut after) = (normal(before), normal(after));
     align_roles(&mut before, &mut after);
@@ -48,7 +49,7 @@ pub(crate) fn compare(before: &Request, after: &Request) -> Option<String> {
     Some(diff.unified_diff().context_radius(3).header("before", "after").to_string())
 }
 
-/// What variables hold that do not change is nobody's business: people keep passwords there.
+/// Hides the values of unchanged variables, because people keep passwords there.
 fn hide_unchanged(before: &mut Map<String, Value>, after: &mut Map<String, Value>) {
     let unchanged: Vec<(Value, Value)> = {
         let of_after: Vec<(Value, Value)> = variables(after).map(|(at, entry)| (at, entry.clone())).collect();
@@ -64,7 +65,7 @@ fn hide_unchanged(before: &mut Map<String, Value>, after: &mut Map<String, Value
     }
 }
 
-/// The variables of all containers, each with its container's name.
+/// The variables of all containers, each with the container's name.
 fn variables(definition: &mut Map<String, Value>) -> impl Iterator<Item = (Value, &mut Value)> {
     let containers = definition.get_mut("containerDefinitions").and_then(Value::as_array_mut);
     containers.into_iter().flatten().flat_map(|container| {
@@ -74,7 +75,7 @@ fn variables(definition: &mut Map<String, Value>) -> impl Iterator<Item = (Value
     })
 }
 
-/// A definition in the one form that all with its meaning have.
+/// The normal form, which is equal for equivalent definitions.
 fn normal(request: &Request) -> Map<String, Value> {
     let mut fields = request.fields().clone();
     fields.values_mut().for_each(normal_numbers);
@@ -94,7 +95,7 @@ fn normal(request: &Request) -> Map<String, Value> {
     if let Some(kinds) = fields.get_mut("requiresCompatibilities").and_then(Value::as_array_mut) {
         kinds.sort_by_key(ToString::to_string);
     }
-    // Elsewhere a port without one of the host gets any that is free there.
+    // In other network modes, a container port without a host port gets a random one.
     let shares_ports =
         is_on_fargate || fields.get("networkMode").is_some_and(|mode| mode == "awsvpc" || mode == "host");
     let containers = fields.get_mut("containerDefinitions").and_then(Value::as_array_mut);
@@ -104,7 +105,7 @@ fn normal(request: &Request) -> Map<String, Value> {
     sorted(fields)
 }
 
-/// 1.50 and 1.5 are the same, and so are 1e3 and 1000.
+/// 1.50 equals 1.5, and 1e3 equals 1000.
 fn normal_numbers(value: &mut Value) {
     match value {
         Value::Number(number) => *number = number::normal(number),
@@ -114,7 +115,7 @@ fn normal_numbers(value: &mut Value) {
     }
 }
 
-/// `shares_ports`: the host's port is always the container's.
+/// With `shares_ports`, the host port always equals the container port.
 fn normal_container(container: &mut Map<String, Value>, shares_ports: bool) {
     for (field, default) in container_defaults() {
         remove_default(container, field, &default);
@@ -144,7 +145,7 @@ fn remove_default(fields: &mut Map<String, Value>, field: &str, default: &Value)
     }
 }
 
-/// `0.25 vCPU` and 256 are the same, and so are `1 GB` and 1024.
+/// `0.25 vCPU` equals 256, and `1 GB` equals 1024.
 fn amount(value: &Value, unit: &str, per_unit: f64) -> String {
     let text = value.as_str().map_or_else(|| value.to_string(), ToOwned::to_owned);
     let lower = text.trim().to_ascii_lowercase();
@@ -152,15 +153,14 @@ fn amount(value: &Value, unit: &str, per_unit: f64) -> String {
     count.map_or_else(|| text.trim().to_owned(), |count| format!("{}", (count * per_unit).round()))
 }
 
-/// Where one side has a role's name and the other one its ARN, they are the same role.
+/// If one side has a role's name and the other its ARN, both get the ARN.
 fn align_roles(before: &mut Map<String, Value>, after: &mut Map<String, Value>) {
     for field in ["taskRoleArn", "executionRoleArn"] {
         let roles = [&*before, &*after]
             .map(|fields| fields.get(field).and_then(Value::as_str).map(ToOwned::to_owned));
         if let [Some(one), Some(other)] = roles {
-            let is_of = |arn: &str, name: &str| {
-                arn.starts_with("arn:") && !name.contains(':') && arn.rsplit('/').next() == Some(name)
-            };
+            let is_of =
+                |arn: &str, name: &str| Arn::parse(arn).is_some_and(|arn| arn.resource_name() == name);
             if is_of(&one, &other) {
                 after.insert(field.to_owned(), Value::from(one));
             } else if is_of(&other, &one) {
@@ -170,7 +170,7 @@ fn align_roles(before: &mut Map<String, Value>, after: &mut Map<String, Value>) 
     }
 }
 
-/// Objects by their keys, unordered lists by theirs, and without what is empty.
+/// Sorts objects and unordered lists by their keys, and removes empty values.
 fn sorted(fields: Map<String, Value>) -> Map<String, Value> {
     let mut entries: Vec<(String, Value)> = fields.into_iter().collect();
     entries.sort_by(|(one, _), (other, _)| one.cmp(other));

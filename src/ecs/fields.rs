@@ -1,10 +1,10 @@
-//! The fields of a `RegisterTaskDefinition` request, to notice what looks like a slip: API reference of Amazon ECS, 2026. Fields that
-//! came later are sent as well.
+//! The known fields of a `RegisterTaskDefinition` request, to detect typos. Source: API reference of Amazon ECS, 2026.
+//! Unknown fields are sent unchanged.
 
 use crate::text::closest;
 use serde_json::{Map, Value};
 
-/// The fields of objects, by the field that holds the object or a list of them; the request itself is first.
+/// The fields of objects, by the field that holds the object or a list of objects. The request itself is first.
 const FIELDS: &[(&str, &[&str])] = &[
     (
         "",
@@ -145,26 +145,26 @@ const VOLUME: &[&str] = &[
     "s3filesVolumeConfiguration",
 ];
 
-/// A sentence for each field of a request that ECS is not known to have, and whose name is close to one that it has.
-pub(crate) fn likely_slips(request: &Map<String, Value>) -> Vec<String> {
-    let mut slips = Vec::new();
-    look("", request, &mut slips);
-    slips
+/// A warning for each unknown field whose name resembles a known one.
+pub(crate) fn likely_typos(request: &Map<String, Value>) -> Vec<String> {
+    let mut typos = Vec::new();
+    check("", request, &mut typos);
+    typos
 }
 
-/// Looks at an object that a field holds, and at what is in it.
-fn look(holder: &str, object: &Map<String, Value>, slips: &mut Vec<String>) {
-    // What is not listed are the users' own names, or what came later.
+/// Checks the object in the field `holder`, and its inner objects.
+fn check(holder: &str, object: &Map<String, Value>, typos: &mut Vec<String>) {
+    // Unlisted objects have free-form names or are newer than this list.
     let Some((_, known)) = FIELDS.iter().find(|(name, _)| *name == holder) else { return };
     for (field, value) in object {
         if known.contains(&field.as_str()) {
             let list = value.as_array().map(Vec::as_slice).unwrap_or_default();
             let objects = value.as_object().into_iter().chain(list.iter().filter_map(Value::as_object));
-            objects.for_each(|inner| look(field, inner, slips));
+            objects.for_each(|inner| check(field, inner, typos));
         } else if let Some(close) = closest(field, known.iter().copied()) {
             let at = if holder.is_empty() { String::new() } else { format!(" of `{holder}`") };
-            slips.push(format!(
-                "ECS may not know the field `{field}`{at}, which is sent as it is; did you mean `{close}`?"
+            typos.push(format!(
+                "ECS may not know the field `{field}`{at}, which is sent unchanged; did you mean `{close}`?"
             ));
         }
     }
@@ -176,7 +176,7 @@ mod tests {
     use serde_json::json;
 
     #[test]
-    fn slips_are_noticed_at_every_depth_and_names_of_users_are_none() {
+    fn typos_are_found_at_every_depth_but_not_in_free_form_names() {
         let request = json!({
             "famly": "f", "brandNewField": { "anything": 1 },
             "volumes": [{ "name": "v", "efsVolumeConfiguration": { "fileSystemID": "fs", "authorizationConfig": { "iam": "ENABLED" } } }],
@@ -186,7 +186,7 @@ mod tests {
                 "logConfiguration": { "logDriver": "awslogs", "option": {}, "options": { "awslogs-grup": "g" } },
             }],
         });
-        let slips = likely_slips(request.as_object().unwrap());
+        let typos = likely_typos(request.as_object().unwrap());
         let fields = [
             ("famly", "family"),
             ("fileSystemID", "fileSystemId"),
@@ -194,12 +194,12 @@ mod tests {
             ("comand", "command"),
             ("option", "options"),
         ];
-        assert_eq!(slips.len(), fields.len(), "{slips:#?}");
-        for (slip, meant) in fields {
+        assert_eq!(typos.len(), fields.len(), "{typos:#?}");
+        for (field, meant) in fields {
             let is_it =
-                |told: &&String| told.contains(&format!("`{slip}`")) && told.contains(&format!("`{meant}`"));
-            assert!(slips.iter().any(|told| is_it(&told)), "{slip}: {slips:#?}");
+                |typo: &&String| typo.contains(&format!("`{field}`")) && typo.contains(&format!("`{meant}`"));
+            assert!(typos.iter().any(|typo| is_it(&typo)), "{field}: {typos:#?}");
         }
-        assert!(slips.iter().any(|told| told.contains("of `portMappings`")));
+        assert!(typos.iter().any(|typo| typo.contains("of `portMappings`")));
     }
 }

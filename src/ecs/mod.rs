@@ -1,5 +1,5 @@
-//! What is known of Amazon ECS without asking it: task definitions as documents (every shape, changes without loss, what differs),
-//! services and tasks, what has become of a deployment and why its tasks ended, what `CodeDeploy` is asked for.
+//! Amazon ECS without its API: task definitions (parsing, changing, diffing), services, tasks, verdicts on deployments,
+//! diagnosis of failed tasks, and `CodeDeploy`'s data. Pure.
 
 pub(crate) mod appspec;
 pub(crate) mod code_deploy;

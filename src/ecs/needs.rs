@@ -1,25 +1,24 @@
-//! What a task definition needs to be there before a task can start.
+//! The resources that a task definition needs: images, roles, secrets, log groups.
 
 use super::service::Target;
 use serde_json::{Map, Value};
 
-/// What a task definition names and does not hold.
+/// Resources that a task definition refers to.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Needs {
-    /// Images, with the container that runs each.
+    /// Containers with their images.
     pub(crate) images: Vec<(String, String)>,
-    /// Roles, by name or ARN.
+    /// Names or ARNs.
     pub(crate) roles: Vec<String>,
-    /// Secrets and parameters as `valueFrom` names them, with what gets their value.
+    /// Users of secrets and parameters, with the `valueFrom` reference.
     pub(crate) secrets: Vec<(String, String)>,
-    /// CloudWatch log groups that are not created by themselves, with their region.
+    /// CloudWatch log groups that must exist already, with their region.
     pub(crate) log_groups: Vec<(String, Option<String>)>,
-    /// What images have to run on, as `os/arch` in Docker's words; nothing for Windows.
+    /// The platform that images must support, as Docker's `os/arch`; `None` for Windows and if the instance decides.
     pub(crate) platform: Option<String>,
 }
 
 impl Needs {
-    /// Reads a task definition's fields.
     pub(crate) fn of(fields: &Map<String, Value>) -> Self {
         let mut needs = Self { platform: platform(fields), ..Self::default() };
         let roles = ["taskRoleArn", "executionRoleArn"].into_iter().filter_map(|name| text(fields, name));
@@ -52,40 +51,39 @@ impl Needs {
     }
 }
 
-/// Why a service's target group cannot reach a task of this definition, as far as that can be told.
+/// Why a service's target group cannot reach tasks of this definition, if that is certain.
 pub(crate) fn unreachable(fields: &Map<String, Value>, target: &Target) -> Option<String> {
     let container = containers(fields).find(|one| text(one, "name").as_ref() == Some(&target.container));
     let Some(container) = container else {
         return Some(format!(
-            "the load balancer wants the container `{}`, which the task definition does not have",
+            "the load balancer targets the container `{}`, which the task definition does not have",
             target.container
         ));
     };
     let ports = container.get("portMappings").and_then(Value::as_array);
     let has = |port: &Value| port.get("containerPort").and_then(Value::as_i64) == Some(target.port.into());
-    // A range is not looked into.
+    // Any port range counts as a match.
     let is_range = |port: &Value| port.get("containerPortRange").is_some();
     let found = ports.is_some_and(|ports| ports.iter().any(|port| has(port) || is_range(port)));
     (!found).then(|| {
         format!(
-            "the load balancer wants port {} of the container `{}`, which has no such port mapping",
+            "the load balancer targets port {} of the container `{}`, which has no such port mapping",
             target.port, target.container
         )
     })
 }
 
-/// Where a container's log is in CloudWatch.
+/// A container's log stream in CloudWatch.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct LogStream {
-    /// Its region, where the definition names one.
+    /// The region, if the definition names one.
     pub(crate) region: Option<String>,
     pub(crate) group: String,
-    /// The stream in it.
     pub(crate) stream: String,
 }
 
 impl LogStream {
-    /// That of a task's container, where it goes there under a name that is known: with a prefix.
+    /// The log stream of a task's container. Returns `None` without a stream prefix, because its name is unknown then.
     pub(crate) fn of(definition: &Value, container: &str, task: &str) -> Option<Self> {
         let fields = definition.as_object()?;
         let found = containers(fields).find(|one| text(one, "name").as_deref() == Some(container))?;
@@ -112,7 +110,7 @@ fn secrets(list: Option<&Value>) -> Vec<(String, String)> {
         .collect()
 }
 
-/// ECS and Docker name architectures differently. Source: `RuntimePlatform` in the API reference of ECS.
+/// Converts ECS's platform to Docker's. Source: `RuntimePlatform` in the API reference of ECS.
 fn platform(fields: &Map<String, Value>) -> Option<String> {
     let platform = fields.get("runtimePlatform").and_then(Value::as_object);
     let of = |name: &str| platform.and_then(|platform| text(platform, name));
@@ -142,7 +140,7 @@ mod tests {
     }
 
     #[test]
-    fn everything_outside_is_found_once() {
+    fn all_resources_are_found_once() {
         let definition = fields(&json!({
             "taskRoleArn": "arn:aws:iam::1:role/a/task", "executionRoleArn": "start", "requiresCompatibilities": ["FARGATE"],
             "containerDefinitions": [

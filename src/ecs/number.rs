@@ -1,18 +1,18 @@
-//! The one form that all ways to write a number have in common.
+//! A normal form of numbers, whatever their notation.
 
 use serde_json::Number;
 
 /// Longer runs of digits are written with an exponent.
 const DIGITS: i64 = 40;
 
-/// A number in its normal form: plain digits without zeros that say nothing, or one digit before the point and an exponent where that would be
-/// long. Two numbers are equal where their normal forms are. Without rounding, so that no two numbers become one.
+/// The normal form of a number: plain digits without redundant zeros, or scientific notation if that would be long.
+/// Two numbers are equal if and only if their normal forms are, because nothing is rounded.
 pub(crate) fn normal(number: &Number) -> Number {
     let text = number.to_string();
     plain(&text).and_then(|plain| plain.parse().ok()).unwrap_or_else(|| number.clone())
 }
 
-/// Nothing where the exponent is too large to count with.
+/// Returns `None` if the exponent is too large for arithmetic.
 fn plain(text: &str) -> Option<String> {
     let (sign, text) = text.strip_prefix('-').map_or(("", text), |text| ("-", text));
     let (mantissa, exponent) = text.split_once(['e', 'E']).unwrap_or((text, "0"));
@@ -50,7 +50,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_way_to_write_a_number_has_one_form() {
+    fn all_notations_of_a_number_have_one_normal_form() {
         for (form, ways) in [
             ("0", vec!["0", "-0", "0.0", "0e5", "-0.00E-7", "0e99999999999"]),
             ("1.5", vec!["1.5", "1.50", "15e-1", "0.15E+1", "150e-2"]),

@@ -1,18 +1,18 @@
-//! Revisions of task definitions: their names, which of them are done with, and which references are behind.
+//! Revisions of task definitions: their names, their users, and references to older ones.
 
+use crate::address::{Arn, short_name};
 use serde_json::Value;
 use std::collections::BTreeMap;
 
-/// A revision of a task definition.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Revision {
     pub(crate) arn: String,
 }
 
 impl Revision {
-    /// Its number in its family; 0 where the ARN has none.
+    /// Its number in its family; 0 if the ARN has none.
     pub(crate) fn number(&self) -> u64 {
-        Named::read(&self.arn).number.unwrap_or_default()
+        RevisionName::parse(&self.arn).number.unwrap_or_default()
     }
 
     pub(crate) fn short(&self) -> &str {
@@ -20,44 +20,45 @@ impl Revision {
     }
 }
 
-/// `FAMILY:N` of an ARN; what is none stays as it is.
+/// `FAMILY:N` of an ARN. Other text stays unchanged.
 pub(crate) fn short(arn: &str) -> &str {
-    arn.rsplit('/').next().unwrap_or(arn)
+    short_name(arn)
 }
 
-/// A revision as others name it: an ARN, `FAMILY:N`, or `FAMILY` for the latest.
+/// A reference to a revision: an ARN, `FAMILY:N`, or `FAMILY` for the latest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Named<'a> {
-    /// What stands before the family in an ARN; empty otherwise.
-    place: &'a str,
+pub(crate) struct RevisionName<'a> {
+    /// `None` if the name is not an ARN.
+    arn: Option<Arn<'a>>,
     pub(crate) family: &'a str,
-    /// The number; nothing where the latest is meant.
+    /// `None` for the latest revision.
     pub(crate) number: Option<u64>,
 }
 
-impl<'a> Named<'a> {
-    pub(crate) fn read(name: &'a str) -> Self {
-        let (place, short) = name.rsplit_once('/').unwrap_or(("", name));
+impl<'a> RevisionName<'a> {
+    pub(crate) fn parse(name: &'a str) -> Self {
+        let short = short_name(name);
         let numbered =
             short.rsplit_once(':').and_then(|(family, number)| Some((family, number.parse().ok()?)));
         let (family, number) = numbered.map_or((short, None), |(family, number)| (family, Some(number)));
-        Self { place, family, number }
+        Self { arn: Arn::parse(name), family, number }
     }
 
-    /// Whether this names an older revision of the same family than `newer` is.
+    /// Whether this is an older revision than `newer`, of the same family.
     pub(crate) fn is_behind(&self, newer: &Self) -> bool {
-        let is_same = self.family == newer.family
-            && (self.place.is_empty() || newer.place.is_empty() || self.place == newer.place);
+        let place = |arn: Arn<'a>| (arn.region(), arn.account());
+        let places = self.arn.map(place).zip(newer.arn.map(place));
+        let is_same = self.family == newer.family && places.is_none_or(|(own, newer)| own == newer);
         is_same && self.number.zip(newer.number).is_some_and(|(own, newer)| own < newer)
     }
 }
 
-/// Who uses which revisions, by `FAMILY:N`.
+/// A user of each used revision, by `FAMILY:N`.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Uses(BTreeMap<String, String>);
 
 impl Uses {
-    /// Somebody uses a revision, given by whatever name.
+    /// Records a user of a revision, which any form of its name identifies. The first user stays.
     pub(crate) fn add(&mut self, revision: &str, by: impl Into<String>) {
         let short = short(revision);
         if !short.is_empty() {
@@ -65,38 +66,38 @@ impl Uses {
         }
     }
 
-    /// Takes over what others were found to use.
+    /// Adds the users of `others`. Known users stay.
     pub(crate) fn join(&mut self, others: Self) {
         for (revision, by) in others.0 {
             self.0.entry(revision).or_insert(by);
         }
     }
 
-    /// Sorts a family's revisions out, which come as ARNs, the newest first: those that can go, and of those that are older than the
-    /// `keep` newest the others, with who uses them.
-    pub(crate) fn sort_out<'r>(
+    /// Splits the revisions of a family after the `keep` newest: into those without a user, and those with their user.
+    /// `revisions` are ARNs, newest first.
+    pub(crate) fn split_unused<'r>(
         &self,
         revisions: &'r [String],
         keep: usize,
     ) -> (Vec<&'r str>, Vec<(&'r str, &str)>) {
-        let (mut go, mut stay) = (Vec::new(), Vec::new());
+        let (mut unused, mut used) = (Vec::new(), Vec::new());
         for revision in revisions.iter().skip(keep) {
             match self.0.get(short(revision)) {
-                Some(by) => stay.push((revision.as_str(), by.as_str())),
-                None => go.push(revision.as_str()),
+                Some(by) => used.push((revision.as_str(), by.as_str())),
+                None => unused.push(revision.as_str()),
             }
         }
-        (go, stay)
+        (unused, used)
     }
 }
 
-/// The revision that a rule's or a schedule's target starts, where that is a task.
+/// The revision that the target of a rule or schedule starts. Returns `None` if it starts no task.
 pub(crate) fn started_by(target: &Value) -> Option<String> {
-    // `EventBridge` and its Scheduler spell it alike.
+    // `EventBridge` and its Scheduler use the same field.
     if let Some(revision) = target.pointer("/EcsParameters/TaskDefinitionArn") {
         return revision.as_str().map(ToOwned::to_owned);
     }
-    // A schedule may call `RunTask` itself; its input is a text with that call's arguments.
+    // A schedule may call `RunTask` directly. Its input is a string with the arguments of that call as JSON.
     let input: Value = serde_json::from_str(target.get("Input")?.as_str()?).ok()?;
     let revision = input.get("TaskDefinition").or_else(|| input.get("taskDefinition"));
     revision?.as_str().map(ToOwned::to_owned)
@@ -112,7 +113,7 @@ mod tests {
     #[test]
     fn only_older_revisions_of_the_same_family_are_behind() {
         let newer = format!("{PLACE}/webapp:10");
-        let is_behind = |name: &str| Named::read(name).is_behind(&Named::read(&newer));
+        let is_behind = |name: &str| RevisionName::parse(name).is_behind(&RevisionName::parse(&newer));
         for name in [&format!("{PLACE}/webapp:9"), "webapp:1"] {
             assert!(is_behind(name), "{name}");
         }
@@ -130,26 +131,26 @@ mod tests {
     }
 
     #[test]
-    fn what_is_used_or_new_stays() {
+    fn used_and_new_revisions_stay() {
         let all: Vec<String> = [12, 10, 9, 3, 1].iter().map(|number| format!("{PLACE}/a:{number}")).collect();
         let mut uses = Uses::default();
         uses.add("a:3", "the task x");
         uses.add(&format!("{PLACE}/a:10"), "the service y");
         uses.add(&format!("{PLACE}/a:10"), "the service z");
-        uses.add("", "nobody");
+        uses.add("", "ignored");
         let mut others = Uses::default();
         others.add("a:3", "the service z");
         uses.join(others);
-        let (go, stay) = uses.sort_out(&all, 2);
-        assert_eq!(go, [&all[2], &all[4]]);
-        assert_eq!(stay, [(all[3].as_str(), "the task x")]);
-        let (go, stay) = uses.sort_out(&all, 0);
-        assert_eq!((go.len(), stay.len()), (3, 2));
-        assert_eq!(stay[0].1, "the service y");
+        let (unused, used) = uses.split_unused(&all, 2);
+        assert_eq!(unused, [&all[2], &all[4]]);
+        assert_eq!(used, [(all[3].as_str(), "the task x")]);
+        let (unused, used) = uses.split_unused(&all, 0);
+        assert_eq!((unused.len(), used.len()), (3, 2));
+        assert_eq!(used[0].1, "the service y");
     }
 
     #[test]
-    fn targets_name_what_they_start_in_two_ways() {
+    fn targets_start_revisions_in_two_ways() {
         let rule =
             json!({ "EcsParameters": { "TaskDefinitionArn": "a:1" }, "Input": "{\"TaskDefinition\":\"b\"}" });
         assert_eq!(started_by(&rule).unwrap(), "a:1");

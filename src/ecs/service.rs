@@ -1,11 +1,10 @@
-//! Services and their deployments, as far as runner has to know them.
+//! The parts of services and their deployments that runner uses.
 
 use crate::text::listed;
 use jiff::Timestamp;
 use std::fmt;
 use std::time::Duration;
 
-/// A service of Amazon ECS.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Service {
     pub(crate) arn: String,
@@ -13,39 +12,37 @@ pub(crate) struct Service {
     pub(crate) cluster: String,
     /// `ACTIVE`, `DRAINING` or `INACTIVE`.
     pub(crate) status: String,
-    /// How many tasks it is to run.
+    /// The desired number of tasks.
     pub(crate) desired: i32,
     pub(crate) running: i32,
-    /// How many are starting.
+    /// The number of starting tasks.
     pub(crate) pending: i32,
-    /// The revision that it is to run, as an ARN.
+    /// The ARN of its current revision.
     pub(crate) task_definition: String,
     pub(crate) controller: Controller,
-    /// Its deployments, the one that is to stay being `PRIMARY`.
+    /// Its deployments. The latest is `PRIMARY`.
     pub(crate) deployments: Vec<Deployment>,
-    /// Its sets of tasks, where ECS does not deploy it itself.
+    /// Its task sets, if its controller is not ECS.
     pub(crate) task_sets: Vec<TaskSet>,
-    /// What happened lately, newest first.
+    /// Recent events, newest first.
     pub(crate) events: Vec<Event>,
-    /// The ARN of the service deployment under way.
+    /// The ARN of the service deployment in progress.
     pub(crate) current_deployment: Option<String>,
-    /// How long its deployments shift traffic and keep the earlier tasks then, by its configuration.
+    /// How long its deployments shift traffic and then keep the earlier tasks, by its configuration.
     pub(crate) shifting: Duration,
-    /// The circuit breaker rolls back what fails.
+    /// The circuit breaker rolls back failed deployments.
     pub(crate) breaker_rolls_back: bool,
-    /// The target groups that its tasks are registered with.
+    /// The target groups of its tasks.
     pub(crate) targets: Vec<Target>,
-    /// Where its tasks run.
     pub(crate) placement: Placement,
 }
 
 impl Service {
-    /// The deployment that is to stay.
     pub(crate) fn primary(&self) -> Option<&Deployment> {
         self.deployments.iter().find(|deployment| deployment.status == "PRIMARY")
     }
 
-    /// The revisions that it runs, or is about to, as ARNs.
+    /// The ARNs of the revisions that it runs or will run.
     pub(crate) fn definitions(&self) -> impl Iterator<Item = &String> {
         let deployed = self.deployments.iter().map(|deployment| &deployment.task_definition);
         std::iter::once(&self.task_definition)
@@ -54,50 +51,48 @@ impl Service {
     }
 }
 
-/// Who deploys a service.
+/// The deployment controller of a service.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) enum Controller {
     #[default]
     Ecs,
     CodeDeploy,
-    /// Somebody else, by task sets.
+    /// An external controller with task sets.
     External,
 }
 
-/// A deployment as the service lists it.
+/// A deployment in a service's own list.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Deployment {
-    /// Its id, `ecs-svc/…`, which its tasks name in `startedBy`.
+    /// The id `ecs-svc/…` in the `startedBy` field of its tasks.
     pub(crate) id: String,
     /// `PRIMARY`, `ACTIVE` or `INACTIVE`.
     pub(crate) status: String,
-    /// The revision that it brings, as an ARN.
+    /// The ARN of its revision.
     pub(crate) task_definition: String,
-    /// How many tasks are wanted, run and start.
     pub(crate) counts: Counts,
-    /// How many tasks have failed in a row.
+    /// The number of tasks that failed consecutively.
     pub(crate) failed: i32,
     /// `IN_PROGRESS`, `COMPLETED` or `FAILED`.
     pub(crate) rollout: Option<String>,
-    /// Why it is in that state.
+    /// ECS's reason for the rollout state.
     pub(crate) reason: Option<String>,
     pub(crate) created: Option<Timestamp>,
 }
 
-/// A set of tasks that another controller than ECS has made.
+/// A task set, which a controller other than ECS created.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct TaskSet {
-    /// Its id, which its tasks name in `startedBy`.
+    /// The id in the `startedBy` field of its tasks.
     pub(crate) id: String,
-    /// Its revision, as an ARN.
+    /// The ARN of its revision.
     pub(crate) task_definition: String,
-    /// The deployment of `CodeDeploy` that has made it.
+    /// The id of the `CodeDeploy` deployment that created it.
     pub(crate) made_by: Option<String>,
-    /// When it was made.
     pub(crate) created: Option<Timestamp>,
 }
 
-/// How many tasks there are.
+/// Numbers of tasks.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Counts {
     pub(crate) desired: i32,
@@ -115,7 +110,7 @@ impl fmt::Display for Counts {
     }
 }
 
-/// Something that ECS has to say about a service.
+/// A service event.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Event {
     pub(crate) id: String,
@@ -125,26 +120,26 @@ pub(crate) struct Event {
 /// A target group of a service.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Target {
-    /// The target group's ARN.
+    /// The ARN of the target group.
     pub(crate) group: String,
-    /// The container whose port it reaches.
+    /// The container behind it.
     pub(crate) container: String,
     pub(crate) port: i32,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Placement {
-    /// `FARGATE`, `EC2` or `EXTERNAL`; nothing where capacity providers decide.
+    /// `FARGATE`, `EC2` or `EXTERNAL`; `None` if capacity providers decide.
     pub(crate) launch_type: Option<String>,
-    /// Capacity providers with their weight and base.
+    /// Capacity providers with weight and base.
     pub(crate) capacity_providers: Vec<(String, i32, i32)>,
-    /// The version of the Fargate platform.
+    /// The Fargate platform version.
     pub(crate) platform_version: Option<String>,
-    /// The network of tasks that have one of their own.
+    /// The network configuration in the mode `awsvpc`.
     pub(crate) network: Option<Network>,
 }
 
-/// The network of tasks.
+/// The network configuration of tasks.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Network {
     pub(crate) subnets: Vec<String>,
@@ -155,29 +150,25 @@ pub(crate) struct Network {
 /// The state of a service deployment. Source: API reference of ECS, `ServiceDeployment.status`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) enum State {
-    /// It waits to begin.
     #[default]
     Pending,
-    /// It is under way.
     InProgress,
     Successful,
-    /// It has ended in the middle.
+    /// Stopped before it finished.
     Stopped,
-    /// Somebody has asked for its end.
     StopRequested,
-    /// Somebody has asked for the way back.
     RollbackRequested,
-    /// The last revision that was deployed successfully is on its way.
+    /// ECS is deploying the last revision that was deployed successfully.
     RollbackInProgress,
-    /// That revision runs again: the deployment has failed.
+    /// The deployment failed, and the earlier revision runs again.
     RollbackSuccessful,
-    /// Nor could that be done.
+    /// The deployment failed, and so did its rollback.
     RollbackFailed,
     Other(String),
 }
 
 impl State {
-    /// The state that ECS's word stands for.
+    /// Parses ECS's status.
     pub(crate) fn read(word: &str) -> Self {
         match word {
             "PENDING" => Self::Pending,
@@ -215,39 +206,37 @@ impl fmt::Display for State {
     }
 }
 
-/// A service deployment: the way of one revision from its start to its end.
+/// A service deployment, ECS's record of deploying one service revision.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(crate) struct ServiceDeployment {
     pub(crate) arn: String,
-    /// How far it is.
     pub(crate) state: State,
-    /// Why it is in that state.
+    /// ECS's reason for the state.
     pub(crate) reason: Option<String>,
-    /// The stage of its lifecycle, such as `BAKE_TIME`.
+    /// The lifecycle stage, such as `BAKE_TIME`.
     pub(crate) stage: Option<String>,
-    /// When it was asked for.
     pub(crate) created: Option<Timestamp>,
     pub(crate) finished: Option<Timestamp>,
-    /// The ARN of the service revision that it brings.
+    /// The ARN of the service revision that it deploys.
     pub(crate) target: Option<String>,
     /// The tasks of that revision.
     pub(crate) counts: Counts,
-    /// How much of the production traffic that revision gets, in per cent.
+    /// The percentage of production traffic to that revision.
     pub(crate) traffic: Option<f64>,
-    /// Its circuit breaker: failures and how many are too many.
+    /// The circuit breaker's number of failures and its threshold.
     pub(crate) breaker: Option<(i32, i32)>,
-    /// The names of the alarms that watch it.
+    /// The names of the alarms that monitor it.
     pub(crate) alarms: Vec<String>,
-    /// Those of them that have gone off.
+    /// The names of the triggered alarms.
     pub(crate) triggered: Vec<String>,
-    /// The ids of hooks at which it is paused until somebody decides.
+    /// The ids of lifecycle hooks that wait for a confirmation.
     pub(crate) paused_by: Vec<String>,
-    /// Why it was rolled back.
+    /// ECS's reason for the rollback.
     pub(crate) rollback_reason: Option<String>,
 }
 
 impl ServiceDeployment {
-    /// The reasons that ECS gives for its end.
+    /// ECS's reasons for the end of the deployment.
     pub(crate) fn reasons(&self) -> Vec<&str> {
         let mut reasons: Vec<&str> =
             [&self.reason, &self.rollback_reason].into_iter().flatten().map(String::as_str).collect();
@@ -255,18 +244,18 @@ impl ServiceDeployment {
         reasons
     }
 
-    /// Where it stands, for people: what changes from one look to the next.
+    /// A short description of the state for the log. It changes whenever the deployment progresses.
     pub(crate) fn progress(&self) -> String {
         let mut parts = vec![self.state.to_string()];
         parts.extend(self.stage.as_ref().map(|stage| stage.to_lowercase().replace('_', " ")));
         parts.push(self.counts.to_string());
         parts.extend(self.traffic.map(|per_cent| format!("{per_cent:.0} % of the traffic")));
         if let Some((failures, threshold)) = self.breaker.filter(|(failures, _)| *failures > 0) {
-            parts.push(format!("{failures} failed, {threshold} are too many"));
+            parts.push(format!("{failures} failed (threshold {threshold})"));
         }
         if !self.paused_by.is_empty() {
             parts.push(format!(
-                "paused by {} until somebody continues it",
+                "paused by {} until it is continued",
                 listed(self.paused_by.iter().map(String::as_str))
             ));
         }
@@ -284,7 +273,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_progress_of_a_deployment_has_all_that_moves() {
+    fn progress_has_counts_traffic_breaker_alarms_and_hooks() {
         let counts = Counts { desired: 3, running: 1, pending: 2 };
         let mut deployment = ServiceDeployment { state: State::InProgress, counts, ..Default::default() };
         assert_eq!(deployment.progress(), "in progress · 1 of 3 running, 2 starting");
@@ -298,8 +287,8 @@ mod tests {
         );
         deployment.breaker = Some((2, 3));
         deployment.triggered = vec!["latency".to_owned()];
-        assert!(deployment.progress().ends_with("2 failed, 3 are too many · alarm: latency"));
+        assert!(deployment.progress().ends_with("2 failed (threshold 3) · alarm: latency"));
         deployment.paused_by = vec!["hook-1".to_owned()];
-        assert!(deployment.progress().contains("paused by `hook-1` until somebody continues it"));
+        assert!(deployment.progress().contains("paused by `hook-1` until it is continued"));
     }
 }

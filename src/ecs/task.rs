@@ -1,44 +1,41 @@
-//! Tasks, as far as runner has to know them.
+//! The parts of tasks that runner uses.
 
+use crate::address::short_name;
 use jiff::Timestamp;
 
-/// A task of Amazon ECS.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Task {
     pub(crate) arn: String,
-    /// The revision that it runs, as an ARN.
+    /// The ARN of its revision.
     pub(crate) definition: String,
-    /// Who started it: the id of a deployment (`ecs-svc/…`) for tasks of services.
+    /// The id of the deployment (`ecs-svc/…`) that started it, for tasks of services.
     pub(crate) started_by: Option<String>,
-    /// `PROVISIONING`, `PENDING`, `ACTIVATING`, `RUNNING`, `DEACTIVATING`, `STOPPING`, `DEPROVISIONING`, `STOPPED`.
+    /// `PROVISIONING`, `PENDING`, `ACTIVATING`, `RUNNING`, `DEACTIVATING`, `STOPPING`, `DEPROVISIONING` or `STOPPED`.
     pub(crate) last_status: String,
-    /// When it was created.
     pub(crate) created: Option<Timestamp>,
     /// `TaskFailedToStart`, `EssentialContainerExited`, `UserInitiated`, `ServiceSchedulerInitiated`, `SpotInterruption`,
-    /// `TerminationNotice`, `InfrastructureHealth`.
+    /// `TerminationNotice` or `InfrastructureHealth`.
     pub(crate) stop_code: Option<String>,
-    /// Why it was stopped, in ECS's words.
+    /// ECS's message.
     pub(crate) stopped_reason: Option<String>,
     pub(crate) containers: Vec<Container>,
 }
 
 impl Task {
-    /// The last part of its ARN, which is also the last part of its log streams.
+    /// The last segment of its ARN and of its log stream names.
     pub(crate) fn id(&self) -> &str {
-        self.arn.rsplit('/').next().unwrap_or_default()
+        short_name(&self.arn)
     }
 }
 
-/// A container of a task.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Container {
     /// Its name in the task definition.
     pub(crate) name: String,
-    /// The manifest's digest of the image that it runs, once that is pulled.
+    /// The manifest digest of its image, once pulled.
     pub(crate) digest: Option<String>,
-    /// What it ended with.
     pub(crate) exit_code: Option<i32>,
-    /// Why it did not start, or was ended, in the agent's words.
+    /// The ECS agent's message if it did not start or was stopped.
     pub(crate) reason: Option<String>,
     /// `HEALTHY`, `UNHEALTHY` or `UNKNOWN`.
     pub(crate) health: Option<String>,
@@ -47,22 +44,21 @@ pub(crate) struct Container {
 /// Why ECS did not start a task.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct NotStarted {
-    /// ECS's word, such as `RESOURCE:MEMORY`.
+    /// ECS's code, such as `RESOURCE:MEMORY`.
     pub(crate) reason: String,
-    /// More of its words.
     pub(crate) detail: Option<String>,
 }
 
 impl NotStarted {
-    /// What that means. Source: "API failures messages" in the developer guide of ECS.
+    /// Explains the code. Source: "API failures messages" in the developer guide of ECS.
     pub(crate) fn sentence(&self) -> String {
         let meaning = match self.reason.as_str() {
             "AGENT" => "the ECS agent of the container instance is not connected",
             "ATTRIBUTE" => "no container instance has an attribute that the task definition needs",
             "LOCATION" => "no container instance is in the placement constraint's location",
             "INACTIVE" => "the cluster or the task definition is not active",
-            "MISSING" => "something that the task names does not exist",
-            reason => super::diagnosis::no_room(reason).unwrap_or_default(),
+            "MISSING" => "a resource that the task names does not exist",
+            reason => super::diagnosis::capacity_reason(reason).unwrap_or_default(),
         };
         let detail = self.detail.as_deref().filter(|detail| !detail.is_empty());
         let word = match detail {

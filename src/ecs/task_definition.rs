@@ -1,10 +1,9 @@
-//! From any form of a task definition to a `RegisterTaskDefinition` request, as JSON, so that fields nobody here has heard
-//! of survive. Pure.
+//! Turns any form of a task definition into a `RegisterTaskDefinition` request, as JSON to keep unknown fields.
 
 use super::fields;
 use serde_json::{Map, Value, json};
 
-/// What `DescribeTaskDefinition` returns and `RegisterTaskDefinition` refuses.
+/// Fields that `DescribeTaskDefinition` returns and `RegisterTaskDefinition` rejects.
 const READ_ONLY: [&str; 9] = [
     "taskDefinitionArn",
     "revision",
@@ -17,32 +16,31 @@ const READ_ONLY: [&str; 9] = [
     "deleteRequestedAt",
 ];
 
-/// A document that is no task definition, or a change that does not fit it.
+/// An invalid task definition, or a change that does not apply to it.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub(crate) enum TaskDefinitionError {
-    /// It is not an object, or has no containers.
+    /// The document lacks a required part.
     #[error("this is not a task definition: {0}")]
     Shape(&'static str),
-    /// A change names a container that is not there.
+    /// A change names an unknown container.
     #[error("the task definition has no container `{name}`; it has {known}")]
     NoContainer {
-        /// The name in the pipeline.
         name: String,
-        /// The names that exist.
+        /// The existing names.
         known: String,
     },
-    /// Options for a log driver that is not there.
+    /// A change sets log options of a container without a log driver.
     #[error("the container `{0}` has no `logConfiguration` whose options could change")]
     NoLog(String),
 }
 
-/// Changes to a task definition. What they do not mention stays as it is.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+/// Changes to a task definition; the rest stays. It has no `Debug`, because commands and variables may hold secrets.
+#[derive(Clone, Default, PartialEq, Eq)]
 pub(crate) struct Patch {
     pub(crate) containers: Vec<ContainerPatch>,
-    /// The role of the task, as ARN or name.
+    /// The ARN or name of the task's role.
     pub(crate) task_role: Option<String>,
-    /// The role that pulls images and reads secrets, as ARN or name.
+    /// The ARN or name of the role that pulls images and reads secrets.
     pub(crate) execution_role: Option<String>,
     /// The task's CPU, in units or as `0.5 vCPU`.
     pub(crate) cpu: Option<String>,
@@ -52,41 +50,41 @@ pub(crate) struct Patch {
     pub(crate) tags: Vec<(String, String)>,
 }
 
-/// A change to one container.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+/// Changes to one container.
+#[derive(Clone, Default, PartialEq, Eq)]
 pub(crate) struct ContainerPatch {
     pub(crate) name: String,
     pub(crate) image: Option<String>,
-    /// Variables to set or replace; the others stay.
+    /// Variables to set.
     pub(crate) environment: Vec<(String, String)>,
-    /// The others do not stay.
+    /// Removes all other variables.
     pub(crate) replace_environment: bool,
-    /// Secrets that ECS puts into variables, by ARN or parameter name; the others stay.
+    /// Variables with the ARN or parameter name of the secret that ECS puts into them; other secrets stay.
     pub(crate) secrets: Vec<(String, String)>,
     pub(crate) command: Option<Vec<String>>,
     pub(crate) cpu: Option<u64>,
-    /// Its hard limit of memory, in MiB.
+    /// The hard memory limit in MiB.
     pub(crate) memory: Option<u64>,
-    /// Options of its log driver; the others stay.
+    /// Log driver options to set; the others stay.
     pub(crate) log_options: Vec<(String, String)>,
-    /// Docker labels; the others stay.
+    /// Docker labels to set; the others stay.
     pub(crate) labels: Vec<(String, String)>,
 }
 
-/// A request to register a task definition.
+/// A `RegisterTaskDefinition` request.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Request(Map<String, Value>);
 
 impl Request {
-    /// Takes a task definition in any shape that files and answers have: bare, wrapped in `taskDefinition` with its tags
-    /// beside it, with read-only fields, with nulls. Zero, `false` and empty texts stay.
+    /// Accepts the forms of files and responses: bare, wrapped in `taskDefinition` with the tags next to it, with
+    /// read-only fields, with nulls. Zero, `false` and empty strings stay.
     pub(crate) fn from_document(document: Value) -> Result<Self, TaskDefinitionError> {
         let Value::Object(mut outer) = document else {
             return Err(TaskDefinitionError::Shape("it is not an object"));
         };
         let mut fields = match outer.remove("taskDefinition") {
             Some(Value::Object(mut inner)) => {
-                // Describe's answer has them beside it, where `taskDefinition` may hold an empty place for them.
+                // `DescribeTaskDefinition` returns the tags next to `taskDefinition`, which may hold an empty list.
                 let has_own = inner.get("tags").is_some_and(|tags| !tags.is_null() && *tags != json!([]));
                 if let Some(tags) = outer.remove("tags").filter(|_| !has_own) {
                     inner.insert("tags".to_owned(), tags);
@@ -99,14 +97,14 @@ impl Request {
         for name in READ_ONLY {
             fields.shift_remove(name);
         }
-        // AWS sets tags of its own (CloudFormation, Copilot) and refuses them from anybody else.
+        // AWS sets reserved tags (CloudFormation, Copilot) and rejects them in requests.
         if let Some(tags) = fields.get_mut("tags").and_then(Value::as_array_mut) {
             let is_aws = |tag: &Value| {
                 tag.get("key").and_then(Value::as_str).is_some_and(|key| key.starts_with("aws:"))
             };
             tags.retain(|tag| !is_aws(tag));
         }
-        // An empty list of tags is refused on registration; every other empty list is harmless.
+        // Registration rejects an empty list of tags. Other empty lists are harmless.
         if fields.get("tags").and_then(Value::as_array).is_some_and(Vec::is_empty) {
             fields.shift_remove("tags");
         }
@@ -124,17 +122,15 @@ impl Request {
         self.0.get("family").and_then(Value::as_str).unwrap_or_default()
     }
 
-    /// Whether it has tags.
     pub(crate) fn is_tagged(&self) -> bool {
         self.0.contains_key("tags")
     }
 
-    /// The names of its containers.
     pub(crate) fn containers(&self) -> Vec<String> {
         self.container_fields().filter_map(name_of).map(ToOwned::to_owned).collect()
     }
 
-    /// The CloudWatch log groups that its containers write to.
+    /// The CloudWatch log groups of its containers.
     pub(crate) fn log_groups(&self) -> Vec<String> {
         let group = |container: &Map<String, Value>| {
             let log = container.get("logConfiguration")?;
@@ -191,7 +187,7 @@ impl Request {
         if patch.replace_environment {
             container.shift_remove("environment");
         }
-        // A name is either a variable or a secret: ECS refuses both.
+        // ECS rejects a name that is both a variable and a secret.
         remove_named(container, "secrets", &patch.environment);
         remove_named(container, "environment", &patch.secrets);
         set_pairs(container, "environment", ["name", "value"], &patch.environment);
@@ -205,9 +201,9 @@ impl Request {
         Ok(())
     }
 
-    /// A sentence for each field that ECS is not known to have, and whose name is close to one that it has.
-    pub(crate) fn likely_slips(&self) -> Vec<String> {
-        fields::likely_slips(&self.0)
+    /// A warning for each unknown field whose name resembles a known one.
+    pub(crate) fn likely_typos(&self) -> Vec<String> {
+        fields::likely_typos(&self.0)
     }
 
     pub(crate) fn fields(&self) -> &Map<String, Value> {
@@ -219,7 +215,7 @@ impl Request {
     }
 }
 
-/// The fields of the definition in an answer of `DescribeTaskDefinition`.
+/// The fields of the task definition in a `DescribeTaskDefinition` response.
 pub(crate) fn described(mut answer: Value) -> Map<String, Value> {
     match answer.get_mut("taskDefinition").map(Value::take) {
         Some(Value::Object(fields)) => fields,
@@ -257,7 +253,7 @@ fn set_pairs(
     }
 }
 
-/// Takes entries out of a list by their `name`.
+/// Removes list entries by their `name`.
 fn remove_named(fields: &mut Map<String, Value>, list: &str, names: &[(String, String)]) {
     if let Some(entries) = fields.get_mut(list).and_then(Value::as_array_mut) {
         entries.retain(|entry| {
@@ -267,7 +263,7 @@ fn remove_named(fields: &mut Map<String, Value>, list: &str, names: &[(String, S
     }
 }
 
-/// Sets fields of an object within; the others stay.
+/// Sets fields of an inner object; the others stay.
 fn set_fields(fields: &mut Map<String, Value>, object: &str, changes: &[(String, String)]) {
     if changes.is_empty() {
         return;
@@ -315,7 +311,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_lost_but_what_registration_refuses() {
+    fn only_fields_that_registration_rejects_are_lost() {
         let request = Request::from_document(described()).unwrap();
         assert_eq!(request.family(), "web");
         assert_eq!(
@@ -333,7 +329,7 @@ mod tests {
     }
 
     #[test]
-    fn tags_that_aws_reserves_for_itself_are_not_sent() {
+    fn reserved_tags_of_aws_are_removed() {
         let with = |tags: Value| {
             let document = json!({ "family": "f", "containerDefinitions": [], "tags": tags });
             Request::from_document(document).unwrap().into_json().get("tags").cloned()
@@ -426,14 +422,14 @@ mod tests {
     }
 
     #[test]
-    fn what_looks_like_a_slip_is_noticed_and_sent_all_the_same() {
+    fn likely_typos_are_reported_and_sent_unchanged() {
         let document = json!({ "family": "web", "netwrokMode": "awsvpc", "brandNew": 1,
             "containerDefinitions": [{ "name": "web", "enviroment": [] }] });
         let request = Request::from_document(document).unwrap();
-        let slips = request.likely_slips();
-        assert_eq!(slips.len(), 2, "{slips:?}");
-        assert!(slips[0].contains("`netwrokMode`") && slips[0].contains("did you mean `networkMode`"));
-        assert!(slips[1].contains("`enviroment`") && slips[1].contains("did you mean `environment`"));
+        let typos = request.likely_typos();
+        assert_eq!(typos.len(), 2, "{typos:?}");
+        assert!(typos[0].contains("`netwrokMode`") && typos[0].contains("did you mean `networkMode`"));
+        assert!(typos[1].contains("`enviroment`") && typos[1].contains("did you mean `environment`"));
         assert!(request.fields().contains_key("netwrokMode"));
     }
 

@@ -1,15 +1,11 @@
-//! Deadlines, and the delay between attempts.
+//! Deadlines of runs, phases and steps.
 
-use super::Retry;
 use crate::duration;
 use crate::exit::{Exit, Failure};
 use std::sync::{Arc, OnceLock};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
-
-/// The longest delay before an attempt.
-const LONGEST_DELAY: Duration = Duration::from_mins(5);
 
 /// A time limit. Its token is cancelled when it expires, or when what contains it is stopped.
 #[derive(Debug)]
@@ -55,28 +51,5 @@ impl Drop for Deadline {
         for timer in &self.timers {
             timer.abort();
         }
-    }
-}
-
-/// The delay before an attempt; `number` is 1 for the second attempt. It grows with every attempt and varies from run to run, so
-/// that builds that failed together do not retry together.
-pub(crate) fn delay(retry: &Retry, number: u32) -> Duration {
-    let grown = retry.backoff.saturating_pow(number.saturating_sub(1));
-    let delay = retry.delay.saturating_mul(grown).min(LONGEST_DELAY);
-    let nanos = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().subsec_nanos();
-    // From 80 to 120 percent.
-    delay.mul_f64(0.8 + f64::from(nanos % 1000) / 2500.0)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn delays_grow_to_a_bound_and_vary_a_little() {
-        let retry = Retry { attempts: 9, delay: Duration::from_secs(1), backoff: 3 };
-        let seconds = |number| delay(&retry, number).as_secs_f64();
-        assert!((0.8..=1.2).contains(&seconds(1)) && (2.4..=3.6).contains(&seconds(2)));
-        assert!(seconds(9) <= 360.0);
     }
 }

@@ -94,7 +94,7 @@ async fn processes(cleared: &mut Cleared) {
 fn orphans() -> Vec<Pid> {
     let gone = owned().into_iter().filter(|(_, owner)| owner.fate() == Fate::Gone);
     let with_children = gone.flat_map(|(pid, _)| [vec![pid], tree::descendants(pid)].concat());
-    let living = |pid: &Pid| tree::Stat::of(*pid).is_some_and(|stat| stat.lives());
+    let living = |pid: &Pid| tree::is_alive(*pid);
     let mut pids: Vec<Pid> =
         with_children.filter(|pid| *pid != rustix::process::getpid()).filter(living).collect();
     pids.sort_by_key(|pid| pid.as_raw_nonzero());

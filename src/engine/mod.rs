@@ -11,6 +11,7 @@ mod state;
 pub(crate) use run::{EndsSoon, Run, Setup};
 pub(crate) use state::{Identity, State};
 
+use crate::backoff::Backoff;
 use crate::event::{Events, Id, SkipCode};
 use crate::exit::Failure;
 use crate::process::Stopping;
@@ -127,8 +128,6 @@ impl When {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Retry {
     pub(crate) attempts: u32,
-    /// The delay before the second attempt.
-    pub(crate) delay: Duration,
-    /// The factor of each further delay.
-    pub(crate) backoff: u32,
+    /// The delays between attempts.
+    pub(crate) backoff: Backoff,
 }

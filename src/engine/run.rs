@@ -1,6 +1,6 @@
 //! A run in progress: phases, items and their attempts, `finally`, stopping. It sends events and keeps the state.
 
-use super::deadline::{self, Deadline};
+use super::deadline::Deadline;
 use super::state::State;
 use super::{Attempt, Cancellation, Item, Phase, Task, Work};
 use crate::event::{Ending, Events, Id, Kind, Node, SkipCode, SkipReason, StepStarted};
@@ -374,7 +374,7 @@ impl<'r> Run<'r> {
             let is_final = |failure: &Failure| matches!(failure.exit, Exit::Usage | Exit::Superseded);
             let retry = item.retry.filter(|_| number < allowed && !is_stopped);
             let retry_in = match (&result, retry) {
-                (Err(failure), Some(retry)) if !is_final(failure) => Some(deadline::delay(&retry, number)),
+                (Err(failure), Some(retry)) if !is_final(failure) => Some(retry.backoff.delay(number)),
                 _ => None,
             };
             let ending = events.end(result.as_ref().err());

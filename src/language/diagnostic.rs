@@ -1,4 +1,4 @@
-//! What is wrong with a pipeline file, where, and the way out.
+//! Diagnostics: mistakes in a file, with place and help.
 
 use super::source::{SourceFile, Span};
 use crate::text::{closest, shortened};
@@ -6,29 +6,27 @@ use annotate_snippets::{AnnotationKind, Level, Renderer, Snippet};
 use serde::Serialize;
 use serde_json::{Value, json};
 
-/// More mistakes than anybody reads at once: those behind are not looked for.
-pub(crate) const ENOUGH: usize = 500;
-/// More source than is shown, in bytes.
-const LONG: usize = 16 * 1024;
+/// How many mistakes are reported at most. The search for more stops there.
+pub(crate) const MAX_PROBLEMS: usize = 500;
+/// The size limit of the source lines in a message, in bytes.
+const MAX_SHOWN: usize = 16 * 1024;
 
-/// One mistake in a pipeline file, or something that its author should know.
+/// A mistake in a file, or a warning.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Diagnostic {
-    /// Whether the file can be used all the same.
     pub(crate) severity: Severity,
-    /// What is wrong, as a sentence fragment.
+    /// A sentence fragment.
     pub(crate) message: String,
     /// The key or scalar at fault.
     pub(crate) span: Span,
-    /// What was expected there; printed beside the caret.
+    /// The text next to the caret.
     pub(crate) label: Option<String>,
-    /// Other places that have to do with it, and what they are.
+    /// Related places, each with a label.
     pub(crate) related: Vec<(Span, String)>,
-    /// What to do about it.
+    /// How to fix it.
     pub(crate) help: Option<String>,
 }
 
-/// How bad a diagnostic is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Severity {
@@ -39,7 +37,6 @@ pub(crate) enum Severity {
 }
 
 impl Diagnostic {
-    /// A mistake at a place.
     pub(crate) fn new(message: impl Into<String>, span: Span) -> Self {
         Self {
             severity: Severity::Error,
@@ -51,35 +48,35 @@ impl Diagnostic {
         }
     }
 
-    /// The same as a warning.
+    /// Makes it a warning.
     #[must_use]
     pub(crate) fn warning(mut self) -> Self {
         self.severity = Severity::Warning;
         self
     }
 
-    /// Adds another place that has to do with it.
+    /// Adds a related place.
     #[must_use]
     pub(crate) fn related(mut self, span: Span, label: impl Into<String>) -> Self {
         self.related.push((span, label.into()));
         self
     }
 
-    /// Adds the text beside the caret.
+    /// Sets the text next to the caret.
     #[must_use]
     pub(crate) fn label(mut self, label: impl Into<String>) -> Self {
         self.label = Some(label.into());
         self
     }
 
-    /// Adds the way out.
+    /// Sets the help.
     #[must_use]
     pub(crate) fn help(mut self, help: impl Into<String>) -> Self {
         self.help = Some(help.into());
         self
     }
 
-    /// Adds `did you mean …?` where one of the candidates is close to what was written.
+    /// Sets the help to `did you mean …?` if a candidate is close to `written`.
     #[must_use]
     pub(crate) fn suggest<'a>(
         mut self,
@@ -96,14 +93,14 @@ impl Diagnostic {
     pub(crate) fn render(&self, source: &SourceFile, color: bool) -> String {
         let places = || std::iter::once(self.span).chain(self.related.iter().map(|(span, _)| *span));
         let window = source.window(places());
-        if window.end - window.start > LONG {
+        if window.end - window.start > MAX_SHOWN {
             return self.render_without_lines(source);
         }
         let within = |span: Span| {
             let span = source.first_line(span);
             span.start - window.start..span.end - window.start
         };
-        // The carriage returns of Windows would be shown as marks.
+        // The renderer shows carriage returns as symbols.
         let text = source.text[window.start..window.end].replace('\r', " ");
         let mut snippet = Snippet::source(text)
             .path(source.name.as_str())
@@ -124,7 +121,7 @@ impl Diagnostic {
         renderer.render(&[group])
     }
 
-    /// For lines that no person has written, such as a file of one line: the text at the place instead of its lines.
+    /// For very long lines, as in a generated file: shows the text at the place instead of its lines.
     fn render_without_lines(&self, source: &SourceFile) -> String {
         let span = source.first_line(self.span);
         let (line, column) = source.line_column(span.start);
@@ -170,7 +167,7 @@ impl Diagnostic {
     }
 }
 
-/// Puts diagnostics into the order of the file, each once.
+/// Sorts diagnostics by place and removes duplicates.
 pub(crate) fn sort(diagnostics: &mut Vec<Diagnostic>) {
     diagnostics.sort_by_key(|diagnostic| (diagnostic.span.start, diagnostic.span.end));
     diagnostics.dedup();

@@ -1,11 +1,11 @@
-//! Patterns for the names of branches and tags.
+//! Patterns for branches and tags.
 
-/// A pattern: `*` is any text without `/`, `**` any text, `?` one character but `/`.
+/// A pattern: `*` matches any text without `/`, `**` any text, `?` one character except `/`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Glob(String);
 
 impl Glob {
-    /// Reads a pattern. The error says what is wrong, and the way out.
+    /// Parses a pattern. The error is a message with its help.
     pub(crate) fn parse(pattern: &str) -> Result<Self, (String, &'static str)> {
         if pattern.is_empty() {
             return Err(("an empty pattern matches nothing".to_owned(), "write `**` for any name"));
@@ -13,45 +13,44 @@ impl Glob {
         if pattern.starts_with('!') {
             return Err((
                 format!("`{pattern}`: `!` has no meaning in patterns"),
-                "use `except` for what is to be left out",
+                "use `except` to exclude builds",
             ));
         }
         if pattern.starts_with("refs/") {
             return Err((
-                format!("`{pattern}` is a whole reference"),
-                "write the name alone: `main` for `refs/heads/main`, `v1` for `refs/tags/v1`",
+                format!("`{pattern}` is a full reference"),
+                "write only the name: `main` for `refs/heads/main`, `v1` for `refs/tags/v1`",
             ));
         }
         if pattern.starts_with('^') || pattern.ends_with('$') {
             return Err((
                 format!("`{pattern}` looks like a regular expression"),
-                "patterns are compared as a whole; `*` is any text without `/`, `**` any text",
+                "a pattern matches the whole name; `*` matches any text without `/`, `**` any text",
             ));
         }
         if pattern.chars().any(char::is_whitespace) || pattern.contains(',') {
             return Err((
-                format!("`{pattern}`: no branch or tag has blanks or commas in its name"),
-                "give several patterns as a list",
+                format!("`{pattern}`: names of branches and tags contain no spaces or commas"),
+                "write several patterns as a list",
             ));
         }
         if let Some(found) = pattern.chars().find(|c| "[]{}()|\\".contains(*c)) {
             return Err((
                 format!("`{pattern}`: `{found}` has no meaning in patterns"),
-                "`*` is any text without `/`, `**` any text, `?` one character; give several patterns as a list",
+                "`*` matches any text without `/`, `**` any text, `?` one character; write several patterns as a list",
             ));
         }
         Ok(Self(pattern.to_owned()))
     }
 
-    /// The pattern as it was written.
     pub(crate) fn as_str(&self) -> &str {
         &self.0
     }
 
-    /// Whether a whole name matches. Takes time in proportion to the product of both lengths, whatever the pattern.
+    /// Whether the whole name matches. The time is at most proportional to the product of both lengths.
     pub(crate) fn matches(&self, name: &str) -> bool {
         let name: Vec<char> = name.chars().collect();
-        // `reached[n]`: what was read of the pattern so far matches the first `n` characters of the name.
+        // `reached[n]`: the pattern up to here matches the first `n` characters of the name.
         let mut reached = vec![false; name.len() + 1];
         reached[0] = true;
         let mut pattern = self.0.chars().peekable();

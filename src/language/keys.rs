@@ -1,11 +1,10 @@
-//! The language as data: every table, its keys, their kinds, defaults and descriptions.
+//! A language as data: its tables with keys, kinds, defaults and descriptions.
 //!
-//! One source serves the decoder and its suggestions, `runner schema` ([`schema`]) and the reference in `docs/`
-//! ([`mod@reference`]), so that they cannot disagree.
+//! The decoder, its suggestions, the schema and the reference are all made from it, so they cannot disagree.
 
 use crate::text::closest;
 
-/// Words of other tools (buildspecs, Compose, other CI systems) and what they may be called here.
+/// Words of other tools (buildspecs, Compose, other CI systems) with the keys of this language.
 const ALIASES: &[(&str, &[&str])] = &[
     ("commands", &["steps", "run", "command"]),
     ("command", &["run"]),
@@ -30,29 +29,28 @@ const ALIASES: &[(&str, &[&str])] = &[
     ("role", &["role-arn"]),
 ];
 
-/// What a word of another tool is called here, where it is one of these names.
+/// Translates a word of another tool to one of these names.
 pub(crate) fn alias<'a>(written: &str, names: impl Iterator<Item = &'a str>) -> Option<&'a str> {
     let written = written.to_lowercase().replace('_', "-");
     let names: Vec<&str> = names.collect();
-    // The habit may be misspelt too.
+    // The word may be misspelt.
     let known = closest(&written, ALIASES.iter().map(|(word, _)| *word))?;
     let (_, here) = ALIASES.iter().find(|(word, _)| *word == known)?;
     here.iter().find_map(|name| names.iter().find(|known| *known == name).copied())
 }
 
-/// One kind of mapping.
+/// A mapping with known keys.
 #[derive(Debug)]
 pub(crate) struct Table {
     /// Its name in the schema.
     pub(crate) name: &'static str,
-    /// What it is, with its article, for messages.
+    /// Its name in messages, with an article.
     pub(crate) what: &'static str,
     /// Its heading in the reference.
     pub(crate) title: &'static str,
-    /// What it is for.
     pub(crate) about: &'static str,
     pub(crate) keys: &'static [Key],
-    /// Groups of keys of which exactly one must be there.
+    /// Groups of keys. Exactly one key of each must be present.
     pub(crate) one_of: &'static [&'static [&'static str]],
 }
 
@@ -60,25 +58,24 @@ pub(crate) struct Table {
 #[derive(Debug)]
 pub(crate) struct Key {
     pub(crate) name: &'static str,
-    /// What may stand under it.
+    /// The kind of its value.
     pub(crate) kind: Kind,
-    /// It must be there.
     pub(crate) required: bool,
-    /// What holds where it is absent, as YAML.
+    /// The default, as YAML.
     pub(crate) default: Option<&'static str>,
     pub(crate) about: &'static str,
-    /// A value, as YAML.
+    /// An example, as YAML.
     pub(crate) example: Option<&'static str>,
-    /// This version of runner carries it out. What it does not is refused by `run`.
+    /// This version of runner supports it. `run` refuses keys that are not supported.
     pub(crate) ready: bool,
 }
 
-/// What may stand under a key.
+/// The kind of a value.
 #[derive(Debug)]
 pub(crate) enum Kind {
-    /// Text in which `${…}` is resolved. Numbers and booleans are taken as they are written.
+    /// Text in which `${…}` is resolved. Numbers and booleans are text as written.
     Text,
-    /// Text that is taken as it is.
+    /// Text in which `${…}` is not resolved.
     Plain,
     /// The number 1: the version of the language.
     Version,
@@ -96,30 +93,27 @@ pub(crate) enum Kind {
     Variable,
     /// A pattern for branches or tags.
     Glob,
-    /// A mapping with these keys.
     Table(&'static Table),
     List(&'static Kind),
     /// One value, or a list of them.
     OneOrMore(&'static Kind),
-    /// A mapping from names, which this word stands for, to values.
+    /// A mapping from names to values. The word is the placeholder of a name.
     Map(&'static str, &'static Kind),
     Either(&'static [Kind]),
-    /// A JSON document of another system, taken as it is.
+    /// A JSON document of another system.
     Document,
 }
 
 impl Table {
-    /// The key of that name.
     pub(crate) fn key(&self, name: &str) -> Option<&Key> {
         self.keys.iter().find(|key| key.name == name)
     }
 
-    /// The key that a typing mistake, or the habit of another tool, could have meant.
+    /// The key that is meant by a misspelt key or by a key of another tool.
     pub(crate) fn meant(&self, written: &str) -> Option<&'static str> {
         closest(written, self.names()).or_else(|| alias(written, self.names()))
     }
 
-    /// The names of its keys.
     pub(crate) fn names(&self) -> impl Iterator<Item = &'static str> {
         self.keys.iter().map(|key| key.name)
     }
@@ -145,7 +139,7 @@ impl Key {
         self
     }
 
-    /// No executor carries it out yet.
+    /// Marks it as not supported yet.
     pub(crate) const fn later(mut self) -> Self {
         self.ready = false;
         self

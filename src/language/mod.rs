@@ -1,7 +1,7 @@
-//! What files say: YAML with spans, diagnostics, and the languages written in it.
+//! The languages of files: YAML with spans, diagnostics, and the pipeline file.
 //!
-//! Pure: no file system, no environment, no async. [`tree`] parses YAML and keeps every span, [`keys`] describes a language
-//! as data, [`schema`] and [`mod@reference`] are generated from that, and [`pipeline`] is the pipeline file.
+//! Pure: no file system, no environment, no async. [`tree`] parses YAML and keeps every span. [`keys`] describes a language
+//! as data. [`schema`] and [`mod@reference`] generate documents from that. [`pipeline`] is the pipeline file.
 
 pub(crate) mod diagnostic;
 pub(crate) mod glob;
@@ -12,5 +12,5 @@ pub(crate) mod schema;
 pub(crate) mod source;
 pub(crate) mod tree;
 
-/// The largest file that is read, in bytes.
+/// The size limit of a file, in bytes.
 pub(crate) const MAX_BYTES: u64 = 1024 * 1024;

@@ -1,7 +1,7 @@
 //! The language as JSON Schema, for editors.
 //!
-//! Draft 7, which is what the YAML language server knows best. The schema is as strict as it can be without knowing the
-//! names that the file itself gives; `runner validate` knows those too.
+//! Draft 7, because the YAML language server supports it best. The schema cannot check names that the file itself
+//! defines; `runner validate` does.
 
 use super::keys::{Kind, Table};
 use super::pipeline::tables::{PIPELINE, STEP, TEST};
@@ -22,12 +22,12 @@ pub(crate) fn schema() -> Value {
     schema
 }
 
-/// Adds a table and everything below it to the definitions.
+/// Adds a table and the tables that it refers to to the definitions.
 fn table(table: &'static Table, definitions: &mut Map<String, Value>) {
     if definitions.contains_key(table.name) {
         return;
     }
-    // Its place is taken before what is below it is visited: steps hold steps.
+    // Inserted first, because tables are recursive: steps hold steps.
     definitions.insert(table.name.to_owned(), Value::Null);
     let mut properties = Map::new();
     for key in table.keys {
@@ -35,11 +35,11 @@ fn table(table: &'static Table, definitions: &mut Map<String, Value>) {
         let about = if key.ready {
             key.about.to_owned()
         } else {
-            format!("{} (Not carried out yet by this version.)", key.about)
+            format!("{} (Not supported yet by this version.)", key.about)
         };
         if let Some(property) = property.as_object_mut() {
             if property.contains_key("$ref") {
-                // Draft 7 ignores everything beside a reference.
+                // Draft 7 ignores the siblings of a reference.
                 let reference = std::mem::take(property);
                 property.insert("allOf".to_owned(), json!([reference]));
             }
@@ -58,7 +58,7 @@ fn table(table: &'static Table, definitions: &mut Map<String, Value>) {
         "type": "object",
         "description": table.about,
         "properties": properties,
-        "patternProperties": { "^x-": { "description": "Your own: runner ignores it." } },
+        "patternProperties": { "^x-": { "description": "Your own key. runner ignores it." } },
         "additionalProperties": false,
     });
     if !required.is_empty() {
@@ -73,7 +73,7 @@ fn table(table: &'static Table, definitions: &mut Map<String, Value>) {
         schema["allOf"] = json!(groups);
     }
     if table.name == STEP.name {
-        // What belongs to `test` needs it.
+        // These keys need `test`.
         let needs = TEST.iter().map(|key| ((*key).to_owned(), json!(["test"])));
         schema["dependencies"] = Value::Object(needs.collect());
     }
@@ -118,7 +118,7 @@ fn kind(what: &'static Kind, definitions: &mut Map<String, Value>) -> Value {
     }
 }
 
-/// A value that the tables give as YAML.
+/// A value that a table gives as YAML.
 fn yaml(text: &str) -> Option<Value> {
     serde_yaml::from_str(text).ok()
 }

@@ -1,4 +1,6 @@
-//! The text of a pipeline file and positions in it.
+//! The text of a file, and positions in it.
+
+use serde::{Serialize, Serializer};
 
 /// A half-open range of byte offsets in a [`SourceFile`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -9,11 +11,10 @@ pub(crate) struct Span {
     pub(crate) end: usize,
 }
 
-/// A value together with the place it was written at.
+/// A value with its place in the file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Spanned<T> {
     pub(crate) value: T,
-    /// Where it stands in the file.
     pub(crate) span: Span,
 }
 
@@ -25,26 +26,32 @@ impl<T> std::ops::Deref for Spanned<T> {
     }
 }
 
+/// Only the value: moving it in the file changes nothing.
+impl<T: Serialize> Serialize for Spanned<T> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        self.value.serialize(serializer)
+    }
+}
+
 impl<T> Spanned<T> {
-    /// A value with its place.
     pub(crate) fn new(value: T, span: Span) -> Self {
         Self { value, span }
     }
 }
 
-/// A pipeline file as the user named it, with its text.
+/// A file with its text.
 #[derive(Debug, Clone)]
 pub(crate) struct SourceFile {
-    /// The path as the user would write it, for messages.
+    /// The path as the user wrote it, for messages.
     pub(crate) name: String,
     /// The whole text, without a byte order mark.
     pub(crate) text: String,
-    /// Where each line begins.
+    /// The offset of each line.
     lines: Vec<usize>,
 }
 
 impl SourceFile {
-    /// Takes the text of a file, dropping a leading byte order mark.
+    /// Removes a leading byte order mark.
     pub(crate) fn new(name: impl Into<String>, text: &str) -> Self {
         let text = text.strip_prefix('\u{feff}').unwrap_or(text);
         let lines = std::iter::once(0).chain(text.match_indices('\n').map(|(at, _)| at + 1)).collect();
@@ -58,7 +65,7 @@ impl SourceFile {
         (line, self.text[self.lines[line - 1]..offset].chars().count() + 1)
     }
 
-    /// `span` cut down to its first line and to character boundaries: what a caret can underline.
+    /// The part of `span` in its first line, at character boundaries, for the caret of a message.
     pub(crate) fn first_line(&self, span: Span) -> Span {
         let start = floor_boundary(&self.text, span.start);
         let end = floor_boundary(&self.text, span.end).max(start);
@@ -66,7 +73,7 @@ impl SourceFile {
         Span { start, end: line_end }
     }
 
-    /// The whole lines from the first to the last of these places.
+    /// The lines from the first to the last of these places.
     pub(crate) fn window(&self, places: impl Iterator<Item = Span>) -> Span {
         let (mut start, mut end) = (self.text.len(), 0);
         for span in places.map(|span| self.first_line(span)) {

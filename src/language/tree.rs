@@ -1,7 +1,7 @@
-//! A YAML document as a tree in which every key and scalar knows where it was written.
+//! A YAML document as a tree in which every key and scalar has a span.
 //!
-//! Event parsing is `saphyr-parser`'s; this module adds what a pipeline file needs on top: spans as byte offsets, aliases
-//! and merge keys resolved within a budget, and duplicate keys refused.
+//! `saphyr-parser` parses events. This module adds spans as byte offsets, resolves aliases and merge keys within a budget,
+//! and refuses duplicate keys.
 
 use super::diagnostic::Diagnostic;
 use super::source::{SourceFile, Span};
@@ -9,33 +9,33 @@ use saphyr_parser::{Event, Parser, ScalarStyle, Span as Marks, Tag};
 use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
 
-/// More levels than a person writes; deeper input is refused before it can exhaust the stack.
+/// The limit of nesting. It keeps hostile input from exhausting the stack.
 const MAX_DEPTH: usize = 64;
-/// More values than a file of [`super::MAX_BYTES`] needs; aliases that unfold to more are an attack or a mistake.
+/// The limit of values, aliases resolved. A file of [`super::MAX_BYTES`] needs fewer.
 const MAX_NODES: usize = 200_000;
-/// As many bytes of text as one value may count for; longer text counts for several.
+/// Longer text than this, in bytes, counts as several values.
 const BYTES_PER_NODE: usize = 64;
 
 /// One value of the document.
 #[derive(Debug, Clone)]
 pub(crate) struct Node {
     pub(crate) value: Value,
-    /// Where it stands; for an alias, where the alias stands is lost in favour of the anchored text.
+    /// Its place; for an alias, the place of the anchored text.
     pub(crate) span: Span,
-    /// What points to it as a whole: its key in a mapping, itself elsewhere.
+    /// The place for messages about all of it: its key in a mapping, its own place otherwise.
     pub(crate) at: Span,
 }
 
-/// The three shapes of YAML, with the empty value told apart.
+/// The value of a node.
 #[derive(Debug, Clone)]
 pub(crate) enum Value {
-    /// Nothing, `~` or `null`.
+    /// Empty, `~` or `null`.
     Null,
-    /// Any other scalar, its text kept as written: `3.10` stays `3.10`.
+    /// Any other scalar. Its text stays as written: `3.10` is not `3.1`.
     Scalar {
         /// The text, with quotes and escapes resolved.
         text: String,
-        /// Written without quotes, so that `true` or `3` may be a boolean or a number.
+        /// Written without quotes, so `true` and `3` can be a boolean and a number.
         plain: bool,
     },
     List(Vec<Node>),
@@ -47,9 +47,7 @@ pub(crate) enum Value {
 #[derive(Debug, Clone)]
 pub(crate) struct Entry {
     pub(crate) key: String,
-    /// Where the key stands.
     pub(crate) key_span: Span,
-    /// The value under it.
     pub(crate) node: Node,
 }
 
@@ -58,12 +56,12 @@ impl Node {
         Self { value, span, at: span }
     }
 
-    /// What a caret can underline: a scalar, the opening bracket of a list or mapping, or the key of one without brackets.
+    /// The place for a caret: a scalar, the opening bracket of a list or mapping, or the key of one without brackets.
     pub(crate) fn place(&self) -> Span {
         if self.span.start < self.span.end { self.span } else { self.at }
     }
 
-    /// The kind of value, with its article, for messages.
+    /// The kind of value with its article, for messages.
     pub(crate) fn kind(&self) -> &'static str {
         match &self.value {
             Value::Null => "nothing",
@@ -85,7 +83,7 @@ impl Node {
     }
 }
 
-/// Reads the one document of a file. Syntax errors end the reading; duplicate keys are collected in `problems`.
+/// Parses the document of a file. A syntax error ends the parsing; duplicate keys are collected in `problems`.
 pub(crate) fn parse(source: &SourceFile, problems: &mut Vec<Diagnostic>) -> Result<Node, Diagnostic> {
     let mut reader = Reader {
         parser: Parser::new_from_str(&source.text),
@@ -131,7 +129,7 @@ impl<'s> Reader<'s, '_> {
                 Event::StreamEnd => break,
                 Event::DocumentStart(_) if root.is_some() => {
                     return Err(Diagnostic::new("a second YAML document begins here", span)
-                        .help("a pipeline file holds one document; put this one into a file of its own"));
+                        .help("a pipeline file contains one document; move this one to another file"));
                 }
                 Event::StreamStart | Event::DocumentStart(_) | Event::DocumentEnd | Event::Nothing => {}
                 event => root = Some(self.node(event, span, 0)?),
@@ -144,7 +142,7 @@ impl<'s> Reader<'s, '_> {
         self.nodes += nodes;
         if self.nodes > MAX_NODES {
             return Err(Diagnostic::new("the file is too large once its aliases are resolved", span)
-                .help(format!("at most {MAX_NODES} values are read")));
+                .help(format!("the limit is {MAX_NODES} values")));
         }
         Ok(())
     }
@@ -152,7 +150,7 @@ impl<'s> Reader<'s, '_> {
     fn node(&mut self, event: Event<'s>, span: Span, depth: usize) -> Result<Node, Diagnostic> {
         if depth > MAX_DEPTH {
             return Err(Diagnostic::new("the file is nested too deeply", span)
-                .help(format!("at most {MAX_DEPTH} levels are read")));
+                .help(format!("the limit is {MAX_DEPTH} levels")));
         }
         self.count(1, span)?;
         let (node, anchor) = match event {
@@ -178,14 +176,14 @@ impl<'s> Reader<'s, '_> {
             _ => return Err(Diagnostic::new("this is not valid YAML", span)),
         };
         if anchor > 0 {
-            // It is kept beside the tree.
+            // The anchor keeps a copy.
             self.count(node.size(), span)?;
             self.anchors.insert(anchor, node.clone());
         }
         Ok(node)
     }
 
-    /// The opening bracket of a list or mapping; nothing where it has none.
+    /// The opening bracket of a list or mapping; empty if it has none.
     fn opening(&self, span: Span) -> Span {
         let has_bracket = matches!(self.text.as_bytes().get(span.start), Some(b'[' | b'{'));
         Span { start: span.start, end: span.start + usize::from(has_bracket) }
@@ -195,7 +193,7 @@ impl<'s> Reader<'s, '_> {
         let plain = style == ScalarStyle::Plain;
         let mut span = span;
         if plain {
-            // The parser's end mark of a plain scalar may lie behind the blanks that follow it.
+            // The parser's end of a plain scalar may include trailing spaces.
             let written = self.text.get(span.start..span.end).unwrap_or_default();
             span.end = span.start + written.trim_end().len();
         }
@@ -244,7 +242,7 @@ impl<'s> Reader<'s, '_> {
             let (event, value_span) = self.next()?;
             let mut node = self.node(event, value_span, depth + 1)?;
             if matches!(node.value, Value::Null) && node.span.start >= node.span.end {
-                // An absent value has no place of its own: errors about it point to the key.
+                // An absent value has no place, so errors about it point to the key.
                 node.span = key_span;
             }
             node.at = key_span;
@@ -253,7 +251,7 @@ impl<'s> Reader<'s, '_> {
             } else if let Some(first) = places.insert(key.clone(), key_span) {
                 self.problems.push(
                     Diagnostic::new(format!("duplicate key `{key}`"), key_span)
-                        .label("given a second time")
+                        .label("given again")
                         .related(first, "given here first")
                         .help("keep one of the two"),
                 );
@@ -271,36 +269,36 @@ impl<'s> Reader<'s, '_> {
     }
 }
 
-/// The parser's complaint with a way out. Its words are for those who know how YAML is scanned.
+/// The parser's error with a help, because its own words assume knowledge of YAML scanners.
 fn syntax_error(text: &str, at: usize, info: &str) -> Diagnostic {
     let span = Span { start: at, end: at + 1 };
     if info.contains("recursion limit") {
         return Diagnostic::new("the file is nested too deeply", span)
-            .help(format!("at most {MAX_DEPTH} levels are read"));
+            .help(format!("the limit is {MAX_DEPTH} levels"));
     }
     if let Some(tab) = indenting_tab(text, at) {
         return Diagnostic::new(
             "this is not valid YAML: a tab indents the line",
             Span { start: tab, end: tab + 1 },
         )
-        .help("indent with blanks");
+        .help("indent with spaces");
     }
     let help = if info.contains("mapping values are not allowed") || info.contains("illegal placement of ':'")
     {
-        "a `: ` in a text without quotes begins a mapping: quote the text, or write a script as a block after `run: |`"
+        "`: ` in a text without quotes begins a mapping: quote the text, or write a script as a block after `run: |`"
     } else if info.contains("quoted scalar") || info.contains("end of stream") {
-        "is a quote, `[` or `{` at or above this place never closed?"
+        "check that every quote, `[` and `{` here and above is closed"
     } else if info.contains("unexpected character") || info.contains("cannot start any token") {
-        "quote the text: it begins with a character that means something to YAML"
+        "quote the text: its first character has a meaning in YAML"
     } else if info.contains("anchor") {
         "an alias `*name` needs an anchor `&name` before it"
     } else {
-        "look at the indentation, at a missing blank after `-` or `:`, and at quotes and brackets, here and in the line above"
+        "check the indentation, missing spaces after `-` and `:`, quotes and brackets, here and in the line above"
     };
     Diagnostic::new("this is not valid YAML", span).label(info).help(help)
 }
 
-/// A tab in the indentation of the line of an error, or of the next one.
+/// A tab in the indentation of the line of an error or of the next line.
 fn indenting_tab(text: &str, at: usize) -> Option<usize> {
     let start = text.get(..at)?.rfind('\n').map_or(0, |end| end + 1);
     let next = text[start..].find('\n').map(|end| start + end + 1);
@@ -311,7 +309,7 @@ fn indenting_tab(text: &str, at: usize) -> Option<usize> {
     })
 }
 
-/// Adds the entries of a `<<` value (a mapping, or a list of them) that the mapping does not have itself.
+/// Adds the entries of a `<<` value (a mapping, or a list of mappings) that the mapping lacks.
 fn merge(
     entries: &mut Vec<Entry>,
     known: &mut HashSet<String>,
@@ -342,9 +340,9 @@ fn check_tag(tag: Option<&Cow<'_, Tag>>, span: Span) -> Result<(), Diagnostic> {
     }
 }
 
-/// Byte offsets of characters: the parser counts characters, everything else counts bytes.
+/// Converts offsets: the parser counts characters, spans count bytes.
 struct Offsets {
-    /// Empty for ASCII text, where both are the same.
+    /// Empty for ASCII text, because both counts are the same.
     bytes: Vec<usize>,
     length: usize,
 }

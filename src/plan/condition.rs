@@ -1,4 +1,4 @@
-//! Whether a step is meant for this build: `only`, `except`, and that pull requests publish nothing.
+//! Whether a step runs in this build: `only`, `except`, and the rule that pull requests publish nothing.
 
 use super::context::BuildContext;
 use crate::language::diagnostic::Diagnostic;
@@ -10,18 +10,18 @@ use std::collections::HashMap;
 /// The reason for skipping what publishes in the build of a pull request.
 pub(crate) const PULL_REQUEST: &str = "pull requests publish nothing";
 
-/// What is said of a step before anything runs.
+/// Whether a step runs in this build.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Verdict {
-    /// It runs, as far as the build goes well.
+    /// It runs, unless an earlier failure or its `when` skips it.
     Runs,
-    /// It is left out, for this reason.
+    /// It is left out for this reason.
     LeftOut(String),
-    /// It depends on the branch, and nothing says which that is.
+    /// It depends on the branch, which is unknown.
     Unknown(Diagnostic),
 }
 
-/// The verdict on every step, those of parallel groups included.
+/// The verdict on every step, including the steps of parallel groups.
 pub(crate) fn verdicts(pipeline: &Pipeline, context: &BuildContext) -> HashMap<StepId, Verdict> {
     let mut verdicts = HashMap::new();
     for step in pipeline.phases.iter().flat_map(crate::language::pipeline::model::Phase::all_steps) {
@@ -39,7 +39,7 @@ pub(crate) fn left_out(verdicts: &HashMap<StepId, Verdict>) -> HashMap<StepId, S
     verdicts.iter().filter_map(|(step, verdict)| Some((*step, reason(verdict)?))).collect()
 }
 
-/// `outer` is the verdict on the group, `asked` whether the group is there for pull requests in so many words.
+/// `outer` is the verdict on the group. `asked` is whether the `only` of the group names pull requests.
 fn visit(
     step: &Step,
     outer: Option<&Verdict>,
@@ -66,8 +66,8 @@ fn visit(
     verdicts.insert(step.id, verdict);
 }
 
-/// Whether somebody is told about this build. Where that depends on a branch that nobody knows, they are.
-pub(crate) fn is_told(notify: &Notify, context: &BuildContext) -> bool {
+/// Whether to notify about this build. True if that depends on a branch that is unknown.
+pub(crate) fn notifies(notify: &Notify, context: &BuildContext) -> bool {
     !matches!(judge(notify.only.as_ref(), None, context), Verdict::LeftOut(_))
 }
 
@@ -86,8 +86,7 @@ fn judge(only: Option<&Filter>, except: Option<&Filter>, context: &BuildContext)
     Verdict::Runs
 }
 
-/// Whether a build is one of those that a filter means. Where the branch decides and nothing says which it is: the place
-/// that asks for it.
+/// Whether a build matches a filter. The error is the place of a branch pattern that decides while the branch is unknown.
 fn matches(filter: &Filter, context: &BuildContext) -> Result<bool, Span> {
     if !filter.events.is_empty() && !filter.events.contains(&context.event) {
         return Ok(false);
@@ -103,15 +102,15 @@ fn matches(filter: &Filter, context: &BuildContext) -> Result<bool, Span> {
     match (filter.branches.first(), &context.branch) {
         (None, _) => Ok(false),
         (Some(_), Some(branch)) => Ok(filter.branches.iter().any(|pattern| pattern.matches(branch))),
-        // The build of a tag is not one of a branch.
+        // The build of a tag has no branch.
         (Some(_), None) if context.event == EventKind::Tag => Ok(false),
         (Some(pattern), None) => Err(pattern.span),
     }
 }
 
 fn no_branch(span: Span) -> Diagnostic {
-    Diagnostic::new("this depends on the branch, and nothing says which branch is being built", span).help(
-        "set RUNNER_BRANCH, which under CodePipeline can be `#{SourceVariables.BranchName}`; in a git repository check a branch out",
+    Diagnostic::new("this depends on the branch, which is unknown", span).help(
+        "set RUNNER_BRANCH, under CodePipeline to `#{SourceVariables.BranchName}`; in a git repository check out a branch",
     )
 }
 
@@ -127,7 +126,7 @@ fn describe(filter: &Filter) -> String {
                 "s"
             };
             let patterns = listed(patterns.iter().map(|pattern| pattern.as_str()));
-            // A reason is a line, whatever the file holds.
+            // A reason is one line.
             parts.push(format!("the {what}{plural} {}", shortened(&patterns, 200)));
         }
     }
@@ -172,7 +171,7 @@ mod tests {
             runs("only: { branches: main, tags: v* }", &tag)
                 && runs("only: { branches: main, tags: v* }", &main)
         );
-        assert!(!runs("only: { branches: main }", &tag), "the build of a tag is not one of a branch");
+        assert!(!runs("only: { branches: main }", &tag), "the build of a tag has no branch");
         assert!(runs("only: { branches: main, events: push }", &main));
         assert!(!runs("only: { branches: main, events: manual }", &main));
         assert!(runs("only: { events: tag }, except: { tags: v2 }", &tag));
@@ -188,7 +187,7 @@ mod tests {
     }
 
     #[test]
-    fn a_branch_that_nobody_knows_is_asked_for_only_where_it_decides() {
+    fn an_unknown_branch_matters_only_if_it_decides() {
         let nowhere = on(EventKind::Push, None, None);
         assert!(matches!(verdict("only: { branches: main }", &nowhere), Verdict::Unknown(_)));
         assert!(matches!(verdict("only: { branches: main, events: manual }", &nowhere), Verdict::LeftOut(_)));

@@ -1,42 +1,39 @@
-//! What is being built, and why: the facts that CodeBuild or git know. Finding them out is `crate::origin`'s.
+//! The context of a build: the facts that CodeBuild or git provide. `crate::origin` detects them.
 
 use crate::language::pipeline::model::EventKind;
 use crate::language::pipeline::template::Builtin;
 use std::collections::HashMap;
 
-/// What is being built.
+/// The context of a build.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct BuildContext {
-    /// The commit, where the source is one.
     pub(crate) commit: Option<String>,
-    /// When the commit was made, in seconds since 1970, where git is there to say.
+    /// The time of the commit in seconds since 1970.
     pub(crate) commit_time: Option<i64>,
-    /// Where the source comes from: an address of the web, without credentials.
+    /// The URL of the source, without credentials.
     pub(crate) repository: Option<String>,
     /// The branch; the base branch for a pull request.
     pub(crate) branch: Option<String>,
     pub(crate) tag: Option<String>,
-    /// Why the build runs.
     pub(crate) event: EventKind,
-    /// CodeBuild says that something of this build has failed already.
+    /// CodeBuild reports that this build has failed before runner started.
     pub(crate) failing: bool,
     pub(crate) build_id: Option<String>,
     pub(crate) build_number: Option<String>,
-    /// The build's page in the console.
+    /// The page of the build in the console.
     pub(crate) build_url: Option<String>,
-    /// The AWS region, where the environment names it.
+    /// The AWS region of the environment.
     pub(crate) region: Option<String>,
-    /// The AWS account, where the environment names it.
+    /// The AWS account of the environment.
     pub(crate) account: Option<String>,
 }
 
 impl BuildContext {
-    /// Whether CodeBuild runs this.
     pub(crate) fn in_codebuild(&self) -> bool {
         self.build_id.is_some()
     }
 
-    /// The values of the built-ins that are known from the beginning.
+    /// The values of the built-ins that are known before the run.
     pub(crate) fn builtins(&self) -> HashMap<Builtin, String> {
         let short = self.commit.as_ref().map(|commit| commit.chars().take(7).collect());
         let slug = self.branch.as_deref().map(slug);
@@ -57,7 +54,7 @@ impl BuildContext {
         .collect()
     }
 
-    /// What kind of build this is, for reasons: `a push to main`.
+    /// The kind of build, for reasons: `a push to main`.
     pub(crate) fn what(&self) -> String {
         let of =
             |word: &str| self.branch.as_ref().map(|branch| format!(" {word} `{branch}`")).unwrap_or_default();
@@ -72,7 +69,7 @@ impl BuildContext {
         }
     }
 
-    /// One phrase for people: `main at 1a2b3c4`.
+    /// A short phrase: `main at 1a2b3c4`.
     pub(crate) fn summary(&self) -> String {
         let what = self.tag.as_ref().or(self.branch.as_ref());
         let commit = self.commit.as_ref().map(|commit| &commit[..commit.len().min(7)]);
@@ -85,7 +82,7 @@ impl BuildContext {
     }
 }
 
-/// A branch's name made fit for tags, host names and paths: lower-case letters, digits and single dashes, at most 63.
+/// A branch as a valid tag, host name and path: at most 63 lower-case letters, digits and single dashes.
 fn slug(branch: &str) -> String {
     let mut slug = String::new();
     for character in branch.chars() {

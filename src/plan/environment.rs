@@ -2,18 +2,17 @@
 
 use crate::language::pipeline::template::{MAX_VALUE, is_variable_name};
 
-/// A line that is no assignment.
+/// An invalid line.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 #[error("line {line}: {reason}")]
 pub(crate) struct EnvFileError {
     /// The line's number, from 1.
     pub(crate) line: usize,
-    /// What is wrong with it.
     pub(crate) reason: &'static str,
 }
 
-/// Reads an environment file: `#` begins a comment line, single quotes are literal, double quotes know `\n`, `\t`, `\"`,
-/// `\\` and `\$`; an `export` before the name is allowed.
+/// Parses an environment file. `#` begins a comment line. Single quotes are literal; double quotes support `\n`, `\t`,
+/// `\"`, `\\` and `\$`. `export` before the name is allowed.
 pub(crate) fn parse(text: &str) -> Result<Vec<(String, String)>, EnvFileError> {
     let mut variables = Vec::new();
     for (at, line) in text.trim_start_matches('\u{feff}').lines().enumerate() {
@@ -23,10 +22,10 @@ pub(crate) fn parse(text: &str) -> Result<Vec<(String, String)>, EnvFileError> {
         }
         let error = |reason| EnvFileError { line: at + 1, reason };
         let line = line.strip_prefix("export ").unwrap_or(line);
-        let (name, value) = line.split_once('=').ok_or(error("there is no `=`"))?;
+        let (name, value) = line.split_once('=').ok_or(error("`=` is missing"))?;
         let name = name.trim();
         if !is_variable_name(name) {
-            return Err(error("what stands before `=` is not the name of a variable"));
+            return Err(error("the text before `=` is not a valid variable name"));
         }
         let value = value_of(value.trim()).ok_or(error("a quote is not closed, or text follows it"))?;
         variables.push((name.to_owned(), value));
@@ -34,8 +33,8 @@ pub(crate) fn parse(text: &str) -> Result<Vec<(String, String)>, EnvFileError> {
     Ok(variables)
 }
 
-/// Reads what a command wrote to `$RUNNER_ENV`: `KEY=value` lines, values as they are, and blocks that begin with `KEY<<MARK`
-/// and end with a line `MARK`. Empty lines mean nothing.
+/// Parses the file `$RUNNER_ENV` of a command: lines `KEY=value` with literal values, and blocks that begin with `KEY<<MARK`
+/// and end with a line `MARK`. Empty lines are ignored.
 pub(crate) fn parse_handed_on(text: &str) -> Result<Vec<(String, String)>, EnvFileError> {
     let mut variables = Vec::new();
     let mut lines = text.split('\n').map(|line| line.strip_suffix('\r').unwrap_or(line)).enumerate();
@@ -52,28 +51,28 @@ pub(crate) fn parse_handed_on(text: &str) -> Result<Vec<(String, String)>, EnvFi
             (_, Some(block)) => {
                 let mark = &line[block + 2..];
                 if mark.is_empty() {
-                    return Err(error("there is no mark behind `<<`"));
+                    return Err(error("the mark after `<<` is missing"));
                 }
                 let mut value = Vec::new();
                 loop {
                     match lines.next() {
                         Some((_, line)) if line == mark => break,
                         Some((_, line)) => value.push(line),
-                        None => return Err(error("the block that begins here has no end")),
+                        None => return Err(error("the block that begins here is not closed")),
                     }
                 }
                 (&line[..block], value.join("\n"))
             }
-            _ => return Err(error("there is no `=`")),
+            _ => return Err(error("`=` is missing")),
         };
         if !is_variable_name(name) {
-            return Err(error("what stands before `=` or `<<` is not the name of a variable"));
+            return Err(error("the text before `=` or `<<` is not a valid variable name"));
         }
         if name.starts_with("RUNNER_") {
-            return Err(error("names that begin with RUNNER_ are runner's own"));
+            return Err(error("names that begin with RUNNER_ are reserved"));
         }
         if value.contains('\0') {
-            return Err(error("a variable cannot hold a NUL"));
+            return Err(error("a variable cannot contain a NUL"));
         }
         if name.len() + value.len() + 2 > MAX_VALUE {
             return Err(error("a variable cannot be longer than 128 KiB"));

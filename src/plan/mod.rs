@@ -1,6 +1,6 @@
-//! Pipeline and build context joined: what will run, with every `${…}` known to have a value. Pure.
+//! Joins a pipeline with a build context: which steps run, and whether every `${…}` has a value. Pure.
 
-pub(crate) mod calls;
+pub(crate) mod asks;
 pub(crate) mod condition;
 pub(crate) mod context;
 pub(crate) mod environment;
@@ -10,7 +10,8 @@ pub(crate) mod policy;
 pub(crate) mod resource;
 pub(crate) mod scope;
 
-use crate::language::diagnostic::{self, Diagnostic, ENOUGH};
+use crate::address::Arn;
+use crate::language::diagnostic::{self, Diagnostic, MAX_PROBLEMS};
 use crate::language::pipeline;
 use crate::language::pipeline::model::{
     Action, Command, Name, PhaseName, Pipeline, Step, StepId, TaskDefinitionBase, Zone,
@@ -23,18 +24,18 @@ use context::BuildContext;
 use scope::{Sources, Values};
 use std::collections::{HashMap, HashSet};
 
-/// Where a run's effects go.
+/// The mode of a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Mode {
-    /// Into `.runner/`; nothing but the Docker Engine is connected to.
+    /// Writes to `.runner/` and connects only to the Docker Engine.
     Local,
-    /// To registries and AWS.
+    /// Publishes to registries and AWS.
     Publish,
 }
 
 impl Mode {
-    /// The name as `RUNNER_MODE` carries it.
+    /// The value of `RUNNER_MODE`.
     pub(crate) fn as_str(self) -> &'static str {
         match self {
             Self::Local => "local",
@@ -47,20 +48,20 @@ impl Mode {
 pub(crate) struct Plan {
     /// The phases of this call, in order.
     pub(crate) phases: Vec<PhaseName>,
-    /// The user has named the phases of this call; others may come in further calls.
+    /// The user has named the phases. Later calls may run the others.
     pub(crate) single_phases: bool,
-    /// Steps that are not meant for this build, with the reasons.
+    /// The steps that are left out of this build, with the reasons.
     left_out: HashMap<StepId, String>,
 }
 
 impl Plan {
-    /// Why a step is left out of this plan, where it is.
+    /// Why a step is left out, if it is.
     pub(crate) fn skip_reason(&self, step: &Step) -> Option<&str> {
         self.left_out.get(&step.id).map(String::as_str)
     }
 }
 
-/// The values of a run before it begins, with the mistakes of `env.variables`.
+/// The values before the run, and the mistakes in `env.variables`.
 pub(crate) fn values(
     pipeline: &Pipeline,
     sources: &Sources,
@@ -68,43 +69,42 @@ pub(crate) fn values(
     mode: Mode,
 ) -> (Values, Vec<Diagnostic>) {
     let mut builtins = context.builtins();
-    // Where the file says where AWS calls go, that is the region and the account meant.
+    // The region and the account in the file override those of the environment.
     let literal = |template: &Option<Template>| template.as_ref().and_then(Template::as_literal);
     if let Some(region) = literal(&pipeline.aws.region) {
         builtins.insert(Builtin::AwsRegion, region);
     }
     if let Some(role) = literal(&pipeline.aws.role_arn)
-        && let Some(account) = role.split(':').nth(4)
+        && let Some(account) = Arn::parse(&role).and_then(|arn| arn.account())
     {
         builtins.insert(Builtin::AwsAccount, account.to_owned());
     }
     let (mut values, problems) = Values::new(pipeline, sources, builtins);
-    // That a secret is not known yet is said with the file.
+    // The check of the file has reported uses of secrets.
     let is_secret = |reference: &Reference| matches!(reference, Reference::Env(name) if pipeline.env.secret_names().any(|secret| secret == name));
     let problems = problems
         .iter()
         .filter(|problem| !is_secret(&problem.reference))
-        .take(ENOUGH)
+        .take(MAX_PROBLEMS)
         .map(|problem| match &problem.reference {
             Reference::Builtin(builtin @ (Builtin::BuildId | Builtin::AwsRegion | Builtin::AwsAccount)) => {
-                let message =
-                    format!("`${{{builtin}}}` is not known yet when `env.variables` get their values");
-                Diagnostic::new(message, problem.span).help("write it in the `env` of the steps that need it")
+                let message = format!("`${{{builtin}}}` is unknown when `env.variables` are resolved");
+                Diagnostic::new(message, problem.span).help("put it into the `env` of the steps that need it")
             }
             Reference::Env(name) if pipeline.env.variables.contains_key(name) => Diagnostic::new(
                 format!("`${{{name}}}` has no value here"),
                 problem.span,
             )
             .help(format!(
-                "a variable may refer to those before it: put `{name}` first, or set it in the environment"
+                "a variable may only refer to earlier ones: put `{name}` first, or set it in the environment"
             )),
             _ => undefined(problem, &values),
         })
         .collect();
-    // A build that CodeBuild did not start gets its id when it begins.
+    // Outside of CodeBuild the id is generated when the run begins.
     values.promise_builtin(Builtin::BuildId);
     if mode == Mode::Publish {
-        // Publishing asks AWS for what is not known yet.
+        // When publishing, AWS provides these.
         for name in pipeline.env.secret_names() {
             values.promise(name);
         }
@@ -114,8 +114,8 @@ pub(crate) fn values(
     (values, problems)
 }
 
-/// Plans a call. `selected` are the phases that the user names; all that the file has where there are none. The errors are
-/// what keeps the call from beginning.
+/// Plans a call of `runner run`. `selected` are the phases that the user names; all if empty. The errors keep the call from
+/// beginning.
 pub(crate) fn plan(
     pipeline: &Pipeline,
     selected: &[PhaseName],
@@ -152,7 +152,7 @@ pub(crate) fn plan(
     Ok(Plan { phases, single_phases: !selected.is_empty(), left_out })
 }
 
-/// Every `${…}` that can have no value when it is needed.
+/// Reports every `${…}` without a value.
 pub(crate) fn undefined_uses(
     pipeline: &Pipeline,
     mode: Mode,
@@ -169,10 +169,10 @@ pub(crate) fn undefined_uses(
     for used in pipeline.uses.iter().filter(|used| !used.has_default && !values.may_have(&used.reference)) {
         let is_builtin = matches!(used.reference, Reference::Builtin(_));
         let needed = match used.zone {
-            // `env.variables` have been resolved already.
+            // Reported by `values`.
             Zone::Variables => false,
             Zone::Notify => mode == Mode::Publish,
-            // What this build does not come to needs no commit, branch or tag.
+            // Steps and images that this build does not use need no commit, branch or tag.
             Zone::Step(id) | Zone::StepEnv(id) if is_builtin => !left_out.contains_key(&id),
             Zone::Image(position) if is_builtin => !idle.contains(&position),
             _ => true,
@@ -181,19 +181,19 @@ pub(crate) fn undefined_uses(
             (Reference::Env(name), Zone::Step(id)) => {
                 steps.get(&id).is_some_and(|step| step.env.contains_key(name))
             }
-            // Images are resolved by the steps that build and push them.
+            // Images are resolved with the variables of the steps that use them.
             (Reference::Env(name), Zone::Image(_)) => of_steps.contains(name.as_str()),
             _ => false,
         };
         let handed_on = matches!(&used.reference, Reference::Env(name)
             if used.zone != Zone::Start && handed_on.contains(name.as_str()));
-        if !needed || own || handed_on || problems.len() >= ENOUGH {
+        if !needed || own || handed_on || problems.len() >= MAX_PROBLEMS {
             continue;
         }
         let reference = used.reference.clone();
         let mut problem = undefined(&Undefined { reference, span: used.span, too_long: false }, values);
         if matches!(&used.reference, Reference::Env(name) if secrets.contains(name.as_str())) {
-            "it is a secret without a value here: give it in --env-file or in the environment"
+            "this secret has no value here: set it in --env-file or in the environment"
                 .clone_into(problem.help.get_or_insert_default());
         }
         problems.push(problem);
@@ -201,7 +201,7 @@ pub(crate) fn undefined_uses(
     problems
 }
 
-/// The positions of images that are used in this pipeline, but by no step of this build.
+/// The positions of images that only left-out steps use.
 fn idle_images(pipeline: &Pipeline, left_out: &HashMap<StepId, String>) -> HashSet<usize> {
     let (mut used, mut idle) = (HashSet::new(), HashSet::new());
     for step in pipeline.steps() {
@@ -213,8 +213,8 @@ fn idle_images(pipeline: &Pipeline, left_out: &HashMap<StepId, String>) -> HashS
     idle
 }
 
-/// The words that may be variables which a step hands on through the file `$RUNNER_ENV`: those of every command that names
-/// the file, and the variables that are exported and so have to come from somewhere.
+/// The words that may be variables from the file `$RUNNER_ENV`: all words of commands that mention it, and the exported
+/// variables.
 fn handed_on(pipeline: &Pipeline) -> HashSet<&str> {
     let texts = pipeline.steps().flat_map(|step| match &step.action {
         Action::Run(Command::Script(script)) => vec![script.as_str()],
@@ -223,18 +223,18 @@ fn handed_on(pipeline: &Pipeline) -> HashSet<&str> {
     });
     let words = texts
         .filter(|text| text.contains("RUNNER_ENV"))
-        // `printf "A=1\nB=2\n"` names B.
+        // `printf "A=1\nB=2\n"` sets B.
         .flat_map(|text| text.split("\\n"))
         .flat_map(|text| text.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_')));
     words.chain(pipeline.env.exported.iter().map(|name| name.value.as_str())).collect()
 }
 
-/// The message for a reference without a value, with the way to give it one.
+/// The message for a reference without a value.
 pub(crate) fn undefined(undefined: &Undefined, values: &Values) -> Diagnostic {
     let reference = &undefined.reference;
     if undefined.too_long {
-        let message = format!("this text is longer than {} KiB once its values are put in", MAX_VALUE / 1024);
-        return Diagnostic::new(message, undefined.span).help("put data of this size into a file");
+        let message = format!("this text is longer than {} KiB with its values", MAX_VALUE / 1024);
+        return Diagnostic::new(message, undefined.span).help("put data of this size in a file");
     }
     let problem = Diagnostic::new(format!("`${{{reference}}}` has no value"), undefined.span);
     match reference {
@@ -242,7 +242,7 @@ pub(crate) fn undefined(undefined: &Undefined, values: &Values) -> Diagnostic {
             let help = closest(name, values.names()).map_or_else(
                 || {
                     format!(
-                        "set it under `env`, in the environment or with --env-file, write `${{{name}:-default}}`, or list it in `exported-variables` if a program hands it on through $RUNNER_ENV"
+                        "set it under `env`, in the environment or with --env-file, write `${{{name}:-default}}`, or list it in `exported-variables` if a command sets it through $RUNNER_ENV"
                     )
                 },
                 |candidate| format!("did you mean `${{{candidate}}}`?"),
@@ -251,23 +251,23 @@ pub(crate) fn undefined(undefined: &Undefined, values: &Values) -> Diagnostic {
         }
         Reference::Builtin(builtin) => problem.help(match builtin {
             Builtin::SourceCommit | Builtin::SourceCommitShort => {
-                "it comes from git, or in CodeBuild from a source that is a commit (a zip from S3 is none): run in a git repository with a commit (in a container git may first need `git config --global --add safe.directory DIR`), or give the image other `tags`"
+                "run in a git repository with a commit (in a container git may need `git config --global --add safe.directory DIR`; in CodeBuild a zip from S3 has no commit), or give the image other `tags`"
                     .to_owned()
             }
             Builtin::SourceBranch | Builtin::SourceBranchSlug => {
-                "nothing says which branch this is; set RUNNER_BRANCH, which under CodePipeline can be `#{SourceVariables.BranchName}`"
+                "the branch is unknown; set RUNNER_BRANCH, under CodePipeline to `#{SourceVariables.BranchName}`"
                     .to_owned()
             }
             Builtin::AwsRegion => "set AWS_REGION".to_owned(),
             Builtin::ImageUri(name) | Builtin::ImageDigest(name) => {
-                format!("the image `{name}` has not been pushed; a `push` step must come before")
+                format!("the image `{name}` has not been pushed; put a `push` step before this one")
             }
-            other => format!("this build has none; write `${{{other}:-default}}` where that is all right"),
+            other => format!("this build has none; write `${{{other}:-default}}` if it is optional"),
         }),
     }
 }
 
-/// The name under which a step is shown. What has no value yet stays as it is written: a title is no reason to fail.
+/// The title of a step. References without a value stay as written.
 pub(crate) fn title(step: &Step, values: &Values, hide: &dyn Fn(&str) -> String) -> String {
     match &step.name {
         Some(name) => values.known(name, Some(&step.env)),
@@ -275,7 +275,7 @@ pub(crate) fn title(step: &Step, values: &Values, hide: &dyn Fn(&str) -> String)
     }
 }
 
-/// The name under which a step is shown where the user gave it none.
+/// The title of a step without a name.
 fn describe(action: &Action, hide: &dyn Fn(&str) -> String) -> String {
     let names = |names: &[Name]| {
         let names: Vec<&str> = names.iter().map(|name| name.value.as_str()).collect();
@@ -300,11 +300,11 @@ fn describe(action: &Action, hide: &dyn Fn(&str) -> String) -> String {
         },
         Action::RunTask(_) => "run a task".to_owned(),
         Action::Deploy(_) => "deploy".to_owned(),
-        Action::Parallel(steps) => format!("{} steps side by side", steps.len()),
+        Action::Parallel(steps) => format!("{} parallel steps", steps.len()),
     }
 }
 
-/// At most 60 characters, with an ellipsis where something is left out.
+/// At most 60 characters, with an ellipsis if the text is cut or there is more.
 fn shorten(text: &str, more: bool) -> String {
     let mut short: String = text.chars().take(60).collect();
     if more || short.len() < text.len() {

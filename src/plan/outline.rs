@@ -1,6 +1,6 @@
-//! A plan as people and programs read it: `runner plan`.
+//! The plan as `runner plan` prints it.
 
-use super::calls::Caller;
+use super::asks::{Ask, AskList};
 use super::condition::{Verdict, verdicts};
 use super::context::BuildContext;
 use super::scope::Values;
@@ -12,32 +12,30 @@ use std::collections::{HashMap, HashSet};
 #[derive(Debug, Clone, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) struct Outline {
-    /// The version of this form.
+    /// The version of this format.
     pub(crate) version: u32,
     pub(crate) pipeline: String,
-    /// Where effects would go.
     pub(crate) mode: Mode,
-    /// What would be built.
     pub(crate) source: Source,
-    /// The phases, in the order in which they run.
+    /// The phases in the order in which they run.
     pub(crate) phases: Vec<PhaseOutline>,
     /// The images that steps use.
     pub(crate) images: Vec<ImageOutline>,
-    /// The calls that notifications would make to AWS.
+    /// The changes that notifications make in AWS.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(crate) notifications: Vec<ChangeOutline>,
-    /// What cannot be known before the run.
+    /// The values that are unknown before the run.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(crate) unknown: Vec<String>,
-    /// What keeps this version of runner from running the pipeline.
+    /// Why this version of runner refuses to run the pipeline.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(crate) refused: Vec<String>,
 }
 
-/// What would be built.
+/// The source of the build.
 #[derive(Debug, Clone, Serialize)]
 pub(crate) struct Source {
-    /// Why the build runs.
+    /// The event that started the build.
     pub(crate) event: &'static str,
     pub(crate) commit: Option<String>,
     pub(crate) branch: Option<String>,
@@ -47,10 +45,10 @@ pub(crate) struct Source {
 #[derive(Debug, Clone, Serialize)]
 pub(crate) struct PhaseOutline {
     pub(crate) name: PhaseName,
-    /// After which outcome it runs.
+    /// `success`, `failure` or `always`.
     pub(crate) when: &'static str,
     pub(crate) steps: Vec<StepOutline>,
-    /// The steps that run whatever happened.
+    /// The steps of `finally`.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(crate) finally: Vec<StepOutline>,
 }
@@ -58,60 +56,58 @@ pub(crate) struct PhaseOutline {
 #[derive(Debug, Clone, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) struct StepOutline {
-    /// What the log would call it.
+    /// Its title in the log.
     pub(crate) title: String,
-    /// What it does: the key of its kind.
+    /// The key of its kind.
     pub(crate) kind: &'static str,
-    /// After which outcome it runs.
+    /// `success`, `failure` or `always`.
     pub(crate) when: &'static str,
-    /// `runs`, `left-out`, or `unknown` where it depends on what nothing says.
+    /// `runs`, `left-out`, or `unknown` if it depends on an unknown branch.
     pub(crate) verdict: &'static str,
-    /// Why it is left out or not known.
+    /// Why it is left out or unknown.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) reason: Option<String>,
-    /// What it changes, in order.
+    /// Its changes, in order.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(crate) changes: Vec<ChangeOutline>,
-    /// The steps of a parallel group, which run in any order.
+    /// The steps of a parallel group. They run in any order.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(crate) parallel: Vec<StepOutline>,
 }
 
 impl StepOutline {
-    /// What the step and the steps of its group change.
+    /// The changes of the step and of the steps of its group.
     pub(crate) fn all_changes(&self) -> Vec<&ChangeOutline> {
         self.changes.iter().chain(self.parallel.iter().flat_map(Self::all_changes)).collect()
     }
 }
 
-/// A call that changes something.
+/// A change of something outside of this machine.
 #[derive(Debug, Clone, Serialize)]
 pub(crate) struct ChangeOutline {
     /// As IAM spells it, or `registry:UploadBlobs` (all blobs of an image) and `registry:PutManifest`.
     pub(crate) action: &'static str,
     pub(crate) target: String,
-    /// When it happens, where it does not always.
+    /// When it happens, if not always.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) condition: Option<String>,
-    /// The role that is assumed for it.
+    /// The role that makes it, if it is not the build's own.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) role: Option<String>,
 }
 
 #[derive(Debug, Clone, Serialize)]
 pub(crate) struct ImageOutline {
-    /// Its name in the pipeline.
     pub(crate) name: String,
     pub(crate) repository: String,
     pub(crate) tags: Vec<String>,
-    /// The context's directory, as the file writes it.
+    /// The directory of the context as in the file.
     pub(crate) context: String,
-    /// How large the context is.
     #[serde(flatten)]
     pub(crate) size: ContextSize,
 }
 
-/// How large a build context is, without what `.dockerignore` leaves out.
+/// The size of a build context without the files that `.dockerignore` excludes.
 #[derive(Debug, Clone, Default, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) struct ContextSize {
@@ -119,25 +115,22 @@ pub(crate) struct ContextSize {
     pub(crate) context_files: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) context_bytes: Option<u64>,
-    /// Why it is not known.
+    /// Why the size is unknown.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) context_problem: Option<String>,
 }
 
-/// Everything an outline is made from.
+/// The input of [`outline`].
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Input<'a> {
     pub(crate) pipeline: &'a Pipeline,
-    /// The phases that are asked for; all where there are none.
+    /// The selected phases; all if empty.
     pub(crate) selected: &'a [PhaseName],
-    /// What is being built.
     pub(crate) context: &'a BuildContext,
-    /// Where effects would go.
     pub(crate) mode: Mode,
-    /// The values of `${…}`.
     pub(crate) values: &'a Values,
-    pub(crate) caller: &'a Caller<'a>,
-    /// Sizes of contexts, by image.
+    pub(crate) asks: &'a AskList<'a>,
+    /// The sizes of contexts, by image.
     pub(crate) sizes: &'a HashMap<String, ContextSize>,
 }
 
@@ -150,8 +143,8 @@ pub(crate) fn outline(input: &Input<'_>) -> Outline {
     let notifications = pipeline
         .notify
         .iter()
-        .filter(|notify| mode == Mode::Publish && super::condition::is_told(notify, context))
-        .flat_map(|notify| changes(input.caller.notification(notify), None))
+        .filter(|notify| mode == Mode::Publish && super::condition::notifies(notify, context))
+        .flat_map(|notify| changes(input.asks.notification(notify), None))
         .collect();
     let named: Vec<Name> = pipeline.steps().flat_map(|step| step.action.images()).cloned().collect();
     let used = pipeline.in_order(&named, &|_| false);
@@ -215,10 +208,10 @@ fn step_outline(
         (When::Failure, _) => Some("only after a failure"),
         _ => None,
     };
-    let calls = if verdict == "left-out" || input.mode == Mode::Local {
+    let changes = if verdict == "left-out" || input.mode == Mode::Local {
         Vec::new()
     } else {
-        changes(input.caller.step(step), condition)
+        changes(input.asks.step(step), condition)
     };
     let parallel = match &step.action {
         Action::Parallel(steps) => {
@@ -232,17 +225,16 @@ fn step_outline(
         when: when.as_str(),
         verdict,
         reason,
-        changes: calls,
+        changes,
         parallel,
     }
 }
 
-/// The changes among calls; `condition` holds for all of them.
-fn changes(calls: Vec<super::calls::Call>, condition: Option<&'static str>) -> Vec<ChangeOutline> {
-    calls
-        .into_iter()
-        .filter_map(|call| {
-            let change = call.change?;
+/// The changes of asks. `condition` applies to all of them.
+fn changes(asks: Vec<Ask<'_>>, condition: Option<&'static str>) -> Vec<ChangeOutline> {
+    asks.into_iter()
+        .filter_map(|ask| {
+            let change = ask.change?;
             Some(ChangeOutline {
                 action: change.action,
                 target: change.target,
@@ -250,7 +242,7 @@ fn changes(calls: Vec<super::calls::Call>, condition: Option<&'static str>) -> V
                     (Some(outer), Some(inner)) => Some(format!("{outer}, {inner}")),
                     (outer, inner) => outer.or(inner).map(ToOwned::to_owned),
                 },
-                role: call.role,
+                role: ask.role,
             })
         })
         .collect()

@@ -1,68 +1,65 @@
-//! The least-privilege policy of a pipeline: exactly what its steps ask for, as JSON, Terraform or CloudFormation.
+//! The least-privilege policies of a pipeline, made of its asks, as JSON, Terraform or CloudFormation.
 
-use super::calls::{Call, Caller};
+use super::asks::{Ask, AskList};
 use super::resource::{Fill, Resource};
 use crate::language::pipeline::model::Pipeline;
 use serde_json::{Map, Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 
-/// Who takes the roles of tasks.
+/// The service that assumes the roles of tasks.
 pub(crate) const TASKS: &str = "ecs-tasks.amazonaws.com";
-/// Who takes the roles of rules.
+/// The service that assumes the roles of EventBridge rules.
 pub(crate) const EVENTS: &str = "events.amazonaws.com";
-/// Who takes the roles of schedules.
+/// The service that assumes the roles of schedules.
 pub(crate) const SCHEDULER: &str = "scheduler.amazonaws.com";
 
-/// Actions, with the service to which they pass roles, and what they work on.
+/// The resources of each action. An action that passes roles has an entry for each service that assumes them.
 type Allowed = BTreeMap<(&'static str, Option<&'static str>), BTreeSet<Resource>>;
 
-/// What one role must be allowed.
+/// The policy of one role.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Policy {
-    /// The role that is assumed for some of the steps; the build's own where absent.
+    /// A role that steps assume; the build's own role if absent.
     pub(crate) role: Option<String>,
     pub(crate) statements: Vec<Statement>,
 }
 
-/// One statement: every action on every resource.
+/// A statement: all actions on all resources.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Statement {
-    /// Its name within the policy.
     pub(crate) sid: String,
-    /// Actions, as IAM spells them.
     pub(crate) actions: Vec<&'static str>,
-    /// What they work on.
     pub(crate) resources: Vec<Resource>,
-    /// The service that roles may be passed to.
+    /// The service to which roles may be passed.
     pub(crate) passed_to: Option<&'static str>,
 }
 
-/// The policies of all roles of a pipeline, the build's own first.
-pub(crate) fn policies(pipeline: &Pipeline, caller: &Caller<'_>) -> Vec<Policy> {
-    let steps = pipeline.steps().flat_map(|step| caller.step(step));
-    let notifications = pipeline.notify.iter().flat_map(|notify| caller.notification(notify));
-    let calls: Vec<Call> = caller.at_start().into_iter().chain(steps).chain(notifications).collect();
+/// The policies of all roles of a pipeline, that of the build's own role first.
+pub(crate) fn policies<'a>(pipeline: &'a Pipeline, list: &AskList<'a>) -> Vec<Policy> {
+    let steps = pipeline.steps().flat_map(|step| list.step(step));
+    let notifications = pipeline.notify.iter().flat_map(|notify| list.notification(notify));
+    let asks: Vec<Ask<'_>> = list.at_start().into_iter().chain(steps).chain(notifications).collect();
     let mut roles: BTreeMap<Option<String>, Allowed> = BTreeMap::new();
     roles.entry(None).or_default();
-    for call in calls {
-        let actions = roles.entry(call.role).or_default();
-        for (action, resource) in call.permissions {
+    for ask in asks {
+        let actions = roles.entry(ask.role).or_default();
+        for (action, resource) in ask.permissions {
             actions.entry((action, None)).or_default().insert(resource);
         }
-        for (role, service) in call.passes {
+        for (role, service) in ask.passes {
             actions.entry(("iam:PassRole", Some(service))).or_default().insert(role);
         }
     }
     roles.into_iter().map(|(role, actions)| Policy { role, statements: statements(actions) }).collect()
 }
 
-/// Actions of one service that work on the same resources share a statement.
+/// Actions of a service on the same resources share a statement.
 fn statements(actions: Allowed) -> Vec<Statement> {
     type Key = (&'static str, Vec<Resource>, Option<&'static str>);
     let mut groups: BTreeMap<Key, Vec<&'static str>> = BTreeMap::new();
     for ((action, passed_to), mut resources) in actions {
         if passed_to.is_some() && resources.iter().any(is_any_role) {
-            // The pattern holds the others.
+            // The pattern covers the others.
             resources.retain(is_any_role);
         }
         let all = resources.clone();
@@ -86,7 +83,7 @@ fn statements(actions: Allowed) -> Vec<Statement> {
         .collect()
 }
 
-/// Whether a pattern of the same place, such as `service/*`, holds a resource, and is not that itself.
+/// Whether a pattern of the same account and region, such as `service/*`, covers a different resource.
 fn is_within(resource: &Resource, pattern: &Resource) -> bool {
     let place = |made: &Resource| match made {
         Resource::Made { service, region, account, name, .. } => {
@@ -104,7 +101,7 @@ fn is_any_role(resource: &Resource) -> bool {
 }
 
 impl Statement {
-    /// The statement as IAM reads it.
+    /// The statement in the JSON format of IAM.
     pub(crate) fn to_json(&self, fill: Fill<'_>) -> Value {
         self.json_with(|resource| Value::from(resource.arn(fill)))
     }
@@ -135,12 +132,12 @@ impl Statement {
 }
 
 impl Policy {
-    /// As a policy document. What is not known is `*`.
+    /// A policy document. Unknown parts are `*`.
     pub(crate) fn to_json(&self) -> Value {
         document(self.statements.iter().map(|statement| statement.to_json(Fill::ANY)))
     }
 
-    /// As a managed policy in a CloudFormation template. What is not known comes from the stack.
+    /// A CloudFormation template with a managed policy. Unknown parts come from the stack.
     pub(crate) fn to_cloudformation(&self) -> Value {
         let resource = |resource: &Resource| match resource {
             Resource::Any => Value::from("*"),
@@ -151,7 +148,7 @@ impl Policy {
                     region: "${AWS::Region}",
                     account: "${AWS::AccountId}",
                 };
-                // IAM's own `${*}` is a literal to CloudFormation.
+                // CloudFormation must not replace IAM's `${*}`.
                 let arn = resource.arn(FILL);
                 let arn = ["*", "?", "$"]
                     .iter()
@@ -171,7 +168,7 @@ impl Policy {
         })
     }
 
-    /// As a policy document of Terraform. What is not known comes from the provider.
+    /// A policy document for Terraform. Unknown parts come from the provider.
     pub(crate) fn to_terraform(&self) -> String {
         const FILL: Fill<'static> = Fill { partition: Some("\u{1}p"), region: "\u{1}r", account: "\u{1}a" };
         let quoted = |text: &str| {
@@ -215,7 +212,7 @@ impl Policy {
         format!("{sources}data \"aws_iam_policy_document\" \"runner\" {{{text}}}\n")
     }
 
-    /// Whether something in it is open because the pipeline alone does not say it.
+    /// Whether the region or the account of a resource is unknown.
     pub(crate) fn has_unknown_place(&self) -> bool {
         let mut resources = self.statements.iter().flat_map(|statement| &statement.resources);
         resources.any(|resource| {
@@ -224,7 +221,7 @@ impl Policy {
         })
     }
 
-    /// The services to which any role may be passed, because only AWS knows which roles there are.
+    /// The services to which any role may be passed, because only AWS knows the roles.
     pub(crate) fn passes_any_role(&self) -> impl Iterator<Item = &'static str> {
         let any = self.statements.iter().filter(|statement| statement.resources.iter().any(is_any_role));
         any.filter_map(|statement| statement.passed_to)

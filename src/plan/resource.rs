@@ -2,29 +2,29 @@
 
 use crate::address::partition_of;
 
-/// What an action works on.
+/// The resource of an action.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Resource {
-    /// The action takes no resource.
+    /// For actions that take no resource.
     Any,
-    /// An ARN that is known whole.
+    /// A complete ARN.
     Exact(String),
-    /// An ARN made from what the pipeline names.
+    /// An ARN made of the names in the pipeline.
     Made {
         /// The service, as ARNs spell it.
         service: &'static str,
-        /// The region; nothing where it is not known.
+        /// Absent if unknown.
         region: Option<String>,
         /// The service has no regions (IAM).
         global: bool,
-        /// The account; nothing where it is not known.
+        /// Absent if unknown.
         account: Option<String>,
-        /// The part behind the account.
+        /// The part after the account.
         name: String,
     },
 }
 
-/// What stands in an ARN for what is not known.
+/// Replacements for the unknown parts of an ARN.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Fill<'a> {
     pub(crate) partition: Option<&'a str>,
@@ -33,7 +33,7 @@ pub(crate) struct Fill<'a> {
 }
 
 impl Fill<'static> {
-    /// A pattern for all of them.
+    /// Patterns that match any value.
     pub(crate) const ANY: Self = Self { partition: None, region: "*", account: "*" };
 }
 

@@ -1,48 +1,49 @@
-//! The values that `${…}` and the environment of steps have, and which source wins.
+//! The values of `${…}` and of the environment of steps, and the precedence of their sources.
 
 use crate::language::pipeline::model::Pipeline;
 use crate::language::pipeline::template::{
     Builtin, Reference, Scope, Template, Undefined, or_default, variable_part,
 };
+use crate::secret::Secret;
 use indexmap::IndexMap;
 use std::collections::{HashMap, HashSet};
 
 /// All values of a run.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Values {
-    /// Environment variables, secrets included once they are known.
-    env: IndexMap<String, String>,
+    /// Environment variables. Any of them may hold a secret, so `Debug` shows none.
+    env: IndexMap<String, Secret>,
     builtins: HashMap<Builtin, String>,
-    /// Variables that will have a value when the run starts: secrets still to be fetched.
+    /// Variables that will have a value when the run starts: secrets that are fetched then.
     promised: HashSet<String>,
-    /// Variables that somebody gave on purpose: in `--env-file`, or in CodeBuild's project or start-build.
+    /// Variables that the user sets explicitly: in `--env-file`, in the CodeBuild project or in start-build.
     given: HashSet<String>,
-    /// Built-ins that will have a value when the run comes to them.
+    /// Built-ins that will have a value when a step needs them.
     promised_builtins: HashSet<Builtin>,
-    /// The run happens elsewhere.
+    /// The run happens on another machine.
     elsewhere: bool,
 }
 
-/// Where variables come from; how they rank depends on the place.
-#[derive(Debug, Clone, Default)]
+/// The sources of variables. Their precedence depends on where the run happens.
+#[derive(Clone, Default)]
 pub(crate) struct Sources {
-    /// The environment that runner was started with.
+    /// The environment of this process.
     pub(crate) process: Vec<(String, String)>,
     pub(crate) env_file: Vec<(String, String)>,
-    /// In CodeBuild what start-build and the project set wins over the file.
+    /// The process wins over the file, as in CodeBuild.
     pub(crate) process_wins: bool,
-    /// The run happens elsewhere: what CodeBuild, git and AWS will say there will have a value.
+    /// The run happens on another machine, where CodeBuild, git and AWS provide more values.
     pub(crate) elsewhere: bool,
 }
 
-/// How the variables begin that carry built-ins to commands.
+/// The prefixes of the variables that pass built-ins to commands.
 const OWN: [&str; 4] = ["RUNNER_SOURCE_", "RUNNER_BUILD_", "RUNNER_IMAGE_", "RUNNER_AWS_"];
-/// How the variables begin that CodeBuild sets for every build.
+/// The prefixes of the variables that CodeBuild sets for every build.
 const OF_CODEBUILD: [&str; 2] = ["CODEBUILD_", "AWS_"];
 
 impl Values {
-    /// Joins the sources with the file's `env.variables`, which may refer to built-ins, to the environment and to variables
-    /// before them. Those that cannot be resolved are named beside the values.
+    /// Joins the sources with the file's `env.variables`, which may refer to built-ins, to the environment and to earlier
+    /// variables. Also returns the references that have no value.
     pub(crate) fn new(
         pipeline: &Pipeline,
         sources: &Sources,
@@ -53,9 +54,10 @@ impl Values {
             values.promised_builtins.insert(Builtin::ImageUri(image.clone()));
             values.promised_builtins.insert(Builtin::ImageDigest(image.clone()));
         }
-        values.env.extend(sources.process.iter().cloned());
-        // The env file wins: it is there before the file's variables refer to it.
-        values.env.extend(sources.env_file.iter().cloned());
+        // The pipeline file's variables may refer to the env file, which wins over the process.
+        for (name, value) in sources.process.iter().chain(&sources.env_file) {
+            values.set(name, value);
+        }
         let winners = if sources.process_wins { sources.process.as_slice() } else { &[] };
         let given = sources.env_file.iter().chain(winners);
         values.given.extend(given.map(|(name, _)| name.clone()));
@@ -66,13 +68,13 @@ impl Values {
             }
             match template.resolve(&values) {
                 Ok(value) => {
-                    values.env.insert(name.clone(), value);
+                    values.set(name, &value);
                 }
                 Err(undefined) => {
                     if !values.may_have(&undefined.reference) {
                         problems.push(undefined);
                     }
-                    // One mistake: what refers to this variable is right.
+                    // Later references to this variable are not reported as well.
                     values.promise(name);
                 }
             }
@@ -80,35 +82,39 @@ impl Values {
         (values, problems)
     }
 
-    /// Says that a variable will have a value.
+    /// Notes that a variable will have a value.
     pub(crate) fn promise(&mut self, name: &str) {
         self.promised.insert(name.to_owned());
     }
 
-    /// Says that a built-in will have a value.
+    /// Notes that a built-in will have a value.
     pub(crate) fn promise_builtin(&mut self, builtin: Builtin) {
         self.promised_builtins.insert(builtin);
     }
 
-    /// Whether somebody gave the variable on purpose, so that nothing in the file overrides it.
+    /// Whether the user sets the variable explicitly, so that nothing in the file overrides it.
     pub(crate) fn is_given(&self, name: &str) -> bool {
         self.given.contains(name)
     }
 
-    /// Sets the built-ins of an image that has been pushed.
+    /// Sets the built-ins of a pushed image.
     pub(crate) fn set_image(&mut self, name: &str, uri: &str, digest: &str) {
         self.set_builtin(Builtin::ImageUri(name.to_owned()), uri.to_owned());
         self.set_builtin(Builtin::ImageDigest(name.to_owned()), digest.to_owned());
     }
 
-    /// Forgets what was pushed of an image: it has been built anew.
+    /// Removes the built-ins of an image that has been rebuilt.
     pub(crate) fn forget_image(&mut self, name: &str) {
         self.builtins.remove(&Builtin::ImageUri(name.to_owned()));
         self.builtins.remove(&Builtin::ImageDigest(name.to_owned()));
     }
 
     pub(crate) fn set(&mut self, name: &str, value: &str) {
-        self.env.insert(name.to_owned(), value.to_owned());
+        self.set_secret(name, Secret::new(value));
+    }
+
+    pub(crate) fn set_secret(&mut self, name: &str, value: Secret) {
+        self.env.insert(name.to_owned(), value);
     }
 
     pub(crate) fn set_builtin(&mut self, builtin: Builtin, value: String) {
@@ -116,10 +122,15 @@ impl Values {
     }
 
     pub(crate) fn get(&self, name: &str) -> Option<&str> {
-        self.env.get(name).map(String::as_str)
+        self.env.get(name).map(Secret::expose)
     }
 
-    /// Whether a reference has a value, or will have one when it is needed.
+    /// The value of a variable that holds a secret.
+    pub(crate) fn secret(&self, name: &str) -> Option<Secret> {
+        self.env.get(name).cloned()
+    }
+
+    /// Whether a reference has a value, or will have one when a step needs it.
     pub(crate) fn may_have(&self, reference: &Reference) -> bool {
         match reference {
             Reference::Env(name) => {
@@ -142,16 +153,18 @@ impl Values {
 
     /// All variables, and the built-ins as `RUNNER_…`, for a command on this machine.
     pub(crate) fn environment(&self) -> IndexMap<String, String> {
-        let mut environment = self.env.clone();
-        // What somebody else calls so is not what runner knows.
-        environment.retain(|name, _| !OWN.iter().any(|prefix| name.starts_with(prefix)));
+        // Variables of these names that another program has set are not runner's.
+        let is_own = |name: &str| OWN.iter().any(|prefix| name.starts_with(prefix));
+        let others = self.env.iter().filter(|(name, _)| !is_own(name));
+        let mut environment: IndexMap<String, String> =
+            others.map(|(name, value)| (name.clone(), value.expose().to_owned())).collect();
         for (builtin, value) in &self.builtins {
             environment.insert(variable_name(builtin), value.clone());
         }
         environment
     }
 
-    /// A template's text, with what has no value yet as it is written. `own` are variables that its step has.
+    /// A template's text. References without a value stay as written. `own` holds the variables of its step.
     pub(crate) fn known(&self, template: &Template, own: Option<&IndexMap<String, Template>>) -> String {
         template.render(str::to_owned, |reference, default| {
             let own = match reference {
@@ -170,7 +183,7 @@ impl Values {
         let mut values = self.clone();
         for (name, template) in step {
             let value = template.resolve(self)?;
-            values.env.insert(name.clone(), value);
+            values.set(name, &value);
         }
         Ok(values)
     }
@@ -179,7 +192,7 @@ impl Values {
 impl Scope for Values {
     fn value(&self, reference: &Reference) -> Option<String> {
         match reference {
-            Reference::Env(name) => self.env.get(name).cloned(),
+            Reference::Env(name) => self.get(name).map(ToOwned::to_owned),
             Reference::Builtin(builtin) => self.builtins.get(builtin).cloned(),
         }
     }
@@ -223,6 +236,12 @@ mod tests {
     fn in_codebuild_what_the_project_sets_wins() {
         let values = values(true);
         assert_eq!((values.get("A").unwrap(), values.get("B").unwrap()), ("shell", "shell-b"));
+    }
+
+    #[test]
+    fn debug_shows_no_value() {
+        let text = format!("{:?}", values(false));
+        assert!(text.contains("HOME") && !text.contains("/root") && !text.contains("env-file"), "{text}");
     }
 
     #[test]

@@ -1,8 +1,8 @@
-//! Programs that outlive this run: of another session, child of nobody here, and without the marks by which what a run leaves
-//! behind is found.
+//! Programs that outlive the run: in their own session, not descendants of runner, and without the variable by which `gc` finds
+//! the processes of a run.
 
 use super::owner::VARIABLE;
-use super::tree::Stat;
+use super::tree::{lives, stat};
 use rustix::process::{Pid, child_subreaper, set_child_subreaper, setsid};
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
@@ -12,20 +12,19 @@ use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-/// The hidden command of this program that starts another one and ends.
+/// The hidden subcommand that starts a detached program and ends.
 pub(crate) const DETACHED: &str = "detached";
 
-/// A program that was left to itself.
+/// A detached program.
 #[derive(Debug, Clone)]
 pub(crate) struct Detached {
     pid: Pid,
-    /// When it started; by that it is told from a later process of its number.
+    /// When it started, which distinguishes it from a later process with the same id.
     started: Option<u64>,
 }
 
 impl Detached {
-    /// Starts a program, with what it writes in `log`. It belongs to process 1 from the beginning, or to whatever collects what
-    /// loses its parent there.
+    /// Starts a program whose output goes to `log`. Its parent is process 1, or the nearest subreaper above runner.
     pub(crate) fn start<'a>(
         program: &Path,
         arguments: impl IntoIterator<Item = &'a str>,
@@ -43,30 +42,29 @@ impl Detached {
             .current_dir("/")
             .stdin(Stdio::null())
             .stderr(log);
-        // A subreaper would get the program, and later all that loses its parent below that. For these milliseconds this
-        // process is none.
+        // As a subreaper this process would become the parent of the program and of its orphans. So it is none for the few
+        // milliseconds of the start.
         let subreaper = child_subreaper()?;
         set_child_subreaper(None)?;
         let output = command.output();
         set_child_subreaper(subreaper)?;
-        let answer = String::from_utf8_lossy(&output?.stdout).into_owned();
-        let pid = answer.parse().ok().and_then(Pid::from_raw);
-        pid.map(Self::of).ok_or_else(|| io::Error::other(answer))
+        let reply = String::from_utf8_lossy(&output?.stdout).into_owned();
+        let pid = reply.parse().ok().and_then(Pid::from_raw);
+        pid.map(Self::of).ok_or_else(|| io::Error::other(reply))
     }
 
-    /// A process that somebody else has started.
+    /// Returns a running process that runner has not started.
     pub(crate) fn of(pid: Pid) -> Self {
-        Self { pid, started: Stat::of(pid).map(|stat| stat.started) }
+        Self { pid, started: stat(pid).map(|stat| stat.starttime) }
     }
 
     /// Whether it has not ended.
     pub(crate) fn lives(&self) -> bool {
-        let stat = Stat::of(self.pid);
-        stat.is_some_and(|stat| stat.lives() && self.started == Some(stat.started))
+        stat(self.pid).is_some_and(|stat| lives(&stat) && self.started == Some(stat.starttime))
     }
 }
 
-/// The hidden command: starts the program, says what its process is, or why there is none, and ends.
+/// The hidden subcommand: starts the program and prints its process id or the error.
 pub(crate) fn main(argv: &[OsString]) -> io::Result<()> {
     setsid()?;
     let (program, arguments) = argv.split_first().ok_or(io::ErrorKind::InvalidInput)?;
@@ -77,6 +75,6 @@ pub(crate) fn main(argv: &[OsString]) -> io::Result<()> {
         .stdout(log()?)
         .stderr(log()?)
         .spawn();
-    let answer = child.map_or_else(|error| error.to_string(), |child| child.id().to_string());
-    io::stdout().write_all(answer.as_bytes())
+    let reply = child.map_or_else(|error| error.to_string(), |child| child.id().to_string());
+    io::stdout().write_all(reply.as_bytes())
 }

@@ -1,5 +1,5 @@
-//! The guard: the parent of a command and, as a subreaper (prctl(2)), of everything that the command's processes leave without
-//! a parent. It ends all of them when runner says so, and when runner is gone: then its socket is at its end.
+//! The guard: the parent of a command and, as a subreaper (prctl(2)), of all descendants that lose their parent. It ends all of
+//! them on request, and also when runner has ended, which closes the socket.
 
 use super::protocol::{Reply, Request, receive, send};
 use super::tree;
@@ -14,37 +14,38 @@ use std::sync::atomic::AtomicBool;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::time::{Duration, Instant};
 
-/// The hidden command of this program that makes it a guard.
+/// The hidden subcommand that runs a guard.
 pub(crate) const GUARD: &str = "guard";
-/// The name under which it is started.
+/// Its `argv[0]`.
 pub(crate) const NAME: &str = "runner";
-/// How long what a command left behind may take to end before it is killed.
-const LEFT_GRACE: Duration = Duration::from_secs(1);
-/// Between two passes over processes that are being killed: while they fork on, a pass misses what comes during it.
+/// The grace period for processes that outlived their command.
+const LEFTOVER_GRACE: Duration = Duration::from_secs(1);
+/// The interval between passes that kill processes. A pass misses processes that are forked during it.
 pub(crate) const PASS: Duration = Duration::from_millis(1);
-/// After this time passes are further apart: what still lives hangs in the kernel, or is somebody else's.
-const STUBBORN: Duration = Duration::from_secs(1);
+/// After this time the interval is longer: the remaining processes hang in the kernel or run as another user.
+const SLOW_AFTER: Duration = Duration::from_secs(1);
 const SLOW_PASS: Duration = Duration::from_millis(50);
-/// What KILL does not end in this time it does not end at all.
-pub(crate) const HOPELESS: Duration = Duration::from_secs(5);
+/// After this time without success, KILL is given up.
+pub(crate) const KILL_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Something that the guard waits for.
+/// An event that the guard handles.
 enum Message {
-    /// Runner wants something. The file is the command's output.
+    /// A request of runner. The file receives the command's output.
     Request(Request, Option<OwnedFd>),
-    Alone,
+    /// Runner has ended.
+    Orphaned,
     /// A child has ended.
     Reaped(Pid, WaitStatus),
-    /// There is no child any more, and so nothing below one.
-    Empty,
+    /// The last child has ended, and so has every descendant.
+    NoChildren,
 }
 
-/// Serves runner, whose socket is stdin, until it is gone and nothing lives any more.
+/// Serves runner, whose socket is stdin, until runner and all descendants have ended.
 pub(crate) fn main() -> io::Result<()> {
-    // Its own session: no signal of a terminal or of runner's process group reaches it.
+    // In its own session it receives no signals of a terminal or of runner's process group.
     setsid()?;
     set_child_subreaper(Some(getpid()))?;
-    // Whoever ends everything below runner must not end this one first: it has work left then.
+    // It must outlive a signal to all of runner's descendants to clean up.
     for number in [signal_hook::consts::SIGTERM, signal_hook::consts::SIGINT, signal_hook::consts::SIGHUP] {
         signal_hook::flag::register(number, Arc::new(AtomicBool::new(false)))?;
     }
@@ -54,7 +55,7 @@ pub(crate) fn main() -> io::Result<()> {
     let (requests, reading) = (messages.clone(), socket.clone());
     std::thread::spawn(move || read(&reading, &requests));
     std::thread::spawn(move || reap(&children, &messages));
-    Guard { socket, inbox, first_child, job: None, alone: false }.serve();
+    Guard { socket, inbox, first_child, job: None, orphaned: false }.serve();
     Ok(())
 }
 
@@ -64,17 +65,17 @@ pub(crate) fn is_guard(process: Pid) -> bool {
     arguments == format!("{NAME}\0{GUARD}\0").as_bytes()
 }
 
-/// Hands on what runner says.
+/// Forwards the requests of runner.
 fn read(socket: &UnixStream, messages: &Sender<Message>) {
     while let Ok(Some((request, file))) = receive(socket) {
         if messages.send(Message::Request(request, file)).is_err() {
             return;
         }
     }
-    let _ = messages.send(Message::Alone);
+    let _ = messages.send(Message::Orphaned);
 }
 
-/// Collects every process that ends, from the first child on until there is none left.
+/// Reaps every child that ends, from the first child until there are none left.
 fn reap(first_child: &Receiver<()>, messages: &Sender<Message>) {
     while first_child.recv().is_ok() {
         loop {
@@ -87,7 +88,7 @@ fn reap(first_child: &Receiver<()>, messages: &Sender<Message>) {
                 return;
             }
         }
-        if messages.send(Message::Empty).is_err() {
+        if messages.send(Message::NoChildren).is_err() {
             return;
         }
     }
@@ -98,31 +99,32 @@ struct Guard {
     inbox: Receiver<Message>,
     /// Wakes the thread that reaps.
     first_child: Sender<()>,
-    /// What lives, or may.
+    /// The command whose processes may still live.
     job: Option<Job>,
-    alone: bool,
+    /// Whether runner has ended.
+    orphaned: bool,
 }
 
-/// A command and what it started.
+/// A command and its descendants.
 struct Job {
     leader: Pid,
-    /// Held, because dropping it waits for the command if that has ended, and waiting is up to [`reap`].
-    #[expect(dead_code, reason = "it is there to be dropped with the rest")]
+    /// Kept until the job ends, because dropping it reaps a command that has ended, which is the task of [`reap`].
+    #[expect(dead_code, reason = "kept to delay its drop")]
     handle: duct::Handle,
     grace: Duration,
-    /// What lived when the command itself had ended.
+    /// The names of processes that outlived the command.
     left: Vec<String>,
-    /// When KILL comes, once they have been asked to end.
+    /// When to send KILL, once TERM was sent.
     kill_at: Option<Instant>,
-    /// When KILL came first.
+    /// When KILL was sent first.
     killing_since: Option<Instant>,
 }
 
 impl Guard {
     fn serve(&mut self) {
-        while !(self.alone && self.job.is_none()) {
+        while !(self.orphaned && self.job.is_none()) {
             let wake = self.job.as_ref().and_then(|job| match job.killing_since {
-                Some(since) if since.elapsed() > STUBBORN => Some(SLOW_PASS),
+                Some(since) if since.elapsed() > SLOW_AFTER => Some(SLOW_PASS),
                 Some(_) => Some(PASS),
                 None => job.kill_at.map(|at| at.saturating_duration_since(Instant::now())),
             });
@@ -131,24 +133,24 @@ impl Guard {
                 None => self.inbox.recv().map_err(|_| RecvTimeoutError::Disconnected),
             };
             match received {
-                Ok(message) => self.take(message),
+                Ok(message) => self.handle(message),
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => return,
             }
-            // A pass over many processes is worth less than what has come meanwhile.
+            // Handle all pending messages before the next pass, which may be slow.
             while let Ok(message) = self.inbox.try_recv() {
-                self.take(message);
+                self.handle(message);
             }
             self.kill_when_due();
         }
     }
 
-    fn take(&mut self, message: Message) {
+    fn handle(&mut self, message: Message) {
         match message {
             Message::Request(Request::Run { argv, dir, env, grace }, Some(output)) if self.job.is_none() => {
                 self.start(argv, dir, env, grace, output);
             }
-            // Nothing that this program sends.
+            // Runner does not send a second command, or one without a file.
             Message::Request(Request::Run { .. }, _) => self.reply(&Reply::Failed { errno: 0 }),
             Message::Request(Request::Stop, _) => self.end(None),
             Message::Request(Request::Kill, _) => self.end(Some(Duration::ZERO)),
@@ -156,10 +158,10 @@ impl Guard {
                 if let Some(job) = &mut self.job {
                     job.left = tree::names(&tree::descendants(getpid()));
                 }
-                self.end(Some(LEFT_GRACE));
+                self.end(Some(LEFTOVER_GRACE));
             }
-            Message::Alone => {
-                self.alone = true;
+            Message::Orphaned => {
+                self.orphaned = true;
                 self.end(None);
             }
             Message::Reaped(pid, status) => {
@@ -169,7 +171,7 @@ impl Guard {
                     self.reply(&Reply::Ended { status });
                 }
             }
-            Message::Empty => self.clear(Vec::new()),
+            Message::NoChildren => self.clear(Vec::new()),
         }
     }
 
@@ -183,7 +185,7 @@ impl Guard {
     ) {
         let mut argv = argv.into_iter();
         let program = argv.next().unwrap_or_default();
-        // The expression owns the pipe's writing end; it must be gone before the end of the output can be seen.
+        // The expression owns the write end of the pipe. It must be dropped, or the output never ends.
         let started = duct::cmd(program, argv)
             .dir(dir)
             .full_env(env)
@@ -209,7 +211,7 @@ impl Guard {
         let _ = self.first_child.send(());
     }
 
-    /// Asks everything to end, and kills it later. A grace that is running is never made longer.
+    /// Sends TERM to all processes and schedules KILL. A running grace period is never extended.
     fn end(&mut self, grace: Option<Duration>) {
         let Some(job) = &mut self.job else { return };
         let at = Instant::now() + grace.unwrap_or(job.grace);
@@ -227,7 +229,7 @@ impl Guard {
         }
         let since = *job.killing_since.get_or_insert(now);
         let processes = tree::descendants(getpid());
-        if since.elapsed() < HOPELESS {
+        if since.elapsed() < KILL_TIMEOUT {
             tree::signal(&processes, Signal::KILL);
         } else {
             let alive = tree::names(&processes);
@@ -235,14 +237,14 @@ impl Guard {
         }
     }
 
-    /// Nothing lives any more that could be ended.
+    /// Reports that every process has ended, except for those that could not be ended.
     fn clear(&mut self, alive: Vec<String>) {
         if let Some(job) = self.job.take() {
             self.reply(&Reply::Clear { left: job.left, alive });
         }
     }
 
-    /// Runner may be gone, and then nobody has to know.
+    /// Sends a reply. Errors are ignored: runner may have ended.
     fn reply(&self, reply: &Reply) {
         let _ = send(&self.socket, reply);
     }

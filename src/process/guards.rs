@@ -1,9 +1,9 @@
-//! Runner's side of the guards: commands are handed to them, their output is passed on, and they are told when to end it all.
+//! Runner's side of the guards: passes commands to them, forwards the output, and requests stops.
 
-use super::guard::{GUARD, HOPELESS, NAME, PASS};
+use super::guard::{GUARD, KILL_TIMEOUT, NAME, PASS};
 use super::owner::{Owner, VARIABLE};
 use super::protocol::{Reply, Request, frame, send_with};
-use super::tree::{Stat, children, descendants, signal};
+use super::tree::{children, descendants, signal, stat};
 use super::{Command, Ended, Ending, ProcessError, Stopping};
 use futures_util::StreamExt;
 use rustix::process::{Pid, Signal, WaitOptions, getpid, getsid, set_child_subreaper, waitpid};
@@ -23,56 +23,57 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
 use tokio_util::codec::{Framed, LengthDelimitedCodec};
 
-/// How much is read from a command at a time, in bytes.
+/// The size of one read of output, in bytes.
 const CHUNK: usize = 64 * 1024;
-/// How long output is awaited of what a command started when that has ended.
+/// How long to wait for output of descendants after a command has ended.
 const DRAIN: Duration = Duration::from_secs(2);
-/// How often runner looks whether a guard has been stopped.
-const LOOK: Duration = Duration::from_millis(500);
-/// How long a guard without a command may take to end.
-const FAREWELL: Duration = Duration::from_secs(1);
+/// The interval at which runner checks whether a guard has been stopped by a signal.
+const WAKE_INTERVAL: Duration = Duration::from_millis(500);
+/// How long idle guards may take to end.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// The guards of a run: one for every command that runs at a time, used again when its command is through.
+/// The guards of a run: one for every parallel command. Guards are reused after their command has finished.
 #[derive(Clone)]
 pub(crate) struct Guards {
     pool: Arc<Mutex<Pool>>,
-    /// What the processes of this run are known by.
+    /// The value of [`VARIABLE`] in the environment of all processes of this run.
     owner: Arc<str>,
-    /// Held by every guard: who works in this directory is not gone before what runner started.
+    /// The lock file of the work directory. Every guard holds it, so the lock lasts until all processes have ended.
     lock: Arc<File>,
 }
 
 #[derive(Default)]
 struct Pool {
     idle: Vec<Guard>,
-    /// All guards that live, those with a command included.
+    /// All living guards, idle or not.
     pids: HashSet<Pid>,
 }
 
-/// A guard, and the socket to it.
+/// A guard with the socket to it.
 struct Guard {
-    /// Gone once somebody waits for it.
+    /// `None` once it is being reaped.
     child: Option<Child>,
-    /// Gone once it is told to end.
+    /// `None` once it was asked to end.
     socket: Option<Framed<UnixStream, LengthDelimitedCodec>>,
     pool: Arc<Mutex<Pool>>,
 }
 
 impl Guards {
-    /// No guard yet. If one should be killed, this process gets its children. The file is open for as long as a guard lives.
-    pub(crate) fn begin(lock: &Arc<File>) -> Self {
+    /// Returns an empty pool. This process becomes a subreaper: it inherits the children of a guard that is killed. Every guard
+    /// keeps the lock file open.
+    pub(crate) fn new(lock: &Arc<File>) -> Self {
         let _ = set_child_subreaper(Some(getpid()));
         let owner = Owner::current().map(|owner| owner.to_string()).unwrap_or_default();
         Self { pool: Arc::default(), owner: owner.into(), lock: lock.clone() }
     }
 
-    /// What the processes and containers of this run are known by.
+    /// Returns the owner that marks the processes and containers of this run.
     pub(crate) fn owner(&self) -> &str {
         &self.owner
     }
 
-    /// Runs a command to its end, sending what it writes to stdout and stderr, in its order, to `output`. When this is through,
-    /// nothing that the command started lives any longer. When it is dropped, the guard sees to that by itself.
+    /// Runs a command to its end. Its stdout and stderr go to `output` in order. After this returns, all descendants of the
+    /// command have ended. If the future is dropped, the guard ends them by itself.
     pub(crate) async fn run(
         &self,
         command: &Command,
@@ -87,7 +88,7 @@ impl Guards {
         }
         let mut argv = command.argv.clone();
         if program.to_string_lossy().contains('/') {
-            // `./x.sh` starts from the command's directory, not from ours.
+            // `./x.sh` is relative to the command's directory.
             argv[0] = command.dir.join(program).into_os_string();
         }
         let mut env = command.env.clone();
@@ -96,7 +97,7 @@ impl Guards {
         let request = Request::Run { argv, dir, env, grace: stopping.grace };
         let lost = |source| ProcessError::Guard { what: "has ended", source };
         let (reader, writer) = os_pipe::pipe().map_err(lost)?;
-        let mut guard = self.hand_over(&request, &OwnedFd::from(writer)).await?;
+        let mut guard = self.assign(&request, &OwnedFd::from(writer)).await?;
         let reader = pipe::Receiver::from_owned_fd(OwnedFd::from(reader)).map_err(lost)?;
         match follow(&mut guard, reader, output, stopping).await {
             Ok(Outcome::Ended(ended)) => {
@@ -116,21 +117,21 @@ impl Guards {
             }
             Err(source) => {
                 let guards = self.clone();
-                let _ = tokio::task::spawn_blocking(move || guards.orphaned(guard)).await;
+                let _ = tokio::task::spawn_blocking(move || guards.kill_orphans(guard)).await;
                 Err(lost(source))
             }
         }
     }
 
-    /// Ends the guards. None of them has a command any more, so that they end at once.
+    /// Ends the idle guards, which end immediately.
     pub(crate) async fn close(&self) {
         let guards = std::mem::take(&mut self.pool().idle);
         let ended = tokio::task::spawn_blocking(|| guards.into_iter().for_each(Guard::end));
-        let _ = tokio::time::timeout(FAREWELL, ended).await;
+        let _ = tokio::time::timeout(CLOSE_TIMEOUT, ended).await;
     }
 
-    /// Gives a command to a guard: an idle one, or a new one where there is none or somebody has ended it.
-    async fn hand_over(&self, request: &Request, output: &OwnedFd) -> Result<Guard, ProcessError> {
+    /// Passes a command to an idle guard, or to a new one if none is idle. Idle guards that have been killed are skipped.
+    async fn assign(&self, request: &Request, output: &OwnedFd) -> Result<Guard, ProcessError> {
         loop {
             let idle = self.pool().idle.pop();
             let was_idle = idle.is_some();
@@ -147,13 +148,13 @@ impl Guards {
         self.pool.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Starts this program anew, as a guard.
+    /// Starts this program as a guard.
     fn start(&self) -> Result<Guard, ProcessError> {
         let start = || {
             let (ours, theirs) = UnixStream::pair()?;
             let theirs = theirs.into_std()?;
             theirs.set_nonblocking(false)?;
-            // Its place in /proc is this very program, whatever has become of its file.
+            // This path is the running program, even if its file was replaced or removed.
             let mut command = std::process::Command::new("/proc/self/exe");
             command
                 .arg0(NAME)
@@ -163,7 +164,7 @@ impl Guards {
                 .stdin(OwnedFd::from(theirs))
                 .stdout(self.lock.try_clone()?)
                 .stderr(Stdio::null());
-            // Under the lock, so that nobody takes it for an orphan.
+            // Under the lock, so that `orphaned` does not mistake it for an orphan.
             let mut pool = self.pool();
             let child = command.spawn()?;
             pool.pids.insert(Pid::from_child(&child));
@@ -173,11 +174,12 @@ impl Guards {
         start().map_err(|source| ProcessError::Guard { what: "cannot be started", source })
     }
 
-    /// A guard was killed. What it watched over is this process's now: all its children of other sessions that are no guards.
-    fn orphaned(&self, guard: Guard) {
+    /// Kills the processes of a guard that was killed. This process has inherited them: they are its children in other sessions
+    /// that are not guards.
+    fn kill_orphans(&self, guard: Guard) {
         guard.kill();
         let own = getsid(None).ok();
-        let end = std::time::Instant::now() + HOPELESS;
+        let end = std::time::Instant::now() + KILL_TIMEOUT;
         while std::time::Instant::now() < end {
             let mut orphans = children(getpid());
             orphans.retain(|child| getsid(Some(*child)).ok() != own);
@@ -205,7 +207,7 @@ impl Guard {
         self.socket()?.get_mut().write_all(&frame(request)?).await
     }
 
-    /// Sends a request with the file that its command writes to.
+    /// Sends a request with the file that receives the output of its command.
     async fn send_with(&mut self, request: &Request, file: &OwnedFd) -> io::Result<()> {
         let bytes = frame(request)?;
         let socket = self.socket()?.get_mut();
@@ -214,10 +216,10 @@ impl Guard {
         socket.write_all(&bytes[sent..]).await
     }
 
-    /// Lets it go on where somebody has stopped it: it has work to do.
+    /// Continues a guard that was stopped by a signal.
     fn wake(&self) {
         if let Some(pid) = self.child.as_ref().map(Pid::from_child)
-            && Stat::of(pid).is_some_and(|stat| matches!(stat.state, 'T' | 't'))
+            && stat(pid).is_some_and(|stat| matches!(stat.state, 'T' | 't'))
         {
             signal(&[pid], Signal::CONT);
         }
@@ -229,13 +231,13 @@ impl Guard {
         Ok(serde_json::from_slice(&reply)?)
     }
 
-    /// Lets it end what it watches over, and waits for its own end.
+    /// Closes its socket, so that it ends its processes and itself, and waits for that.
     fn end(mut self) {
         drop(self.socket.take());
         self.wait();
     }
 
-    /// Ends it and nothing else.
+    /// Kills it, but not its processes.
     fn kill(mut self) {
         if let Some(child) = &mut self.child {
             let _ = child.kill();
@@ -252,7 +254,7 @@ impl Guard {
 }
 
 impl Drop for Guard {
-    /// It ends what it watches over and then itself, which nobody waits for. That it is collected is up to a thread.
+    /// Ends the guard in the background. A thread reaps it.
     fn drop(&mut self) {
         if self.child.is_some() {
             let guard =
@@ -262,14 +264,14 @@ impl Drop for Guard {
     }
 }
 
-/// What came of a request to run a command.
+/// The outcome of a request to run a command.
 enum Outcome {
     Ended(Ended),
-    /// It could not be started; the kernel's number of the error.
+    /// It could not be started; the `errno`.
     Failed(i32),
 }
 
-/// Follows a command until it and all that it started are gone.
+/// Follows a command until it and all of its descendants have ended.
 async fn follow(
     guard: &mut Guard,
     mut pipe: pipe::Receiver,
@@ -279,32 +281,33 @@ async fn follow(
     let mut buffer = Vec::with_capacity(CHUNK);
     let mut open = true;
     let (mut stopped, mut killed, mut swept) = (false, false, false);
-    // What the guard has said: how the command ended, and that nothing lives any longer.
+    // The replies of the guard: the exit status, and that every process has ended.
     let (mut status, mut clear) = (None, None);
-    // When what holds the output is ended, once the command has ended; then when the output is closed all the same, because
-    // somebody holds it who does not belong to the command. What is in the pipe by then is there to be read.
-    let mut patience = None;
+    // The deadline for the output to end. After the command has ended, it is when the processes that hold the output are ended.
+    // After all processes have ended, it is when the output is closed anyway, because a foreign process holds it. Bytes in the
+    // pipe are still read.
+    let mut deadline = None;
     let mut waiting = None;
-    let mut look = tokio::time::interval(LOOK);
+    let mut wake = tokio::time::interval(WAKE_INTERVAL);
     while open || clear.is_none() {
         let pending = !buffer.is_empty();
-        let due = !pending && patience.is_some_and(|patience| patience <= Instant::now());
+        let due = !pending && deadline.is_some_and(|deadline| deadline <= Instant::now());
         if clear.is_some() {
             open &= !due;
         } else if status.is_some() && !swept && !stopped && (due || !open) {
             swept = true;
             guard.send(&Request::Sweep).await?;
         }
-        let asleep = patience.filter(|_| open && !pending && (clear.is_some() || !swept));
+        let sleep = deadline.filter(|_| open && !pending && (clear.is_some() || !swept));
         tokio::select! {
             read = pipe.read_buf(&mut buffer), if open && !pending => open = read? > 0,
             permit = output.reserve(), if pending => {
                 let bytes = std::mem::replace(&mut buffer, Vec::with_capacity(CHUNK));
-                // Time that the reader of the log takes is not the command's.
-                if let (Some(patience), Some(since)) = (&mut patience, waiting.take()) {
-                    *patience += Instant::now() - since;
+                // Time that the receiver of the log takes does not count.
+                if let (Some(deadline), Some(since)) = (&mut deadline, waiting.take()) {
+                    *deadline += Instant::now() - since;
                 }
-                // Where nobody listens any more the command goes on; its output is dropped.
+                // If the receiver is gone, the command continues and its output is dropped.
                 if let Ok(permit) = permit {
                     permit.send(bytes);
                 }
@@ -315,10 +318,10 @@ async fn follow(
                     Reply::Ended { status: code } => status = Some(code),
                     Reply::Clear { left, alive } => clear = Some((left, alive)),
                 }
-                patience = Some(Instant::now() + DRAIN);
+                deadline = Some(Instant::now() + DRAIN);
             }
             () = stopping.soft.cancelled(), if !stopped && !swept && clear.is_none() => {
-                // A command that has ended by itself is not stopped any more, only what it left behind.
+                // If the command has ended by itself, only its descendants are stopped.
                 if status.is_some() {
                     swept = true;
                     guard.send(&Request::Sweep).await?;
@@ -332,8 +335,8 @@ async fn follow(
                 stopped |= status.is_none();
                 guard.send(&Request::Kill).await?;
             }
-            _ = look.tick() => guard.wake(),
-            () = sleep_until(asleep.unwrap_or_else(Instant::now)), if asleep.is_some() => {}
+            _ = wake.tick() => guard.wake(),
+            () = sleep_until(sleep.unwrap_or_else(Instant::now)), if sleep.is_some() => {}
         }
         waiting = (!buffer.is_empty()).then(|| waiting.unwrap_or_else(Instant::now));
     }

@@ -1,5 +1,5 @@
-//! Runner as the first process of a container: the kernel gives it every process that loses its parent, and signals without a
-//! handler do nothing to it. A child does the work; this process hands signals on and collects what has ended.
+//! Runner as the first process of a container. The kernel makes it the parent of all orphans and ignores signals to it without a
+//! handler. A child does the work; this process forwards signals and reaps.
 
 use rustix::process::{Pid, Signal, WaitOptions, WaitStatus, kill_process, wait};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2};
@@ -8,15 +8,15 @@ use std::io;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 
-/// Whether this process is the first one.
+/// Whether this process is process 1.
 pub(crate) fn is_first() -> bool {
     rustix::process::getpid().is_init()
 }
 
-/// Runs this program anew with the same arguments and gives its exit code: 128+N when a signal ended it.
+/// Runs this program with the same arguments as a child and returns its exit code: 128+N if signal N ended it.
 pub(crate) fn main() -> io::Result<u8> {
     let mut signals = Signals::new([SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2])?;
-    // A group of its own: what a terminal sends to the group of this process is handed on, and must not come twice.
+    // In its own group it does not receive a terminal's signals to this process's group, which are forwarded to it already.
     let child = Command::new("/proc/self/exe").args(std::env::args_os().skip(1)).process_group(0).spawn()?;
     let pid = Pid::from_child(&child);
     std::thread::spawn(move || {

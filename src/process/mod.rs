@@ -1,5 +1,5 @@
-//! Commands on this machine. Each runs in a process group of its own under a guard: a small process of this same program,
-//! which is the parent of whatever the command starts, ends all of it, and outlives runner to do so.
+//! Commands on this machine. Each runs in its own process group under a guard: a small process of the same program that is the
+//! ancestor of all processes of the command. The guard ends all of them, also if runner itself has ended.
 
 pub(crate) mod detached;
 pub(crate) mod guard;
@@ -26,35 +26,36 @@ pub(crate) struct Command {
     pub(crate) env: Vec<(OsString, OsString)>,
 }
 
-/// How a running command is asked to stop.
+/// The signals that stop a running command.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Stopping {
-    /// Stop in order: TERM, then KILL once the grace has passed.
+    /// Stop gracefully: TERM, then KILL after the grace period.
     pub(crate) soft: CancellationToken,
-    /// Stop at once: KILL.
+    /// Stop immediately: KILL.
     pub(crate) hard: CancellationToken,
-    /// Time between TERM and KILL.
+    /// The time between TERM and KILL.
     pub(crate) grace: Duration,
 }
 
 /// How a command ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Ending {
-    /// By itself, with an exit code.
+    /// It exited by itself with this code.
     Exited(i32),
+    /// It was ended by this signal.
     Signalled(i32),
-    /// Because it was asked to stop.
+    /// Runner stopped it.
     Stopped,
 }
 
-/// What is known once a command and all that it started are gone.
+/// The result of a command after all of its processes have ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Ended {
     /// How the command itself ended.
     pub(crate) ending: Ending,
-    /// What it left behind when it ended by itself, by name. It has been ended.
+    /// The names of processes that outlived the command and were then ended.
     pub(crate) left: Vec<String>,
-    /// What could not be ended, because it runs as another user or hangs in the kernel.
+    /// The names of processes that could not be ended: they run as another user or hang in the kernel.
     pub(crate) alive: Vec<String>,
 }
 
@@ -67,7 +68,7 @@ pub(crate) enum ProcessError {
     /// The program is missing.
     #[error("there is no program `{0}` on this machine")]
     NoProgram(String),
-    /// Anything else that the system refuses.
+    /// The system cannot start the program.
     #[error("cannot run `{program}`")]
     Start {
         program: String,
@@ -77,7 +78,7 @@ pub(crate) enum ProcessError {
     /// The guard cannot be started, or ended before its command did.
     #[error("the process that watches over commands {what}")]
     Guard {
-        /// What became of it.
+        /// A predicate such as `has ended`.
         what: &'static str,
         #[source]
         source: io::Error,

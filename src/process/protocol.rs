@@ -1,5 +1,5 @@
-//! What runner and its guards say to each other: JSON documents with their length in front, over a socket. The command's
-//! output does not go this way: with the request to run a command goes the writing end of a pipe.
+//! The protocol between runner and its guards: JSON documents with a length prefix over a socket. The output of a command uses a
+//! pipe, whose write end is passed with the request to run the command.
 
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
@@ -14,12 +14,12 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
-/// The bytes of a length.
+/// The size of the length prefix, in bytes.
 pub(crate) const HEADER: usize = 4;
-/// No message is larger: the kernel takes 2 MiB of arguments and environment, and a byte may be four letters in JSON.
-const LARGEST: usize = 64 * 1024 * 1024;
+/// The largest message. The kernel accepts 2 MiB of arguments and environment, and a byte takes up to four letters in JSON.
+const MAX_MESSAGE: usize = 64 * 1024 * 1024;
 
-/// From runner to a guard.
+/// A message from runner to a guard.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum Request {
     Run {
@@ -27,47 +27,44 @@ pub(crate) enum Request {
         argv: Vec<OsString>,
         dir: OsString,
         env: Vec<(OsString, OsString)>,
-        /// Time between TERM and KILL, also when runner is gone.
+        /// The time between TERM and KILL, also after runner has ended.
         grace: Duration,
     },
-    /// End everything: TERM, then KILL after the grace.
+    /// End all processes: TERM, then KILL after the grace period.
     Stop,
-    /// End everything at once.
+    /// Kill all processes immediately.
     Kill,
-    /// The command has ended by itself; end what it left behind.
+    /// The command has ended by itself: end its descendants.
     Sweep,
 }
 
-/// From a guard to runner. A command that was started gets `Ended` and `Clear`, in this order.
+/// A message from a guard to runner. A command that was started results in `Ended` and then `Clear`.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum Reply {
     /// The command could not be started.
-    Failed {
-        /// The kernel's number of the error.
-        errno: i32,
-    },
+    Failed { errno: i32 },
     /// The command itself has ended.
     Ended {
-        /// Its exit code, or the signal that ended it, negated.
+        /// The exit code, or the negated number of the signal that ended it.
         status: i32,
     },
-    /// Nothing that it started lives any longer.
+    /// All descendants have ended.
     Clear {
-        /// What lived on after it, by name.
+        /// The names of processes that outlived the command.
         left: Vec<String>,
-        /// What could not be ended, by name.
+        /// The names of processes that could not be ended.
         alive: Vec<String>,
     },
 }
 
-/// A message as it goes over the socket.
+/// Encodes a message with its length prefix.
 pub(crate) fn frame(message: &impl Serialize) -> io::Result<Vec<u8>> {
     let body = serde_json::to_vec(message)?;
     let length = u32::try_from(body.len()).map_err(|_| io::ErrorKind::InvalidInput)?;
     Ok([length.to_be_bytes().as_slice(), &body].concat())
 }
 
-/// Sends the first bytes of a message together with a file descriptor. The answer is how many bytes went.
+/// Sends the first bytes of a message together with a file descriptor. Returns the number of bytes sent.
 pub(crate) fn send_with(socket: impl AsFd, bytes: &[u8], file: BorrowedFd<'_>) -> io::Result<usize> {
     let files = [file];
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
@@ -80,7 +77,7 @@ pub(crate) fn send(mut socket: &UnixStream, message: &impl Serialize) -> io::Res
     socket.write_all(&frame(message)?)
 }
 
-/// Receives a message, and the file descriptor that came with it. Nothing at the end of the stream.
+/// Receives a message with its file descriptor. Returns `None` at the end of the stream.
 pub(crate) fn receive<M: DeserializeOwned>(
     mut socket: &UnixStream,
 ) -> io::Result<Option<(M, Option<OwnedFd>)>> {
@@ -109,7 +106,7 @@ pub(crate) fn receive<M: DeserializeOwned>(
         filled += received.bytes;
     }
     let length = u32::from_be_bytes(header) as usize;
-    if length > LARGEST {
+    if length > MAX_MESSAGE {
         return Err(io::ErrorKind::InvalidData.into());
     }
     let mut body = vec![0; length];

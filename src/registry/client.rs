@@ -1,4 +1,4 @@
-//! The calls to a repository that a push is made of.
+//! The API calls of a push.
 
 use super::RegistryError;
 use super::connection::{Answer, RepositoryClient, Trouble};
@@ -15,22 +15,22 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use tokio_util::io::ReaderStream;
 
-/// The media types of what a tag may stand for.
+/// The media types of manifests that runner accepts.
 const ACCEPTED: &str = "application/vnd.oci.image.manifest.v1+json, application/vnd.oci.image.index.v1+json, \
      application/vnd.docker.distribution.manifest.v2+json, application/vnd.docker.distribution.manifest.list.v2+json";
-/// The header in which a registry names what it serves.
+/// The header with the digest of a manifest.
 const CONTENT_DIGEST: &str = "docker-content-digest";
-/// How much of a blob is read at a time, in bytes.
+/// The size of one read of a blob, in bytes.
 const CHUNK: usize = 256 * 1024;
-/// How fast a registry works through a blob at least, before it answers, in bytes per second.
-const DIGESTING: u64 = 20_000_000;
+/// The minimum speed at which a registry verifies an uploaded blob before it responds, in bytes per second.
+const VERIFICATION_SPEED: u64 = 20_000_000;
 
-/// What became of a blob.
+/// The outcome of an upload.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Uploaded {
-    /// The repository had it.
+    /// The repository already had the blob.
     Present,
-    /// Another repository had it.
+    /// The blob was mounted from another repository.
     Mounted,
     Sent,
 }
@@ -41,36 +41,36 @@ struct TagList {
 }
 
 impl RepositoryClient {
-    /// Whether the repository has a blob, and the whole of it.
+    /// Whether the repository has a blob with its full size.
     pub(crate) async fn has_blob(&self, blob: &Descriptor) -> Result<bool, RegistryError> {
         let url = self.url(&format!("blobs/{}", blob.digest))?;
         match self.call(Method::HEAD, &url, |request| request).await {
             Ok(answer) => {
-                // 0 is what servers say that do not tell.
+                // Some servers return 0 instead of the size.
                 let size = answer.header(CONTENT_LENGTH.as_str()).and_then(|size| size.parse().ok());
                 let is_whole = size.is_none_or(|size: u64| size == 0 || size == blob.size);
                 Ok(answer.status.is_success() && is_whole)
             }
-            // An answer to HEAD has no room for the reason. The next call asks for more, and its answer has.
+            // A response to HEAD has no body with the reason. The response to the next call has one.
             Err(RegistryError::Denied { .. }) => Ok(false),
             Err(error) => Err(error),
         }
     }
 
-    /// Takes a blob over from another repository of the registry, where both allow it; a refusal is no failure.
+    /// Mounts a blob from another repository of the registry. A refusal is not an error.
     pub(crate) async fn mount(&self, digest: &str) -> Result<bool, RegistryError> {
         for other in self.others() {
             let mut url = self.url("blobs/uploads/")?;
             url.query_pairs_mut().append_pair("mount", digest).append_pair("from", other);
-            let asked = self.call(Method::POST, &url, |request| request.header(CONTENT_LENGTH, 0)).await;
-            let answer = match asked {
+            let requested = self.call(Method::POST, &url, |request| request.header(CONTENT_LENGTH, 0)).await;
+            let answer = match requested {
                 Err(RegistryError::Denied { .. } | RegistryError::Refused { .. }) => continue,
                 answer => answer?,
             };
             if answer.status == StatusCode::CREATED {
                 return Ok(true);
             }
-            // It has begun an upload instead, which is not wanted.
+            // The registry has started an upload instead. Cancel it.
             if let Some(url) = self.location(&answer) {
                 let _ = self.once(Method::DELETE, &url, |request| request).await;
             }
@@ -78,20 +78,20 @@ impl RepositoryClient {
         Ok(false)
     }
 
-    /// Brings a blob into the repository, in one piece: ECR loses what comes in a second chunk. `sent` counts the bytes on their way,
-    /// and not those that have to go once more.
+    /// Uploads a blob in one request, because ECR loses a second chunk. `sent` counts the bytes that were sent, without those of
+    /// failed attempts.
     pub(crate) async fn upload(
         &self,
         blob: &Descriptor,
         path: &Path,
         sent: &Arc<AtomicU64>,
     ) -> Result<Uploaded, RegistryError> {
-        let mut attempts = self.attempts();
+        let mut retries = self.retries();
         let mut mounted = false;
         loop {
-            // Asked every time: an answer may have been lost, and not the blob.
+            // Checked before every attempt: the response to a successful upload may have been lost.
             if self.has_blob(blob).await? {
-                let done = if attempts.failed > 0 { Uploaded::Sent } else { Uploaded::Present };
+                let done = if retries.failed > 0 { Uploaded::Sent } else { Uploaded::Present };
                 return Ok(done);
             }
             if !std::mem::replace(&mut mounted, true) && self.mount(&blob.digest).await? {
@@ -102,13 +102,13 @@ impl RepositoryClient {
                 Ok(()) => return Ok(Uploaded::Sent),
                 Err(trouble) => {
                     sent.fetch_sub(counted.load(Ordering::Relaxed), Ordering::Relaxed);
-                    attempts.again(trouble).await?;
+                    retries.wait(trouble).await?;
                 }
             }
         }
     }
 
-    /// One attempt of that. The bytes are added to all counters.
+    /// Attempts an upload once. The bytes are added to all counters.
     async fn put_blob(
         &self,
         blob: &Descriptor,
@@ -119,9 +119,9 @@ impl RepositoryClient {
         let answer = self.once(Method::POST, &url, |request| request.header(CONTENT_LENGTH, 0)).await?;
         let answer = self.check(answer, "start an upload")?;
         let mut url =
-            self.location(&answer).ok_or_else(|| self.denied("it gave no address for the upload"))?;
+            self.location(&answer).ok_or_else(|| self.denied("it returned no URL for the upload"))?;
         if self.base().scheme() == "https" && url.scheme() != "https" {
-            return Err(self.denied("it wants the layers in clear").into());
+            return Err(self.denied("it asks for the layers over plain HTTP").into());
         }
         url.query_pairs_mut().append_pair("digest", &blob.digest);
         let file = tokio::fs::File::open(path).await.map_err(RegistryError::file(path))?;
@@ -141,17 +141,20 @@ impl RepositoryClient {
             let answer = request.send().await.map_err(|error| self.unreachable(error))?;
             self.read(answer, generation, false).await
         });
-        // As long as bytes flow there is no hurry; when all are there, the registry has to go through them.
+        // The timeout restarts while bytes are sent. After the last byte the registry has to verify the blob.
         let answer = loop {
             let seen = counted.load(Ordering::Relaxed);
-            let digesting =
-                if seen >= blob.size { Duration::from_secs(blob.size / DIGESTING) } else { Duration::ZERO };
-            let answer = tokio::time::timeout(self.patience() + digesting, &mut sending).await;
+            let verification = if seen >= blob.size {
+                Duration::from_secs(blob.size / VERIFICATION_SPEED)
+            } else {
+                Duration::ZERO
+            };
+            let answer = tokio::time::timeout(self.timeout() + verification, &mut sending).await;
             match answer {
                 Ok(answer) => break answer?,
                 Err(_) if counted.load(Ordering::Relaxed) > seen => {}
                 Err(_) => {
-                    let (host, seconds) = (self.repository().host.clone(), self.patience().as_secs());
+                    let (host, seconds) = (self.repository().host.clone(), self.timeout().as_secs());
                     return Err(RegistryError::Silent { host, seconds }.into());
                 }
             }
@@ -160,7 +163,7 @@ impl RepositoryClient {
         Ok(())
     }
 
-    /// The address that an answer sends to.
+    /// Returns the URL in the `Location` header.
     fn location(&self, answer: &Answer) -> Option<Url> {
         answer.header(LOCATION.as_str()).and_then(|location| self.base().join(location).ok())
     }
@@ -172,7 +175,7 @@ impl RepositoryClient {
         let more =
             |request: RequestBuilder| request.header(CONTENT_TYPE, manifest.media_type).body(body.clone());
         let doing = format!("store the tag `{name}`");
-        let mut attempts = self.attempts();
+        let mut retries = self.retries();
         loop {
             let stored = match self.once(Method::PUT, &url, more).await {
                 Ok(answer) => self.check(answer, &doing).map_err(Trouble::from),
@@ -180,12 +183,12 @@ impl RepositoryClient {
             };
             match stored {
                 Ok(_) => return Ok(()),
-                Err(trouble) => attempts.again(trouble).await?,
+                Err(trouble) => retries.wait(trouble).await?,
             }
         }
     }
 
-    /// A manifest by tag or digest; nothing where there is none.
+    /// Returns a manifest by tag or digest, or `None` if it does not exist.
     pub(crate) async fn manifest(&self, name: &str) -> Result<Option<Stored>, RegistryError> {
         let url = self.url(&format!("manifests/{name}"))?;
         let answer = self.call(Method::GET, &url, |request| request.header(ACCEPT, ACCEPTED)).await?;
@@ -208,21 +211,21 @@ impl RepositoryClient {
         Ok(Some(Stored { digest, bytes: answer.body.to_vec(), media_type }))
     }
 
-    /// A small blob; nothing where there is none.
+    /// Returns a small blob, or `None` if it does not exist.
     pub(crate) async fn blob(&self, digest: &str) -> Result<Option<Bytes>, RegistryError> {
         let url = self.url(&format!("blobs/{digest}"))?;
         let answer = self.call(Method::GET, &url, |request| request).await?;
         Ok(answer.status.is_success().then_some(answer.body))
     }
 
-    /// Some of the repository's tags, in the order that the registry gives them.
+    /// Returns the first page of the repository's tags, in the registry's order.
     pub(crate) async fn tags(&self) -> Result<Vec<String>, RegistryError> {
         let answer = self.call(Method::GET, &self.url("tags/list")?, |request| request).await?;
         let list: Option<TagList> = serde_json::from_slice(&answer.body).ok();
         Ok(list.and_then(|list| list.tags).unwrap_or_default())
     }
 
-    /// The digest that a tag stands for; nothing where there is no such tag.
+    /// Returns the digest of a tag, or `None` if the tag does not exist.
     pub(crate) async fn tag_digest(&self, tag: &str) -> Result<Option<String>, RegistryError> {
         let url = self.url(&format!("manifests/{tag}"))?;
         let answer = self.call(Method::HEAD, &url, |request| request.header(ACCEPT, ACCEPTED)).await?;
@@ -232,7 +235,7 @@ impl RepositoryClient {
         if let Some(digest) = answer.header(CONTENT_DIGEST) {
             return Ok(Some(digest.to_owned()));
         }
-        // The header is optional in the specification; the manifest itself always tells.
+        // The specification does not require the header.
         Ok(self.manifest(tag).await?.map(|manifest| manifest.digest))
     }
 }

@@ -1,9 +1,11 @@
-//! How a registry is spoken to: over TLS or not, with a login that is renewed, and again where that may help. The causes of
-//! attempts that failed are kept for the log.
+//! The connection to a repository: TLS, authentication with renewal, and retries. The causes of retries are kept for the log.
 
 use super::RegistryError;
 use crate::address::{InvalidName, Repository};
+use crate::backoff::Backoff;
+use crate::http::{self, Redirects};
 use crate::secret::{Login, Secret};
+use crate::tls::load_certificates;
 use base64::Engine;
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
@@ -11,50 +13,63 @@ use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, RETRY_AFTER, WWW_A
 use reqwest::{Method, RequestBuilder, Response, StatusCode, Url};
 use serde::Deserialize;
 use std::net::Ipv4Addr;
+use std::path::Path;
 use std::sync::{Arc, Mutex as StdMutex, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::Mutex;
 
-/// How long a registry on this machine may take to show that it speaks TLS.
-const HANDSHAKE: Duration = Duration::from_secs(2);
-/// An answer is not longer, in bytes: registries limit manifests to 4 MiB.
-const MAX_ANSWER: usize = 8 * 1024 * 1024;
-/// How often a call is made before it fails, which with [`FIRST_WAIT`] and [`LONGEST_WAIT`] takes about a minute.
-const ATTEMPTS: u32 = 12;
-/// Where the attempts themselves take long, there are only so many of them after this time.
-const LONG: Duration = Duration::from_mins(1);
-const LONG_ATTEMPTS: u32 = 3;
-/// The same for what will hardly change: nobody listens at the first contact, or a blob arrived damaged.
-const FEW_ATTEMPTS: u32 = 4;
-/// How long the first wait between attempts is; every further one is twice as long.
-const FIRST_WAIT: Duration = Duration::from_millis(250);
-const LONGEST_WAIT: Duration = Duration::from_secs(8);
-/// The longest time that a registry may ask for in `Retry-After`.
-const LONGEST_RETRY_AFTER: Duration = Duration::from_mins(2);
-/// How often a call logs in anew: calls side by side share a login, and a token may be used up before its turn comes.
-const RENEWALS: u32 = 3;
-/// Tokens are taken for expired this long before they are.
-const MARGIN: Duration = Duration::from_secs(10);
-/// How long a token is good for whose service does not say: <https://distribution.github.io/distribution/spec/auth/token/>.
-const TOKEN_LIFE: u64 = 60;
+/// Where Docker keeps the certificate authorities of single registries.
+const CERTS_D: &str = "/etc/docker/certs.d";
+/// The timeout for probing whether a registry on this machine uses TLS.
+const TLS_PROBE_TIMEOUT: Duration = Duration::from_secs(2);
+/// The largest response body, in bytes. Registries limit manifests to 4 MiB.
+const MAX_RESPONSE: usize = 8 * 1024 * 1024;
+/// The number of attempts of a call. With [`BACKOFF`] they take about a minute.
+const MAX_ATTEMPTS: u32 = 12;
+/// The number of attempts once a call has been failing for [`SLOW_AFTER`], because the attempts themselves are slow.
+const MAX_SLOW_ATTEMPTS: u32 = 3;
+const SLOW_AFTER: Duration = Duration::from_mins(1);
+/// The number of attempts if a retry hardly helps: no response at first contact, or a blob that arrived damaged.
+const MAX_DOUBTFUL_ATTEMPTS: u32 = 4;
+/// The delays between attempts.
+const BACKOFF: Backoff =
+    Backoff { first: Duration::from_millis(250), factor: 2.0, maximum: Duration::from_secs(8), jitter: 0.25 };
+/// The longest `Retry-After` that is honoured.
+const MAX_RETRY_AFTER: Duration = Duration::from_mins(2);
+/// How often one call renews the login. Parallel calls share a login, and a token may expire while a call waits.
+const MAX_RENEWALS: u32 = 3;
+/// Tokens are renewed this long before they expire.
+const EXPIRY_MARGIN: Duration = Duration::from_secs(10);
+/// The lifetime of a token, in seconds, if the token service does not return one:
+/// <https://distribution.github.io/distribution/spec/auth/token/>.
+const TOKEN_LIFETIME: u64 = 60;
 const FORM: &str = "application/x-www-form-urlencoded";
-/// ECR's words where a repository has as many images as its quota allows, which it says with 403 (aws/containers-roadmap#2159).
+/// Part of ECR's message if a repository has reached its image quota. Its status is 403 (aws/containers-roadmap#2159).
 const QUOTA: &str = "already has the maximum allowed number of images";
 
-/// Gets a new login where the old one has expired.
+/// Returns a new login after the old one has expired.
 pub(crate) type Renew = Arc<dyn Fn() -> BoxFuture<'static, Option<Login>> + Send + Sync>;
 
-/// How a registry is spoken to.
+/// What a client needs for one registry.
 #[derive(Clone)]
-pub(crate) struct Access {
-    /// The client, which trusts the registry's authority.
+pub(crate) struct RegistryAccess {
+    /// An HTTP client from [`http_client`], which trusts the registry's certificate authority.
     pub(crate) http: reqwest::Client,
-    /// The login, where there is one.
     pub(crate) login: Option<Login>,
-    /// Where another one comes from.
+    /// Replaces an expired login.
     pub(crate) renew: Renew,
-    /// How long the registry may be silent.
-    pub(crate) patience: Duration,
+    /// How long the registry may take to respond.
+    pub(crate) timeout: Duration,
+}
+
+/// Returns a client for a registry. It trusts the given authorities and those that Docker is configured with for this host.
+pub(crate) fn http_client(
+    host: &str,
+    mut authorities: Vec<Vec<u8>>,
+) -> Result<reqwest::Client, RegistryError> {
+    authorities.extend(load_certificates(&Path::new(CERTS_D).join(host)));
+    http::client(&authorities, Redirects::Follow)
+        .map_err(|source| RegistryError::Unreachable { host: host.to_owned(), source })
 }
 
 /// An authenticated connection to a repository.
@@ -62,42 +77,43 @@ pub(crate) struct RepositoryClient {
     http: reqwest::Client,
     base: Url,
     repository: Repository,
-    /// Further repositories that blobs may be taken from.
+    /// Other repositories of the registry, from which blobs may be mounted.
     others: Vec<String>,
     authorization: Mutex<Authorization>,
     renew: Renew,
-    patience: Duration,
-    /// What went wrong before it went well.
+    timeout: Duration,
+    /// Problems that did not fail the push.
     notes: StdMutex<Vec<String>>,
 }
 
-/// What the registry gets to see.
+/// The state of authentication.
 #[derive(Default)]
 struct Authorization {
     login: Option<Login>,
     header: Option<Secret>,
-    /// The registry's own words on how it wants to be spoken to.
+    /// The registry's last `WWW-Authenticate` header.
     challenge: String,
     expires: Option<Instant>,
-    /// How often it has been made anew.
+    /// How often the header has been renewed.
     generation: u64,
 }
 
+/// A response with its whole body.
 pub(crate) struct Answer {
     pub(crate) status: StatusCode,
     headers: HeaderMap,
     pub(crate) body: Bytes,
 }
 
-/// Why there is no answer that says something about the call.
+/// A failed attempt that may be retried.
 pub(crate) enum Trouble {
-    /// The login was not accepted; it was of this generation.
+    /// The registry rejected the login of this generation.
     Login(u64, RegistryError),
-    /// Anything else. The registry may have said how long to wait.
+    /// Any other failure, with the delay of `Retry-After`.
     Failed(RegistryError, Option<Duration>),
 }
 
-/// The error list that registries answer with.
+/// The body of an error response.
 #[derive(Deserialize)]
 struct ErrorBody {
     errors: Vec<ErrorEntry>,
@@ -110,99 +126,91 @@ struct ErrorEntry {
     message: String,
 }
 
-/// The answer of a token service.
+/// The response of a token service.
 #[derive(Deserialize)]
-struct TokenAnswer {
+struct TokenResponse {
     token: Option<String>,
     access_token: Option<String>,
     expires_in: Option<u64>,
 }
 
-/// Attempts of one call.
-pub(crate) struct Attempts<'c> {
+/// The retries of one call.
+pub(crate) struct Retries<'c> {
     client: &'c RepositoryClient,
+    /// The number of failed attempts.
     pub(crate) failed: u32,
-    /// When the first one failed.
+    /// When the first attempt failed.
     since: Option<Instant>,
     renewals: u32,
-    most: u32,
+    max_attempts: u32,
 }
 
-impl Attempts<'_> {
-    /// Waits for the next attempt, or gives the error back where there is no use in one.
-    pub(crate) async fn again(&mut self, trouble: Trouble) -> Result<(), RegistryError> {
-        let (error, wait) = match trouble {
+impl Retries<'_> {
+    /// Waits until the next attempt, or returns the error if a retry is useless.
+    pub(crate) async fn wait(&mut self, trouble: Trouble) -> Result<(), RegistryError> {
+        let (error, retry_after) = match trouble {
             Trouble::Login(generation, error) => {
-                if self.renewals >= RENEWALS || !self.client.renew(generation).await? {
+                if self.renewals >= MAX_RENEWALS || !self.client.renew(generation).await? {
                     return Err(error);
                 }
-                // The first one is what the registry has only now asked for.
+                // The first login is not a renewal: the registry has only now asked for one.
                 self.renewals += u32::from(generation > 0);
                 return Ok(());
             }
-            Trouble::Failed(error, wait) => (error, wait),
+            Trouble::Failed(error, retry_after) => (error, retry_after),
         };
         self.failed += 1;
         let since = *self.since.get_or_insert_with(Instant::now);
-        let most = match chance(&error) {
-            Chance::None => return Err(error),
-            Chance::Small => self.most.min(FEW_ATTEMPTS),
-            Chance::Good if since.elapsed() > LONG => self.most.min(LONG_ATTEMPTS),
-            Chance::Good => self.most,
+        let max_attempts = match retry(&error) {
+            Retry::Useless => return Err(error),
+            Retry::Doubtful => self.max_attempts.min(MAX_DOUBTFUL_ATTEMPTS),
+            Retry::Useful if since.elapsed() > SLOW_AFTER => self.max_attempts.min(MAX_SLOW_ATTEMPTS),
+            Retry::Useful => self.max_attempts,
         };
-        if self.failed >= most {
+        if self.failed >= max_attempts {
             return Err(error);
         }
         self.client.note(format!("tried again, because {}", crate::exit::chain(&error)));
-        let backoff = (FIRST_WAIT * 2_u32.saturating_pow(self.failed - 1)).min(LONGEST_WAIT);
-        tokio::time::sleep(wait.map_or_else(|| jittered(backoff), |wait| wait.min(LONGEST_RETRY_AFTER)))
-            .await;
-        // A token may have gone while this took its time.
+        let delay = retry_after.map_or_else(|| BACKOFF.delay(self.failed), |wait| wait.min(MAX_RETRY_AFTER));
+        tokio::time::sleep(delay).await;
+        // The token may have expired in the meantime.
         self.renewals = 0;
         Ok(())
     }
 }
 
-/// Whether the same call may succeed a moment later.
-enum Chance {
-    None,
-    Small,
-    Good,
+/// Whether a retry after an error may succeed.
+enum Retry {
+    Useless,
+    Doubtful,
+    Useful,
 }
 
-fn chance(error: &RegistryError) -> Chance {
+fn retry(error: &RegistryError) -> Retry {
     match error {
-        RegistryError::Unreachable { .. } | RegistryError::Silent { .. } => Chance::Good,
-        RegistryError::Refused { status: 408 | 425 | 429 | 500 | 502 | 503 | 504, .. } => Chance::Good,
+        RegistryError::Unreachable { .. } | RegistryError::Silent { .. } => Retry::Useful,
+        RegistryError::Refused { status: 408 | 425 | 429 | 500 | 502 | 503 | 504, .. } => Retry::Useful,
         RegistryError::Refused { code, .. } => match code.as_str() {
-            "TOOMANYREQUESTS" => Chance::Good,
-            // The upload was lost or damaged on its way; the next one begins anew.
+            "TOOMANYREQUESTS" => Retry::Useful,
+            // The upload was lost or damaged in transit. A retry starts a new one.
             "BLOB_UPLOAD_UNKNOWN"
             | "BLOB_UPLOAD_INVALID"
             | "DIGEST_INVALID"
             | "SIZE_INVALID"
             | "RANGE_INVALID"
             | "MANIFEST_INVALID"
-            | "MANIFEST_BLOB_UNKNOWN" => Chance::Small,
-            _ => Chance::None,
+            | "MANIFEST_BLOB_UNKNOWN" => Retry::Doubtful,
+            _ => Retry::Useless,
         },
-        _ => Chance::None,
+        _ => Retry::Useless,
     }
 }
 
-/// A time between three and five quarters of this, so that many clients do not come back at once.
-fn jittered(time: Duration) -> Duration {
-    let mut random = [0; 1];
-    // Without randomness all come back at the same time.
-    let _ = aws_lc_rs::rand::fill(&mut random);
-    time * (384 + u32::from(random[0])) / 512
-}
-
 impl RepositoryClient {
-    /// Asks the registry how it wants to be spoken to and logs in. Blobs may later be taken from the `others`, which are
-    /// repositories of the same registry.
+    /// Connects to the registry and logs in. Blobs may later be mounted from `others`, which are repositories of the same
+    /// registry.
     pub(crate) async fn connect(
-        access: &Access,
+        access: &RegistryAccess,
         repository: &Repository,
         others: &[String],
     ) -> Result<Self, RegistryError> {
@@ -216,30 +224,30 @@ impl RepositoryClient {
                 ..Authorization::default()
             }),
             renew: access.renew.clone(),
-            patience: access.patience,
+            timeout: access.timeout,
             notes: StdMutex::default(),
         };
-        // As the docker command does, plain HTTP is spoken only on this machine, and only where TLS is not.
-        if is_loopback(&repository.host) && !client.speaks_tls().await {
+        // Like the docker command, use plain HTTP only for this machine, and only if the registry does not use TLS.
+        if is_loopback(&repository.host) && !client.supports_tls().await {
             client.base = base(repository.api_host(), "http")?;
         }
-        let mut attempts = Attempts { most: FEW_ATTEMPTS, ..client.attempts() };
+        let mut retries = Retries { max_attempts: MAX_DOUBTFUL_ATTEMPTS, ..client.retries() };
         while let Err(trouble) = client.ping().await {
-            attempts.again(trouble).await?;
+            retries.wait(trouble).await?;
         }
         Ok(client)
     }
 
-    pub(crate) fn attempts(&self) -> Attempts<'_> {
-        Attempts { client: self, failed: 0, since: None, renewals: 0, most: ATTEMPTS }
+    pub(crate) fn retries(&self) -> Retries<'_> {
+        Retries { client: self, failed: 0, since: None, renewals: 0, max_attempts: MAX_ATTEMPTS }
     }
 
-    /// Keeps what went wrong without failing the push.
+    /// Records a problem that does not fail the push.
     pub(crate) fn note(&self, text: String) {
         self.notes.lock().unwrap_or_else(PoisonError::into_inner).push(text);
     }
 
-    /// What went wrong before it went well, or before it did not: each cause once.
+    /// Takes the recorded problems, each once with its count.
     pub(crate) fn notes(&self) -> Vec<String> {
         let notes = std::mem::take(&mut *self.notes.lock().unwrap_or_else(PoisonError::into_inner));
         let mut counted: Vec<(String, usize)> = Vec::new();
@@ -256,16 +264,16 @@ impl RepositoryClient {
         counted.into_iter().map(line).collect()
     }
 
-    async fn speaks_tls(&self) -> bool {
-        self.http.get(self.base.clone()).timeout(HANDSHAKE).send().await.is_ok()
+    async fn supports_tls(&self) -> bool {
+        self.http.get(self.base.clone()).timeout(TLS_PROBE_TIMEOUT).send().await.is_ok()
     }
 
     async fn ping(&self) -> Result<(), Trouble> {
         self.once(Method::GET, &self.base, |request| request).await.map(drop)
     }
 
-    /// Sends one request, and reads the whole answer. What it is about the login is trouble, and so is an answer that says to
-    /// come again.
+    /// Sends one request and reads the whole response. Returns [`Trouble`] for authentication failures and for responses that
+    /// ask the client to retry.
     pub(crate) async fn once(
         &self,
         method: Method,
@@ -274,7 +282,7 @@ impl RepositoryClient {
     ) -> Result<Answer, Trouble> {
         let is_head = method == Method::HEAD;
         let (request, generation) = self.request(method, url).await?;
-        let request = more(request).timeout(self.patience);
+        let request = more(request).timeout(self.timeout);
         let answer = request.send().await.map_err(|error| self.unreachable(error))?;
         self.read(answer, generation, is_head).await
     }
@@ -287,7 +295,7 @@ impl RepositoryClient {
             return Err(Trouble::Login(generation, self.denied("the token has expired")));
         }
         Ok(match &authorization.header {
-            // An upload may be sent to another host, which must not see the login.
+            // An upload may be redirected to another host, which must not see the login.
             Some(header) if url.origin() == self.base.origin() => {
                 (request.header(AUTHORIZATION, header.expose()), generation)
             }
@@ -295,14 +303,14 @@ impl RepositoryClient {
         })
     }
 
-    /// Reads an answer to its end.
+    /// Reads a whole response.
     async fn collect(&self, mut answer: Response) -> Result<Answer, Trouble> {
         let (status, headers) = (answer.status(), answer.headers().clone());
         let mut body = Vec::new();
         while let Some(piece) = answer.chunk().await.map_err(|error| self.unreachable(error))? {
             body.extend_from_slice(&piece);
-            if body.len() > MAX_ANSWER {
-                return Err(self.denied("its answer has no end").into());
+            if body.len() > MAX_RESPONSE {
+                return Err(self.denied("its response is too large").into());
             }
         }
         let answer = Answer { status, headers, body: body.into() };
@@ -313,17 +321,17 @@ impl RepositoryClient {
         Ok(answer)
     }
 
-    /// The same for a request with a login of that generation, which may not be accepted any more.
+    /// Reads the response to a request with a login of this generation, which the registry may reject.
     pub(crate) async fn read(
         &self,
         answer: Response,
         generation: u64,
         is_head: bool,
     ) -> Result<Answer, Trouble> {
-        // An upload may have led to another host, which has no say in what the registry's login is for.
+        // An upload may have been redirected to another host, whose challenge is not meant for the registry's login.
         let is_registry = answer.url().origin() == self.base.origin();
         let answer = self.collect(answer).await?;
-        // ECR says so with 403, and in words that an answer to HEAD has no room for.
+        // ECR reports an expired token with 403 and a message. A response to HEAD has no body for it.
         let expired =
             is_head || String::from_utf8_lossy(&answer.body).contains("authorization token has expired");
         if answer.status != StatusCode::UNAUTHORIZED && !(answer.status == StatusCode::FORBIDDEN && expired) {
@@ -335,22 +343,22 @@ impl RepositoryClient {
         }
         let had_one = authorization.header.is_some();
         let reason =
-            if had_one { "the login is not valid" } else { "it wants a login, and there is none for it" };
+            if had_one { "the login is not valid" } else { "it requires a login, and there is none for it" };
         Err(Trouble::Login(generation, self.denied(reason)))
     }
 
-    /// Sends a request until there is an answer to it.
+    /// Sends a request, with retries.
     pub(crate) async fn call(
         &self,
         method: Method,
         url: &Url,
         more: impl Fn(RequestBuilder) -> RequestBuilder,
     ) -> Result<Answer, RegistryError> {
-        let mut attempts = self.attempts();
+        let mut retries = self.retries();
         loop {
             match self.once(method.clone(), url, &more).await {
                 Ok(answer) => return Ok(answer),
-                Err(trouble) => attempts.again(trouble).await?,
+                Err(trouble) => retries.wait(trouble).await?,
             }
         }
     }
@@ -358,7 +366,7 @@ impl RepositoryClient {
     pub(crate) fn unreachable(&self, error: reqwest::Error) -> Trouble {
         let host = self.repository.host.clone();
         let error = if error.is_timeout() {
-            RegistryError::Silent { host, seconds: self.patience.as_secs() }
+            RegistryError::Silent { host, seconds: self.timeout.as_secs() }
         } else {
             RegistryError::Unreachable { host, source: error.without_url() }
         };
@@ -375,7 +383,7 @@ impl RepositoryClient {
             .map_err(|_| invalid_host(&self.repository.host))
     }
 
-    /// Logs in anew, unless somebody else has done so since that generation. The answer is whether there is another login.
+    /// Renews the login, unless a parallel call has already replaced this generation. Returns whether there is a new one.
     async fn renew(&self, generation: u64) -> Result<bool, RegistryError> {
         let mut authorization = self.authorization.lock().await;
         if authorization.generation != generation {
@@ -398,26 +406,26 @@ impl RepositoryClient {
             answer = self.token(&parameters, authorization.login.as_ref()).await?;
         }
         if !answer.status.is_success() {
-            return Err(self.denied("its token service does not accept the login"));
+            return Err(self.denied("its token service rejects the login"));
         }
-        let answer: Option<TokenAnswer> = serde_json::from_slice(&answer.body).ok();
-        let life = answer.as_ref().and_then(|answer| answer.expires_in).unwrap_or(TOKEN_LIFE);
+        let answer: Option<TokenResponse> = serde_json::from_slice(&answer.body).ok();
+        let life = answer.as_ref().and_then(|answer| answer.expires_in).unwrap_or(TOKEN_LIFETIME);
         let token = answer.and_then(|answer| answer.token.or(answer.access_token));
-        let token = token.ok_or_else(|| self.denied("its token service gave no token"))?;
+        let token = token.ok_or_else(|| self.denied("its token service returned no token"))?;
         authorization.header = Some(Secret::new(format!("Bearer {token}")));
         authorization.expires =
-            Some(Instant::now() + Duration::from_secs(life).saturating_sub(MARGIN).max(MARGIN));
+            Some(Instant::now() + Duration::from_secs(life).saturating_sub(EXPIRY_MARGIN).max(EXPIRY_MARGIN));
         authorization.generation += 1;
         Ok(true)
     }
 
-    /// Asks the token service that the registry's challenge names.
+    /// Requests a token from the service that the registry's challenge names.
     async fn token(&self, parameters: &str, login: Option<&Login>) -> Result<Answer, RegistryError> {
         let realm = parameter(parameters, "realm").unwrap_or_default();
         let mut url =
             Url::parse(&realm).map_err(|_| self.denied("its token service has no valid address"))?;
         if self.base.scheme() == "https" && url.scheme() != "https" {
-            return Err(self.denied("its token service wants the login in clear"));
+            return Err(self.denied("its token service asks for the login over plain HTTP"));
         }
         let own = format!("repository:{}:pull,push", self.repository.path);
         let others = self.others.iter().map(|other| format!("repository:{other}:pull"));
@@ -428,7 +436,7 @@ impl RepositoryClient {
         if identity.is_none() {
             url.query_pairs_mut().extend_pairs(&asked);
         }
-        let mut attempts = self.attempts();
+        let mut retries = self.retries();
         loop {
             let mut request = match (identity, login) {
                 (Some(identity), _) => self
@@ -441,7 +449,7 @@ impl RepositoryClient {
                 }
                 (None, None) => self.http.get(url.clone()),
             };
-            request = request.timeout(self.patience);
+            request = request.timeout(self.timeout);
             let answer = match request.send().await {
                 Ok(answer) => self.collect(answer).await,
                 Err(error) => Err(self.unreachable(error)),
@@ -450,7 +458,7 @@ impl RepositoryClient {
                 Ok(answer) => return Ok(answer),
                 Err(trouble) => trouble,
             };
-            Box::pin(attempts.again(trouble)).await?;
+            Box::pin(retries.wait(trouble)).await?;
         }
     }
 
@@ -488,24 +496,23 @@ impl RepositoryClient {
         }
     }
 
-    /// The repository that this is.
     pub(crate) fn repository(&self) -> &Repository {
         &self.repository
     }
 
-    /// The repositories that blobs may be taken from.
+    /// Returns the repositories from which blobs may be mounted.
     pub(crate) fn others(&self) -> &[String] {
         &self.others
     }
 
-    /// The address of the registry's API.
+    /// Returns the URL of the registry's API.
     pub(crate) fn base(&self) -> &Url {
         &self.base
     }
 
-    /// How long the registry may be silent.
-    pub(crate) fn patience(&self) -> Duration {
-        self.patience
+    /// Returns how long the registry may take to respond.
+    pub(crate) fn timeout(&self) -> Duration {
+        self.timeout
     }
 }
 
@@ -521,9 +528,10 @@ impl From<RegistryError> for Trouble {
     }
 }
 
-/// The form that exchanges an identity token: <https://distribution.github.io/distribution/spec/auth/oauth/>.
+/// Returns the form that exchanges an identity token for an access token:
+/// <https://distribution.github.io/distribution/spec/auth/oauth/>.
 fn exchange(service: &Url, asked: &[(&str, String)], identity: &Login) -> String {
-    // Several scopes are one value here.
+    // This form joins several scopes into one value.
     let scopes: Vec<&str> =
         asked.iter().filter(|(name, _)| *name == "scope").map(|(_, scope)| scope.as_str()).collect();
     let mut form = service.clone();
@@ -555,13 +563,13 @@ fn is_loopback(host: &str) -> bool {
     name == "localhost" || name == "[::1]" || name.parse().is_ok_and(|ip: Ipv4Addr| ip.is_loopback())
 }
 
-/// What follows the scheme's name in a challenge, if it is that scheme's.
+/// Returns the parameters of a challenge if it has this scheme.
 fn strip_scheme<'c>(challenge: &'c str, scheme: &str) -> Option<&'c str> {
     let (name, rest) = challenge.split_once(' ')?;
     name.eq_ignore_ascii_case(scheme).then_some(rest)
 }
 
-/// A `name="value"` of a challenge.
+/// Returns the value of `name="value"` in a challenge.
 fn parameter(parameters: &str, name: &str) -> Option<String> {
     let start = parameters.find(&format!("{name}=\""))? + name.len() + 2;
     let rest = &parameters[start..];
@@ -573,7 +581,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn challenges_are_read() {
+    fn challenges_are_parsed() {
         let challenge = "Bearer realm=\"https://auth.example/token\",service=\"r.example\"";
         let parameters = strip_scheme(challenge, "bearer").unwrap();
         assert_eq!(parameter(parameters, "realm").unwrap(), "https://auth.example/token");
@@ -582,7 +590,7 @@ mod tests {
     }
 
     #[test]
-    fn only_this_machine_is_spoken_to_in_clear() {
+    fn plain_http_is_limited_to_this_machine() {
         assert!(is_loopback("localhost:5000") && is_loopback("127.0.0.1"));
         assert!(!is_loopback("r.example:127") && !is_loopback("127.example.com:80"));
     }

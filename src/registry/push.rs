@@ -11,19 +11,16 @@ use super::manifest::{CONFIG_TYPE, Descriptor, Index, Stored};
 use super::source::{self, Exported, Source};
 use crate::exit;
 use crate::text::human_size;
-use crate::tls::Redirects;
 use futures_util::stream::FuturesUnordered;
 use futures_util::{StreamExt, TryStreamExt, stream};
 use std::cmp;
 use std::collections::{BinaryHeap, HashMap, HashSet};
 use std::fmt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use tokio::sync::mpsc;
 
-/// Where Docker keeps the certificate authorities of single registries.
-const CERTS_D: &str = "/etc/docker/certs.d";
 /// ECR's error code for a tag that may not be moved.
 const TAG_INVALID: &str = "TAG_INVALID";
 /// How many blobs are sent at once.
@@ -97,16 +94,6 @@ pub(crate) struct Progress {
     pub(crate) made: AtomicU64,
     /// What has been read of layers that have to be made.
     pub(crate) read: Arc<AtomicU64>,
-}
-
-/// A client for a registry: it trusts the given authorities and those that Docker has for this very host.
-pub(crate) fn http_client(
-    host: &str,
-    mut authorities: Vec<Vec<u8>>,
-) -> Result<reqwest::Client, RegistryError> {
-    authorities.extend(crate::tls::from_file(&Path::new(CERTS_D).join(host)));
-    crate::tls::http_client(&authorities, Redirects::Follow)
-        .map_err(|source| RegistryError::Unreachable { host: host.to_owned(), source })
 }
 
 /// A blob in the order in which blobs are sent.

@@ -350,6 +350,7 @@ mod tests {
         attempt.live(vec!["more than fits in it".to_owned()]).await;
         events.note("x").await;
         attempt.live(Vec::new()).await;
+        drop(attempt);
         let console = Console::new(Vec::new(), false).on_terminal(|| (12, 10));
         let shown = "\x1b[2mmore than f\x1b[0m\n";
         let up = "\x1b[1A\x1b[J";

@@ -6,6 +6,7 @@ pub(crate) mod json_lines;
 pub(crate) mod notify;
 pub(crate) mod summary;
 
+pub(crate) use crate::duration::human as human_duration;
 use crate::event::{Event, Events, Wants};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -59,29 +60,5 @@ impl Reports {
             Some(patience) => drop(tokio::time::timeout(patience, joined).await),
             None => drop(joined.await),
         }
-    }
-}
-
-/// A time span as people read it: `0.2 s`, `14 s`, `3 min 20 s`.
-pub(crate) fn human_duration(elapsed: Duration) -> String {
-    let seconds = elapsed.as_secs();
-    match seconds {
-        0..10 => format!("{:.1} s", elapsed.as_secs_f64()),
-        10..60 => format!("{seconds} s"),
-        60..3600 => format!("{} min {} s", seconds / 60, seconds % 60),
-        _ => format!("{} h {} min", seconds / 3600, seconds / 60 % 60),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn durations_are_short() {
-        assert_eq!(human_duration(Duration::from_millis(230)), "0.2 s");
-        assert_eq!(human_duration(Duration::from_secs(59)), "59 s");
-        assert_eq!(human_duration(Duration::from_secs(200)), "3 min 20 s");
-        assert_eq!(human_duration(Duration::from_secs(4000)), "1 h 6 min");
     }
 }

@@ -4,8 +4,8 @@ use super::{Sink, human_duration};
 use crate::event::{BuildOpened, Cause, Ending, Event, Kind};
 use crate::exit::Failure;
 use crate::files::{self, Access};
+use crate::http::{self, Redirects};
 use crate::secret::Secret;
-use crate::tls::{self, Redirects};
 use serde_json::{Value, json};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -79,7 +79,7 @@ pub(crate) struct Receivers {
 impl Receivers {
     /// Sends the notifications. `authorities` are the certificate authorities to trust.
     pub(crate) fn sent(receivers: Vec<Receiver>, authorities: &[Vec<u8>]) -> Result<Self, Failure> {
-        let client = tls::http_client(authorities, Redirects::Refuse)
+        let client = http::client(authorities, Redirects::Refuse)
             .map_err(|error| Failure::environment(crate::exit::chain(&error)))?;
         Ok(Self { receivers, delivery: Delivery::Send(client) })
     }

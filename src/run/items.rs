@@ -1,11 +1,16 @@
 //! From the phases and steps of a pipeline to the phases and items of the engine.
 
+use crate::backoff::Backoff;
 use crate::engine::{Attempt, Item, Phase, Retry, Task, When, Work};
 use crate::event::{Id, SkipCode};
 use crate::language::pipeline::model::{self, Action, Step};
 use crate::plan::{self, Plan};
 use crate::process::Stopping;
 use crate::step::{self, Shared, StepScope};
+use std::time::Duration;
+
+/// The longest delay between two attempts of a step.
+const LONGEST_DELAY: Duration = Duration::from_mins(5);
 
 /// The phases of this call.
 pub(crate) fn phases<'r>(shared: &'r Shared, plan: &'r Plan, stopping: &'r Stopping) -> Vec<Phase<'r>> {
@@ -58,11 +63,7 @@ impl<'r> Items<'r> {
             }),
             skip: plan.skip_reason(step).map(|reason| (skip_code(reason), reason.to_owned())),
             when: step.when.map(when),
-            retry: step.retry.map(|retry| Retry {
-                attempts: retry.attempts,
-                delay: retry.delay,
-                backoff: retry.backoff,
-            }),
+            retry: step.retry.map(retry),
             timeout: step.timeout,
             work,
         }
@@ -73,6 +74,13 @@ async fn attempt(shared: &Shared, step: &Step, attempt: Attempt) -> Result<(), c
     let Attempt { events, output, stopping } = attempt;
     let scope = StepScope::new(shared, step, events, output, stopping)?;
     step::run(&scope, step).await
+}
+
+/// Delays vary a little, so that builds that failed together do not retry together.
+fn retry(retry: model::Retry) -> Retry {
+    let backoff =
+        Backoff { first: retry.delay, factor: f64::from(retry.backoff), maximum: LONGEST_DELAY, jitter: 0.2 };
+    Retry { attempts: retry.attempts, backoff }
 }
 
 fn when(when: model::When) -> When {

@@ -12,6 +12,7 @@ use crate::event::{BuildOpened, Events, Id, Kind, Source};
 use crate::exit::Failure;
 use crate::files;
 use crate::language::pipeline::template::Builtin;
+use crate::plan::facts::Facts;
 use crate::plan::scope::Values;
 use crate::plan::{Mode, Plan};
 use crate::report::notify::Receivers;
@@ -25,6 +26,8 @@ use std::time::{Duration, Instant, SystemTime};
 pub(crate) struct Job {
     pub(crate) project: Project,
     pub(crate) plan: Plan,
+    /// What the files of the source say.
+    pub(crate) facts: Facts,
     /// The values of `${…}` and the environment of commands.
     pub(crate) values: Values,
     /// The pipeline file, as a full path: calls of one build share it.
@@ -89,7 +92,7 @@ async fn resolve(job: &mut Job, connections: &Connections) -> Result<Vec<String>
     let warnings = secrets::resolve(job, connections).await?;
     if job.project.mode == Mode::Publish {
         // A missing region, missing credentials or a role that may not be assumed should not cost an image build first.
-        for access in step::accesses(&job.project, &job.plan, &job.values) {
+        for access in step::accesses(&job.project, &job.plan, &job.values, &job.facts) {
             connections.aws(&access).await?;
         }
     }
@@ -111,7 +114,7 @@ impl Prepared {
     pub(crate) async fn run(self, events: &Events, cancellation: &Cancellation) -> Result<(), Failure> {
         let start = Instant::now();
         let Self { job, mut state, results, connections, warnings, work } = self;
-        let Job { project, plan, values, settings: _, timeout, pipeline_file: _, arguments } = job;
+        let Job { project, plan, facts: _, values, settings: _, timeout, pipeline_file: _, arguments } = job;
         let surroundings = Surroundings {
             events: events.clone(),
             stopping: cancellation.stopping.clone(),

@@ -13,7 +13,7 @@ use crate::work::WORK_DIRECTORY;
 pub(crate) fn receivers(job: &Job) -> Result<Receivers, Failure> {
     let project = &job.project;
     let mut receivers = Vec::new();
-    let notified = |notify: &&_| plan::condition::is_told(notify, &project.context);
+    let notified = |notify: &&_| plan::condition::notifies(notify, &project.context);
     for notify in project.pipeline.notify.iter().filter(notified) {
         let secret = |template: &Template| match project.mode {
             // Nothing is sent, so nothing has to have a value.

@@ -17,13 +17,13 @@ pub(crate) async fn resolve(job: &mut Job, connections: &Connections) -> Result<
     let names: Vec<String> = job.project.pipeline.env.secret_names().map(ToOwned::to_owned).collect();
     for name in names {
         let value = if job.project.mode == Mode::Local || job.values.is_given(&name) {
-            job.values.get(&name).map(Secret::new)
+            job.values.secret(&name)
         } else {
             Some(fetch(job, connections, &name).await?)
         };
         match value {
             Some(secret) => {
-                job.values.set(&name, secret.expose());
+                job.values.set_secret(&name, secret.clone());
                 mask(job, &name, &secret, &mut warnings);
             }
             None => warnings.push(format!(
@@ -34,7 +34,7 @@ pub(crate) async fn resolve(job: &mut Job, connections: &Connections) -> Result<
     // Variables that the file calls secrets where it uses them.
     let fetched: Vec<&str> = job.project.pipeline.env.secret_names().collect();
     for name in job.project.pipeline.secret_names().into_iter().filter(|name| !fetched.contains(name)) {
-        if let Some(secret) = job.values.get(name).map(Secret::new) {
+        if let Some(secret) = job.values.secret(name) {
             mask(job, name, &secret, &mut warnings);
         }
     }

@@ -1,14 +1,14 @@
-//! The forms of a secret: the value, its lines, and both encoded.
+//! The forms of a secret: the value and its lines, as text and encoded.
 
 use super::mask::Unmasked;
 use super::spelling::{Form, Kind, SHORTEST};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD_NO_PAD;
 
-/// Of a value with more lines, such as a key, nobody encodes a single one.
+/// Lines are masked in encoded form only if the value has at most this many: single lines of a key are never encoded.
 const ENCODED_LINES: usize = 8;
 
-/// All forms of a value that are masked.
+/// Returns all forms of a value that are masked.
 pub(crate) fn forms(value: &str) -> Vec<Form> {
     let trimmed = value.trim();
     let whole = lines(trimmed).join("\n");
@@ -16,7 +16,7 @@ pub(crate) fn forms(value: &str) -> Vec<Form> {
         return Vec::new();
     }
     let mut forms = vec![Form::new(Kind::Text, whole.as_bytes())];
-    // What is encoded has the line ends that it was stored with, or those of a tool on the way.
+    // An encoded value has the line endings that it was stored with, or those of a tool in between.
     for text in [value, trimmed, &whole, &whole.replace('\n', "\r\n"), &whole.replace('\n', "\r")] {
         encoded(text.as_bytes(), &mut forms);
     }
@@ -34,7 +34,7 @@ pub(crate) fn forms(value: &str) -> Vec<Form> {
     forms
 }
 
-/// What of a value has no form that is masked.
+/// Returns which part of a value has no form that is masked.
 pub(crate) fn unmasked(value: &str) -> Unmasked {
     let lines = lines(value.trim());
     if !is_maskable(&lines.join("\n")) {
@@ -45,7 +45,7 @@ pub(crate) fn unmasked(value: &str) -> Unmasked {
     if all { Unmasked::Nothing } else { Unmasked::SomeLines }
 }
 
-/// The lines, whatever they end with.
+/// Splits a text into lines, with any line ending.
 fn lines(text: &str) -> Vec<&str> {
     text.split('\n')
         .map(|line| line.strip_suffix('\r').unwrap_or(line))
@@ -53,17 +53,17 @@ fn lines(text: &str) -> Vec<&str> {
         .collect()
 }
 
-/// Whether a text is long enough, and more than structure: the lines of a JSON secret that hold only brackets and commas would
-/// mask every other JSON text.
+/// Whether a text is long enough and not just punctuation. Lines of a JSON secret that consist of brackets and commas would mask
+/// every other JSON text.
 fn is_maskable(text: &str) -> bool {
     text.chars().count() >= SHORTEST && !text.chars().all(|c| "{}[](),:\"' \t\r\n".contains(c))
 }
 
-/// base64 and hexadecimal forms.
+/// Adds the base64 and hexadecimal forms of a value.
 fn encoded(value: &[u8], forms: &mut Vec<Form>) {
     for offset in 0..3 {
-        // Three bytes are four letters, so a value looks different depending on how many bytes stand before it. Letters that
-        // its neighbours have a part in are left out, but for the last ones, which are the value's own at the end of a text.
+        // Three bytes make four letters, so the encoding depends on the number of bytes before the value. Letters that encode
+        // part of a neighbour are left out, except for the last ones: they belong to the value alone at the end of a text.
         let bytes: Vec<u8> = std::iter::repeat_n(0, offset).chain(value.iter().copied()).collect();
         let skipped = [0, 2, 3][offset];
         let letters = STANDARD_NO_PAD.encode(&bytes).into_bytes();
@@ -83,7 +83,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn nothing_short_and_no_structure() {
+    fn short_values_and_punctuation_have_no_forms() {
         for value in ["", "abc", "äöü", "  x  ", "{}[],", "\n\n", "a\r\nb"] {
             assert_eq!((forms(value).len(), unmasked(value)), (0, Unmasked::Everything), "{value:?}");
         }

@@ -1,72 +1,69 @@
-//! Replaces secret values by `***` in texts and in streams.
+//! Replaces secrets with `***` in texts and streams.
 
 use super::Secret;
 use super::forms::{forms, unmasked};
-use super::search::{Place, Search};
+use super::search::{Cursor, Search};
 use super::spelling::Form;
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// What a secret is replaced by.
+/// The replacement for a secret.
 const MASK: &[u8] = b"***";
 
-/// The secret values of a run, shared by everything that writes.
+/// The secrets of a run. Clones share them.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Masks {
-    known: Arc<Mutex<Known>>,
+    registered: Arc<Mutex<Registered>>,
 }
 
-/// What of a value is not masked.
+/// Which part of a value is not masked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Unmasked {
-    /// All of it is masked.
     Nothing,
-    /// It is masked as a whole, but lines of it that are shorter than four characters, or only brackets and commas, are not masked
-    /// where they stand alone.
+    /// The value is masked as a whole. Single lines that are shorter than four characters or consist of punctuation are not.
     SomeLines,
-    /// The value: it is shorter than four characters, or only brackets and commas.
+    /// The whole value: it is shorter than four characters or consists of punctuation.
     Everything,
 }
 
 #[derive(Default)]
-struct Known {
+struct Registered {
     forms: HashSet<Arc<Form>>,
-    /// Made when it is needed, from the forms that are known then.
-    matter: Option<Arc<Matter>>,
+    /// Built from the forms on first use, and discarded when a form is added.
+    detector: Option<Arc<Detector>>,
 }
 
-impl std::fmt::Debug for Known {
+impl std::fmt::Debug for Registered {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{} forms", self.forms.len())
     }
 }
 
-/// How texts are looked at.
-enum Matter {
-    /// There is nothing to mask.
-    Clear,
-    /// These are looked for.
+/// Finds the secrets in a text.
+enum Detector {
+    /// There are no secrets.
+    Empty,
     Search(Box<Search>),
-    /// There is more to mask than can be looked for, so that nothing is shown.
-    Dark,
+    /// There are more forms than a search can hold, so all text is masked.
+    Everything,
 }
 
 impl Masks {
-    /// Masks a value from now on, in all its forms: its lines, base64, hexadecimal, percent-encoded, escaped and quoted. The
-    /// answer is what of it cannot be masked, because half of every log would be.
+    /// Masks a value from now on in all its forms: its lines, base64, hexadecimal, percent-encoded, escaped and quoted. Returns
+    /// which part of it is not masked, because masking it would hide half of every log.
     pub(crate) fn add(&self, secret: &Secret) -> Unmasked {
         let forms: Vec<Arc<Form>> = forms(secret.expose()).into_iter().map(Arc::new).collect();
-        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        let before = known.forms.len();
-        known.forms.extend(forms);
-        if known.forms.len() != before {
-            known.matter = None;
+        let mut registered = self.registered.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = registered.forms.len();
+        registered.forms.extend(forms);
+        if registered.forms.len() != before {
+            registered.detector = None;
         }
-        drop(known);
+        drop(registered);
         unmasked(secret.expose())
     }
 
-    /// The text with every secret replaced.
+    /// Replaces every secret in a text.
     pub(crate) fn text(&self, text: &str) -> String {
         let mut masker = Masker::new(self);
         let mut out = masker.push(text.as_bytes());
@@ -74,93 +71,93 @@ impl Masks {
         String::from_utf8_lossy(&out).into_owned()
     }
 
-    /// Nothing that may panic happens under the lock: the masks guard the messages of panics as well.
-    fn matter(&self) -> Arc<Matter> {
-        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(matter) = &known.matter {
-            return matter.clone();
+    /// Returns the current detector. No code that may panic runs under the lock, because panic messages are masked as well.
+    fn detector(&self) -> Arc<Detector> {
+        let registered = self.registered.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(detector) = &registered.detector {
+            return detector.clone();
         }
-        let forms: Vec<Arc<Form>> = known.forms.iter().cloned().collect();
-        drop(known);
+        let forms: Vec<Arc<Form>> = registered.forms.iter().cloned().collect();
+        drop(registered);
         let count = forms.len();
-        let matter = Arc::new(if forms.is_empty() {
-            Matter::Clear
+        let detector = Arc::new(if forms.is_empty() {
+            Detector::Empty
         } else {
             let search = Search::new(forms.into_iter());
-            search.map_or(Matter::Dark, |search| Matter::Search(Box::new(search)))
+            search.map_or(Detector::Everything, |search| Detector::Search(Box::new(search)))
         });
-        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        // Somebody may have added a secret meanwhile, and then this is old already.
-        if known.forms.len() == count {
-            return known.matter.get_or_insert(matter).clone();
+        let mut registered = self.registered.lock().unwrap_or_else(PoisonError::into_inner);
+        // Another thread may have added a secret in the meantime. Then this detector is outdated.
+        if registered.forms.len() == count {
+            return registered.detector.get_or_insert(detector).clone();
         }
-        drop(known);
-        self.matter()
+        drop(registered);
+        self.detector()
     }
 }
 
-/// A part of the held bytes that belongs to a secret.
+/// A part of the held bytes that is a secret.
 #[derive(Debug, Clone, Copy)]
 struct Range {
     start: usize,
     end: usize,
-    /// Its mask has been shown.
+    /// Whether its mask has already been returned.
     shown: bool,
 }
 
-/// Masks one stream of bytes. What may be the beginning of a secret is held back until the next bytes decide; everything before
-/// it is shown at once.
+/// Masks a stream of bytes. Bytes that may begin a secret are held until the next bytes decide; all bytes before them are
+/// returned immediately.
 pub(crate) struct Masker {
     masks: Masks,
-    matter: Arc<Matter>,
-    place: Option<Place>,
-    /// The last bytes, which may be the beginning of a secret.
+    detector: Arc<Detector>,
+    cursor: Option<Cursor>,
+    /// The last bytes, which may begin a secret.
     held: Vec<u8>,
-    /// The parts of them that are secret whatever comes.
+    /// The parts of the held bytes that are secrets regardless of the next bytes.
     ranges: Vec<Range>,
 }
 
 impl Masker {
-    /// A masker at the beginning of a stream.
+    /// Returns a masker for a new stream.
     pub(crate) fn new(masks: &Masks) -> Self {
         Self {
             masks: masks.clone(),
-            matter: masks.matter(),
-            place: None,
+            detector: masks.detector(),
+            cursor: None,
             held: Vec::new(),
             ranges: Vec::new(),
         }
     }
 
-    /// Takes the next bytes and gives what can be shown now.
+    /// Takes the next bytes and returns the masked bytes that are decided.
     pub(crate) fn push(&mut self, bytes: &[u8]) -> Vec<u8> {
         self.scan(bytes, false)
     }
 
-    /// Gives the rest at the end of the stream.
+    /// Ends the stream and returns the remaining masked bytes.
     pub(crate) fn finish(&mut self) -> Vec<u8> {
         self.scan(&[], true)
     }
 
     fn scan(&mut self, bytes: &[u8], at_end: bool) -> Vec<u8> {
-        let matter = self.masks.matter();
-        if !Arc::ptr_eq(&matter, &self.matter) {
-            // There is more to mask since the last time, also in what has been held back.
-            self.matter = matter.clone();
-            self.place = None;
-            // It will be found again, but for what is shown.
+        let detector = self.masks.detector();
+        if !Arc::ptr_eq(&detector, &self.detector) {
+            // A secret was added since the last call. Search the held bytes again.
+            self.detector = detector.clone();
+            self.cursor = None;
+            // Keep only the ranges whose mask has been returned. The search finds the others again.
             self.ranges.retain(|range| range.shown);
         }
-        let search = match &*matter {
-            Matter::Clear => return bytes.to_vec(),
-            Matter::Dark if bytes.is_empty() => return Vec::new(),
-            Matter::Dark => return MASK.to_vec(),
-            Matter::Search(search) => search,
+        let search = match &*detector {
+            Detector::Empty => return bytes.to_vec(),
+            Detector::Everything if bytes.is_empty() => return Vec::new(),
+            Detector::Everything => return MASK.to_vec(),
+            Detector::Search(search) => search,
         };
         let mut held = std::mem::take(&mut self.held);
-        let (from, mut place) = match self.place.take() {
-            Some(place) => (held.len(), place),
-            None => (0, search.begin()),
+        let (from, mut cursor) = match self.cursor.take() {
+            Some(cursor) => (held.len(), cursor),
+            None => (0, search.start()),
         };
         let text = if held.is_empty() {
             bytes
@@ -169,18 +166,18 @@ impl Masker {
             &held
         };
         let ranges = &mut self.ranges;
-        search.go_on(&mut place, text, from, |start, end| add(ranges, start, end));
-        let shown = if at_end { text.len() } else { text.len() - search.pending(&place, text) };
+        search.advance(&mut cursor, text, from, |start, end| add(ranges, start, end));
+        let shown = if at_end { text.len() } else { text.len() - search.pending(&cursor, text) };
         let out = self.show(text, shown);
         self.held = text[shown..].to_vec();
         if !at_end {
-            place.moved(shown);
-            self.place = Some(place);
+            cursor.shift(shown);
+            self.cursor = Some(cursor);
         }
         out
     }
 
-    /// Shows the text up to a position, and the mask of a secret that goes on there.
+    /// Returns the masked text up to a position. A secret that continues after it is included as its mask.
     fn show(&mut self, text: &[u8], shown: usize) -> Vec<u8> {
         let mut out = Vec::with_capacity(shown + MASK.len());
         let mut at = 0;
@@ -198,16 +195,16 @@ impl Masker {
             out.extend_from_slice(&text[at..shown]);
         }
         self.ranges.retain_mut(|range| {
-            let goes_on = range.end > shown;
+            let continues = range.end > shown;
             range.start = range.start.saturating_sub(shown);
             range.end = range.end.saturating_sub(shown);
-            goes_on
+            continues
         });
         out
     }
 }
 
-/// Adds a match, which ends where the search has come to or later. Matches that overlap become one range.
+/// Adds a match, which ends at or after the position of the search. Overlapping matches become one range.
 fn add(ranges: &mut Vec<Range>, mut start: usize, mut end: usize) {
     let mut shown = false;
     while let Some(last) = ranges.pop_if(|last| last.end > start) {

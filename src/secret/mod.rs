@@ -1,19 +1,23 @@
-//! Secrets: a type that does not show them, and the mask that keeps them out of everything people see.
+//! Secrets: a type that hides their values, and the masks that keep them out of all output.
 
 mod forms;
 mod mask;
+#[cfg(any(test, fuzzing))]
+mod oracle;
 mod search;
 mod shown;
 mod spelling;
+#[cfg(test)]
+mod tests;
 
-pub(crate) use forms::forms;
 pub(crate) use mask::{Masker, Masks, Unmasked};
+#[cfg(fuzzing)]
+pub(crate) use oracle::mask_slowly;
 pub(crate) use shown::Shown;
-pub(crate) use spelling::Form;
 
 use std::fmt;
 
-/// A value that must not be shown. It has no `Display`, and its `Debug` says nothing.
+/// A value that must not be shown. It has no `Display`, and its `Debug` hides the value.
 #[derive(Clone, PartialEq, Eq)]
 pub(crate) struct Secret(String);
 
@@ -22,7 +26,7 @@ impl Secret {
         Self(value.into())
     }
 
-    /// The value itself, for the one place that needs it.
+    /// Returns the value, for the code that passes it to a process, a request or a build.
     pub(crate) fn expose(&self) -> &str {
         &self.0
     }
@@ -43,8 +47,8 @@ pub(crate) struct Login {
 }
 
 impl Login {
-    /// The user name by which Docker's configuration and its helpers mark an identity token: one that a token service takes in the
-    /// place of user name and password (<https://distribution.github.io/distribution/spec/auth/oauth/>).
+    /// The user name that marks an identity token in Docker's configuration and in credential helpers. A token service accepts
+    /// such a token instead of a user name and password (<https://distribution.github.io/distribution/spec/auth/oauth/>).
     pub(crate) const IDENTITY_TOKEN: &str = "<token>";
 
     /// Whether the password is an identity token.

@@ -1,8 +1,8 @@
 //! Finds all forms of all secrets in one pass over a stream.
 //!
-//! An automaton (Aho-Corasick) knows how forms begin. Where one may have begun, the rest is read ([`Form::read`]). Nearly all of
-//! a log is not even near a secret, so a filter goes first: where no form begins with the four bytes at hand the automaton is
-//! not asked.
+//! An automaton (Aho-Corasick) matches the beginnings of forms. After a match the rest of the form is read ([`Form::read`]).
+//! Nearly all of a log contains no secret, so a filter comes first: the automaton is skipped if no form begins with the next
+//! four bytes.
 
 use super::spelling::{Form, Reading, SHORTEST};
 use aho_corasick::Anchored;
@@ -11,31 +11,31 @@ use aho_corasick::nfa::contiguous::NFA;
 use std::collections::HashMap;
 use std::sync::Arc;
 
-/// The smallest and the largest filter, as powers of two of its bits: 16 and 512 KiB, which stay in the processor's caches.
+/// The smallest and the largest size of the filter in bits, as powers of two: 16 and 512 KiB, which fit into the CPU caches.
 const FILTER_BITS: (u32, u32) = (17, 22);
-/// The filter has so many bits for each beginning, so that few other texts pass it.
+/// Bits of the filter per beginning. With this many, few other texts pass it.
 const SPARSE: usize = 64;
 
 pub(crate) struct Search {
     automaton: NFA,
     start: StateID,
-    /// By state: how many bytes at the end of what was read may be the beginning of a form.
+    /// By state: how many of the last bytes may begin a form.
     depths: Vec<u8>,
     /// By pattern of the automaton: the forms that begin with it.
-    begun: Vec<Vec<Arc<Form>>>,
+    forms: Vec<Vec<Arc<Form>>>,
     filter: Filter,
 }
 
-/// Which hashes of four bytes some form begins with.
+/// The hashes of the first four bytes of all forms.
 struct Filter {
     bits: u32,
     words: Vec<u64>,
 }
 
-/// Where in a stream a search is.
-pub(crate) struct Place {
+/// The position of a search in a stream.
+pub(crate) struct Cursor {
     state: StateID,
-    /// Forms that have begun, and go on as they should.
+    /// Forms that have begun and match so far.
     candidates: Vec<Candidate>,
 }
 
@@ -47,7 +47,7 @@ struct Candidate {
 }
 
 impl Candidate {
-    /// Reads on. The answer is whether there may be more of it.
+    /// Reads further. Returns whether the form may continue.
     fn read(&mut self, text: &[u8], found: &mut impl FnMut(usize, usize)) -> bool {
         let mut end = None;
         self.form.read(text, &mut self.readings, |at| end = end.max(Some(at)));
@@ -59,7 +59,7 @@ impl Candidate {
 }
 
 impl Search {
-    /// Nothing where there are more forms than an automaton can hold.
+    /// Returns `None` if there are more forms than an automaton can hold.
     pub(crate) fn new(forms: impl Iterator<Item = Arc<Form>>) -> Option<Self> {
         let mut begun: HashMap<Vec<u8>, Vec<Arc<Form>>> = HashMap::new();
         for form in forms {
@@ -84,35 +84,36 @@ impl Search {
             }
             filter.add(beginning);
         }
-        Some(Self { automaton, start, depths, begun, filter })
+        Some(Self { automaton, start, depths, forms: begun, filter })
     }
 
-    /// Before the first byte of a stream.
-    pub(crate) fn begin(&self) -> Place {
-        Place { state: self.start, candidates: Vec::new() }
+    /// Returns the cursor at the start of a stream.
+    pub(crate) fn start(&self) -> Cursor {
+        Cursor { state: self.start, candidates: Vec::new() }
     }
 
-    /// How many bytes before the end of this text may be the beginning of a form.
-    pub(crate) fn pending(&self, place: &Place, text: &[u8]) -> usize {
-        let begun = place.candidates.iter().map(|candidate| text.len() - candidate.start).max();
-        self.depth(place.state).max(begun.unwrap_or_default())
+    /// Returns how many bytes at the end of the text may begin a form.
+    pub(crate) fn pending(&self, cursor: &Cursor, text: &[u8]) -> usize {
+        let begun = cursor.candidates.iter().map(|candidate| text.len() - candidate.start).max();
+        self.depth(cursor.state).max(begun.unwrap_or_default())
     }
 
     fn depth(&self, state: StateID) -> usize {
         self.depths.get(state.as_usize()).map_or(0, |depth| usize::from(*depth))
     }
 
-    /// Goes over a text from a position on, before which stands what was pending. Every form is told by where it begins and ends.
-    pub(crate) fn go_on(
+    /// Searches a text from a position on. The bytes before it are those that were pending. Calls `found` with the start and end
+    /// of every form.
+    pub(crate) fn advance(
         &self,
-        place: &mut Place,
+        cursor: &mut Cursor,
         text: &[u8],
         from: usize,
         mut found: impl FnMut(usize, usize),
     ) {
-        let mut candidates = std::mem::take(&mut place.candidates);
+        let mut candidates = std::mem::take(&mut cursor.candidates);
         candidates.retain_mut(|candidate| candidate.read(text, &mut found));
-        let mut state = place.state;
+        let mut state = cursor.state;
         let mut at = from;
         while at < text.len() {
             if state == self.start {
@@ -122,7 +123,7 @@ impl Search {
                     None => at += windows.len(),
                 }
             }
-            // Four bytes of progress at least, before the filter is asked again about the last three.
+            // Advance by at least four bytes before the filter tests the last three again.
             let enough = at + SHORTEST;
             while at < text.len() {
                 state = self.automaton.next_state(Anchored::No, state, text[at]);
@@ -131,8 +132,8 @@ impl Search {
                     for index in 0..self.automaton.match_len(state) {
                         let pattern = self.automaton.match_pattern(state, index);
                         let start = at - self.automaton.pattern_len(pattern);
-                        for form in &self.begun[pattern.as_usize()] {
-                            let readings = vec![Reading::begin(start)];
+                        for form in &self.forms[pattern.as_usize()] {
+                            let readings = vec![Reading::new(start)];
                             let mut candidate = Candidate { form: form.clone(), start, readings };
                             if candidate.read(text, &mut found) {
                                 candidates.push(candidate);
@@ -148,16 +149,16 @@ impl Search {
                 }
             }
         }
-        *place = Place { state, candidates };
+        *cursor = Cursor { state, candidates };
     }
 }
 
-impl Place {
-    /// The text will begin so many bytes later.
-    pub(crate) fn moved(&mut self, by: usize) {
+impl Cursor {
+    /// Adjusts the positions after the first bytes of the text were removed.
+    pub(crate) fn shift(&mut self, by: usize) {
         for candidate in &mut self.candidates {
             candidate.start -= by;
-            candidate.readings.iter_mut().for_each(|reading| reading.moved(by));
+            candidate.readings.iter_mut().for_each(|reading| reading.shift(by));
         }
     }
 }
@@ -178,11 +179,11 @@ impl Filter {
         self.words[word] & bit != 0
     }
 
-    /// The place of the first four bytes.
+    /// Returns the word and the bit for the first four bytes.
     fn slot(&self, bytes: &[u8]) -> (usize, u64) {
         let mut first = [0; SHORTEST];
         first.copy_from_slice(&bytes[..SHORTEST]);
-        // Fibonacci hashing: the upper bits of a product with 2^32 over the golden ratio.
+        // Fibonacci hashing: the upper bits of the product with 2^32 divided by the golden ratio.
         let hash = u32::from_le_bytes(first).wrapping_mul(0x9E37_79B9) >> (32 - self.bits);
         (hash as usize / 64, 1 << (hash % 64))
     }

@@ -67,7 +67,7 @@ impl Serialize for Shown {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use super::super::Secret;
+    use crate::secret::Secret;
     use serde_json::json;
 
     fn masks() -> Masks {

@@ -1,61 +1,61 @@
-//! How secrets are spelt in logs.
+//! The spellings of a secret in logs.
 //!
-//! Every program has its own idea of what has to be escaped: what one percent-encoder leaves alone another one encodes, and
-//! JSON, shells and languages differ in the same way. So a text is not compared with the outcome of each encoder, but read the
-//! way all of them are read: whatever means the secret is the secret. A [`Form`] begins in few ways, which are known
-//! beforehand; the rest of it is read byte by byte.
+//! Programs differ in the characters that they escape: percent-encoders, JSON libraries, shells and languages all have their own
+//! rules. Comparing a text with the output of every encoder is therefore not enough. Instead, the text is decoded in all ways at
+//! once, and every spelling that decodes to the secret is the secret. A [`Form`] has few possible beginnings, which are
+//! precomputed; the rest is decoded byte by byte.
 
 use std::sync::Arc;
 
-/// Shorter values would mask half of every log.
+/// The shortest value that is masked. Shorter ones would mask half of every log.
 pub(crate) const SHORTEST: usize = 4;
-/// How much of a form is known beforehand, in bytes.
+/// The maximum length of a precomputed beginning, in bytes.
 pub(crate) const BEGINNING: usize = 8;
-/// Encoded values that are shorter are not looked for across line ends.
+/// The shortest encoded value that is found across line breaks.
 const FOLDED: usize = 12;
-/// How many bytes that mean nothing (quotes, separators, line ends) may stand together in a form.
+/// The longest run of bytes without meaning (quotes, separators, line breaks) in a form.
 const MEANINGLESS: u8 = 4;
-/// More ways to begin than any real value has.
-const WAYS: usize = 4000;
+/// The maximum number of beginnings of a form, which no real value reaches.
+const MAX_BEGINNINGS: usize = 4000;
 
-/// What a form is made of.
+/// The encoding of a form.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum Kind {
-    /// The text itself: as it is, percent-encoded, escaped with backslashes as in JSON, shells and languages, quoted. Line ends
-    /// are whatever a line can end with.
+    /// The text itself: plain, percent-encoded, quoted, or escaped with backslashes as in JSON, shells and languages. It may have
+    /// any line endings.
     Text,
-    /// Letters of base64, of either alphabet, in one line or many.
+    /// Letters of base64 in either alphabet, on one or more lines.
     Base64,
-    /// The bytes of the text as pairs of hexadecimal digits, with or without something between them.
+    /// The bytes of the text as pairs of hexadecimal digits, with or without separators.
     Hex,
 }
 
-/// A form in which a secret may turn up.
+/// A form in which a secret may occur.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) struct Form {
     kind: Kind,
     meaning: Arc<[u8]>,
 }
 
-/// How far a form has been read in a text.
+/// The progress of decoding a form in a text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Reading {
     /// The next byte of the text.
     at: usize,
     /// The next byte of the meaning.
     done: usize,
-    /// Meaningless bytes just before.
+    /// The number of meaningless bytes directly before.
     meaningless: u8,
 }
 
 impl Reading {
-    /// At the beginning of a form, at this place of the text.
-    pub(crate) fn begin(at: usize) -> Self {
+    /// Starts at this position of the text.
+    pub(crate) fn new(at: usize) -> Self {
         Self { at, done: 0, meaningless: 0 }
     }
 
-    /// The text begins so many bytes later.
-    pub(crate) fn moved(&mut self, by: usize) {
+    /// Adjusts the position after the first bytes of the text were removed.
+    pub(crate) fn shift(&mut self, by: usize) {
         self.at -= by;
     }
 }
@@ -65,13 +65,14 @@ impl Form {
         Self { kind, meaning: meaning.into() }
     }
 
-    /// Reads on in a text. Tells where the form has come to its end, and leaves the readings that need more of the text.
+    /// Decodes further. Calls `ended` with every position at which the form is complete, and keeps the readings that need more
+    /// text.
     pub(crate) fn read(&self, text: &[u8], readings: &mut Vec<Reading>, mut ended: impl FnMut(usize)) {
         let mut open = std::mem::take(readings);
-        // Ways of reading meet again, and then one of them is enough.
+        // Different readings may reach the same state. One of them is enough.
         let mut seen: Vec<(usize, usize)> = Vec::new();
         while let Some(mut reading) = open.pop() {
-            // What has one meaning only is most of it.
+            // Fast path: letters and digits have only one meaning.
             while let (Some(byte), Some(meant)) = (text.get(reading.at), self.meaning.get(reading.done))
                 && byte == meant
                 && byte.is_ascii_alphanumeric()
@@ -110,8 +111,8 @@ impl Form {
         }
     }
 
-    /// Reads one character in all ways; tells how much of the text and of the meaning it takes. The answer is whether there
-    /// may be a way that needs more of the text.
+    /// Decodes one character in all ways. Calls `next` with the bytes that it uses of the text and of the meaning. Returns
+    /// whether there may be another way that needs more text.
     fn read_text(&self, rest: &[u8], done: usize, next: &mut impl FnMut(usize, usize)) -> bool {
         let meant = self.meaning[done];
         let quoted = |byte: u8| !(byte.is_ascii_graphic() || byte == b' ') || b"'\"\\".contains(&byte);
@@ -122,7 +123,7 @@ impl Form {
         if rest[0] == b'+' && meant == b' ' {
             next(1, 1);
         }
-        // Where a shell's quotes end and begin.
+        // Shell quotes that end or begin inside of the text.
         if done > 0 && b"'\"$".contains(&rest[0]) && (quoted(meant) || before.is_some_and(quoted)) {
             next(1, 0);
         }
@@ -183,21 +184,7 @@ impl Form {
         rest.len() < 2
     }
 
-    /// Where the form is in a text, looked for at every position: what the fast search is checked against.
-    pub(crate) fn places(&self, text: &[u8]) -> Vec<(usize, usize)> {
-        let beginnings = self.beginnings();
-        let mut places = Vec::new();
-        for at in 0..text.len() {
-            if beginnings.iter().any(|beginning| text[at..].starts_with(beginning)) {
-                let mut end = None;
-                self.read(text, &mut vec![Reading::begin(at)], |at| end = end.max(Some(at)));
-                places.extend(end.map(|end| (at, end)));
-            }
-        }
-        places
-    }
-
-    /// The ways in which the form begins: four to eight bytes each.
+    /// Returns the possible beginnings of the form, of four to eight bytes.
     pub(crate) fn beginnings(&self) -> Vec<Vec<u8>> {
         let mut ways = Vec::new();
         let mut open = vec![(Vec::new(), 0, false)];
@@ -207,8 +194,8 @@ impl Form {
                 continue;
             }
             for (spelling, meant, folds) in self.spellings(done) {
-                // A line has more than four letters.
-                if !(folds && folded) && open.len() + ways.len() < WAYS {
+                // A line has more than four letters, so there is at most one line break.
+                if !(folds && folded) && open.len() + ways.len() < MAX_BEGINNINGS {
                     open.push(([begun.as_slice(), &spelling].concat(), done + meant, folded || folds));
                 }
             }
@@ -218,7 +205,8 @@ impl Form {
         ways
     }
 
-    /// The ways to spell what comes next: the bytes, how much they mean, and whether a line ends before them.
+    /// Returns the spellings of the next character: their bytes, the number of bytes that they mean, and whether a line break
+    /// comes first.
     fn spellings(&self, done: usize) -> Vec<(Vec<u8>, usize, bool)> {
         let rest = &self.meaning[done..];
         match self.kind {
@@ -261,7 +249,7 @@ impl Form {
     }
 }
 
-/// The ways to spell the first character of a text, which may be inside of quotes.
+/// Returns the spellings of the first character of a text, which may be inside of quotes.
 fn spellings_of_text(rest: &[u8], inside: bool) -> Vec<(Vec<u8>, usize, bool)> {
     let length = match rest[0] {
         0..0x80 => 1,
@@ -317,67 +305,67 @@ fn spellings_of_text(rest: &[u8], inside: bool) -> Vec<(Vec<u8>, usize, bool)> {
     ways.into_iter().map(|way| (way, bytes.len(), false)).collect()
 }
 
-/// Control characters and the letters that stand for them after a backslash.
+/// Control characters and their letters after a backslash.
 const ESCAPES: [(u8, char); 8] =
     [(b'\n', 'n'), (b'\r', 'r'), (b'\t', 't'), (8, 'b'), (12, 'f'), (7, 'a'), (11, 'v'), (27, 'E')];
 
-/// What an escape means.
+/// The meaning of an escape sequence.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Unit {
     Byte(u8),
     Char(char),
 }
 
-/// Reads the escape that a text begins with, in every way; tells its length and its meaning. The answer is whether there may be
-/// one that needs more of the text.
-fn unescape(text: &[u8], mut tell: impl FnMut(usize, Unit)) -> bool {
+/// Decodes the escape sequence at the start of a text in all ways. Calls `emit` with its length and meaning. Returns whether
+/// there may be another one that needs more text.
+fn unescape(text: &[u8], mut emit: impl FnMut(usize, Unit)) -> bool {
     let byte = |digits: &[u8], radix| number(digits, radix).and_then(|number| u8::try_from(number).ok());
     match text[0] {
         b'%' => {
             let Some(digits) = text.get(1..3) else { return true };
             let Some(first) = byte(digits, 16) else { return false };
-            tell(3, Unit::Byte(first));
+            emit(3, Unit::Byte(first));
             // Encoded twice.
             if first == b'%' {
                 let Some(digits) = text.get(3..5) else { return true };
                 if let Some(second) = byte(digits, 16) {
-                    tell(5, Unit::Byte(second));
+                    emit(5, Unit::Byte(second));
                 }
             }
             false
         }
         b'\\' => {
-            // JSON in JSON doubles them.
+            // JSON inside of JSON doubles backslashes.
             let run = text.iter().take(4).take_while(|byte| **byte == b'\\').count();
             for pairs in [2, 4] {
                 if run >= pairs {
-                    tell(pairs, Unit::Byte(b'\\'));
+                    emit(pairs, Unit::Byte(b'\\'));
                 }
             }
             let Some(escaped) = text.get(run) else { return true };
             let after = run + 1;
             match escaped {
-                b'u' => return unicode(text, run, tell),
+                b'u' => return unicode(text, run, emit),
                 b'x' => {
                     let Some(digits) = text.get(after..after + 2) else { return true };
                     if let Some(byte) = byte(digits, 16) {
-                        tell(after + 2, Unit::Byte(byte));
+                        emit(after + 2, Unit::Byte(byte));
                     }
                 }
                 b'0'..=b'7' => {
                     let Some(digits) = text.get(run..run + 3) else { return true };
                     if let Some(byte) = byte(digits, 8) {
-                        tell(run + 3, Unit::Byte(byte));
+                        emit(run + 3, Unit::Byte(byte));
                     }
                 }
-                b'e' => tell(after, Unit::Byte(27)),
+                b'e' => emit(after, Unit::Byte(27)),
                 letter if letter.is_ascii_alphabetic() => {
                     if let Some((byte, _)) = ESCAPES.iter().find(|(_, known)| *known == char::from(*letter)) {
-                        tell(after, Unit::Byte(*byte));
+                        emit(after, Unit::Byte(*byte));
                     }
                 }
                 other if other.is_ascii() && !other.is_ascii_digit() && *other != b'\\' => {
-                    tell(after, Unit::Byte(*other));
+                    emit(after, Unit::Byte(*other));
                 }
                 _ => {}
             }
@@ -387,21 +375,21 @@ fn unescape(text: &[u8], mut tell: impl FnMut(usize, Unit)) -> bool {
     }
 }
 
-/// `\u00e9`, and pairs of them for what is beyond 16 bits, after so many backslashes.
-fn unicode(text: &[u8], run: usize, mut tell: impl FnMut(usize, Unit)) -> bool {
+/// Decodes `\u00e9` and surrogate pairs, after `run` backslashes.
+fn unicode(text: &[u8], run: usize, mut emit: impl FnMut(usize, Unit)) -> bool {
     let unit = |at: usize| text.get(at..at + 4).map(hex);
     let first = run + 1;
     let Some(high) = unit(first) else { return true };
     let Some(high) = high else { return false };
     if let Some(c) = char::from_u32(high) {
-        tell(first + 4, Unit::Char(c));
+        emit(first + 4, Unit::Char(c));
         return false;
     }
     let second = first + 4 + run + 1;
     let Some(low) = unit(second) else { return true };
     let units = [high, low.unwrap_or_default()].map(|unit| u16::try_from(unit).unwrap_or_default());
     if let Some(Ok(c)) = char::decode_utf16(units).next() {
-        tell(second + 4, Unit::Char(c));
+        emit(second + 4, Unit::Char(c));
     }
     false
 }
@@ -418,16 +406,16 @@ fn number(digits: &[u8], radix: u32) -> Option<u32> {
 mod tests {
     use super::*;
 
-    /// Whether a text is a form as a whole, and begins as it should.
+    /// Whether a whole text is a form and has one of its beginnings.
     fn reads(form: &Form, text: &str) -> bool {
         let mut ends = Vec::new();
-        form.read(text.as_bytes(), &mut vec![Reading::begin(0)], |end| ends.push(end));
+        form.read(text.as_bytes(), &mut vec![Reading::new(0)], |end| ends.push(end));
         let begins = form.beginnings().iter().any(|beginning| text.as_bytes().starts_with(beginning));
         begins && ends.contains(&text.len())
     }
 
     #[test]
-    fn whatever_means_the_text_is_the_text() {
+    fn every_spelling_of_a_text_is_recognized() {
         let form = Form::new(Kind::Text, "é'a+b/c=\"\\ \n\u{1}🔑".as_bytes());
         for text in [
             "é'a+b/c=\"\\ \n\u{1}🔑",
@@ -452,7 +440,7 @@ mod tests {
     }
 
     #[test]
-    fn encoded_forms_are_read_across_lines() {
+    fn encoded_forms_are_recognized_across_lines() {
         let form = Form::new(Kind::Base64, b"ab+d/fghijklmn");
         for text in [
             "ab+d/fghijklmn",

@@ -21,8 +21,6 @@ use std::time::Duration;
 use tokio::sync::{OnceCell, Semaphore, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
-/// The host that images carry whose repository is not in a registry of this name. It never resolves (RFC 6761).
-pub(crate) const LOCAL_HOST: &str = "local.invalid";
 /// How many images are built at once.
 const AT_ONCE: usize = 4;
 /// How many warnings may wait for the log.
@@ -208,8 +206,8 @@ impl StepScope<'_> {
     pub(crate) fn repository(&self, image: &Image) -> Result<String, Failure> {
         let name = self.resolve(&image.repository)?;
         let known =
-            address::Repository::parse(&name).map_err(|error| self.at(image.repository.span, error))?;
-        Ok(known.map_or_else(|| format!("{LOCAL_HOST}/{name}"), |repository| repository.to_string()))
+            address::ImageRepository::parse(&name).map_err(|error| self.at(image.repository.span, error))?;
+        Ok(known.engine_name())
     }
 
     /// The image's tags, each once.
@@ -233,7 +231,7 @@ impl StepScope<'_> {
 
     /// The value of a secret variable.
     pub(crate) fn secret(&self, name: &Name) -> Result<Secret, Failure> {
-        self.values.get(&name.value).map(Secret::new).ok_or_else(|| {
+        self.values.secret(&name.value).ok_or_else(|| {
             let problem = Diagnostic::new(format!("the secret `{}` has no value", name.value), name.span);
             self.project.located(&problem.help("give it in --env-file or in the environment"))
         })

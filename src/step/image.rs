@@ -13,7 +13,7 @@ use crate::language::diagnostic::Diagnostic;
 use crate::language::pipeline::model::{CacheTo, Image, Name, Network, is_stage_name};
 use crate::language::pipeline::template::Template;
 use crate::plan::Mode;
-use crate::plan::calls::CACHE_TAG;
+use crate::plan::asks::CACHE_TAG;
 use crate::secret::Secret;
 use crate::step::results::ImageResult;
 use crate::text::human_size;

@@ -23,11 +23,12 @@ pub(crate) use project::Project;
 pub(crate) use results::Results;
 pub(crate) use scope::{Shared, StepScope};
 
-use crate::address::Repository;
 use crate::connections::Access;
 use crate::exit::Failure;
-use crate::language::pipeline::model::{Action, CacheTo, Phase, PhaseName, Step, TaskDefinitionBase};
+use crate::language::pipeline::model::{Action, Step};
 use crate::plan::Plan;
+use crate::plan::asks::{self, ResolvedAccess};
+use crate::plan::facts::Facts;
 use crate::plan::scope::Values;
 use std::time::Duration;
 
@@ -46,43 +47,11 @@ pub(crate) fn patience(action: &Action, grace: Duration) -> Duration {
     }
 }
 
-/// The accesses to AWS that steps of the job's plan will use, each once.
-pub(crate) fn accesses(project: &Project, plan: &Plan, values: &Values) -> Vec<Access> {
-    let mut accesses: Vec<Access> = Vec::new();
-    let phases = plan.phases.iter().filter_map(|name: &PhaseName| project.pipeline.phase(*name));
-    let steps = phases.flat_map(Phase::all_steps).flat_map(Step::tree);
-    for step in steps.filter(|step| plan.skip_reason(step).is_none()) {
-        let needs = match &step.action {
-            Action::TaskDefinition(definition) => {
-                definition.registers() || !matches!(definition.base, TaskDefinitionBase::File(_))
-            }
-            Action::Deploy(_) | Action::RunTask(_) => true,
-            Action::Push(images) => images.iter().any(|name| {
-                let image = project.pipeline.images.get(&name.value);
-                let repository = image.and_then(|image| image.repository.resolve(values).ok());
-                repository.is_some_and(|repository| push::is_in_ecr(&repository))
-            }),
-            Action::Run(_) => step.aws.as_ref().is_some_and(|aws| aws.role_arn.is_some()),
-            // The cache beside an image in ECR is looked for there.
-            Action::Build(images) => images.iter().any(|name| {
-                let image = project.pipeline.images.get(&name.value);
-                let cached = image.filter(|image| image.cache_to != CacheTo::None);
-                let repository = cached.and_then(|image| image.repository.resolve(values).ok());
-                repository.is_some_and(|repository| matches!(Repository::parse(&repository), Ok(None)))
-            }),
-            Action::Test(_) | Action::ImageDefinitions(_) => false,
-            Action::Parallel(_) => false,
-        };
-        // What only gets its value on the way is met when the step comes to it.
-        let access = || {
-            let own = values.with_step(&step.env).ok()?;
-            project.access(&own, step.aws.as_ref().unwrap_or(&project.pipeline.aws)).ok()
-        };
-        if needs && let Some(access) = access().filter(|access| !accesses.contains(access)) {
-            accesses.push(access);
-        }
-    }
-    accesses
+/// The accesses to AWS that the steps of a plan use, each once.
+pub(crate) fn accesses(project: &Project, plan: &Plan, values: &Values, facts: &Facts) -> Vec<Access> {
+    let known = asks::accesses(&project.pipeline, plan, values, facts);
+    let access = |ResolvedAccess { region, role, external_id }| Access { region, role, external_id };
+    known.into_iter().map(access).collect()
 }
 
 /// Makes one attempt of a step.

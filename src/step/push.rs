@@ -1,9 +1,8 @@
 //! `push`: to a registry, or into an OCI layout with the same digest.
 
 use super::StepScope;
-use super::build::LOCAL_HOST;
 use super::unchanged::record;
-use crate::address::{EcrHost, Repository};
+use crate::address::{ImageRepository, LOCAL_HOST, Repository};
 use crate::aws::Aws;
 use crate::aws::ecr::NewRepository;
 use crate::event::{Kind, Pushed};
@@ -211,32 +210,21 @@ async fn scan(
     super::scan::gate(cx, name, scan, (aws, &repository.path), &manifest.images()).await
 }
 
-/// Whether a repository's name means one in ECR: a bare name, or one with a host of ECR.
-pub(crate) fn is_in_ecr(name: &str) -> bool {
-    match Repository::parse(name) {
-        Ok(Some(repository)) => EcrHost::parse(&repository.host).is_some(),
-        Ok(None) => true,
-        // The step itself says what is wrong with the name.
-        Err(_) => false,
-    }
-}
-
 /// The repository in its registry, and AWS where that is ECR. A bare name is one of ECR, in the account and region of the credentials.
 async fn target(cx: &StepScope<'_>, image: &Image) -> Result<(Repository, Option<Aws>), Failure> {
     let name = cx.resolve(&image.repository)?;
-    let known = Repository::parse(&name)?;
-    let wanted = known.as_ref().map(|repository| repository.host.clone());
-    let ecr = known.as_ref().and_then(|repository| EcrHost::parse(&repository.host));
-    let (aws, path) = match (known, ecr) {
-        (None, _) => (cx.aws().await?, name.clone()),
-        (Some(repository), Some(ecr)) if image.create.is_some() => {
-            (cx.aws().await?.in_region(&ecr.region), repository.path)
+    let (aws, path, wanted) = match ImageRepository::parse(&name)? {
+        ImageRepository::Bare(path) => (cx.aws().await?, path, None),
+        ImageRepository::PrivateEcr { registry, repository } => {
+            let aws = cx.aws().await?.in_region(&registry.region);
+            if image.create.is_none() {
+                return Ok((repository, Some(aws)));
+            }
+            (aws, repository.path, Some(repository.host))
         }
-        (Some(repository), Some(ecr)) => {
-            let aws = cx.aws().await?.in_region(&ecr.region);
-            return Ok((repository, Some(aws)));
+        ImageRepository::PublicEcr(repository) | ImageRepository::Elsewhere(repository) => {
+            return Ok((repository, None));
         }
-        (Some(repository), None) => return Ok((repository, None)),
     };
     let address = if let Some(address) = aws.ecr_repository(&path).await? {
         address
@@ -284,8 +272,8 @@ fn new_repository(cx: &StepScope<'_>, create: &Create) -> Result<NewRepository, 
 /// The address of the image's repository; nothing where that does not exist yet.
 pub(crate) async fn address(cx: &StepScope<'_>, image: &Image) -> Result<Option<String>, Failure> {
     let name = cx.resolve(&image.repository)?;
-    match Repository::parse(&name)? {
-        Some(repository) => Ok(Some(repository.to_string())),
-        None => Ok(cx.aws().await?.ecr_repository(&name).await?),
+    match ImageRepository::parse(&name)? {
+        ImageRepository::Bare(path) => Ok(cx.aws().await?.ecr_repository(&path).await?),
+        known => Ok(Some(known.engine_name())),
     }
 }

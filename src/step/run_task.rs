@@ -5,7 +5,6 @@ use crate::aws::ecs::RunTask as Order;
 use crate::aws::{Aws, AwsError};
 use crate::connections::failure::told;
 use crate::deployment::{WAIT, short};
-use crate::docker::random_id;
 use crate::duration;
 use crate::ecs::diagnosis::{ContainerLog, Evidence, diagnose, is_essential};
 use crate::ecs::needs::LogStream;
@@ -45,7 +44,7 @@ pub(crate) async fn run(cx: &StepScope<'_>, task: &RunTask) -> Result<(), Failur
         container: task.container.as_ref().map(|name| name.value.clone()),
         command,
         environment: cx.resolve_pairs(&task.environment)?,
-        token: format!("runner-{}", random_id()),
+        token: format!("runner-{}", crate::random::id()),
     };
     if cx.project.mode == Mode::Local {
         return planned(cx, &order, &family).await;
@@ -104,7 +103,7 @@ async fn start(cx: &StepScope<'_>, aws: &Aws, order: &Order) -> Result<Task, Fai
     loop {
         match aws.ecs_run_task(order).await {
             Ok(started) => return started.map_err(|reasons| not_started(&order.cluster, &reasons)),
-            Err(error) if error.may_pass() && attempt < ATTEMPTS => {
+            Err(error) if error.is_transient() && attempt < ATTEMPTS => {
                 cx.events.warn(format!("tried again, because {}", chain(&error))).await;
             }
             Err(error) => return Err(error.into()),
@@ -202,7 +201,7 @@ impl Running<'_> {
                 Ok(task) => (self.task, troubled, unseen) = (task, false, UNSEEN),
                 // It may take ECS a moment to know of it.
                 Err(AwsError::NotFound { .. }) if unseen < UNSEEN => unseen += 1,
-                Err(error) if error.may_pass() => {
+                Err(error) if error.is_transient() => {
                     if !std::mem::replace(&mut troubled, true) {
                         self.cx.events.warn(format!("asked again, because {}", chain(&error))).await;
                     }
@@ -269,7 +268,7 @@ impl Running<'_> {
                         }
                     }
                     Err(error) => {
-                        if !error.may_pass() {
+                        if !error.is_transient() {
                             log.given_up = true;
                             let cause = told(&error);
                             let text = format!("the log of {} cannot be read: {cause}", container.name);

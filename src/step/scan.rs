@@ -81,14 +81,14 @@ async fn findings(
                 was_empty = true;
                 "complete, without findings so far".to_owned()
             }
-            Scan::NotBegun if begun => "not begun".to_owned(),
-            Scan::NotBegun => {
+            Scan::NotStarted if begun => "not begun".to_owned(),
+            Scan::NotStarted => {
                 aws.ecr_start_scan(repository, digest).await?;
                 begun = true;
                 continue;
             }
-            Scan::UnderWay(words) => words,
-            Scan::Impossible(words) => {
+            Scan::InProgress(words) => words,
+            Scan::Unavailable(words) => {
                 let message = format!("ECR does not scan this image: {words}");
                 let help = "take `scan` out for it, or see what Amazon Inspector or basic scanning supports";
                 return Err(Failure::new(Exit::StepFailed, message).help(help));

@@ -56,7 +56,7 @@ impl Shared {
             }
         }
         Self {
-            guards: Guards::begin(&work.lock),
+            guards: Guards::new(&work.lock),
             project,
             connections,
             work,

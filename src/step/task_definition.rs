@@ -23,7 +23,7 @@ pub(crate) async fn run(cx: &StepScope<'_>, definition: &TaskDefinition) -> Resu
     };
     let mut request = Request::from_document(base.document)?;
     request.apply(&patch)?;
-    for slip in request.likely_slips() {
+    for slip in request.likely_typos() {
         cx.events.warn(slip).await;
     }
     if let Some(wanted) = &definition.code_pipeline {

@@ -2,7 +2,7 @@
 
 use super::StepScope;
 use super::junit::{CaseResult, Results};
-use crate::address::Repository;
+use crate::address::ImageReference;
 use crate::docker::container::ContainerRun;
 use crate::docker::files::{CopyOut, Volume};
 use crate::docker::service::{Probe, Service};
@@ -49,7 +49,7 @@ pub(crate) async fn run(
         beside_services(cx, &engine, test, &container, &out).await?
     };
     let end = match ended {
-        Err(DockerError::Service { name, what, log }) => {
+        Err(DockerError::Service { name, outcome: what, log }) => {
             let _ = cx.output.send(format!("── the log of the service {name}:\n{log}\n").into_bytes()).await;
             let message = format!("the service `{name}` {what}; its log is above");
             return Err(Failure::new(Exit::TestsFailed, message));
@@ -165,7 +165,7 @@ async fn beside_services(
     for (name, service) in &test.services {
         services.push(self::service(cx, engine, name, service, container).await?);
     }
-    let network = format!("runner-{}", crate::docker::random_id());
+    let network = format!("runner-{}", crate::random::id());
     engine.create_network(&network, &container.run, &container.owner).await?;
     let mut made = Vec::new();
     let ended = async {
@@ -212,8 +212,9 @@ async fn service(
         cx.built_image(&image)?
     } else {
         if engine.image(&image).await.is_err() {
-            let host = Repository::parse(&image).ok().flatten().map(|repository| repository.host);
-            let login = cx.connections.login(host.as_deref().unwrap_or("docker.io"), &cx.access()?).await?;
+            let host = ImageReference::parse(&image).repository().map(|repository| repository.host);
+            let host = host.as_deref().unwrap_or("docker.io");
+            let login = cx.connections.login(host, &cx.access()?).await?;
             cx.events.note(format!("pulling {image}")).await;
             let pull = engine.pull(&image, login.as_ref());
             tokio::select! {
@@ -238,7 +239,7 @@ async fn service(
     };
     let ready = service.ready.as_ref().map(|ready| probe(cx, &ready.probe)).transpose()?;
     let patience = service.ready.as_ref().map(|ready| ready.timeout).unwrap_or_default();
-    Ok(Service { name: name.to_owned(), container, ready, patience })
+    Ok(Service { name: name.to_owned(), container, ready, timeout: patience })
 }
 
 fn probe(cx: &StepScope<'_>, probe: &model::Probe) -> Result<Probe, Failure> {
@@ -270,7 +271,7 @@ fn container(
     env: &IndexMap<String, Template>,
 ) -> Result<ContainerRun, Failure> {
     let mut variables: Vec<(String, Secret)> =
-        env.keys().filter_map(|name| Some((name.clone(), Secret::new(cx.values.get(name)?)))).collect();
+        env.keys().filter_map(|name| Some((name.clone(), cx.values.secret(name)?))).collect();
     for name in &test.secrets {
         variables.push((name.value.clone(), cx.secret(name)?));
     }

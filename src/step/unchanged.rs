@@ -3,7 +3,7 @@
 //! A fingerprint of the sources is a tag beside the image's own. It is put there when all of the image's tests have passed.
 
 use super::image as making;
-use crate::address::{LATEST, Repository, split_tag};
+use crate::address::{ImageReference, Repository};
 use crate::docker::context::{self, ContextError, Selection};
 use crate::docker::ignore::IgnoreFile;
 use crate::docker::solver::{Source, base_images};
@@ -12,25 +12,23 @@ use crate::exit::Failure;
 use crate::language::pipeline::model::{Action, Image, Name, StepId, Test, is_stage_name};
 use crate::language::pipeline::template::Template;
 use crate::plan::Mode;
-use crate::plan::calls::SOURCE_TAG;
+use crate::plan::asks::SOURCE_TAG;
 use crate::registry::connection::RepositoryClient;
 use crate::step::results::ImageResult;
 use crate::step::test::volumes;
 use crate::step::{StepScope, push};
 use crate::text::hex;
 use aws_lc_rs::digest::{Context as Hash, SHA256};
-use regex::Regex;
+use serde::Serialize;
 use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::path::PathBuf;
-use std::sync::LazyLock;
 
 /// How much of a fingerprint is in its tag, in characters.
 const TAG_LENGTH: usize = 40;
 /// Changes when what a fingerprint is made of does.
-const VERSION: &str = "2";
+const VERSION: &str = "3";
 /// Docker Hub, which names without a registry mean.
-const HUB: &str = "docker.io";
 
 /// Why nothing can be said of an image's sources.
 struct Missing(String);
@@ -227,14 +225,15 @@ async fn fingerprint(cx: &StepScope<'_>, name: &Name, image: &Image) -> Result<S
     }
     let target = image.target.as_ref().map(|target| cx.resolve(target)).transpose()?;
     print.add("target", &target.unwrap_or_default());
-    print.add("compression", &format!("{:?}", image.compression));
-    print.add("network", &format!("{:?}", image.network));
-    print.add("hosts", &format!("{:?}", cx.resolve_pairs(&image.extra_hosts)?));
-    let secrets: Vec<&str> = image.secrets.iter().map(|secret| secret.value.as_str()).collect();
-    print.add("secrets", &format!("{secrets:?} {:?}", cx.resolve_all(&image.ssh)?));
+    print.add_json("compression", &image.compression)?;
+    print.add_json("network", &image.network)?;
+    print.add_json("hosts", &cx.resolve_pairs(&image.extra_hosts)?)?;
+    print.add_json("secrets", &image.secrets)?;
+    print.add_json("ssh", &cx.resolve_all(&image.ssh)?)?;
     for step in cx.project.pipeline.steps().filter(|step| is_test_of(&step.action, &name.value)) {
-        print.add("test", &without_places(&format!("{:?} {:?}", step.action, step.env)));
         if let Action::Test(test) = &step.action {
+            print.add_json("test", test)?;
+            print.add_json("its variables", &step.env)?;
             add_needs(cx, test, &mut print).await?;
         }
     }
@@ -297,35 +296,27 @@ async fn hashed(
 
 /// What a name of an image stands for now: in the engine, which builds with what it has, or else in its registry.
 async fn base(cx: &StepScope<'_>, name: &str) -> Result<String, Missing> {
-    if let Some((_, digest)) = name.split_once('@') {
+    let reference = ImageReference::parse(name);
+    if let Some(digest) = reference.digest {
         return Ok(digest.to_owned());
     }
     if let Some(identity) = cx.connections.docker().await?.identity(name).await? {
         return Ok(identity);
     }
     let unknown = |reason: String| Missing(format!("the image {name} cannot be looked up: {reason}"));
-    let (path, tag) = split_tag(name);
-    let repository = Repository::parse(path).map_err(|error| unknown(error.to_string()))?;
-    let mut repository =
-        repository.unwrap_or_else(|| Repository { host: HUB.to_owned(), path: path.to_owned() });
-    if repository.host == HUB && !repository.path.contains('/') {
-        repository.path.insert_str(0, "library/");
-    }
+    let repository = reference.repository().map_err(|error| unknown(error.to_string()))?;
     let access = cx.connections.registry(&repository.host, &cx.access()?).await?;
     let looked_up = async {
-        RepositoryClient::connect(&access, &repository, &[]).await?.tag_digest(tag.unwrap_or(LATEST)).await
+        RepositoryClient::connect(&access, &repository, &[])
+            .await?
+            .tag_digest(reference.tag_or_digest())
+            .await
     };
     match looked_up.await {
         Ok(Some(digest)) => Ok(digest),
         Ok(None) => Err(unknown("the registry does not have it".to_owned())),
         Err(error) => Err(unknown(crate::exit::chain(&error))),
     }
-}
-
-/// A definition without the places in the file where it stands: moving it changes nothing.
-fn without_places(text: &str) -> String {
-    static PLACES: LazyLock<Option<Regex>> = LazyLock::new(|| Regex::new(r"Span \{[^}]*\}").ok());
-    PLACES.as_ref().map_or_else(|| text.to_owned(), |places| places.replace_all(text, "").into_owned())
 }
 
 /// A digest over named parts, each with its length.
@@ -341,6 +332,12 @@ impl Print {
             self.0.update(&(part.len() as u64).to_be_bytes());
             self.0.update(part);
         }
+    }
+
+    fn add_json(&mut self, name: &str, value: &impl Serialize) -> Result<(), Missing> {
+        let text = serde_json::to_vec(value).map_err(|error| Missing(error.to_string()))?;
+        self.add(name, &text);
+        Ok(())
     }
 
     fn finish(self) -> String {

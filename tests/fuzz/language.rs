@@ -1,21 +1,24 @@
-//! Fuzzes everything that text from outside goes through before a run begins: parsing, checks, interpolation, planning,
-//! the policy, and the messages about all of it.
+//! Fuzzes everything that processes untrusted text before a run starts: parsing, checks, interpolation, planning, the policy,
+//! and their messages.
 #![no_main]
 #![allow(dead_code, unreachable_pub, unused_imports, reason = "only a part of the modules is used here")]
 
 #[path = "../../src/address.rs"]
 mod address;
-#[path = "../../src/pipeline/mod.rs"]
-mod pipeline;
+#[path = "../../src/duration.rs"]
+mod duration;
+#[path = "../../src/language/mod.rs"]
+mod language;
 #[path = "../../src/plan/mod.rs"]
 mod plan;
 #[path = "../../src/text.rs"]
 mod text;
 
 use libfuzzer_sys::fuzz_target;
-use pipeline::model::EventKind;
+use language::pipeline::model::EventKind;
+use language::pipeline::{self, reference, template};
 use language::source::{SourceFile, Span};
-use plan::calls::{Caller, Unknowns};
+use plan::asks::{AskList, Unknowns};
 use plan::context::BuildContext;
 use plan::facts::Facts;
 use plan::outline::{Input, outline};
@@ -23,7 +26,7 @@ use plan::scope::Sources;
 use plan::{Mode, condition, policy};
 use std::collections::HashMap;
 
-/// The file's own bound is 1 MiB; smaller texts find as much, sooner.
+/// The limit of the file is 1 MiB. Smaller texts find as much, faster.
 const MAX: usize = 64 * 1024;
 
 fuzz_target!(|data: &[u8]| {
@@ -31,17 +34,17 @@ fuzz_target!(|data: &[u8]| {
     small_parsers(&text);
     let source = SourceFile::new("pipeline.yml", &text);
     let parsed = pipeline::parse(&source);
-    let had_reasons = !parsed.diagnostics.is_empty();
+    let has_diagnostics = !parsed.diagnostics.is_empty();
     for diagnostic in parsed.diagnostics.iter().take(20) {
         assert!(!diagnostic.message.is_empty());
         let _ = diagnostic.render(&source, false);
         let _ = diagnostic.to_json(&source);
     }
     let Some(pipeline) = parsed.into_valid().ok() else {
-        assert!(had_reasons, "a file without a pipeline has a reason");
+        assert!(has_diagnostics, "an invalid file has diagnostics");
         return;
     };
-    // A branch that would be harmful anywhere but in data.
+    // A branch name that is harmful wherever it is evaluated.
     let context = BuildContext {
         commit: Some("0123456789abcdef0123456789abcdef01234567".to_owned()),
         branch: Some("$(touch /tmp/x)`${SECRET}`*".to_owned()),
@@ -53,7 +56,7 @@ fuzz_target!(|data: &[u8]| {
         let (values, _) = plan::values(&pipeline, &sources, &context, Mode::Publish);
         let _ = plan::plan(&pipeline, &[], &context, Mode::Publish, &values);
         let facts = Facts::default();
-        let caller = Caller::new(&pipeline, &values, &facts, Unknowns::Written, (None, None));
+        let asks = AskList::new(&pipeline, &values, &facts, Unknowns::Written, (None, None));
         let sizes = HashMap::new();
         let input = Input {
             pipeline: &pipeline,
@@ -61,12 +64,12 @@ fuzz_target!(|data: &[u8]| {
             context: &context,
             mode: Mode::Publish,
             values: &values,
-            caller: &caller,
+            asks: &asks,
             sizes: &sizes,
         };
         serde_json::to_string(&outline(&input)).expect("an outline is JSON");
-        let caller = Caller::new(&pipeline, &values, &facts, Unknowns::Patterns, (None, None));
-        for policy in policy::policies(&pipeline, &caller) {
+        let asks = AskList::new(&pipeline, &values, &facts, Unknowns::Patterns, (None, None));
+        for policy in policy::policies(&pipeline, &asks) {
             let _ = (policy.to_json(), policy.to_terraform(), policy.to_cloudformation());
         }
     }
@@ -74,10 +77,10 @@ fuzz_target!(|data: &[u8]| {
 });
 
 fn small_parsers(text: &str) {
-    let _ = pipeline::template::Template::parse(text, Span::default(), text).map(|template| template.shape());
-    let _ = pipeline::duration::parse(text);
-    let _ = pipeline::reference::SecretReference::parse(text);
-    let _ = pipeline::reference::check_parameter(text);
+    let _ = template::Template::parse(text, Span::default(), text).map(|template| template.shape());
+    let _ = duration::parse(text);
+    let _ = reference::SecretReference::parse(text);
+    let _ = reference::check_parameter(text);
     let _ = plan::environment::parse(text);
     let _ = plan::environment::parse_handed_on(text);
     let _ = address::Repository::parse(text);

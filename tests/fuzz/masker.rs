@@ -1,5 +1,5 @@
-//! Fuzzes the masker against an oracle that looks for every form at every position of the whole text: however the stream is
-//! cut, the same bytes come out, and none of them belongs to a form of a secret.
+//! Fuzzes the masker against an oracle that searches for every form at every position of the whole text: for every split of the
+//! stream the output is the same, and no form of a secret is in it.
 #![no_main]
 #![allow(dead_code, unreachable_pub, unused_imports, reason = "only a part of the module is used here")]
 
@@ -7,9 +7,9 @@
 mod secret;
 
 use libfuzzer_sys::fuzz_target;
-use secret::{Masker, Masks, Secret, forms};
+use secret::{Masker, Masks, Secret, mask_slowly};
 
-/// The secrets and the text that an input describes.
+/// Decodes an input into secrets, a text, and the positions at which the stream is split.
 fn read(input: &[u8]) -> Option<(Vec<String>, Vec<u8>, Vec<usize>)> {
     let mut bytes = input.iter().copied();
     let secrets: Vec<String> = (0..1 + bytes.next()? % 4)
@@ -23,7 +23,7 @@ fn read(input: &[u8]) -> Option<(Vec<String>, Vec<u8>, Vec<usize>)> {
     let mut cuts = Vec::new();
     while let Some(byte) = bytes.next() {
         match byte {
-            // A secret, spelt in some way, or a part of that.
+            // A spelling of a secret, or a prefix of one.
             0xF0..=0xFB => {
                 let way = bytes.next()?;
                 let spelt = spell(&secrets[usize::from(way) % secrets.len()], way / 4);
@@ -37,7 +37,7 @@ fn read(input: &[u8]) -> Option<(Vec<String>, Vec<u8>, Vec<usize>)> {
     Some((secrets, text, cuts))
 }
 
-/// A text in one of the spellings that programs have.
+/// Spells a text in one of the ways of real programs.
 fn spell(text: &str, way: u8) -> Vec<u8> {
     let json = || serde_json::to_string(text).unwrap_or_default();
     let special = |spell: &dyn Fn(u8) -> String| -> String {
@@ -68,24 +68,6 @@ fn spell(text: &str, way: u8) -> Vec<u8> {
     text.into_bytes()
 }
 
-/// Every byte that belongs to a form, found the slow way; forms that overlap are one mask.
-fn expected(secrets: &[String], text: &[u8]) -> Vec<u8> {
-    let mut ranges: Vec<_> =
-        secrets.iter().flat_map(|secret| forms(secret)).flat_map(|form| form.places(text)).collect();
-    ranges.sort_unstable();
-    let mut out = Vec::new();
-    let mut until = 0;
-    for (start, end) in ranges {
-        if start >= until {
-            out.extend_from_slice(&text[until..start]);
-            out.extend_from_slice(b"***");
-        }
-        until = until.max(end);
-    }
-    out.extend_from_slice(&text[until..]);
-    out
-}
-
 fn streamed(masks: &Masks, text: &[u8], cuts: &[usize]) -> Vec<u8> {
     let mut masker = Masker::new(masks);
     let mut out = Vec::new();
@@ -104,7 +86,7 @@ fuzz_target!(|input: &[u8]| {
     for secret in &secrets {
         masks.add(&Secret::new(secret.as_str()));
     }
-    let expected = expected(&secrets, &text);
+    let expected = mask_slowly(&secrets, &text);
     assert_eq!(streamed(&masks, &text, &[]), expected, "whole");
     assert_eq!(streamed(&masks, &text, &cuts), expected, "cut at {cuts:?}");
     let every: Vec<usize> = (1..text.len()).collect();

@@ -1,6 +1,6 @@
-//! Amazon Elastic Container Service: task definitions here; services and their deployments, tasks, and who uses what beside it.
+//! Amazon Elastic Container Service: task definitions in this file, services, tasks and users of revisions in others.
 //!
-//! Task definitions travel as JSON: the SDK's types would drop every field that they do not know yet.
+//! Task definitions are raw JSON, because the SDK's types drop fields that they do not know.
 
 mod services;
 mod tasks;
@@ -17,7 +17,7 @@ use aws_smithy_types::retry::RetryConfig;
 use serde_json::Value;
 
 impl Aws {
-    /// A task definition by family (its latest revision) or ARN, as `DescribeTaskDefinition` answers, tags included.
+    /// The `DescribeTaskDefinition` response, with tags, for an ARN or for the latest revision of a family.
     pub(crate) async fn ecs_task_definition(&self, name: &str) -> Result<Value, AwsError> {
         const ACTION: &str = "ecs:DescribeTaskDefinition";
         let raw = RawBody::default();
@@ -30,7 +30,7 @@ impl Aws {
             .send()
             .await;
         if let Err(failed) = answer {
-            // ECS has no error of its own for this: the call is so simple that nothing else can be wrong with it.
+            // ECS has no specific error for a missing task definition, and the call has no other client error.
             return Err(match error(ACTION, "*", failed) {
                 AwsError::Service { code, .. } if code == "ClientException" => {
                     AwsError::NotFound { what: "task definition", name: name.to_owned() }
@@ -41,8 +41,8 @@ impl Aws {
         raw.json(ACTION)
     }
 
-    /// Registers exactly this request and gives the new revision. One attempt: where its answer is lost, another one could register it
-    /// twice.
+    /// Registers exactly this request and returns the new revision. Never retried: if the response is lost, a retry
+    /// could register it twice.
     pub(crate) async fn ecs_register(&self, request: &Value) -> Result<Revision, AwsError> {
         const ACTION: &str = "ecs:RegisterTaskDefinition";
         let family = request.get("family").and_then(Value::as_str).unwrap_or("*");
@@ -62,7 +62,7 @@ impl Aws {
             .ok_or_else(|| AwsError::without(ACTION, "revision"))
     }
 
-    /// The active revisions of a family, the newest first.
+    /// The active revisions of a family, newest first.
     pub(crate) async fn ecs_revisions(&self, family: &str) -> Result<Vec<Revision>, AwsError> {
         const ACTION: &str = "ecs:ListTaskDefinitions";
         let answers = aws_sdk_ecs::Client::new(&self.config)
@@ -76,7 +76,7 @@ impl Aws {
             .collect::<Result<Vec<String>, _>>()
             .await
             .map_err(|failed| error(ACTION, "*", failed))?;
-        // The prefix fits longer names, too.
+        // The prefix also matches longer family names.
         let revisions = answers.into_iter().map(|arn| Revision { arn });
         let own = format!("{family}:");
         let mut revisions: Vec<Revision> =
@@ -85,7 +85,7 @@ impl Aws {
         Ok(revisions)
     }
 
-    /// Takes a revision out of use: nothing new can be started from it.
+    /// Deregisters a revision: it can no longer start tasks.
     pub(crate) async fn ecs_deregister(&self, revision: &Revision) -> Result<(), AwsError> {
         aws_sdk_ecs::Client::new(&self.config)
             .deregister_task_definition()

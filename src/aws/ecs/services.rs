@@ -1,5 +1,6 @@
 //! Services, their deployments and revisions.
 
+use crate::address::{Arn, short_name};
 use crate::aws::{Aws, AwsError, error};
 use crate::ecs::service::{
     Controller, Counts, Deployment, Event, Network, Placement, Service, ServiceDeployment, State, Target,
@@ -11,13 +12,13 @@ use aws_smithy_types::retry::RetryConfig;
 use jiff::Timestamp;
 use std::time::Duration;
 
-/// How many service deployments are looked back at, or one call lists.
+/// How many service deployments one call lists; older ones are ignored.
 const LATEST: i32 = 20;
 /// How many service revisions one call describes.
 const REVISIONS: usize = 20;
 
 impl Aws {
-    /// A service as it is now, events included.
+    /// The current state of a service, with its events.
     pub(crate) async fn ecs_service(&self, cluster: &str, service: &str) -> Result<Service, AwsError> {
         let answer = aws_sdk_ecs::Client::new(&self.config)
             .describe_services()
@@ -42,15 +43,14 @@ impl Aws {
     }
 
     pub(crate) fn service_arn(&self, cluster: &str, service: &str) -> String {
-        if service.starts_with("arn:") {
+        if Arn::parse(service).is_some() {
             return service.to_owned();
         }
-        let cluster = cluster.rsplit('/').next().unwrap_or_default();
-        self.arn("ecs", &format!("service/{cluster}/{service}"))
+        self.arn("ecs", &format!("service/{}/{service}", short_name(cluster)))
     }
 
-    /// Points a service to a revision, and starts new tasks also where it runs that one if `force` says so. With `force` it is one
-    /// attempt: where its answer is lost, another one would start another deployment.
+    /// Updates a service to a revision. With `force`, starts new tasks even if the service already runs that revision.
+    /// A forced update is never retried: if the response is lost, a retry would start a second deployment.
     pub(crate) async fn ecs_update_service(
         &self,
         cluster: &str,
@@ -77,7 +77,7 @@ impl Aws {
         answer.service.map(read).ok_or_else(|| AwsError::without(ACTION, "service"))
     }
 
-    /// The latest deployments of a service, newest first. They have no more than ARN, state, target and times.
+    /// The latest deployments of a service, newest first, with only their ARN, state, target and times.
     pub(crate) async fn ecs_service_deployments(
         &self,
         cluster: &str,
@@ -86,7 +86,7 @@ impl Aws {
         Ok(self.listed_deployments(cluster, service, None, None).await?.0)
     }
 
-    /// The revision of the task definition that was deployed successfully last and is not `but`, as an ARN.
+    /// The ARN of the task definition revision that was deployed successfully last, except `but`.
     pub(crate) async fn ecs_last_success(
         &self,
         cluster: &str,
@@ -108,7 +108,7 @@ impl Aws {
         }
     }
 
-    /// A page of the list of a service's deployments, and what the next page is asked for with.
+    /// One page of a service's deployments, and the token of the next page.
     async fn listed_deployments(
         &self,
         cluster: &str,
@@ -145,7 +145,7 @@ impl Aws {
         Ok((found, answer.next_token))
     }
 
-    /// A service deployment as it is now.
+    /// The current state of a service deployment.
     pub(crate) async fn ecs_service_deployment(&self, arn: &str) -> Result<ServiceDeployment, AwsError> {
         let answer = aws_sdk_ecs::Client::new(&self.config)
             .describe_service_deployments()
@@ -162,14 +162,15 @@ impl Aws {
             .ok_or_else(|| AwsError::NotFound { what: "service deployment", name: arn.to_owned() })
     }
 
-    /// The revision of the task definition that a service revision brings, as an ARN.
+    /// The ARN of the task definition revision in a service revision.
     pub(crate) async fn ecs_service_revision(&self, arn: &str) -> Result<String, AwsError> {
         let definitions = self.ecs_service_revisions(&[arn.to_owned()]).await?;
         let definition = definitions.into_iter().next();
         definition.ok_or_else(|| AwsError::NotFound { what: "service revision", name: arn.to_owned() })
     }
 
-    /// The revisions of task definitions that service revisions bring, in their order; without those that ECS does not know any more.
+    /// The ARNs of the task definition revisions in service revisions, in the same order. Skips service revisions that
+    /// ECS no longer knows.
     pub(crate) async fn ecs_service_revisions(&self, arns: &[String]) -> Result<Vec<String>, AwsError> {
         let mut definitions = Vec::with_capacity(arns.len());
         for some in arns.chunks(REVISIONS) {
@@ -191,7 +192,7 @@ impl Aws {
         Ok(definitions)
     }
 
-    /// Asks ECS to roll a service deployment back, which works also where it would not do so by itself.
+    /// Rolls back a service deployment, even if ECS would not roll it back automatically.
     pub(crate) async fn ecs_roll_back(&self, arn: &str) -> Result<(), AwsError> {
         aws_sdk_ecs::Client::new(&self.config)
             .stop_service_deployment()
@@ -204,7 +205,7 @@ impl Aws {
     }
 }
 
-/// ECS's errors for a cluster or service that does not exist, by name.
+/// Turns ECS's errors for a missing cluster or service into [`AwsError::NotFound`].
 pub(crate) fn missing(failed: AwsError, cluster: &str, service: &str) -> AwsError {
     let AwsError::Service { code, .. } = &failed else {
         return failed;
@@ -222,7 +223,8 @@ pub(crate) fn time(at: DateTime) -> Option<Timestamp> {
     Timestamp::new(at.secs(), i32::try_from(at.subsec_nanos()).ok()?).ok()
 }
 
-/// A service. What `CodeDeploy` deploys is in its sets of tasks, and what the service itself says of that is how it began.
+/// Converts a service. If CodeDeploy deploys it, its primary task set is current, and its own fields date from its
+/// creation.
 pub(crate) fn read(mut service: types::Service) -> Service {
     let sets = service.task_sets.take().unwrap_or_default();
     let primary = sets.iter().find(|set| set.status.as_deref() == Some("PRIMARY"));
@@ -294,7 +296,8 @@ pub(crate) fn read(mut service: types::Service) -> Service {
     }
 }
 
-/// How long a deployment shifts traffic, and then keeps the earlier tasks: API reference of Amazon ECS, `DeploymentConfiguration`.
+/// How long a deployment shifts traffic and then keeps the earlier tasks. Source: the API reference of Amazon ECS,
+/// `DeploymentConfiguration`.
 fn shifting(configuration: &types::DeploymentConfiguration) -> Duration {
     use types::DeploymentStrategy::{BlueGreen, Canary, Linear};
     let minutes = |minutes: Option<i32>, default: u64| {
@@ -386,7 +389,7 @@ mod tests {
     };
 
     #[test]
-    fn how_long_traffic_is_shifted_stands_in_the_configuration() {
+    fn the_configuration_says_how_long_traffic_shifts() {
         let with = |strategy: DeploymentStrategy| DeploymentConfiguration::builder().strategy(strategy);
         let minutes = |configuration: DeploymentConfiguration| shifting(&configuration).as_secs() / 60;
         let bake = |strategy| with(strategy).bake_time_in_minutes(5).build();

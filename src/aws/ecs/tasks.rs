@@ -1,6 +1,7 @@
-//! Tasks.
+//! Tasks: listing, describing, starting and stopping them.
 
 use super::services::{missing, time};
+use crate::address::short_name;
 use crate::aws::{Aws, AwsError, error};
 use crate::ecs::service::Placement;
 use crate::ecs::task::{Container, NotStarted, Task};
@@ -9,34 +10,34 @@ use std::collections::HashSet;
 
 /// How many tasks one call describes.
 const AT_ONCE: usize = 100;
-/// How many stopped or running tasks are looked at, at a time; a service may have thousands.
+/// How many tasks one listing returns at most; a service may have thousands.
 const MOST: usize = 300;
 
-/// Which tasks of a cluster.
+/// Selects the tasks of a service by their desired status.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum TaskFilter<'a> {
-    /// Those that have ended; ECS remembers them for about an hour.
+    /// Stopped tasks, which ECS keeps for about an hour.
     StoppedOf(&'a str),
-    /// Those that are to run.
+    /// Tasks that run or will run.
     RunningOf(&'a str),
 }
 
-/// A task that is to run once.
-#[derive(Debug, Clone, Default)]
+/// A standalone task to start. It has no `Debug`: its command and environment may hold secrets.
+#[derive(Clone, Default)]
 pub(crate) struct RunTask {
     pub(crate) cluster: String,
     pub(crate) definition: String,
     pub(crate) placement: Placement,
-    /// A container whose arguments and variables are replaced for this run.
+    /// The container that gets `command` and `environment`.
     pub(crate) container: Option<String>,
     pub(crate) command: Option<Vec<String>>,
     pub(crate) environment: Vec<(String, String)>,
-    /// The same for all attempts of one call, so that there is one task.
+    /// The idempotency token, equal for all attempts, so that only one task starts.
     pub(crate) token: String,
 }
 
 impl Aws {
-    /// Tasks of a service, in no order, without those that are `known` by their ARN.
+    /// Tasks of a service in no particular order, without those whose ARNs are in `known`.
     pub(crate) async fn ecs_tasks(
         &self,
         cluster: &str,
@@ -69,13 +70,13 @@ impl Aws {
         self.ecs_described(cluster, &arns).await
     }
 
-    /// A task as it is now.
+    /// The current state of a task.
     pub(crate) async fn ecs_task(&self, cluster: &str, arn: &str) -> Result<Task, AwsError> {
         let found = self.ecs_described(cluster, &[arn.to_owned()]).await?;
         found.into_iter().next().ok_or_else(|| AwsError::NotFound { what: "task", name: arn.to_owned() })
     }
 
-    /// Tasks by their ARNs; without those that ECS does not know any more.
+    /// The tasks with these ARNs. Skips tasks that ECS no longer knows.
     pub(crate) async fn ecs_described(&self, cluster: &str, arns: &[String]) -> Result<Vec<Task>, AwsError> {
         let mut tasks = Vec::with_capacity(arns.len());
         for some in arns.chunks(AT_ONCE) {
@@ -93,13 +94,12 @@ impl Aws {
         Ok(tasks)
     }
 
-    /// Starts a task. The inner error is ECS's reason for starting none.
+    /// Starts a task. The inner error holds ECS's reasons if no task started.
     pub(crate) async fn ecs_run_task(
         &self,
         task: &RunTask,
     ) -> Result<Result<Task, Vec<NotStarted>>, AwsError> {
-        let family = task.definition.rsplit('/').next().unwrap_or_default();
-        let resource = self.arn("ecs", &format!("task-definition/{family}"));
+        let resource = self.arn("ecs", &format!("task-definition/{}", short_name(&task.definition)));
         let mut call = aws_sdk_ecs::Client::new(&self.config)
             .run_task()
             .cluster(&task.cluster)
@@ -181,7 +181,7 @@ impl Aws {
     }
 }
 
-/// A request that the SDK does not build.
+/// The error for a request that the SDK cannot build.
 fn unusable(message: String) -> AwsError {
     AwsError::Service { action: "ecs:RunTask", code: "invalid request".to_owned(), message }
 }

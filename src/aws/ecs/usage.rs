@@ -1,4 +1,4 @@
-//! Who uses which revisions.
+//! The users of task definition revisions: services, tasks and recent deployments.
 
 use super::services::{missing, read};
 use crate::aws::{Aws, AwsError, error};
@@ -14,7 +14,7 @@ const SERVICES: usize = 10;
 const RECENT: usize = 5;
 
 impl Aws {
-    /// All clusters of the account in the region, as ARNs.
+    /// The ARNs of all clusters of the account in the region.
     pub(crate) async fn ecs_clusters(&self) -> Result<Vec<String>, AwsError> {
         aws_sdk_ecs::Client::new(&self.config)
             .list_clusters()
@@ -26,7 +26,7 @@ impl Aws {
             .map_err(|failed| error("ecs:ListClusters", "*", failed))
     }
 
-    /// All services of a cluster.
+    /// The services of a cluster that are not deleted.
     pub(crate) async fn ecs_services(&self, cluster: &str) -> Result<Vec<Service>, AwsError> {
         let client = aws_sdk_ecs::Client::new(&self.config);
         let arns: Vec<String> = client
@@ -55,7 +55,7 @@ impl Aws {
         Ok(services)
     }
 
-    /// The revisions of a family that tasks of a cluster run, or are about to, as ARNs: all of them, however many tasks there are.
+    /// The ARNs of the revisions of a family that tasks of a cluster run or will run. Reads every page of tasks.
     pub(crate) async fn ecs_revisions_that_run(
         &self,
         cluster: &str,
@@ -80,15 +80,15 @@ impl Aws {
         Ok(revisions)
     }
 
-    /// Where the latest deployments of a service, however they ended, came from and went to, as ARNs of revisions.
+    /// The ARNs of the revisions that the latest deployments of a service replaced and deployed, whatever their result.
     pub(crate) async fn ecs_recent(&self, cluster: &str, service: &str) -> Result<Vec<String>, AwsError> {
         let recent = self.ecs_service_deployments(cluster, service).await?;
         let recent: Vec<String> = recent.into_iter().take(RECENT).map(|deployment| deployment.arn).collect();
-        self.ecs_service_revisions(&self.ends(recent).await?).await
+        self.ecs_service_revisions(&self.revisions_of_deployments(recent).await?).await
     }
 
-    /// The service revisions from which and to which service deployments go, or went back to.
-    async fn ends(&self, deployments: Vec<String>) -> Result<Vec<String>, AwsError> {
+    /// The source, target and rollback service revisions of service deployments.
+    async fn revisions_of_deployments(&self, deployments: Vec<String>) -> Result<Vec<String>, AwsError> {
         let Some(first) = deployments.first().cloned() else { return Ok(Vec::new()) };
         let answer = aws_sdk_ecs::Client::new(&self.config)
             .describe_service_deployments()
@@ -96,15 +96,15 @@ impl Aws {
             .send()
             .await
             .map_err(|failed| error("ecs:DescribeServiceDeployments", &first, failed))?;
-        let mut ends = Vec::new();
+        let mut revisions = Vec::new();
         for deployment in answer.service_deployments.unwrap_or_default() {
-            ends.extend(deployment.target_service_revision.and_then(|target| target.arn));
+            revisions.extend(deployment.target_service_revision.and_then(|target| target.arn));
             let sources = deployment.source_service_revisions.unwrap_or_default();
-            ends.extend(sources.into_iter().filter_map(|source| source.arn));
-            ends.extend(deployment.rollback.and_then(|rollback| rollback.service_revision_arn));
+            revisions.extend(sources.into_iter().filter_map(|source| source.arn));
+            revisions.extend(deployment.rollback.and_then(|rollback| rollback.service_revision_arn));
         }
-        ends.sort();
-        ends.dedup();
-        Ok(ends)
+        revisions.sort();
+        revisions.dedup();
+        Ok(revisions)
     }
 }

@@ -1,4 +1,4 @@
-//! Docker, and the shell of scripts.
+//! Checks of the machine: Docker, and the shell of scripts.
 
 use super::Checks;
 use crate::connections::Settings;
@@ -9,7 +9,7 @@ use crate::text::human_size;
 use std::collections::HashMap;
 use std::path::Path;
 
-/// Disk space below which builds tend to fail, in bytes.
+/// Less free disk space, in bytes, is reported as missing.
 const LITTLE_SPACE: u64 = 5_000_000_000;
 
 pub(crate) async fn docker(checks: &mut Checks, settings: &Settings) {
@@ -32,7 +32,7 @@ pub(crate) async fn docker(checks: &mut Checks, settings: &Settings) {
             checks.missing(
                 "BuildKit",
                 Failure::from(failed).message,
-                "use an engine 20.10 or newer with BuildKit enabled",
+                "use Docker Engine 20.10 or newer with BuildKit enabled",
             );
         }
     }
@@ -44,7 +44,7 @@ pub(crate) async fn docker(checks: &mut Checks, settings: &Settings) {
                 checks.missing(
                     "disk",
                     detail,
-                    "`docker system prune`, or a larger compute type in CodeBuild",
+                    "run `docker system prune`, or use a larger compute type in CodeBuild",
                 );
             } else {
                 checks.good("disk", detail);
@@ -54,18 +54,19 @@ pub(crate) async fn docker(checks: &mut Checks, settings: &Settings) {
     }
 }
 
-/// Says why no engine answers, or that a run will start one.
+/// Reports why the engine does not respond, or that a run will start one.
 fn no_docker(checks: &mut Checks, settings: &Settings, failed: DockerError) {
     let remedy = if settings.in_codebuild {
-        daemon::remedy(failed, &settings.docker, &settings.path)
+        daemon::find(failed, &settings.docker, &settings.path)
     } else {
         Err(failed)
     };
     match remedy {
         Ok(dockerd) => {
-            let detail = format!("none runs; `runner run` starts {} when a step needs it", dockerd.display());
+            let detail =
+                format!("not running; `runner run` starts {} when a step needs it", dockerd.display());
             checks.good("Docker Engine", detail);
-            checks.unknown("BuildKit and disk", "they are known once dockerd runs", None);
+            checks.unknown("BuildKit and disk", "unknown until dockerd runs", None);
         }
         Err(failed) => {
             let failure = Failure::from(failed);
@@ -91,5 +92,5 @@ pub(crate) fn shell(checks: &mut Checks, pipeline: &Pipeline, process: &HashMap<
         Shell::Bash => "install bash, or write `env: { shell: sh }`",
         Shell::Sh => "install a POSIX shell in the build image",
     };
-    checks.missing(format!("shell {program}"), "it is not in PATH", mend);
+    checks.missing(format!("shell {program}"), "not in PATH", mend);
 }

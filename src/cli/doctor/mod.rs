@@ -9,18 +9,18 @@ use crate::aws::AwsError;
 use crate::exit::{Exit, Failure};
 use crate::plan::Mode;
 use crate::style::Styles;
-use aws::Patient;
+use aws::Examination;
 use clap::Args;
 use serde::Serialize;
 use std::path::{Path, PathBuf};
 
-/// Check what a run needs: Docker, credentials, permissions, repositories, services
+/// Check the requirements of a run: Docker, credentials, permissions, repositories, services
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Examples:\n  runner doctor\n  runner doctor --json | jq '.checks[] | select(.state == \"missing\")'\n\nIt changes nothing. What may not be read is `could not check`.\nExit codes: 0 nothing is missing, 3 something is."
+    after_help = "Examples:\n  runner doctor\n  runner doctor --json | jq '.checks[] | select(.state == \"missing\")'\n\nIt changes nothing. A check without the permission to read is `could not check`.\nExit codes: 0 if nothing is missing, 3 otherwise."
 )]
 pub(crate) struct Arguments {
-    /// The pipeline file; without one in this directory only the machine is checked
+    /// The pipeline file [default: pipeline.yml if it exists; otherwise only the machine is checked]
     #[arg(long, short, value_name = "FILE")]
     file: Option<PathBuf>,
     /// Take variables and secrets from a file of KEY=value lines
@@ -31,7 +31,7 @@ pub(crate) struct Arguments {
     json: bool,
 }
 
-/// How a check came out.
+/// The result of a check.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 enum State {
@@ -46,7 +46,7 @@ struct Check {
     subject: String,
     state: State,
     detail: String,
-    /// The command or console step that mends it.
+    /// The command or console step that fixes it.
     #[serde(skip_serializing_if = "Option::is_none")]
     mend: Option<String>,
 }
@@ -77,11 +77,11 @@ impl Checks {
         self.add(subject, State::CouldNotCheck, detail, mend);
     }
 
-    /// What a call of AWS about something came to.
-    fn answer(&mut self, subject: impl Into<String>, failed: AwsError, mend: impl FnOnce() -> String) {
+    /// Adds the check of a failed call to AWS.
+    fn failed(&mut self, subject: impl Into<String>, failed: AwsError, mend: impl FnOnce() -> String) {
         let is_absent = matches!(failed, AwsError::NotFound { .. });
-        // Anything else that a service answers (throttling, an outage) says nothing of what is asked for.
-        let is_unusable = matches!(failed, AwsError::Unusable { .. } | AwsError::BadCredentials { .. });
+        // Other errors, such as throttling or an outage, say nothing about the resource.
+        let is_unusable = matches!(failed, AwsError::UnusableSecret { .. } | AwsError::BadCredentials { .. });
         let failure = Failure::from(failed);
         if is_absent {
             self.missing(subject, failure.message, mend());
@@ -132,17 +132,27 @@ async fn examine(loaded: Option<&Loaded>) -> Result<Checks, Failure> {
     let mut checks = Checks::default();
     let process = load::process();
     let settings = loaded.map_or_else(|| load::settings(&process), Loaded::settings)?;
-    machine::docker(&mut checks, &settings).await;
     let Some(loaded) = loaded else {
-        checks.unknown("pipeline", "there is no pipeline.yml here", Some("name one with --file".to_owned()));
+        machine::docker(&mut checks, &settings).await;
+        checks.unknown(
+            "pipeline",
+            "there is no pipeline.yml here",
+            Some("choose one with --file".to_owned()),
+        );
         return Ok(checks);
     };
+    let mut examination = Examination::new(loaded, &settings);
+    if examination.needs_docker() {
+        machine::docker(&mut checks, &settings).await;
+    } else {
+        checks.good("Docker Engine", "this pipeline does not use it");
+    }
     machine::shell(&mut checks, &loaded.pipeline, &process);
-    Patient::new(loaded, &settings).examine(&mut checks).await;
+    examination.examine(&mut checks).await;
     Ok(checks)
 }
 
-/// The table for people.
+/// The checks as a table.
 fn table(checks: &[Check], Styles { green, yellow, error, .. }: Styles) -> String {
     let paint = |state: State| match state {
         State::Good => format!("{green}good           {green:#}"),

@@ -92,8 +92,8 @@ impl Definition {
     fn request(&self, printer: &Printer) -> Result<Request, Failure> {
         let mut request = Request::from_document(read_definition(&self.file)?)?;
         request.apply(&self.changes.patch())?;
-        for slip in request.likely_slips() {
-            printer.warning(&slip);
+        for typo in request.likely_typos() {
+            printer.warning(&typo);
         }
         Ok(request)
     }

@@ -14,6 +14,7 @@ mod ssh;
 use super::ignore::IgnoreFile;
 use super::image::LocalImage;
 use super::{DockerError, Engine};
+use crate::random;
 use crate::secret::{Login, Secret};
 use bollard_buildkit_proto::moby::buildkit::v1 as control;
 use control::control_client::ControlClient;
@@ -345,7 +346,7 @@ fn request(
 /// A request that puts its result into the engine under these names.
 fn export(session: &str, names: &[String]) -> control::SolveRequest {
     control::SolveRequest {
-        r#ref: super::random_id(),
+        r#ref: random::id(),
         session: session.to_owned(),
         exporter_deprecated: "moby".to_owned(),
         exporter_attrs_deprecated: HashMap::from([("name".to_owned(), names.join(","))]),

@@ -7,6 +7,7 @@ use crate::docker::DockerError;
 use crate::docker::connection::Connection;
 use crate::docker::host::Host;
 use crate::docker::ignore::Rules;
+use crate::random;
 use crate::secret::Secret;
 use bollard_buildkit_proto::health::health_check_response::ServingStatus;
 use bollard_buildkit_proto::health::health_server::{Health, HealthServer};
@@ -57,7 +58,7 @@ pub(crate) struct Session {
 /// Announces a session to the engine and serves it in the background.
 pub(crate) async fn open(host: &Host, share: &Share, rules: Rules) -> Result<Session, DockerError> {
     let directories = Directories::new(share.context.directory(), rules, share.warnings.clone());
-    let id = crate::docker::random_id();
+    let id = random::id();
     let shared_key = shared_key(&share.context);
     let mut headers = vec![
         ("X-Docker-Expose-Session-Uuid", id.as_str()),

@@ -1,9 +1,9 @@
-//! Health checks of load balancers.
+//! Interprets failed health checks of load balancers.
 
-use super::words::{between, group_name};
+use super::excerpt::{between, group_name};
 use super::{Cause, Kind};
 
-/// A load balancer's check that failed, from the message about it.
+/// The cause for a failed health check, from ECS's message.
 pub(crate) fn load_balancer_check(message: &str, path: Option<&str>) -> Cause {
     let group =
         between(message, "target-group ", &[')', ' ', ',']).or_else(|| between(message, "(elb ", &[')']));
@@ -29,34 +29,33 @@ fn outcome(codes: Option<&str>, reason: Option<&str>) -> (String, &'static str) 
         return match reason {
             "Request timed out" => (
                 "was not answered in time".to_owned(),
-                "the program has to listen on 0.0.0.0 and that port, and the task's security group has \
-                 to let the load balancer in",
+                "the program must listen on 0.0.0.0 and that port, and the task's security group must \
+                 allow the load balancer",
             ),
             "" | "Health checks failed" => (
                 "failed".to_owned(),
-                "see that the program listens on the target group's port and answers its path; a slow \
-                 start takes a longer health check grace period",
+                "check that the program listens on the target group's port and answers its path; a slow \
+                 start needs a longer health check grace period",
             ),
             reason if reason.contains("Availability Zone") => (
                 format!("failed: {reason}"),
-                "the load balancer takes a subnet in each zone that tasks run in",
+                "the load balancer needs a subnet in each zone that tasks run in",
             ),
             reason => (
                 format!("failed: {reason}"),
-                "see that the program listens on the target group's port and answers its path",
+                "check that the program listens on the target group's port and answers its path",
             ),
         };
     };
     let help = match codes.as_bytes().first() {
         Some(b'3') => {
-            "the path answers with a redirect: check another one, or let the target group accept the \
-             status"
+            "the path returns a redirect: check another path, or accept that status in the target group"
         }
         Some(b'4') if codes.starts_with("401") || codes.starts_with("403") => {
-            "the path has to answer without a login: check another one"
+            "the path requires a login: check another path"
         }
-        Some(b'4') => "correct the target group's health check path, or let the program answer it with 200",
+        Some(b'4') => "correct the target group's health check path, or return 200 for it",
         _ => "the program itself fails on the path: see its log",
     };
-    (format!("was answered with status {codes}"), help)
+    (format!("returned status {codes}"), help)
 }

@@ -1,10 +1,10 @@
-//! What messages, exit codes and logs tell alike.
+//! Causes that messages, exit codes and logs have in common.
 
 use super::definition::Definition;
-use super::words::words;
+use super::excerpt::excerpt;
 use super::{Cause, Kind};
 
-/// An image for another processor than the task's.
+/// An image for another CPU architecture than the task's.
 pub(crate) fn wrong_architecture(container: Option<&str>, definition: &Definition<'_>, exec: bool) -> Cause {
     let architecture = definition.architecture();
     let named = container.and_then(|name| Some((name, definition.image(name)?)));
@@ -19,14 +19,14 @@ pub(crate) fn wrong_architecture(container: Option<&str>, definition: &Definitio
     Cause::new(
         Kind::WrongArchitecture,
         container,
-        format!("{image} is not built for {architecture}, the processor that the task definition asks for"),
+        format!("{image} is not built for {architecture}, the architecture of the task definition"),
     )
     .help(format!(
         "build the image for {platform}, or set `runtimePlatform.cpuArchitecture` to {other}{script}"
     ))
 }
 
-/// A command that is not there, or is none.
+/// A command that does not exist or is not executable.
 pub(crate) fn no_command(container: Option<&str>, message: &str, definition: &Definition<'_>) -> Cause {
     let subject = container.map_or_else(|| "a container".to_owned(), |name| format!("container `{name}`"));
     let image = container.and_then(|name| definition.image(name));
@@ -36,14 +36,14 @@ pub(crate) fn no_command(container: Option<&str>, message: &str, definition: &De
     let (sentence, help) = if message.contains("permission denied") || message.contains("is a directory") {
         (
             format!("{subject} cannot start: {command} of {image} cannot be run"),
-            "make the file executable in the image (`chmod +x`), and see that it is a program or a \
+            "make the file executable in the image (`chmod +x`), and check that it is a program or a \
              script",
         )
     } else {
         (
             format!("{subject} cannot start: {command} of {image} does not exist"),
-            "correct `command` or `entryPoint`; if the file is there, its interpreter or a library is \
-             missing, or it has Windows line ends",
+            "correct `command` or `entryPoint`; if the file exists, its interpreter or a library is \
+             missing, or it has Windows line endings",
         )
     };
     Cause::new(Kind::NoSuchCommand, container, sentence).help(help)
@@ -58,12 +58,12 @@ fn command_in(message: &str) -> Option<&str> {
     end.map(|end| &rest[..end]).filter(|command| !command.is_empty() && !command.starts_with("user process"))
 }
 
-/// A container that took more memory than it may have; `said` are its own words for it.
-pub(crate) fn memory(container: Option<&str>, definition: &Definition<'_>, said: Option<&str>) -> Cause {
+/// A container that exceeded its memory limit. `output` is its own message about that.
+pub(crate) fn memory(container: Option<&str>, definition: &Definition<'_>, output: Option<&str>) -> Cause {
     let subject = container.map_or_else(|| "a container".to_owned(), |name| format!("container `{name}`"));
     let limit = container.and_then(|name| definition.memory(name));
-    let limit = limit.map(|limit| format!(" (it may have {limit})")).unwrap_or_default();
-    let said = said.map(|said| format!(": {}", words(said))).unwrap_or_default();
-    Cause::new(Kind::OutOfMemory, container, format!("{subject} ran out of memory{limit}{said}"))
-        .help("give the container or the task more `memory`, or let the program take less")
+    let limit = limit.map(|limit| format!(" (limit {limit})")).unwrap_or_default();
+    let output = output.map(|output| format!(": {}", excerpt(output))).unwrap_or_default();
+    Cause::new(Kind::OutOfMemory, container, format!("{subject} ran out of memory{limit}{output}"))
+        .help("give the container or the task more `memory`, or reduce the program's memory use")
 }

@@ -1,11 +1,12 @@
-//! What a task definition says of the things that fail.
+//! The parts of a task definition that diagnosis needs.
 
+use crate::address::{Arn, split_secret};
 use serde_json::Value;
 
-/// A view of the `taskDefinition` object.
+/// A view of a `taskDefinition` object.
 pub(crate) struct Definition<'a>(pub(crate) &'a Value);
 
-/// A variable that takes its value from a secret or a parameter.
+/// A variable with the value of a secret or parameter.
 pub(crate) struct Reference<'a> {
     pub(crate) container: &'a str,
     pub(crate) variable: &'a str,
@@ -21,7 +22,7 @@ impl<'a> Definition<'a> {
         self.containers().find(|container| text(container, "name") == Some(name))
     }
 
-    /// Whether a task ends with this container. What AWS itself adds to a task is not in its definition.
+    /// Whether the task stops when this container stops. Containers that AWS adds to tasks are not in the definition.
     pub(crate) fn is_essential(&self, name: &str) -> bool {
         match self.container(name) {
             Some(container) => container.get("essential").and_then(Value::as_bool).unwrap_or(true),
@@ -29,12 +30,11 @@ impl<'a> Definition<'a> {
         }
     }
 
-    /// The image of a container.
     pub(crate) fn image(&self, name: &str) -> Option<&'a str> {
         text(self.container(name)?, "image")
     }
 
-    /// The container whose image a message names, or else the only one.
+    /// The container whose image is in the message, or the only container.
     pub(crate) fn named_by_image(&self, message: &str) -> Option<&'a str> {
         let named = self
             .containers()
@@ -48,12 +48,12 @@ impl<'a> Definition<'a> {
         containers.next().filter(|_| containers.next().is_none())
     }
 
-    /// The processor that tasks run on.
+    /// The CPU architecture of the tasks.
     pub(crate) fn architecture(&self) -> &'a str {
         self.0.pointer("/runtimePlatform/cpuArchitecture").and_then(Value::as_str).unwrap_or("X86_64")
     }
 
-    /// How much memory a container may have: its own limit, or the task's.
+    /// The memory limit of a container: its own, or the task's.
     pub(crate) fn memory(&self, name: &str) -> Option<String> {
         let own = self.container(name).and_then(|container| container.get("memory"));
         let limit = own.or_else(|| self.0.get("memory"))?;
@@ -71,7 +71,7 @@ impl<'a> Definition<'a> {
         }
     }
 
-    /// What a container runs, as far as the definition says.
+    /// The entry point and command of a container, if the definition sets either.
     pub(crate) fn command(&self, name: &str) -> Option<String> {
         let container = self.container(name)?;
         let words = ["entryPoint", "command"].iter().filter_map(|field| container.get(*field)?.as_array());
@@ -79,7 +79,7 @@ impl<'a> Definition<'a> {
         (!words.is_empty()).then(|| words.join(" "))
     }
 
-    /// The log group of a container, or else the first one.
+    /// The log group of a container, or the first one in the definition.
     pub(crate) fn log_group(&self, name: Option<&str>) -> Option<&'a str> {
         let group = |container: &'a Value| {
             container.pointer("/logConfiguration/options/awslogs-group").and_then(Value::as_str)
@@ -89,7 +89,7 @@ impl<'a> Definition<'a> {
             .or_else(|| self.containers().find_map(group))
     }
 
-    /// All variables that take their value from elsewhere.
+    /// All variables with the value of a secret or parameter.
     pub(crate) fn references(&self) -> Vec<Reference<'a>> {
         let of_container = |container: &'a Value| {
             let name = text(container, "name").unwrap_or_default();
@@ -104,40 +104,42 @@ impl<'a> Definition<'a> {
 }
 
 impl Reference<'_> {
-    /// Whether it takes its value from the secret or parameter that a message names.
+    /// Whether it refers to this secret or parameter.
     pub(crate) fn is_of(&self, named: &str) -> bool {
-        if named.contains(":secretsmanager:") || self.value_from.contains(":secretsmanager:") {
-            return same_secret(self.secret(), &secret(named));
+        if is_secret(named) || is_secret(self.value_from) {
+            return same_secret(self.secret(), split_secret(named).0);
         }
         parameter(self.value_from) == parameter(named)
     }
 
-    /// The secret, without the key, stage and version behind it.
+    /// The secret without JSON key, stage and version.
     pub(crate) fn secret(&self) -> &str {
-        let end = self.value_from.match_indices(':').nth(6).map_or(self.value_from.len(), |(end, _)| end);
-        if self.value_from.contains(":secretsmanager:") { &self.value_from[..end] } else { self.value_from }
+        if is_secret(self.value_from) { split_secret(self.value_from).0 } else { self.value_from }
     }
 
-    /// The key inside the secret.
+    /// The JSON key in the secret.
     pub(crate) fn json_key(&self) -> Option<&str> {
-        let key = self.value_from.split(':').nth(7)?;
-        (self.value_from.contains(":secretsmanager:") && !key.is_empty()).then_some(key)
+        let (_, rest) = split_secret(self.value_from);
+        let key = rest.split(':').next()?;
+        (is_secret(self.value_from) && !key.is_empty()).then_some(key)
     }
 }
 
-fn secret(arn: &str) -> String {
-    arn.split(':').take(7).collect::<Vec<_>>().join(":")
+/// Whether text is the ARN of a secret of Secrets Manager.
+pub(crate) fn is_secret(text: &str) -> bool {
+    Arn::parse(text).is_some_and(|arn| arn.service() == "secretsmanager")
 }
 
-/// AWS adds six characters to a secret's name, which definitions may leave out.
+/// AWS appends six random characters to a secret's name, which definitions may omit.
 fn same_secret(written: &str, named: &str) -> bool {
     let added = named.strip_prefix(written).or_else(|| written.strip_prefix(named));
     added.is_some_and(|added| added.is_empty() || (added.starts_with('-') && added.len() == 7))
 }
 
-/// The name of a parameter, out of its name or its ARN.
+/// The name of a parameter that is given by name or ARN, without leading slashes.
 fn parameter(reference: &str) -> &str {
-    let name = reference.split_once(":parameter").map_or(reference, |(_, name)| name);
+    let named = Arn::parse(reference).and_then(|arn| arn.resource().strip_prefix("parameter"));
+    let name = named.unwrap_or(reference);
     name.trim_start_matches('/')
 }
 

@@ -1,14 +1,14 @@
-//! What a service's events tell of trouble.
+//! Interprets service events.
 
 use super::balancer::load_balancer_check;
+use super::capacity::no_capacity;
 use super::definition::Definition;
+use super::excerpt::{between, excerpt, group_name};
 use super::reason::read;
-use super::room::no_room;
-use super::words::{between, group_name, words};
 use super::{Cause, Kind};
 use serde_json::Value;
 
-/// What a service's event tells of trouble; nothing for those that only report progress.
+/// The failure that a service event reports. Returns `None` for events about progress.
 pub(crate) fn diagnose_event(message: &str) -> Option<Cause> {
     let lower = message.to_lowercase();
     let has = |marker: &str| lower.contains(marker);
@@ -20,43 +20,41 @@ pub(crate) fn diagnose_event(message: &str) -> Option<Cause> {
     }
     if has("failed container health checks") {
         return Some(
-            Cause::new(Kind::HealthCheck, None, "a container did not pass its own health check")
-                .help("the check runs inside the container: its command has to be in the image"),
+            Cause::new(Kind::HealthCheck, None, "a container failed its own health check")
+                .help("the check runs inside the container, so its command must be in the image"),
         );
     }
     if has("unable to place a task") || has("failed to launch a task") || has("unable to assume") {
         return Some(not_placed(message, &lower));
     }
     if has("no container instances were found") || has("unable to stop or start tasks during a deployment") {
-        return Some(no_room(&lower));
+        return Some(no_capacity(&lower));
     }
     general(message, &lower)
 }
 
-/// Trouble that says little about its cause.
+/// Failures without a specific cause.
 fn general(message: &str, lower: &str) -> Option<Cause> {
     let has = |marker: &str| lower.contains(marker);
     if has("unable to consistently start tasks") {
-        let sentence = "the service's tasks keep failing, and ECS waits longer and longer before it \
-         starts others";
-        return Some(
-            Cause::new(Kind::Unknown, None, sentence).help("see the tasks that were stopped for the cause"),
-        );
+        let sentence = "the service's tasks keep failing, and ECS starts new ones with increasing \
+         delays";
+        return Some(Cause::new(Kind::Unknown, None, sentence).help("see the stopped tasks for the cause"));
     }
     if has("being throttled") {
-        let sentence = "AWS answers ECS's own calls for the service too slowly: they are throttled";
-        return Some(Cause::new(Kind::Infrastructure, None, sentence).help("ECS tries again by itself"));
+        let sentence = "ECS's own calls for the service are being throttled";
+        return Some(Cause::new(Kind::Infrastructure, None, sentence).help("ECS retries automatically"));
     }
     if has("deployment failed:") || has("unable to reach steady state") {
-        return Some(Cause::new(Kind::Unknown, None, words(without_service(message))));
+        return Some(Cause::new(Kind::Unknown, None, excerpt(without_service(message))));
     }
     None
 }
 
-/// A task that could not be placed, which may have any cause that tasks fail to start for.
+/// A task that could not be placed, for any cause of a failing start.
 fn not_placed(message: &str, lower: &str) -> Cause {
-    let nothing = Value::Null;
-    let definition = Definition(&nothing);
+    let null = Value::Null;
+    let definition = Definition(&null);
     if let Some(cause) = read(message, None, &definition) {
         return cause;
     }
@@ -64,9 +62,9 @@ fn not_placed(message: &str, lower: &str) -> Cause {
         return Cause::new(
             Kind::Infrastructure,
             None,
-            "ECS cannot place a task: the agent of the instance that fits is disconnected",
+            "ECS cannot place a task: the agent of the matching instance is disconnected",
         )
-        .help("see whether the instance runs, and its ECS agent on it");
+        .help("check that the instance and its ECS agent run");
     }
     let about_room = [
         "met all of its requirements",
@@ -76,12 +74,12 @@ fn not_placed(message: &str, lower: &str) -> Cause {
         "no container instances",
     ];
     if about_room.iter().any(|marker| lower.contains(marker)) {
-        return no_room(lower);
+        return no_capacity(lower);
     }
     let reason = lower.find("reason: ").and_then(|start| message.get(start + "reason: ".len()..));
     let reason =
         reason.or_else(|| between(message, "(error ", &[')'])).unwrap_or_else(|| without_service(message));
-    Cause::new(Kind::Unknown, None, format!("ECS cannot start a task: {}", words(reason)))
+    Cause::new(Kind::Unknown, None, format!("ECS cannot start a task: {}", excerpt(reason)))
 }
 
 fn not_registered(message: &str) -> Cause {
@@ -89,18 +87,18 @@ fn not_registered(message: &str) -> Cause {
     let error = message
         .split_once("(error ")
         .map_or(message, |(_, error)| error.rfind(')').map_or(error, |end| &error[..end]));
-    let sentence = format!("ECS cannot register the task with target group `{group}`: {}", words(error));
+    let sentence = format!("ECS cannot register the task with target group `{group}`: {}", excerpt(error));
     if error.contains("not authorized to perform") {
         return Cause::new(Kind::RoleDenied, None, sentence)
             .help("allow the role that ECS uses for the load balancer elasticloadbalancing:RegisterTargets");
     }
     Cause::new(Kind::LoadBalancerCheck, None, sentence).help(
-        "the target group has to exist, be in the VPC of the tasks, and have the target type `ip` for \
+        "the target group must exist, be in the VPC of the tasks, and have the target type `ip` for \
          the network mode `awsvpc`",
     )
 }
 
-/// Without the `(service NAME)` in front.
+/// Removes `(service NAME)` at the start.
 fn without_service(message: &str) -> &str {
     let rest = message.strip_prefix("(service ").and_then(|rest| rest.split_once(") "));
     rest.map_or(message, |(_, rest)| rest)

@@ -1,4 +1,4 @@
-//! What containers ended with, and what their last words tell.
+//! Interprets exit codes and last log lines of containers.
 
 use super::common::{memory, no_command, wrong_architecture};
 use super::definition::Definition;
@@ -7,7 +7,7 @@ use crate::ecs::task::{Container, Task};
 use regex::Regex;
 use std::sync::LazyLock;
 
-/// What programs say of memory that they do not get.
+/// Messages of programs that ran out of memory.
 const MEMORY: [&str; 9] = [
     "JavaScript heap out of memory",
     "java.lang.OutOfMemoryError",
@@ -20,7 +20,7 @@ const MEMORY: [&str; 9] = [
     "std::bad_alloc",
 ];
 
-/// What programs say of a port that another one has, in lower case.
+/// Messages of programs whose port is in use, in lower case.
 const PORT: [&str; 5] = [
     "eaddrinuse",
     "address already in use",
@@ -29,9 +29,9 @@ const PORT: [&str; 5] = [
     "only one usage of each socket address",
 ];
 
-/// The end of the essential container that took the task with it.
+/// The exit of the essential container that stopped the task.
 pub(crate) fn essential(evidence: &Evidence<'_>, definition: &Definition<'_>) -> Option<Cause> {
-    // What ends after the first one was told to by ECS, with SIGTERM: its code says the least.
+    // ECS stops the remaining containers with SIGTERM, so their codes are the least significant.
     let rank = |code: i32| match code {
         143 => 0,
         0 => 1,
@@ -44,7 +44,7 @@ pub(crate) fn essential(evidence: &Evidence<'_>, definition: &Definition<'_>) ->
     first.map(|(container, code)| of_code(evidence, definition, container, code))
 }
 
-/// The end of another container, which the essential ones may have waited for.
+/// The exit of another container, on which the essential ones may depend.
 pub(crate) fn other(evidence: &Evidence<'_>, definition: &Definition<'_>) -> Option<Cause> {
     let mut ended = containers(evidence.task, definition, false)
         .filter_map(|container| Some((container, container.exit_code.filter(|code| *code != 0)?)));
@@ -55,8 +55,8 @@ fn of_code(evidence: &Evidence<'_>, definition: &Definition<'_>, container: &Con
     let name = container.name.as_str();
     let lines = logged(evidence, name);
     if code != 0
-        && exited_itself(evidence.task)
-        && let Some(cause) = said(lines, name, definition)
+        && exited_first(evidence.task)
+        && let Some(cause) = from_log(lines, name, definition)
     {
         return cause;
     }
@@ -66,8 +66,8 @@ fn of_code(evidence: &Evidence<'_>, definition: &Definition<'_>, container: &Con
     }
 }
 
-/// Only what ends by itself says why.
-fn exited_itself(task: &Task) -> bool {
+/// Whether a container's exit stopped the task. Otherwise its log does not explain the stop.
+fn exited_first(task: &Task) -> bool {
     task.stop_code.as_deref() == Some("EssentialContainerExited")
         || task.stopped_reason.as_deref().is_some_and(|reason| reason.starts_with("Essential container"))
 }
@@ -77,8 +77,8 @@ fn logged<'a>(evidence: &Evidence<'a>, name: &str) -> &'a [String] {
     log.map(|log| log.lines.as_slice()).unwrap_or_default()
 }
 
-/// What the last lines tell, the latest word first.
-fn said(lines: &[String], name: &str, definition: &Definition<'_>) -> Option<Cause> {
+/// The cause in the last log lines, latest first.
+fn from_log(lines: &[String], name: &str, definition: &Definition<'_>) -> Option<Cause> {
     let find = |is_it: &dyn Fn(&str) -> bool| lines.iter().rev().find(|line| is_it(line));
     if find(&|line| line.to_lowercase().contains("exec format error")).is_some() {
         return Some(wrong_architecture(Some(name), definition, true));
@@ -98,7 +98,7 @@ fn said(lines: &[String], name: &str, definition: &Definition<'_>) -> Option<Cau
         .map(|line| memory(Some(name), definition, Some(line.trim())))
 }
 
-/// The container's own command could not be run: the words of runc, which come in place of the program's.
+/// Whether runc failed to run the container's command. Its message replaces the program's output.
 fn is_exec_failure(line: &str) -> bool {
     let line = line.trim();
     let own =
@@ -108,15 +108,18 @@ fn is_exec_failure(line: &str) -> bool {
         .any(|words| line.contains(words))
 }
 
-/// The port in the last words, for a container's log or a runtime's message.
+/// The cause for a port in use, from a container's log or a runtime's message.
 pub(crate) fn port_in_use(name: &str, words: &str) -> Cause {
-    let port =
-        port(words).map_or_else(|| "the port that it listens on".to_owned(), |port| format!("port {port}"));
-    Cause::new(Kind::PortInUse, Some(name), format!("container `{name}` did not get {port}, which is in use"))
-        .help(
-            "containers of one task share their ports in the network modes `awsvpc` and `host`: let \
-             each listen on another one, and start the program once only",
-        )
+    let port = port(words).map_or_else(|| "its port".to_owned(), |port| format!("port {port}"));
+    Cause::new(
+        Kind::PortInUse,
+        Some(name),
+        format!("container `{name}` cannot listen on {port}, which is in use"),
+    )
+    .help(
+        "containers of one task share their ports in the network modes `awsvpc` and `host`: use a \
+             different port for each, and start the program only once",
+    )
 }
 
 fn port(words: &str) -> Option<&str> {
@@ -135,13 +138,13 @@ fn command_failed(lines: &[String], name: &str, code: i32, definition: &Definiti
     let failed = if code == 127 { "does not exist in its image" } else { "cannot be run" };
     let sentence = format!("container `{name}` ended with exit code {code}: {command} {failed}");
     Cause::new(Kind::NoSuchCommand, Some(name), sentence).help(if code == 127 {
-        "correct `command` or `entryPoint`, or put the program into the image and on its PATH"
+        "correct `command` or `entryPoint`, or add the program to the image and its PATH"
     } else {
-        "make the file executable in the image (`chmod +x`), and see that it is a program or a script"
+        "make the file executable in the image (`chmod +x`), and check that it is a program or a script"
     })
 }
 
-/// The command that a shell did not find.
+/// The command that a shell could not find.
 fn not_found(line: &str) -> Option<&str> {
     let line = line.trim().trim_end_matches('.');
     let rest = line.strip_suffix(": command not found").or_else(|| line.strip_suffix(": not found"))?;
@@ -153,13 +156,13 @@ fn exited(name: &str, code: i32) -> Cause {
     let cause = |sentence: String| Cause::new(Kind::Exited, Some(name), sentence);
     match code {
         0 => cause(format!(
-            "{subject} ended by itself with exit code 0, but a service's container has to keep running"
+            "{subject} ended with exit code 0, but a service's container must keep running"
         ))
-        .help("keep the program in the foreground; what ends after its work is no essential container"),
+        .help("keep the program in the foreground; a container that exits after its work must not be essential"),
         137 => cause(format!("{subject} was killed with SIGKILL (exit code 137)"))
-            .help("the usual reason is a lack of memory: give the container or the task more `memory`"),
-        139 => cause(format!("{subject} crashed with SIGSEGV (exit code 139), a wrong access to memory")),
-        143 => cause(format!("{subject} was told to end with SIGTERM (exit code 143)")),
+            .help("the usual cause is a lack of memory: give the container or the task more `memory`"),
+        139 => cause(format!("{subject} crashed with SIGSEGV (exit code 139), an invalid memory access")),
+        143 => cause(format!("{subject} was stopped with SIGTERM (exit code 143)")),
         _ => match signal(code) {
             Some(signal) => cause(format!("{subject} ended with {signal} (exit code {code})")),
             None => cause(format!("{subject} ended with exit code {code}")),

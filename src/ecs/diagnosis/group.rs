@@ -1,24 +1,24 @@
-//! Failed tasks by what ended them.
+//! Groups failed tasks by their cause.
 
 use super::{Cause, ContainerLog, Evidence};
 use crate::ecs::task::Task;
 
-/// Tasks that ended for one reason.
+/// Tasks that stopped for the same reason.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Group {
     pub(crate) cause: Cause,
     pub(crate) tasks: Vec<String>,
-    /// ECS's code for the end of the first one.
+    /// ECS's stop code of the first task.
     pub(crate) stop_code: Option<String>,
-    /// ECS's own words for it.
+    /// ECS's message about the first task.
     pub(crate) reason: Option<String>,
-    /// What the container in question ended with.
+    /// The exit code of the container that caused it.
     pub(crate) exit_code: Option<i32>,
-    /// The last lines of the first one.
+    /// The last log lines of the first task.
     pub(crate) logs: Vec<ContainerLog>,
 }
 
-/// Tasks by their cause, the most frequent one first.
+/// Groups tasks by their cause, the most frequent cause first.
 pub(crate) fn group(causes: &[(Evidence<'_>, Cause)]) -> Vec<Group> {
     let mut groups: Vec<Group> = Vec::new();
     for (evidence, cause) in causes {
@@ -47,7 +47,7 @@ impl Group {
         }
     }
 
-    /// What to write into the log: the cause, what the containers said last, and the way out. An event has been written already.
+    /// The log lines: the cause, the containers' last lines, the help. Empty for events, which are logged already.
     pub(crate) fn lines(&self) -> Vec<String> {
         if self.tasks.is_empty() {
             return Vec::new();
@@ -56,7 +56,7 @@ impl Group {
             1 => "1 task".to_owned(),
             count => format!("{count} tasks"),
         };
-        let mut lines = vec![format!("{tasks}: {}{}", self.cause.sentence, self.said_by_ecs())];
+        let mut lines = vec![format!("{tasks}: {}{}", self.cause.sentence, self.ecs_message())];
         for log in self.shown() {
             lines.extend(log.lines.iter().map(|line| format!("  {} | {line}", log.container)));
         }
@@ -64,8 +64,8 @@ impl Group {
         lines
     }
 
-    /// ECS's own words in parentheses, as far as the sentence does not have them.
-    fn said_by_ecs(&self) -> String {
+    /// ECS's message in parentheses, unless the sentence already contains it.
+    fn ecs_message(&self) -> String {
         let reason = self
             .reason
             .as_deref()
@@ -74,28 +74,28 @@ impl Group {
         if parts.is_empty() { String::new() } else { format!(" ({})", parts.join(": ")) }
     }
 
-    /// The container in question has said it, if any has.
+    /// The log of the container that caused it, or all logs if that one is empty.
     fn shown(&self) -> impl Iterator<Item = &ContainerLog> {
         let is_it = |log: &&ContainerLog| Some(&log.container) == self.cause.container.as_ref();
-        let has_said = self.logs.iter().any(|log| is_it(&log) && !log.lines.is_empty());
-        self.logs.iter().filter(move |log| !has_said || is_it(log))
+        let has_lines = self.logs.iter().any(|log| is_it(&log) && !log.lines.is_empty());
+        self.logs.iter().filter(move |log| !has_lines || is_it(log))
     }
 }
 
-/// What ECS says of the task, and of the container where that is more.
+/// ECS's message about the task, with the one about the container if that adds something.
 fn reason(task: &Task, of_container: Option<&str>) -> Option<String> {
-    let words = |text: &str| {
+    let one_line = |text: &str| {
         let text = text.split_whitespace().collect::<Vec<_>>().join(" ");
         (!text.is_empty()).then_some(text)
     };
-    match (task.stopped_reason.as_deref().and_then(words), of_container.and_then(words)) {
+    match (task.stopped_reason.as_deref().and_then(one_line), of_container.and_then(one_line)) {
         (Some(task), Some(container)) if !task.contains(&container) => Some(format!("{task}: {container}")),
         (task, container) => task.or(container),
     }
 }
 
 impl Group {
-    /// A cause that only an event of the service tells.
+    /// A cause that is known only from a service event.
     pub(crate) fn of_event(cause: Cause) -> Self {
         Self { cause, tasks: Vec::new(), stop_code: None, reason: None, exit_code: None, logs: Vec::new() }
     }

@@ -1,58 +1,57 @@
-//! Why tasks ended: from what ECS says of them, the definition that they run and the last lines of their logs.
+//! Diagnoses stopped tasks from ECS's messages, the task definition and the last log lines.
 
 mod balancer;
+mod capacity;
 mod common;
 mod definition;
 mod event;
+mod excerpt;
 mod exit;
 mod group;
 mod reason;
-mod room;
 mod secret;
-mod words;
 
 use super::task::{Container, Task};
 use definition::Definition;
 use serde_json::Value;
 
+pub(crate) use capacity::meaning as capacity_reason;
 pub(crate) use event::diagnose_event;
 pub(crate) use group::{Group, group};
-pub(crate) use room::meaning as no_room;
 
-/// Whether a task of a definition, as `DescribeTaskDefinition` gives it, ends with this container.
+/// Whether a container is essential, by a `taskDefinition` object from `DescribeTaskDefinition`.
 pub(crate) fn is_essential(definition: &Value, container: &str) -> bool {
     Definition(definition).is_essential(container)
 }
 
-/// What is known about a failed task beside the task itself.
+/// A failed task with everything that helps to diagnose it.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Evidence<'a> {
-    /// The task, as ECS describes it once it is stopped.
+    /// The stopped task.
     pub(crate) task: &'a Task,
-    /// The `taskDefinition` object, as `DescribeTaskDefinition` gives it.
+    /// The `taskDefinition` object from `DescribeTaskDefinition`.
     pub(crate) definition: &'a Value,
-    /// The last lines of its containers.
+    /// The last log lines of its containers.
     pub(crate) logs: &'a [ContainerLog],
-    /// The path that the load balancer's target group checks.
+    /// The path of the target group's health check.
     pub(crate) health_path: Option<&'a str>,
 }
 
-/// The end of a container's log.
+/// The last lines of a container's log.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct ContainerLog {
-    /// Its name in the task definition.
+    /// The name in the task definition.
     pub(crate) container: String,
     pub(crate) lines: Vec<String>,
 }
 
-/// Why a task ended.
+/// Why a task stopped.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Cause {
-    /// What sort of trouble it is.
     pub(crate) kind: Kind,
-    /// The container that it is about, where it is about one.
+    /// The container that caused it, if it is known.
     pub(crate) container: Option<String>,
-    /// What happened, as part of a sentence.
+    /// A sentence fragment.
     pub(crate) sentence: String,
     pub(crate) help: Option<String>,
 }
@@ -68,52 +67,49 @@ impl Cause {
     }
 }
 
-/// What sort of trouble ended a task.
+/// The kind of failure that stopped a task.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
-    /// The registry has no such image.
     ImageMissing,
-    /// The registry does not let the task have the image.
+    /// The task has no permission to pull the image.
     ImageDenied,
-    /// The registry cannot be reached, or has had too many requests.
+    /// The registry cannot be reached or limits the rate of requests.
     ImageUnreachable,
-    /// There is no such secret or parameter, or nothing of that name inside it.
+    /// The secret or parameter, or its JSON key, does not exist.
     SecretMissing,
-    /// The secret or parameter may not be read, or not be decrypted.
+    /// The task has no permission to read or decrypt the secret or parameter.
     SecretDenied,
-    /// The log group does not exist.
     LogGroupMissing,
-    /// A role cannot be assumed, or lacks a permission for something else than images and secrets.
+    /// A role cannot be assumed, or lacks a permission that is not about images or secrets.
     RoleDenied,
-    /// A container took more memory than it may have.
+    /// A container exceeded its memory limit.
     OutOfMemory,
-    /// A container's own health check failed.
     HealthCheck,
-    /// The load balancer's health check failed, or the load balancer does not take the task.
+    /// The load balancer's health check failed, or the task could not be registered with it.
     LoadBalancerCheck,
-    /// The image is built for another processor.
+    /// The image is built for another CPU architecture.
     WrongArchitecture,
-    /// The container's command does not exist, or cannot be run.
+    /// The container's command does not exist or is not executable.
     NoSuchCommand,
-    /// The port that a container listens on is taken.
+    /// The port of a container is in use.
     PortInUse,
-    /// There is no room for the task.
+    /// No capacity for the task.
     NoCapacity,
-    /// A network interface or a service of AWS is out of reach.
+    /// A network interface or an AWS service is not available to the task.
     Network,
-    /// The disk is full, or a volume cannot be mounted.
+    /// The disk is full or a volume cannot be mounted.
     Disk,
-    /// A container ended, with a code or by a signal.
+    /// A container exited.
     Exited,
-    /// The host or its runtime went away or does not answer: spot, maintenance, a terminated instance.
+    /// The host or its runtime failed: spot interruption, maintenance, a terminated instance.
     Infrastructure,
-    /// Stopped on purpose, by a person or the scheduler: not a failure.
+    /// Stopped on purpose by a user or the scheduler, so not a failure.
     Stopped,
     Unknown,
 }
 
 impl Kind {
-    /// After how many tasks that failed like this it makes no sense to wait for another one.
+    /// After how many such failures further tasks are certain to fail, too.
     pub(crate) fn hopeless_after(self) -> Option<usize> {
         match self {
             Self::ImageMissing
@@ -121,38 +117,38 @@ impl Kind {
             | Self::LogGroupMissing
             | Self::WrongArchitecture
             | Self::NoSuchCommand => Some(1),
-            // A change of IAM may need a moment.
+            // Changes in IAM take effect with a delay.
             Self::ImageDenied | Self::SecretDenied | Self::RoleDenied => Some(2),
             _ => None,
         }
     }
 }
 
-/// Says why a task ended.
+/// Finds out why a task stopped.
 pub(crate) fn diagnose(evidence: &Evidence<'_>) -> Cause {
     let definition = Definition(evidence.definition);
     host(evidence.task)
-        .or_else(|| asked_for(evidence.task))
-        .or_else(|| written(evidence, &definition))
+        .or_else(|| requested(evidence.task))
+        .or_else(|| messages(evidence, &definition))
         .or_else(|| health(evidence, &definition))
         .or_else(|| scheduled(evidence.task))
         .or_else(|| exit::essential(evidence, &definition))
-        .or_else(|| written_of_others(evidence.task, &definition))
+        .or_else(|| messages_about_others(evidence.task, &definition))
         .or_else(|| exit::other(evidence, &definition))
         .unwrap_or_else(|| unknown(evidence.task))
 }
 
-/// What ECS says, in lower case.
+/// ECS's message in lower case.
 fn stopped_reason(task: &Task) -> String {
     task.stopped_reason.as_deref().unwrap_or_default().to_lowercase()
 }
 
-/// The host that went away.
+/// A failure of the host.
 fn host(task: &Task) -> Option<Cause> {
     let reason = stopped_reason(task);
     let code = task.stop_code.as_deref().unwrap_or_default();
     let sentence = if code == "SpotInterruption" || reason.contains("spot task was interrupted") {
-        "AWS took back the spot capacity that the task ran on"
+        "AWS reclaimed the spot capacity of the task"
     } else if reason.contains("host ec2 (instance") {
         "the EC2 instance that the task ran on was stopped or terminated"
     } else if reason.contains("container instance")
@@ -163,7 +159,7 @@ fn host(task: &Task) -> Option<Cause> {
         || code == "InfrastructureHealth"
         || reason.contains("underlying infrastructure")
     {
-        "AWS ended the task because of the infrastructure that it ran on"
+        "AWS stopped the task because of its underlying infrastructure"
     } else {
         return None;
     };
@@ -173,18 +169,18 @@ fn host(task: &Task) -> Option<Cause> {
     )
 }
 
-/// Whoever asked for the end of the task.
-fn asked_for(task: &Task) -> Option<Cause> {
+/// A stop by a user or by scaling.
+fn requested(task: &Task) -> Option<Cause> {
     let reason = stopped_reason(task);
     if reason.contains("scaling activity initiated by") {
         return Some(scheduler());
     }
-    let by_someone =
+    let by_user =
         task.stop_code.as_deref() == Some("UserInitiated") || reason.contains("task stopped by user");
-    by_someone.then(|| Cause::new(Kind::Stopped, None, "somebody stopped the task"))
+    by_user.then(|| Cause::new(Kind::Stopped, None, "a user stopped the task"))
 }
 
-/// What else the scheduler stops is not a failure.
+/// Any other stop by the scheduler is not a failure.
 fn scheduled(task: &Task) -> Option<Cause> {
     (task.stop_code.as_deref() == Some("ServiceSchedulerInitiated")).then(scheduler)
 }
@@ -193,16 +189,16 @@ fn scheduler() -> Cause {
     Cause::new(Kind::Stopped, None, "the service's scheduler stopped the task on purpose")
 }
 
-/// What is written of essential containers, and of the task; what is understood goes first.
-fn written(evidence: &Evidence<'_>, definition: &Definition<'_>) -> Option<Cause> {
+/// The messages about essential containers and the task. A recognised message has precedence.
+fn messages(evidence: &Evidence<'_>, definition: &Definition<'_>) -> Option<Cause> {
     let task = evidence.task;
     let of_containers = reasons(task, definition, true);
     let of_task = task.stopped_reason.as_deref().map(|reason| (None, reason));
     understood(of_containers.chain(of_task), definition)
 }
 
-/// What is written of the other containers counts when nothing else does.
-fn written_of_others(task: &Task, definition: &Definition<'_>) -> Option<Cause> {
+/// The messages about other containers, which count only if there is no other cause.
+fn messages_about_others(task: &Task, definition: &Definition<'_>) -> Option<Cause> {
     understood(reasons(task, definition, false), definition)
 }
 
@@ -232,7 +228,7 @@ fn containers<'a>(
     task.containers.iter().filter(move |container| definition.is_essential(&container.name) == essential)
 }
 
-/// The health check that failed.
+/// A failed health check.
 fn health(evidence: &Evidence<'_>, definition: &Definition<'_>) -> Option<Cause> {
     let reason = stopped_reason(evidence.task);
     if reason.contains("failed container health checks") {
@@ -257,16 +253,18 @@ fn container_check(task: &Task, definition: &Definition<'_>) -> Cause {
     let check =
         command.map_or_else(|| "its health check".to_owned(), |it| format!("its health check `{it}`"));
     let subject = container.map_or_else(|| "a container".to_owned(), |name| format!("container `{name}`"));
-    Cause::new(Kind::HealthCheck, container, format!("{subject} did not pass {check}")).help(
-        "the check runs inside the container: its command has to be in the image; a slow start takes a \
+    Cause::new(Kind::HealthCheck, container, format!("{subject} failed {check}")).help(
+        "the check runs inside the container, so its command must be in the image; a slow start needs a \
          longer `startPeriod`",
     )
 }
 
 fn unknown(task: &Task) -> Cause {
     let sentence = match task.stopped_reason.as_deref() {
-        Some(reason) if !reason.trim().is_empty() => format!("the task stopped: {}", words::words(reason)),
-        _ => "the task stopped, and ECS does not say why".to_owned(),
+        Some(reason) if !reason.trim().is_empty() => {
+            format!("the task stopped: {}", excerpt::excerpt(reason))
+        }
+        _ => "the task stopped, and ECS reports no reason".to_owned(),
     };
     Cause::new(Kind::Unknown, None, sentence)
 }

@@ -1,13 +1,13 @@
-//! What ECS and its agents write about tasks that did not start or did not stay, put into sentences.
+//! Interprets the messages of ECS and its agents about tasks that did not start or stopped.
 
+use super::capacity::no_capacity;
 use super::common::{memory, no_command, wrong_architecture};
 use super::definition::Definition;
+use super::excerpt::{between, excerpt};
 use super::exit::port_in_use;
-use super::room::no_room;
-use super::words::{between, words};
 use super::{Cause, Kind};
 
-/// Words of what is out of reach, in lower case.
+/// Signs of a network failure, in lower case.
 pub(crate) const UNREACHABLE: [&str; 22] = [
     "i/o timeout",
     "connection issue between",
@@ -33,7 +33,7 @@ pub(crate) const UNREACHABLE: [&str; 22] = [
     "check your task network configuration",
 ];
 
-/// Words of a refusal, in lower case.
+/// Signs of a missing permission, in lower case.
 pub(crate) const DENIED: [&str; 12] = [
     "accessdenied",
     "not authorized to perform",
@@ -49,7 +49,7 @@ pub(crate) const DENIED: [&str; 12] = [
     "access denied by server",
 ];
 
-/// Words of an image that is not there, in lower case. Docker says the second one of private images, too.
+/// Signs of a missing image, in lower case. Docker uses the second one for private images, too.
 const NO_IMAGE: [&str; 8] = [
     "not found",
     "repository does not exist or may require",
@@ -61,10 +61,10 @@ const NO_IMAGE: [&str; 8] = [
     "invalid reference format",
 ];
 
-/// What a task in a subnet without a way out lacks.
-pub(crate) const WAY_OUT: &str = "in a private subnet it takes a NAT gateway or VPC endpoints for";
+/// The start of a help text about subnets without internet access. A list of services follows.
+pub(crate) const SUBNET_NEEDS: &str = "a private subnet needs a NAT gateway or VPC endpoints for";
 
-/// A message, and what it is about.
+/// A message with its context.
 pub(crate) struct Message<'a> {
     pub(crate) text: &'a str,
     lower: String,
@@ -72,7 +72,7 @@ pub(crate) struct Message<'a> {
     pub(crate) definition: &'a Definition<'a>,
 }
 
-/// Says what a message means, if it is one of the known sorts.
+/// Interprets a message. Returns `None` if it is unknown.
 pub(crate) fn read(text: &str, container: Option<&str>, definition: &Definition<'_>) -> Option<Cause> {
     let container = container.or_else(|| {
         let is_of_container = text.contains("CannotPull") || text.contains("CannotStart");
@@ -87,7 +87,7 @@ impl Message<'_> {
         markers.iter().any(|marker| self.lower.contains(marker))
     }
 
-    /// The more special ones come first.
+    /// More specific patterns come first.
     fn cause(&self) -> Option<Cause> {
         if self.has(&["outofmemoryerror", "due to memory usage", "oom-killed", "memory limit too low"]) {
             return Some(memory(self.container, self.definition, None));
@@ -109,7 +109,7 @@ impl Message<'_> {
             return Some(self.image());
         }
         if self.has(&["unable to pull secrets or registry auth"]) {
-            return Some(self.neither());
+            return Some(self.secrets_or_image());
         }
         if self.has(&["cannotstartcontainer", "cannotcreatecontainer", "oci runtime", "runc create failed"]) {
             return Some(self.start());
@@ -117,7 +117,7 @@ impl Message<'_> {
         self.surroundings()
     }
 
-    /// What is not about a container.
+    /// Messages that are not about a container.
     fn surroundings(&self) -> Option<Cause> {
         if self.has(&["efs utils", "efs volumes", "no space left on device", "failed to mount"]) {
             return Some(self.volume());
@@ -127,7 +127,7 @@ impl Message<'_> {
         }
         let room = ["cpu", "memory", "port", "eni", "gpu"].map(|resource| format!("resource:{resource}"));
         if self.has(&["capacity is unavailable"]) || room.iter().any(|marker| self.has(&[marker])) {
-            return Some(no_room(&self.lower));
+            return Some(no_capacity(&self.lower));
         }
         if self.has(&["network interface", "eni:", "insufficientfreeaddresses", "free addresses in subnet"]) {
             return Some(self.network_interface());
@@ -141,26 +141,27 @@ impl Message<'_> {
             "internal error",
         ];
         if self.has(&runtime) {
-            let sentence = format!("the host did not bring the task up: {}", words(self.text));
-            return Some(self.about(Kind::Infrastructure, sentence).help(
-                "ECS tries again; on EC2 look at the load of the instance's CPU and disk, and at its \
-                 agent's log",
-            ));
+            let sentence = format!("the host failed to start the task: {}", excerpt(self.text));
+            return Some(
+                self.about(Kind::Infrastructure, sentence)
+                    .help("ECS retries; on EC2 check the instance's CPU and disk load and its agent's log"),
+            );
         }
         self.has(&["resourceinitializationerror"]).then(|| self.resources())
     }
 
-    /// Another part of the task, such as its files of variables.
+    /// Other resources of the task, such as environment files.
     fn resources(&self) -> Cause {
-        let mut cause = self.other("the task's resources cannot be set up");
+        let mut cause = self.other("cannot set up the task's resources");
         if self.has(&DENIED) {
             cause.kind = Kind::RoleDenied;
-            return cause.help("allow the execution role what the message names");
+            return cause.help("allow the execution role the action in the message");
         }
         if self.has(&UNREACHABLE) {
             cause.kind = Kind::Network;
-            return cause
-                .help(format!("{WAY_OUT} what the message names; in a public one `assign-public-ip`"));
+            return cause.help(format!(
+                "{SUBNET_NEEDS} the service in the message; a public one needs `assign-public-ip`"
+            ));
         }
         cause
     }
@@ -169,17 +170,17 @@ impl Message<'_> {
         Cause::new(kind, self.container, sentence)
     }
 
-    /// What is known to be wrong in general, but not in particular.
+    /// A failure with a known subject but an unknown cause.
     pub(crate) fn other(&self, subject: &str) -> Cause {
-        self.about(Kind::Unknown, format!("{subject}: {}", words(self.text)))
+        self.about(Kind::Unknown, format!("{subject}: {}", excerpt(self.text)))
     }
 
-    /// The role that was refused something, and what.
-    pub(crate) fn refused(&self) -> String {
+    /// The role and action that were denied, as the end of a sentence.
+    pub(crate) fn denied(&self) -> String {
         let role = between(self.text, "assumed-role/", &['/', ' ']).map(|role| format!("role `{role}`"));
         let action = between(self.text, "to perform: ", &[' ']).map(|action| format!("`{action}`"));
         match (role, action) {
-            (Some(role), Some(action)) => format!(": {role} may not {action}"),
+            (Some(role), Some(action)) => format!(": {role} lacks {action}"),
             (None, Some(action)) => format!(": {action} is not allowed"),
             _ => String::new(),
         }
@@ -191,10 +192,10 @@ impl Message<'_> {
             return wrong_architecture(self.container, self.definition, false);
         }
         if self.has(&["toomanyrequests", "too many requests", "pull rate limit"]) {
-            let sentence = format!("the registry of {image} has had too many requests");
+            let sentence = format!("the registry of {image} received too many requests");
             return self.about(Kind::ImageUnreachable, sentence).help(
-                "copy the image to ECR or use an ECR pull-through cache; Docker Hub allows more to \
-                 those who log in (`repositoryCredentials`)",
+                "copy the image to ECR or use an ECR pull-through cache; Docker Hub allows more requests \
+                 with a login (`repositoryCredentials`)",
             );
         }
         if self.has(&["no space left on device"]) {
@@ -205,7 +206,7 @@ impl Message<'_> {
         }
         if self.has(&NO_IMAGE) {
             let sentence =
-                format!("{image} does not exist, or is private and nobody has logged in to its registry");
+                format!("{image} does not exist, or is private and the task has no login for its registry");
             let sentence = if self.has(&["may require", "no pull access"]) {
                 sentence
             } else {
@@ -226,17 +227,19 @@ impl Message<'_> {
         if self.has(&UNREACHABLE) || self.has(&fails) {
             return self
                 .about(Kind::ImageUnreachable, format!("the registry of {image} cannot be reached"))
-                .help(format!("{WAY_OUT} ecr.api, ecr.dkr and s3; in a public one `assign-public-ip`"));
+                .help(format!(
+                    "{SUBNET_NEEDS} ecr.api, ecr.dkr and s3; a public one needs `assign-public-ip`"
+                ));
         }
         self.other(&format!("{image} cannot be pulled"))
     }
 
     fn image_denied(&self, image: &str) -> Cause {
-        let sentence = format!("{image} may not be pulled{}", self.refused());
+        let sentence = format!("no permission to pull {image}{}", self.denied());
         self.about(Kind::ImageDenied, sentence).help(
             "allow the execution role ecr:BatchGetImage, ecr:GetDownloadUrlForLayer and \
-             ecr:GetAuthorizationToken; a repository of another account has to allow it as well, and \
-             other registries take `repositoryCredentials`",
+             ecr:GetAuthorizationToken; a repository of another account must allow it as well, and \
+             other registries need `repositoryCredentials`",
         )
     }
 
@@ -250,23 +253,23 @@ impl Message<'_> {
         }
     }
 
-    /// Secrets or the registry: the message does not say which of them.
-    fn neither(&self) -> Cause {
+    /// A message about either secrets or the registry.
+    fn secrets_or_image(&self) -> Cause {
         if self.has(&DENIED) {
-            let sentence = format!("the secrets or the image may not be read{}", self.refused());
+            let sentence = format!("no permission to read the secrets or pull the image{}", self.denied());
             return self.about(Kind::RoleDenied, sentence).help(
                 "allow the execution role secretsmanager:GetSecretValue, ssm:GetParameters, kms:Decrypt \
-                 and what ECR takes",
+                 and ECR's actions for pulling",
             );
         }
         if self.has(&UNREACHABLE) {
-            let sentence = "the task cannot reach the services that it takes its secrets and images from";
+            let sentence = "the task cannot reach the services that hold its secrets and images";
             return self.about(Kind::Network, sentence).help(format!(
-                "{WAY_OUT} secretsmanager, ssm, ecr.api, ecr.dkr, logs and s3; in a public one \
+                "{SUBNET_NEEDS} secretsmanager, ssm, ecr.api, ecr.dkr, logs and s3; a public one needs \
                  `assign-public-ip`"
             ));
         }
-        self.other("the secrets or the image cannot be had")
+        self.other("cannot fetch the secrets or the image")
     }
 
     fn logs(&self) -> Cause {
@@ -279,7 +282,7 @@ impl Message<'_> {
             );
         }
         if self.has(&DENIED) {
-            let sentence = format!("{group} may not be written to{}", self.refused());
+            let sentence = format!("no permission to write to {group}{}", self.denied());
             return self.about(Kind::RoleDenied, sentence).help(
                 "allow the execution role logs:CreateLogStream and logs:PutLogEvents, with \
                  `awslogs-create-group` also logs:CreateLogGroup",
@@ -289,9 +292,9 @@ impl Message<'_> {
             let sentence = format!("the task cannot reach CloudWatch Logs for {group}");
             return self
                 .about(Kind::Network, sentence)
-                .help(format!("{WAY_OUT} logs; in a public one `assign-public-ip`"));
+                .help(format!("{SUBNET_NEEDS} logs; a public one needs `assign-public-ip`"));
         }
-        self.other("the container's logging cannot be set up")
+        self.other("cannot set up the container's logging")
     }
 
     fn start(&self) -> Cause {
@@ -316,12 +319,12 @@ impl Message<'_> {
 
     fn volume(&self) -> Cause {
         if self.has(&["no space left on device"]) {
-            return self.about(Kind::Disk, format!("the disk is full: {}", words(self.text))).help(
+            return self.about(Kind::Disk, format!("the disk is full: {}", excerpt(self.text))).help(
                 "on Fargate give the task more `ephemeralStorage`; on EC2 remove old images from the \
-                 instance, or give it a larger disk",
+                 instance, or use a larger disk",
             );
         }
-        let sentence = format!("a volume cannot be mounted: {}", words(self.text));
+        let sentence = format!("a volume cannot be mounted: {}", excerpt(self.text));
         if self.has(&DENIED) {
             return self.about(Kind::RoleDenied, sentence).help(
                 "allow the task role elasticfilesystem:ClientMount and elasticfilesystem:ClientWrite on \
@@ -330,10 +333,10 @@ impl Message<'_> {
         }
         let network = self.has(&["timeout", "timed out", "failed to resolve", "connection refused"]);
         self.about(if network { Kind::Network } else { Kind::Disk }, sentence).help(if network {
-            "the file system takes a mount target in the task's zone whose security group lets the task \
-             in on port 2049"
+            "the file system needs a mount target in the task's zone whose security group allows the \
+             task on port 2049"
         } else {
-            "the folder of the volume has to exist in the file system"
+            "the volume's root directory must exist in the file system"
         })
     }
 
@@ -341,7 +344,7 @@ impl Message<'_> {
         let role = between(self.text, "role '", &['\''])
             .map_or_else(|| "a role".to_owned(), |role| format!("role `{role}`"));
         self.about(Kind::RoleDenied, format!("ECS cannot assume {role}")).help(
-            "the role has to exist, and its trust policy has to let `ecs-tasks.amazonaws.com` assume it \
+            "the role must exist, and its trust policy must allow `ecs-tasks.amazonaws.com` to assume it \
              (roles for load balancers: `ecs.amazonaws.com`)",
         )
     }
@@ -355,15 +358,15 @@ impl Message<'_> {
                 "add subnets with free addresses to the service's network configuration, or free some",
             );
         }
-        let sentence = format!("the task did not get its network interface: {}", words(self.text));
+        let sentence = format!("the task got no network interface: {}", excerpt(self.text));
         self.about(Kind::Network, sentence).help(
-            "ECS tries again; if it stays so, look at the subnet's free addresses, the limit of network \
-             interfaces and policies for tags",
+            "ECS retries; if it keeps failing, check the subnet's free addresses, the limit of network \
+             interfaces and tag policies",
         )
     }
 }
 
-/// The image in a message that belongs to no container.
+/// The image in a message that names no container's image.
 fn quoted_image(message: &str) -> Option<&str> {
     let ends = [' ', '"', '\'', ','];
     ["cannot pull ", "resolve ref ", "resolve reference ", "manifest for ", "access denied for "]

@@ -1,12 +1,13 @@
-//! Messages about secrets and parameters.
+//! Interprets messages about secrets and parameters.
 
-use super::definition::Reference;
-use super::reason::{DENIED, Message, UNREACHABLE, WAY_OUT};
-use super::words::between;
+use super::definition::{Reference, is_secret};
+use super::excerpt::between;
+use super::reason::{DENIED, Message, SUBNET_NEEDS, UNREACHABLE};
 use super::{Cause, Kind};
+use crate::address::Arn;
 use crate::text::listed;
 
-/// Words of a secret or parameter that is not there, in lower case.
+/// Signs of a missing secret or parameter, in lower case.
 const NO_SECRET: [&str; 9] = [
     "resourcenotfound",
     "find the specified secret",
@@ -27,10 +28,10 @@ impl Message<'_> {
         let (named, is_parameter) =
             (self.named_secrets(), self.has(&["ssm", "systems manager", "parameter store"]));
         if self.has(&["looking for beginning of"]) {
-            let sentence = format!("{named} is no JSON document, but a key of it is asked for");
+            let sentence = format!("{named} is not a JSON document, but `valueFrom` names a key");
             return self
                 .about(Kind::SecretMissing, sentence)
-                .help("store an object in the secret, or take the whole of it");
+                .help("store a JSON object in the secret, or reference the whole secret");
         }
         if self.has(&NO_SECRET) {
             let (sentence, help) = if self.has(&["awscurrent", "staging label"]) {
@@ -49,10 +50,10 @@ impl Message<'_> {
         }
         if self.has(&DENIED) {
             let action = if is_parameter { "ssm:GetParameters" } else { "secretsmanager:GetSecretValue" };
-            let sentence = format!("{named} may not be read{}", self.refused());
+            let sentence = format!("no permission to read {named}{}", self.denied());
             return self.about(Kind::SecretDenied, sentence).help(format!(
-                "allow the execution role {action} for it, and kms:Decrypt where it is encrypted with a \
-                 key of your own"
+                "allow the execution role {action} for it, and kms:Decrypt if it is encrypted with a \
+                 customer managed key"
             ));
         }
         if self.has(&UNREACHABLE) {
@@ -60,7 +61,7 @@ impl Message<'_> {
                 if is_parameter { ("Systems Manager", "ssm") } else { ("Secrets Manager", "secretsmanager") };
             return self.about(Kind::Network, format!("the task cannot reach {service} for {named}")).help(
                 format!(
-                    "{WAY_OUT} {endpoint}, ecr.api, ecr.dkr, logs and s3; in a public one \
+                    "{SUBNET_NEEDS} {endpoint}, ecr.api, ecr.dkr, logs and s3; a public one needs \
                      `assign-public-ip`"
                 ),
             );
@@ -73,35 +74,38 @@ impl Message<'_> {
         let of_key: Vec<&Reference<'_>> =
             references.iter().filter(|reference| reference.json_key() == Some(key)).collect();
         let sentence = match of_key.first() {
-            Some(first) => format!("secret `{}` has no key `{key}`{}", first.secret(), taken_by(&of_key)),
+            Some(first) => format!("secret `{}` has no key `{key}`{}", first.secret(), used_by(&of_key)),
             None => format!("a secret has no key `{key}`"),
         };
         self.about(Kind::SecretMissing, sentence)
             .help(format!("add `{key}` to the secret's JSON object, or correct `valueFrom`"))
     }
 
-    /// The secrets or parameters that the message names, with the variables that take them; or else the only one there is.
+    /// The secrets or parameters in the message with their variables, or the only reference of the definition.
     fn named_secrets(&self) -> String {
         let references = self.definition.references();
         let named: Vec<String> =
             secrets_in(self.text).into_iter().map(|name| described(name, &references)).collect();
         match (named.as_slice(), references.as_slice()) {
-            ([], [only]) => format!("`{}`{}", only.secret(), taken_by(&[only])),
+            ([], [only]) => format!("`{}`{}", only.secret(), used_by(&[only])),
             ([], _) => "a secret or parameter".to_owned(),
             _ => named.join(" and "),
         }
     }
 }
 
-/// ARNs of secrets and parameters in a message, and the names after `invalid parameters:`.
+/// The ARNs of secrets and parameters in a message, and the names after `invalid parameters:`.
 fn secrets_in(message: &str) -> Vec<&str> {
     let trim = |word: &'_ str| -> usize { word.trim_end_matches([':', '.']).len() };
     let mut found: Vec<&str> = Vec::new();
     let words = message.split(|letter: char| letter.is_whitespace() || ",'\"[]()".contains(letter));
-    for word in words.filter(|word| word.starts_with("arn:")) {
+    for word in words {
         let word = &word[..trim(word)];
-        let is_one = (word.contains(":secretsmanager:") && word.contains(":secret:"))
-            || (word.contains(":ssm:") && word.contains(":parameter"));
+        let is_one = Arn::parse(word).is_some_and(|arn| match arn.service() {
+            "secretsmanager" => arn.resource().starts_with("secret:"),
+            "ssm" => arn.resource().starts_with("parameter"),
+            _ => false,
+        });
         if is_one && !found.contains(&word) {
             found.push(word);
         }
@@ -119,16 +123,16 @@ fn secrets_in(message: &str) -> Vec<&str> {
 }
 
 fn described(name: &str, references: &[Reference<'_>]) -> String {
-    let takers: Vec<&Reference<'_>> = references.iter().filter(|reference| reference.is_of(name)).collect();
-    let sort = if name.contains(":secretsmanager:") { "secret" } else { "parameter" };
-    format!("{sort} `{name}`{}", taken_by(&takers))
+    let users: Vec<&Reference<'_>> = references.iter().filter(|reference| reference.is_of(name)).collect();
+    let sort = if is_secret(name) { "secret" } else { "parameter" };
+    format!("{sort} `{name}`{}", used_by(&users))
 }
 
-/// The variables that take it, as the end of a sentence.
-fn taken_by(takers: &[&Reference<'_>]) -> String {
-    let Some(first) = takers.first() else { return String::new() };
-    let same = takers.iter().filter(|taker| taker.container == first.container);
-    let variables: Vec<&str> = same.map(|taker| taker.variable).collect();
+/// The variables that use it, as the end of a sentence.
+fn used_by(users: &[&Reference<'_>]) -> String {
+    let Some(first) = users.first() else { return String::new() };
+    let same = users.iter().filter(|user| user.container == first.container);
+    let variables: Vec<&str> = same.map(|user| user.variable).collect();
     let noun = if variables.len() == 1 { "variable" } else { "variables" };
     let variables = listed(variables);
     format!(" for {noun} {variables} of container `{}`", first.container)

@@ -46,18 +46,17 @@ fn diagnosed(task: &Task, logs: &[ContainerLog]) -> Cause {
     diagnose(&Evidence { task, definition: &definition(), logs, health_path: Some("/health") })
 }
 
-/// The text of all that is said, for messages of failing tests.
 #[track_caller]
 fn expect(cause: &Cause, kind: Kind, fragments: &[&str], from: &str) {
-    let said = format!("{} — {}", cause.sentence, cause.help.as_deref().unwrap_or_default());
-    assert_eq!(cause.kind, kind, "{from}\n{said}");
+    let text = format!("{} — {}", cause.sentence, cause.help.as_deref().unwrap_or_default());
+    assert_eq!(cause.kind, kind, "{from}\n{text}");
     for fragment in fragments {
-        assert!(said.contains(fragment), "no {fragment:?} in {said:?}\nof {from}");
+        assert!(text.contains(fragment), "no {fragment:?} in {text:?}\nof {from}");
     }
-    assert!(!cause.sentence.ends_with('.') && !said.contains("  "), "{said}");
+    assert!(!cause.sentence.ends_with('.') && !text.contains("  "), "{text}");
 }
 
-/// What Fargate writes into `stoppedReason`, and the agent on EC2 into the container's `reason`.
+/// Fargate's messages are in `stoppedReason`, those of the agent on EC2 in the container's `reason`.
 #[test]
 fn messages_about_images() {
     let retried = "CannotPullContainerError: pull image manifest has been retried";
@@ -73,11 +72,11 @@ fn messages_about_images() {
         ("CannotPullContainerError: The task can’t pull the image. Check whether the image exists. Error response from daemon: x".into(),
          Kind::ImageMissing, &["the image does not exist"]),
         (format!("CannotPullContainerError: The task can’t pull the image. Check that the role has the permissions to pull images from the registry. Error response from daemon: pull access denied for {ECR}, repository does not exist or may require 'docker login': denied: User: arn:aws:sts::123456789012:assumed-role/MyBrokenRole/xyz is not authorized to perform: ecr:BatchGetImage on resource: arn:aws:ecr:eu-west-1:123456789012:repository/web because no identity-based policy allows the ecr:BatchGetImage action"),
-         Kind::ImageDenied, &[ECR, "role `MyBrokenRole` may not `ecr:BatchGetImage`", "ecr:GetDownloadUrlForLayer", "ecr:GetAuthorizationToken"]),
+         Kind::ImageDenied, &[ECR, "role `MyBrokenRole` lacks `ecr:BatchGetImage`", "ecr:GetDownloadUrlForLayer", "ecr:GetAuthorizationToken"]),
         (format!("CannotPullContainerError: inspect image has been retried 1 time(s): failed to resolve ref \"{ECR}\": unexpected status code [manifests v7]: 403 Forbidden"),
-         Kind::ImageDenied, &[ECR, "may not be pulled"]),
+         Kind::ImageDenied, &[ECR, "no permission to pull"]),
         ("ResourceInitializationError: unable to pull secrets or registry auth: execution resource retrieval failed: unable to retrieve ecr registry auth: service call has been retried 1 time(s): operation error ECR: GetAuthorizationToken, https response error StatusCode: 400, RequestID: 2446, api error AccessDeniedException: User: arn:aws:sts::123456789012:assumed-role/exec/a5209 is not authorized to perform: ecr:GetAuthorizationToken on resource: * because no identity-based policy allows the ecr:GetAuthorizationToken action".into(),
-         Kind::ImageDenied, &["role `exec` may not `ecr:GetAuthorizationToken`"]),
+         Kind::ImageDenied, &["role `exec` lacks `ecr:GetAuthorizationToken`"]),
         ("ResourceInitializationError: unable to pull secrets or registry auth: execution resource retrieval failed: unable to retrieve ecr registry auth: service call has been retried 3 time(s): RequestError: send request failed caused by: Post \"https://api.ecr.us-west-2.amazonaws.com/\": dial tcp 52.94.184.143:443: i/o timeout. Please check your task network configuration.".into(),
          Kind::ImageUnreachable, &["cannot be reached", "NAT gateway", "ecr.api, ecr.dkr and s3", "`assign-public-ip`"]),
         (format!("CannotPullContainerError: The task cannot pull {ECR}@sha256:88e8 from the registry {ECR}@sha256:88e8. There is a connection issue between the task and the registry. Check your task network configuration. : failed to copy: httpReadSeeker: failed open: failed to do request: Get {ECR}: dial tcp 52.219.41.3:443: i/o timeout"),
@@ -123,7 +122,7 @@ fn messages_about_secrets_and_logs() {
          Kind::SecretMissing, &[SECRET, "marked for deletion"]),
         (format!("{asm} failed to fetch secret {SECRET}::x:y from secrets manager: InvalidParameter: 1 validation error(s) found. - minimum field size of 32, GetSecretValueInput.VersionId."),
          Kind::SecretMissing, &["not well-formed"]),
-        (format!("{asm} invalid character 'p' looking for beginning of value"), Kind::SecretMissing, &["no JSON document"]),
+        (format!("{asm} invalid character 'p' looking for beginning of value"), Kind::SecretMissing, &["not a JSON document"]),
         (format!("{asm} failed to fetch secret {SECRET} from secrets manager: operation error Secrets Manager: GetSecretValue, https response error StatusCode: 400, RequestID: d45b, api error AccessDeniedException: User: arn:aws:sts::123456789012:assumed-role/exec/1 is not authorized to perform: secretsmanager:GetSecretValue on resource: {SECRET} because no identity-based policy allows the secretsmanager:GetSecretValue action"),
          Kind::SecretDenied, &[SECRET, "`DB_PASSWORD`", "role `exec`", "secretsmanager:GetSecretValue", "kms:Decrypt"]),
         (format!("{asm} failed to fetch secret {SECRET} from secrets manager: AccessDeniedException: Access to KMS is not allowed"),
@@ -175,13 +174,13 @@ fn messages_about_starting_and_surroundings() {
         ("TaskFailedToStart", "ResourceInitializationError: failed to configure ENI: failed to setup regular eni: netplugin failed with no error message".into(), Kind::Network, &["netplugin"]),
         ("TaskFailedToStart", "ResourceInitializationError: failed to invoke EFS utils commands to set up EFS volumes: stderr: b'mount.nfs4: access denied by server while mounting 127.0.0.1:/'".into(), Kind::RoleDenied, &["elasticfilesystem:ClientMount"]),
         ("TaskFailedToStart", "ResourceInitializationError: failed to invoke EFS utils commands to set up EFS volumes: stderr: Failed to resolve \"fs-1.efs.eu-west-1.amazonaws.com\"".into(), Kind::Network, &["2049"]),
-        ("TaskFailedToStart", "ResourceInitializationError: failed to invoke EFS utils commands to set up EFS volumes: stderr: mount.nfs4: mounting fs-1:/opt failed, reason given by server: No such file or directory".into(), Kind::Disk, &["folder of the volume"]),
+        ("TaskFailedToStart", "ResourceInitializationError: failed to invoke EFS utils commands to set up EFS volumes: stderr: mount.nfs4: mounting fs-1:/opt failed, reason given by server: No such file or directory".into(), Kind::Disk, &["root directory"]),
         ("TaskFailedToStart", "Capacity is unavailable at this time. Please try again later or in a different availability zone".into(), Kind::NoCapacity, &["no such capacity"]),
         ("", "Host EC2 (instance i-0123) terminated.".into(), Kind::Infrastructure, &["terminated"]),
         ("SpotInterruption", "Your Spot Task was interrupted.".into(), Kind::Infrastructure, &["spot"]),
         ("TerminationNotice", "ECS is performing maintenance on the underlying infrastructure hosting the task".into(), Kind::Infrastructure, &["infrastructure"]),
         ("ServiceSchedulerInitiated", "Scaling activity initiated by (deployment ecs-svc/9086637243870003494)".into(), Kind::Stopped, &["scheduler"]),
-        ("UserInitiated", "Task stopped by user".into(), Kind::Stopped, &["somebody"]),
+        ("UserInitiated", "Task stopped by user".into(), Kind::Stopped, &["a user stopped"]),
         ("ServiceSchedulerInitiated", "Task stopped for Availability Zone rebalancing".into(), Kind::Stopped, &["scheduler"]),
         ("ServiceSchedulerInitiated", format!("Task failed ELB health checks in (target-group {GROUP})"), Kind::LoadBalancerCheck, &["path `/health`", "target group `web-tg`", "grace period"]),
         ("ServiceSchedulerInitiated", "Task failed container health checks".into(), Kind::HealthCheck, &["`web`", "`curl -f http://localhost/ || exit 1`"]),
@@ -192,7 +191,7 @@ fn messages_about_starting_and_surroundings() {
     ] {
         let is_of_container = kind == Kind::OutOfMemory || message.starts_with("Cannot");
         let of_container = is_of_container.then_some(message.as_str());
-        // A task that is stopped from outside ends with SIGTERM, which says nothing.
+        // A task that is stopped from outside ends with SIGTERM, which has no meaning.
         let exit_code = (code == "ServiceSchedulerInitiated" || code == "UserInitiated").then_some(143);
         let reason = if of_container.is_some() { "Task failed to start" } else { &message };
         let stopped = task(code, reason, vec![container("web", exit_code, of_container)]);
@@ -200,7 +199,7 @@ fn messages_about_starting_and_surroundings() {
     }
 }
 
-/// A task whose essential container ended by itself.
+/// Diagnoses a task whose essential container exited first.
 fn ended(code: i32, lines: &[&str]) -> Cause {
     let containers = vec![container("web", Some(code), None)];
     diagnosed(
@@ -210,10 +209,10 @@ fn ended(code: i32, lines: &[&str]) -> Cause {
 }
 
 #[test]
-fn exit_codes_and_last_words() {
+fn exit_codes_and_last_lines() {
     for (code, line, kind, fragments) in [
         (1, "Error: database is gone", Kind::Exited, &["container `web` ended with exit code 1"][..]),
-        (0, "done", Kind::Exited, &["exit code 0", "has to keep running"]),
+        (0, "done", Kind::Exited, &["exit code 0", "must keep running"]),
         (137, "", Kind::Exited, &["SIGKILL", "`memory`"]),
         (139, "", Kind::Exited, &["SIGSEGV"]),
         (143, "", Kind::Exited, &["SIGTERM"]),
@@ -238,7 +237,7 @@ fn exit_codes_and_last_words() {
             255,
             "exec /app/run.sh: no such file or directory",
             Kind::NoSuchCommand,
-            &["command `/app/run.sh`", "Windows line ends"],
+            &["command `/app/run.sh`", "Windows line endings"],
         ),
         (
             1,
@@ -288,7 +287,7 @@ fn exit_codes_and_last_words() {
 }
 
 #[test]
-fn logs_decide_only_where_a_container_ended_by_itself() {
+fn logs_count_only_if_a_container_exited_first() {
     let logs = [log("web", &["java.lang.OutOfMemoryError: once upon a time", "exec format error"])];
     let checked = task(
         "ServiceSchedulerInitiated",
@@ -298,9 +297,9 @@ fn logs_decide_only_where_a_container_ended_by_itself() {
     assert_eq!(diagnosed(&checked, &logs).kind, Kind::HealthCheck);
     let failed = task("TaskFailedToStart", "Task failed to start", vec![container("web", Some(1), None)]);
     assert_eq!(diagnosed(&failed, &logs).kind, Kind::Exited);
-    // What ends well has nothing to tell.
+    // The log of a successful container does not count.
     assert_eq!(ended(0, &["listen tcp :80: bind: address already in use"]).kind, Kind::Exited);
-    // Another container's words are not this one's.
+    // Nor does the log of another container.
     let other = [log("proxy", &["exec format error"])];
     let exited = task(
         "EssentialContainerExited",
@@ -321,14 +320,14 @@ fn the_container_that_failed_first_is_named() {
     assert_eq!(named(vec![plain("proxy", 143), plain("web", 0)]), "web");
     assert_eq!(named(vec![plain("proxy", 0), plain("web", 137)]), "web");
     assert_eq!(named(vec![plain("web", 1), plain("proxy", 2)]), "web");
-    // An essential container's reason goes before any code, another one's only where nothing else is known.
+    // An essential container's reason has precedence over any code; another container's counts only without other evidence.
     let killed = container("web", Some(137), Some("OutOfMemoryError: Container killed due to memory usage"));
     assert_eq!(of(vec![plain("proxy", 1), killed]).kind, Kind::OutOfMemory);
     let router =
         || container("router", Some(137), Some("OutOfMemoryError: Container killed due to memory usage"));
     assert_eq!(of(vec![router(), plain("web", 1)]).kind, Kind::Exited);
     assert_eq!(of(vec![router(), container("web", None, None)]).container.as_deref(), Some("router"));
-    // What others wait for, and what AWS adds itself.
+    // A dependency of other containers, and a container that AWS adds.
     assert_eq!(named(vec![container("web", None, None), plain("router", 3)]), "router");
     assert_eq!(named(vec![plain("aws-guardduty-agent-x", 1), plain("web", 143)]), "web");
 }
@@ -343,11 +342,11 @@ fn the_unhealthy_container_is_named() {
         vec![container("web", None, None), proxy],
     );
     let cause = diagnosed(&stopped, &[]);
-    assert_eq!(cause.sentence, "container `proxy` did not pass its health check");
+    assert_eq!(cause.sentence, "container `proxy` failed its health check");
 }
 
 #[test]
-fn the_processor_of_the_definition_counts() {
+fn the_architecture_of_the_definition_counts() {
     let mut arm = definition();
     arm["runtimePlatform"] = json!({ "cpuArchitecture": "ARM64" });
     let stopped = task(
@@ -361,7 +360,7 @@ fn the_processor_of_the_definition_counts() {
 }
 
 #[test]
-fn events_that_tell_of_trouble() {
+fn events_about_failures() {
     let place =
         "(service web) was unable to place a task because no container instance met all of its requirements.";
     for (event, kind, fragments) in [
@@ -399,18 +398,18 @@ fn events_that_tell_of_trouble() {
         ("(service web) (deployment ecs-svc/1) deployment failed: tasks failed to start.".into(), Kind::Unknown, &["tasks failed to start"]),
         ("(service web) failed to launch a task with (error Unable to create network interface: insufficient free addresses in subnet 'subnet-1')".into(), Kind::Network, &["subnet-1", "no free IP"]),
     ] {
-        let cause = diagnose_event(&event).unwrap_or_else(|| panic!("nothing of {event}"));
+        let cause = diagnose_event(&event).unwrap_or_else(|| panic!("no cause in {event}"));
         assert_eq!(cause.kind, kind, "{event}\n{cause:?}");
-        let said = format!("{} — {}", cause.sentence, cause.help.unwrap_or_default());
+        let text = format!("{} — {}", cause.sentence, cause.help.unwrap_or_default());
         for fragment in fragments {
-            assert!(said.contains(fragment), "no {fragment:?} in {said:?}");
+            assert!(text.contains(fragment), "no {fragment:?} in {text:?}");
         }
-        assert!(!said.contains("795dee6c"), "events of several tasks are to be equal: {said}");
+        assert!(!text.contains("795dee6c"), "events of several tasks are to be equal: {text}");
     }
 }
 
 #[test]
-fn events_of_progress_are_no_trouble() {
+fn events_about_progress_have_no_cause() {
     for event in [
         "(service web) has started 2 tasks: (task a) (task b).",
         "(service web) has reached a steady state.",
@@ -426,7 +425,7 @@ fn events_of_progress_are_no_trouble() {
 }
 
 #[test]
-fn what_cannot_heal_is_not_waited_for() {
+fn permanent_failures_are_hopeless() {
     for (kind, tasks) in [
         (Kind::ImageMissing, Some(1)),
         (Kind::WrongArchitecture, Some(1)),
@@ -483,7 +482,7 @@ fn groups_name_the_most_frequent_cause_first() {
 }
 
 #[test]
-fn lines_hold_the_agents_words_and_the_way_out() {
+fn lines_have_the_agents_message_and_the_help() {
     let message =
         format!("CannotPullContainerError: Error response from daemon: manifest for {ECR} not found");
     let stopped =
@@ -500,7 +499,7 @@ fn lines_hold_the_agents_words_and_the_way_out() {
             "  help: push the image first, or correct `image`".to_owned(),
         ]
     );
-    // What the sentence already says is not said twice.
+    // A message that the sentence already contains is not repeated.
     let strange = task("", "Something new", Vec::new());
     let evidence = Evidence { task: &strange, definition: &definition, logs: &[], health_path: None };
     assert_eq!(
@@ -510,14 +509,14 @@ fn lines_hold_the_agents_words_and_the_way_out() {
 }
 
 #[test]
-fn nothing_known_is_said_so() {
+fn no_evidence_is_reported() {
     let cause = diagnose(&Evidence {
         task: &Task::default(),
         definition: &Value::Null,
         logs: &[],
         health_path: None,
     });
-    expect(&cause, Kind::Unknown, &["ECS does not say why"], "nothing");
+    expect(&cause, Kind::Unknown, &["ECS reports no reason"], "nothing");
     // Without a definition every container counts.
     let exited = task("EssentialContainerExited", "", vec![container("x", Some(1), None)]);
     let cause = diagnose(&Evidence { task: &exited, definition: &Value::Null, logs: &[], health_path: None });

@@ -1,7 +1,7 @@
-//! The pipeline language: from the text of a file to a [`Pipeline`], or to every mistake in it, each with its place.
+//! The pipeline language: parses the text of a file to a [`Pipeline`] and reports every mistake with its place.
 //!
-//! Pure: no file system, no environment, no async. The way through is [`tree`] (YAML with spans) → `decode` (the closed,
-//! typed model) → `check` (references between its parts); [`template`] holds `${…}`, [`language`] the known keys.
+//! Pure: no file system, no environment, no async. [`tree`] parses YAML with spans, `decode` makes the typed model, and
+//! `check` verifies the references between its parts. [`template`] is `${…}`, [`tables`] the known keys.
 
 mod check;
 mod decode;
@@ -16,17 +16,17 @@ use crate::language::tree;
 pub(crate) use check::unmet;
 pub(crate) use model::Pipeline;
 
-/// What a file holds.
+/// The result of parsing a file.
 #[derive(Debug)]
 pub(crate) struct Parsed {
-    /// The pipeline as far as it could be read, mistakes included.
+    /// The pipeline without the parts that could not be decoded.
     pub(crate) pipeline: Option<Pipeline>,
-    /// Every mistake that could be found and everything worth knowing, in the order of the file.
+    /// All mistakes and warnings, in the order of the file.
     pub(crate) diagnostics: Vec<Diagnostic>,
 }
 
 impl Parsed {
-    /// The pipeline, where nothing is wrong with it; what is wrong otherwise.
+    /// The pipeline if it has no mistakes; the diagnostics otherwise.
     pub(crate) fn into_valid(self) -> Result<Pipeline, Vec<Diagnostic>> {
         let is_wrong = self.diagnostics.iter().any(|diagnostic| diagnostic.severity == Severity::Error);
         self.pipeline.filter(|_| !is_wrong).ok_or(self.diagnostics)

@@ -1,59 +1,50 @@
-//! How the file names what is kept in AWS: secrets, parameters, task definitions.
+//! Names of things in AWS: secrets, parameters, task definitions.
 
-/// The family of a task definition, which may be named with its revision or as an ARN.
+use crate::address::{Arn, short_name, split_parameter, split_secret};
+
+/// The family of a task definition. The name may have a revision or be an ARN.
 pub(crate) fn family_of(name: &str) -> &str {
-    let family = name.rsplit('/').next().unwrap_or_default();
-    family.split(':').next().unwrap_or_default()
+    short_name(name).split(':').next().unwrap_or_default()
 }
 
-/// `id[:json-key[:stage[:version-id]]]`, where the id may be an ARN with colons of its own.
+/// `id[:json-key[:stage[:version-id]]]`. The id may be an ARN.
+///
 /// Source: the buildspec reference, `env/secrets-manager`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct SecretReference {
     pub(crate) id: String,
-    /// The key within a JSON secret; the whole value where absent.
+    /// The key within a JSON secret; the whole value if absent.
     pub(crate) json_key: Option<String>,
-    /// The version's stage; `AWSCURRENT` where neither stage nor version is given.
+    /// The version's stage; `AWSCURRENT` if neither stage nor version is given.
     pub(crate) stage: Option<String>,
     pub(crate) version: Option<String>,
 }
 
 impl SecretReference {
-    /// The secret's name or ARN, where nothing is said of whether the reference is right.
-    pub(crate) fn id_of(text: &str) -> &str {
-        let parts = if text.starts_with("arn:") { 7 } else { 1 };
-        text.match_indices(':').nth(parts - 1).map_or(text, |(end, _)| &text[..end])
-    }
-
-    /// Reads a reference. An ARN has seven parts: `arn:aws:secretsmanager:REGION:ACCOUNT:secret:NAME`. The error says what
-    /// is wrong, as a sentence fragment.
+    /// Parses a reference. An ARN has seven parts: `arn:aws:secretsmanager:REGION:ACCOUNT:secret:NAME`. The error is a
+    /// sentence fragment.
     pub(crate) fn parse(text: &str) -> Result<Self, String> {
-        let parts: Vec<&str> = text.split(':').collect();
-        let is_arn = text.starts_with("arn:");
-        let id_parts = if is_arn { 7 } else { 1 };
-        if is_arn
-            && (parts.len() < 7
-                || parts[2] != "secretsmanager"
-                || parts[5] != "secret"
-                || parts[6].is_empty())
-        {
-            return Err("this is not the ARN of a secret".to_owned());
-        }
-        if parts[0].is_empty() {
+        let (id, rest) = split_secret(text);
+        let name = if Arn::is_prefix_of(text) {
+            let arn = Arn::parse(id).filter(|arn| arn.service() == "secretsmanager");
+            let name = arn.and_then(|arn| arn.resource().strip_prefix("secret:"));
+            name.filter(|name| !name.is_empty()).ok_or("this is not the ARN of a secret")?
+        } else {
+            id
+        };
+        if name.is_empty() {
             return Err("this names no secret".to_owned());
         }
         // Source: the Secrets Manager API reference, CreateSecret.
-        let name = parts[id_parts - 1];
         if let Some(bad) = name.chars().find(|c| !(c.is_ascii_alphanumeric() || "/_+=.@-!".contains(*c))) {
-            return Err(format!("the name of a secret cannot hold `{bad}`"));
+            return Err(format!("the name of a secret cannot contain `{bad}`"));
         }
-        if parts.len() > id_parts + 3 {
+        let parts: Vec<&str> = rest.split(':').collect();
+        if parts.len() > 3 {
             return Err("this reference has too many parts".to_owned());
         }
-        let part =
-            |at: usize| parts.get(id_parts + at).filter(|part| !part.is_empty()).map(ToString::to_string);
-        let reference =
-            Self { id: parts[..id_parts].join(":"), json_key: part(0), stage: part(1), version: part(2) };
+        let part = |at: usize| parts.get(at).filter(|part| !part.is_empty()).map(ToString::to_string);
+        let reference = Self { id: id.to_owned(), json_key: part(0), stage: part(1), version: part(2) };
         if reference.stage.is_some() && reference.version.is_some() {
             return Err("stage and version id exclude each other".to_owned());
         }
@@ -61,27 +52,27 @@ impl SecretReference {
     }
 }
 
-/// The way out that goes with every error of [`SecretReference::parse`].
+/// The help for every error of [`SecretReference::parse`].
 pub(crate) const SECRET_HELP: &str = "write `id[:json-key[:stage]]` or `id[:json-key]::version-id`; the id is a name or `arn:aws:secretsmanager:REGION:ACCOUNT:secret:NAME`";
 
-/// Checks the name or ARN of a parameter. The error says what is wrong, as a sentence fragment.
+/// Checks the name or ARN of a parameter. The error is a sentence fragment.
+///
 /// Source: the Systems Manager user guide, "Requirements and constraints for parameter names".
 pub(crate) fn check_parameter(text: &str) -> Result<(), String> {
     if text.is_empty() {
-        return Err("this names no parameter".to_owned());
+        return Err("the name of the parameter is missing".to_owned());
     }
-    if text.starts_with("arn:") {
-        let parts: Vec<&str> = text.splitn(6, ':').collect();
-        return match parts.as_slice() {
-            [_, _, "ssm", _, _, name] if name.starts_with("parameter/") && !name.contains(['*', '?']) => {
-                Ok(())
-            }
-            _ => Err("this is not the ARN of a parameter".to_owned()),
+    if Arn::is_prefix_of(text) {
+        let resource = Arn::parse(text).filter(|arn| arn.service() == "ssm").map(|arn| arn.resource());
+        let is_parameter = |name: &str| name.starts_with("parameter/") && !name.contains(['*', '?']);
+        return match resource.is_some_and(is_parameter) {
+            true => Ok(()),
+            false => Err("this is not the ARN of a parameter".to_owned()),
         };
     }
-    let name = text.split(':').next().unwrap_or_default();
+    let (name, _) = split_parameter(text);
     if let Some(bad) = name.chars().find(|c| !(c.is_ascii_alphanumeric() || "/_.-".contains(*c))) {
-        return Err(format!("the name of a parameter cannot hold `{bad}`"));
+        return Err(format!("the name of a parameter cannot contain `{bad}`"));
     }
     if name.contains('/') && !name.starts_with('/') {
         return Err("the name of a parameter in a hierarchy begins with `/`".to_owned());
@@ -105,8 +96,6 @@ mod tests {
         assert_eq!(parse("a:::v1"), ("a".to_owned(), None, None, some("v1")));
         let arn = "arn:aws:secretsmanager:eu-west-1:123456789012:secret:web-AbCdEf";
         assert_eq!(parse(&format!("{arn}:k")), (arn.to_owned(), some("k"), None, None));
-        assert_eq!(SecretReference::id_of(&format!("{arn}:k:s")), arn);
-        assert_eq!(SecretReference::id_of("*/a:k"), "*/a");
         for bad in
             ["", ":k", "a:k:s:v", "a:b:c:d:e", "arn:aws:s3:::bucket", "arn:aws:secretsmanager:r:1:secret:"]
         {

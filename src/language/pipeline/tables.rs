@@ -1,4 +1,4 @@
-//! The tables of the language (`docs/pipeline.md` explains them to users).
+//! The tables of the pipeline language. `docs/pipeline.md` explains them to users.
 
 use crate::language::keys::{Key, Kind, Table};
 
@@ -14,7 +14,7 @@ pub(crate) static PIPELINE: Table = Table {
     name: "pipeline",
     what: "a pipeline",
     title: "Top level",
-    about: "A pipeline: what is built, in which phases, and who is told.",
+    about: "A pipeline: its images, its phases and its notifications.",
     one_of: &[],
     keys: &[
         Key::new("version", Kind::Version, "The version of the language.").required().example("1"),
@@ -24,13 +24,13 @@ pub(crate) static PIPELINE: Table = Table {
         Key::new(
             "aws",
             Kind::Table(&AWS),
-            "Where runner's own AWS calls go (steps, secrets), where that is not the build's own account and region.",
+            "The account and region of runner's own AWS calls (steps, secrets). Default: those of the build.",
         ),
         Key::new("env", Kind::Table(&ENV), "Environment and secrets of all steps."),
         Key::new(
             "images",
             Kind::Map("NAME", &Kind::Table(&IMAGE)),
-            "Docker images by the name that steps use. What is tested is what is pushed and deployed.",
+            "Docker images by the name that steps use. The image that is tested is the one that is pushed and deployed.",
         ),
         Key::new(
             "phases",
@@ -41,9 +41,9 @@ pub(crate) static PIPELINE: Table = Table {
         Key::new(
             "notify",
             Kind::List(&Kind::Table(&NOTIFY)),
-            "Who is told about the run. A notification that cannot be delivered is a warning.",
+            "Receivers of notifications about the run. A notification that cannot be delivered is only a warning.",
         ),
-        Key::new("timeout", Kind::Duration, "How long the whole run may take. `finally` then has a minute.")
+        Key::new("timeout", Kind::Duration, "Time limit of the whole run. Then `finally` has one minute.")
             .example("45m"),
     ],
 };
@@ -52,21 +52,17 @@ pub(crate) static AWS: Table = Table {
     name: "aws",
     what: "`aws`",
     title: "aws",
-    about: "Which account and region AWS calls go to. On a step it wins over the pipeline's, which gives what the step does not say; a `run` step with an `aws` of its own gets the role's credentials in its environment.",
+    about: "The account and region of AWS calls. A step's `aws` overrides the pipeline's key by key. A `run` step with its own `aws` gets the role's credentials in its environment.",
     one_of: &[],
     keys: &[
-        Key::new(
-            "region",
-            Kind::Text,
-            "The region. Where it is absent: that of the environment or the profile.",
-        )
-        .example("eu-central-1"),
+        Key::new("region", Kind::Text, "The region. Default: that of the environment or the profile.")
+            .example("eu-central-1"),
         Key::new("role-arn", Kind::Text, "A role to assume for these calls, in this or another account.")
             .example("arn:aws:iam::210987654321:role/deploy"),
         Key::new(
             "external-id",
             Kind::Text,
-            "The external id that the role's trust policy asks for. Needs `role-arn`.",
+            "The external id that the role's trust policy requires. Needs `role-arn`.",
         )
         .example("webapp"),
     ],
@@ -76,14 +72,14 @@ pub(crate) static ENV: Table = Table {
     name: "env",
     what: "`env`",
     title: "env",
-    about: "Environment variables of all steps. In CodeBuild what start-build and the project set wins over the file; on a laptop `--env-file` wins, then the file, then the shell's environment.",
+    about: "Environment variables of all steps. In CodeBuild the values of start-build and the project override the file. On a laptop `--env-file` comes first, then the file, then the shell's environment.",
     one_of: &[],
     keys: &[
         Key::new("shell", Kind::Choice(&["bash", "sh"]), "The shell of `run` scripts.").default("bash"),
-        Key::new("variables", VARIABLES, "Plain variables. A value may use built-ins, the environment, and variables that stand before it.").example("{ NODE_ENV: production }"),
+        Key::new("variables", VARIABLES, "Plain variables. A value may refer to built-ins, the environment and earlier variables.").example("{ NODE_ENV: production }"),
         Key::new("parameter-store", VARIABLES, "Secrets from the Systems Manager Parameter Store: a parameter's name or ARN.").example("{ NPM_TOKEN: /webapp/npm-token }"),
-        Key::new("secrets-manager", VARIABLES, "Secrets from AWS Secrets Manager: `id[:json-key[:stage[:version-id]]]`, where the id is a name or an ARN. Stage and version exclude each other.").example("{ SLACK_URL: \"webapp/slack:url\" }"),
-        Key::new("exported-variables", Kind::OneOrMore(&Kind::Variable), "Variables that are written to `.runner/exports.sh`, which a buildspec can source to export them to CodePipeline. Never secrets.").example("[IMAGE_URI]"),
+        Key::new("secrets-manager", VARIABLES, "Secrets from AWS Secrets Manager: `id[:json-key[:stage[:version-id]]]`, with a name or an ARN as the id. Stage and version exclude each other.").example("{ SLACK_URL: \"webapp/slack:url\" }"),
+        Key::new("exported-variables", Kind::OneOrMore(&Kind::Variable), "Variables to write to `.runner/exports.sh`. A buildspec sources it to export them to CodePipeline. Secrets are refused.").example("[IMAGE_URI]"),
     ],
 };
 
@@ -91,28 +87,28 @@ pub(crate) static IMAGE: Table = Table {
     name: "image",
     what: "an image",
     title: "images.NAME",
-    about: "A Docker image: how it is built and where it goes.",
+    about: "A Docker image: how it is built and where it is pushed.",
     one_of: &[],
     keys: &[
-        Key::new("repository", Kind::Text, "A repository in ECR, in the account and region of the credentials; or `registry/path` for any registry.").required().example("webapp"),
-        Key::new("context", Kind::Text, "The directory whose files `COPY` sees; or a git repository (`https://….git#REF:DIR`, `git@…`) or an archive on the web, which the engine fetches and whose Dockerfile is built.").default("."),
-        Key::new("dockerfile", Kind::Text, "The Dockerfile, from the pipeline file's directory, or else in the context.").default("Dockerfile"),
-        Key::new("target", Kind::Text, "The stage to build: the last one where absent.").example("runtime"),
-        Key::new("args", TEXT_MAP, "Build arguments. They stay in the image's history: never secrets.").example("{ VERSION: \"${source.commit}\" }"),
-        Key::new("labels", TEXT_MAP, "Labels of the image. `org.opencontainers.image.revision`, `.source` and `.created` (the commit's time) are there unless they stand here.").example("{ org.opencontainers.image.title: webapp }"),
-        Key::new("secrets", Kind::OneOrMore(&Kind::Variable), "Variables from `env` that the build gets as secrets, for `RUN --mount=type=secret,id=NAME`. They come from memory and stay out of image and history.").example("[NPM_TOKEN]"),
-        Key::new("ssh", Kind::OneOrMore(&Kind::Text), "For `RUN --mount=type=ssh`: `default` or another `ID` for the agent of the environment, `ID=PATH` for a key's file or an agent's socket.").example("[default]"),
-        Key::new("contexts", TEXT_MAP, "Further contexts by name, for `COPY --from=NAME` and `FROM NAME`: a directory, an image as `docker-image://…`, or a git or https URL.").example("{ docs: ../docs }"),
+        Key::new("repository", Kind::Text, "A repository in ECR, in the account and region of the credentials, or `registry/path` for any registry.").required().example("webapp"),
+        Key::new("context", Kind::Text, "The directory that `COPY` reads from. Or a git repository (`https://….git#REF:DIR`, `git@…`) or an archive on the web: the engine fetches it and builds its Dockerfile.").default("."),
+        Key::new("dockerfile", Kind::Text, "The Dockerfile, relative to the pipeline file's directory or, if it is not there, to the context.").default("Dockerfile"),
+        Key::new("target", Kind::Text, "The stage to build. Default: the last one.").example("runtime"),
+        Key::new("args", TEXT_MAP, "Build arguments. They stay in the image's history, so secrets are refused.").example("{ VERSION: \"${source.commit}\" }"),
+        Key::new("labels", TEXT_MAP, "Labels of the image. `org.opencontainers.image.revision`, `.source` and `.created` (the commit's time) are set unless they are given here.").example("{ org.opencontainers.image.title: webapp }"),
+        Key::new("secrets", Kind::OneOrMore(&Kind::Variable), "Variables from `env` that the build gets as secrets, for `RUN --mount=type=secret,id=NAME`. They are neither in the image nor in its history.").example("[NPM_TOKEN]"),
+        Key::new("ssh", Kind::OneOrMore(&Kind::Text), "For `RUN --mount=type=ssh`: `default` or another `ID` for the agent of the environment, `ID=PATH` for a key file or an agent's socket.").example("[default]"),
+        Key::new("contexts", TEXT_MAP, "Additional contexts by name, for `COPY --from=NAME` and `FROM NAME`: a directory, an image as `docker-image://…`, or a git or https URL.").example("{ docs: ../docs }"),
         Key::new("network", Kind::Choice(&["default", "none", "host"]), "The network of `RUN`.").default("default"),
-        Key::new("extra-hosts", Kind::Map("HOST", &Kind::Text), "Further lines of `/etc/hosts` for `RUN`: host and address.").example("{ db.internal: 10.0.0.5 }"),
-        Key::new("platforms", Kind::OneOrMore(&Kind::Plain), "Platforms to build for, as `os/arch[/variant]`: the engine's own where absent.").example("[linux/amd64, linux/arm64]"),
-        Key::new("tags", TEXTS, "Tags to push. At least one must be unique to the commit, or lifecycle rules could delete what runs.").default("[\"${source.commit}\"]").example("[\"${source.commit}\", latest]"),
-        Key::new("depends-on", IMAGES, "Images that are built before this one, and that its Dockerfile may name in `FROM`.").example("[base]"),
-        Key::new("cache", Kind::Table(&CACHE), "Build cache from and to other places than the engine."),
-        Key::new("compression", Kind::Choice(&["gzip", "zstd"]), "How layers are compressed when they are pushed; engines read zstd from 23 on.").default("gzip"),
-        Key::new("create", Kind::Either(&[Kind::Boolean, Kind::Table(&CREATE)]), "Create the ECR repository where it does not exist.").default("false"),
-        Key::new("scan", Kind::Table(&SCAN), "Wait for ECR's scan, and fail on its findings."),
-        Key::new("skip-unchanged", Kind::Boolean, "Skip build, test and push where an image of the same sources is in the repository already.").default("false"),
+        Key::new("extra-hosts", Kind::Map("HOST", &Kind::Text), "Additional lines of `/etc/hosts` for `RUN`: host and address.").example("{ db.internal: 10.0.0.5 }"),
+        Key::new("platforms", Kind::OneOrMore(&Kind::Plain), "Platforms to build for, as `os/arch[/variant]`. Default: the engine's own.").example("[linux/amd64, linux/arm64]"),
+        Key::new("tags", TEXTS, "Tags to push. At least one must be unique to the commit. Otherwise lifecycle rules could delete an image that is in use.").default("[\"${source.commit}\"]").example("[\"${source.commit}\", latest]"),
+        Key::new("depends-on", IMAGES, "Images that are built before this one. Its Dockerfile may name them in `FROM`.").example("[base]"),
+        Key::new("cache", Kind::Table(&CACHE), "Build cache outside of the engine."),
+        Key::new("compression", Kind::Choice(&["gzip", "zstd"]), "Compression of pushed layers. Docker Engine reads zstd since version 23.").default("gzip"),
+        Key::new("create", Kind::Either(&[Kind::Boolean, Kind::Table(&CREATE)]), "Create the ECR repository if it does not exist.").default("false"),
+        Key::new("scan", Kind::Table(&SCAN), "Wait for ECR's scan and fail on its findings."),
+        Key::new("skip-unchanged", Kind::Boolean, "Skip build, test and push if the repository already has an image of the same sources.").default("false"),
     ],
 };
 
@@ -123,12 +119,12 @@ pub(crate) static CACHE: Table = Table {
     about: "The build cache.",
     one_of: &[],
     keys: &[
-        Key::new("from", TEXTS, "Images whose inline cache the build may use, and caches in registries.")
+        Key::new("from", TEXTS, "Images with an inline cache, and caches in registries, that the build may use.")
             .example("[\"123456789012.dkr.ecr.eu-central-1.amazonaws.com/webapp:latest\"]"),
         Key::new(
             "to",
             Kind::Choice(&["none", "inline", "registry"]),
-            "Where the cache goes: `inline` puts it into the image, `registry` beside it as the tag `buildcache`, where the engine can (it takes containerd's image store; elsewhere it goes into the image). With one of the two, and no `from`, it is read from where the build before left it.",
+            "Where to write the cache: `inline` into the image, `registry` to the tag `buildcache` of its repository. `registry` needs an engine with containerd's image store and is `inline` otherwise. With either, the cache is read from there unless `from` is given.",
         )
         .default("none"),
     ],
@@ -138,11 +134,11 @@ pub(crate) static CREATE: Table = Table {
     name: "create",
     what: "`create`",
     title: "images.NAME.create",
-    about: "Settings of a repository that is created.",
+    about: "Settings of the repository that is created.",
     one_of: &[],
     keys: &[
         Key::new("scan-on-push", Kind::Boolean, "Scan images when they are pushed.").default("false"),
-        Key::new("immutable", Kind::Boolean, "Tags cannot be moved.").default("false"),
+        Key::new("immutable", Kind::Boolean, "Make tags immutable.").default("false"),
         Key::new(
             "lifecycle-policy",
             Kind::Either(&[Kind::Text, Kind::Document]),
@@ -156,17 +152,17 @@ pub(crate) static SCAN: Table = Table {
     name: "scan",
     what: "`scan`",
     title: "images.NAME.scan",
-    about: "A gate on the findings of ECR's scan.",
+    about: "Fails the push on findings of ECR's scan.",
     one_of: &[],
     keys: &[
         Key::new(
             "fail-on",
             Kind::Choice(&["low", "medium", "high", "critical"]),
-            "The least severity that fails the push.",
+            "The lowest severity that fails the push.",
         )
         .default("high"),
         Key::new("wait", Kind::Duration, "How long to wait for the findings.").default("5m"),
-        Key::new("ignore", Kind::OneOrMore(&Kind::Plain), "Findings that do not count, by their id.")
+        Key::new("ignore", Kind::OneOrMore(&Kind::Plain), "Findings to ignore, by id.")
             .example("[CVE-2024-1234]"),
     ],
 };
@@ -175,16 +171,16 @@ pub(crate) static PHASES: Table = Table {
     name: "phases",
     what: "`phases`",
     title: "phases",
-    about: "The phases, in the order in which they run. A failed phase ends the run.",
+    about: "The phases, in the order in which they run. After a failed phase only phases with a matching `when` run.",
     one_of: &[],
     keys: &[
-        Key::new("install", Kind::Table(&PHASE), "Tools that the build needs."),
-        Key::new("pre_build", Kind::Table(&PHASE), "What comes before the build: checks, logins."),
-        Key::new("build", Kind::Table(&PHASE), "Building, testing and pushing."),
+        Key::new("install", Kind::Table(&PHASE), "Installs the tools of the build."),
+        Key::new("pre_build", Kind::Table(&PHASE), "Runs before the build: checks, logins."),
+        Key::new("build", Kind::Table(&PHASE), "Builds, tests and pushes."),
         Key::new(
             "post_build",
             Kind::Table(&PHASE),
-            "Deploying. Unlike in a buildspec it does not run after a failed build, unless `when` says so.",
+            "Deploys. Unlike in a buildspec it does not run after a failed build, unless `when` allows it.",
         ),
     ],
 };
@@ -193,13 +189,13 @@ pub(crate) static PHASE: Table = Table {
     name: "phase",
     what: "a phase",
     title: "phases.PHASE",
-    about: "A phase: its steps, one after the other.",
+    about: "A phase: steps that run one after the other.",
     one_of: &[],
     keys: &[
-        Key::new("steps", Kind::List(&ONE_STEP), "The steps. The first that fails ends them.").example("[{ run: npm test }]"),
-        Key::new("finally", Kind::List(&ONE_STEP), "Steps that run once the phase has started, whatever happened; all of them run.").example("[{ run: ./cleanup.sh }]"),
-        Key::new("when", WHEN, "`success`: only while nothing has failed; `failure`: only after a failure; `always`: in both cases.").default("success"),
-        Key::new("timeout", Kind::Duration, "How long the phase's steps may take together.").example("20m"),
+        Key::new("steps", Kind::List(&ONE_STEP), "The steps. After a failure only steps with a matching `when` run.").example("[{ run: npm test }]"),
+        Key::new("finally", Kind::List(&ONE_STEP), "Steps that run at the end of the phase if it has started, also after a failure or a stop. All of them run.").example("[{ run: ./cleanup.sh }]"),
+        Key::new("when", WHEN, "`success`: only if nothing has failed; `failure`: only after a failure; `always`: in both cases.").default("success"),
+        Key::new("timeout", Kind::Duration, "Time limit of the phase's steps together.").example("20m"),
     ],
 };
 
@@ -207,41 +203,41 @@ pub(crate) static STEP: Table = Table {
     name: "step",
     what: "a step",
     title: "Steps",
-    about: "A step has exactly one kind (the first keys below), and may have the others. The keys that belong to `test` stand beside it.",
+    about: "A step has exactly one kind, such as `run` or `build`. All other keys are optional. Some of them need `test`.",
     one_of: &[KINDS],
     keys: &[
-        Key::new("run", Kind::OneOrMore(&Kind::Plain), "A command on this machine. A text is one script for the shell, with `-e` and, in bash, `pipefail`. A list is a program and its arguments, without a shell. `${…}` is never resolved in either: scripts read environment variables.").example("npm ci"),
+        Key::new("run", Kind::OneOrMore(&Kind::Plain), "Runs a command on this machine. A text is a script for the shell, with `-e` and, in bash, `pipefail`. A list is a program and its arguments, without a shell. runner does not resolve `${…}` here; scripts read environment variables.").example("npm ci"),
         Key::new("build", IMAGES, "Builds an image, or a list of them.").example("app"),
-        Key::new("test", Kind::Image, "Runs a container of exactly the image that was built; its exit code decides.").example("app"),
+        Key::new("test", Kind::Image, "Runs a container of the image that was built. The step fails if its exit code is not 0.").example("app"),
         Key::new("push", IMAGES, "Pushes an image, or a list of them, with all their tags.").example("[app, worker]"),
         Key::new("image-definitions", Kind::Map("CONTAINER", &Kind::Image), "Writes `imagedefinitions.json` for CodePipeline's ECS action, and `imageDetail.json` (the first image) for its CodeDeploy action.").example("{ web: app }"),
         Key::new("task-definition", Kind::Table(&TASK_DEFINITION), "Registers a new revision of an ECS task definition."),
-        Key::new("run-task", Kind::Table(&RUN_TASK), "Runs a task once and waits for its end, as for migrations."),
-        Key::new("deploy", Kind::Table(&DEPLOY), "Points ECS services to the registered task definition."),
-        Key::new("parallel", Kind::List(&ONE_STEP), "Steps that run side by side. The first that fails ends the others."),
-        Key::new("name", Kind::Text, "What the log calls the step.").example("Unit tests"),
-        Key::new("when", WHEN, "After which outcome the step runs; the phase's `when` where absent."),
-        Key::new("only", Kind::Table(&FILTER), "The step runs only in builds that match."),
-        Key::new("except", Kind::Table(&FILTER), "The step does not run in builds that match."),
-        Key::new("retry", Kind::Either(&[Kind::Integer(0, 100), Kind::Table(&RETRY)]), "Further attempts after a failed one.").default("0").example("2"),
-        Key::new("timeout", Kind::Duration, "How long one attempt may take.").example("10m"),
-        Key::new("env", VARIABLES, "Variables of this step alone. With `test` they are the container's.").example("{ CI: \"true\" }"),
+        Key::new("run-task", Kind::Table(&RUN_TASK), "Runs a task once and waits for its end, for example a migration."),
+        Key::new("deploy", Kind::Table(&DEPLOY), "Updates ECS services to the registered task definition."),
+        Key::new("parallel", Kind::List(&ONE_STEP), "Steps that run in parallel. The first failure stops the others."),
+        Key::new("name", Kind::Text, "The step's name in the log.").example("Unit tests"),
+        Key::new("when", WHEN, "When the step runs. Default: the phase's `when`."),
+        Key::new("only", Kind::Table(&FILTER), "Run the step only in builds that match."),
+        Key::new("except", Kind::Table(&FILTER), "Skip the step in builds that match."),
+        Key::new("retry", Kind::Either(&[Kind::Integer(0, 100), Kind::Table(&RETRY)]), "Retries after a failed attempt.").default("0").example("2"),
+        Key::new("timeout", Kind::Duration, "Time limit of one attempt.").example("10m"),
+        Key::new("env", VARIABLES, "Variables of this step only. For `test` those of the container.").example("{ CI: \"true\" }"),
         Key::new("dir", Kind::Text, "The working directory of `run`.").default(".").example("web"),
-        Key::new("aws", Kind::Table(&AWS), "Account and region of this step."),
-        Key::new("command", TEXTS, "`test`: the arguments; the image's own where absent.").example("[npm, test]"),
-        Key::new("entrypoint", TEXTS, "`test`: the program; the image's own where absent.").example("[/bin/sh, -c]"),
+        Key::new("aws", Kind::Table(&AWS), "The account and region of this step."),
+        Key::new("command", TEXTS, "`test`: the arguments. Default: the image's own.").example("[npm, test]"),
+        Key::new("entrypoint", TEXTS, "`test`: the program. Default: the image's own.").example("[/bin/sh, -c]"),
         Key::new("secrets", Kind::OneOrMore(&Kind::Variable), "`test`: variables from `env` that the container gets, masked in its output.").example("[NPM_TOKEN]"),
         Key::new("user", Kind::Text, "`test`: user or `uid:gid` in the container.").example("\"1000:1000\""),
         Key::new("workdir", Kind::Text, "`test`: working directory in the container.").example("/app"),
         Key::new("memory", Kind::Size, "`test`: the container's memory.").example("512m"),
-        Key::new("volumes", VOLUMES, "`test`: files for the container, `PATH:CONTAINER-PATH`. They are copied, or bound with `:bind` at the end.").example("[\"./testdata:/data\"]"),
-        Key::new("services", Kind::Map("NAME", &Kind::Table(&SERVICE)), "`test`: containers that run beside the test, reachable by their names."),
-        Key::new("copy-out", Kind::Map("CONTAINER-PATH", &Kind::Text), "`test`: files to copy out of the container, whether the test passed or failed.").example("{ /app/coverage: coverage }"),
+        Key::new("volumes", VOLUMES, "`test`: files for the container, as `PATH:CONTAINER-PATH`. They are copied, or bind-mounted with `:bind` at the end.").example("[\"./testdata:/data\"]"),
+        Key::new("services", Kind::Map("NAME", &Kind::Table(&SERVICE)), "`test`: containers that run during the test, reachable by their names."),
+        Key::new("copy-out", Kind::Map("CONTAINER-PATH", &Kind::Text), "`test`: files to copy out of the container after the test, also if it failed.").example("{ /app/coverage: coverage }"),
         Key::new("reports", Kind::Table(&REPORTS), "`test`: reports to read from the container."),
     ],
 };
 
-/// The keys that say what a step does.
+/// The keys for the kind of a step.
 pub(crate) const KINDS: &[&str] = &[
     "run",
     "build",
@@ -272,16 +268,16 @@ pub(crate) static FILTER: Table = Table {
     name: "filter",
     what: "a filter",
     title: "only, except",
-    about: "Which builds are meant. A build matches when its branch or its tag matches (where `branches` or `tags` is given) and its event does (where `events` is given). In patterns `*` stands for any text without `/`, `**` for any text, `?` for one character but `/`. For pull requests `branches` means the base branch.",
+    about: "Selects builds. A build matches if its branch or its tag matches (if `branches` or `tags` is given) and its event matches (if `events` is given). In patterns `*` matches any text without `/`, `**` any text, `?` one character except `/`. For pull requests `branches` is the base branch.",
     one_of: &[],
     keys: &[
-        Key::new("branches", Kind::OneOrMore(&Kind::Glob), "Patterns of branches.")
+        Key::new("branches", Kind::OneOrMore(&Kind::Glob), "Patterns for branches.")
             .example("[main, \"release/*\"]"),
-        Key::new("tags", Kind::OneOrMore(&Kind::Glob), "Patterns of git tags.").example("[\"v*\"]"),
+        Key::new("tags", Kind::OneOrMore(&Kind::Glob), "Patterns for git tags.").example("[\"v*\"]"),
         Key::new(
             "events",
             Kind::OneOrMore(&Kind::Choice(&["push", "pull-request", "tag", "manual"])),
-            "Why the build runs.",
+            "The event that started the build.",
         )
         .example("[push, manual]"),
     ],
@@ -291,14 +287,12 @@ pub(crate) static RETRY: Table = Table {
     name: "retry",
     what: "`retry`",
     title: "retry",
-    about: "Further attempts.",
+    about: "Retries of a step.",
     one_of: &[],
     keys: &[
-        Key::new("attempts", Kind::Integer(0, 100), "How many attempts follow the first.")
-            .required()
-            .example("2"),
-        Key::new("delay", Kind::Duration, "The time before the second attempt.").default("1s"),
-        Key::new("backoff", Kind::Integer(1, 10), "What each further delay is multiplied with.").default("2"),
+        Key::new("attempts", Kind::Integer(0, 100), "The number of retries.").required().example("2"),
+        Key::new("delay", Kind::Duration, "The delay before the first retry.").default("1s"),
+        Key::new("backoff", Kind::Integer(1, 10), "The factor from each delay to the next.").default("2"),
     ],
 };
 
@@ -307,19 +301,23 @@ pub(crate) static SERVICE: Table = Table {
     name: "service",
     what: "a service",
     title: "services.NAME",
-    about: "A container beside the test.",
+    about: "A container that runs during the test.",
     one_of: &[],
     keys: &[
-        Key::new("image", Kind::Text, "The image: one of a registry, or the name of one of the pipeline's.")
-            .required()
-            .example("\"postgres:16\""),
-        Key::new("command", TEXTS, "The arguments; the image's own where absent."),
+        Key::new(
+            "image",
+            Kind::Text,
+            "The image: one of a registry, or the name of an image of the pipeline.",
+        )
+        .required()
+        .example("\"postgres:16\""),
+        Key::new("command", TEXTS, "The arguments. Default: the image's own."),
         Key::new("env", VARIABLES, "The container's variables.").example("{ POSTGRES_PASSWORD: x }"),
         Key::new("volumes", VOLUMES, "Files for the container, as for the test."),
         Key::new(
             "ready",
             Kind::Table(&READY),
-            "How to tell that it is up. Where absent: once it has started.",
+            "How to check that the service is ready. Default: it has started.",
         )
         .example("{ port: 5432 }"),
     ],
@@ -329,16 +327,18 @@ pub(crate) static READY: Table = Table {
     name: "ready",
     what: "`ready`",
     title: "services.NAME.ready",
-    about: "How to tell that a service is up: exactly one way.",
+    about: "How to check that a service is ready. Exactly one check.",
     one_of: &[&["healthcheck", "port", "http", "log", "command"]],
     keys: &[
-        Key::new("healthcheck", Kind::Boolean, "`true`: the image's own health check.").example("true"),
+        Key::new("healthcheck", Kind::Boolean, "`true`: the image's own health check passes.")
+            .example("true"),
         Key::new("port", Kind::Integer(1, 65535), "A TCP port that accepts connections.").example("5432"),
-        Key::new("http", Kind::Text, "Port and path that answer with a status below 400.")
+        Key::new("http", Kind::Text, "A port and a path that respond with a status below 400.")
             .example("\":8080/health\""),
-        Key::new("log", Kind::Text, "A text in its output.").example("ready to accept connections"),
-        Key::new("command", TEXTS, "A command in the container that ends with 0.").example("[pg_isready]"),
-        Key::new("timeout", Kind::Duration, "How long it may take.").default("1m"),
+        Key::new("log", Kind::Text, "A text that its output contains.")
+            .example("ready to accept connections"),
+        Key::new("command", TEXTS, "A command in the container that exits with 0.").example("[pg_isready]"),
+        Key::new("timeout", Kind::Duration, "Time limit of the check.").default("1m"),
     ],
 };
 
@@ -357,29 +357,29 @@ pub(crate) static TASK_DEFINITION: Table = Table {
     name: "task-definition",
     what: "`task-definition`",
     title: "task-definition",
-    about: "A new revision of a task definition. It starts from one base; what the file does not mention stays as it is there.",
+    about: "A new revision of a task definition. It starts from one base and changes only what is given here.",
     one_of: &[&["family", "file", "service"]],
     keys: &[
         Key::new("family", Kind::Text, "Base: the latest revision of this family.").example("webapp"),
-        Key::new("file", Kind::Text, "Base: a JSON or YAML file, in any shape that the AWS tools write.")
+        Key::new("file", Kind::Text, "Base: a JSON or YAML file, in any form that the AWS tools write.")
             .example("taskdef.json"),
-        Key::new("service", Kind::Table(&BASE_SERVICE), "Base: what a service runs now."),
+        Key::new("service", Kind::Table(&BASE_SERVICE), "Base: the current revision of a service."),
         Key::new("containers", Kind::Map("CONTAINER", &Kind::Table(&CONTAINER)), "Changes by container.")
             .example("{ web: { image: app } }"),
-        Key::new("task-role", Kind::Text, "The role of the task, as ARN or name."),
+        Key::new("task-role", Kind::Text, "The task role, as ARN or name."),
         Key::new(
             "execution-role",
             Kind::Text,
-            "The role that pulls images and reads secrets, as ARN or name.",
+            "The execution role, which pulls images and reads secrets, as ARN or name.",
         ),
         Key::new("cpu", Kind::Text, "The task's CPU.").example("256"),
         Key::new("memory", Kind::Text, "The task's memory.").example("512"),
         Key::new("tags", TEXT_MAP, "Tags of the revision.").example("{ team: web }"),
-        Key::new("force", Kind::Boolean, "Register also where nothing differs.").default("false"),
+        Key::new("force", Kind::Boolean, "Register a revision even if nothing differs.").default("false"),
         Key::new(
             "code-pipeline",
             Kind::Table(&CODE_PIPELINE),
-            "Write `taskdef.json` and `appspec.yaml` for CodePipeline's CodeDeploy action, which then registers the revision: this step does not.",
+            "Write `taskdef.json` and `appspec.yaml` for CodePipeline's CodeDeploy action. That action registers the revision; this step does not.",
         )
         .example("{ container: web, port: 8080 }"),
     ],
@@ -389,16 +389,12 @@ pub(crate) static CODE_PIPELINE: Table = Table {
     name: "code-pipeline",
     what: "`code-pipeline`",
     title: "task-definition.code-pipeline",
-    about: "What CodePipeline's action \"Amazon ECS (Blue/Green)\" deploys: `taskdef.json`, with `<IMAGE1_NAME>` in the place of one container's image, and `appspec.yaml`, beside `imageDetail.json` with that image.",
+    about: "The files of CodePipeline's action \"Amazon ECS (Blue/Green)\": `taskdef.json`, with `<IMAGE1_NAME>` as the image of one container, and `appspec.yaml`. `imageDetail.json` names that image.",
     one_of: &[],
     keys: &[
-        Key::new(
-            "container",
-            Kind::Plain,
-            "The container that the load balancer reaches and that gets the image.",
-        )
-        .required()
-        .example("web"),
+        Key::new("container", Kind::Plain, "The container behind the load balancer. It gets the image.")
+            .required()
+            .example("web"),
         Key::new("port", Kind::Integer(1, 65535), "Its port.").required().example("8080"),
     ],
 };
@@ -422,16 +418,11 @@ pub(crate) static CONTAINER: Table = Table {
     about: "Changes to one container.",
     one_of: &[],
     keys: &[
-        Key::new("image", Kind::Image, "The image that the container runs from now on, by digest.")
-            .example("app"),
-        Key::new("environment", TEXT_MAP, "Variables that are set or replaced; the others stay.")
+        Key::new("image", Kind::Image, "The container's new image, by digest.").example("app"),
+        Key::new("environment", TEXT_MAP, "Variables to set or replace. The others stay.")
             .example("{ VERSION: \"${source.commit}\" }"),
-        Key::new(
-            "replace-environment",
-            Kind::Boolean,
-            "Remove the variables that `environment` does not name.",
-        )
-        .default("false"),
+        Key::new("replace-environment", Kind::Boolean, "Remove the variables that are not in `environment`.")
+            .default("false"),
         Key::new("secrets", TEXT_MAP, "Secrets that ECS injects: variable and ARN (or parameter name).")
             .example("{ DB_PASSWORD: /webapp/db-password }"),
         Key::new("command", TEXTS, "The container's arguments."),
@@ -447,7 +438,7 @@ pub(crate) static RUN_TASK: Table = Table {
     name: "run-task",
     what: "`run-task`",
     title: "run-task",
-    about: "Runs a task once. Where it runs is copied from a service, or given by `network` and `launch-type`.",
+    about: "Runs a task once. Its network and launch type are copied from `service`, or given by `network` and `launch-type`.",
     one_of: &[&["service", "network"]],
     keys: &[
         Key::new("cluster", Kind::Text, "The cluster.").required().example("prod"),
@@ -457,18 +448,18 @@ pub(crate) static RUN_TASK: Table = Table {
         Key::new(
             "launch-type",
             Kind::Choice(&["FARGATE", "EC2", "EXTERNAL"]),
-            "Where the task runs, beside `network`.",
+            "The launch type. Needed with `network`.",
         ),
-        Key::new("task-definition", Kind::Text, "The family, where the build registers several."),
+        Key::new("task-definition", Kind::Text, "The family. Needed if the build registers several."),
         Key::new(
             "container",
             Kind::Plain,
-            "The container whose command is replaced and whose exit code decides.",
+            "The container whose command is replaced and whose exit code is the result.",
         )
         .example("web"),
         Key::new("command", TEXTS, "The container's arguments for this run.").example("[./migrate]"),
-        Key::new("environment", TEXT_MAP, "Variables for this run."),
-        Key::new("wait", Kind::Duration, "How long the task may take.").default("15m"),
+        Key::new("environment", TEXT_MAP, "Variables of the container for this run."),
+        Key::new("wait", Kind::Duration, "Time limit of the task.").default("15m"),
     ],
 };
 
@@ -489,36 +480,36 @@ pub(crate) static DEPLOY: Table = Table {
     name: "deploy",
     what: "`deploy`",
     title: "deploy",
-    about: "Points services to the revision that this build registered.",
+    about: "Updates services to the revision that this build registered.",
     one_of: &[&["service", "services"]],
     keys: &[
         Key::new("cluster", Kind::Text, "The services' cluster.").required().example("prod"),
         Key::new("service", Kind::Text, "The service.").example("webapp"),
         Key::new("services", TEXTS, "Several services.").example("[web, worker]"),
-        Key::new("task-definition", Kind::Text, "The family, where the build registers several.")
+        Key::new("task-definition", Kind::Text, "The family. Needed if the build registers several.")
             .example("webapp"),
-        Key::new("wait", Kind::Duration, "How long the deployment may take; the way back gets the same time again. Where it is not given, the time for which the service's configuration shifts traffic is added.").default("15m"),
+        Key::new("wait", Kind::Duration, "Time limit of the deployment, and again of a rollback. If it is not given, the time in which the service shifts traffic is added to the default.").default("15m"),
         Key::new(
             "on-failure",
             Kind::Choice(&["rollback", "leave"]),
-            "What happens to a deployment that fails or takes too long: the services go back to the last revision that was deployed successfully, or stay as they are.",
+            "What to do if a deployment fails or takes too long: roll the services back to the last successful revision, or leave them as they are.",
         )
         .default("rollback"),
         Key::new(
             "keep-revisions",
             Kind::Integer(1, 1000),
-            "Deregister older revisions than the last so many once the deployment is through; never one that a service, a task, a rollback or a schedule may still use.",
+            "How many revisions to keep. Older ones are deregistered after the deployment, except those that a service, a task, a rollback or a schedule may still use.",
         )
         .example("10"),
         Key::new(
             "schedules",
             Kind::Boolean,
-            "Point the family's scheduled tasks (EventBridge rules and Scheduler schedules) to the new revision once the deployment is through.",
+            "After the deployment, update the family's scheduled tasks (EventBridge rules and Scheduler schedules) to the new revision.",
         )
         .default("false"),
-        Key::new("code-deploy", Kind::Table(&CODE_DEPLOY), "Deploy one service through CodeDeploy, which has to be its deployment controller.")
+        Key::new("code-deploy", Kind::Table(&CODE_DEPLOY), "Deploy one service through CodeDeploy, which must be its deployment controller.")
             .example("{ application: webapp, group: webapp-prod }"),
-        Key::new("force", Kind::Boolean, "Deploy also where nothing differs.").default("false"),
+        Key::new("force", Kind::Boolean, "Deploy even if nothing differs.").default("false"),
     ],
 };
 
@@ -526,7 +517,7 @@ pub(crate) static CODE_DEPLOY: Table = Table {
     name: "code-deploy",
     what: "`code-deploy`",
     title: "deploy.code-deploy",
-    about: "CodeDeploy's application and deployment group.",
+    about: "The application and the deployment group in CodeDeploy.",
     one_of: &[],
     keys: &[
         Key::new("application", Kind::Text, "The application.").required().example("webapp"),
@@ -538,7 +529,7 @@ pub(crate) static NOTIFY: Table = Table {
     name: "notify",
     what: "a notification",
     title: "notify",
-    about: "Somebody who is told.",
+    about: "A receiver of notifications.",
     one_of: &[&["slack", "webhook", "sns"]],
     keys: &[
         Key::new("slack", Kind::Text, "The address of a Slack incoming webhook.").example("\"${SLACK_URL}\""),
@@ -549,10 +540,10 @@ pub(crate) static NOTIFY: Table = Table {
         Key::new(
             "on",
             Kind::OneOrMore(&Kind::Choice(&["started", "phase-failed", "succeeded", "failed", "stopped"])),
-            "About what: everything where absent.",
+            "The events to notify about. Default: all.",
         )
         .example("[failed, stopped]"),
-        Key::new("only", Kind::Table(&FILTER), "Only about builds that match."),
+        Key::new("only", Kind::Table(&FILTER), "Notify only about builds that match."),
     ],
 };
 
@@ -560,11 +551,11 @@ pub(crate) static WEBHOOK: Table = Table {
     name: "webhook",
     what: "`webhook`",
     title: "notify.webhook",
-    about: "An HTTP endpoint. It gets JSON with `version`, `event`, `pipeline`, `build`, `mode`, `source` and `text`, and on failures `reason`, with `phase` or `exit`.",
+    about: "An HTTP endpoint. It receives JSON with `version`, `event`, `pipeline`, `build`, `mode`, `source` and `text`, and on failures `reason`, with `phase` or `exit`.",
     one_of: &[],
     keys: &[
-        Key::new("url", Kind::Text, "Where to POST to.").required().example("https://example.com/hook"),
-        Key::new("headers", TEXT_MAP, "Headers to send along; their values are masked.")
+        Key::new("url", Kind::Text, "The address to POST to.").required().example("https://example.com/hook"),
+        Key::new("headers", TEXT_MAP, "Additional headers. Their values are masked.")
             .example("{ Authorization: \"Bearer ${TOKEN}\" }"),
         Key::new("secret", Kind::Text, "A key that signs the body.").example("\"${WEBHOOK_KEY}\"").later(),
     ],

@@ -1,15 +1,16 @@
-//! `${…}` in typed fields: parsed once with the file, resolved by a [`Scope`] when the values are known.
+//! `${…}` in fields: parsed with the file, resolved with a [`Scope`] when the values are known.
 
 use crate::language::diagnostic::Diagnostic;
 use crate::language::source::Span;
 use crate::text::{closest, listed};
+use serde::{Serialize, Serializer};
 use std::fmt;
 
-/// A text in which `${…}` stands for values.
+/// A text with references `${…}`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Template {
     parts: Vec<Part>,
-    /// The scalar it was written in.
+    /// The place of its scalar.
     pub(crate) span: Span,
 }
 
@@ -19,16 +20,16 @@ enum Part {
     Value { reference: Reference, default: Option<String>, span: Span },
 }
 
-/// What a `${…}` names.
+/// The name in a `${…}`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Reference {
     /// `${NAME}`: an environment variable.
     Env(String),
-    /// `${a.b}`: a value that runner knows.
+    /// `${a.b}`: a value that runner provides.
     Builtin(Builtin),
 }
 
-/// The values that runner itself knows.
+/// The values that runner provides.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) enum Builtin {
     /// The full commit id.
@@ -36,11 +37,11 @@ pub(crate) enum Builtin {
     /// The first seven digits of the commit id.
     SourceCommitShort,
     SourceBranch,
-    /// The branch's name made fit for tags and host names.
+    /// The branch as a valid tag and host name.
     SourceBranchSlug,
     /// The git tag that is being built.
     SourceTag,
-    /// CodeBuild's build id, or a local one.
+    /// CodeBuild's build id, or a generated one.
     BuildId,
     BuildNumber,
     /// The page of the build in the console.
@@ -56,7 +57,7 @@ pub(crate) enum Builtin {
 }
 
 impl Builtin {
-    /// Whether it is another one for every commit or build.
+    /// Whether it differs between commits or builds.
     pub(crate) fn is_of_one_build(&self) -> bool {
         matches!(
             self,
@@ -119,35 +120,32 @@ impl fmt::Display for Reference {
     }
 }
 
-/// Where values come from when a template is resolved.
+/// The source of values when a template is resolved.
 pub(crate) trait Scope {
-    /// The value of a reference, or nothing where there is none.
     fn value(&self, reference: &Reference) -> Option<String>;
 }
 
 /// A reference without a value.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Undefined {
-    /// What was asked for.
     pub(crate) reference: Reference,
-    /// Where it is asked for.
     pub(crate) span: Span,
-    /// There is a value, but the text grows beyond [`MAX_VALUE`] with it.
+    /// It has a value, but the text exceeds [`MAX_VALUE`] with it.
     pub(crate) too_long: bool,
 }
 
-/// The longest text that `${…}` may make, in bytes: no environment variable can be longer (Linux, `MAX_ARG_STRLEN`).
+/// The size limit of a resolved text, in bytes. An environment variable cannot be longer (Linux, `MAX_ARG_STRLEN`).
 pub(crate) const MAX_VALUE: usize = 128 * 1024;
 
 impl Template {
-    /// Parses the text of a scalar. `raw` is the scalar as the file has it, beginning at `span`, so that in a scalar of several
-    /// lines every `${…}` gets a place of its own. The errors are all that is wrong with it.
+    /// Parses the text of a scalar. `raw` is the source at `span`: in a scalar of several lines it gives every `${…}` its own
+    /// place. Returns all mistakes.
     pub(crate) fn parse(text: &str, span: Span, raw: &str) -> Result<Self, Vec<Diagnostic>> {
         let mut parts = Vec::new();
         let mut problems = Vec::new();
         let mut literal = String::new();
         let mut rest = text;
-        // How far the places have been looked for.
+        // The search for places continues here.
         let mut cursor = 0;
         let is_long = raw.contains('\n');
         let mut place = |written: &str| match raw.get(cursor..).and_then(|rest| rest.find(written)) {
@@ -156,7 +154,7 @@ impl Template {
                 cursor += at + written.len();
                 Span { start, end: start + written.len() }
             }
-            // A scalar of one line is a place of its own.
+            // In one line the place of the scalar is enough.
             _ => span,
         };
         while let Some(at) = rest.find('$') {
@@ -168,10 +166,10 @@ impl Template {
             } else if let Some(after) = rest.strip_prefix('{') {
                 let Some(end) = after.find('}') else {
                     problems.push(
-                        Diagnostic::new("this `${` is never closed", place("${"))
+                        Diagnostic::new("this `${` is not closed", place("${"))
                             .help("close it with `}`, or write `$$` for a dollar sign"),
                     );
-                    // Neither is any other one behind it.
+                    // No later one can be closed either.
                     break;
                 };
                 if !literal.is_empty() {
@@ -194,12 +192,12 @@ impl Template {
         if problems.is_empty() { Ok(Self { parts, span }) } else { Err(problems) }
     }
 
-    /// A template that stands for exactly this text.
+    /// A template without references.
     pub(crate) fn literal(text: impl Into<String>) -> Self {
         Self { parts: vec![Part::Text(text.into())], span: Span::default() }
     }
 
-    /// The text, with every reference replaced by its value or its default.
+    /// Replaces every reference by its value or its default.
     pub(crate) fn resolve(&self, scope: &dyn Scope) -> Result<String, Undefined> {
         let mut text = String::new();
         for part in &self.parts {
@@ -219,12 +217,27 @@ impl Template {
         Ok(text)
     }
 
-    /// The text with `x` in the place of every reference: what can be said of it before values are known.
+    /// The text as a file writes it, with `$$` for every dollar sign.
+    pub(crate) fn written(&self) -> String {
+        let mut text = String::new();
+        for part in &self.parts {
+            match part {
+                Part::Text(literal) => text.push_str(&literal.replace('$', "$$")),
+                Part::Value { reference, default: None, .. } => text.push_str(&format!("${{{reference}}}")),
+                Part::Value { reference, default: Some(default), .. } => {
+                    text.push_str(&format!("${{{reference}:-{}}}", default.replace('$', "$$")));
+                }
+            }
+        }
+        text
+    }
+
+    /// The text with `x` for every reference, for checks before the values are known.
     pub(crate) fn shape(&self) -> String {
         self.render(str::to_owned, |_, _| "x".to_owned())
     }
 
-    /// The text put together anew: from every literal part, and from every reference with its default.
+    /// Joins the results of `literal` for each text and of `value` for each reference with its default.
     pub(crate) fn render(
         &self,
         mut literal: impl FnMut(&str) -> String,
@@ -238,29 +251,28 @@ impl Template {
             };
             text.push_str(&part);
             if text.len() > MAX_VALUE {
-                // What is only shown need not be whole.
+                // A text that is only shown may be cut.
                 break;
             }
         }
         text
     }
 
-    /// The text, where it has no references.
+    /// The text if it has no references.
     pub(crate) fn as_literal(&self) -> Option<String> {
         self.references().next().is_none().then(|| self.shape())
     }
 
-    /// The text begins with a reference, so that nothing is known of its beginning.
+    /// Whether the text begins with a reference, so its prefix is unknown.
     pub(crate) fn begins_with_reference(&self) -> bool {
         matches!(self.parts.first(), Some(Part::Value { .. }))
     }
 
-    /// What the template refers to.
     pub(crate) fn references(&self) -> impl Iterator<Item = &Reference> {
         self.places().map(|(reference, _, _)| reference)
     }
 
-    /// What it refers to, whether that brings a default, and where it stands.
+    /// The references, each with whether it has a default and with its place.
     pub(crate) fn places(&self) -> impl Iterator<Item = (&Reference, bool, Span)> {
         self.parts.iter().filter_map(|part| match part {
             Part::Text(_) => None,
@@ -269,7 +281,13 @@ impl Template {
     }
 }
 
-/// As in a shell, `:-` stands in for what is not defined and for what is empty.
+impl Serialize for Template {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&self.written())
+    }
+}
+
+/// As in a shell, the default of `:-` replaces an undefined and an empty value.
 pub(crate) fn or_default(value: Option<String>, default: Option<&str>) -> Option<String> {
     match default {
         Some(default) => value.filter(|value| !value.is_empty()).or_else(|| Some(default.to_owned())),
@@ -283,8 +301,8 @@ fn reference(inner: &str, span: Span) -> Result<Part, Diagnostic> {
         None => (inner, None),
     };
     if default.as_ref().is_some_and(|default| default.contains("${")) {
-        return Err(Diagnostic::new("a default cannot hold `${…}`", span)
-            .help("give the variable its value under `env.variables`, where it can refer to others"));
+        return Err(Diagnostic::new("a default cannot contain `${…}`", span)
+            .help("define the variable under `env.variables`, where it can refer to others"));
     }
     let reference = if is_variable_name(name) {
         Reference::Env(name.to_owned())
@@ -294,7 +312,7 @@ fn reference(inner: &str, span: Span) -> Result<Part, Diagnostic> {
             None => return Err(unknown_builtin(name, span)),
         }
     } else {
-        return Err(Diagnostic::new(format!("`${{{inner}}}` names nothing"), span).help(
+        return Err(Diagnostic::new(format!("`${{{inner}}}` is not a valid reference"), span).help(
             "write `${NAME}`, `${NAME:-default}` or a built-in such as `${source.commit}`; `$$` is a dollar sign",
         ));
     };
@@ -313,12 +331,12 @@ fn unknown_builtin(name: &str, span: Span) -> Diagnostic {
     Diagnostic::new(format!("unknown built-in `${{{name}}}`"), span).help(help)
 }
 
-/// A name as a part of an environment variable's name: `my-app` as `MY_APP`.
+/// A name as part of a variable's name: `MY_APP` for `my-app`.
 pub(crate) fn variable_part(name: &str) -> String {
     name.chars().map(|c| if c.is_ascii_alphanumeric() { c.to_ascii_uppercase() } else { '_' }).collect()
 }
 
-/// Whether a text can be the name of an environment variable.
+/// Whether a text is a valid name of an environment variable.
 pub(crate) fn is_variable_name(name: &str) -> bool {
     let mut characters = name.chars();
     characters.next().is_some_and(|first| first.is_ascii_alphabetic() || first == '_')

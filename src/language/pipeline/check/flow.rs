@@ -1,4 +1,4 @@
-//! Whether what steps need has been made when they run: built, pushed, registered.
+//! Checks that everyproduct a step needs is built, pushed or registered before.
 
 use crate::language::diagnostic::Diagnostic;
 use crate::language::pipeline::model::{
@@ -7,15 +7,15 @@ use crate::language::pipeline::model::{
 use crate::language::source::Span;
 use std::collections::{BTreeMap, HashMap};
 
-/// What steps give each other.
+/// A result of a step that other steps need.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-enum Thing {
+enum Product {
     Built(String),
     Pushed(String),
     Registered,
 }
 
-impl Thing {
+impl Product {
     fn missing(&self) -> (String, String) {
         match self {
             Self::Built(image) => (
@@ -27,7 +27,7 @@ impl Thing {
                 format!("put `push: {image}` before this step"),
             ),
             Self::Registered => (
-                "no task definition is registered that could run".to_owned(),
+                "no task definition is registered".to_owned(),
                 "put a `task-definition` step before this one".to_owned(),
             ),
         }
@@ -42,7 +42,7 @@ impl Thing {
     }
 }
 
-/// A step that makes something.
+/// A step that makes a product.
 #[derive(Debug, Clone, Copy)]
 struct Maker {
     step: StepId,
@@ -51,26 +51,26 @@ struct Maker {
     span: Span,
 }
 
-/// What has been made before a step.
-type Made = BTreeMap<Thing, Vec<Maker>>;
+/// The products that exist before a step, with their makers.
+type Made = BTreeMap<Product, Vec<Maker>>;
 
-/// Goes through the steps in the order in which they run.
+/// Walks the steps in the order in which they run.
 pub(crate) struct Flow<'p, 'd> {
     pipeline: &'p Pipeline,
-    /// Steps that this build does not come to.
+    /// The steps that are left out of this build, with the reasons.
     left_out: &'p HashMap<StepId, String>,
     problems: &'d mut Vec<Diagnostic>,
-    /// All makers, wherever they stand.
+    /// All makers of the pipeline.
     all: Made,
-    /// The addresses of images that steps use, by step.
+    /// The references to pushed images in steps.
     of_steps: HashMap<StepId, Vec<&'p Use>>,
-    /// Those that images use, by the image's position.
+    /// The references to pushed images in images, by position.
     of_images: HashMap<usize, Vec<&'p Use>>,
 }
 
-/// Where a step stands.
+/// The phase of a step and the `when` that holds for it.
 #[derive(Clone, Copy)]
-struct Place {
+struct Position {
     phase: PhaseName,
     when: When,
 }
@@ -84,7 +84,7 @@ impl<'p, 'd> Flow<'p, 'd> {
         let mut all = Made::new();
         for phase in &pipeline.phases {
             for step in phase.all_steps().flat_map(Step::tree) {
-                Self::makes(step, Place { phase: phase.name, when: When::Success }, &mut all);
+                Self::makes(step, Position { phase: phase.name, when: When::Success }, &mut all);
             }
         }
         let (mut of_steps, mut of_images): (HashMap<_, Vec<_>>, HashMap<_, Vec<_>>) = Default::default();
@@ -107,67 +107,67 @@ impl<'p, 'd> Flow<'p, 'd> {
 
     fn phase(&mut self, phase: &Phase, made: &mut Made) {
         for step in &phase.steps {
-            let place = Place { phase: phase.name, when: step.when.unwrap_or(phase.when) };
-            self.step(step, place, made);
+            let position = Position { phase: phase.name, when: step.when.unwrap_or(phase.when) };
+            self.step(step, position, made);
         }
         for step in &phase.finally {
-            let place = Place { phase: phase.name, when: step.when.unwrap_or(When::Always) };
-            self.step(step, place, made);
+            let position = Position { phase: phase.name, when: step.when.unwrap_or(When::Always) };
+            self.step(step, position, made);
         }
     }
 
-    fn step(&mut self, step: &Step, place: Place, made: &mut Made) {
-        // The steps of a group run side by side: none can count on what another one makes.
-        let steps: Vec<(&Step, Place)> = step
+    fn step(&mut self, step: &Step, position: Position, made: &mut Made) {
+        // The steps of a group run in parallel, so none can use what another one makes.
+        let steps: Vec<(&Step, Position)> = step
             .tree()
             .into_iter()
             .filter(|inner| !self.left_out.contains_key(&inner.id))
-            .map(|inner| (inner, Place { when: inner.when.unwrap_or(place.when), ..place }))
+            .map(|inner| (inner, Position { when: inner.when.unwrap_or(position.when), ..position }))
             .collect();
-        for (inner, place) in &steps {
-            for (thing, span) in self.needs(inner) {
-                self.need(&thing, span, *place, made);
+        for (inner, position) in &steps {
+            for (product, span) in self.needs(inner) {
+                self.need(&product, span, *position, made);
             }
         }
-        for (inner, place) in steps {
-            Self::makes(inner, place, made);
+        for (inner, position) in steps {
+            Self::makes(inner, position, made);
         }
     }
 
-    fn makes(step: &Step, place: Place, made: &mut Made) {
-        let things: Vec<(Thing, Span)> = match &step.action {
+    fn makes(step: &Step, position: Position, made: &mut Made) {
+        let products: Vec<(Product, Span)> = match &step.action {
             Action::Build(images) => {
-                // A rebuilt image has to be pushed anew; what was pushed of it before stays known to the registry only.
-                images.iter().map(|name| (Thing::Built(name.value.clone()), name.span)).collect()
+                // An image that is rebuilt must be pushed again.
+                images.iter().map(|name| (Product::Built(name.value.clone()), name.span)).collect()
             }
             Action::Push(images) => {
-                images.iter().map(|name| (Thing::Pushed(name.value.clone()), name.span)).collect()
+                images.iter().map(|name| (Product::Pushed(name.value.clone()), name.span)).collect()
             }
             Action::TaskDefinition(definition) if definition.registers() => {
-                vec![(Thing::Registered, step.span)]
+                vec![(Product::Registered, step.span)]
             }
             _ => Vec::new(),
         };
-        for (thing, span) in things {
-            let maker = Maker { step: step.id, when: place.when, phase: place.phase, span };
-            made.entry(thing).or_default().push(maker);
+        for (product, span) in products {
+            let maker = Maker { step: step.id, when: position.when, phase: position.phase, span };
+            made.entry(product).or_default().push(maker);
         }
     }
 
-    /// What a step needs, with the places that say so.
-    fn needs(&self, step: &Step) -> Vec<(Thing, Span)> {
-        let built = |name: &Name| (Thing::Built(name.value.clone()), name.span);
-        let pushed = |name: &Name| (Thing::Pushed(name.value.clone()), name.span);
-        let mut needs: Vec<(Thing, Span)> = match &step.action {
+    /// The products that a step needs, with the places that name them.
+    fn needs(&self, step: &Step) -> Vec<(Product, Span)> {
+        let built = |name: &Name| (Product::Built(name.value.clone()), name.span);
+        let pushed = |name: &Name| (Product::Pushed(name.value.clone()), name.span);
+        let mut needs: Vec<(Product, Span)> = match &step.action {
             Action::Push(images) => images.iter().map(built).collect(),
             Action::Test(test) => vec![built(&test.image)],
             Action::ImageDefinitions(_) | Action::TaskDefinition(_) => {
                 step.action.images().into_iter().map(pushed).collect()
             }
             Action::Deploy(deploy) if deploy.task_definition.is_none() => {
-                vec![(Thing::Registered, step.span)]
+                vec![(Product::Registered, step.span)]
             }
-            Action::RunTask(task) if task.task_definition.is_none() => vec![(Thing::Registered, step.span)],
+            Action::RunTask(task) if task.task_definition.is_none() => vec![(Product::Registered, step.span)],
             _ => Vec::new(),
         };
         let mut uses: Vec<&Use> = self.of_steps.get(&step.id).into_iter().flatten().copied().collect();
@@ -178,21 +178,21 @@ impl<'p, 'd> Flow<'p, 'd> {
         }
         for used in uses {
             if let Some(image) = used.image() {
-                needs.push((Thing::Pushed(image.to_owned()), used.span));
+                needs.push((Product::Pushed(image.to_owned()), used.span));
             }
         }
-        // What does not exist has been reported.
-        needs.retain(|(thing, _)| match thing {
-            Thing::Built(image) | Thing::Pushed(image) => self.pipeline.images.contains_key(image),
-            Thing::Registered => true,
+        // Undefined images have been reported.
+        needs.retain(|(product, _)| match product {
+            Product::Built(image) | Product::Pushed(image) => self.pipeline.images.contains_key(image),
+            Product::Registered => true,
         });
         needs
     }
 
-    fn need(&mut self, thing: &Thing, span: Span, place: Place, made: &Made) {
-        let makers = made.get(thing).map(Vec::as_slice).unwrap_or_default();
-        // A step after a failure may find what was made before it, or may not: that only the run can tell.
-        let reached = |maker: &Maker| match (maker.when, place.when) {
+    fn need(&mut self, product: &Product, span: Span, position: Position, made: &Made) {
+        let makers = made.get(product).map(Vec::as_slice).unwrap_or_default();
+        // After a failure an earlier step may have run or not. Only the run shows it.
+        let reached = |maker: &Maker| match (maker.when, position.when) {
             (When::Always, _) | (When::Success, When::Success | When::Failure) => true,
             (When::Failure, When::Failure) => true,
             (When::Success, When::Always) | (When::Failure, When::Success | When::Always) => false,
@@ -200,28 +200,28 @@ impl<'p, 'd> Flow<'p, 'd> {
         if makers.iter().any(reached) {
             return;
         }
-        let problem = match (makers.last(), self.all.get(thing).and_then(|all| all.first())) {
-            (Some(maker), _) => skipped(thing, span, place, *maker),
+        let problem = match (makers.last(), self.all.get(product).and_then(|all| all.first())) {
+            (Some(maker), _) => skipped(product, span, position, *maker),
             (None, Some(other)) if self.left_out.contains_key(&other.step) => {
                 let reason = &self.left_out[&other.step];
                 Diagnostic::new(
                     format!(
                         "{} by a step that is left out of this build, but this step is not",
-                        thing.made()
+                        product.made()
                     ),
                     span,
                 )
                 .related(other.span, reason.as_str())
-                .help("give both the same `only` and `except`")
+                .help("use the same `only` and `except` for both")
             }
             (None, Some(later)) => {
-                let (_, help) = thing.missing();
-                Diagnostic::new(format!("{} only later, or at the same time", thing.made()), span)
+                let (_, help) = product.missing();
+                Diagnostic::new(format!("{} only later, or at the same time", product.made()), span)
                     .related(later.span, "here")
                     .help(help)
             }
             (None, None) => {
-                let (message, help) = thing.missing();
+                let (message, help) = product.missing();
                 Diagnostic::new(message, span).help(help)
             }
         };
@@ -229,22 +229,22 @@ impl<'p, 'd> Flow<'p, 'd> {
     }
 }
 
-/// The step may run although what it needs was skipped.
-fn skipped(thing: &Thing, span: Span, place: Place, maker: Maker) -> Diagnostic {
-    let made = thing.made();
-    let message = match (place.when, maker.when) {
+/// The step may run although the maker was skipped.
+fn skipped(product: &Product, span: Span, position: Position, maker: Maker) -> Diagnostic {
+    let made = product.made();
+    let message = match (position.when, maker.when) {
         (When::Success, _) => format!("{made} only after a failure, when this step is skipped"),
         (_, When::Failure) => format!("{made} only after a failure, but this step also runs without one"),
         _ => {
-            let before = if maker.phase == place.phase {
+            let before = if maker.phase == position.phase {
                 "a step".to_owned()
             } else {
                 format!("the phase `{}`", maker.phase)
             };
             format!(
-                "this step also runs after a failure, but {made} in {before}, which may have failed or been skipped then"
+                "this step also runs after a failure, but {made} in {before}, which may have failed or been skipped"
             )
         }
     };
-    Diagnostic::new(message, span).related(maker.span, "here").help("give both the same `when`")
+    Diagnostic::new(message, span).related(maker.span, "here").help("use the same `when` for both")
 }

@@ -1,7 +1,7 @@
-//! What images say of each other: names, tags, `depends-on`.
+//! Checks of images: names, tags, contexts, `depends-on`.
 
 use super::unknown_image;
-use crate::language::diagnostic::{Diagnostic, ENOUGH};
+use crate::language::diagnostic::{Diagnostic, MAX_PROBLEMS};
 use crate::language::pipeline::model::{Action, Name, Pipeline, is_stage_name};
 use crate::language::pipeline::template::{Builtin, Reference, Template, variable_part};
 use crate::language::source::Span;
@@ -9,7 +9,7 @@ use std::collections::{HashMap, HashSet};
 
 pub(crate) fn check(pipeline: &Pipeline, problems: &mut Vec<Diagnostic>) {
     let mut variables: HashMap<String, (&str, Span)> = HashMap::new();
-    // The images of each tag of each repository.
+    // The image of each tag, by repository.
     let mut addresses: HashMap<String, HashMap<String, &str>> = HashMap::new();
     let pushed: HashSet<&str> = pipeline
         .steps()
@@ -29,16 +29,16 @@ pub(crate) fn check(pipeline: &Pipeline, problems: &mut Vec<Diagnostic>) {
             problems.push(
                 Diagnostic::new(message, image.span)
                     .related(place, "the other one")
-                    .help("rename one of the two"),
+                    .help("rename one of them"),
             );
         }
-        // What is not pushed, no lifecycle rule deletes.
+        // Lifecycle rules delete only pushed images.
         let is_pushed = pushed.contains(name.as_str());
         if is_pushed && !image.tags.is_empty() && !image.tags.iter().any(|tag| pipeline.is_of_one_commit(tag))
         {
             problems.push(
                 Diagnostic::new(format!("no tag of the image `{name}` is unique to the commit"), image.tags[0].span)
-                    .help("add `\"${source.commit}\"`: when a tag moves on, lifecycle rules can delete the image that runs"),
+                    .help("add `\"${source.commit}\"`: once a tag moves, lifecycle rules can delete an image that is in use"),
             );
         }
         let tags = addresses.entry(written(&image.repository)).or_default();
@@ -47,12 +47,13 @@ pub(crate) fn check(pipeline: &Pipeline, problems: &mut Vec<Diagnostic>) {
                 && is_pushed
                 && pushed.contains(other)
             {
-                let message =
-                    format!("the images `{other}` and `{name}` would be pushed to one tag of one repository");
+                let message = format!(
+                    "the images `{other}` and `{name}` would be pushed to the same tag of the same repository"
+                );
                 problems.push(
                     Diagnostic::new(message, image.span)
                         .related(pipeline.images[other].span, "the other one")
-                        .help("give one of the two another tag or repository"),
+                        .help("change the tag or the repository of one of them"),
                 );
                 break;
             }
@@ -63,13 +64,13 @@ pub(crate) fn check(pipeline: &Pipeline, problems: &mut Vec<Diagnostic>) {
         for (context, _) in &image.contexts {
             if !is_stage_name(context) {
                 problems.push(
-                    Diagnostic::new(format!("`{context}` cannot be the name of a context"), image.span)
-                        .help("it becomes a stage of the Dockerfile: begin with a letter, and use letters, digits, `-`, `_` and `.`"),
+                    Diagnostic::new(format!("`{context}` is not a valid context name"), image.span)
+                        .help("it becomes a stage of the Dockerfile: start with a letter, then use letters, digits, `-`, `_` and `.`"),
                 );
             }
         }
         for other in &image.depends_on {
-            if !pipeline.images.contains_key(&other.value) && problems.len() < ENOUGH {
+            if !pipeline.images.contains_key(&other.value) && problems.len() < MAX_PROBLEMS {
                 problems.push(unknown_image(pipeline, &other.value, other.span));
             }
         }
@@ -77,34 +78,34 @@ pub(crate) fn check(pipeline: &Pipeline, problems: &mut Vec<Diagnostic>) {
     circles(pipeline, problems);
 }
 
-/// Values that make no tag, or not always one.
+/// Warns about values that are not always valid in tags.
 fn unfit_for_tags(reference: &Reference, span: Span) -> Option<Diagnostic> {
     let (problem, help) = match reference {
         Reference::Builtin(Builtin::SourceBranch) => {
-            ("can hold a `/`", "`source.branch.slug` is a branch made fit")
+            ("can contain `/`", "`source.branch.slug` is the branch as a valid tag")
         }
-        Reference::Builtin(Builtin::BuildId) => ("holds a `:` in CodeBuild", "`build.number` has none"),
+        Reference::Builtin(Builtin::BuildId) => ("contains `:` in CodeBuild", "use `build.number`"),
         Reference::Builtin(Builtin::BuildUrl | Builtin::ImageUri(_) | Builtin::ImageDigest(_)) => {
-            ("holds a `:`", "use `source.commit`")
+            ("contains `:`", "use `source.commit`")
         }
         _ => return None,
     };
-    let message = format!("`${{{reference}}}` {problem}, which no tag may");
+    let message = format!("`${{{reference}}}` {problem}, which is not allowed in tags");
     Some(Diagnostic::new(message, span).warning().help(help))
 }
 
-/// A template as the file has it.
+/// A template as text, to compare.
 fn written(template: &Template) -> String {
     template.render(str::to_owned, |reference, default| {
         format!("${{{reference}:-{}}}", default.unwrap_or_default())
     })
 }
 
-/// Follows `depends-on` from every image, and reports where it comes back.
+/// Reports circles of `depends-on`.
 fn circles(pipeline: &Pipeline, problems: &mut Vec<Diagnostic>) {
     let mut done = HashSet::new();
     for start in pipeline.images.keys() {
-        // The way so far, each image with the number of its dependencies that have been followed.
+        // The path to the current image; each image with the number of its dependencies that have been followed.
         let mut path: Vec<(&str, usize)> = vec![(start, 0)];
         let mut on_path: HashMap<&str, usize> = HashMap::from([(start.as_str(), 0)]);
         while let Some((name, followed)) = path.last_mut() {
@@ -119,7 +120,7 @@ fn circles(pipeline: &Pipeline, problems: &mut Vec<Diagnostic>) {
                 continue;
             };
             if let Some(begin) = on_path.get(next.value.as_str()) {
-                if problems.len() < ENOUGH {
+                if problems.len() < MAX_PROBLEMS {
                     problems.push(circle(&path[*begin..], next));
                 }
             } else {
@@ -135,7 +136,7 @@ fn circle(path: &[(&str, usize)], back: &Name) -> Diagnostic {
         format!("the image `{only}` depends on itself")
     } else {
         let names: Vec<&str> = path.iter().map(|(name, _)| *name).chain([back.value.as_str()]).collect();
-        format!("`depends-on` goes in a circle: {}", names.join(" → "))
+        format!("`depends-on` is circular: {}", names.join(" → "))
     };
-    Diagnostic::new(message, back.span).help("take one of these dependencies out")
+    Diagnostic::new(message, back.span).help("remove one of these dependencies")
 }

@@ -1,4 +1,5 @@
-//! What the parts of a pipeline say of each other: everything that is named must exist, and be there when it is used.
+//! Checks the references between the parts of a pipeline: everything that is named must be defined, and made before it
+//! is used.
 
 mod flow;
 mod images;
@@ -7,14 +8,14 @@ mod secrets;
 use super::model::{Action, Name, Pipeline, Step, StepId, TaskDefinition, TaskDefinitionBase, Use, Zone};
 use super::reference::family_of;
 use super::template::{Builtin, Reference};
-use crate::language::diagnostic::{Diagnostic, ENOUGH};
+use crate::language::diagnostic::{Diagnostic, MAX_PROBLEMS};
 use crate::language::source::Span;
 use crate::text::{closest, listed};
 use flow::Flow;
 use std::collections::{HashMap, HashSet};
 
-/// Reports every reference to something that the file does not define, and every use of something that cannot be there.
-/// `whole` says that no step was lost on the way, so that what steps give each other can be judged.
+/// Reports references to undefined things, and uses of things that are not made before. The latter only if `whole`: all
+/// steps could be decoded.
 pub(crate) fn references(pipeline: &Pipeline, whole: bool, problems: &mut Vec<Diagnostic>) {
     images::check(pipeline, problems);
     names(pipeline, problems);
@@ -31,7 +32,7 @@ pub(crate) fn references(pipeline: &Pipeline, whole: bool, problems: &mut Vec<Di
     }
 }
 
-/// Reports every step of this build that needs what only steps make that are left out of it, with the reasons why they are.
+/// Reports steps of this build that need something that only left-out steps make, with the reasons.
 pub(crate) fn unmet(pipeline: &Pipeline, left_out: &HashMap<StepId, String>) -> Vec<Diagnostic> {
     let mut problems = Vec::new();
     if !left_out.is_empty() {
@@ -46,11 +47,11 @@ fn names(pipeline: &Pipeline, problems: &mut Vec<Diagnostic>) {
         secret_exists(pipeline, &known, secret, problems);
     }
     for step in pipeline.steps() {
-        if problems.len() > ENOUGH {
+        if problems.len() > MAX_PROBLEMS {
             return;
         }
         for image in step.action.images() {
-            if !pipeline.images.contains_key(&image.value) && problems.len() < ENOUGH {
+            if !pipeline.images.contains_key(&image.value) && problems.len() < MAX_PROBLEMS {
                 problems.push(unknown_image(pipeline, &image.value, image.span));
             }
         }
@@ -63,7 +64,7 @@ fn names(pipeline: &Pipeline, problems: &mut Vec<Diagnostic>) {
     for used in &pipeline.uses {
         if let Some(name) = used.image()
             && !pipeline.images.contains_key(name)
-            && problems.len() < ENOUGH
+            && problems.len() < MAX_PROBLEMS
         {
             problems.push(unknown_image(pipeline, name, used.span));
         }
@@ -71,7 +72,7 @@ fn names(pipeline: &Pipeline, problems: &mut Vec<Diagnostic>) {
 }
 
 impl Use {
-    /// The image whose address or digest is referred to.
+    /// The image of a reference to an address or digest.
     fn image(&self) -> Option<&str> {
         match &self.reference {
             Reference::Builtin(Builtin::ImageUri(name) | Builtin::ImageDigest(name)) => Some(name),
@@ -84,21 +85,21 @@ fn unknown_image(pipeline: &Pipeline, name: &str, span: Span) -> Diagnostic {
     let known = || pipeline.images.keys().map(String::as_str);
     let help = match closest(name, known()) {
         Some(candidate) => format!("did you mean `{candidate}`?"),
-        None if pipeline.images.is_empty() => "the file describes no image; add it under `images`".to_owned(),
+        None if pipeline.images.is_empty() => "the file defines no images; add it under `images`".to_owned(),
         None => format!("known images: {}", listed(known())),
     };
     Diagnostic::new(format!("there is no image `{name}`"), span).help(help)
 }
 
 fn secret_exists(pipeline: &Pipeline, known: &HashSet<&str>, name: &Name, problems: &mut Vec<Diagnostic>) {
-    if known.contains(name.value.as_str()) || problems.len() > ENOUGH {
+    if known.contains(name.value.as_str()) || problems.len() > MAX_PROBLEMS {
         return;
     }
     let help = closest(&name.value, pipeline.env.names()).map_or_else(
-        || "secrets are named under `env`, in `parameter-store` or `secrets-manager`".to_owned(),
+        || "define secrets under `env`, in `parameter-store` or `secrets-manager`".to_owned(),
         |candidate| format!("did you mean `{candidate}`?"),
     );
-    problems.push(Diagnostic::new(format!("`env` gives no `{}`", name.value), name.span).help(help));
+    problems.push(Diagnostic::new(format!("`env` does not define `{}`", name.value), name.span).help(help));
 }
 
 fn task_definition(step: &Step) -> Option<&TaskDefinition> {
@@ -108,8 +109,8 @@ fn task_definition(step: &Step) -> Option<&TaskDefinition> {
     }
 }
 
-/// Families that `deploy` and `run-task` name. Where every family that the pipeline registers is known, one that looks like a
-/// typing mistake is one; and where there are several, the step has to say which it means.
+/// Checks the families that `deploy` and `run-task` name, if all families that the pipeline registers are known: reports
+/// misspelt ones, and warns about steps that do not choose one of several.
 fn families(pipeline: &Pipeline, problems: &mut Vec<Diagnostic>) {
     let mut known: Vec<String> = Vec::new();
     for definition in pipeline.steps().filter_map(task_definition).filter(|one| one.registers()) {
@@ -119,12 +120,12 @@ fn families(pipeline: &Pipeline, problems: &mut Vec<Diagnostic>) {
             }
             TaskDefinitionBase::File(_) | TaskDefinitionBase::Service { .. } => None,
         };
-        // One that is known elsewhere only may be any.
+        // An unknown family may have any name.
         let Some(family) = family else { return };
         if !known.contains(&family) {
             known.push(family);
         }
-        if known.len() > ENOUGH {
+        if known.len() > MAX_PROBLEMS {
             return;
         }
     }
@@ -145,14 +146,14 @@ fn families(pipeline: &Pipeline, problems: &mut Vec<Diagnostic>) {
                     );
                 }
             }
-            // Each build may come to one of them only.
+            // A warning, because each build may register only one of them.
             None if known.len() > 1 => {
                 let families = listed(known.iter().map(String::as_str));
                 let message = format!("the pipeline registers several task definitions: {families}");
                 problems.push(
                     Diagnostic::new(message, step.span)
                         .warning()
-                        .help("where one build registers several, say which with `task-definition: FAMILY`"),
+                        .help("if one build registers several, choose one with `task-definition: FAMILY`"),
                 );
             }
             None => {}
@@ -160,8 +161,7 @@ fn families(pipeline: &Pipeline, problems: &mut Vec<Diagnostic>) {
     }
 }
 
-/// Containers are named in several steps, and only ECS knows all of them: a name that looks like a typing mistake of
-/// another one is worth a warning.
+/// Warns about container names that look misspelt. It is no error, because only ECS knows all containers.
 fn containers(pipeline: &Pipeline, problems: &mut Vec<Diagnostic>) {
     let known: HashMap<&str, Span> = pipeline
         .steps()
@@ -176,8 +176,8 @@ fn containers(pipeline: &Pipeline, problems: &mut Vec<Diagnostic>) {
         _ => Vec::new(),
     });
     for (name, span) in named.filter(|(name, _)| !known.contains_key(name)) {
-        if known.len() < ENOUGH
-            && problems.len() < ENOUGH
+        if known.len() < MAX_PROBLEMS
+            && problems.len() < MAX_PROBLEMS
             && let Some(candidate) = closest(name, known.keys().copied())
         {
             problems.push(
@@ -190,22 +190,22 @@ fn containers(pipeline: &Pipeline, problems: &mut Vec<Diagnostic>) {
     }
 }
 
-/// What `CodePipeline` gets is not written over what it is made from.
+/// `code-pipeline` must not overwrite the file that it reads.
 fn task_definition_file(pipeline: &Pipeline, problems: &mut Vec<Diagnostic>) {
     for definition in pipeline.steps().filter_map(task_definition).filter(|one| !one.registers()) {
         if let TaskDefinitionBase::File(file) = &definition.base
             && file.as_literal().is_some_and(|file| file.trim_start_matches("./") == "taskdef.json")
         {
-            let message = "`code-pipeline` writes `taskdef.json`, which is also what it would be made from";
+            let message = "`code-pipeline` would overwrite its input `taskdef.json`";
             problems.push(
                 Diagnostic::new(message, file.span)
-                    .help("give the source another name, such as `taskdef.source.json`"),
+                    .help("rename the source, for example to `taskdef.source.json`"),
             );
         }
     }
 }
 
-/// `imageDetail.json` holds one image: what `image-definitions` names first has to be what the task definition for `CodePipeline` asks for.
+/// `imageDetail.json` has one image: the first of `image-definitions`. The task definition for `CodePipeline` must use it.
 fn image_detail(pipeline: &Pipeline, problems: &mut Vec<Diagnostic>) {
     let wanted = pipeline.steps().filter_map(task_definition).find_map(|definition| {
         let by = definition.code_pipeline.as_ref()?;
@@ -216,20 +216,20 @@ fn image_detail(pipeline: &Pipeline, problems: &mut Vec<Diagnostic>) {
         let Action::ImageDefinitions(pairs) = &step.action else { continue };
         if let Some((_, first)) = pairs.first().filter(|(_, first)| first.value != wanted.value) {
             let message = format!(
-                "`imageDetail.json` would hold the image `{}`, but `code-pipeline` is about `{}`",
+                "`imageDetail.json` would name the image `{}`, but `code-pipeline` uses `{}`",
                 first.value, wanted.value
             );
             problems.push(
                 Diagnostic::new(message, first.span)
                     .warning()
-                    .related(wanted.span, "this one")
-                    .help("name the container with this image first"),
+                    .related(wanted.span, "this image")
+                    .help("put the container with this image first"),
             );
         }
     }
 }
 
-/// `env.variables` have their values before anything is fetched or pushed.
+/// `env.variables` are resolved before anything is fetched or pushed.
 fn early(pipeline: &Pipeline, used: &Use, problems: &mut Vec<Diagnostic>) {
     let what = match &used.reference {
         Reference::Env(name) if pipeline.env.secret_names().any(|secret| secret == name) => {
@@ -241,7 +241,7 @@ fn early(pipeline: &Pipeline, used: &Use, problems: &mut Vec<Diagnostic>) {
         },
     };
     problems.push(
-        Diagnostic::new(format!("{what} is not known yet when `env.variables` get their values"), used.span)
-            .help("write it in the `env` of the steps that need it"),
+        Diagnostic::new(format!("{what} is unknown when `env.variables` are resolved"), used.span)
+            .help("put it into the `env` of the steps that need it"),
     );
 }

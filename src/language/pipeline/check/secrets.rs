@@ -1,4 +1,4 @@
-//! Where secrets must not get.
+//! Keeps secrets out of images, tags and task definitions.
 
 use super::task_definition;
 use crate::language::diagnostic::Diagnostic;
@@ -6,12 +6,12 @@ use crate::language::pipeline::model::Pipeline;
 use crate::language::pipeline::template::{Reference, Template};
 use std::collections::HashMap;
 
-/// Secrets must not get where they stay: into the history or the labels of images, into tags.
+/// Reports secrets in the history and the labels of images, in addresses, tags and task definitions.
 pub(crate) fn check(pipeline: &Pipeline, problems: &mut Vec<Diagnostic>) {
-    // Variables that hold a secret, and which one.
+    // Variables that hold a secret, each with the name of the secret.
     let mut secret: HashMap<&str, &str> =
         pipeline.secret_names().into_iter().map(|name| (name, name)).collect();
-    // A variable that is made of a secret is one. Variables may refer to those before them.
+    // A variable that refers to a secret holds it. Variables may refer to earlier ones.
     let tables = std::iter::once(&pipeline.env.variables).chain(pipeline.steps().map(|step| &step.env));
     for (name, value) in tables.flatten() {
         if let Some(root) = secret_in(value, &secret) {
@@ -38,8 +38,9 @@ pub(crate) fn check(pipeline: &Pipeline, problems: &mut Vec<Diagnostic>) {
             for value in values {
                 if let Some(name) = secret_in(value, &secret) {
                     let message = format!("the secret `{name}` would be readable in {what} of the image");
-                    problems
-                        .push(Diagnostic::new(message, value.span).help("use a variable that is no secret"));
+                    problems.push(
+                        Diagnostic::new(message, value.span).help("use a variable that is not a secret"),
+                    );
                 }
             }
         }
@@ -58,7 +59,7 @@ pub(crate) fn check(pipeline: &Pipeline, problems: &mut Vec<Diagnostic>) {
     }
 }
 
-/// The secret that a template holds.
+/// The secret that a template refers to.
 fn secret_in<'p>(value: &Template, secret: &HashMap<&str, &'p str>) -> Option<&'p str> {
     value.references().find_map(|reference| match reference {
         Reference::Env(name) => secret.get(name.as_str()).copied(),

@@ -1,7 +1,7 @@
-//! The small vocabulary that all decoding is made of: mappings with known keys, lists, texts, choices.
+//! Decodes the basic kinds of values: mappings with known keys, lists, texts, choices.
 
 use crate::duration;
-use crate::language::diagnostic::{Diagnostic, ENOUGH};
+use crate::language::diagnostic::{Diagnostic, MAX_PROBLEMS};
 use crate::language::glob::Glob;
 use crate::language::keys::{Table, alias};
 use crate::language::pipeline::model::{Name, StepId, Use, Zone};
@@ -13,55 +13,53 @@ use indexmap::IndexMap;
 use std::collections::HashMap;
 use std::time::Duration;
 
-/// Collects what is wrong, and what is worth knowing, while values are read.
+/// The state of decoding: mistakes and references found in the values.
 pub(crate) struct Decoder<'p> {
     pub(crate) problems: &'p mut Vec<Diagnostic>,
     /// The text of the file.
     pub(crate) text: &'p str,
-    /// What no executor carries out yet.
+    /// The uses of keys that this version does not support.
     pub(crate) unready: Vec<Diagnostic>,
     pub(crate) uses: Vec<Use>,
-    /// The part of the file that is being read.
+    /// The part of the file that is being decoded.
     pub(crate) zone: Zone,
-    /// The number of steps read so far.
+    /// The number of steps that have been decoded.
     pub(crate) steps: usize,
-    /// A step, or a part of it that other steps count on, could not be read.
+    /// A step, or a part of it that other steps depend on, could not be decoded.
     pub(crate) lost_steps: bool,
 }
 
-/// A mapping whose keys have been checked.
+/// A mapping with checked keys.
 pub(crate) struct Fields<'n> {
     entries: &'n [Entry],
     table: &'static Table,
-    /// What points to the mapping.
+    /// The place for messages about all of the mapping.
     pub(crate) at: Span,
-    /// For every unknown key the known one that could have been meant.
+    /// For each unknown key the known one that was probably meant.
     unknown: Vec<Option<&'static str>>,
 }
 
 impl<'n> Fields<'n> {
-    /// The value under a key; nothing where the key is absent.
     pub(crate) fn get(&self, key: &str) -> Option<&'n Node> {
         self.entry(key).map(|entry| &entry.node)
     }
 
-    /// Whether an unknown key could have been meant for one of these, so that their absence is no second mistake.
+    /// Whether an unknown key was probably meant as one of these. Then their absence is not a second mistake.
     pub(crate) fn is_misspelt(&self, keys: &[&str]) -> bool {
         self.unknown.iter().flatten().any(|meant| keys.contains(meant))
     }
 
-    /// Whether there are unknown keys.
     pub(crate) fn has_unknown(&self) -> bool {
         !self.unknown.is_empty()
     }
 
-    /// The key with its value, for errors about the key itself.
+    /// The key with its value.
     pub(crate) fn entry(&self, key: &str) -> Option<&'n Entry> {
         self.entries.iter().find(|entry| entry.key == key)
     }
 }
 
-/// Keys that begin with `x-` are the user's own.
+/// Keys that begin with `x-` belong to the user.
 pub(crate) fn is_ignored(key: &str) -> bool {
     key.starts_with("x-")
 }
@@ -80,20 +78,20 @@ impl<'p> Decoder<'p> {
     }
 
     pub(crate) fn problem(&mut self, problem: Diagnostic) {
-        if self.problems.len() < ENOUGH {
+        if self.problems.len() < MAX_PROBLEMS {
             self.problems.push(problem);
         }
     }
 
-    /// Notes a part of the language that no executor carries out yet.
+    /// Reports a part of the language that this version does not support.
     pub(crate) fn not_yet(&mut self, what: &str, span: Span) {
         let message =
-            format!("{what} is part of the language, but this version of runner cannot carry it out yet");
+            format!("{what} is part of the language, but this version of runner does not support it yet");
         let help = format!("remove it, or use a runner newer than {}", env!("CARGO_PKG_VERSION"));
         self.unready.push(Diagnostic::new(message, span).help(help));
     }
 
-    /// Reads a part of the file whose `${…}` are resolved at a time of their own.
+    /// Decodes a part of the file with its own [`Zone`].
     pub(crate) fn within<T>(&mut self, zone: Zone, read: impl FnOnce(&mut Self) -> T) -> T {
         let outer = std::mem::replace(&mut self.zone, zone);
         let value = read(self);
@@ -101,7 +99,7 @@ impl<'p> Decoder<'p> {
         value
     }
 
-    /// The id of the step that is about to be read.
+    /// The id of the next step.
     pub(crate) fn next_step(&mut self) -> StepId {
         self.steps += 1;
         StepId(self.steps - 1)
@@ -112,7 +110,7 @@ impl<'p> Decoder<'p> {
         self.problem(Diagnostic::new(message, node.place()));
     }
 
-    /// A mapping of the table's keys. Unknown keys are errors.
+    /// A mapping with the table's keys. Unknown keys are errors.
     pub(crate) fn fields<'n>(&mut self, node: &'n Node, table: &'static Table) -> Option<Fields<'n>> {
         let Value::Map(entries) = &node.value else {
             self.problem(
@@ -145,7 +143,7 @@ impl<'p> Decoder<'p> {
         Some(Fields { entries, table, at: node.at, unknown })
     }
 
-    /// The value of a key that must be there.
+    /// The value of a required key.
     pub(crate) fn required<'n>(&mut self, fields: &Fields<'n>, key: &str) -> Option<&'n Node> {
         let node = fields.get(key);
         if node.is_none() && !fields.is_misspelt(&[key]) {
@@ -158,7 +156,7 @@ impl<'p> Decoder<'p> {
         node
     }
 
-    /// The one key of a group that is there. None and several are errors.
+    /// The only key of a group that is present. None and several are errors.
     pub(crate) fn exactly_one<'n>(&mut self, fields: &Fields<'n>, keys: &[&str]) -> Option<&'n Entry> {
         let mut found = keys.iter().filter_map(|key| fields.entry(key));
         match (found.next(), found.next()) {
@@ -176,7 +174,7 @@ impl<'p> Decoder<'p> {
                         format!("`{}` and `{}` exclude each other", first.key, second.key),
                         second.key_span,
                     )
-                    .related(first.key_span, "given here")
+                    .related(first.key_span, "the first one")
                     .help("keep one of the two"),
                 );
             }
@@ -184,7 +182,7 @@ impl<'p> Decoder<'p> {
         None
     }
 
-    /// The value of a key, read by `read` where the key is there.
+    /// The value of a key, decoded by `read` if the key is present.
     pub(crate) fn optional<T>(
         &mut self,
         fields: &Fields<'_>,
@@ -194,7 +192,7 @@ impl<'p> Decoder<'p> {
         fields.get(key).and_then(|node| read(self, node))
     }
 
-    /// Whether a key is there and says `true`.
+    /// Whether a key is present and `true`.
     pub(crate) fn flag(&mut self, fields: &Fields<'_>, key: &str) -> bool {
         self.optional(fields, key, Self::boolean).unwrap_or_default()
     }
@@ -205,8 +203,7 @@ impl<'p> Decoder<'p> {
             Value::Scalar { text, .. } => Some(text.clone()),
             Value::Null => {
                 self.problem(
-                    Diagnostic::new("there is no value here", node.span)
-                        .help("give it one, or remove the key"),
+                    Diagnostic::new("the value is missing", node.span).help("add a value, or remove the key"),
                 );
                 None
             }
@@ -217,7 +214,7 @@ impl<'p> Decoder<'p> {
         }
     }
 
-    /// A text that is not empty and takes no `${…}`.
+    /// A text that is not empty. `${…}` is not resolved.
     pub(crate) fn literal(&mut self, node: &Node) -> Option<String> {
         let text = self.text(node)?;
         if text.trim().is_empty() {
@@ -245,13 +242,13 @@ impl<'p> Decoder<'p> {
         }
     }
 
-    /// A text in which `${…}` is resolved, and which names something.
+    /// A text that is not empty and in which `${…}` is resolved.
     pub(crate) fn named_text(&mut self, node: &Node) -> Option<Template> {
         self.literal(node)?;
         self.template(node)
     }
 
-    /// Remembers what a template refers to.
+    /// Notes the references of a template.
     pub(crate) fn note_uses(&mut self, template: &Template) {
         let zone = self.zone;
         self.uses.extend(template.places().map(|(reference, has_default, span)| Use {
@@ -262,13 +259,12 @@ impl<'p> Decoder<'p> {
         }));
     }
 
-    /// The name of something.
+    /// A name.
     pub(crate) fn name(&mut self, node: &Node) -> Option<Name> {
         let value = self.literal(node)?;
         if value.contains("${") {
             self.problem(
-                Diagnostic::new("a name cannot hold `${…}`", node.span)
-                    .help("write the name as the file gives it"),
+                Diagnostic::new("a name cannot contain `${…}`", node.span).help("write the literal name"),
             );
             return None;
         }
@@ -287,8 +283,8 @@ impl<'p> Decoder<'p> {
 
     fn not_a_variable(&mut self, name: &str, span: Span) {
         self.problem(
-            Diagnostic::new(format!("`{name}` cannot be the name of a variable"), span)
-                .help("use letters, digits and `_`, not beginning with a digit"),
+            Diagnostic::new(format!("`{name}` is not a valid variable name"), span)
+                .help("use letters, digits and `_`; the first character is not a digit"),
         );
     }
 
@@ -372,7 +368,7 @@ impl<'p> Decoder<'p> {
         size
     }
 
-    /// A pattern for names of branches or tags.
+    /// A pattern for branches or tags.
     pub(crate) fn glob(&mut self, node: &Node) -> Option<Spanned<Glob>> {
         let text = self.text(node)?;
         match Glob::parse(&text) {
@@ -398,7 +394,7 @@ impl<'p> Decoder<'p> {
         found.map(|(_, value)| *value)
     }
 
-    /// A list; items that cannot be read are left out.
+    /// A list without the items that cannot be decoded.
     pub(crate) fn list<T>(
         &mut self,
         node: &Node,
@@ -412,7 +408,7 @@ impl<'p> Decoder<'p> {
         items.iter().filter_map(|item| read(self, item)).collect()
     }
 
-    /// One value, or a list of them that is not empty.
+    /// One value, or a list of at least one.
     pub(crate) fn one_or_more<T>(
         &mut self,
         node: &Node,
@@ -434,14 +430,14 @@ impl<'p> Decoder<'p> {
         }
     }
 
-    /// A name or a list of names, each once.
+    /// A name or a list of different names.
     pub(crate) fn one_or_more_names(&mut self, node: &Node) -> Option<Vec<Name>> {
         let names = self.one_or_more(node, "a name", Self::name)?;
         self.each_once(&names);
         Some(names)
     }
 
-    /// A variable's name or a list of such names, each once.
+    /// A variable's name or a list of different ones.
     pub(crate) fn one_or_more_variables(&mut self, node: &Node) -> Option<Vec<Name>> {
         let names = self.one_or_more(node, "a name", Self::variable)?;
         self.each_once(&names);
@@ -453,8 +449,8 @@ impl<'p> Decoder<'p> {
         for name in names {
             if let Some(first) = places.insert(&name.value, name.span) {
                 self.problem(
-                    Diagnostic::new(format!("`{}` is named twice", name.value), name.span)
-                        .related(first, "named here first")
+                    Diagnostic::new(format!("`{}` is listed twice", name.value), name.span)
+                        .related(first, "first listed here")
                         .help("keep one of the two"),
                 );
             }
@@ -466,7 +462,7 @@ impl<'p> Decoder<'p> {
         self.one_or_more(node, "text", Self::template)
     }
 
-    /// A mapping from names that the file itself uses to values. As in every table of the language, `x-` keys are ignored.
+    /// A mapping from names of the pipeline to values. `x-` keys are ignored, as in every table.
     pub(crate) fn defined<T>(
         &mut self,
         node: Option<&Node>,
@@ -476,7 +472,7 @@ impl<'p> Decoder<'p> {
         self.entries(node, what, |key| !is_ignored(key), read)
     }
 
-    /// A mapping from names that mean something outside (headers, labels, containers), where `x-` is nothing special.
+    /// A mapping from names of other systems (headers, labels, containers) to values. `x-` is not special.
     pub(crate) fn named<T>(
         &mut self,
         node: Option<&Node>,
@@ -507,7 +503,7 @@ impl<'p> Decoder<'p> {
         }
     }
 
-    /// A mapping from names that mean something outside to texts.
+    /// A mapping from names of other systems to texts.
     pub(crate) fn text_map(&mut self, fields: &Fields<'_>, key: &str) -> IndexMap<String, Template> {
         self.named(fields.get(key), "texts", |d, entry| d.template(&entry.node))
     }
@@ -518,9 +514,9 @@ impl<'p> Decoder<'p> {
             if !is_variable_name(&entry.key) {
                 d.not_a_variable(&entry.key, entry.key_span);
             } else if entry.key.starts_with("RUNNER_") {
-                let message = format!("`{}`: names that begin with RUNNER_ are runner's own", entry.key);
+                let message = format!("`{}`: names that begin with RUNNER_ are reserved", entry.key);
                 let help = if entry.key == "RUNNER_BRANCH" {
-                    "set it in the environment that runner is started with, or in --env-file"
+                    "set it in the environment of runner, or in --env-file"
                 } else {
                     "use another name"
                 };

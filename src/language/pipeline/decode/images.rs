@@ -1,4 +1,4 @@
-//! `images`.
+//! Decodes `images`.
 
 use super::fields::{Decoder, Fields};
 use crate::address::{self, Repository, split_tag};
@@ -13,9 +13,9 @@ use crate::language::tree::{Entry, Node, Value};
 use indexmap::IndexMap;
 use std::time::Duration;
 
-/// Architectures that platforms name (Go's names for those that Docker images exist for).
+/// The architectures of Docker images, by Go's names.
 const ARCHITECTURES: [&str; 8] = ["amd64", "arm64", "arm", "386", "ppc64le", "s390x", "riscv64", "mips64le"];
-/// How long a scan's findings are waited for where the file does not say.
+/// The default of `scan.wait`.
 const SCAN_WAIT: Duration = Duration::from_mins(5);
 
 pub(crate) fn images(d: &mut Decoder<'_>, node: Option<&Node>) -> IndexMap<String, Image> {
@@ -24,18 +24,18 @@ pub(crate) fn images(d: &mut Decoder<'_>, node: Option<&Node>) -> IndexMap<Strin
         let zone = Zone::Image(position);
         position += 1;
         check_name(d, entry);
-        // What cannot be read is one mistake: steps that name it are right.
+        // An image with mistakes is kept, so steps that name it are not reported as well.
         Some(d.within(zone, |d| image(d, entry)).unwrap_or_default())
     })
 }
 
-/// The name becomes a part of `${image.NAME.uri}` and of a variable's name.
+/// The name becomes part of `${image.NAME.uri}` and of a variable's name.
 fn check_name(d: &mut Decoder<'_>, entry: &Entry) {
     let name = &entry.key;
     if name.is_empty() || name.chars().any(|c| !(c.is_ascii_alphanumeric() || "._-".contains(c))) {
         d.problem(
-            Diagnostic::new(format!("`{name}` cannot be the name of an image"), entry.key_span)
-                .help("use letters, digits, `-`, `_` and `.`; the address belongs under `repository`"),
+            Diagnostic::new(format!("`{name}` is not a valid image name"), entry.key_span)
+                .help("use letters, digits, `-`, `_` and `.`; the address goes under `repository`"),
         );
     }
 }
@@ -89,15 +89,15 @@ fn image(d: &mut Decoder<'_>, entry: &Entry) -> Option<Image> {
     })
 }
 
-/// What stands there as it is can be judged now; what depends on values is judged when they are known.
+/// Checks literal values. The others are checked when they are resolved.
 fn check_literals(d: &mut Decoder<'_>, repository: &Template, tags: &[Template]) {
     if let Some(name) = repository.as_literal().filter(|name| !name.is_empty())
         && let Err(error) = Repository::parse(&name)
     {
         let help = if name.contains("://") {
-            Some("leave the `https://` out")
+            Some("remove the `https://`")
         } else if split_tag(&name).1.is_some() {
-            Some("tags stand under `tags`")
+            Some("tags go under `tags`")
         } else if name.chars().any(char::is_uppercase) {
             Some("write it in lower case")
         } else {
@@ -106,7 +106,7 @@ fn check_literals(d: &mut Decoder<'_>, repository: &Template, tags: &[Template])
         let mut problem = Diagnostic::new(error.to_string(), repository.span);
         problem.help = help.map(ToOwned::to_owned);
         if name.contains("://") {
-            "an address of the web is not a repository".clone_into(&mut problem.message);
+            "a URL is not a repository".clone_into(&mut problem.message);
         }
         d.problem(problem);
     }
@@ -119,7 +119,7 @@ fn check_literals(d: &mut Decoder<'_>, repository: &Template, tags: &[Template])
     }
 }
 
-/// `images.NAME.tags` where the file does not say.
+/// The default of `images.NAME.tags`.
 fn default_tags(d: &mut Decoder<'_>, image: Span) -> Vec<Template> {
     let tags: Vec<_> = Template::parse("${source.commit}", image, "").into_iter().collect();
     for tag in &tags {
@@ -143,14 +143,14 @@ fn platform(d: &mut Decoder<'_>, node: &Node) -> Option<String> {
     }
     let known: Vec<String> = ARCHITECTURES.iter().map(|name| format!("linux/{name}")).collect();
     d.problem(
-        Diagnostic::new(format!("`{text}` is not a platform that images are built for"), node.span)
+        Diagnostic::new(format!("`{text}` is not a known platform"), node.span)
             .help("write `linux/amd64` or `linux/arm64`")
             .suggest(&text, known.iter().map(String::as_str)),
     );
     None
 }
 
-/// Nothing inside where the repository is not to be created.
+/// `true` and a mapping create the repository.
 fn create(d: &mut Decoder<'_>, node: &Node) -> Option<Create> {
     if !matches!(node.value, Value::Map(_)) {
         return d.boolean(node)?.then(Create::default);
@@ -166,7 +166,7 @@ fn create(d: &mut Decoder<'_>, node: &Node) -> Option<Create> {
     })
 }
 
-/// A document of another system. Plain scalars are numbers and booleans where JSON has them.
+/// A document of another system. Plain scalars become numbers and booleans as in JSON.
 fn document(node: &Node) -> serde_json::Value {
     match &node.value {
         Value::Null => serde_json::Value::Null,

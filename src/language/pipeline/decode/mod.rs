@@ -1,4 +1,4 @@
-//! From the tree to the model. Every mistake is noted and decoding goes on, so that one run shows them all.
+//! Decodes the tree to the model. Decoding continues after a mistake, so one run reports them all.
 
 mod fields;
 mod images;
@@ -10,6 +10,7 @@ use super::model::{
 };
 use super::reference::{self, SecretReference};
 use super::template::Template;
+use crate::address::{Arn, is_account};
 use crate::language::diagnostic::Diagnostic;
 use crate::language::pipeline::tables;
 use crate::language::source::Span;
@@ -17,7 +18,7 @@ use crate::language::tree::{Node, Value};
 use fields::{Decoder, Fields, is_ignored};
 use std::collections::{HashMap, HashSet};
 
-/// Decodes the root of a pipeline file; nothing where the root itself is unusable. Beside it: whether no step was lost.
+/// Decodes the root of a pipeline file. Also returns whether all steps could be decoded.
 pub(crate) fn pipeline(root: &Node, text: &str, problems: &mut Vec<Diagnostic>) -> Option<(Pipeline, bool)> {
     let mut d = Decoder::new(text, problems);
     let fields = d.fields(root, &tables::PIPELINE)?;
@@ -46,25 +47,23 @@ fn version(d: &mut Decoder<'_>, fields: &Fields<'_>) {
     };
     if !matches!(&node.value, Value::Scalar { text, .. } if text == "1") {
         d.problem(
-            Diagnostic::new("this version of the pipeline language is not known", node.span)
+            Diagnostic::new("unknown version of the pipeline language", node.span)
                 .label("expected 1")
-                .help("write `version: 1`; buildspec files, which say 0.2, are another language"),
+                .help("write `version: 1`; 0.2 is the version of buildspec files"),
         );
     }
 }
 
 fn is_role(arn: &str, is_literal: bool) -> bool {
-    let parts: Vec<&str> = arn.split(':').collect();
-    match parts.as_slice() {
-        ["arn", _, "iam", "", account, name] => {
-            let account =
-                !is_literal || (account.len() == 12 && account.bytes().all(|byte| byte.is_ascii_digit()));
-            account && (!is_literal || name.strip_prefix("role/").is_some_and(|name| !name.is_empty()))
-        }
-        // A value may bring several parts at once.
-        ["arn", ..] => !is_literal,
-        _ => false,
+    // A value may supply several parts at once.
+    if !is_literal {
+        return Arn::is_prefix_of(arn);
     }
+    let Some(arn) = Arn::parse(arn) else { return false };
+    arn.service() == "iam"
+        && arn.region().is_none()
+        && arn.account().is_some_and(is_account)
+        && arn.resource().strip_prefix("role/").is_some_and(|name| !name.is_empty() && !name.contains(':'))
 }
 
 fn aws(d: &mut Decoder<'_>, node: &Node) -> Option<AwsAccess> {
@@ -88,13 +87,13 @@ fn aws(d: &mut Decoder<'_>, node: &Node) -> Option<AwsAccess> {
     {
         d.problem(
             Diagnostic::new("`external-id` needs `role-arn`", entry.key_span)
-                .help("it is sent along when that role is assumed"),
+                .help("it is sent when that role is assumed"),
         );
     }
     Some(access)
 }
 
-/// What a step's `aws` does not say, the pipeline's does. What a group says holds for its steps, which may say otherwise.
+/// Completes a step's `aws` from the pipeline's. The steps of a group inherit its `env`, `dir` and `aws`.
 fn complete(step: &mut Step, outer: &AwsAccess) {
     if let Some(own) = &mut step.aws {
         own.region = own.region.take().or_else(|| outer.region.clone());
@@ -153,7 +152,7 @@ fn env(d: &mut Decoder<'_>, node: &Node) -> Option<Env> {
     Some(env)
 }
 
-/// A name has one source.
+/// Reports variables that are defined twice.
 fn each_variable_once(d: &mut Decoder<'_>, fields: &Fields<'_>) {
     let mut places: HashMap<&str, Span> = HashMap::new();
     for table in ["variables", "parameter-store", "secrets-manager"] {
@@ -163,8 +162,8 @@ fn each_variable_once(d: &mut Decoder<'_>, fields: &Fields<'_>) {
         for entry in entries.iter().filter(|entry| !is_ignored(&entry.key)) {
             if let Some(first) = places.insert(&entry.key, entry.key_span) {
                 d.problem(
-                    Diagnostic::new(format!("`{}` is given twice under `env`", entry.key), entry.key_span)
-                        .related(first, "given here first")
+                    Diagnostic::new(format!("`{}` is defined twice under `env`", entry.key), entry.key_span)
+                        .related(first, "first defined here")
                         .help("keep one of the two"),
                 );
             }
@@ -176,8 +175,7 @@ fn filter(d: &mut Decoder<'_>, node: &Node) -> Option<Filter> {
     let fields = d.fields(node, &tables::FILTER)?;
     if ["branches", "tags", "events"].iter().all(|key| fields.entry(key).is_none()) && !fields.has_unknown() {
         d.problem(
-            Diagnostic::new("this filter says nothing", fields.at)
-                .help("give it `branches`, `tags` or `events`"),
+            Diagnostic::new("this filter is empty", fields.at).help("add `branches`, `tags` or `events`"),
         );
         return None;
     }
@@ -214,7 +212,7 @@ fn notify(d: &mut Decoder<'_>, node: &Node) -> Option<Notify> {
 
 fn topic(d: &mut Decoder<'_>, node: &Node) -> Option<Template> {
     let topic = d.named_text(node)?;
-    if !topic.shape().starts_with("arn:") && !topic.begins_with_reference() {
+    if !Arn::is_prefix_of(&topic.shape()) && !topic.begins_with_reference() {
         d.problem(
             Diagnostic::new("this is not the ARN of a topic", topic.span)
                 .help("write `arn:aws:sns:REGION:ACCOUNT:NAME`"),
@@ -226,9 +224,10 @@ fn topic(d: &mut Decoder<'_>, node: &Node) -> Option<Template> {
 fn webhook(d: &mut Decoder<'_>, node: &Node) -> Option<NotifyTarget> {
     let fields = d.fields(node, &tables::WEBHOOK)?;
     let headers = d.text_map(&fields, "headers");
-    let secret = d.optional(&fields, "secret", Decoder::template);
+    // Not supported yet, but a mistake in its value is reported.
+    d.optional(&fields, "secret", Decoder::template);
     let url = d.required(&fields, "url").and_then(|node| address(d, node))?;
-    Some(NotifyTarget::Webhook { url, headers, secret })
+    Some(NotifyTarget::Webhook { url, headers })
 }
 
 /// The address of a webhook.
@@ -238,7 +237,7 @@ fn address(d: &mut Decoder<'_>, node: &Node) -> Option<Template> {
     if !url.begins_with_reference() && !shape.starts_with("https://") && !shape.starts_with("http://") {
         d.problem(
             Diagnostic::new("this is not the address of a webhook", url.span)
-                .help("it begins with `https://`"),
+                .help("write an address that begins with `https://`"),
         );
     }
     Some(url)

@@ -1,4 +1,4 @@
-//! `phases`.
+//! Decodes `phases`.
 
 use super::fields::Decoder;
 use super::steps;
@@ -42,7 +42,6 @@ fn phase(d: &mut Decoder<'_>, name: PhaseName, entry: &Entry) -> Option<Phase> {
         steps,
         finally,
         timeout: d.optional(&fields, "timeout", Decoder::duration),
-        span: entry.key_span,
     })
 }
 

@@ -1,4 +1,4 @@
-//! A step: exactly one kind, and the keys that every step may have.
+//! Decodes steps: exactly one kind, and the keys of every step.
 
 use super::fields::{Decoder, Fields};
 use super::{aws, filter, phases};
@@ -12,11 +12,11 @@ use crate::language::tree::{Entry, Node, Value};
 use crate::text::either;
 use std::time::Duration;
 
-/// How long a service may take to come up where the file does not say.
+/// The default of `ready.timeout`.
 const READY: Duration = Duration::from_mins(1);
-/// The time before a second attempt where the file does not say.
+/// The default of `retry.delay`.
 const RETRY_DELAY: Duration = Duration::from_secs(1);
-/// What the delay is multiplied with where the file does not say.
+/// The default of `retry.backoff`.
 const RETRY_BACKOFF: u32 = 2;
 
 pub(crate) fn step(d: &mut Decoder<'_>, node: &Node) -> Option<Step> {
@@ -44,7 +44,7 @@ fn read(d: &mut Decoder<'_>, node: &Node) -> Option<Step> {
                 action(d, kind, &fields)
             }
             [] => {
-                // A kind that is misspelt is one mistake.
+                // A misspelt kind has been reported.
                 if !fields.has_unknown() {
                     let help = format!("a step needs {}", either(KINDS.iter().copied()));
                     d.problem(Diagnostic::new("this step does nothing", node.at).help(help));
@@ -56,11 +56,11 @@ fn read(d: &mut Decoder<'_>, node: &Node) -> Option<Step> {
                 several.sort_by_key(|kind| kind.key_span.start);
                 let (first, second) = (several[0], several[1]);
                 let message =
-                    format!("a step does one thing, but this one has `{}` and `{}`", first.key, second.key);
+                    format!("a step has one kind, but this one has `{}` and `{}`", first.key, second.key);
                 d.problem(
                     Diagnostic::new(message, second.key_span)
-                        .related(first.key_span, "the first")
-                        .help("make it a step of its own"),
+                        .related(first.key_span, "the first kind")
+                        .help("move it to a step of its own"),
                 );
                 None
             }
@@ -82,14 +82,14 @@ fn read(d: &mut Decoder<'_>, node: &Node) -> Option<Step> {
     })
 }
 
-/// Keys that belong to `test` mean nothing beside another kind.
+/// Reports keys of `test` in steps of other kinds.
 fn own_keys(d: &mut Decoder<'_>, kind: &Entry, fields: &Fields<'_>) {
     if kind.key == "test" {
         return;
     }
     for entry in TEST.iter().filter_map(|key| fields.entry(key)) {
         let help = match (kind.key.as_str(), entry.key.as_str()) {
-            ("build", "secrets") => "secrets of a build are named under `images`",
+            ("build", "secrets") => "list the secrets of a build in `secrets` of the image",
             ("run", "command") => "write the command as the value of `run`",
             ("run", "secrets") => "remove it: `run` steps have the secrets of `env` in their environment",
             _ => "remove it, or make this a `test`",
@@ -127,8 +127,11 @@ fn action(d: &mut Decoder<'_>, kind: &Entry, fields: &Fields<'_>) -> Option<Acti
             let pairs = d.named(Some(node), "images", |d, entry| {
                 if !is_container_name(&entry.key) {
                     d.problem(
-                        Diagnostic::new(format!("`{}` is no name of a container", entry.key), entry.key_span)
-                            .help("ECS takes up to 255 letters, digits, `_` and `-`"),
+                        Diagnostic::new(
+                            format!("`{}` is not a valid container name", entry.key),
+                            entry.key_span,
+                        )
+                        .help("ECS allows up to 255 letters, digits, `_` and `-`"),
                     );
                 }
                 d.name(&entry.node)
@@ -137,7 +140,7 @@ fn action(d: &mut Decoder<'_>, kind: &Entry, fields: &Fields<'_>) -> Option<Acti
                 || matches!(&node.value, Value::Map(entries) if entries.is_empty())
             {
                 d.problem(
-                    Diagnostic::new("`image-definitions` names no container", kind.key_span)
+                    Diagnostic::new("`image-definitions` has no containers", kind.key_span)
                         .help("write `image-definitions: { CONTAINER: IMAGE }`"),
                 );
             }
@@ -172,7 +175,7 @@ fn command(d: &mut Decoder<'_>, node: &Node) -> Option<Command> {
     }
     if let Value::Map(_) = node.value {
         d.problem(Diagnostic::new("`run` is a script or a list, but this is a mapping", node.at).help(
-            "a `: ` in a plain text makes a mapping of it; write the script as a block after `run: |`",
+            "`: ` in a text without quotes begins a mapping; write the script as a block after `run: |`",
         ));
         return None;
     }
@@ -223,8 +226,8 @@ fn ready(d: &mut Decoder<'_>, node: &Node) -> Option<Ready> {
         "healthcheck" => {
             if !d.boolean(node)? {
                 d.problem(
-                    Diagnostic::new("`healthcheck: false` says nothing about readiness", node.span)
-                        .help("leave `ready` out to wait for nothing"),
+                    Diagnostic::new("`healthcheck: false` checks nothing", node.span)
+                        .help("remove `ready` to wait only for the start"),
                 );
                 return None;
             }
@@ -310,8 +313,7 @@ fn run_task(d: &mut Decoder<'_>, node: &Node) -> Option<RunTask> {
     for key in ["command", "environment"] {
         if let (Some(entry), None) = (fields.entry(key), fields.entry("container")) {
             d.problem(
-                Diagnostic::new(format!("`{key}` needs `container`"), entry.key_span)
-                    .help("name the container that it is for"),
+                Diagnostic::new(format!("`{key}` needs `container`"), entry.key_span).help("add `container`"),
             );
         }
     }
@@ -375,7 +377,7 @@ fn deploy(d: &mut Decoder<'_>, node: &Node) -> Option<Deploy> {
     if let (Some(entry), Some(2..)) = (fields.entry("code-deploy"), services.as_ref().map(Vec::len)) {
         d.problem(
             Diagnostic::new("`code-deploy` deploys one service, but this step names several", entry.key_span)
-                .help("a deployment group belongs to one service: make each a step of its own"),
+                .help("a deployment group belongs to one service: write one step for each"),
         );
     }
     let force = d.flag(&fields, "force");

@@ -1,4 +1,4 @@
-//! The pipeline as its file says it: checked for shape, not yet joined with a commit, a mode or an environment.
+//! The typed model of a pipeline file, before it is joined with a commit, a mode and an environment.
 
 mod action;
 mod image;
@@ -9,55 +9,52 @@ pub(crate) use image::*;
 pub(crate) use step::*;
 
 use super::template::{Builtin, Reference, Template};
-use crate::language::diagnostic::{Diagnostic, ENOUGH};
+use crate::language::diagnostic::{Diagnostic, MAX_PROBLEMS};
 use crate::language::source::{Span, Spanned};
 use indexmap::{IndexMap, IndexSet};
 use std::collections::HashSet;
 use std::time::Duration;
 
-/// A reference to something the file names elsewhere, such as an image.
+/// A name with its place, such as that of an image.
 pub(crate) type Name = Spanned<String>;
 
 /// A whole pipeline file.
 #[derive(Debug, Clone)]
 pub(crate) struct Pipeline {
-    /// The pipeline's name, shown in logs and notifications.
+    /// The name in logs and notifications.
     pub(crate) name: String,
-    /// Where AWS calls go.
     pub(crate) aws: AwsAccess,
-    /// Environment of all steps.
     pub(crate) env: Env,
     /// Images by the name that steps use.
     pub(crate) images: IndexMap<String, Image>,
-    /// The phases that the file gives, in the order in which they run.
+    /// The phases of the file, in the order in which they run.
     pub(crate) phases: Vec<Phase>,
-    /// Who is told about the run.
     pub(crate) notify: Vec<Notify>,
-    /// How long the run may take.
+    /// The time limit of the run.
     pub(crate) timeout: Option<Duration>,
-    /// Every `${…}` of the file, in its order.
+    /// Every `${…}` of the file, in order.
     pub(crate) uses: Vec<Use>,
-    /// What of the file no executor carries out yet.
+    /// The uses of keys that this version does not support.
     pub(crate) unready: Vec<Diagnostic>,
 }
 
 impl Pipeline {
-    /// The phase of that name, where the file gives it.
     pub(crate) fn phase(&self, name: PhaseName) -> Option<&Phase> {
         self.phases.iter().find(|phase| phase.name == name)
     }
 
-    /// All steps, those of `finally` and of parallel groups (after their group) included, in the order of the file.
+    /// All steps in the order of the file, with those of `finally` and of parallel groups. A group comes before its steps.
     pub(crate) fn steps(&self) -> impl Iterator<Item = &Step> {
         self.phases.iter().flat_map(Phase::all_steps).flat_map(Step::tree)
     }
 
-    /// Images with what they depend on, each behind that and once. What `is_built` knows is not built for another one's sake.
+    /// Images and their dependencies, each once and after its own dependencies. A dependency for which `is_built` is true is
+    /// left out.
     pub(crate) fn in_order(&self, images: &[Name], is_built: &dyn Fn(&str) -> bool) -> Vec<Name> {
         let mut found: Vec<Name> = Vec::new();
         let mut seen: HashSet<&str> = HashSet::new();
         for name in images.iter().filter(|name| self.images.contains_key(&name.value)) {
-            // The way down, each image with the number of its dependencies that have been followed.
+            // The path to the current image; each image with the number of its dependencies that have been followed.
             let mut path: Vec<(&Name, usize)> = Vec::new();
             let mut next = Some(name);
             loop {
@@ -81,9 +78,9 @@ impl Pipeline {
         found
     }
 
-    /// Whether a tag can differ from commit to commit. Of variables that the file does not give nothing is known.
+    /// Whether a tag may differ between commits. Variables from outside of the file may.
     pub(crate) fn is_of_one_commit(&self, tag: &Template) -> bool {
-        // Variables that have been followed without success need not be followed again.
+        // `seen` holds the variables that have been followed.
         fn unique<'p>(pipeline: &'p Pipeline, template: &'p Template, seen: &mut HashSet<&'p str>) -> bool {
             template.references().any(|reference| match reference {
                 Reference::Builtin(Builtin::SourceBranch | Builtin::SourceBranchSlug) => false,
@@ -91,14 +88,16 @@ impl Pipeline {
                 Reference::Builtin(_) => true,
                 Reference::Env(name) => match pipeline.env.variables.get(name) {
                     None => true,
-                    Some(value) => seen.len() < ENOUGH && seen.insert(name) && unique(pipeline, value, seen),
+                    Some(value) => {
+                        seen.len() < MAX_PROBLEMS && seen.insert(name) && unique(pipeline, value, seen)
+                    }
                 },
             })
         }
         unique(self, tag, &mut HashSet::new())
     }
 
-    /// Whether a value carries the commit, the build or its time, as far as the file tells.
+    /// Whether a value depends on the commit or the build, as far as the file shows.
     pub(crate) fn carries_commit(&self, value: &Template) -> bool {
         value.references().any(|reference| match reference {
             Reference::Env(name) => self.env.variables.get(name).is_some_and(|value| {
@@ -110,7 +109,7 @@ impl Pipeline {
         })
     }
 
-    /// The names of the variables that hold secrets: those that are fetched, and those that are used as secrets.
+    /// The variables that hold secrets: those that are fetched and those that images and tests use as secrets.
     pub(crate) fn secret_names(&self) -> Vec<&str> {
         let images = self.images.values().flat_map(|image| &image.secrets);
         let tests = self.steps().filter_map(|step| match &step.action {
@@ -123,43 +122,39 @@ impl Pipeline {
     }
 }
 
-/// A `${…}` somewhere in the file.
+/// A `${…}` in the file.
 #[derive(Debug, Clone)]
 pub(crate) struct Use {
-    /// What it refers to.
     pub(crate) reference: Reference,
-    /// It brings a default.
     pub(crate) has_default: bool,
-    /// The scalar that it stands in.
     pub(crate) span: Span,
-    /// The part of the file that it stands in.
     pub(crate) zone: Zone,
 }
 
-/// Parts of the file, by when their `${…}` are resolved.
+/// The parts of a file, by the time at which their `${…}` are resolved.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Zone {
-    /// `aws`, and the secrets of `env`: before anything runs.
+    /// `aws` and the secrets of `env`: before the first step.
     Start,
-    /// `env.variables`: before all else.
+    /// `env.variables`: first.
     Variables,
-    /// An image, when a step uses it: its position in the file.
+    /// An image, by its position: when a step uses it.
     Image(usize),
     /// `env` of a step, by the step's id.
     StepEnv(StepId),
-    /// The other fields of a step, which may use its `env`.
+    /// The other fields of a step. They may refer to its `env`.
     Step(StepId),
-    /// `notify`, where something is sent.
+    /// `notify`, if the run sends notifications.
     Notify,
 }
 
-/// `aws`: which account and region calls go to.
+/// `aws`: the account and region of AWS calls.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct AwsAccess {
     pub(crate) region: Option<Template>,
     /// A role to assume.
     pub(crate) role_arn: Option<Template>,
-    /// What the role's trust policy asks for.
+    /// The external id that the role's trust policy requires.
     pub(crate) external_id: Option<Template>,
 }
 
@@ -168,21 +163,21 @@ pub(crate) struct Env {
     /// The shell of `run` scripts.
     pub(crate) shell: Shell,
     pub(crate) variables: IndexMap<String, Template>,
-    /// Secrets in the Systems Manager Parameter Store: variable and parameter name.
+    /// Secrets in the Systems Manager Parameter Store, by variable.
     pub(crate) parameter_store: IndexMap<String, Template>,
-    /// Secrets in AWS Secrets Manager: variable and reference.
+    /// Secrets in AWS Secrets Manager, by variable.
     pub(crate) secrets_manager: IndexMap<String, Template>,
     /// Variables that a buildspec can export.
     pub(crate) exported: Vec<Name>,
 }
 
 impl Env {
-    /// The names of the variables whose values are secrets.
+    /// The variables whose values are fetched as secrets.
     pub(crate) fn secret_names(&self) -> impl Iterator<Item = &str> {
         self.parameter_store.keys().chain(self.secrets_manager.keys()).map(String::as_str)
     }
 
-    /// Every name that `env` gives.
+    /// All variables of `env`.
     pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
         self.variables.keys().map(String::as_str).chain(self.secret_names())
     }
@@ -199,7 +194,6 @@ pub(crate) enum Shell {
 }
 
 impl Shell {
-    /// The program to start.
     pub(crate) fn program(self) -> &'static str {
         match self {
             Self::Bash => "bash",
@@ -212,9 +206,8 @@ impl Shell {
 #[derive(Debug, Clone)]
 pub(crate) struct Notify {
     pub(crate) target: NotifyTarget,
-    /// About what; everything where the file does not say.
+    /// The events; all if the file names none.
     pub(crate) on: Vec<NotifyOn>,
-    /// Only about these builds.
     pub(crate) only: Option<Filter>,
 }
 
@@ -226,29 +219,23 @@ pub(crate) enum NotifyTarget {
     },
     /// Any HTTP endpoint that takes JSON.
     Webhook {
-        /// The address to POST to.
         url: Template,
-        /// Headers to send along.
+        /// Additional headers.
         headers: IndexMap<String, Template>,
-        /// A key that signs the body.
-        secret: Option<Template>,
     },
     Sns(Template),
 }
 
-/// What somebody can be told about.
+/// An event that a receiver can be notified about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum NotifyOn {
-    /// The run has begun.
     Started,
-    /// A phase has failed.
     PhaseFailed,
-    /// The pipeline is through, and nothing failed.
+    /// The run has finished without a failure.
     Succeeded,
-    /// The pipeline has failed.
     Failed,
-    /// A signal stopped the run.
+    /// A signal has stopped the run.
     Stopped,
 }
 

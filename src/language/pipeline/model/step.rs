@@ -1,4 +1,4 @@
-//! Phases and steps: what every step can have.
+//! Phases, and the keys of every step.
 
 use super::{AwsAccess, Command, Deploy, Name, RunTask, TaskDefinition, Test};
 use crate::language::glob::Glob;
@@ -19,10 +19,9 @@ pub(crate) enum PhaseName {
 }
 
 impl PhaseName {
-    /// All of them, in order.
     pub(crate) const ALL: [Self; 4] = [Self::Install, Self::PreBuild, Self::Build, Self::PostBuild];
 
-    /// The name as files and command lines spell it.
+    /// The name in files and on the command line.
     pub(crate) fn as_str(self) -> &'static str {
         match self {
             Self::Install => "install",
@@ -41,31 +40,26 @@ impl fmt::Display for PhaseName {
 
 #[derive(Debug, Clone)]
 pub(crate) struct Phase {
-    /// Which of the four it is.
     pub(crate) name: PhaseName,
-    /// When the phase runs.
     pub(crate) when: When,
-    /// Its steps; the first that fails ends them.
     pub(crate) steps: Vec<Step>,
-    /// Steps that run once the phase has started, whatever happened.
+    /// Steps that run at the end of the phase if it has started, also after a failure.
     pub(crate) finally: Vec<Step>,
-    /// How long its steps may take together.
+    /// The time limit of its steps together.
     pub(crate) timeout: Option<Duration>,
-    /// The place of the phase's name.
-    pub(crate) span: Span,
 }
 
 impl Phase {
-    /// Its steps and those of `finally`.
+    /// Its steps, then those of `finally`.
     pub(crate) fn all_steps(&self) -> impl Iterator<Item = &Step> {
         self.steps.iter().chain(&self.finally)
     }
 }
 
-/// `when`: after which outcome of what came before something runs.
+/// `when`: whether a phase or step runs after a failure.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) enum When {
-    /// Only while nothing has failed.
+    /// Only if nothing has failed.
     #[default]
     Success,
     /// Only after a failure.
@@ -74,7 +68,7 @@ pub(crate) enum When {
 }
 
 impl When {
-    /// The name as files spell it.
+    /// The name in files.
     pub(crate) fn as_str(self) -> &'static str {
         match self {
             Self::Success => "success",
@@ -83,7 +77,6 @@ impl When {
         }
     }
 
-    /// Whether it allows running now.
     pub(crate) fn allows(self, failed: bool) -> bool {
         match self {
             Self::Success => !failed,
@@ -93,37 +86,34 @@ impl When {
     }
 }
 
-/// The number of a step in the order of the file.
+/// The position of a step in the file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct StepId(pub usize);
 
-/// A step: one action and what every action can have.
+/// A step: an action and the keys of every step.
 #[derive(Debug, Clone)]
 pub(crate) struct Step {
-    /// Which one it is.
     pub(crate) id: StepId,
-    /// The place of the key that says what it does.
+    /// The place of the key of its kind.
     pub(crate) span: Span,
-    /// What the user calls it.
     pub(crate) name: Option<Template>,
-    /// Its own `when`, which overrides the phase's.
+    /// Overrides the phase's `when`.
     pub(crate) when: Option<When>,
     pub(crate) only: Option<Filter>,
     pub(crate) except: Option<Filter>,
     pub(crate) retry: Option<Retry>,
-    /// How long one attempt may take.
+    /// The time limit of one attempt.
     pub(crate) timeout: Option<Duration>,
-    /// Where its AWS calls go, instead of the pipeline's.
+    /// Overrides the pipeline's `aws`.
     pub(crate) aws: Option<AwsAccess>,
-    /// Environment of this step alone.
     pub(crate) env: IndexMap<String, Template>,
-    /// The working directory, relative to the pipeline file's directory.
+    /// The working directory, relative to that of the pipeline file.
     pub(crate) dir: Option<Template>,
     pub(crate) action: Action,
 }
 
 impl Step {
-    /// The step itself and, of a parallel group, its steps.
+    /// The step itself, then the steps of a parallel group.
     pub(crate) fn tree(&self) -> Vec<&Self> {
         let mut all = vec![self];
         if let Action::Parallel(steps) = &self.action {
@@ -135,20 +125,17 @@ impl Step {
 
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Filter {
-    /// Patterns of branches, with their places.
     pub(crate) branches: Vec<Spanned<Glob>>,
     pub(crate) tags: Vec<Spanned<Glob>>,
-    /// Why the build runs.
     pub(crate) events: Vec<EventKind>,
 }
 
-/// Why a build runs.
+/// The event that started a build.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, serde::Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum EventKind {
     #[default]
     Manual,
-    /// A push to a branch.
     Push,
     Tag,
     PullRequest,
@@ -157,7 +144,7 @@ pub(crate) enum EventKind {
 impl EventKind {
     pub(crate) const ALL: [Self; 4] = [Self::Push, Self::PullRequest, Self::Tag, Self::Manual];
 
-    /// The name as files spell it.
+    /// The name in files.
     pub(crate) fn as_str(self) -> &'static str {
         match self {
             Self::Manual => "manual",
@@ -170,11 +157,11 @@ impl EventKind {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Retry {
-    /// How many attempts follow the first.
+    /// The number of retries.
     pub(crate) attempts: u32,
-    /// The time before the second attempt.
+    /// The delay before the first retry.
     pub(crate) delay: Duration,
-    /// What each further delay is multiplied with.
+    /// The factor from each delay to the next.
     pub(crate) backoff: u32,
 }
 
@@ -193,14 +180,14 @@ pub(crate) enum Action {
     TaskDefinition(TaskDefinition),
     /// Runs a task once.
     RunTask(RunTask),
-    /// Points an ECS service to the registered task definition.
+    /// Updates ECS services to the registered task definition.
     Deploy(Deploy),
-    /// Runs steps side by side.
+    /// Runs steps in parallel.
     Parallel(Vec<Step>),
 }
 
 impl Action {
-    /// The key of the file that says so.
+    /// The key in files.
     pub(crate) fn kind(&self) -> &'static str {
         match self {
             Self::Run(_) => "run",
@@ -215,7 +202,7 @@ impl Action {
         }
     }
 
-    /// The images that the action uses, with the places that name them.
+    /// The images that the action names.
     pub(crate) fn images(&self) -> Vec<&Name> {
         match self {
             Self::Run(_) | Self::RunTask(_) | Self::Deploy(_) | Self::Parallel(_) => Vec::new(),
@@ -232,7 +219,7 @@ impl Action {
     pub(crate) fn publishes(&self) -> bool {
         match self {
             Self::Push(_) | Self::TaskDefinition(_) | Self::RunTask(_) | Self::Deploy(_) => true,
-            // It names what was pushed: without a push there is nothing to name.
+            // It writes the addresses of pushed images.
             Self::ImageDefinitions(_) => true,
             Self::Run(_) | Self::Build(_) | Self::Test(_) | Self::Parallel(_) => false,
         }

@@ -1,14 +1,14 @@
-//! What keeps tasks from being placed.
+//! Reasons why tasks cannot be placed.
 
 use super::{Cause, Kind};
 
-/// What keeps a task from being placed, from a message in lower case.
-pub(crate) fn no_room(lower: &str) -> Cause {
-    let (what, help) = lacking(lower).unwrap_or(("no container instance meets what it requires", ATTRIBUTE));
+/// Why a task cannot be placed, from a message in lower case.
+pub(crate) fn no_capacity(lower: &str) -> Cause {
+    let (what, help) = lacking(lower).unwrap_or(("no container instance meets its requirements", ATTRIBUTE));
     Cause::new(Kind::NoCapacity, None, format!("ECS cannot place a task: {what}")).help(help)
 }
 
-/// What there is too little of, and the way out.
+/// The missing capacity and the help.
 fn lacking(lower: &str) -> Option<(&'static str, &'static str)> {
     let known: [(&str, &str, &str); 15] = [
         ("insufficient cpu", "no container instance has enough CPU left", LARGER),
@@ -19,9 +19,13 @@ fn lacking(lower: &str) -> Option<(&'static str, &'static str)> {
         ("resource:port", "the host port is taken on every container instance", PORTS),
         ("resource:eni", "no container instance can take another network interface", LARGER),
         ("resource:gpu", "no container instance has a GPU left", LARGER),
-        ("missing an attribute", "no container instance has what the task definition requires", ATTRIBUTE),
+        (
+            "missing an attribute",
+            "no container instance has the attributes that the task definition requires",
+            ATTRIBUTE,
+        ),
         ("no container instances were found", "the cluster or capacity provider has no instances", INSTANCES),
-        ("resource:fargate", "Fargate has no capacity for a task of this size now", ZONES),
+        ("resource:fargate", "Fargate has no capacity for a task of this size at the moment", ZONES),
         ("capacity is unavailable", "AWS has no such capacity at the moment", ZONES),
         ("limit on the number of", "the account's limit of tasks or vCPUs is reached", QUOTA),
         ("above your limit", "the task asks for more CPU or memory than the account's limit", QUOTA),
@@ -34,12 +38,12 @@ fn lacking(lower: &str) -> Option<(&'static str, &'static str)> {
     known.iter().find(|(marker, _, _)| lower.contains(marker)).map(|(_, what, help)| (*what, *help))
 }
 
-/// What ECS's reason for not starting a task means, where it is one of too little room.
+/// Explains ECS's code for a task that did not start, if the code is about capacity.
 pub(crate) fn meaning(reason: &str) -> Option<&'static str> {
     lacking(&reason.to_lowercase()).map(|(what, _)| what)
 }
 
-const LARGER: &str = "add instances, ask for less in the task definition, or lower \
+const LARGER: &str = "add instances, request less in the task definition, or lower \
  `minimumHealthyPercent` so that old tasks make room first";
 const PORTS: &str = "add instances, use the dynamic host port 0 or the network mode `awsvpc`, or lower \
  `minimumHealthyPercent`";
@@ -47,7 +51,7 @@ const ATTRIBUTE: &str = "compare the task definition's requirements and placemen
  attributes, subnets and processor of the instances";
 const INSTANCES: &str = "start instances that register with the cluster, or use a capacity provider \
  that does, or Fargate";
-const ZONES: &str = "wait, add subnets in other zones, or use on-demand capacity besides spot";
-const QUOTA: &str = "ask for a larger quota in Service Quotas, or run less at a time";
+const ZONES: &str = "wait, add subnets in other zones, or use on-demand capacity in addition to spot";
+const QUOTA: &str = "request a larger quota in Service Quotas, or run fewer tasks";
 const PERCENT: &str =
     "lower `minimumHealthyPercent` or raise `maximumPercent`, so that one task can stop or start";

@@ -1,17 +1,17 @@
-//! Parts of messages.
+//! Extracts parts of messages.
 
 use crate::text::shortened;
 
-/// More of a message than this is not repeated.
-const WORDS: usize = 400;
+/// The maximum length of a quoted message.
+const LONGEST: usize = 400;
 
-/// A message on one line, without a full stop, and not too long.
-pub(crate) fn words(text: &str) -> String {
+/// A message on one line, without a final full stop, shortened.
+pub(crate) fn excerpt(text: &str) -> String {
     let line = text.split_whitespace().collect::<Vec<_>>().join(" ");
-    shortened(line.trim_end_matches('.'), WORDS)
+    shortened(line.trim_end_matches('.'), LONGEST)
 }
 
-/// What comes after `start`, up to one of `ends`.
+/// The text after `start`, up to one of `ends`.
 pub(crate) fn between<'a>(text: &'a str, start: &str, ends: &[char]) -> Option<&'a str> {
     let (_, rest) = text.split_once(start)?;
     let found = &rest[..rest.find(ends).unwrap_or(rest.len())];

@@ -1,0 +1,36 @@
+//! The set-up of HTTP clients for everything but the AWS SDK: registries, their token services, and webhooks.
+
+use std::time::Duration;
+
+/// How long a connection may take to be established.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// What a client does with a redirect.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Redirects {
+    /// Follows it, without the `Authorization` header if the host changes.
+    Follow,
+    /// Returns it as the response: the body of the request may be meant for the first host only.
+    Refuse,
+}
+
+/// Returns a client that trusts these authorities (certificates in DER form) and no others.
+///
+/// This is the only place that configures a client. Proxy settings belong here as well.
+pub(crate) fn client(
+    authorities: &[Vec<u8>],
+    redirects: Redirects,
+) -> Result<reqwest::Client, reqwest::Error> {
+    let certificates = authorities.iter().filter_map(|der| reqwest::Certificate::from_der(der).ok());
+    reqwest::Client::builder()
+        .user_agent(concat!("codebuild-runner/", env!("CARGO_PKG_VERSION")))
+        .connect_timeout(CONNECT_TIMEOUT)
+        .tls_certs_only(certificates)
+        // With HTTP/2, parallel requests share one connection and its flow-control window.
+        .http1_only()
+        .redirect(match redirects {
+            Redirects::Follow => reqwest::redirect::Policy::default(),
+            Redirects::Refuse => reqwest::redirect::Policy::none(),
+        })
+        .build()
+}
