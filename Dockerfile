@@ -1,17 +1,18 @@
-# The image that other images take `runner` from: COPY --from=IMAGE /runner /usr/local/bin/runner
-# It holds the static binary and nothing else; the certificates of public authorities are inside the binary.
+# The image from which other images copy `runner`: COPY --from=IMAGE /runner /usr/local/bin/runner
+# It contains only the static binary, which includes the certificates of public authorities.
 #
-#   docker build .                      compiles it here
-#   docker build --target prebuilt .    takes target/release/runner, which `./dev build` makes, and needs no other image
+#   docker build .                      compiles the binary
+#   docker build --target prebuilt .    copies target/release/runner from `./dev build`, and needs no other image
 
 FROM scratch AS prebuilt
 COPY target/release/runner /runner
 ENTRYPOINT ["/runner"]
 
-FROM rust:1.95-bookworm AS build
+# The newest compiler; Cargo.toml's rust-version is the minimum.
+FROM rust:1-bookworm AS build
 WORKDIR /src
 COPY . .
-# .cargo/config.toml names the target, so the binary lands one folder deeper than usual.
+# .cargo/config.toml sets the target, so the binary is one folder deeper than usual.
 RUN cargo build --release --locked --bin runner \
  && cp target/*/release/runner /runner
 

@@ -1,4 +1,4 @@
-//! Hands the layout of the binary to the linker. Debug builds are linked often and measured never: they go without.
+//! Passes the layout of the release binary to the linker. Debug builds are linked often and never measured, so they get none.
 
 fn main() {
     let layout = format!("{}/.cargo/layout.ld", env!("CARGO_MANIFEST_DIR"));

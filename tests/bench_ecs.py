@@ -1,7 +1,8 @@
 """`./dev bench ecs`: deployments against the AWS CLI and jq, and a whole pipeline against the shell of a classic buildspec.
 
-All calls of AWS go through aws_front.py, which counts them and their time; a deployment is through at once there. Both sides end
-in the same state, which is compared. At last the pipeline runs behind the relays of bench_meter.py, which tell what is runner's own.
+All AWS calls go through the tests' stand-in for ECS, which records them with their times; its deployments succeed at once. Both
+sides end in the same state, which is compared. Finally the pipeline runs behind the relays of bench_meter.py, which measure the
+time that is runner's own.
 """
 
 import json
@@ -33,7 +34,7 @@ DEFINITION = {
     ],
 }
 
-# What people write: describe, change with jq, register, update, look.
+# The usual script: describe, change with jq, register, update, check.
 BY_HAND = """set -euo pipefail
 aws ecs describe-task-definition --task-definition bench --query taskDefinition > td.json
 jq --arg image "$IMAGE" --arg version "$TAG" '.containerDefinitions[0].image = $image
@@ -69,11 +70,11 @@ phases:
 
 
 class Front:
-    """aws_front.py, and what it has counted."""
+    """The stand-in for ECS, and the calls that it has recorded."""
 
-    def __init__(self, moto):
-        front = os.path.join(os.path.dirname(os.path.abspath(__file__)), "aws_front.py")
-        self.process = subprocess.Popen([sys.executable, front, moto, "0"], stdout=subprocess.PIPE, text=True)
+    def __init__(self, service):
+        command = [os.environ["RUNNER_TEST_ECS_API"], "0", service]
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         self.address = self.process.stdout.readline().strip()
         self.seen = 0
 
@@ -90,7 +91,7 @@ class Front:
 
 
 class Side:
-    """One way to do it, and what it took each time."""
+    """One of the two programs that are compared, and its measurements of each round."""
 
     def __init__(self, name, command, directory, env):
         self.name, self.command, self.directory, self.env = name, command, directory, env
@@ -115,7 +116,7 @@ class Side:
     def median(self, values):
         return statistics.median(values)
 
-    def told(self):
+    def summary(self):
         seconds, api = self.median(self.seconds), self.median(self.api)
         return f"  {self.name}: {seconds * 1000:.0f} ms, {self.count} calls that took {api * 1000:.0f} ms, {self.median(self.cpu) * 1000:.0f} ms of CPU"
 
@@ -126,7 +127,7 @@ def aws(env, *arguments):
 
 
 def state(env):
-    """What the service runs, without what differs from round to round."""
+    """The service's image and containers, without the parts that differ from round to round."""
     arn = json.loads(aws(env, "ecs", "describe-services", "--cluster", "bench", "--services", "bench"))["services"][0]["taskDefinition"]
     found = json.loads(aws(env, "ecs", "describe-task-definition", "--task-definition", arn))["taskDefinition"]
     container = found["containerDefinitions"][0]
@@ -142,7 +143,7 @@ def compare(title, front, sides, env):
             ends.add(json.dumps(state(env)))
     print(f"{title} ({ROUNDS} rounds, medians):")
     for side in sides:
-        print(side.told())
+        print(side.summary())
     ours, theirs = sides
     beyond = [side.median([all - api for all, api in zip(side.seconds, side.api)]) for side in sides]
     ratio = theirs.median(theirs.seconds) / ours.median(ours.seconds)
@@ -151,7 +152,7 @@ def compare(title, front, sides, env):
 
 
 def outside(front, side, here):
-    """How much of a run passes while neither the engine, the registry nor the API works for it."""
+    """The time of a run in which neither the engine, the registry nor the API works for it."""
     meter = Meter()
     engine = Relay(meter, os.path.join(here, "engine.sock"), ENGINE)
     api = Relay(meter, ("127.0.0.1", 0), ("127.0.0.1", urllib.parse.urlsplit(front.address).port))
@@ -171,19 +172,20 @@ def outside(front, side, here):
 
 
 def ecs(runner, here, docker):
-    front = Front(os.environ["RUNNER_TEST_AWS"])
     keys = ("AWS_REGION", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE", "AWS_EC2_METADATA_DISABLED")
     env = {key: os.environ[key] for key in keys}
     path = f"{os.path.dirname(docker)}:{os.environ['PATH']}"
     env |= {"PATH": path, "HOME": here, "LANG": "C.UTF-8", "AWS_DEFAULT_REGION": env["AWS_REGION"], "DOCKER_BUILDKIT": "1", "AWS_PAGER": ""}
+    env["AWS_ENDPOINT_URL"] = os.environ["RUNNER_TEST_AWS"]
+    with open(os.path.join(here, "first.json"), "w") as file:
+        json.dump(DEFINITION, file)
+    aws(env, "ecs", "create-cluster", "--cluster-name", "bench")
+    aws(env, "ecs", "register-task-definition", "--cli-input-json", f"file://{here}/first.json")
+    aws(env, "ecs", "create-service", "--cluster", "bench", "--service-name", "bench", "--task-definition", "bench", "--desired-count", "1")
+    aws(env, "ecr", "create-repository", "--repository-name", "bench")
+    front = Front("bench/bench")
     env["AWS_ENDPOINT_URL"] = front.address
     try:
-        with open(os.path.join(here, "first.json"), "w") as file:
-            json.dump(DEFINITION, file)
-        aws(env, "ecs", "create-cluster", "--cluster-name", "bench")
-        aws(env, "ecs", "register-task-definition", "--cli-input-json", f"file://{here}/first.json")
-        aws(env, "ecs", "create-service", "--cluster", "bench", "--service-name", "bench", "--task-definition", "bench", "--desired-count", "1")
-        aws(env, "ecr", "create-repository", "--repository-name", "bench")
         for name, text in [("hand.sh", BY_HAND + LOOK), ("classic.sh", CLASSIC + BY_HAND)]:
             with open(os.path.join(here, name), "w") as file:
                 file.write(text)

@@ -1,7 +1,7 @@
-"""Tells how much of a program's time passes while nobody works for it: no engine, no registry, no API.
+"""Measures the time of a program in which no server works for it: no engine, no registry, no API.
 
-The program reaches each of them through a relay. Somebody works for it from the first byte of a request to the last of its answer;
-of a connection that is no HTTP any more (BuildKit's session), until it is closed; of one that is encrypted, until something comes back.
+The program reaches each server through a relay. A server works from the first byte of a request to the last byte of its response;
+on a connection that has left HTTP (BuildKit's session), until it is closed; on an encrypted one, until bytes come back.
 """
 
 import socket
@@ -25,7 +25,7 @@ class Meter:
                 self.total += time.perf_counter() - self.since
 
     def take(self):
-        """The seconds in which somebody worked, since the last time."""
+        """The seconds since the last call in which a server worked."""
         with self.lock:
             total, self.total = self.total, 0.0
             return total

@@ -2,13 +2,22 @@
 
 use crate::harness::{Project, docker, docker_config, registry, shell, unique};
 use crate::servers::{OwnEngine, PlainRegistry, Server, copy_to_registry};
+use indoc::{formatdoc, indoc};
 
 /// A project with one image and a Dockerfile; `steps` follow its build.
 fn project(dockerfile: &str, image: &str, steps: &str) -> Project {
     let repository = unique("build");
-    Project::new(&format!(
-        "version: 1\nname: t\nenv: {{ shell: sh, variables: {{ NPM_TOKEN: \"\" }} }}\nimages:\n  app: {{ repository: {repository}, tags: [t1, \"${{TAG:-t2}}\"], {image} }}\nphases:\n  build:\n    steps:\n      - build: app\n{steps}"
-    ))
+    Project::new(&formatdoc! {r#"
+        version: 1
+        name: t
+        env: {{ shell: sh, variables: {{ NPM_TOKEN: "" }} }}
+        images:
+          app: {{ repository: {repository}, tags: [t1, "${{TAG:-t2}}"], {image} }}
+        phases:
+          build:
+            steps:
+              - build: app
+        {steps}"#})
     .file("Dockerfile", dockerfile)
 }
 
@@ -115,10 +124,14 @@ fn a_second_build_of_the_same_commit_is_from_the_cache_only() {
 
 #[test]
 fn dockerfiles_of_one_context_are_told_apart() {
-    let project = Project::new(&format!(
-        "version: 1\nname: t\nimages:\n  a: {{ repository: {0}-a, dockerfile: a/Dockerfile, tags: [t] }}\n  b: {{ repository: {0}-b, dockerfile: b/Dockerfile, tags: [t] }}\nphases: {{ build: {{ steps: [{{ build: [a, b] }}, {{ test: a, command: [cat, /is] }}, {{ test: b, command: [cat, /is] }}] }} }}\n",
-        unique("two")
-    ))
+    let project = Project::new(&formatdoc! {"
+        version: 1
+        name: t
+        images:
+          a: {{ repository: {0}-a, dockerfile: a/Dockerfile, tags: [t] }}
+          b: {{ repository: {0}-b, dockerfile: b/Dockerfile, tags: [t] }}
+        phases: {{ build: {{ steps: [{{ build: [a, b] }}, {{ test: a, command: [cat, /is] }}, {{ test: b, command: [cat, /is] }}] }} }}
+    ", unique("two")})
     .file("a/Dockerfile", "FROM busybox:1.36\nRUN echo aaa > /is\n")
     .file("b/Dockerfile", "FROM busybox:1.36\nRUN echo bbb > /is\n");
     for file in ["a/Dockerfile", "b/Dockerfile"] {
@@ -197,7 +210,13 @@ fn cache_from_brings_layers_of_an_earlier_image() {
     let engine = OwnEngine::start("registry.internal");
     engine.load("busybox:1.36");
     let project = Project::new(
-        "version: 1\nname: t\nimages:\n  app: { repository: registry.internal/cache, tags: [\"${TAG:-v1}\"], cache: { from: \"registry.internal/cache:v1\", to: inline } }\nphases: { build: { steps: [{ build: app }, { push: app }] } }\n",
+        indoc! {r#"
+            version: 1
+            name: t
+            images:
+              app: { repository: registry.internal/cache, tags: ["${TAG:-v1}"], cache: { from: "registry.internal/cache:v1", to: inline } }
+            phases: { build: { steps: [{ build: app }, { push: app }] } }
+        "#},
     )
     .file("Dockerfile", "FROM busybox:1.36\nRUN head -c 16 /dev/urandom > /random\n")
     .file(".home/.docker/config.json", docker_config().replace(&registry(), "registry.internal"))
@@ -233,17 +252,26 @@ fn a_large_context_streams() {
 fn network_and_hosts_of_run() {
     let name = unique("network");
     let own = unique("line");
-    let project = Project::new(&format!(
-        "version: 1\nname: t\nimages:\n  none: {{ repository: {name}, tags: [n], network: none, dockerfile: none.Dockerfile }}\n  hosts: {{ repository: {name}, tags: [h], extra-hosts: {{ db.internal: 10.0.0.5, six.internal: \"fd00::5\" }}, dockerfile: hosts.Dockerfile }}\n  host: {{ repository: {name}, tags: [o], network: host, dockerfile: host.Dockerfile }}\nphases: {{ build: {{ steps: [{{ build: [none, hosts, host] }}] }} }}\n"
-    ))
+    let project = Project::new(&formatdoc! {r#"
+        version: 1
+        name: t
+        images:
+          none: {{ repository: {name}, tags: [n], network: none, dockerfile: none.Dockerfile }}
+          hosts: {{ repository: {name}, tags: [h], extra-hosts: {{ db.internal: 10.0.0.5, six.internal: "fd00::5" }}, dockerfile: hosts.Dockerfile }}
+          host: {{ repository: {name}, tags: [o], network: host, dockerfile: host.Dockerfile }}
+        phases: {{ build: {{ steps: [{{ build: [none, hosts, host] }}] }} }}
+    "#})
     .file("none.Dockerfile", format!("FROM busybox:1.36\nRUN echo {own}; ls /sys/class/net | grep -v lo || echo no-network\n"))
     .file("hosts.Dockerfile", format!("FROM busybox:1.36\nRUN echo {own}; cat /etc/hosts\n"))
     .file("host.Dockerfile", format!("FROM busybox:1.36\nRUN echo {own}; ls /sys/class/net\n"));
     let run = project.runner("run").run().exits(0).says("no-network").says("10.0.0.5");
     run.says("db.internal").says("fd00::5").says("docker0");
-    let wrong = Project::new(
-        "version: 1\nname: t\nimages: { app: { repository: t, tags: [t], extra-hosts: { db: nowhere } } }\nphases: { build: { steps: [{ build: app }] } }\n",
-    )
+    let wrong = Project::new(indoc! {"
+        version: 1
+        name: t
+        images: { app: { repository: t, tags: [t], extra-hosts: { db: nowhere } } }
+        phases: { build: { steps: [{ build: app }] } }
+    "})
     .file("Dockerfile", "FROM busybox:1.36\n");
     wrong.runner("run").run().exits(2).says("pipeline.yml:3:").says("`nowhere` is not an IP address");
 }
@@ -338,9 +366,16 @@ fn no_stage_is_left() {
 fn images_depend_on_each_other_and_build_side_by_side() {
     let name = unique("graph");
     let (one, two) = (unique("one"), unique("two"));
-    let project = Project::new(&format!(
-        "version: 1\nname: t\nenv: {{ shell: sh }}\nimages:\n  web: {{ repository: {name}-web, dockerfile: web/Dockerfile, tags: [t], depends-on: base }}\n  api: {{ repository: {name}-api, dockerfile: api/Dockerfile, tags: [t], depends-on: [base] }}\n  base: {{ repository: {name}-base, dockerfile: base/Dockerfile, tags: [t] }}\nphases: {{ build: {{ steps: [{{ build: [web, api] }}, {{ test: web, command: [cat, /base, /web] }}] }} }}\n"
-    ))
+    let project = Project::new(&formatdoc! {"
+        version: 1
+        name: t
+        env: {{ shell: sh }}
+        images:
+          web: {{ repository: {name}-web, dockerfile: web/Dockerfile, tags: [t], depends-on: base }}
+          api: {{ repository: {name}-api, dockerfile: api/Dockerfile, tags: [t], depends-on: [base] }}
+          base: {{ repository: {name}-base, dockerfile: base/Dockerfile, tags: [t] }}
+        phases: {{ build: {{ steps: [{{ build: [web, api] }}, {{ test: web, command: [cat, /base, /web] }}] }} }}
+    "})
     .file("base/Dockerfile", "FROM busybox:1.36\nRUN echo of the base > /base\n")
     .file("web/Dockerfile", format!("# a comment\nARG FROM=base\n\nFROM busybox:1.36\nRUN : {one}; sleep 3; echo built > /web\nFROM ${{FROM}}\nCOPY --from=0 /web /\n"))
     .file("api/Dockerfile", format!("FROM base\nRUN : {two}; sleep 3; cat /base\n"));
@@ -365,9 +400,16 @@ fn images_depend_on_each_other_and_build_side_by_side() {
 #[test]
 fn a_dockerfile_means_its_own_stages_and_each_platform_its_own_base() {
     let name = unique("names");
-    let project = Project::new(&format!(
-        "version: 1\nname: t\nimages:\n  base: {{ repository: {name}-base, dockerfile: base/Dockerfile, tags: [t], platforms: [linux/amd64, linux/arm64] }}\n  app: {{ repository: {name}-app, dockerfile: app/Dockerfile, tags: [t], depends-on: base }}\n  both: {{ repository: {name}-both, dockerfile: both/Dockerfile, tags: [t], depends-on: base, platforms: [linux/amd64, linux/arm64], contexts: {{ docs: base }} }}\n  late: {{ repository: {name}-late, dockerfile: both/Dockerfile, tags: [t], depends-on: app, platforms: [linux/arm64] }}\nphases: {{ build: {{ steps: [{{ build: [app, both] }}] }} }}\n"
-    ))
+    let project = Project::new(&formatdoc! {"
+        version: 1
+        name: t
+        images:
+          base: {{ repository: {name}-base, dockerfile: base/Dockerfile, tags: [t], platforms: [linux/amd64, linux/arm64] }}
+          app: {{ repository: {name}-app, dockerfile: app/Dockerfile, tags: [t], depends-on: base }}
+          both: {{ repository: {name}-both, dockerfile: both/Dockerfile, tags: [t], depends-on: base, platforms: [linux/amd64, linux/arm64], contexts: {{ docs: base }} }}
+          late: {{ repository: {name}-late, dockerfile: both/Dockerfile, tags: [t], depends-on: app, platforms: [linux/arm64] }}
+        phases: {{ build: {{ steps: [{{ build: [app, both] }}] }} }}
+    "})
     .file("base/Dockerfile", "FROM scratch\nARG TARGETARCH\nCOPY pipeline.yml /of-$TARGETARCH\n")
     .file(
         "app/Dockerfile",
@@ -392,9 +434,15 @@ fn a_dockerfile_means_its_own_stages_and_each_platform_its_own_base() {
 #[test]
 fn the_first_image_that_fails_ends_the_others() {
     let name = unique("cancel");
-    let project = Project::new(&format!(
-        "version: 1\nname: t\nimages:\n  bad: {{ repository: {name}-bad, dockerfile: bad/Dockerfile, tags: [t] }}\n  slow: {{ repository: {name}-slow, dockerfile: slow/Dockerfile, tags: [t] }}\n  late: {{ repository: {name}-late, dockerfile: slow/Dockerfile, tags: [t], depends-on: bad }}\nphases: {{ build: {{ steps: [{{ build: [late, slow] }}] }} }}\n"
-    ))
+    let project = Project::new(&formatdoc! {"
+        version: 1
+        name: t
+        images:
+          bad: {{ repository: {name}-bad, dockerfile: bad/Dockerfile, tags: [t] }}
+          slow: {{ repository: {name}-slow, dockerfile: slow/Dockerfile, tags: [t] }}
+          late: {{ repository: {name}-late, dockerfile: slow/Dockerfile, tags: [t], depends-on: bad }}
+        phases: {{ build: {{ steps: [{{ build: [late, slow] }}] }} }}
+    "})
     .file("bad/Dockerfile", format!("FROM busybox:1.36\nRUN : {name}; sleep 1; exit 5\n"))
     .file("slow/Dockerfile", format!("FROM busybox:1.36\nRUN : {name}; sleep 200\n"));
     let begin = std::time::Instant::now();
@@ -407,9 +455,14 @@ fn the_first_image_that_fails_ends_the_others() {
 #[test]
 fn a_context_is_sent_once_for_all_images_of_it() {
     let name = unique("once");
-    let project = Project::new(&format!(
-        "version: 1\nname: t\nimages:\n  a: {{ repository: {name}-a, dockerfile: a/Dockerfile, tags: [t] }}\n  b: {{ repository: {name}-b, dockerfile: b/Dockerfile, tags: [t] }}\nphases: {{ build: {{ steps: [{{ build: [a, b] }}] }} }}\n"
-    ))
+    let project = Project::new(&formatdoc! {"
+        version: 1
+        name: t
+        images:
+          a: {{ repository: {name}-a, dockerfile: a/Dockerfile, tags: [t] }}
+          b: {{ repository: {name}-b, dockerfile: b/Dockerfile, tags: [t] }}
+        phases: {{ build: {{ steps: [{{ build: [a, b] }}] }} }}
+    "})
     .file("a/Dockerfile", "FROM busybox:1.36\nCOPY . /c\n")
     .file("b/Dockerfile", "FROM busybox:1.36\nCOPY . /c\nRUN true\n")
     .file("large", vec![b'x'; 50_000_000]);

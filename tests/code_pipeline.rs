@@ -1,13 +1,25 @@
 //! What `CodePipeline` deploys: the files for its actions, and their limits.
 
 use crate::harness::{Project, ecs, unique};
+use indoc::formatdoc;
 use serde_json::{Value, json};
 
 /// A pipeline whose `task-definition` is for `CodePipeline`.
 fn for_code_pipeline(name: &str, file: &Value, port: u16) -> Project {
-    Project::new(&format!(
-        "version: 1\nname: webapp\nenv: {{ shell: sh }}\nimages: {{ app: {{ repository: {name}, create: true }} }}\nphases:\n  build: {{ steps: [{{ build: app }}, {{ push: app }}] }}\n  post_build:\n    steps:\n      - task-definition:\n          file: td.json\n          containers: {{ web: {{ image: app, environment: {{ A: b }} }} }}\n          code-pipeline: {{ container: web, port: {port} }}\n"
-    ))
+    Project::new(&formatdoc! {"
+        version: 1
+        name: webapp
+        env: {{ shell: sh }}
+        images: {{ app: {{ repository: {name}, create: true }} }}
+        phases:
+          build: {{ steps: [{{ build: app }}, {{ push: app }}] }}
+          post_build:
+            steps:
+              - task-definition:
+                  file: td.json
+                  containers: {{ web: {{ image: app, environment: {{ A: b }} }} }}
+                  code-pipeline: {{ container: web, port: {port} }}
+    "})
     .file("td.json", file.to_string())
     .file("Dockerfile", "FROM busybox:1.36\nCMD [\"true\"]\n")
     .git()
@@ -69,9 +81,12 @@ fn what_codepipeline_deploys_is_written() {
 #[test]
 fn image_detail_holds_the_image_that_is_asked_for() {
     let step = |pairs: &str| {
-        Project::new(&format!(
-            "version: 1\nname: webapp\nimages: {{ app: {{ repository: a }}, log: {{ repository: l }} }}\nphases: {{ build: {{ steps: [{{ build: [app, log] }}, {{ push: [app, log] }}, {{ task-definition: {{ family: f, containers: {{ web: {{ image: app }} }}, code-pipeline: {{ container: web, port: 80 }} }} }}, {{ image-definitions: {{ {pairs} }} }}] }} }}\n"
-        ))
+        Project::new(&formatdoc! {"
+            version: 1
+            name: webapp
+            images: {{ app: {{ repository: a }}, log: {{ repository: l }} }}
+            phases: {{ build: {{ steps: [{{ build: [app, log] }}, {{ push: [app, log] }}, {{ task-definition: {{ family: f, containers: {{ web: {{ image: app }} }}, code-pipeline: {{ container: web, port: 80 }} }} }}, {{ image-definitions: {{ {pairs} }} }}] }} }}
+        "})
     };
     step("web: app, log: log").runner("validate").run().exits(0).says_not("imageDetail");
     let outcome = step("log: log, web: app").runner("validate").run().exits(0);
@@ -88,10 +103,12 @@ fn image_detail_holds_the_image_that_is_asked_for() {
 fn image_definitions_keep_to_their_limit() {
     let name = unique("limit");
     let pairs: Vec<String> = (0..400).map(|number| format!("{}{number}: app", "c".repeat(200))).collect();
-    let project = Project::new(&format!(
-        "version: 1\nname: webapp\nimages: {{ app: {{ repository: {name} }} }}\nphases: {{ build: {{ steps: [{{ build: app }}, {{ push: app }}, {{ image-definitions: {{ {} }} }}] }} }}\n",
-        pairs.join(", ")
-    ))
+    let project = Project::new(&formatdoc! {"
+        version: 1
+        name: webapp
+        images: {{ app: {{ repository: {name} }} }}
+        phases: {{ build: {{ steps: [{{ build: app }}, {{ push: app }}, {{ image-definitions: {{ {} }} }}] }} }}
+    ", pairs.join(", ")})
     .file("Dockerfile", "FROM busybox:1.36\nCMD [\"true\"]\n")
     .git();
     let outcome = project.runner("run").run().exits(2);

@@ -2,6 +2,7 @@
 
 use crate::harness::{Call, Project, registry, unique};
 use crate::recorded_aws::RecordedAws;
+use indoc::{formatdoc, indoc};
 
 const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
 
@@ -19,9 +20,14 @@ fn project(repository: &str) -> Project {
         .file("service/Dockerfile", "FROM busybox:1.36\n")
         .file(
             "service/pipeline.yml",
-            format!(
-                "version: 1\nname: t\nenv: {{ shell: sh, variables: {{ WHO: file }} }}\nimages: {{ app: {{ repository: \"${{aws.account}}.dkr.ecr.${{aws.region}}.amazonaws.com/{repository}\", create: true }} }}\nphases:\n  build: {{ steps: [{{ build: app }}, {{ push: app }}, {{ image-definitions: {{ web: app }} }}, {{ run: 'echo \"$WHO $RUNNER_MODE $RUNNER_BUILD_NUMBER\"' }}] }}\n"
-            ),
+            formatdoc! {r#"
+                version: 1
+                name: t
+                env: {{ shell: sh, variables: {{ WHO: file }} }}
+                images: {{ app: {{ repository: "${{aws.account}}.dkr.ecr.${{aws.region}}.amazonaws.com/{repository}", create: true }} }}
+                phases:
+                  build: {{ steps: [{{ build: app }}, {{ push: app }}, {{ image-definitions: {{ web: app }} }}, {{ run: 'echo "$WHO $RUNNER_MODE $RUNNER_BUILD_NUMBER"' }}] }}
+            "#},
         )
 }
 
@@ -68,9 +74,12 @@ fn one_call_for_each_phase_is_one_build_and_another_build_starts_anew() {
 
 #[test]
 fn a_pipeline_that_needs_a_branch_and_has_none_is_refused() {
-    let project = Project::new(
-        "version: 1\nname: t\nenv: { shell: sh, variables: { B: \"${source.branch}\" } }\nphases: { build: { steps: [{ run: \"echo on $B\" }] } }\n",
-    );
+    let project = Project::new(indoc! {r#"
+        version: 1
+        name: t
+        env: { shell: sh, variables: { B: "${source.branch}" } }
+        phases: { build: { steps: [{ run: "echo on $B" }] } }
+    "#});
     let call =
         || in_codebuild(project.runner("run"), &project).env("CODEBUILD_INITIATOR", "codepipeline/main");
     call().run().exits(2).complains("`${source.branch}` has no value").complains("set RUNNER_BRANCH");
@@ -90,9 +99,18 @@ fn what_failed_in_the_build_before_counts() {
 
 #[test]
 fn a_pull_request_publishes_what_says_so_in_so_many_words() {
-    let project = Project::new(
-        "version: 1\nname: t\nenv: { shell: sh }\nphases:\n  build:\n    steps:\n      - { task-definition: { file: td.json }, only: { events: [pull-request, push] } }\n      - { deploy: { cluster: c, service: s }, except: { events: tag } }\n      - { run: echo base, only: { branches: main } }\n      - { run: echo fork, only: { branches: \"fork/*\" } }\n",
-    )
+    let project = Project::new(indoc! {r#"
+        version: 1
+        name: t
+        env: { shell: sh }
+        phases:
+          build:
+            steps:
+              - { task-definition: { file: td.json }, only: { events: [pull-request, push] } }
+              - { deploy: { cluster: c, service: s }, except: { events: tag } }
+              - { run: echo base, only: { branches: main } }
+              - { run: echo fork, only: { branches: "fork/*" } }
+    "#})
     .file("td.json", format!("{{\"family\":\"{}\",\"containerDefinitions\":[]}}", unique("pr")));
     let call = in_codebuild(project.runner("run"), &project)
         .env("CODEBUILD_WEBHOOK_EVENT", "PULL_REQUEST_UPDATED")

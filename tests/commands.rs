@@ -1,6 +1,7 @@
 //! `run` steps: scripts, programs, order, `when`, `finally`, output.
 
 use crate::harness::Project;
+use indoc::indoc;
 
 #[test]
 fn a_failing_command_stops_the_run_and_finally_runs() {
@@ -40,7 +41,11 @@ fn a_list_is_a_program_without_a_shell() {
 fn a_program_beside_the_pipeline_file_is_found_from_anywhere() {
     let project = Project::new("").file(
         "sub/pipeline.yml",
-        "version: 1\nname: t\nphases: { build: { steps: [{ run: [./x.sh, one] }, { run: [../x.sh, two], dir: deep }] } }\n",
+        indoc! {"
+            version: 1
+            name: t
+            phases: { build: { steps: [{ run: [./x.sh, one] }, { run: [../x.sh, two], dir: deep }] } }
+        "},
     );
     let project = project.file("sub/x.sh", "#!/bin/sh\necho \"x $1\"\n").file("sub/deep/file", "");
     crate::harness::shell("chmod", &["+x", project.path("sub/x.sh").to_str().unwrap()]);

@@ -2,6 +2,7 @@
 
 use crate::ecs_api::{EcsApi, Fault, Scenario, Script, Service, Step, TaskOutcome, revision, steps};
 use crate::harness::{Outcome, Project, api_at, ecs, revisions};
+use indoc::formatdoc;
 use serde_json::{Value, json};
 
 /// Why the circuit breaker says that it rolls back.
@@ -19,9 +20,16 @@ fn project(services: &[&Service], options: &str) -> Project {
     let (cluster, family) = (&services[0].cluster, &services[0].name);
     let names: Vec<&str> = services.iter().map(|service| service.name.as_str()).collect();
     let names = names.join(", ");
-    Project::new(&format!(
-        "version: 1\nname: t\nenv: {{ shell: sh }}\nphases:\n  post_build:\n    steps:\n      - task-definition: {{ file: td.json }}\n      - deploy: {{ cluster: {cluster}, services: [{names}], {options} }}\n"
-    ))
+    Project::new(&formatdoc! {"
+        version: 1
+        name: t
+        env: {{ shell: sh }}
+        phases:
+          post_build:
+            steps:
+              - task-definition: {{ file: td.json }}
+              - deploy: {{ cluster: {cluster}, services: [{names}], {options} }}
+    "})
     .file("td.json", definition(family).to_string())
 }
 
@@ -350,10 +358,15 @@ fn a_revision_that_ecs_goes_back_to_is_deployed() {
 #[test]
 fn a_steps_own_timeout_rolls_back_too() {
     let service = Service::fresh().deploys([steps::progress(0, 1)]);
-    let text = format!(
-        "version: 1\nname: t\nphases:\n  build:\n    steps:\n      - task-definition: {{ file: td.json }}\n      - {{ deploy: {{ cluster: {0}, service: {0} }}, timeout: 1s }}\n",
-        service.name
-    );
+    let text = formatdoc! {"
+        version: 1
+        name: t
+        phases:
+          build:
+            steps:
+              - task-definition: {{ file: td.json }}
+              - {{ deploy: {{ cluster: {0}, service: {0} }}, timeout: 1s }}
+    ", service.name};
     let project = Project::new(&text).file("td.json", definition(&service.name).to_string());
     let ecs = EcsApi::of(service);
     publish(&project, &ecs)
@@ -435,10 +448,15 @@ fn what_has_superseded_a_deployment_is_not_fought_by_trying_again() {
     let service = Service::fresh();
     let steps = [steps::progress(0, 1), steps::superseded(&other(&service)), steps::succeed()];
     let service = service.deploys(steps).deploys([steps::succeed()]);
-    let text = format!(
-        "version: 1\nname: t\nphases:\n  build:\n    steps:\n      - task-definition: {{ file: td.json }}\n      - {{ deploy: {{ cluster: {0}, service: {0} }}, retry: {{ attempts: 2, delay: 1s }} }}\n",
-        service.name
-    );
+    let text = formatdoc! {"
+        version: 1
+        name: t
+        phases:
+          build:
+            steps:
+              - task-definition: {{ file: td.json }}
+              - {{ deploy: {{ cluster: {0}, service: {0} }}, retry: {{ attempts: 2, delay: 1s }} }}
+    ", service.name};
     let project = Project::new(&text).file("td.json", definition(&service.name).to_string());
     let ecs = EcsApi::of(service.clone());
     publish(&project, &ecs).exits(8);

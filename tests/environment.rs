@@ -1,12 +1,16 @@
 //! Where values come from, who wins, and what becomes of secrets.
 
 use crate::harness::Project;
+use indoc::indoc;
 
 #[test]
 fn the_env_file_wins_over_the_file_and_the_file_over_the_shell() {
-    let project = Project::new(
-        "version: 1\nname: t\nenv: { shell: sh, variables: { A: file, B: file, C: \"${A}+${D}\" } }\nphases: { build: { steps: [{ run: 'echo \"$A,$B,$C,$D\"' }] } }\n",
-    )
+    let project = Project::new(indoc! {r#"
+        version: 1
+        name: t
+        env: { shell: sh, variables: { A: file, B: file, C: "${A}+${D}" } }
+        phases: { build: { steps: [{ run: 'echo "$A,$B,$C,$D"' }] } }
+    "#})
     .file("e", "# mine\nA='env $x'\n");
     let outcome = project.runner("run --env-file e").env("B", "shell").env("D", "shell").run();
     outcome.exits(0).says("env $x,file,env $x+shell,shell\n");
@@ -22,9 +26,16 @@ fn the_env_file_wins_over_the_file_and_the_file_over_the_shell() {
 #[test]
 fn a_branch_is_data_and_never_code() {
     let branch = "x-$(touch${IFS}pwned)-`touch${IFS}pwned2`";
-    let project = Project::new(
-        "version: 1\nname: t\nenv: { shell: sh, variables: { B: \"${source.branch}\" } }\nphases:\n  build:\n    steps:\n      - name: \"on ${source.branch}\"\n        run: 'echo \"<$RUNNER_SOURCE_BRANCH|$B|$RUNNER_SOURCE_BRANCH_SLUG>\"; echo \"${source.branch:-}\" || true'\n",
-    );
+    let project = Project::new(indoc! {r#"
+        version: 1
+        name: t
+        env: { shell: sh, variables: { B: "${source.branch}" } }
+        phases:
+          build:
+            steps:
+              - name: "on ${source.branch}"
+                run: 'echo "<$RUNNER_SOURCE_BRANCH|$B|$RUNNER_SOURCE_BRANCH_SLUG>"; echo "${source.branch:-}" || true'
+    "#});
     // A script is the shell's alone: what looks like one of runner's references is not resolved in it.
     let outcome = project.runner("run").env("RUNNER_BRANCH", branch).run();
     assert!(outcome.stdout.contains(&format!("<{branch}|{branch}|x-touch")), "{outcome}");
@@ -49,7 +60,18 @@ fn local_mode_takes_aws_credentials_out_of_the_environment() {
     }
 }
 
-const SECRETS: &str = "version: 1\nname: t\nenv:\n  shell: sh\n  parameter-store: { TOKEN: /app/token }\n  secrets-manager: { URL: \"app/slack:url\" }\nphases:\n  build:\n    steps:\n      - run: 'echo \"token $TOKEN\"; printf %s \"$TOKEN\" | base64; echo \"url ${URL:-none}\"'\n";
+const SECRETS: &str = indoc! {r#"
+    version: 1
+    name: t
+    env:
+      shell: sh
+      parameter-store: { TOKEN: /app/token }
+      secrets-manager: { URL: "app/slack:url" }
+    phases:
+      build:
+        steps:
+          - run: 'echo "token $TOKEN"; printf %s "$TOKEN" | base64; echo "url ${URL:-none}"'
+"#};
 
 #[test]
 fn secrets_come_from_the_env_file_locally_and_are_masked() {
@@ -66,8 +88,11 @@ fn secrets_come_from_the_env_file_locally_and_are_masked() {
 
 #[test]
 fn a_missing_secret_is_an_error_where_a_typed_field_uses_it() {
-    let project = Project::new(
-        "version: 1\nname: t\nenv: { shell: sh, parameter-store: { TOKEN: /t } }\nphases: { build: { steps: [{ run: \"true\", env: { X: \"${TOKEN}\" } }] } }\n",
-    );
+    let project = Project::new(indoc! {r#"
+        version: 1
+        name: t
+        env: { shell: sh, parameter-store: { TOKEN: /t } }
+        phases: { build: { steps: [{ run: "true", env: { X: "${TOKEN}" } }] } }
+    "#});
     project.runner("run --local").run().exits(2).complains("`${TOKEN}` has no value");
 }

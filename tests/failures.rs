@@ -1,9 +1,15 @@
 //! What the environment lacks: exit 3, one clear sentence, the next step to take.
 
 use crate::harness::{Project, aws_endpoint, ecs, unique};
+use indoc::{formatdoc, indoc};
 use serde_json::json;
 
-const BUILD: &str = "version: 1\nname: t\nimages: { app: { repository: a, tags: [\"${TAG:-t}\"] } }\nphases: { build: { steps: [{ build: app }, { push: app }] } }\n";
+const BUILD: &str = indoc! {r#"
+    version: 1
+    name: t
+    images: { app: { repository: a, tags: ["${TAG:-t}"] } }
+    phases: { build: { steps: [{ build: app }, { push: app }] } }
+"#};
 
 fn app(pipeline: &str) -> Project {
     Project::new(pipeline).file("Dockerfile", "FROM busybox:1.36\n")
@@ -134,9 +140,16 @@ fn no_such_secret() {
 #[test]
 fn local_mode_connects_to_nothing_but_docker() {
     let name = unique("connect");
-    let project = Project::new(&format!(
-        "version: 1\nname: t\nenv: {{ shell: sh, parameter-store: {{ T: /t }} }}\nimages: {{ app: {{ repository: {name}, create: true, tags: [\"${{TAG:-t}}\"] }} }}\nphases:\n  build:\n    steps: [{{ build: app }}, {{ test: app, command: [\"true\"] }}, {{ push: app }}, {{ image-definitions: {{ web: app }} }}, {{ task-definition: {{ family: f }} }}, {{ deploy: {{ cluster: c, service: s }} }}]\nnotify: [{{ slack: \"http://127.0.0.1:1/\" }}]\n"
-    ))
+    let project = Project::new(&formatdoc! {r#"
+        version: 1
+        name: t
+        env: {{ shell: sh, parameter-store: {{ T: /t }} }}
+        images: {{ app: {{ repository: {name}, create: true, tags: ["${{TAG:-t}}"] }} }}
+        phases:
+          build:
+            steps: [{{ build: app }}, {{ test: app, command: ["true"] }}, {{ push: app }}, {{ image-definitions: {{ web: app }} }}, {{ task-definition: {{ family: f }} }}, {{ deploy: {{ cluster: c, service: s }} }}]
+        notify: [{{ slack: "http://127.0.0.1:1/" }}]
+    "#})
     .file("Dockerfile", "FROM busybox:1.36\n");
     let trace = project.path("trace");
     let under = [

@@ -2,6 +2,7 @@
 
 use crate::harness::{Project, shell};
 use crate::recorded_aws::RecordedAws;
+use indoc::{formatdoc, indoc};
 
 #[test]
 fn a_step_hands_values_on_to_scripts_and_typed_fields() {
@@ -42,9 +43,17 @@ fn what_cannot_be_read_fails_the_step_with_its_line() {
 
 #[test]
 fn a_secret_that_is_handed_on_is_set_but_not_kept() {
-    let project = Project::new(
-        "version: 1\nname: t\nenv: { shell: sh, parameter-store: { TOKEN: /t } }\nphases:\n  build:\n    steps:\n      - run: echo \"HEADER=Bearer $TOKEN\" >> \"$RUNNER_ENV\"\n      - run: test \"$HEADER\" = \"Bearer $TOKEN\" && echo same\n  post_build: { steps: [{ run: 'echo \"[$HEADER]\"' }] }\n",
-    );
+    let project = Project::new(indoc! {r#"
+        version: 1
+        name: t
+        env: { shell: sh, parameter-store: { TOKEN: /t } }
+        phases:
+          build:
+            steps:
+              - run: echo "HEADER=Bearer $TOKEN" >> "$RUNNER_ENV"
+              - run: test "$HEADER" = "Bearer $TOKEN" && echo same
+          post_build: { steps: [{ run: 'echo "[$HEADER]"' }] }
+    "#});
     let call =
         |phase: &str| project.runner(&format!("run --phase {phase}")).env("TOKEN", "hunter2-hunter2").run();
     call("build").exits(0).says("\nsame\n").says("HEADER holds a secret").says_not("hunter2");
@@ -54,9 +63,15 @@ fn a_secret_that_is_handed_on_is_set_but_not_kept() {
 
 #[test]
 fn exported_variables_reach_the_shell_as_data() {
-    let project = Project::new(
-        "version: 1\nname: t\nenv:\n  shell: sh\n  variables: { PLAIN: \"it's $(touch injected) `x` \\\"\", BRANCH: \"${source.branch}\" }\n  exported-variables: [PLAIN, BRANCH, LATE, NEVER]\nphases: { build: { steps: [{ run: 'echo LATE=late >> \"$RUNNER_ENV\"' }] } }\n",
-    );
+    let project = Project::new(indoc! {r#"
+        version: 1
+        name: t
+        env:
+          shell: sh
+          variables: { PLAIN: "it's $(touch injected) `x` \"", BRANCH: "${source.branch}" }
+          exported-variables: [PLAIN, BRANCH, LATE, NEVER]
+        phases: { build: { steps: [{ run: 'echo LATE=late >> "$RUNNER_ENV"' }] } }
+    "#});
     let run = project.runner("run").env("RUNNER_BRANCH", "$(touch injected);x").run().exits(0);
     run.says("NEVER has no value and is not exported");
     let script = "cd \"$1\"; . .runner/exports.sh; env | grep -E '^(PLAIN|BRANCH|LATE|NEVER)=' | sort";
@@ -71,9 +86,17 @@ fn exported_variables_reach_the_shell_as_data() {
 #[test]
 fn a_branch_is_never_code_wherever_its_name_goes() {
     let branch = "x'\"$(touch injected)`touch injected`;touch injected|&<>*?[]{}\\ ${HOME}";
-    let project = Project::new(
-        "version: 1\nname: t\nenv: { shell: sh, variables: { FROM: \"${source.branch}\" } }\nphases:\n  build:\n    steps:\n      - name: \"on ${source.branch}\"\n        run: 'printf \"%s\\n\" \"$FROM\" \"$RUNNER_SOURCE_BRANCH\" \"$OWN\"; eval true'\n        env: { OWN: \"${source.branch}\" }\n",
-    );
+    let project = Project::new(indoc! {r#"
+        version: 1
+        name: t
+        env: { shell: sh, variables: { FROM: "${source.branch}" } }
+        phases:
+          build:
+            steps:
+              - name: "on ${source.branch}"
+                run: 'printf "%s\n" "$FROM" "$RUNNER_SOURCE_BRANCH" "$OWN"; eval true'
+                env: { OWN: "${source.branch}" }
+    "#});
     let outcome = project.runner("run").env("RUNNER_BRANCH", branch).run().exits(0);
     assert_eq!(outcome.stdout.matches(&format!("\n{branch}")).count(), 3, "{outcome}");
     assert!(!project.exists("injected"));
@@ -82,9 +105,18 @@ fn a_branch_is_never_code_wherever_its_name_goes() {
 #[test]
 fn a_command_gets_the_keys_of_its_own_role() {
     let role = "arn:aws:iam::123456789012:role/assets";
-    let project = Project::new(&format!(
-        "version: 1\nname: t\nenv: {{ shell: sh }}\naws: {{ region: eu-west-1 }}\nphases:\n  build:\n    steps:\n      - run: 'echo \"own $AWS_ACCESS_KEY_ID $AWS_REGION\"'\n      - run: 'echo \"role ${{#AWS_ACCESS_KEY_ID}} $AWS_REGION\"; echo \"$AWS_SESSION_TOKEN\"'\n        aws: {{ role-arn: \"{role}\", region: us-west-2 }}\n"
-    ));
+    let project = Project::new(&formatdoc! {r#"
+        version: 1
+        name: t
+        env: {{ shell: sh }}
+        aws: {{ region: eu-west-1 }}
+        phases:
+          build:
+            steps:
+              - run: 'echo "own $AWS_ACCESS_KEY_ID $AWS_REGION"'
+              - run: 'echo "role ${{#AWS_ACCESS_KEY_ID}} $AWS_REGION"; echo "$AWS_SESSION_TOKEN"'
+                aws: {{ role-arn: "{role}", region: us-west-2 }}
+    "#});
     let aws = RecordedAws::start(None);
     let outcome = project.runner("run --publish").aws().env("AWS_ENDPOINT_URL", &aws.endpoint).run().exits(0);
     outcome.says("\nown test us-east-1\n").says("\nrole 20 us-west-2\n***\n");
@@ -96,9 +128,13 @@ fn a_command_gets_the_keys_of_its_own_role() {
 
 #[test]
 fn a_new_value_of_a_secret_is_one() {
-    let project = Project::new(
-        "version: 1\nname: t\nenv: { shell: sh, parameter-store: { TOKEN: /t } }\nphases:\n  build: { steps: [{ run: 'echo \"TOKEN=rotated-$(echo abcdef)\" >> \"$RUNNER_ENV\"' }, { name: \"with ${TOKEN}\", run: 'echo \"$TOKEN\"' }] }\n",
-    );
+    let project = Project::new(indoc! {r#"
+        version: 1
+        name: t
+        env: { shell: sh, parameter-store: { TOKEN: /t } }
+        phases:
+          build: { steps: [{ run: 'echo "TOKEN=rotated-$(echo abcdef)" >> "$RUNNER_ENV"' }, { name: "with ${TOKEN}", run: 'echo "$TOKEN"' }] }
+    "#});
     let run = project.runner("run --phase build").env("TOKEN", "hunter2-hunter2").run().exits(0);
     run.says("\n***\n").says("▸ with ***").says_not("rotated-abcdef");
     assert!(!project.read(".runner/state.json").contains("rotated-abcdef"));
@@ -121,9 +157,16 @@ fn what_is_no_file_fails_the_step_and_nothing_hangs() {
 
 #[test]
 fn what_a_steps_aws_does_not_say_the_pipelines_does() {
-    let project = Project::new(
-        "version: 1\nname: t\naws: { region: eu-west-1, role-arn: \"arn:aws:iam::210987654321:role/deploy\" }\nphases:\n  build:\n    steps:\n      - task-definition: { family: f }\n        aws: { region: us-west-2 }\n",
-    );
+    let project = Project::new(indoc! {r#"
+        version: 1
+        name: t
+        aws: { region: eu-west-1, role-arn: "arn:aws:iam::210987654321:role/deploy" }
+        phases:
+          build:
+            steps:
+              - task-definition: { family: f }
+                aws: { region: us-west-2 }
+    "#});
     project.runner("plan").run().exits(0).says(
         "arn:aws:ecs:us-west-2:210987654321:task-definition/f as arn:aws:iam::210987654321:role/deploy",
     );

@@ -1,12 +1,23 @@
 //! `test`: containers of exactly the image that was built.
 
 use crate::harness::{Project, containers_of, unique};
+use indoc::{formatdoc, indoc};
 
 fn project(steps: &str) -> Project {
     let repository = unique("test");
-    Project::new(&format!(
-        "version: 1\nname: t\nenv: {{ shell: sh }}\nimages: {{ app: {{ repository: {repository}, tags: [t] }} }}\nphases:\n  build:\n    steps:\n      - build: app\n{steps}    finally:\n      - run: echo cleaned\n  post_build: {{ steps: [{{ run: echo never }}] }}\n"
-    ))
+    Project::new(&formatdoc! {"
+        version: 1
+        name: t
+        env: {{ shell: sh }}
+        images: {{ app: {{ repository: {repository}, tags: [t] }} }}
+        phases:
+          build:
+            steps:
+              - build: app
+        {steps}    finally:
+              - run: echo cleaned
+          post_build: {{ steps: [{{ run: echo never }}] }}
+    "})
     .file("Dockerfile", "FROM busybox:1.36\nENV BASE=image\nWORKDIR /w\nUSER 1000\nENTRYPOINT [\"/bin/sh\", \"-c\"]\nCMD [\"echo default\"]\n")
 }
 
@@ -48,9 +59,12 @@ fn a_killed_command_names_its_signal() {
 
 #[test]
 fn an_image_that_was_not_built_is_asked_for() {
-    let project = Project::new(
-        "version: 1\nname: t\nimages: { app: { repository: a, tags: [t] } }\nphases: { install: { steps: [{ build: app }] }, build: { steps: [{ test: app }] } }\n",
-    );
+    let project = Project::new(indoc! {"
+        version: 1
+        name: t
+        images: { app: { repository: a, tags: [t] } }
+        phases: { install: { steps: [{ build: app }] }, build: { steps: [{ test: app }] } }
+    "});
     project
         .runner("run --phase build")
         .run()

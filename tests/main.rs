@@ -1,14 +1,15 @@
 //! Black-box tests of the binary `runner`, one file a feature. They need the test bed: `./dev test`.
-#![allow(unreachable_pub, reason = "nobody uses these tests from outside")]
+#![allow(unreachable_pub, reason = "no other crate uses these tests")]
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
-    reason = "a test that cannot go on has failed, and says where"
+    reason = "a test that cannot continue has failed, and a panic names the place"
 )]
 
 mod after_deploy;
 mod architecture;
 mod aws_calls;
+mod bed;
 mod build;
 mod code_deploy;
 mod code_pipeline;

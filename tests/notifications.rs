@@ -1,6 +1,7 @@
 //! `notify`.
 
 use crate::harness::Project;
+use indoc::indoc;
 use serde_json::Value;
 use std::sync::mpsc;
 
@@ -100,9 +101,15 @@ fn a_build_is_announced_once() {
 
 #[test]
 fn who_is_told_only_about_some_builds_hears_nothing_of_others() {
-    let project = Project::new(
-        "version: 1\nname: t\nenv: { shell: sh }\nphases: { build: { steps: [{ run: 'true' }] } }\nnotify:\n  - { slack: \"http://127.0.0.1:1/\", only: { branches: main } }\n  - { webhook: { url: \"http://127.0.0.1:1/\" }, only: { branches: other } }\n",
-    );
+    let project = Project::new(indoc! {r#"
+        version: 1
+        name: t
+        env: { shell: sh }
+        phases: { build: { steps: [{ run: 'true' }] } }
+        notify:
+          - { slack: "http://127.0.0.1:1/", only: { branches: main } }
+          - { webhook: { url: "http://127.0.0.1:1/" }, only: { branches: other } }
+    "#});
     project.runner("run").env("RUNNER_BRANCH", "main").run().exits(0);
     let names: Vec<String> = std::fs::read_dir(project.path(".runner/notifications"))
         .unwrap()

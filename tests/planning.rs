@@ -3,6 +3,7 @@
 use crate::ecs_api::{EcsApi, Service, revision};
 use crate::harness::{Project, ecs_service, shell};
 use crate::servers::PlainRegistry;
+use indoc::{formatdoc, indoc};
 use serde_json::{Value, json};
 
 fn plan(project: &Project, arguments: &str) -> Value {
@@ -39,10 +40,27 @@ fn reads(action: &str) -> bool {
 fn a_run_makes_the_changes_that_the_plan_lists_in_their_order() {
     let name = ecs_service();
     let registry = PlainRegistry::start();
-    let project = Project::new(&format!(
-        "version: 1\nname: t\nenv: {{ shell: sh }}\nimages:\n  app: {{ repository: \"{host}/{name}\", tags: [\"${{source.commit}}\", latest] }}\n  worker: {{ repository: {name}-worker, create: true, labels: {{ a: b }} }}\nphases:\n  build:\n    steps:\n      - build: [app, worker]\n      - push: [worker, app]\n      - {{ push: app, only: {{ branches: other }} }}\n    finally:\n      - {{ run: 'true', when: failure }}\n  post_build:\n    steps:\n      - task-definition: {{ family: {name}, containers: {{ web: {{ image: app }} }} }}\n      - {{ deploy: {{ cluster: {name}, service: {name}, task-definition: {name} }}, when: failure }}\n      - deploy: {{ cluster: {name}, service: {name} }}\n",
-        host = registry.host
-    ))
+    let project = Project::new(&formatdoc! {r#"
+        version: 1
+        name: t
+        env: {{ shell: sh }}
+        images:
+          app: {{ repository: "{host}/{name}", tags: ["${{source.commit}}", latest] }}
+          worker: {{ repository: {name}-worker, create: true, labels: {{ a: b }} }}
+        phases:
+          build:
+            steps:
+              - build: [app, worker]
+              - push: [worker, app]
+              - {{ push: app, only: {{ branches: other }} }}
+            finally:
+              - {{ run: 'true', when: failure }}
+          post_build:
+            steps:
+              - task-definition: {{ family: {name}, containers: {{ web: {{ image: app }} }} }}
+              - {{ deploy: {{ cluster: {name}, service: {name}, task-definition: {name} }}, when: failure }}
+              - deploy: {{ cluster: {name}, service: {name} }}
+    "#, host = registry.host})
     .file("Dockerfile", "FROM busybox:1.36\nCMD [\"true\"]\n")
     .file(".home/.docker/config.json", registry.docker_config())
     .file(".gitignore", ".home\n")
@@ -106,7 +124,18 @@ fn a_run_makes_the_changes_that_the_plan_lists_in_their_order() {
     assert!(last_push < order.iter().position(|action| *action == "ecs:RegisterTaskDefinition").unwrap());
 }
 
-const CONDITIONS: &str = "version: 1\nname: t\nenv: { shell: sh }\nphases:\n  build:\n    steps:\n      - { run: echo on-main, only: { branches: main } }\n      - { run: echo on-release, only: { branches: \"release/*\" } }\n      - { run: echo not-pushed, except: { events: push } }\n      - { run: echo tagged, only: { tags: \"v*\" } }\n";
+const CONDITIONS: &str = indoc! {r#"
+    version: 1
+    name: t
+    env: { shell: sh }
+    phases:
+      build:
+        steps:
+          - { run: echo on-main, only: { branches: main } }
+          - { run: echo on-release, only: { branches: "release/*" } }
+          - { run: echo not-pushed, except: { events: push } }
+          - { run: echo tagged, only: { tags: "v*" } }
+"#};
 
 #[test]
 fn reasons_for_what_is_left_out_are_the_same_in_plan_and_run() {
@@ -137,9 +166,17 @@ fn without_a_branch_the_plan_says_so_and_the_run_does_not_begin() {
 
 #[test]
 fn what_is_pushed_only_elsewhere_is_missed_before_anything_runs() {
-    let project = Project::new(
-        "version: 1\nname: t\nimages: { app: { repository: a } }\nphases:\n  build:\n    steps:\n      - build: app\n      - { push: app, only: { branches: other } }\n      - image-definitions: { web: app }\n",
-    )
+    let project = Project::new(indoc! {"
+        version: 1
+        name: t
+        images: { app: { repository: a } }
+        phases:
+          build:
+            steps:
+              - build: app
+              - { push: app, only: { branches: other } }
+              - image-definitions: { web: app }
+    "})
     .git();
     for command in ["run --local", "plan"] {
         let outcome = project.runner(command).run().exits(2).complains("pipeline.yml:9:35");
@@ -152,18 +189,31 @@ fn what_is_pushed_only_elsewhere_is_missed_before_anything_runs() {
 
 #[test]
 fn what_a_build_does_not_come_to_needs_no_value() {
-    let project = Project::new(
-        "version: 1\nname: t\nenv: { shell: sh }\nimages: { app: { repository: a, tags: [\"${source.tag}\"] } }\nphases:\n  build:\n    steps:\n      - { build: app, only: { tags: \"v*\" } }\n      - { push: app, only: { tags: \"v*\" } }\n      - { run: echo \"tag $TAG\", env: { TAG: \"${source.tag}\" }, only: { tags: \"v*\" } }\n      - run: echo always\n",
-    )
+    let project = Project::new(indoc! {r#"
+        version: 1
+        name: t
+        env: { shell: sh }
+        images: { app: { repository: a, tags: ["${source.tag}"] } }
+        phases:
+          build:
+            steps:
+              - { build: app, only: { tags: "v*" } }
+              - { push: app, only: { tags: "v*" } }
+              - { run: echo "tag $TAG", env: { TAG: "${source.tag}" }, only: { tags: "v*" } }
+              - run: echo always
+    "#})
     .git();
     project.runner("run").run().exits(0).says("\nalways\n").says_not("has no value");
 }
 
 #[test]
 fn images_with_their_tags_and_the_size_of_their_contexts() {
-    let project = Project::new(
-        "version: 1\nname: t\nimages: { app: { repository: webapp, context: src } }\nphases: { build: { steps: [{ build: app }] } }\n",
-    )
+    let project = Project::new(indoc! {"
+        version: 1
+        name: t
+        images: { app: { repository: webapp, context: src } }
+        phases: { build: { steps: [{ build: app }] } }
+    "})
     .file("src/Dockerfile", "FROM scratch\n")
     .file("src/.dockerignore", "# left out\nlarge\n**/*.log\n")
     .file("src/large", vec![b'x'; 100_000])
@@ -181,9 +231,14 @@ fn images_with_their_tags_and_the_size_of_their_contexts() {
 
 #[test]
 fn a_plan_needs_neither_docker_nor_credentials_nor_a_commit() {
-    let project = Project::new(
-        "version: 1\nname: t\nenv: { secrets-manager: { S: \"a:k\" } }\nimages: { app: { repository: \"${aws.account}.dkr.ecr.${aws.region}.amazonaws.com/webapp\", args: { N: \"${CODEBUILD_BUILD_NUMBER}\" } } }\nphases:\n  build: { steps: [{ build: app }, { push: app }, { run-task: { cluster: c, service: s, task-definition: f } }] }\n",
-    );
+    let project = Project::new(indoc! {r#"
+        version: 1
+        name: t
+        env: { secrets-manager: { S: "a:k" } }
+        images: { app: { repository: "${aws.account}.dkr.ecr.${aws.region}.amazonaws.com/webapp", args: { N: "${CODEBUILD_BUILD_NUMBER}" } } }
+        phases:
+          build: { steps: [{ build: app }, { push: app }, { run-task: { cluster: c, service: s, task-definition: f } }] }
+    "#});
     let outcome = project.runner("plan").env("DOCKER_HOST", "unix:///nowhere").run().exits(0);
     outcome
         .says(
@@ -198,9 +253,16 @@ fn a_plan_needs_neither_docker_nor_credentials_nor_a_commit() {
 
 #[test]
 fn a_title_uses_the_steps_own_variables_and_never_fails() {
-    let project = Project::new(
-        "version: 1\nname: t\nenv: { shell: sh }\nphases:\n  build:\n    steps:\n      - { name: \"Deploy ${STAGE}\", env: { STAGE: prod }, run: echo \"to $STAGE\" }\n      - { name: \"Release ${source.tag}\", only: { tags: \"v*\" }, run: echo never }\n",
-    )
+    let project = Project::new(indoc! {r#"
+        version: 1
+        name: t
+        env: { shell: sh }
+        phases:
+          build:
+            steps:
+              - { name: "Deploy ${STAGE}", env: { STAGE: prod }, run: echo "to $STAGE" }
+              - { name: "Release ${source.tag}", only: { tags: "v*" }, run: echo never }
+    "#})
     .git();
     let run = project.runner("run").run().exits(0).says("▸ Deploy prod\n").says("\nto prod\n");
     run.says("▹ Release ${source.tag}: skipped");
@@ -209,9 +271,12 @@ fn a_title_uses_the_steps_own_variables_and_never_fails() {
 
 #[test]
 fn secrets_that_are_given_stay_out_of_plans() {
-    let project = Project::new(
-        "version: 1\nname: t\nenv: { shell: sh, parameter-store: { TOKEN: /t } }\nphases: { build: { steps: [{ name: \"with ${TOKEN}\", run: x }, { deploy: { cluster: \"c-${TOKEN}\", service: s, task-definition: f } }] } }\n",
-    );
+    let project = Project::new(indoc! {r#"
+        version: 1
+        name: t
+        env: { shell: sh, parameter-store: { TOKEN: /t } }
+        phases: { build: { steps: [{ name: "with ${TOKEN}", run: x }, { deploy: { cluster: "c-${TOKEN}", service: s, task-definition: f } }] } }
+    "#});
     for command in ["plan", "plan --json", "doctor", "doctor --json"] {
         let call =
             project.runner(command).env("TOKEN", "hunter2-hunter2").env("AWS_EC2_METADATA_DISABLED", "true");

@@ -3,6 +3,7 @@
 use crate::ecs_api::{EcsApi, Service, TaskOutcome, revision, steps};
 use crate::harness::{Project, ecs_service, registry, secrets_manager, ssm, task_role, unique};
 use crate::servers::{AwsCall, PlainRegistry, RecordedAws};
+use indoc::{formatdoc, indoc};
 use serde_json::{Value, json};
 
 const PLACE: &str = "--region us-east-1 --account 123456789012";
@@ -183,9 +184,17 @@ fn a_push_and_a_deployment_from_a_file() {
         "tags": [{ "key": "team", "value": "a" }],
     });
     let pipeline = |repository: &str| {
-        format!(
-            "version: 1\nname: t\nimages: {{ app: {{ repository: {repository}, create: true, tags: [\"${{source.commit}}\", latest] }} }}\nphases:\n  build: {{ steps: [{{ build: app }}, {{ push: app }}, {{ image-definitions: {{ web: app }} }}] }}\n  post_build:\n    steps:\n      - task-definition: {{ file: td.json, containers: {{ web: {{ image: app }} }} }}\n      - deploy: {{ cluster: {name}, service: {name} }}\n"
-        )
+        formatdoc! {r#"
+            version: 1
+            name: t
+            images: {{ app: {{ repository: {repository}, create: true, tags: ["${{source.commit}}", latest] }} }}
+            phases:
+              build: {{ steps: [{{ build: app }}, {{ push: app }}, {{ image-definitions: {{ web: app }} }}] }}
+              post_build:
+                steps:
+                  - task-definition: {{ file: td.json, containers: {{ web: {{ image: app }} }} }}
+                  - deploy: {{ cluster: {name}, service: {name} }}
+        "#}
     };
     let (policy, mut calls) = push_calls(pipeline, &name, &[("td.json", file.to_string())]);
     calls.push(of_load_balancers());
@@ -200,9 +209,12 @@ fn a_push_by_full_address_asks_less() {
     let pipeline = |repository: &str| {
         let repository =
             if repository.contains(':') { repository.to_owned() } else { format!("{}/{name}", registry()) };
-        format!(
-            "version: 1\nname: t\nimages: {{ app: {{ repository: {repository} }} }}\nphases: {{ build: {{ steps: [{{ build: app }}, {{ push: app }}] }} }}\n"
-        )
+        formatdoc! {"
+            version: 1
+            name: t
+            images: {{ app: {{ repository: {repository} }} }}
+            phases: {{ build: {{ steps: [{{ build: app }}, {{ push: app }}] }} }}
+        "}
     };
     let (policy, calls) = push_calls(pipeline, &name, &[]);
     fits(&policy, &calls);
@@ -221,9 +233,21 @@ fn secrets_a_service_as_base_and_names_that_differ_from_build_to_build() {
         &json!({ "Name": format!("{name}/s"), "SecretString": "{\"k\":\"value-of-s\"}" }),
     );
     let arn = secret["ARN"].as_str().unwrap();
-    let project = Project::new(&format!(
-        "version: 1\nname: t\nenv:\n  shell: sh\n  variables: {{ STAGE: {name} }}\n  parameter-store: {{ A: \"/${{STAGE}}/a\" }}\n  secrets-manager: {{ S: \"{name}/s:k\", W: \"{arn}:k:AWSCURRENT\" }}\nphases:\n  build:\n    steps:\n      - run: test \"$A$S$W\" = value-of-avalue-of-svalue-of-s\n      - task-definition: {{ service: {{ cluster: \"${{STAGE}}\", name: {name} }}, containers: {{ web: {{ environment: {{ A: b }} }} }} }}\n      - deploy: {{ cluster: {name}, service: \"${{CODEBUILD_X:-{name}}}\" }}\n"
-    ));
+    let project = Project::new(&formatdoc! {r#"
+        version: 1
+        name: t
+        env:
+          shell: sh
+          variables: {{ STAGE: {name} }}
+          parameter-store: {{ A: "/${{STAGE}}/a" }}
+          secrets-manager: {{ S: "{name}/s:k", W: "{arn}:k:AWSCURRENT" }}
+        phases:
+          build:
+            steps:
+              - run: test "$A$S$W" = value-of-avalue-of-svalue-of-s
+              - task-definition: {{ service: {{ cluster: "${{STAGE}}", name: {name} }}, containers: {{ web: {{ environment: {{ A: b }} }} }} }}
+              - deploy: {{ cluster: {name}, service: "${{CODEBUILD_X:-{name}}}" }}
+    "#});
     let ecs = failing(&name);
     project.runner("run --publish").on(&ecs).run().exits(5);
     let policy = policy(&project, "");
@@ -243,9 +267,18 @@ fn secrets_a_service_as_base_and_names_that_differ_from_build_to_build() {
 fn every_role_has_a_policy_of_its_own() {
     let name = ecs_service();
     let role = "arn:aws:iam::123456789012:role/deploy";
-    let project = Project::new(&format!(
-        "version: 1\nname: t\nenv: {{ parameter-store: {{ A: \"/{name}\" }} }}\nphases:\n  build:\n    steps:\n      - task-definition: {{ family: {name}, containers: {{ web: {{ environment: {{ A: b }} }} }} }}\n        aws: {{ role-arn: \"{role}\", external-id: x }}\n      - deploy: {{ cluster: {name}, service: {name} }}\n        aws: {{ role-arn: \"{role}\" }}\n"
-    ));
+    let project = Project::new(&formatdoc! {r#"
+        version: 1
+        name: t
+        env: {{ parameter-store: {{ A: "/{name}" }} }}
+        phases:
+          build:
+            steps:
+              - task-definition: {{ family: {name}, containers: {{ web: {{ environment: {{ A: b }} }} }} }}
+                aws: {{ role-arn: "{role}", external-id: x }}
+              - deploy: {{ cluster: {name}, service: {name} }}
+                aws: {{ role-arn: "{role}" }}
+    "#});
     ssm("PutParameter", &json!({ "Name": format!("/{name}"), "Value": "a-value", "Type": "String" }));
     let ecs = failing(&name);
     project.runner("run --publish").on(&ecs).run().exits(5);
@@ -261,9 +294,12 @@ fn every_role_has_a_policy_of_its_own() {
 
 #[test]
 fn terraform_and_cloudformation_say_the_same() {
-    let project = Project::new(
-        "version: 1\nname: t\nimages: { app: { repository: webapp, tags: [\"${source.commit}\"] } }\nphases: { build: { steps: [{ build: app }, { push: app }] } }\n",
-    );
+    let project = Project::new(indoc! {r#"
+        version: 1
+        name: t
+        images: { app: { repository: webapp, tags: ["${source.commit}"] } }
+        phases: { build: { steps: [{ build: app }, { push: app }] } }
+    "#});
     let terraform = project.runner("iam --format terraform").run().exits(0);
     let repository = "arn:${data.aws_partition.current.partition}:ecr:${data.aws_region.current.id}:${data.aws_caller_identity.current.account_id}:repository/webapp";
     terraform
@@ -292,9 +328,20 @@ fn any_call_that_is_denied_names_action_resource_and_statement() {
     secrets_manager("CreateSecret", &json!({ "Name": name, "SecretString": "value-of-s" }));
     let arn = |service: &str, what: &str| format!("arn:aws:{service}:us-east-1:123456789012:{what}");
     let role = "arn:aws:iam::123456789012:role/deploy";
-    let project = Project::new(&format!(
-        "version: 1\nname: t\nenv: {{ parameter-store: {{ A: \"/{name}\" }}, secrets-manager: {{ S: {name} }} }}\nimages: {{ app: {{ repository: {name}, tags: [\"${{TAG:-t}}\"] }}, new: {{ repository: {name}-new, create: true, tags: [\"${{TAG:-t}}\"] }} }}\nphases:\n  build:\n    steps:\n      - build: [app, new]\n      - push: [app, new]\n      - task-definition: {{ service: {{ cluster: {name}, name: {name} }}, containers: {{ web: {{ image: app }} }} }}\n      - deploy: {{ cluster: {name}, service: {name} }}\n      - {{ run: 'true', aws: {{ role-arn: \"{role}\" }} }}\n"
-    ))
+    let project = Project::new(&formatdoc! {r#"
+        version: 1
+        name: t
+        env: {{ parameter-store: {{ A: "/{name}" }}, secrets-manager: {{ S: {name} }} }}
+        images: {{ app: {{ repository: {name}, tags: ["${{TAG:-t}}"] }}, new: {{ repository: {name}-new, create: true, tags: ["${{TAG:-t}}"] }} }}
+        phases:
+          build:
+            steps:
+              - build: [app, new]
+              - push: [app, new]
+              - task-definition: {{ service: {{ cluster: {name}, name: {name} }}, containers: {{ web: {{ image: app }} }} }}
+              - deploy: {{ cluster: {name}, service: {name} }}
+              - {{ run: 'true', aws: {{ role-arn: "{role}" }} }}
+    "#})
     .file("Dockerfile", DOCKERFILE);
     for (action, resource) in [
         ("ssm:GetParameter", arn("ssm", &format!("parameter/{name}"))),

@@ -1,6 +1,7 @@
 //! Processes: all that a command starts ends with it, whatever it does to escape, and whatever becomes of runner.
 
 use crate::harness::{Project, containers_of, docker, eventually, exclusive, shell, unique};
+use indoc::{formatdoc, indoc};
 use std::time::{Duration, Instant};
 
 /// Processes, zombies not included, whose environment or command line holds a word.
@@ -106,7 +107,18 @@ fn runner() -> &'static str {
 fn the_first_process_of_a_container_collects_what_ends_and_hands_signals_on() {
     let name = unique("init");
     let dockerfile = "FROM busybox:1.36\nCOPY runner /runner\nWORKDIR /src\nCOPY pipeline.yml .\nENTRYPOINT [\"/runner\"]\nCMD [\"run\"]\n";
-    let pipeline = "version: 1\nname: t\nenv: { shell: sh }\nphases:\n  build:\n    steps:\n      - run: |\n          echo up\n          sleep 300\n    finally: [{ run: echo cleaned }]\n";
+    let pipeline = indoc! {"
+        version: 1
+        name: t
+        env: { shell: sh }
+        phases:
+          build:
+            steps:
+              - run: |
+                  echo up
+                  sleep 300
+            finally: [{ run: echo cleaned }]
+    "};
     let project = Project::new(pipeline).file("Dockerfile", dockerfile);
     std::fs::copy(runner(), project.path("runner")).unwrap();
     docker(&["build", "-q", "-t", &name, &project.root().display().to_string()]);
@@ -150,9 +162,13 @@ fn gc_removes_what_a_killed_run_left_and_nothing_else() {
     let _one = exclusive("gc");
     let word = unique("gc");
     let image = unique("gc");
-    let project = Project::new(&format!(
-        "version: 1\nname: t\nenv: {{ shell: sh }}\nimages: {{ app: {{ repository: {image}, tags: [t] }} }}\nphases: {{ build: {{ steps: [{{ build: app }}, {{ run: 'echo secret-to-be >> \"$RUNNER_MASK\"' }}, {{ test: app, command: [sleep, \"300\"] }}] }} }}\n"
-    ))
+    let project = Project::new(&formatdoc! {r#"
+        version: 1
+        name: t
+        env: {{ shell: sh }}
+        images: {{ app: {{ repository: {image}, tags: [t] }} }}
+        phases: {{ build: {{ steps: [{{ build: app }}, {{ run: 'echo secret-to-be >> "$RUNNER_MASK"' }}, {{ test: app, command: [sleep, "300"] }}] }} }}
+    "#})
     .file("Dockerfile", "FROM busybox:1.36\n");
     std::fs::write(project.path(".runner-tmp-left"), "half").unwrap();
     let mut running = project.runner("run").env("MARK", &word).start();
@@ -297,7 +313,12 @@ fn a_directory_whose_name_is_no_text_works_like_any_other() {
     let outer = tempfile::tempdir().unwrap();
     let directory = outer.path().join(std::ffi::OsStr::from_bytes(b"d\xff"));
     std::fs::create_dir(&directory).unwrap();
-    let pipeline = "version: 1\nname: t\nenv: { shell: sh }\nphases: { build: { steps: [{ run: 'echo A=handed-on >> \"$RUNNER_ENV\"' }, { run: 'echo \"$A\"' }] } }\n";
+    let pipeline = indoc! {r#"
+        version: 1
+        name: t
+        env: { shell: sh }
+        phases: { build: { steps: [{ run: 'echo A=handed-on >> "$RUNNER_ENV"' }, { run: 'echo "$A"' }] } }
+    "#};
     std::fs::write(directory.join("pipeline.yml"), pipeline).unwrap();
     let output = std::process::Command::new(runner()).arg("run").current_dir(&directory).output().unwrap();
     let log = String::from_utf8_lossy(&output.stdout);

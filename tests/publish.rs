@@ -1,6 +1,7 @@
 //! The whole way: source to registry, image definitions, task definition and service.
 
 use crate::harness::{Project, ecs, registry, secrets_manager, served_digest, shell, ssm, unique};
+use indoc::formatdoc;
 use serde_json::{Value, json};
 
 /// A cluster and a service that runs a first revision; the name serves for all of them.
@@ -25,9 +26,21 @@ fn service() -> String {
 }
 
 fn project(name: &str, base: &str) -> Project {
-    Project::new(&format!(
-        "version: 1\nname: t\nenv: {{ shell: sh }}\nimages: {{ app: {{ repository: {name}, create: true }} }}\nphases:\n  build: {{ steps: [{{ build: app }}, {{ push: app }}] }}\n  post_build:\n    steps:\n      - image-definitions: {{ web: app, worker: app }}\n      - task-definition:\n          {base}\n          containers: {{ web: {{ image: app, environment: {{ VERSION: \"${{source.commit}}\", NEW: \"${{image.app.digest}}\" }} }} }}\n      - deploy: {{ cluster: {name}, service: {name} }}\n"
-    ))
+    Project::new(&formatdoc! {r#"
+        version: 1
+        name: t
+        env: {{ shell: sh }}
+        images: {{ app: {{ repository: {name}, create: true }} }}
+        phases:
+          build: {{ steps: [{{ build: app }}, {{ push: app }}] }}
+          post_build:
+            steps:
+              - image-definitions: {{ web: app, worker: app }}
+              - task-definition:
+                  {base}
+                  containers: {{ web: {{ image: app, environment: {{ VERSION: "${{source.commit}}", NEW: "${{image.app.digest}}" }} }} }}
+              - deploy: {{ cluster: {name}, service: {name} }}
+    "#})
     .file("Dockerfile", "FROM busybox:1.36\nCMD [\"echo\", \"hello\"]\n")
     .git()
 }
@@ -133,9 +146,18 @@ fn secrets_come_from_parameter_store_and_secrets_manager() {
         "CreateSecret",
         &json!({ "Name": name, "SecretString": "{\"url\": \"https://secret.example/x\"}" }),
     );
-    let project = Project::new(&format!(
-        "version: 1\nname: t\nenv:\n  shell: sh\n  parameter-store: {{ TOKEN: /{name} }}\n  secrets-manager: {{ URL: \"{name}:url\" }}\nphases:\n  build:\n    steps:\n      - run: 'echo \"$TOKEN\" > token; echo \"$URL\" > url; cat token url'\n"
-    ));
+    let project = Project::new(&formatdoc! {r#"
+        version: 1
+        name: t
+        env:
+          shell: sh
+          parameter-store: {{ TOKEN: /{name} }}
+          secrets-manager: {{ URL: "{name}:url" }}
+        phases:
+          build:
+            steps:
+              - run: 'echo "$TOKEN" > token; echo "$URL" > url; cat token url'
+    "#});
     let outcome = project.runner("run --publish").aws().run().exits(0);
     outcome.says("***\n***\n").says_not("parameter-value").says_not("secret.example");
     assert_eq!(project.read("token"), "parameter-value\n");

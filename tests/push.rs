@@ -2,12 +2,21 @@
 
 use crate::harness::{Project, docker, docker_config, ecr, registry, served_digest, unique};
 use crate::servers::{PlainRegistry, RecordedAws, RecordedEngine};
+use indoc::{formatdoc, indoc};
 use serde_json::json;
 
 fn project(repository: &str, more: &str) -> Project {
-    Project::new(&format!(
-        "version: 1\nname: t\nenv: {{ shell: sh }}\nimages: {{ app: {{ repository: \"{repository}\", tags: [\"${{TAG:-v1}}\", latest], {more} }} }}\nphases:\n  build:\n    steps: [{{ build: app }}, {{ push: app }}, {{ run: 'echo $RUNNER_IMAGE_APP_URI' }}]\n    finally: [{{ run: echo cleaned }}]\n  post_build: {{ steps: [{{ run: echo never }}] }}\n"
-    ))
+    Project::new(&formatdoc! {r#"
+        version: 1
+        name: t
+        env: {{ shell: sh }}
+        images: {{ app: {{ repository: "{repository}", tags: ["${{TAG:-v1}}", latest], {more} }} }}
+        phases:
+          build:
+            steps: [{{ build: app }}, {{ push: app }}, {{ run: 'echo $RUNNER_IMAGE_APP_URI' }}]
+            finally: [{{ run: echo cleaned }}]
+          post_build: {{ steps: [{{ run: echo never }}] }}
+    "#})
     .file(
         "Dockerfile",
         "FROM busybox:1.36\nRUN mkdir /d && echo one > /d/one\nCOPY Dockerfile /d/\nCMD [\"cat\", \"/d/one\"]\n",
@@ -139,15 +148,21 @@ fn names_that_no_registry_accepts_are_located() {
         .exits(2)
         .complains("`Web App` is not a valid repository name")
         .complains("pipeline.yml:4:30");
-    let project = Project::new(
-        "version: 1\nname: t\nimages: { app: { repository: a, tags: [a/b] } }\nphases: { build: { steps: [{ build: app }] } }\n",
-    );
+    let project = Project::new(indoc! {"
+        version: 1
+        name: t
+        images: { app: { repository: a, tags: [a/b] } }
+        phases: { build: { steps: [{ build: app }] } }
+    "});
     let project = project.file("Dockerfile", "FROM scratch\n");
     project.runner("run").run().exits(2).complains("`a/b` is not a valid tag").complains("pipeline.yml:3:40");
     // What only a value brings in is said when the step comes to it.
-    let project = Project::new(
-        "version: 1\nname: t\nimages: { app: { repository: a, tags: [\"${TAG}\"] } }\nphases: { build: { steps: [{ build: app }] } }\n",
-    );
+    let project = Project::new(indoc! {r#"
+        version: 1
+        name: t
+        images: { app: { repository: a, tags: ["${TAG}"] } }
+        phases: { build: { steps: [{ build: app }] } }
+    "#});
     let project = project.file("Dockerfile", "FROM scratch\n");
     let outcome = project.runner("run").env("TAG", "a/b").run();
     outcome.exits(2).ends_with("pipeline.yml:3:40: `a/b` is not a valid tag");
@@ -156,9 +171,12 @@ fn names_that_no_registry_accepts_are_located() {
 #[test]
 fn a_push_that_is_stopped_leaves_no_half_written_blob() {
     let repository = unique("stopped");
-    let project = Project::new(&format!(
-        "version: 1\nname: t\nimages: {{ app: {{ repository: {repository}, tags: [\"${{TAG:-t}}\"] }} }}\nphases: {{ build: {{ steps: [{{ build: app }}, {{ push: app }}] }} }}\n"
-    ))
+    let project = Project::new(&formatdoc! {r#"
+        version: 1
+        name: t
+        images: {{ app: {{ repository: {repository}, tags: ["${{TAG:-t}}"] }} }}
+        phases: {{ build: {{ steps: [{{ build: app }}, {{ push: app }}] }} }}
+    "#})
     .file("Dockerfile", "FROM busybox:1.36\nRUN head -c 100000000 /dev/urandom > /large\n");
     let running = project.runner("run").start();
     let blobs = project.path(&format!(".runner/registry/{repository}/blobs/sha256"));
@@ -288,10 +306,18 @@ fn unchanged_layer(storage: &str) {
 #[test]
 fn what_another_repository_of_the_run_has_is_taken_over() {
     let (one, two) = (unique("one"), unique("two"));
-    let project = Project::new(&format!(
-        "version: 1\nname: t\nimages:\n  a: {{ repository: {one}, create: true, tags: [\"${{TAG:-v1}}\"], args: {{ WHAT: a }} }}\n  b: {{ repository: {two}, create: true, tags: [\"${{TAG:-v1}}\"], args: {{ WHAT: b }} }}\nphases: {{ build: {{ steps: [{{ build: [a, b] }}, {{ push: [a, b] }}] }} }}\n"
-    ))
-    .file("Dockerfile", format!("FROM busybox:1.36\nRUN echo {one} > /own\nARG WHAT\nRUN echo $WHAT > /what\n"));
+    let project = Project::new(&formatdoc! {r#"
+        version: 1
+        name: t
+        images:
+          a: {{ repository: {one}, create: true, tags: ["${{TAG:-v1}}"], args: {{ WHAT: a }} }}
+          b: {{ repository: {two}, create: true, tags: ["${{TAG:-v1}}"], args: {{ WHAT: b }} }}
+        phases: {{ build: {{ steps: [{{ build: [a, b] }}, {{ push: [a, b] }}] }} }}
+    "#})
+    .file(
+        "Dockerfile",
+        format!("FROM busybox:1.36\nRUN echo {one} > /own\nARG WHAT\nRUN echo $WHAT > /what\n"),
+    );
     project
         .runner("run --publish")
         .aws()

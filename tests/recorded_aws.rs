@@ -1,10 +1,11 @@
-//! The bed's AWS API with a record of what is asked of it, and with a test's own answers in front of it.
+//! A server in front of the bed's AWS API: it records all calls, and answers some of them for a test.
 
 use crate::aws_calls::aws_calls;
-use crate::harness::aws_endpoint;
+use crate::bed::aws_endpoint;
 use std::io::{Read, Write};
-use std::net::TcpStream;
+use std::net::{TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
+use std::time::Instant;
 
 /// A call of AWS: the action as IAM spells it, and what it works on.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -13,24 +14,32 @@ pub struct AwsCall {
     pub arn: String,
 }
 
-/// What becomes of a call.
+/// How a call is answered.
 pub enum Answer {
-    /// The bed's API answers it.
+    /// With the response of the bed's API.
     Forwarded,
-    /// This is the answer: status and body.
+    /// With this status and body.
     Said(u16, String),
-    /// The bed's API does what it asks for, and this is what the caller hears.
+    /// With this status and body, after the bed's API has executed the call.
     Instead(u16, String),
-    /// The caller may not do this, in AWS's own words.
+    /// With AWS's own error for missing permissions.
     Denied(AwsCall),
 }
 
-/// The bed's AWS API with a record of what is asked of it. Calls of one action can be denied, in AWS's own words.
+/// The bed's AWS API behind a server that records all calls, and that can deny or answer them itself.
 pub struct RecordedAws {
-    calls: Arc<Mutex<Vec<AwsCall>>>,
+    record: Arc<Mutex<Record>>,
     /// For `AWS_ENDPOINT_URL`.
     pub endpoint: String,
     server: Arc<tiny_http::Server>,
+    threads: usize,
+}
+
+#[derive(Default)]
+struct Record {
+    calls: Vec<AwsCall>,
+    /// The action of each request and how many seconds its response took. `GET /calls` returns them as JSON.
+    times: Vec<(String, f64)>,
 }
 
 impl RecordedAws {
@@ -38,7 +47,7 @@ impl RecordedAws {
         Self::scripted(denied, |_, _| None)
     }
 
-    /// `answer` may answer a call (its action and body) in the API's place: status and body.
+    /// `answer` gets a call's action and body, and may return a status and a body in the API's place.
     pub fn scripted(
         denied: Option<&str>,
         answer: impl Fn(&str, &str) -> Option<(u16, String)> + Send + 'static,
@@ -53,27 +62,37 @@ impl RecordedAws {
         })
     }
 
-    /// `answer` decides on every request, which is given as the calls that it amounts to (the one that it names first) and
-    /// its body.
+    /// `answer` decides on every request. It gets the calls that the request amounts to, the named one first, and the body.
     pub fn played(answer: impl FnMut(&[AwsCall], &str) -> Answer + Send + 'static) -> Self {
-        let server = Arc::new(tiny_http::Server::http("127.0.0.1:0").unwrap());
-        let endpoint = format!("http://{}", server.server_addr().to_ip().unwrap());
-        let calls: Arc<Mutex<Vec<AwsCall>>> = Arc::default();
-        let record = calls.clone();
-        let own = server.clone();
-        std::thread::spawn(move || serve(&own, &record, answer));
-        Self { calls, endpoint, server }
+        Self::threaded(1, answer)
+    }
+
+    /// The same with so many requests at a time; `answer` still decides on one at a time.
+    pub fn threaded(threads: usize, answer: impl FnMut(&[AwsCall], &str) -> Answer + Send + 'static) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        // Accepted connections inherit the option: no response waits for an acknowledgement of its first half.
+        rustix::net::sockopt::set_tcp_nodelay(&listener, true).unwrap();
+        let endpoint = format!("http://{}", listener.local_addr().unwrap());
+        let server = Arc::new(tiny_http::Server::from_listener(listener, None).unwrap());
+        let (record, answer) = (Arc::<Mutex<Record>>::default(), Arc::new(Mutex::new(answer)));
+        for _ in 0..threads {
+            let (server, record, answer) = (server.clone(), record.clone(), answer.clone());
+            std::thread::spawn(move || serve(&server, &record, &answer));
+        }
+        Self { record, endpoint, server, threads }
     }
 
     pub fn calls(&self) -> Vec<AwsCall> {
-        self.calls.lock().unwrap().clone()
+        self.record.lock().unwrap().calls.clone()
     }
 }
 
 impl Drop for RecordedAws {
     /// Ends the server's threads: a soak starts thousands of servers.
     fn drop(&mut self) {
-        self.server.unblock();
+        for _ in 0..self.threads {
+            self.server.unblock();
+        }
     }
 }
 
@@ -98,7 +117,7 @@ impl Asked {
         }
     }
 
-    /// What AWS says to whoever may not.
+    /// The status and body with which AWS denies a call.
     fn denial(&self, call: &AwsCall) -> (u16, String) {
         let message = format!(
             "User: arn:aws:sts::123456789012:assumed-role/build/x is not authorized to perform: {} on resource: {} because no identity-based policy allows the {} action",
@@ -107,7 +126,7 @@ impl Asked {
         if self.head.iter().any(|(name, _)| name.eq_ignore_ascii_case("x-amz-target")) {
             (400, serde_json::json!({ "__type": "AccessDeniedException", "message": message }).to_string())
         } else if call.action.starts_with("scheduler:") {
-            // Its kind of error stands in a header in AWS, and the SDKs take it from the body as well.
+            // AWS names the kind of error in a header; the SDKs read it from the body as well.
             (403, serde_json::json!({ "__type": "AccessDeniedException", "Message": message }).to_string())
         } else {
             (
@@ -119,7 +138,7 @@ impl Asked {
         }
     }
 
-    /// Passes it on to the bed's API.
+    /// Forwards it to the bed's API.
     fn forward(&self) -> (u16, String) {
         let address = aws_endpoint();
         let host = address.strip_prefix("http://").unwrap();
@@ -142,14 +161,22 @@ impl Asked {
 
 fn serve(
     server: &tiny_http::Server,
-    record: &Mutex<Vec<AwsCall>>,
-    mut answer: impl FnMut(&[AwsCall], &str) -> Answer,
+    record: &Mutex<Record>,
+    answer: &Mutex<impl FnMut(&[AwsCall], &str) -> Answer>,
 ) {
     for mut request in server.incoming_requests() {
+        let begin = Instant::now();
         let asked = Asked::read(&mut request);
+        if asked.url == "/calls" {
+            let times = serde_json::json!(record.lock().unwrap().times);
+            let _ = request.respond(tiny_http::Response::from_string(times.to_string()));
+            continue;
+        }
         let calls = aws_calls(&asked.method, &asked.url, &asked.head, &asked.body);
-        record.lock().unwrap().extend(calls.iter().cloned());
-        let (status, text) = match answer(&calls, &asked.body) {
+        record.lock().unwrap().calls.extend(calls.iter().cloned());
+        // The lock is not held while the bed's API works.
+        let decision = (*answer.lock().unwrap())(&calls, &asked.body);
+        let (status, text) = match decision {
             Answer::Forwarded => asked.forward(),
             Answer::Said(status, text) => (status, text),
             Answer::Instead(status, text) => {
@@ -158,6 +185,7 @@ fn serve(
             }
             Answer::Denied(call) => asked.denial(&call),
         };
+        record.lock().unwrap().times.push((calls[0].action.clone(), begin.elapsed().as_secs_f64()));
         let response = tiny_http::Response::from_string(text).with_status_code(status);
         let _ = request.respond(response);
     }

@@ -2,6 +2,7 @@
 
 use crate::ecs_api::{EcsApi, Fault, OneOff, Scenario, Service, TaskOutcome};
 use crate::harness::{Outcome, Project, eventually};
+use indoc::formatdoc;
 use serde_json::json;
 
 /// A project that registers a revision and runs it once, as the service's tasks run.
@@ -11,9 +12,16 @@ fn project(service: &Service, options: &str) -> Project {
     let definition = json!({ "family": name, "containerDefinitions": [
         { "name": "web", "image": "new", "memory": 64, "logConfiguration": log },
         { "name": "side", "image": "side", "memory": 64, "essential": false }] });
-    Project::new(&format!(
-        "version: 1\nname: t\nenv: {{ shell: sh }}\nphases:\n  post_build:\n    steps:\n      - task-definition: {{ file: td.json }}\n      - run-task: {{ cluster: {cluster}, service: {name}, container: web, command: [./migrate, \"--to=x\"], environment: {{ A: \"\" }}{options} }}\n"
-    ))
+    Project::new(&formatdoc! {r#"
+        version: 1
+        name: t
+        env: {{ shell: sh }}
+        phases:
+          post_build:
+            steps:
+              - task-definition: {{ file: td.json }}
+              - run-task: {{ cluster: {cluster}, service: {name}, container: web, command: [./migrate, "--to=x"], environment: {{ A: "" }}{options} }}
+    "#})
     .file("td.json", definition.to_string())
 }
 
@@ -65,7 +73,18 @@ fn why_no_task_was_started_is_explained() {
     let (outcome, _) = played(OneOff::refused("RESOURCE:MEMORY", ""), "", &[]);
     outcome.exits(3).ends_with("no container instance has enough memory left (RESOURCE:MEMORY)");
     let service = Service::fresh();
-    let project = project(&service, "").file("pipeline.yml", format!("version: 1\nname: t\nphases:\n  build:\n    steps:\n      - task-definition: {{ file: td.json }}\n      - run-task: {{ cluster: {0}, service: {0}, container: wbe, command: x }}\n", service.name));
+    let project = project(&service, "").file(
+        "pipeline.yml",
+        formatdoc! {"
+            version: 1
+            name: t
+            phases:
+              build:
+                steps:
+                  - task-definition: {{ file: td.json }}
+                  - run-task: {{ cluster: {0}, service: {0}, container: wbe, command: x }}
+        ", service.name},
+    );
     let outcome = project.runner("validate").run().exits(2);
     outcome.complains("pipeline.yml:7:").complains("has no container `wbe`").complains("did you mean `web`?");
     let ecs = EcsApi::of(service);

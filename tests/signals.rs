@@ -1,6 +1,7 @@
 //! Signals: the run stops in order, `finally` runs, nothing stays behind.
 
 use crate::harness::{Project, containers_of, eventually};
+use indoc::indoc;
 use std::time::Instant;
 
 const SLEEPER: &str = "  build:\n    steps:\n      - run: 'sleep 300 & echo $! > child; touch begun; wait'\n      - run: echo never\n    finally:\n      - run: echo cleaned\n";
@@ -42,8 +43,13 @@ fn after_a_stop_the_same_call_starts_anew() {
 fn an_engine_that_never_answers_can_be_stopped() {
     let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let host = format!("tcp://{}", silent.local_addr().unwrap());
-    let project = Project::new("version: 1\nname: t\nimages: { app: { repository: t, tags: [t] } }\nphases: { build: { steps: [{ build: app }] } }\n")
-        .file("Dockerfile", "FROM busybox:1.36\n");
+    let project = Project::new(indoc! {"
+        version: 1
+        name: t
+        images: { app: { repository: t, tags: [t] } }
+        phases: { build: { steps: [{ build: app }] } }
+    "})
+    .file("Dockerfile", "FROM busybox:1.36\n");
     let begin = Instant::now();
     let running = project.runner("run").env("DOCKER_HOST", &host).start();
     std::thread::sleep(std::time::Duration::from_millis(500));
@@ -80,7 +86,12 @@ fn a_closed_log_does_not_hang_the_run() {
 #[test]
 fn a_stopped_container_test_leaves_no_container() {
     let project = Project::new(
-        "version: 1\nname: t\nimages: { app: { repository: t, tags: [stopped] } }\nphases: { build: { steps: [{ build: app }, { test: app, command: [sh, -c, \"echo up; sleep 300\"] }] } }\n",
+        indoc! {r#"
+            version: 1
+            name: t
+            images: { app: { repository: t, tags: [stopped] } }
+            phases: { build: { steps: [{ build: app }, { test: app, command: [sh, -c, "echo up; sleep 300"] }] } }
+        "#},
     )
     .file("Dockerfile", "FROM busybox:1.36\n");
     let running = project.runner("run").start();
@@ -118,10 +129,16 @@ fn a_reader_that_stops_reading_delays_the_run_but_not_its_end() {
 
 #[test]
 fn a_line_without_an_end_takes_no_memory() {
-    let project = Project::new(
-        "version: 1\nname: t\nenv: { shell: sh, parameter-store: { A: /a, B: /b } }\nphases: { build: { steps: [{ run: 'head -c 100000000 /dev/zero' }] } }\n",
-    )
-    .file("env", "A=correct-horse\nB=\"-----BEGIN KEY-----\\nMIIEvQIBADANBgkqhkiG9w0BAQEF\\n-----END KEY-----\\n\"\n");
+    let project = Project::new(indoc! {"
+        version: 1
+        name: t
+        env: { shell: sh, parameter-store: { A: /a, B: /b } }
+        phases: { build: { steps: [{ run: 'head -c 100000000 /dev/zero' }] } }
+    "})
+    .file(
+        "env",
+        "A=correct-horse\nB=\"-----BEGIN KEY-----\\nMIIEvQIBADANBgkqhkiG9w0BAQEF\\n-----END KEY-----\\n\"\n",
+    );
     let mut running = project.runner("run --env-file env").start();
     let log = running.drain();
     let (outcome, peak) = running.finish_measured();

@@ -1,6 +1,7 @@
 //! `skip-unchanged`: what is there already is neither built, nor tested, nor pushed.
 
 use crate::harness::{Project, docker, registry, served_digest, shell, unique};
+use indoc::formatdoc;
 
 /// A project of its own in a directory of its own, as on a fresh host, whose image is of that repository and base.
 struct Case {
@@ -17,9 +18,16 @@ impl Case {
 
     fn project(&self, image: &str, steps: &str) -> Project {
         let Self { repository, base } = self;
-        Project::new(&format!(
-            "version: 1\nname: t\nimages:\n  app: {{ repository: {repository}, dockerfile: web.docker, create: true, skip-unchanged: true, tags: [\"${{TAG:-v1}}\"]{image} }}\nphases:\n  build:\n    steps:\n      - build: app\n{steps}"
-        ))
+        Project::new(&formatdoc! {r#"
+            version: 1
+            name: t
+            images:
+              app: {{ repository: {repository}, dockerfile: web.docker, create: true, skip-unchanged: true, tags: ["${{TAG:-v1}}"]{image} }}
+            phases:
+              build:
+                steps:
+                  - build: app
+            {steps}"#})
         .file("web.docker", format!("FROM {base}\nARG WHAT\nRUN : {repository}\nCOPY src /src\n"))
         .file("src/a", "one")
         // Otherwise every change of the file is one of the image.

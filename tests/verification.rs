@@ -4,6 +4,7 @@ use crate::ecs_api::{EcsApi, Fault, Scenario, Service};
 use crate::harness::{
     Outcome, Project, api_at, aws_endpoint, registry, secrets_manager, ssm, task_role, unique,
 };
+use indoc::formatdoc;
 use serde_json::{Value, json};
 
 /// A definition with these fields, and these of its container `web`, is registered and deployed.
@@ -14,10 +15,15 @@ fn deployed(service: Service, task: &Value, container: &Value, faults: &[Fault])
         .as_object_mut()
         .unwrap()
         .extend(container.as_object().unwrap().clone());
-    let project = Project::new(&format!(
-        "version: 1\nname: t\nphases:\n  build:\n    steps:\n      - task-definition: {{ file: td.json }}\n      - deploy: {{ cluster: {0}, service: {0} }}\n",
-        service.name
-    ))
+    let project = Project::new(&formatdoc! {"
+        version: 1
+        name: t
+        phases:
+          build:
+            steps:
+              - task-definition: {{ file: td.json }}
+              - deploy: {{ cluster: {0}, service: {0} }}
+    ", service.name})
     .file("td.json", definition.to_string());
     let ecs = faults.iter().cloned().fold(Scenario::new([service]), Scenario::fault).start();
     (project.runner("run --publish").on(&ecs).run(), ecs)
@@ -105,8 +111,13 @@ fn images_are_in_ecr_for_the_tasks_platform() {
     let image = |reference: &str| json!({ "image": format!("{}/{name}{reference}", registry()) });
     let missing = format!("@sha256:{}", "0".repeat(64));
     refused(&json!({}), &image(&missing), &["the image of `web` is not in its repository", "push it first"]);
-    let project = Project::new(&format!("version: 1\nname: t\nimages: {{ app: {{ repository: {name}, create: true, tags: [\"${{TAG:-v1}}\"] }} }}\nphases: {{ build: {{ steps: [{{ build: app }}, {{ push: app }}] }} }}\n"))
-        .file("Dockerfile", "FROM busybox:1.36\nCMD [\"true\"]\n");
+    let project = Project::new(&formatdoc! {r#"
+        version: 1
+        name: t
+        images: {{ app: {{ repository: {name}, create: true, tags: ["${{TAG:-v1}}"] }} }}
+        phases: {{ build: {{ steps: [{{ build: app }}, {{ push: app }}] }} }}
+    "#})
+    .file("Dockerfile", "FROM busybox:1.36\nCMD [\"true\"]\n");
     project.runner("run --publish").aws().run().exits(0);
     accepted(&json!({}), &image(":v1"));
     refused(&json!({}), &image(":v2"), &["is not in its repository"]);

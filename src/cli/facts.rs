@@ -127,8 +127,7 @@ pub(crate) fn context_sizes(
     directory: &Path,
 ) -> HashMap<String, ContextSize> {
     let size = |image: &Image| {
-        let unknown =
-            |reason: String| ContextSize { context_problem: Some(reason), ..ContextSize::default() };
+        let unknown = |reason: String| ContextSize { problem: Some(reason), ..ContextSize::default() };
         let Ok(context) = image.context.resolve(values) else {
             return unknown("the directory is unknown before the run".to_owned());
         };
@@ -150,9 +149,7 @@ pub(crate) fn context_sizes(
             true
         });
         match walked {
-            Ok(()) => {
-                ContextSize { context_files: Some(files), context_bytes: Some(bytes), context_problem: None }
-            }
+            Ok(()) => ContextSize { files: Some(files), bytes: Some(bytes), problem: None },
             Err(error) => unknown(crate::exit::chain(&error.placed(|| ignore))),
         }
     };

@@ -179,7 +179,7 @@ fn text(outline: &Outline) -> String {
         text.push_str("\nimages\n");
     }
     for image in &outline.images {
-        let size = match (image.size.context_files, image.size.context_bytes, &image.size.context_problem) {
+        let size = match (image.size.files, image.size.bytes, &image.size.problem) {
             (Some(files), Some(bytes), _) => {
                 let plural = if files == 1 { "" } else { "s" };
                 format!("{files} file{plural}, {}", crate::text::human_size(bytes))

@@ -71,8 +71,10 @@ fn rows(keys: &[&Key], page: &mut String) {
             (false, None) => String::new(),
         };
         let later = if key.ready { "" } else { "*Later.* " };
-        let about = key.about.strip_prefix("`test`: ").unwrap_or(key.about);
-        let mut about: String = later.chars().chain(about.chars()).collect();
+        let mut about = match key.about.strip_prefix("`test`: ") {
+            Some(about) => format!("{later}{}{}", about[..1].to_uppercase(), &about[1..]),
+            None => format!("{later}{}", key.about),
+        };
         if let Some(example) = key.example {
             about.push_str(&format!(" Example: `{example}`"));
         }

@@ -109,15 +109,14 @@ pub(crate) struct ImageOutline {
 
 /// The size of a build context without the files that `.dockerignore` excludes.
 #[derive(Debug, Clone, Default, Serialize)]
-#[serde(rename_all = "kebab-case")]
 pub(crate) struct ContextSize {
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) context_files: Option<u64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) context_bytes: Option<u64>,
+    #[serde(rename = "context-files", skip_serializing_if = "Option::is_none")]
+    pub(crate) files: Option<u64>,
+    #[serde(rename = "context-bytes", skip_serializing_if = "Option::is_none")]
+    pub(crate) bytes: Option<u64>,
     /// Why the size is unknown.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) context_problem: Option<String>,
+    #[serde(rename = "context-problem", skip_serializing_if = "Option::is_none")]
+    pub(crate) problem: Option<String>,
 }
 
 /// The input of [`outline`].

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 /// The service that assumes the roles of tasks.
 pub(crate) const TASKS: &str = "ecs-tasks.amazonaws.com";
-/// The service that assumes the roles of EventBridge rules.
+/// The service that assumes the roles of `EventBridge` rules.
 pub(crate) const EVENTS: &str = "events.amazonaws.com";
 /// The service that assumes the roles of schedules.
 pub(crate) const SCHEDULER: &str = "scheduler.amazonaws.com";

@@ -1,4 +1,4 @@
-//! What permissions are about: ARNs, made from what the pipeline names.
+//! The resources of permissions: ARNs, made of the names in the pipeline.
 
 use crate::address::partition_of;
 
@@ -11,7 +11,7 @@ pub(crate) enum Resource {
     Exact(String),
     /// An ARN made of the names in the pipeline.
     Made {
-        /// The service, as ARNs spell it.
+        /// The name of the service in ARNs.
         service: &'static str,
         /// Absent if unknown.
         region: Option<String>,

@@ -28,8 +28,6 @@ use std::path::PathBuf;
 const TAG_LENGTH: usize = 40;
 /// Changes when what a fingerprint is made of does.
 const VERSION: &str = "3";
-/// Docker Hub, which names without a registry mean.
-
 /// Why nothing can be said of an image's sources.
 struct Missing(String);
 

@@ -1,7 +1,7 @@
 //! Of the stand-in itself.
 
-use super::{EcsApi, Fault, OneOff, Scenario, Service, TaskOutcome, revision, steps};
-use crate::harness::{api_at, ecs, ecs_service};
+use super::{EcsApi, Fault, OneOff, Scenario, Script, Service, TaskOutcome, revision, steps};
+use crate::bed::{api_at, ecs, ecs_service};
 use serde_json::{Value, json};
 
 fn ask(api: &EcsApi, operation: &str, body: &Value) -> Value {
@@ -73,6 +73,24 @@ fn a_deployment_takes_its_steps() {
     assert_eq!(gone["failures"][0]["reason"], "MISSING");
     assert_eq!(api.runs(&name), revision(&name, 2));
     assert_eq!((api.count("ecs:UpdateService"), api.count("ecs:DescribeServices")), (2, 5));
+}
+
+/// As `./dev demo` uses it.
+#[test]
+fn a_service_of_the_bed_takes_its_time() {
+    let name = service().name;
+    let service =
+        Service::at_bed(&name, &name).deploys(Script::rollout(1.0, 1)).deploys(Script::rollout(0.0, 1));
+    assert_eq!((service.definition.clone(), service.desired), (revision(&name, 1), 1));
+    let api = EcsApi::of(service);
+    update(&api, &name);
+    let state = || describe(&api, &name)["deployments"][0]["rolloutState"].as_str().unwrap().to_owned();
+    assert_eq!((state(), state()), ("IN_PROGRESS".to_owned(), "IN_PROGRESS".to_owned()));
+    std::thread::sleep(std::time::Duration::from_secs(1));
+    assert_eq!((state(), api.runs(&name)), ("COMPLETED".to_owned(), revision(&name, 2)));
+    let again = json!({ "cluster": name, "service": name, "forceNewDeployment": true });
+    ask(&api, "UpdateService", &again);
+    assert_eq!(state(), "COMPLETED");
 }
 
 #[test]

@@ -18,6 +18,7 @@
 //! ```
 
 mod answers;
+#[cfg(test)]
 mod checks;
 mod script;
 mod state;
@@ -25,7 +26,6 @@ mod tasks;
 
 pub use script::{Fault, OneOff, Script, Service, Step, TaskOutcome, revision, steps};
 
-use crate::harness::Call;
 use crate::recorded_aws::{Answer, AwsCall, RecordedAws};
 use script::Kind;
 use serde_json::{Value, json};
@@ -67,12 +67,17 @@ impl Scenario {
     }
 
     pub fn start(self) -> EcsApi {
+        self.threaded(1)
+    }
+
+    /// The same with so many requests at a time.
+    pub fn threaded(self, threads: usize) -> EcsApi {
         let state = State::new(self.services, self.one_offs);
         let stage =
             Stage { state, asked: Vec::new(), said: BTreeMap::new(), faults: self.faults, more: self.more };
         let stage = Arc::new(Mutex::new(stage));
         let own = stage.clone();
-        let aws = RecordedAws::played(move |calls, body| own.lock().unwrap().answer(calls, body));
+        let aws = RecordedAws::threaded(threads, move |calls, body| own.lock().unwrap().answer(calls, body));
         EcsApi { endpoint: aws.endpoint.clone(), aws, stage }
     }
 }
@@ -134,13 +139,6 @@ impl EcsApi {
     fn look<T>(&self, service: &str, see: impl Fn(&state::Playing) -> T) -> T {
         let stage = self.stage.lock().unwrap();
         see(stage.state.services.iter().find(|playing| playing.service.name == service).unwrap())
-    }
-}
-
-impl Call<'_> {
-    /// Where AWS is this stand-in, at the bed's other services; deployments are looked at often.
-    pub fn on(self, ecs: &EcsApi) -> Self {
-        self.aws().env("AWS_ENDPOINT_URL", &ecs.endpoint).env("RUNNER_ECS_POLL", "20")
     }
 }
 

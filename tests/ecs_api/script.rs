@@ -1,6 +1,6 @@
 //! What the stand-in is told to play: services, what becomes of their deployments, tasks of their own, and faults.
 
-use crate::harness::ecs_service;
+use crate::bed::{ecs, ecs_service};
 use serde_json::{Value, json};
 
 /// A service. It begins with one successful deployment.
@@ -10,7 +10,7 @@ pub struct Service {
     pub name: String,
     /// The revision that it runs, as an ARN.
     pub definition: String,
-    pub(super) desired: i64,
+    pub desired: i64,
     pub(super) circuit_breaker: (bool, bool),
     pub(super) controller: String,
     pub(super) scripts: Vec<Script>,
@@ -36,6 +36,17 @@ impl Service {
     pub fn fresh() -> Self {
         let name = ecs_service();
         Self::new(&name, &name, &revision(&name, 1))
+    }
+
+    /// A service that exists at the bed, with its revision, its count and its launch type.
+    pub fn at_bed(cluster: &str, name: &str) -> Self {
+        let found =
+            ecs("DescribeServices", &json!({ "cluster": cluster, "services": [name] }))["services"][0].take();
+        let definition = found["taskDefinition"].as_str();
+        let definition = definition.unwrap_or_else(|| panic!("the bed has no service {name} in {cluster}"));
+        Self::new(cluster, name, definition)
+            .desired(found["desiredCount"].as_i64().unwrap_or(1))
+            .with("launchType", found["launchType"].clone())
     }
 
     pub fn desired(mut self, count: i64) -> Self {
@@ -105,10 +116,21 @@ pub fn revision(family: &str, number: u32) -> String {
 pub struct Script {
     pub(super) steps: Vec<Step>,
     pub(super) when_stopped: Vec<Step>,
+    pub(super) seconds: f64,
 }
 
 impl Script {
-    /// What becomes of it once somebody has called `StopServiceDeployment`, in the place of a rollback that succeeds.
+    /// A rollout that succeeds after this many seconds, or at once.
+    pub fn rollout(seconds: f64, desired: i64) -> Self {
+        let mut script = Self::from([steps::progress(0, desired), steps::succeed()]);
+        if seconds <= 0.0 {
+            script.steps.remove(0);
+        }
+        script.seconds = seconds;
+        script
+    }
+
+    /// The steps that follow a `StopServiceDeployment`, instead of a rollback that succeeds.
     pub fn when_stopped(mut self, steps: impl Into<Vec<Step>>) -> Self {
         self.when_stopped = steps.into();
         self
@@ -117,7 +139,7 @@ impl Script {
 
 impl From<Vec<Step>> for Script {
     fn from(steps: Vec<Step>) -> Self {
-        Self { steps, when_stopped: steps::rollback_on_request() }
+        Self { steps, when_stopped: steps::rollback_on_request(), seconds: 0.0 }
     }
 }
 

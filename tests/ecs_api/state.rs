@@ -88,6 +88,8 @@ pub(super) struct Deployment {
     pub rollback: Option<Value>,
     pub configuration: Value,
     steps: VecDeque<Step>,
+    /// The last step is not taken before this time.
+    not_before: f64,
     pub when_stopped: Vec<Step>,
 }
 
@@ -142,6 +144,7 @@ impl Deployment {
             rollback: None,
             configuration,
             steps: script.steps.into(),
+            not_before: now() + script.seconds,
             when_stopped: script.when_stopped,
             id,
         }
@@ -154,6 +157,15 @@ impl Deployment {
     /// From now on, these steps.
     pub fn follow(&mut self, steps: Vec<Step>) {
         self.steps = steps.into();
+        self.not_before = 0.0;
+    }
+
+    /// Takes the next of its steps, unless the last one is left and its time has not come.
+    fn next_step(&mut self) -> Option<Step> {
+        if self.steps.len() == 1 && now() < self.not_before {
+            return None;
+        }
+        self.steps.pop_front()
     }
 
     /// It is over.
@@ -258,7 +270,7 @@ impl State {
             return;
         }
         let Some(number) = playing.deployments.iter().rposition(|it| !it.is_final()) else { return };
-        let Some(step) = playing.deployments[number].steps.pop_front() else { return };
+        let Some(step) = playing.deployments[number].next_step() else { return };
         if step.deleted {
             playing.life = Life::Inactive;
             playing.deployments[number].finish();

@@ -2,7 +2,7 @@
 
 use super::script::{ContainerOutcome, TaskOutcome};
 use super::state::{Said, ids, last, now, refusal};
-use crate::harness::ecs;
+use crate::bed::ecs;
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, VecDeque};
 

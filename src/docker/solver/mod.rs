@@ -4,6 +4,7 @@
 //! files, secrets and registry credentials as the build needs them. On `/grpc` runner is the client: it starts the build and
 //! follows its progress. Written on bollard's protocol crate because bollard's own driver drops progress and result.
 
+mod agent;
 mod dockerfile;
 mod filesync;
 mod progress;

@@ -1,21 +1,11 @@
-//! SSH agents for `RUN --mount=type=ssh`: one that runs on this machine, or keys that runner answers for itself. Either way no
-//! key leaves this process.
+//! SSH agents for `RUN --mount=type=ssh`: one that runs on this machine, or runner itself with a key file. In both cases the
+//! build gets signatures and no key.
 
+use super::agent::AgentKey;
 use crate::docker::DockerError;
 use bollard_buildkit_proto::moby::sshforward::v1::ssh_server::Ssh;
 use bollard_buildkit_proto::moby::sshforward::v1::{BytesMessage, CheckAgentRequest, CheckAgentResponse};
-use futures_util::{SinkExt, StreamExt};
-use rsa::pkcs1v15::SigningKey;
-
-use bytes::BytesMut;
-use rsa::sha2::{Sha256, Sha512};
-use rsa::signature::{SignatureEncoding, Signer};
-use ssh_agent_lib::codec::Codec;
-use ssh_agent_lib::error::AgentError;
-use ssh_agent_lib::proto::signature::{RSA_SHA2_256, RSA_SHA2_512};
-use ssh_agent_lib::proto::{Identity, Request as Asked, Response as Answer, SignRequest};
-use ssh_key::private::{KeypairData, RsaKeypair};
-use ssh_key::{Algorithm, HashAlg, PrivateKey, Signature};
+use ssh_key::PrivateKey;
 use std::collections::HashMap;
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
@@ -24,23 +14,20 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::UnixStream;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
-use tokio_util::codec::{Decoder, Encoder, Framed};
 use tonic::{Request, Response, Status, Streaming};
 
 /// How much one message carries, in bytes.
 const CHUNK: usize = 32 * 1024;
-/// The longest message that is taken from a build, in bytes; OpenSSH's own limit.
-const LONGEST_MESSAGE: u32 = 256 * 1024;
-/// The id of an agent where the Dockerfile names none.
+/// The id of an agent if the Dockerfile names none.
 const DEFAULT_ID: &str = "default";
 
-/// What answers for keys.
+/// An agent that holds keys for a build.
 #[derive(Clone)]
 pub(crate) enum SshAgent {
-    /// The socket of an agent.
+    /// The socket of an agent that runs on this machine.
     Socket(PathBuf),
-    /// A key that is answered for here.
-    Key(Arc<PrivateKey>),
+    /// A key for which runner is the agent.
+    Key(Arc<AgentKey>),
 }
 
 impl SshAgent {
@@ -54,18 +41,21 @@ impl SshAgent {
         let text = std::fs::read_to_string(path).map_err(|error| failed(error.to_string()))?;
         let key = PrivateKey::from_openssh(&text).map_err(|_| {
             failed(
-                "is no private key in OpenSSH's form (`ssh-keygen -p -f KEY` writes an older form anew)"
+                "is no private key in OpenSSH's form (`ssh-keygen -p -f KEY` converts older forms)"
                     .to_owned(),
             )
         })?;
         if key.is_encrypted() {
             return Err(failed("has a passphrase; give it to an ssh-agent, and write `default`".to_owned()));
         }
+        let key = AgentKey::new(&key).ok_or_else(|| {
+            failed("cannot sign: use a key of type Ed25519, ECDSA or RSA (at least 2048 bits)".to_owned())
+        })?;
         Ok(Self::Key(Arc::new(key)))
     }
 }
 
-/// The service that a build asks for agents by their id.
+/// The service that connects a build to an agent by its id.
 pub(crate) struct Forward {
     pub(crate) agents: HashMap<String, SshAgent>,
 }
@@ -107,7 +97,7 @@ impl Ssh for Forward {
             }
             SshAgent::Key(key) => {
                 let (agent, ours) = tokio::io::duplex(CHUNK);
-                tokio::spawn(answer(ours, key));
+                tokio::spawn(async move { key.serve(ours).await });
                 tokio::spawn(pump(agent, request.into_inner(), sender));
             }
         }
@@ -115,7 +105,7 @@ impl Ssh for Forward {
     }
 }
 
-/// Carries bytes between an agent and the build until one of the two is through.
+/// Copies bytes between an agent and the build until one of them closes the connection.
 async fn pump(
     agent: impl AsyncRead + AsyncWrite,
     mut incoming: Streaming<BytesMessage>,
@@ -143,74 +133,4 @@ async fn pump(
         ((), ()) = async { tokio::join!(ask, answer) } => {}
         () = outgoing.closed() => {}
     }
-}
-
-/// Answers as an agent that holds one key. It can be used and listed, and nothing else.
-async fn answer(stream: impl AsyncRead + AsyncWrite + Unpin, key: Arc<PrivateKey>) {
-    let mut asked = Framed::new(stream, Bounded(Codec::default()));
-    while let Some(Ok(request)) = asked.next().await {
-        let answer = match request {
-            Asked::RequestIdentities => Answer::IdentitiesAnswer(vec![Identity {
-                credential: key.public_key().key_data().clone().into(),
-                comment: key.comment().to_owned(),
-            }]),
-            Asked::SignRequest(request) => sign(&key, &request).map_or(Answer::Failure, Answer::SignResponse),
-            Asked::Extension(_) => Answer::ExtensionFailure,
-            _ => Answer::Failure,
-        };
-        if asked.send(answer).await.is_err() {
-            return;
-        }
-    }
-}
-
-/// The agent's messages, none longer than [`LONGEST_MESSAGE`].
-struct Bounded(Codec<Asked, Answer>);
-
-impl Decoder for Bounded {
-    type Item = Asked;
-    type Error = AgentError;
-
-    fn decode(&mut self, bytes: &mut BytesMut) -> Result<Option<Asked>, AgentError> {
-        let length = bytes.first_chunk().map(|length| u32::from_be_bytes(*length));
-        if length.is_some_and(|length| length > LONGEST_MESSAGE) {
-            return Err(AgentError::Failure);
-        }
-        self.0.decode(bytes)
-    }
-}
-
-impl Encoder<Answer> for Bounded {
-    type Error = AgentError;
-
-    fn encode(&mut self, answer: Answer, bytes: &mut BytesMut) -> Result<(), AgentError> {
-        self.0.encode(answer, bytes)
-    }
-}
-
-fn sign(key: &PrivateKey, request: &SignRequest) -> Option<Signature> {
-    if request.credential.key_data() != key.public_key().key_data() {
-        return None;
-    }
-    match key.key_data() {
-        KeypairData::Rsa(pair) => sign_rsa(pair, &request.data, request.flags),
-        _ => key.try_sign(&request.data).ok(),
-    }
-}
-
-/// Signs with the hash that the flags want. SHA-1, which they mean where they are not set, is not given any more: servers have
-/// refused it since OpenSSH 8.8.
-fn sign_rsa(pair: &RsaKeypair, data: &[u8], flags: u32) -> Option<Signature> {
-    let number = |number: &ssh_key::Mpint| rsa::BigUint::try_from(number).ok();
-    let primes = vec![number(&pair.private.p)?, number(&pair.private.q)?];
-    let (n, e, d) = (number(&pair.public.n)?, number(&pair.public.e)?, number(&pair.private.d)?);
-    let key = rsa::RsaPrivateKey::from_components(n, e, d, primes).ok()?;
-    let (hash, signature) = if flags & RSA_SHA2_512 != 0 {
-        (HashAlg::Sha512, SigningKey::<Sha512>::new(key).try_sign(data).ok()?.to_vec())
-    } else if flags & RSA_SHA2_256 != 0 {
-        (HashAlg::Sha256, SigningKey::<Sha256>::new(key).try_sign(data).ok()?.to_vec())
-    } else {
-        return None;
-    };
-    Signature::new(Algorithm::Rsa { hash: Some(hash) }, signature).ok()
 }

@@ -65,10 +65,8 @@ pub(crate) fn check_parameter(text: &str) -> Result<(), String> {
     if Arn::is_prefix_of(text) {
         let resource = Arn::parse(text).filter(|arn| arn.service() == "ssm").map(|arn| arn.resource());
         let is_parameter = |name: &str| name.starts_with("parameter/") && !name.contains(['*', '?']);
-        return match resource.is_some_and(is_parameter) {
-            true => Ok(()),
-            false => Err("this is not the ARN of a parameter".to_owned()),
-        };
+        let name = resource.filter(|name| is_parameter(name));
+        return name.map(drop).ok_or_else(|| "this is not the ARN of a parameter".to_owned());
     }
     let (name, _) = split_parameter(text);
     if let Some(bad) = name.chars().find(|c| !(c.is_ascii_alphanumeric() || "/_.-".contains(*c))) {

@@ -124,7 +124,7 @@ pub(crate) static CACHE: Table = Table {
         Key::new(
             "to",
             Kind::Choice(&["none", "inline", "registry"]),
-            "Where to write the cache: `inline` into the image, `registry` to the tag `buildcache` of its repository. `registry` needs an engine with containerd's image store and is `inline` otherwise. With either, the cache is read from there unless `from` is given.",
+            "Where to write the cache and, without `from`, to read it: `inline` in the image, `registry` under the tag `buildcache` of its repository (`inline` if the engine lacks containerd's image store).",
         )
         .default("none"),
     ],
@@ -206,7 +206,7 @@ pub(crate) static STEP: Table = Table {
     about: "A step has exactly one kind, such as `run` or `build`. All other keys are optional. Some of them need `test`.",
     one_of: &[KINDS],
     keys: &[
-        Key::new("run", Kind::OneOrMore(&Kind::Plain), "Runs a command on this machine. A text is a script for the shell, with `-e` and, in bash, `pipefail`. A list is a program and its arguments, without a shell. runner does not resolve `${…}` here; scripts read environment variables.").example("npm ci"),
+        Key::new("run", Kind::OneOrMore(&Kind::Plain), "Runs a command. A text is a script for the shell, with `-e` and, in bash, `pipefail`. A list is a program and its arguments. `${…}` is not resolved; scripts read environment variables.").example("npm ci"),
         Key::new("build", IMAGES, "Builds an image, or a list of them.").example("app"),
         Key::new("test", Kind::Image, "Runs a container of the image that was built. The step fails if its exit code is not 0.").example("app"),
         Key::new("push", IMAGES, "Pushes an image, or a list of them, with all their tags.").example("[app, worker]"),

@@ -253,7 +253,7 @@ impl<'a> AskList<'a> {
             ]);
             asks.push(ask);
             if deploy.on_failure == OnFailure::Rollback {
-                // It takes no resource, although the user guide says so.
+                // It takes no resource, contrary to the user guide.
                 let condition = Some("if it cannot succeed, takes too long, or the run is stopped");
                 asks.push(location.change(
                     "codedeploy:StopDeployment",

@@ -42,7 +42,7 @@ pub(crate) struct Ask<'a> {
     pub(crate) role: Option<String>,
 }
 
-/// Whom a step asks.
+/// The receiver of an [`Ask`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum AskKind {
     Aws,
@@ -181,7 +181,7 @@ impl<'a> Location<'a> {
 }
 
 impl<'a> AskList<'a> {
-    /// The last two are the region and the account if the file names none.
+    /// The pair is the region and the account for names that have none.
     pub(crate) fn new(
         pipeline: &'a Pipeline,
         values: &'a Values,

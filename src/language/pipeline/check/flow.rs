@@ -1,4 +1,4 @@
-//! Checks that everyproduct a step needs is built, pushed or registered before.
+//! Checks that everything a step needs is built, pushed or registered before.
 
 use crate::language::diagnostic::Diagnostic;
 use crate::language::pipeline::model::{

@@ -176,6 +176,7 @@ pub(crate) enum LaunchType {
 }
 
 #[derive(Debug, Clone)]
+#[expect(clippy::struct_field_names, reason = "CodeDeploy is the name of the service")]
 pub(crate) struct Deploy {
     pub(crate) cluster: Template,
     pub(crate) services: Vec<Template>,

@@ -1,0 +1,59 @@
+# `./dev soak`: the long test suites at full size, and fuzzing. Sourced by dev.
+# shellcheck shell=bash
+
+# The instrumentation for libFuzzer, from flags that need no nightly toolchain.
+FUZZ_FLAGS='-Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 -Cllvm-args=-sanitizer-coverage-inline-8bit-counters
+  -Cllvm-args=-sanitizer-coverage-pc-table -Cllvm-args=-sanitizer-coverage-trace-compares -Ccodegen-units=1 --cfg fuzzing'
+
+cmd_soak() { # [SECONDS] [PART]...
+  local seconds=600 part
+  case ${1:-} in [0-9]*)
+    seconds=$1
+    shift
+    ;;
+  esac
+  [ $# -gt 0 ] || set -- torture context faults deployments masker language
+  for part in "$@"; do
+    case $part in
+      torture) soak_tests torture "processes that try to outlive their step, and runs that are killed" ;;
+      context) soak_tests context::generated "3,000 build contexts, compared with docker build" ;;
+      deployments) soak_tests deployments::faults "every deployment scenario with every fault at every call" ;;
+      faults) soak_tests faults:: "pushes to a registry that fails in every way at every point" ;;
+      masker | language) soak_fuzz "$part" "$seconds" ;;
+      *) die 2 "unknown suite $part; the suites are torture, context, faults, deployments, masker and language." ;;
+    esac
+  done
+}
+
+soak_tests() { # FILTER TITLE
+  cmd_up
+  say "soak: $2"
+  cd "$ROOT"
+  # A release build would only be faster.
+  in_bed RUNNER_SOAK=full RUST_TEST_THREADS=1 \
+    cargo test --test blackbox -- --nocapture "$1"
+}
+
+soak_fuzz() { # TARGET SECONDS
+  # libFuzzer is C++.
+  have c++ || have g++ || die 3 "fuzzing needs a C++ compiler: apt-get install g++"
+  cd "$ROOT/tests/fuzz"
+  local fuzzers
+  fuzzers=$(RUSTFLAGS=${FUZZ_FLAGS//$'\n'/ } cargo build --release --locked --message-format=json-render-diagnostics |
+    sed -n 's/.*"executable":"\([^"]*\)".*/\1/p' | tail -n 1 | xargs dirname)
+  local target=$1 seconds=$2 file options=(-max_len=2000)
+  mkdir -p artifacts "corpus/$target"
+  if [ "$target" = language ]; then
+    for file in "$ROOT"/fixtures/webapp/pipeline.yml "$ROOT"/fixtures/pipelines/*/*.yml; do
+      cp "$file" "corpus/language/$(basename "$(dirname "$file")")-$(basename "$file")"
+    done
+    # With the keys of the language as a dictionary, the fuzzer gets past the first lines.
+    jq -r '[.. | objects | .properties? // {} | keys[]] | unique[] | "\"\(.)\""' "$ROOT/docs/pipeline.schema.json" >artifacts/dictionary
+    options=(-max_len=20000 -dict=artifacts/dictionary)
+  fi
+  say "soak: fuzzing the $target for $seconds s"
+  "$fuzzers/$target" "corpus/$target" -max_total_time="$seconds" -timeout=10 -rss_limit_mb=512 -print_final_stats=1 \
+    -artifact_prefix="artifacts/$target-" "${options[@]}" >"artifacts/$target.log" 2>&1 ||
+    die_with_log "artifacts/$target.log" "the fuzzer found something; the input is in tests/fuzz/artifacts."
+  grep -E '^(stat::|Done )' "artifacts/$target.log"
+}
