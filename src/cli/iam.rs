@@ -14,9 +14,15 @@ use std::path::PathBuf;
 
 /// Print the least-privilege IAM policy that this pipeline needs
 #[derive(Debug, Args)]
-#[command(
-    after_help = "Examples:\n  runner iam > policy.json\n  aws iam put-role-policy --role-name codebuild-webapp --policy-name runner --policy-document file://policy.json\n  runner iam --format terraform --region eu-central-1\n\nAn unknown account or region is `*` in JSON, and that of the stack or the provider in the other formats.\nThe permissions of CodeBuild itself (logs, artifacts, networks) are not included."
-)]
+#[command(after_help = "\
+Examples:
+  runner iam > policy.json
+  aws iam put-role-policy --role-name codebuild-webapp --policy-name runner \\
+    --policy-document file://policy.json
+  runner iam --format terraform --region eu-central-1
+
+An unknown account or region is `*` in JSON, and that of the stack or the provider in the other
+formats. The permissions of CodeBuild itself (logs, artifacts, networks) are not included.")]
 pub(crate) struct Arguments {
     /// The pipeline file
     #[arg(long, short, default_value = "pipeline.yml", value_name = "FILE")]

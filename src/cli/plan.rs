@@ -17,9 +17,13 @@ use std::path::PathBuf;
 
 /// Show what a run would do for this commit, branch and environment, and what it would change
 #[derive(Debug, Args)]
-#[command(
-    after_help = "Examples:\n  runner plan                     as CodeBuild would run it, with this commit and branch\n  runner plan --local             as `runner run` would run it here\n  RUNNER_BRANCH=main runner plan --json | jq '.phases[].steps[].changes'\n\nIt changes nothing and needs neither Docker nor credentials."
-)]
+#[command(after_help = "\
+Examples:
+  runner plan            as CodeBuild would run it, with this commit and branch
+  runner plan --local    as `runner run` would run it here
+  RUNNER_BRANCH=main runner plan --json | jq '.phases[].steps[].changes'
+
+It changes nothing and needs neither Docker nor credentials.")]
 pub(crate) struct Arguments {
     /// The pipeline file
     #[arg(long, short, default_value = "pipeline.yml", value_name = "FILE")]

@@ -31,7 +31,7 @@ pub(crate) struct Arguments {
     /// The pipeline file; paths in it are relative to its directory
     #[arg(long, short, default_value = "pipeline.yml", value_name = "FILE")]
     file: PathBuf,
-    /// Run only this phase; can be repeated
+    /// Run only this phase; can be given several times
     #[arg(long = "phase", value_name = "PHASE", value_parser = phase)]
     phases: Vec<PhaseName>,
     /// Push, register, deploy and notify (the default inside CodeBuild)
@@ -40,7 +40,7 @@ pub(crate) struct Arguments {
     /// Connect only to Docker, and write to .runner/ what would be published (the default elsewhere)
     #[arg(long)]
     local: bool,
-    /// Read variables and secrets from a file of KEY=value lines
+    /// Take variables and secrets from a file of KEY=value lines
     #[arg(long, value_name = "FILE")]
     env_file: Option<PathBuf>,
     /// Stop the run after this time, such as 45m; `finally` steps and reports still run

@@ -30,7 +30,7 @@ pub(crate) struct Arguments {
     /// The files to check
     #[arg(value_name = "FILE", default_value = "pipeline.yml")]
     files: Vec<PathBuf>,
-    /// Print the result as one JSON document
+    /// Print one JSON document
     #[arg(long)]
     json: bool,
 }

@@ -16,9 +16,16 @@ use std::path::{Path, PathBuf};
 
 /// Check the requirements of a run: Docker, credentials, permissions, repositories, services
 #[derive(Debug, Args)]
-#[command(
-    after_help = "Examples:\n  runner doctor\n  runner doctor --json | jq '.checks[] | select(.state == \"missing\")'\n\nIt changes nothing. A check without the permission to read is `could not check`.\nExit codes: 0 if nothing is missing, 3 otherwise."
-)]
+#[command(after_help = "\
+Examples:
+  runner doctor
+  runner doctor --json | jq '.checks[] | select(.state == \"missing\")'
+
+It changes nothing. A check without the permission to read is `could not check`.
+
+Exit codes:
+  0  nothing is missing
+  3  something is missing")]
 pub(crate) struct Arguments {
     /// The pipeline file [default: pipeline.yml if it exists; otherwise only the machine is checked]
     #[arg(long, short, value_name = "FILE")]
