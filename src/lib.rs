@@ -25,6 +25,7 @@ pub(crate) mod report;
 pub(crate) mod run;
 pub(crate) mod secret;
 pub(crate) mod step;
+pub(crate) mod style;
 pub(crate) mod text;
 pub(crate) mod tls;
 pub(crate) mod work;

@@ -31,6 +31,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "run",
             "secret",
             "step",
+            "style",
             "text",
             "tls",
             "work",
@@ -75,7 +76,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("plan", &["address", "duration", "language", "text"]),
     ("process", &[]),
     ("registry", &["address", "exit", "files", "secret", "text", "tls"]),
-    ("report", &["event", "exit", "files", "secret", "text", "tls"]),
+    ("report", &["event", "exit", "files", "secret", "style", "text", "tls"]),
     (
         "run",
         &[
@@ -118,6 +119,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "work",
         ],
     ),
+    ("style", &[]),
     ("text", &[]),
     ("tls", &[]),
     ("work", &["exit", "files", "process"]),

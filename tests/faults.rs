@@ -360,7 +360,7 @@ fn a_push_that_is_stopped_says_so_and_leaves_nothing() {
     let running = call.env("TMPDIR", project.path("tmp").display().to_string()).start();
     crate::harness::eventually(|| proxy.left() < usize::MAX, "no upload begins");
     running.signal("INT");
-    running.finish().exits(130).complains("no tag stands for half an image");
+    running.finish().exits(130).complains("no tag refers to an incomplete image");
     assert!(registry.manifest(&repository, "v1").is_none());
     assert_eq!(std::fs::read_dir(project.path("tmp")).unwrap().count(), 0);
     docker(&["rmi", "-f", &image]);

@@ -28,6 +28,7 @@ mod faults;
 mod handing_on;
 mod harness;
 mod image_tests;
+mod json_output;
 mod language;
 mod limits;
 mod masking;

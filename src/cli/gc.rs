@@ -1,40 +1,39 @@
 //! `runner gc`.
 
 use super::load;
-use super::stdio;
+use super::session::Session;
 use crate::engine::gc;
 use crate::exit::{Exit, Failure};
 use clap::Args;
 use std::path::{Path, PathBuf};
 
-/// Remove what interrupted runs left behind: processes, temporary files, containers, networks and volumes
+/// Remove the leftovers of interrupted runs: processes, temporary files, containers, networks, volumes
 #[derive(Debug, Args)]
-#[command(
-    after_help = "Only what belongs to a runner that is gone is removed: containers, networks, volumes and processes of the\nwhole machine, temporary files of this pipeline's directory.\n\nExample:\n  runner gc"
-)]
+#[command(after_help = "\
+Nothing that belongs to a running runner is removed. Containers, networks, volumes and processes are
+searched for on the whole machine, temporary files only in the directory of the pipeline file.
+
+Example:
+  runner gc")]
 pub(crate) struct Arguments {
-    /// The pipeline file, whose directory is looked at
+    /// The pipeline file, whose directory is cleaned
     #[arg(long, short, default_value = "pipeline.yml", value_name = "FILE")]
     file: PathBuf,
 }
 
-pub(crate) fn main(arguments: &Arguments) -> Result<Exit, Failure> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(|error| Failure::environment(format!("cannot start: {error}")))?;
+pub(crate) async fn main(arguments: &Arguments, session: &Session) -> Result<Exit, Failure> {
     let process = load::process();
     let directory = arguments.file.parent().filter(|parent| !parent.as_os_str().is_empty());
     let directory = directory.unwrap_or(Path::new("."));
     let artifacts = load::artifacts(&process, directory);
-    let cleared = runtime.block_on(gc::clear(directory, &artifacts, &load::settings(&process)?.docker))?;
+    let cleared = gc::clear(directory, &artifacts, &load::settings(&process)?.docker).await?;
     for kept in &cleared.kept {
-        stdio::text(&format!("left alone: {kept}"));
+        session.printer.message(&format!("left alone: {kept}"));
     }
     let mut text: String = cleared.removed.iter().map(|removed| format!("removed {removed}\n")).collect();
     if text.is_empty() {
         text.push_str("nothing was left behind\n");
     }
-    stdio::result(&text)?;
+    session.printer.result(&text)?;
     Ok(Exit::Done)
 }

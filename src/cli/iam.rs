@@ -1,7 +1,9 @@
 //! `runner iam`.
 
+use super::facts;
 use super::load::{self, Loaded};
-use super::{facts, stdio};
+use super::printer::Printer;
+use super::session::Session;
 use crate::exit::{Exit, Failure};
 use crate::plan::Mode;
 use crate::plan::asks::{AskList, Unknowns};
@@ -12,9 +14,15 @@ use std::path::PathBuf;
 
 /// Print the least-privilege IAM policy that this pipeline needs
 #[derive(Debug, Args)]
-#[command(
-    after_help = "Examples:\n  runner iam > policy.json\n  aws iam put-role-policy --role-name codebuild-webapp --policy-name runner --policy-document file://policy.json\n  runner iam --format terraform --region eu-central-1\n\nAn unknown account or region is `*` in JSON, and that of the stack or the provider in the other formats.\nThe permissions of CodeBuild itself (logs, artifacts, networks) are not included."
-)]
+#[command(after_help = "\
+Examples:
+  runner iam > policy.json
+  aws iam put-role-policy --role-name codebuild-webapp --policy-name runner \\
+    --policy-document file://policy.json
+  runner iam --format terraform --region eu-central-1
+
+An unknown account or region is `*` in JSON, and that of the stack or the provider in the other
+formats. The permissions of CodeBuild itself (logs, artifacts, networks) are not included.")]
 pub(crate) struct Arguments {
     /// The pipeline file
     #[arg(long, short, default_value = "pipeline.yml", value_name = "FILE")]
@@ -53,14 +61,15 @@ fn region(name: &str) -> Result<String, String> {
     valid.then(|| name.to_owned()).ok_or_else(|| "expected a region such as eu-central-1".to_owned())
 }
 
-pub(crate) fn main(arguments: &Arguments, no_color: bool) -> Result<Exit, Failure> {
-    let loaded = load::load(&load::Request {
+pub(crate) fn main(arguments: &Arguments, session: &Session) -> Result<Exit, Failure> {
+    let request = load::Request {
         file: &arguments.file,
         mode: Some(Mode::Publish),
         env_file: None,
         elsewhere: true,
-        show: load::Show::Text { no_color },
-    })?;
+        json: false,
+    };
+    let loaded = load::load(&request, session)?;
     let region = arguments.region.as_deref().or(loaded.context.region.as_deref());
     let account = arguments.account.as_deref().or(loaded.context.account.as_deref());
     let facts = facts::facts(&loaded.pipeline, &loaded.values, &loaded.directory);
@@ -70,16 +79,17 @@ pub(crate) fn main(arguments: &Arguments, no_color: bool) -> Result<Exit, Failur
         Failure::usage("no step of this pipeline assumes that role")
             .help(format!("the pipeline assumes {}", crate::text::listed(known)))
     })?;
+    let printer = &session.printer;
     match arguments.format {
-        Format::Json => stdio::json(&policy.to_json())?,
-        Format::Terraform => stdio::result(&policy.to_terraform())?,
+        Format::Json => printer.json(&policy.to_json())?,
+        Format::Terraform => printer.result(&policy.to_terraform())?,
         Format::Cloudformation => {
             let template = serde_yaml::to_string(&policy.to_cloudformation())
                 .map_err(|error| Failure::environment(error.to_string()))?;
-            stdio::result(&template)?;
+            printer.result(&template)?;
         }
     }
-    notes(&all, policy, arguments.format);
+    notes(&all, policy, arguments.format, printer);
     Ok(Exit::Done)
 }
 
@@ -94,9 +104,9 @@ pub(crate) fn pipeline_policies(
 }
 
 /// Prints notes about the policy on stderr.
-fn notes(all: &[Policy], policy: &Policy, format: Format) {
+fn notes(all: &[Policy], policy: &Policy, format: Format, printer: &Printer) {
     if format == Format::Json && policy.has_unknown_place() {
-        stdio::text(
+        printer.message(
             "note: the account or the region is unknown and replaced by `*`; set it with --region or --account",
         );
     }
@@ -106,12 +116,12 @@ fn notes(all: &[Policy], policy: &Policy, format: Format) {
             EVENTS => "rules that start tasks are only known to EventBridge",
             _ => "schedules that start tasks are only known to EventBridge Scheduler",
         };
-        stdio::text(&format!(
+        printer.message(&format!(
             "note: iam:PassRole is on `role/*`, because the roles of the {whose}; replace it by their ARNs"
         ));
     }
     if policy.statements.is_empty() {
-        stdio::text(match policy.role {
+        printer.message(match policy.role {
             None => {
                 "note: runner makes no calls to AWS for this pipeline; the calls of its commands are unknown"
             }
@@ -119,9 +129,9 @@ fn notes(all: &[Policy], policy: &Policy, format: Format) {
         });
     }
     if policy.statements.iter().any(|statement| ["Ssm", "Secretsmanager"].contains(&statement.sid.as_str())) {
-        stdio::text("note: secrets with a customer managed KMS key also need kms:Decrypt on that key");
+        printer.message("note: secrets with a customer managed KMS key also need kms:Decrypt on that key");
     }
     for role in all.iter().filter_map(|other| other.role.as_ref()).filter(|_| policy.role.is_none()) {
-        stdio::text(&format!("note: the role {role} needs its own policy: runner iam --role {role}"));
+        printer.message(&format!("note: the role {role} needs its own policy: runner iam --role {role}"));
     }
 }

@@ -1,6 +1,7 @@
-//! From a pipeline file and the environment to everything that the commands start from.
+//! Reads the pipeline file and the environment for all commands.
 
-use super::stdio;
+use super::printer::Printer;
+use super::session::Session;
 use crate::connections::Settings;
 use crate::docker::host::Endpoint;
 use crate::duration;
@@ -14,6 +15,7 @@ use crate::plan::context::BuildContext;
 use crate::plan::scope::{Sources, Values};
 use crate::plan::{self, Mode, environment};
 use crate::secret::Masks;
+use serde::Serialize;
 use serde_json::{Value, json};
 use std::collections::HashMap;
 use std::ffi::OsString;
@@ -21,34 +23,22 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-/// What the user asks for.
+/// Which pipeline a command works with, and how.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Request<'a> {
     /// The pipeline file.
     pub(crate) file: &'a Path,
-    /// `--publish` or `--local`; the place decides where there is neither.
+    /// `--publish` or `--local`. By default a run publishes in CodeBuild and stays local elsewhere.
     pub(crate) mode: Option<Mode>,
     /// `--env-file`
     pub(crate) env_file: Option<&'a Path>,
-    /// The run happens elsewhere: what CodeBuild and git will say there counts as known.
+    /// The run happens elsewhere: values that CodeBuild and git provide there count as known.
     pub(crate) elsewhere: bool,
-    /// How mistakes in the file are shown.
-    pub(crate) show: Show,
+    /// Print mistakes in the file as the JSON document of `validate` on stdout, instead of text on stderr.
+    pub(crate) json: bool,
 }
 
-/// How mistakes in the file are shown.
-#[derive(Debug, Clone, Copy)]
-pub(crate) enum Show {
-    /// As text on stderr, in colour where that is a terminal.
-    Text {
-        /// `--no-color`
-        no_color: bool,
-    },
-    /// As the JSON document of `validate` on stdout.
-    Json,
-}
-
-/// What `--publish` and `--local` say.
+/// The mode that `--publish` and `--local` select.
 pub(crate) fn mode(publish: bool, local: bool) -> Option<Mode> {
     match (publish, local) {
         (true, _) => Some(Mode::Publish),
@@ -57,7 +47,7 @@ pub(crate) fn mode(publish: bool, local: bool) -> Option<Mode> {
     }
 }
 
-/// A pipeline with all that surrounds it.
+/// A pipeline and its environment.
 pub(crate) struct Loaded {
     pub(crate) pipeline: Pipeline,
     pub(crate) source: SourceFile,
@@ -72,10 +62,11 @@ pub(crate) struct Loaded {
     pub(crate) values: Values,
 }
 
-/// Reads the file and joins it with the environment. Mistakes in it are shown, and are a failure.
-pub(crate) fn load(request: &Request<'_>) -> Result<Loaded, Failure> {
+/// Reads the file and joins it with the environment. Secrets that have a value here are masked from then on. Prints mistakes
+/// in the file, and fails if it has any.
+pub(crate) fn load(request: &Request<'_>, session: &Session) -> Result<Loaded, Failure> {
     let source = read(request.file)?;
-    let refuse = |problems: &[Diagnostic]| refuse(&source, problems, request.show);
+    let refuse = |problems: &[Diagnostic]| refuse(&source, problems, request.json, &session.printer);
     let pipeline = pipeline::parse(&source).into_valid().map_err(|problems| refuse(&problems))?;
     let file = request
         .file
@@ -96,29 +87,28 @@ pub(crate) fn load(request: &Request<'_>) -> Result<Loaded, Failure> {
         elsewhere: request.elsewhere,
     };
     let (values, problems) = plan::values(&pipeline, &sources, &context, mode);
+    mask(&pipeline, &values, &session.masks);
     if !problems.is_empty() {
         return Err(refuse(&problems));
     }
     Ok(Loaded { pipeline, source, file, directory, process, context, mode, values })
 }
 
-/// Masks for the secrets whose values are given here.
-pub(crate) fn masks(pipeline: &Pipeline, values: &Values) -> Masks {
-    let masks = Masks::default();
+/// Masks the secrets of the pipeline that have a value here.
+pub(crate) fn mask(pipeline: &Pipeline, values: &Values, masks: &Masks) {
     for secret in pipeline.secret_names().into_iter().filter_map(|name| values.secret(name)) {
         masks.add(&secret);
     }
-    masks
 }
 
-/// The environment, as far as it is text.
+/// The variables of the environment that are UTF-8.
 pub(crate) fn process() -> HashMap<String, String> {
     std::env::vars_os()
         .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
         .collect()
 }
 
-/// The rest of it.
+/// The variables of the environment that are not UTF-8.
 pub(crate) fn not_text() -> Vec<(OsString, OsString)> {
     std::env::vars_os().filter(|(name, value)| name.to_str().and(value.to_str()).is_none()).collect()
 }
@@ -129,15 +119,15 @@ pub(crate) fn read(path: &Path) -> Result<SourceFile, Failure> {
         |reason: &str| Failure::usage(format!("cannot read the pipeline file {}: {reason}", path.display()));
     let metadata = std::fs::metadata(path).map_err(|error| {
         unreadable(&error.to_string()).help(
-            "go to the directory that holds pipeline.yml, or name the file (`--file FILE`, `validate FILE`)",
+            "change to the directory of pipeline.yml, or name the file (`--file FILE`, `validate FILE`)",
         )
     })?;
     if metadata.is_dir() {
-        return Err(unreadable("it is a directory").help("name the file in it"));
+        return Err(unreadable("it is a directory").help("name a file in it"));
     }
     let too_large = || {
         unreadable(&format!("it is larger than {} KiB", MAX_BYTES / 1024))
-            .help("a pipeline file is written by people; put data into files of its own")
+            .help("move data out of the pipeline file into other files")
     };
     if metadata.len() > MAX_BYTES {
         return Err(too_large());
@@ -146,7 +136,7 @@ pub(crate) fn read(path: &Path) -> Result<SourceFile, Failure> {
     std::fs::File::open(path)
         .and_then(|file| file.take(MAX_BYTES + 1).read_to_end(&mut bytes))
         .map_err(|error| unreadable(&error.to_string()))?;
-    // What is no regular file has no size that could be trusted.
+    // The size in the metadata is only right for regular files.
     if bytes.len() as u64 > MAX_BYTES {
         return Err(too_large());
     }
@@ -159,13 +149,12 @@ pub(crate) fn read(path: &Path) -> Result<SourceFile, Failure> {
     }
 }
 
-/// Shows what is wrong with the file, or worth knowing.
-pub(crate) fn show(source: &SourceFile, diagnostics: &[Diagnostic], no_color: bool) {
-    let color = stdio::color(&std::io::stderr(), no_color);
-    let texts: Vec<String> =
-        diagnostics.iter().map(|one| format!("{}\n", one.render(source, color))).collect();
+/// Prints diagnostics to stderr.
+pub(crate) fn show(source: &SourceFile, diagnostics: &[Diagnostic], printer: &Printer) {
+    let render = |diagnostic: &Diagnostic| format!("{}\n", diagnostic.render(source, printer.stderr_color));
+    let texts: Vec<String> = diagnostics.iter().map(render).collect();
     if !texts.is_empty() {
-        stdio::text(&texts.join("\n"));
+        printer.message(&texts.join("\n"));
     }
 }
 
@@ -177,26 +166,56 @@ pub(crate) fn count(diagnostics: &[Diagnostic]) -> String {
     }
 }
 
-/// Shows everything that is wrong with the file.
-pub(crate) fn refuse(source: &SourceFile, problems: &[Diagnostic], how: Show) -> Failure {
-    let failure = Failure::usage(format!("{} has {}; nothing was run", source.name, count(problems)));
-    match how {
-        Show::Text { no_color } => show(source, problems, no_color),
-        Show::Json => {
-            let report = json!({ "version": 1, "valid": false, "files": [report(source, problems)] });
-            if let Err(unwritten) = stdio::json(&report) {
-                return unwritten;
-            }
+/// Prints the mistakes in the file, and returns the failure for it.
+pub(crate) fn refuse(source: &SourceFile, problems: &[Diagnostic], json: bool, printer: &Printer) -> Failure {
+    if json {
+        let validation = Validation::new(vec![FileReport::new(source, problems)]);
+        if let Err(unwritten) = printer.json(&validation) {
+            return unwritten;
         }
+    } else {
+        show(source, problems, printer);
     }
-    failure
+    Failure::usage(format!("{} has {}; nothing was run", source.name, count(problems)))
 }
 
-/// What is said of a file, as data.
-pub(crate) fn report(source: &SourceFile, diagnostics: &[Diagnostic]) -> Value {
-    let valid = !diagnostics.iter().any(|one| one.severity == Severity::Error);
-    let diagnostics: Vec<Value> = diagnostics.iter().map(|one| one.to_json(source)).collect();
-    json!({ "file": source.name, "valid": valid, "diagnostics": diagnostics })
+/// The JSON document of `validate`. Other commands print it if the pipeline file is invalid.
+#[derive(Debug, Serialize)]
+pub(crate) struct Validation {
+    version: u32,
+    pub(crate) valid: bool,
+    files: Vec<FileReport>,
+}
+
+impl Validation {
+    pub(crate) fn new(files: Vec<FileReport>) -> Self {
+        Self { version: 1, valid: files.iter().all(|file| file.valid), files }
+    }
+}
+
+/// The diagnostics of a file.
+#[derive(Debug, Serialize)]
+pub(crate) struct FileReport {
+    file: String,
+    pub(crate) valid: bool,
+    diagnostics: Vec<Value>,
+}
+
+impl FileReport {
+    pub(crate) fn new(source: &SourceFile, diagnostics: &[Diagnostic]) -> Self {
+        Self {
+            file: source.name.clone(),
+            valid: !diagnostics.iter().any(|diagnostic| diagnostic.severity == Severity::Error),
+            diagnostics: diagnostics.iter().map(|diagnostic| diagnostic.to_json(source)).collect(),
+        }
+    }
+
+    /// A file that cannot be read.
+    pub(crate) fn unreadable(path: &Path, failure: &Failure) -> Self {
+        let problem =
+            json!({ "severity": Severity::Error, "message": failure.message, "help": failure.help });
+        Self { file: path.display().to_string(), valid: false, diagnostics: vec![problem] }
+    }
 }
 
 fn env_file(path: Option<&Path>) -> Result<Vec<(String, String)>, Failure> {
@@ -206,7 +225,7 @@ fn env_file(path: Option<&Path>) -> Result<Vec<(String, String)>, Failure> {
     let unreadable = |reason: String| {
         Failure::usage(format!("cannot read the environment file {}: {reason}", path.display()))
     };
-    // It may be a pipe, such as a shell makes of `<(…)`.
+    // It may be a pipe, such as the shell's `<(…)`.
     let mut text = String::new();
     std::fs::File::open(path)
         .and_then(|file| file.take(MAX_BYTES + 1).read_to_string(&mut text))
@@ -217,24 +236,24 @@ fn env_file(path: Option<&Path>) -> Result<Vec<(String, String)>, Failure> {
     environment::parse(&text).map_err(|error| unreadable(error.to_string()))
 }
 
-/// Where the files for CodePipeline go when publishing: CodeBuild looks for artifacts from the source's root.
+/// The directory for the files for CodePipeline when publishing: CodeBuild collects artifacts from the root of the source.
 pub(crate) fn artifacts(process: &HashMap<String, String>, directory: &Path) -> PathBuf {
     let root = process.get("CODEBUILD_SRC_DIR").filter(|_| process.contains_key("CODEBUILD_BUILD_ID"));
     root.map_or_else(|| directory.to_owned(), PathBuf::from)
 }
 
-/// How long a registry may be silent: the variable, and the time where it is not set.
+/// The variable for how long a registry may be silent, and its default.
 const REGISTRY_TIMEOUT: &str = "RUNNER_REGISTRY_TIMEOUT";
 const REGISTRY_PATIENCE: Duration = Duration::from_mins(1);
 
-/// How often a deployment is looked at, in milliseconds: the variable. Where it is not set, from every second at first to every five.
+/// The variable for the interval at which deployments are polled, in milliseconds. By default it grows from one second to five.
 const ECS_POLL: &str = "RUNNER_ECS_POLL";
 
-/// Whether images may be read in the engine's storage: the variable, and the word that keeps runner out of there.
+/// The variable for whether images may be read in the engine's storage, and the value that forbids it.
 const ENGINE_STORAGE: &str = "RUNNER_ENGINE_STORAGE";
 const OFF: &str = "off";
 
-/// How connections are made.
+/// Reads the settings of connections from environment variables.
 pub(crate) fn settings(process: &HashMap<String, String>) -> Result<Settings, Failure> {
     let get = |name: &str| process.get(name).filter(|value| !value.is_empty());
     let docker = get("DOCKER_CONFIG")
@@ -242,7 +261,9 @@ pub(crate) fn settings(process: &HashMap<String, String>) -> Result<Settings, Fa
         .or_else(|| get("HOME").map(|home| Path::new(home).join(".docker")));
     let ecs_poll = match get(ECS_POLL).map(|text| text.parse::<u64>()).transpose() {
         Ok(poll) => poll.filter(|poll| *poll > 0),
-        Err(_) => return Err(Failure::usage(format!("the variable {ECS_POLL} is a number of milliseconds"))),
+        Err(_) => {
+            return Err(Failure::usage(format!("the variable {ECS_POLL} must be a number of milliseconds")));
+        }
     };
     let time = |name: &str| match get(name).map(|text| duration::parse(text)).transpose() {
         Ok(time) => Ok(time),
@@ -270,7 +291,7 @@ pub(crate) fn settings(process: &HashMap<String, String>) -> Result<Settings, Fa
 }
 
 impl Loaded {
-    /// How connections are made.
+    /// The settings of connections, from the environment of this process.
     pub(crate) fn settings(&self) -> Result<Settings, Failure> {
         settings(&self.process)
     }

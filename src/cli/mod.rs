@@ -1,4 +1,4 @@
-//! The command line: raw arguments become typed configuration once, before anything happens.
+//! The command line: raw arguments become typed configuration once, before any effect.
 
 mod doctor;
 mod ecs;
@@ -8,8 +8,10 @@ mod iam;
 mod image;
 mod load;
 mod plan;
+mod printer;
 mod run;
 mod schema;
+mod session;
 mod stdio;
 mod validate;
 
@@ -17,7 +19,10 @@ use crate::exit::{Exit, Failure};
 use crate::process::detached::{self, DETACHED};
 use crate::process::guard::{self, GUARD};
 use crate::process::init;
+use crate::secret::Masks;
 use clap::{Parser, Subcommand};
+use printer::Printer;
+use session::Session;
 use std::ffi::OsString;
 use std::process::ExitCode;
 
@@ -27,18 +32,48 @@ use std::process::ExitCode;
 #[command(
     name = "runner",
     version,
-    after_help = "Example:\n  runner run --phase build\n\nExit codes: 0 done, 1 a step failed, 2 bad usage or invalid file, 3 the environment cannot serve,\n4 image tests failed, 5 a deployment was rolled back, 6 it failed and was not, 7 a timeout passed, 8 a deployment was superseded,\n128+N stopped by signal N."
+    after_help = "\
+Example:
+  runner run --phase build
+
+Exit codes:
+  0      success
+  1      a step failed
+  2      wrong usage or an invalid pipeline file
+  3      the environment is not usable: Docker, credentials, permissions, registry or network
+  4      image tests failed
+  5      a deployment failed and was rolled back
+  6      a deployment failed and was not rolled back
+  7      a timeout passed
+  8      a deployment was superseded by another one
+  128+N  stopped by signal N"
 )]
 struct Arguments {
     #[command(subcommand)]
     command: Command,
-    /// Print without colours, also on a terminal (as with the variable NO_COLOR)
+    /// Print without colours even on a terminal, like the variable NO_COLOR
     #[arg(long, global = true)]
     no_color: bool,
 }
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    #[command(flatten)]
+    User(UserCommand),
+    /// Start the process that ends commands when runner is gone; for runner itself
+    #[command(name = GUARD, hide = true)]
+    Guard,
+    /// Start a program that outlives the run; for runner itself
+    #[command(name = DETACHED, hide = true)]
+    Detached {
+        /// The program and its arguments
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        argv: Vec<OsString>,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+enum UserCommand {
     Run(run::Arguments),
     Plan(plan::Arguments),
     Validate(validate::Arguments),
@@ -48,53 +83,45 @@ enum Command {
     Gc(gc::Arguments),
     Image(image::Arguments),
     Ecs(ecs::Arguments),
-    /// The process that watches over commands; runner itself starts it
-    #[command(name = GUARD, hide = true)]
-    Guard,
-    /// Starts a program that outlives the run; runner itself calls it
-    #[command(name = DETACHED, hide = true)]
-    Detached {
-        /// The program and its arguments
-        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
-        argv: Vec<OsString>,
-    },
 }
 
-/// Parses the arguments, does what they say, and gives the exit code.
+/// Parses the arguments, runs the command, and returns the exit code.
 pub fn main() -> ExitCode {
     if init::is_first() {
-        return match init::main() {
-            Ok(code) => ExitCode::from(code),
-            Err(error) => report(&Failure::environment(format!("cannot start: {error}")), false),
-        };
+        return exit_code("cannot start", init::main());
     }
-    let arguments = Arguments::parse();
-    let no_color = arguments.no_color;
-    let result = match arguments.command {
-        Command::Run(run) => run::main(&run, no_color),
-        Command::Plan(plan) => plan::main(&plan, no_color),
-        Command::Validate(validate) => validate::main(&validate, no_color),
-        Command::Schema(schema) => schema::main(&schema),
-        Command::Iam(iam) => iam::main(&iam, no_color),
-        Command::Doctor(doctor) => doctor::main(&doctor, no_color),
-        Command::Gc(gc) => gc::main(&gc),
-        Command::Image(image) => image::main(&image),
-        Command::Ecs(ecs) => ecs::main(&ecs),
-        Command::Guard => guard::main()
-            .map(|()| Exit::Done)
-            .map_err(|error| Failure::environment(format!("cannot watch over commands: {error}"))),
-        Command::Detached { argv } => detached::main(&argv)
-            .map(|()| Exit::Done)
-            .map_err(|error| Failure::environment(format!("cannot start it: {error}"))),
-    };
-    match result {
-        Ok(code) => ExitCode::from(code.code()),
-        Err(failure) => report(&failure, arguments.no_color),
+    let Arguments { command, no_color } = Arguments::parse();
+    match command {
+        Command::User(command) => session::run(no_color, async |session| command.run(session).await),
+        Command::Guard => exit_code("cannot watch over commands", guard::main().map(|()| 0)),
+        Command::Detached { argv } => exit_code("cannot start it", detached::main(&argv).map(|()| 0)),
     }
 }
 
-/// Prints a failure that no report shows, and gives its exit code.
-fn report(failure: &Failure, no_color: bool) -> ExitCode {
-    stdio::error(failure, no_color);
-    ExitCode::from(failure.exit.code())
+impl UserCommand {
+    async fn run(self, session: &Session) -> Result<Exit, Failure> {
+        match self {
+            Self::Run(run) => run::main(&run, session).await,
+            Self::Plan(plan) => plan::main(&plan, session),
+            Self::Validate(validate) => validate::main(&validate, session),
+            Self::Schema(schema) => schema::main(&schema, session),
+            Self::Iam(iam) => iam::main(&iam, session),
+            Self::Doctor(doctor) => doctor::main(&doctor, session).await,
+            Self::Gc(gc) => gc::main(&gc, session).await,
+            Self::Image(image) => image::main(&image, session).await,
+            Self::Ecs(ecs) => ecs::main(&ecs, session).await,
+        }
+    }
+}
+
+/// The exit code of an internal process, which needs no runtime and knows no secrets.
+fn exit_code(problem: &str, result: std::io::Result<u8>) -> ExitCode {
+    result.map_or_else(
+        |error| {
+            let failure = Failure::environment(format!("{problem}: {error}"));
+            Printer::new(&Masks::default(), false).failure(&failure);
+            ExitCode::from(failure.exit.code())
+        },
+        ExitCode::from,
+    )
 }

@@ -1,7 +1,8 @@
 //! `runner plan`.
 
 use super::load::{self, Loaded};
-use super::{facts, run, stdio};
+use super::session::Session;
+use super::{facts, run};
 use crate::exit::{Exit, Failure};
 use crate::language::diagnostic;
 use crate::language::pipeline;
@@ -16,9 +17,13 @@ use std::path::PathBuf;
 
 /// Show what a run would do for this commit, branch and environment, and what it would change
 #[derive(Debug, Args)]
-#[command(
-    after_help = "Examples:\n  runner plan                     as CodeBuild would run it, with this commit and branch\n  runner plan --local             as `runner run` would run it here\n  RUNNER_BRANCH=main runner plan --json | jq '.phases[].steps[].changes'\n\nIt changes nothing and needs neither Docker nor credentials."
-)]
+#[command(after_help = "\
+Examples:
+  runner plan            as CodeBuild would run it, with this commit and branch
+  runner plan --local    as `runner run` would run it here
+  RUNNER_BRANCH=main runner plan --json | jq '.phases[].steps[].changes'
+
+It changes nothing and needs neither Docker nor credentials.")]
 pub(crate) struct Arguments {
     /// The pipeline file
     #[arg(long, short, default_value = "pipeline.yml", value_name = "FILE")]
@@ -40,15 +45,15 @@ pub(crate) struct Arguments {
     json: bool,
 }
 
-pub(crate) fn main(arguments: &Arguments, no_color: bool) -> Result<Exit, Failure> {
-    let show = if arguments.json { load::Show::Json } else { load::Show::Text { no_color } };
-    let loaded = load::load(&load::Request {
+pub(crate) fn main(arguments: &Arguments, session: &Session) -> Result<Exit, Failure> {
+    let request = load::Request {
         file: &arguments.file,
         mode: load::mode(arguments.publish, arguments.local),
         env_file: arguments.env_file.as_deref(),
         elsewhere: true,
-        show,
-    })?;
+        json: arguments.json,
+    };
+    let loaded = load::load(&request, session)?;
     let Loaded { pipeline, source, directory, context, mode, values, .. } = &loaded;
     let facts = facts::facts(pipeline, values, directory);
     let left_out = condition::left_out(&condition::verdicts(pipeline, context));
@@ -60,7 +65,7 @@ pub(crate) fn main(arguments: &Arguments, no_color: bool) -> Result<Exit, Failur
     }
     if !problems.is_empty() {
         diagnostic::sort(&mut problems);
-        return Err(load::refuse(source, &problems, show));
+        return Err(load::refuse(source, &problems, arguments.json, &session.printer));
     }
     let place = (context.region.as_deref(), context.account.as_deref());
     let asks = AskList::new(pipeline, values, &facts, Unknowns::Written, place);
@@ -83,14 +88,10 @@ pub(crate) fn main(arguments: &Arguments, no_color: bool) -> Result<Exit, Failur
             format!("{}:{line}:{column}: {}", source.name, problem.message)
         })
         .collect();
-    // Names and titles may contain secrets that are set here.
-    let masks = load::masks(pipeline, values);
     if arguments.json {
-        let text = serde_json::to_string_pretty(&outline)
-            .map_err(|error| Failure::environment(error.to_string()))?;
-        stdio::result(&format!("{}\n", masks.text(&text)))?;
+        session.printer.json(&outline)?;
     } else {
-        stdio::result(&masks.text(&text(&outline)))?;
+        session.printer.result(&text(&outline))?;
     }
     Ok(Exit::Done)
 }

@@ -4,10 +4,11 @@ mod aws;
 mod machine;
 
 use super::load::{self, Loaded};
-use super::stdio;
+use super::session::Session;
 use crate::aws::AwsError;
 use crate::exit::{Exit, Failure};
 use crate::plan::Mode;
+use crate::style::Styles;
 use aws::Examination;
 use clap::Args;
 use serde::Serialize;
@@ -15,9 +16,16 @@ use std::path::{Path, PathBuf};
 
 /// Check the requirements of a run: Docker, credentials, permissions, repositories, services
 #[derive(Debug, Args)]
-#[command(
-    after_help = "Examples:\n  runner doctor\n  runner doctor --json | jq '.checks[] | select(.state == \"missing\")'\n\nIt changes nothing. A check without the permission to read is `could not check`.\nExit codes: 0 if nothing is missing, 3 otherwise."
-)]
+#[command(after_help = "\
+Examples:
+  runner doctor
+  runner doctor --json | jq '.checks[] | select(.state == \"missing\")'
+
+It changes nothing. A check without the permission to read is `could not check`.
+
+Exit codes:
+  0  nothing is missing
+  3  something is missing")]
 pub(crate) struct Arguments {
     /// The pipeline file [default: pipeline.yml if it exists; otherwise only the machine is checked]
     #[arg(long, short, value_name = "FILE")]
@@ -92,34 +100,37 @@ impl Checks {
     }
 }
 
-pub(crate) fn main(arguments: &Arguments, no_color: bool) -> Result<Exit, Failure> {
+/// The JSON document.
+#[derive(Debug, Serialize)]
+struct CheckReport<'a> {
+    version: u32,
+    ready: bool,
+    checks: &'a [Check],
+}
+
+pub(crate) async fn main(arguments: &Arguments, session: &Session) -> Result<Exit, Failure> {
     let default = Path::new("pipeline.yml");
     let file = arguments.file.as_deref().or(default.exists().then_some(default));
     let loaded = match file {
-        Some(file) => Some(load::load(&load::Request {
-            file,
-            mode: Some(Mode::Publish),
-            env_file: arguments.env_file.as_deref(),
-            elsewhere: true,
-            show: if arguments.json { load::Show::Json } else { load::Show::Text { no_color } },
-        })?),
+        Some(file) => {
+            let request = load::Request {
+                file,
+                mode: Some(Mode::Publish),
+                env_file: arguments.env_file.as_deref(),
+                elsewhere: true,
+                json: arguments.json,
+            };
+            Some(load::load(&request, session)?)
+        }
         None => None,
     };
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()
-        .map_err(|error| Failure::environment(format!("cannot start: {error}")))?;
-    let checks = runtime.block_on(examine(loaded.as_ref()))?;
-    runtime.shutdown_background();
+    let checks = examine(loaded.as_ref()).await?;
     let ready = !checks.0.iter().any(|check| check.state == State::Missing);
-    // Names may contain secrets that are set here.
-    let masks =
-        loaded.as_ref().map(|loaded| load::masks(&loaded.pipeline, &loaded.values)).unwrap_or_default();
+    let printer = &session.printer;
     if arguments.json {
-        let report = serde_json::json!({ "version": 1, "ready": ready, "checks": checks.0 });
-        stdio::result(&format!("{}\n", masks.text(&format!("{report:#}"))))?;
+        printer.json(&CheckReport { version: 1, ready, checks: &checks.0 })?;
     } else {
-        stdio::result(&masks.text(&table(&checks.0, stdio::color(&std::io::stdout(), no_color))))?;
+        printer.result(&table(&checks.0, Styles::new(printer.color)))?;
     }
     Ok(if ready { Exit::Done } else { Exit::Environment })
 }
@@ -149,14 +160,11 @@ async fn examine(loaded: Option<&Loaded>) -> Result<Checks, Failure> {
 }
 
 /// The checks as a table.
-fn table(checks: &[Check], color: bool) -> String {
-    let paint = |state: State| match (state, color) {
-        (State::Good, true) => "\x1b[32mgood           \x1b[0m",
-        (State::Missing, true) => "\x1b[1;31mmissing        \x1b[0m",
-        (State::CouldNotCheck, true) => "\x1b[33mcould not check\x1b[0m",
-        (State::Good, false) => "good           ",
-        (State::Missing, false) => "missing        ",
-        (State::CouldNotCheck, false) => "could not check",
+fn table(checks: &[Check], Styles { green, yellow, error, .. }: Styles) -> String {
+    let paint = |state: State| match state {
+        State::Good => format!("{green}good           {green:#}"),
+        State::Missing => format!("{error}missing        {error:#}"),
+        State::CouldNotCheck => format!("{yellow}could not check{yellow:#}"),
     };
     let width = checks.iter().map(|check| check.subject.chars().count()).max().unwrap_or_default().min(48);
     let mut text = String::new();

@@ -3,7 +3,8 @@
 use super::invocation::Invocation;
 use super::output::{Done, conclude};
 use super::{Changes, TargetServices};
-use crate::deployment::{AfterDeploy, DefinitionSource, DeployOptions, read_definition};
+use crate::cli::session::Session;
+use crate::deployment::{AfterDeploy, DefinitionSource, DeployOptions, Deployer, read_definition};
 use crate::duration;
 use crate::exit::{Exit, Failure};
 use crate::language::pipeline::model::OnFailure;
@@ -75,7 +76,7 @@ enum FailureAction {
     Leave,
 }
 
-pub(crate) fn main(arguments: &Deploy) -> Result<Exit, Failure> {
+pub(crate) async fn main(arguments: &Deploy, session: &Session) -> Result<Exit, Failure> {
     let source = match (&arguments.file, &arguments.task_definition) {
         (Some(file), _) => DefinitionSource::Document(read_definition(file)?),
         (None, Some(revision)) => DefinitionSource::Registered(revision.clone()),
@@ -95,12 +96,13 @@ pub(crate) fn main(arguments: &Deploy) -> Result<Exit, Failure> {
         },
     };
     let target = arguments.target.service_set();
-    let invocation = Invocation::new()?;
-    let done = invocation.run(!arguments.dry_run, async |deployer| {
+    let invocation = Invocation::new(session)?;
+    let command = async |deployer: &Deployer<'_>| {
         if arguments.dry_run {
             return deployer.plan(&target, source, &patch, &options).await.map(Done::Planned);
         }
         deployer.register_and_deploy(&target, source, &patch, &options).await.map(Done::Applied)
-    })?;
-    conclude(&invocation, &done, &target.cluster, arguments.json)
+    };
+    let done = invocation.run(!arguments.dry_run, command).await?;
+    conclude(&session.printer, &done, &target.cluster, arguments.json)
 }

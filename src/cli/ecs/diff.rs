@@ -2,7 +2,7 @@
 
 use super::Definition;
 use super::invocation::Invocation;
-use crate::cli::stdio;
+use crate::cli::session::Session;
 use crate::exit::{Exit, Failure};
 use clap::Args;
 
@@ -26,11 +26,12 @@ pub(crate) struct Diff {
     definition: Definition,
 }
 
-pub(crate) fn main(arguments: &Diff) -> Result<Exit, Failure> {
-    let request = arguments.definition.request()?;
+pub(crate) async fn main(arguments: &Diff, session: &Session) -> Result<Exit, Failure> {
+    let request = arguments.definition.request(&session.printer)?;
     let Diff { cluster, service, .. } = arguments;
-    let compared =
-        Invocation::new()?.run(false, async |deployer| deployer.difference(cluster, service, &request).await);
+    let compared = Invocation::new(session)?
+        .run(false, async |deployer| deployer.difference(cluster, service, &request).await)
+        .await;
     // Exit code 1 is reserved for a difference.
     let compared = compared.map_err(|failure| match failure.exit {
         Exit::StepFailed => Failure { exit: Exit::Environment, ..failure },
@@ -38,11 +39,11 @@ pub(crate) fn main(arguments: &Diff) -> Result<Exit, Failure> {
     })?;
     match compared.unless_stopped()? {
         None => {
-            stdio::text("no difference");
+            session.printer.message("no difference");
             Ok(Exit::Done)
         }
         Some(text) => {
-            stdio::result(&text)?;
+            session.printer.result(&text)?;
             Ok(Exit::StepFailed)
         }
     }

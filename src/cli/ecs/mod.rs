@@ -8,7 +8,8 @@ mod render;
 mod rollback;
 mod status;
 
-use super::stdio;
+use super::printer::Printer;
+use super::session::Session;
 use crate::deployment::{ServiceSet, read_definition};
 use crate::ecs::task_definition::{ContainerPatch, Patch, Request};
 use crate::exit::{Exit, Failure};
@@ -31,13 +32,13 @@ enum Command {
     Status(status::Status),
 }
 
-pub(crate) fn main(arguments: &Arguments) -> Result<Exit, Failure> {
+pub(crate) async fn main(arguments: &Arguments, session: &Session) -> Result<Exit, Failure> {
     match &arguments.command {
-        Command::Render(arguments) => render::main(arguments),
-        Command::Diff(arguments) => diff::main(arguments),
-        Command::Deploy(arguments) => deploy::main(arguments),
-        Command::Rollback(arguments) => rollback::main(arguments),
-        Command::Status(arguments) => status::main(arguments),
+        Command::Render(arguments) => render::main(arguments, session),
+        Command::Diff(arguments) => diff::main(arguments, session).await,
+        Command::Deploy(arguments) => deploy::main(arguments, session).await,
+        Command::Rollback(arguments) => rollback::main(arguments, session).await,
+        Command::Status(arguments) => status::main(arguments, session).await,
     }
 }
 
@@ -79,11 +80,11 @@ struct Changes {
 }
 
 impl Definition {
-    fn request(&self) -> Result<Request, Failure> {
+    fn request(&self, printer: &Printer) -> Result<Request, Failure> {
         let mut request = Request::from_document(read_definition(&self.file)?)?;
         request.apply(&self.changes.patch())?;
-        for slip in request.likely_typos() {
-            stdio::text(&format!("warning: {slip}"));
+        for typo in request.likely_typos() {
+            printer.warning(&typo);
         }
         Ok(request)
     }

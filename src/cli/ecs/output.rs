@@ -1,7 +1,7 @@
 //! The output of `runner ecs deploy` and `runner ecs rollback`: text or one JSON document.
 
-use super::invocation::{Completed, Invocation};
-use crate::cli::stdio;
+use super::invocation::Completed;
+use crate::cli::printer::Printer;
 use crate::deployment::{Applied, FollowUp, Outcome, Plan, PlannedService, ServiceReport, short};
 use crate::exit::{Exit, Failure};
 use serde_json::{Value, json};
@@ -15,26 +15,26 @@ pub(super) enum Done {
 /// Prints a deployment or its plan. The exit code is that of the deployment, even if its output cannot be
 /// printed.
 pub(super) fn conclude(
-    invocation: &Invocation,
+    printer: &Printer,
     Completed { value: done, stopped }: &Completed<Done>,
     cluster: &str,
     as_json: bool,
 ) -> Result<Exit, Failure> {
     let printed = if as_json {
-        stdio::json(&invocation.masked_document(document(done, cluster)))
+        printer.json(&document(done, cluster))
     } else {
         let text = match done {
             Done::Planned(plan) => plan_text(plan),
             Done::Applied(applied) => applied_text(applied),
         };
-        stdio::result(&invocation.masks.text(&text))
+        printer.result(&text)
     };
     let failure = match done {
         Done::Planned(_) => None,
         Done::Applied(applied) => applied.failure(),
     };
     match stopped.clone().or(failure) {
-        Some(failure) => Err(invocation.masked(failure)),
+        Some(failure) => Err(failure),
         None => printed.map(|()| Exit::Done),
     }
 }

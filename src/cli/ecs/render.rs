@@ -1,7 +1,7 @@
 //! `runner ecs render`.
 
 use super::Definition;
-use crate::cli::stdio;
+use crate::cli::session::Session;
 use crate::exit::{Exit, Failure};
 use clap::Args;
 
@@ -18,7 +18,7 @@ pub(crate) struct Render {
     definition: Definition,
 }
 
-pub(crate) fn main(arguments: &Render) -> Result<Exit, Failure> {
-    stdio::json(&arguments.definition.request()?.into_json())?;
+pub(crate) fn main(arguments: &Render, session: &Session) -> Result<Exit, Failure> {
+    session.printer.json(&arguments.definition.request(&session.printer)?.into_json())?;
     Ok(Exit::Done)
 }

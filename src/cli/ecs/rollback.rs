@@ -3,7 +3,8 @@
 use super::TargetServices;
 use super::invocation::Invocation;
 use super::output::{Done, conclude};
-use crate::deployment::{AfterDeploy, DeployOptions};
+use crate::cli::session::Session;
+use crate::deployment::{AfterDeploy, DeployOptions, Deployer};
 use crate::duration;
 use crate::exit::{Exit, Failure};
 use crate::language::pipeline::model::OnFailure;
@@ -32,17 +33,18 @@ pub(crate) struct Rollback {
     json: bool,
 }
 
-pub(crate) fn main(arguments: &Rollback) -> Result<Exit, Failure> {
+pub(crate) async fn main(arguments: &Rollback, session: &Session) -> Result<Exit, Failure> {
     let Rollback { wait, dry_run, .. } = *arguments;
     let options =
         DeployOptions { wait, on_failure: OnFailure::Leave, force: false, after: AfterDeploy::default() };
     let target = arguments.target.service_set();
-    let invocation = Invocation::new()?;
-    let done = invocation.run(!dry_run, async |deployer| {
+    let invocation = Invocation::new(session)?;
+    let command = async |deployer: &Deployer<'_>| {
         if dry_run {
             return deployer.plan_rollback(&target).await.map(Done::Planned);
         }
         deployer.apply_rollback(&target, &options).await.map(Done::Applied)
-    })?;
-    conclude(&invocation, &done, &target.cluster, arguments.json)
+    };
+    let done = invocation.run(!dry_run, command).await?;
+    conclude(&session.printer, &done, &target.cluster, arguments.json)
 }

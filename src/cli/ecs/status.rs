@@ -1,7 +1,7 @@
 //! `runner ecs status`.
 
 use super::invocation::Invocation;
-use crate::cli::stdio;
+use crate::cli::session::Session;
 use crate::deployment::{PastDeployment, RunningContainer, ServiceStatus, short};
 use crate::exit::{Exit, Failure};
 use clap::Args;
@@ -23,15 +23,16 @@ pub(crate) struct Status {
     json: bool,
 }
 
-pub(crate) fn main(arguments: &Status) -> Result<Exit, Failure> {
+pub(crate) async fn main(arguments: &Status, session: &Session) -> Result<Exit, Failure> {
     let Status { cluster, service, json } = arguments;
-    let invocation = Invocation::new()?;
-    let read = invocation.run(false, async |deployer| deployer.status(cluster, service).await)?;
+    let read = Invocation::new(session)?
+        .run(false, async |deployer| deployer.status(cluster, service).await)
+        .await?;
     let status = read.unless_stopped()?;
     if *json {
-        stdio::json(&invocation.masked_document(document(cluster, &status)))?;
+        session.printer.json(&document(cluster, &status))?;
     } else {
-        stdio::result(&invocation.masks.text(&text(cluster, &status)))?;
+        session.printer.result(&text(cluster, &status))?;
     }
     Ok(Exit::Done)
 }

@@ -1,6 +1,7 @@
 //! `runner image context`.
 
-use crate::cli::{load, stdio};
+use crate::cli::load;
+use crate::cli::session::Session;
 use crate::docker::Engine;
 use crate::docker::context::{self, Selection};
 use crate::docker::ignore::{IgnoreFile, Rules};
@@ -10,31 +11,35 @@ use crate::text::human_size;
 use clap::Args;
 use std::path::PathBuf;
 
-/// Go's `os.ModeDir`, as BuildKit has it.
+/// Go's `os.ModeDir`, as in BuildKit's stat messages.
 const DIRECTORY: u32 = 1 << 31;
-/// How many lines `--size` has of directories, and of files.
+/// The number of directories, and of files, that `--size` lists.
 const LARGEST: usize = 15;
 
-/// List the files of a build context, without what .dockerignore leaves out
+/// List the files of a build context, without those that .dockerignore excludes
 #[derive(Debug, Args)]
-#[command(
-    after_help = "Neither Docker nor a pipeline file is needed. `.runner/` and the files for CodePipeline are never part of a context.\n\nExamples:\n  runner image context .\n  runner image context . -f docker/web.Dockerfile --size"
-)]
+#[command(after_help = "\
+Needs neither Docker nor a pipeline file. `.runner/` and the files for CodePipeline are never part
+of a context.
+
+Examples:
+  runner image context .
+  runner image context . -f docker/web.Dockerfile --size")]
 pub(crate) struct Context {
-    /// The context's directory
+    /// The directory of the context
     directory: PathBuf,
-    /// The Dockerfile, whose own FILE.dockerignore wins over .dockerignore
+    /// The Dockerfile; its own DOCKERFILE.dockerignore takes precedence over .dockerignore
     #[arg(short, long = "file", value_name = "DOCKERFILE")]
     file: Option<PathBuf>,
-    /// Show what makes it big instead: directories and files, the largest first
+    /// List the largest directories and files instead
     #[arg(long)]
     size: bool,
-    /// Choose by the rules of the engine that would build here: releases before 23 bring less back with `!`
+    /// Apply the rules of the local engine: releases before 23 re-include fewer files with `!`
     #[arg(long)]
     engine: bool,
 }
 
-pub(crate) fn main(arguments: &Context) -> Result<Exit, Failure> {
+pub(crate) async fn main(arguments: &Context, session: &Session) -> Result<Exit, Failure> {
     let directory = &arguments.directory;
     if !directory.is_dir() {
         return Err(Failure::usage(format!("there is no directory {}", directory.display())));
@@ -44,7 +49,7 @@ pub(crate) fn main(arguments: &Context) -> Result<Exit, Failure> {
     }
     let dockerfile = arguments.file.clone().unwrap_or_else(|| directory.join("Dockerfile"));
     let ignore = IgnoreFile::read(Some(&dockerfile), directory);
-    let rules = if arguments.engine { rules()? } else { Rules::default() };
+    let rules = if arguments.engine { rules().await? } else { Rules::default() };
     let selection = Selection { exclude: ignore.patterns(), rules, ..Selection::default() };
     let (mut sizes, mut list) = (Sizes::default(), String::new());
     let walked = context::walk(directory, &selection, &mut |stat| {
@@ -52,23 +57,21 @@ pub(crate) fn main(arguments: &Context) -> Result<Exit, Failure> {
         } else if arguments.size {
             sizes.add(&stat.path, u64::try_from(stat.size).unwrap_or_default());
         } else {
-            // A line end in a name would be two lines.
+            // A newline in a name must not look like two names.
             list.push_str(&stat.path.replace('\\', "\\\\").replace('\n', "\\n"));
             list.push('\n');
         }
         true
     });
     walked.map_err(|error| Failure::caused(Exit::Environment, &error.placed(|| ignore)))?;
-    stdio::result(&if arguments.size { report(&sizes) } else { list })?;
+    session.printer.result(&if arguments.size { report(&sizes) } else { list })?;
     Ok(Exit::Done)
 }
 
-/// The rules of the engine that would build here.
-fn rules() -> Result<Rules, Failure> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let runtime = runtime.map_err(|error| Failure::environment(format!("cannot start: {error}")))?;
+/// The rules of the local engine.
+async fn rules() -> Result<Rules, Failure> {
     let settings = load::settings(&load::process())?;
-    let engine = runtime.block_on(Engine::connect(&settings.docker))?;
+    let engine = Engine::connect(&settings.docker).await?;
     Ok(engine.ignore_rules())
 }
 

@@ -3,10 +3,11 @@
 mod context;
 mod push;
 
+use super::session::Session;
 use crate::exit::{Exit, Failure};
 use clap::{Args, Subcommand};
 
-/// Work with images, without a pipeline file
+/// Work with images without a pipeline file
 #[derive(Debug, Args)]
 pub(crate) struct Arguments {
     #[command(subcommand)]
@@ -19,9 +20,9 @@ enum Command {
     Push(push::Push),
 }
 
-pub(crate) fn main(arguments: &Arguments) -> Result<Exit, Failure> {
+pub(crate) async fn main(arguments: &Arguments, session: &Session) -> Result<Exit, Failure> {
     match &arguments.command {
-        Command::Context(arguments) => context::main(arguments),
-        Command::Push(arguments) => push::main(arguments),
+        Command::Context(arguments) => context::main(arguments, session).await,
+        Command::Push(arguments) => push::main(arguments, session).await,
     }
 }

@@ -1,12 +1,12 @@
 //! `runner image push`.
 
 use crate::address::{self, LATEST, Repository, split_tag};
-use crate::cli::{load, run, stdio};
-use crate::engine::Cancellation;
+use crate::cli::load;
+use crate::cli::session::{Session, cancel_on_signals};
 use crate::exit::{Exit, Failure};
+use crate::process::Stopping;
 use crate::registry::compress::Compression;
 use crate::registry::push::Progress;
-use crate::secret::Masks;
 use crate::step::transfer::ImagePush;
 use crate::text::human_size;
 use clap::{Args, ValueEnum};
@@ -14,22 +14,26 @@ use std::io::{IsTerminal, Write};
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-/// How often the bar is drawn.
+/// The interval at which the progress bar is drawn.
 const REDRAW: Duration = Duration::from_millis(100);
-/// How many characters it has.
+/// The width of the bar, in characters.
 const BAR: usize = 30;
 
-/// Push a local image, and print DESTINATION@sha256:… without the tag
+/// Push a local image, and print HOST/REPOSITORY@sha256:…
 #[derive(Debug, Args)]
-#[command(
-    after_help = "What the repository has already is neither compressed nor sent. Logins come from Docker's configuration and its\ncredential helpers, and for ECR otherwise from AWS.\n\nExamples:\n  runner image push webapp:v1 registry.example.com/webapp:v1\n  runner image push webapp:v1 123456789012.dkr.ecr.eu-west-1.amazonaws.com/webapp:v1 --compression zstd"
-)]
+#[command(after_help = "\
+Layers that the repository already has are neither compressed nor sent. Logins come from Docker's
+configuration and its credential helpers; if these have none for ECR, from AWS.
+
+Examples:
+  runner image push webapp:v1 123456789012.dkr.ecr.eu-west-1.amazonaws.com/webapp:v1
+  runner image push --compression zstd webapp:v1 registry.example.com/webapp:v1")]
 pub(crate) struct Push {
-    /// The image's name or id in the Docker Engine
+    /// The name or ID of the image in the Docker Engine
     image: String,
-    /// Where it goes: HOST/REPOSITORY[:TAG]
+    /// The destination: HOST/REPOSITORY[:TAG]
     destination: String,
-    /// How layers are compressed; zstd is smaller and faster, for engines from 23 on
+    /// The compression of layers; zstd is smaller and faster, but needs Docker Engine 23 to pull
     #[arg(long, value_enum, default_value_t = Format::Gzip)]
     compression: Format,
 }
@@ -40,7 +44,8 @@ enum Format {
     Zstd,
 }
 
-pub(crate) fn main(arguments: &Push) -> Result<Exit, Failure> {
+pub(crate) async fn main(arguments: &Push, session: &Session) -> Result<Exit, Failure> {
+    let Session { masks, printer } = session;
     let (repository, tag) = destination(&arguments.destination)?;
     let compression = match arguments.compression {
         Format::Gzip => Compression::Gzip,
@@ -48,35 +53,27 @@ pub(crate) fn main(arguments: &Push) -> Result<Exit, Failure> {
     };
     let push = ImagePush { image: arguments.image.clone(), repository, tag, compression };
     let settings = load::settings(&load::process())?;
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
-    let runtime = runtime.map_err(|error| Failure::environment(format!("cannot start: {error}")))?;
-    let pushed = runtime.block_on(async {
-        let cancellation = Cancellation::default();
-        run::watch_signals(&cancellation)?;
-        let (masks, progress) = (Masks::default(), Progress::default());
-        let mut warn = |text: String| stdio::text(&masks.text(&format!("warning: {text}")));
-        let stop = &cancellation.stopping.soft;
-        let pushed = tokio::select! {
-            pushed = push.run(&settings, &masks, &progress, stop, &mut warn) => pushed,
-            () = stop.cancelled() => Err(Failure::stopped()),
-            () = draw(&progress), if std::io::stderr().is_terminal() => unreachable!("the bar has no end"),
-        };
-        pushed.map_err(|failure| match cancellation.signal.load(Ordering::SeqCst) {
-            0 => Failure { message: masks.text(&failure.message), ..failure },
-            signal => Failure::new(
-                Exit::Signal(signal),
-                "stopped before the push was through; no tag stands for half an image",
-            ),
-        })
-    });
-    // Blocking work that was stopped in the middle must not delay the end.
-    runtime.shutdown_background();
+    let cancellation = cancel_on_signals(Stopping::default())?;
+    let progress = Progress::default();
+    let mut warn = |text: String| printer.warning(&text);
+    let stop = &cancellation.stopping.soft;
+    let pushed = tokio::select! {
+        pushed = push.run(&settings, masks, &progress, stop, &mut warn) => pushed,
+        () = stop.cancelled() => Err(Failure::stopped()),
+        () = draw(&progress), if std::io::stderr().is_terminal() => unreachable!("the bar is drawn until it is dropped"),
+    };
     if std::io::stderr().is_terminal() {
         erase();
     }
-    let pushed = pushed?;
-    stdio::text(&pushed.summary.to_string());
-    stdio::result(&format!("{}@{}\n", push.repository, pushed.digest))?;
+    let pushed = pushed.map_err(|failure| match cancellation.signal.load(Ordering::SeqCst) {
+        0 => failure,
+        signal => Failure::new(
+            Exit::Signal(signal),
+            "stopped before the push was finished; no tag refers to an incomplete image",
+        ),
+    })?;
+    printer.message(&pushed.summary.to_string());
+    printer.verbatim(&format!("{}@{}\n", push.repository, pushed.digest))?;
     Ok(Exit::Done)
 }
 
@@ -88,26 +85,26 @@ fn destination(text: &str) -> Result<(Repository, String), Failure> {
     let (name, tag) = split_tag(text);
     let tag = tag.unwrap_or(LATEST);
     match text.split_once('@') {
-        // What stands before it may be a password.
+        // The text before the `@` may be a password, so the message does not show it.
         Some((_, rest)) if !rest.starts_with("sha256:") => {
-            let message = "the destination has a login in it, which belongs into Docker's configuration";
+            let message = "the destination contains a login, which belongs in Docker's configuration";
             return Err(
                 Failure::usage(message).help("log in with `docker login`, and write HOST/REPOSITORY:TAG")
             );
         }
-        Some(_) => return Err(usage(format!("`{text}` has a digest, which comes out of the push"))),
+        Some(_) => return Err(usage(format!("`{text}` has a digest, which only the push determines"))),
         None => {}
     }
     if let Some((_, scheme_less)) = text.split_once("://") {
-        return Err(usage(format!("`{scheme_less}` is enough: a name has no `https://`")));
+        return Err(usage(format!("write `{scheme_less}`: a destination has no URL scheme")));
     }
     let repository = Repository::parse(name).map_err(|error| usage(error.to_string()))?;
-    let repository = repository.ok_or_else(|| usage(format!("`{text}` does not say in which registry")))?;
+    let repository = repository.ok_or_else(|| usage(format!("`{text}` names no registry")))?;
     address::check_tag(tag).map_err(|error| usage(error.to_string()))?;
     Ok((repository, tag.to_owned()))
 }
 
-/// Shows how far the push is, to the byte, until it is dropped.
+/// Draws the progress of the push until the future is dropped.
 async fn draw(progress: &Progress) {
     let mut redraw = tokio::time::interval(REDRAW);
     let mut seen = 0;
@@ -117,7 +114,7 @@ async fn draw(progress: &Progress) {
             [&*progress.read, &progress.made, &*progress.sent].map(|count| count.load(Ordering::Relaxed));
         let full = usize::try_from(sent.saturating_mul(BAR as u64).checked_div(made).unwrap_or_default());
         let bar = "=".repeat(full.unwrap_or_default().min(BAR));
-        // As long as layers are being read, there will be more to send.
+        // While layers are being read, more bytes will have to be sent.
         let now = if read == seen { "" } else { ", compressing" };
         seen = read;
         let mut screen = std::io::stderr().lock();
@@ -130,7 +127,7 @@ async fn draw(progress: &Progress) {
     }
 }
 
-/// Takes the bar away.
+/// Erases the bar.
 fn erase() {
     let _ = write!(std::io::stderr(), "\r\x1b[K");
 }
