@@ -45,11 +45,6 @@ impl ImageRepository {
         })
     }
 
-    /// Whether a push goes to private ECR.
-    pub(crate) fn is_private_ecr(&self) -> bool {
-        matches!(self, Self::PrivateEcr { .. } | Self::Bare(_))
-    }
-
     /// The name in the engine: bare names get [`LOCAL_HOST`], because the engine would take them for Docker Hub.
     pub(crate) fn engine_name(&self) -> String {
         match self {
@@ -265,8 +260,6 @@ mod tests {
         assert!(matches!(parse("public.ecr.aws/alias/web"), ImageRepository::PublicEcr(_)));
         assert!(matches!(parse("ghcr.io/a/web"), ImageRepository::Elsewhere(_)));
         assert_eq!(parse("team/web"), ImageRepository::Bare("team/web".to_owned()));
-        assert!(private.is_private_ecr() && parse("team/web").is_private_ecr());
-        assert!(!parse("public.ecr.aws/alias/web").is_private_ecr());
         assert_eq!(parse("team/web").engine_name(), "local.invalid/team/web");
         assert_eq!(parse("ghcr.io/a/web").engine_name(), "ghcr.io/a/web");
         assert!(ImageRepository::parse("ghcr.io/a/web:1").is_err());

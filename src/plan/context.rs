@@ -68,18 +68,6 @@ impl BuildContext {
             (EventKind::Manual, Some(tag)) => format!("a manual build{} with the tag `{tag}`", of("of")),
         }
     }
-
-    /// A short phrase: `main at 1a2b3c4`.
-    pub(crate) fn summary(&self) -> String {
-        let what = self.tag.as_ref().or(self.branch.as_ref());
-        let commit = self.commit.as_ref().map(|commit| &commit[..commit.len().min(7)]);
-        match (what, commit) {
-            (Some(what), Some(commit)) => format!("{what} at {commit}"),
-            (Some(what), None) => what.clone(),
-            (None, Some(commit)) => format!("commit {commit}"),
-            (None, None) => "no commit known".to_owned(),
-        }
-    }
 }
 
 /// A branch as a valid tag, host name and path: at most 63 lower-case letters, digits and single dashes.
@@ -114,6 +102,5 @@ mod tests {
         let builtins = context.builtins();
         assert_eq!(builtins[&Builtin::SourceCommitShort], "0123456");
         assert!(!builtins.contains_key(&Builtin::SourceBranch));
-        assert_eq!(context.summary(), "commit 0123456");
     }
 }

@@ -292,15 +292,14 @@ fn describe(action: &Action, hide: &dyn Fn(&str) -> String) -> String {
         Action::Build(images) => format!("build {}", names(images)),
         Action::Push(images) => format!("push {}", names(images)),
         Action::Test(test) => format!("test {}", test.image.value),
-        Action::ImageDefinitions(_) => "image definitions".to_owned(),
         Action::TaskDefinition(definition) => match &definition.base {
             TaskDefinitionBase::Family(_) => "task definition of a family".to_owned(),
             TaskDefinitionBase::File(_) => "task definition of a file".to_owned(),
             TaskDefinitionBase::Service { .. } => "task definition of a service".to_owned(),
         },
         Action::RunTask(_) => "run a task".to_owned(),
-        Action::Deploy(_) => "deploy".to_owned(),
         Action::Parallel(steps) => format!("{} parallel steps", steps.len()),
+        other => other.kind().replace('-', " "),
     }
 }
 

@@ -6,7 +6,8 @@ use super::unchanged;
 use crate::address;
 use crate::connections::BuildLogins;
 use crate::docker::Engine;
-use crate::docker::solver::{Session, Share, Watcher};
+use crate::docker::solver::{Session, Share, VertexEnd, VertexUpdate, Watcher};
+use crate::event::{Kind, VertexStatus};
 use crate::exit::Failure;
 use crate::language::diagnostic::Diagnostic;
 use crate::language::pipeline::model::{Image, Name};
@@ -23,6 +24,8 @@ use tokio_util::sync::CancellationToken;
 
 /// How many images are built at once.
 const AT_ONCE: usize = 4;
+/// How many updates of a build's steps may wait to become events.
+const VERTICES: usize = 64;
 /// How many warnings may wait for the log.
 const WARNINGS: usize = 16;
 /// How long the engine may take to take a name off an image.
@@ -100,6 +103,28 @@ pub(crate) struct Group {
     pub(crate) places: Semaphore,
 }
 
+/// Sends the events about the steps of a build.
+async fn report_vertices(cx: &StepScope<'_>, image: &Name, mut updates: mpsc::Receiver<VertexUpdate>) {
+    let events = &cx.events;
+    let image = events.id().inner(&image.value);
+    while let Some(VertexUpdate { number, name, end }) = updates.recv().await {
+        let name = events.shown(name);
+        let kind = match end {
+            None => Kind::VertexStarted { name },
+            Some(VertexEnd { cached, error, elapsed }) => {
+                let status = match (&error, cached) {
+                    (Some(_), _) => VertexStatus::Failed,
+                    (None, true) => VertexStatus::Cached,
+                    (None, false) => VertexStatus::Done,
+                };
+                let error = error.map(|error| events.shown(error));
+                Kind::VertexFinished { name, status, elapsed, error }
+            }
+        };
+        events.send_for(image.inner(&format!("v{number}")), kind).await;
+    }
+}
+
 /// What each build has under way, for somebody who watches.
 pub(crate) type Live = Mutex<Vec<watch::Receiver<Vec<String>>>>;
 
@@ -149,13 +174,26 @@ impl Group {
             live.lock().unwrap_or_else(PoisonError::into_inner).push(receiver);
             sender
         });
+        let (vertices, updates) = mpsc::channel(VERTICES);
         let watcher = Watcher {
             output: cx.output.clone(),
             live,
             warnings: self.warnings.clone(),
+            vertices,
             prefix: if self.several { format!("{} │ ", name.value) } else { String::new() },
         };
         let mut making = Making { cx, name, image, engine, watcher, group: self, stages: Vec::new() };
+        let build = async {
+            let result = self.make(&mut making).await;
+            drop(making);
+            result
+        };
+        let (result, ()) = tokio::join!(build, report_vertices(cx, name, updates));
+        result
+    }
+
+    /// Makes an image, and takes off the names that it needed.
+    async fn make(&self, making: &mut Making<'_>) -> Result<(), Failure> {
         let result = tokio::select! {
             result = making.make() => result,
             () = self.stop.cancelled() => Err(Failure::stopped()),

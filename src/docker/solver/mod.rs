@@ -24,7 +24,7 @@ use dockerfile::Dockerfile;
 pub(crate) use dockerfile::base_images;
 use futures_util::future::BoxFuture;
 use progress::Progress;
-pub(crate) use progress::{BuildSummary, Watcher};
+pub(crate) use progress::{BuildSummary, VertexEnd, VertexUpdate, Watcher};
 pub(crate) use session::Session;
 pub(crate) use source::{Source, is_remote};
 pub(crate) use ssh::SshAgent;

@@ -26,8 +26,27 @@ pub(crate) struct Watcher {
     pub(crate) live: Option<watch::Sender<Vec<String>>>,
     /// Receives problems that do not fail the build.
     pub(crate) warnings: mpsc::Sender<String>,
+    /// Receives the start and the end of every step.
+    pub(crate) vertices: mpsc::Sender<VertexUpdate>,
     /// The prefix of all lines, for parallel builds.
     pub(crate) prefix: String,
+}
+
+/// The start or the end of a step of the build.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct VertexUpdate {
+    /// The step's number in the log.
+    pub(crate) number: usize,
+    pub(crate) name: String,
+    /// How it ended; absent at its start.
+    pub(crate) end: Option<VertexEnd>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct VertexEnd {
+    pub(crate) cached: bool,
+    pub(crate) error: Option<String>,
+    pub(crate) elapsed: Duration,
 }
 
 /// The names of the steps that read and write caches. They may fail.
@@ -138,6 +157,8 @@ impl<'w> Progress<'w> {
                 kept: SpooledTempFile::new(KEPT_IN_MEMORY),
             };
             self.steps.insert(vertex.digest.clone(), step);
+            let update = VertexUpdate { number, name: vertex.name.clone(), end: None };
+            let _ = self.watcher.vertices.send(update).await;
             if self.watcher.live.is_none() {
                 self.line(format!("#{number} {}", vertex.name)).await;
             }
@@ -165,6 +186,9 @@ impl<'w> Progress<'w> {
         if let Some(step) = self.steps.get_mut(&vertex.digest) {
             step.end = Some((took, vertex.error.clone()));
         }
+        let error = failed.then(|| vertex.error.clone());
+        let end = Some(VertexEnd { cached: vertex.cached, error, elapsed: took });
+        let _ = self.watcher.vertices.send(VertexUpdate { number, name: vertex.name.clone(), end }).await;
         let end = if failed {
             format!("failed: {}", vertex.error)
         } else if vertex.cached {
@@ -327,7 +351,8 @@ mod tests {
         for live in [None, Some(watch::channel(Vec::new()).0)] {
             let (output, mut lines) = mpsc::channel(16);
             let (warnings, _) = mpsc::channel(1);
-            let watcher = Watcher { output, live, warnings, prefix: String::new() };
+            let vertices = mpsc::channel(16).0;
+            let watcher = Watcher { output, live, warnings, vertices, prefix: String::new() };
             let mut progress = Progress::new(&watcher);
             for update in updates.clone() {
                 progress.update(update).await;
@@ -345,7 +370,8 @@ mod tests {
     async fn a_step_that_starts_again_ends_again() {
         let (output, mut lines) = mpsc::channel(16);
         let (warnings, _) = mpsc::channel(1);
-        let watcher = Watcher { output, live: None, warnings, prefix: String::new() };
+        let (vertices, mut updates) = mpsc::channel(16);
+        let watcher = Watcher { output, live: None, warnings, vertices, prefix: String::new() };
         let mut progress = Progress::new(&watcher);
         let at = |seconds| Some(Timestamp { seconds, nanos: 0 });
         let vertex = |started, completed| Vertex {
@@ -372,5 +398,10 @@ mod tests {
             log.extend(line);
         }
         assert_eq!(String::from_utf8_lossy(&log), "#1 load\n#1 done 0.0 s\n#1 done 3.0 s, 7 B sent\n");
+        let mut ends = Vec::new();
+        while let Ok(update) = updates.try_recv() {
+            ends.push(update.end.map(|end| end.elapsed.as_secs()));
+        }
+        assert_eq!(ends, [None, Some(0), Some(3)]);
     }
 }

@@ -149,13 +149,14 @@ fn action(d: &mut Decoder<'_>, kind: &Entry, fields: &Fields<'_>) -> Option<Acti
         "task-definition" => task_definition(d, node).map(Action::TaskDefinition),
         "run-task" => run_task(d, node).map(Action::RunTask),
         "deploy" => deploy(d, node).map(Action::Deploy),
-        _ => {
+        "parallel" => {
             let steps = d.list(node, "steps", step);
             if matches!(&node.value, Value::List(items) if items.is_empty()) {
                 d.problem(Diagnostic::new("`parallel` has no steps", kind.key_span));
             }
             Some(Action::Parallel(steps))
         }
+        _ => None,
     }
 }
 

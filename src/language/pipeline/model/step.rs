@@ -76,14 +76,6 @@ impl When {
             Self::Always => "always",
         }
     }
-
-    pub(crate) fn allows(self, failed: bool) -> bool {
-        match self {
-            Self::Success => !failed,
-            Self::Failure => failed,
-            Self::Always => true,
-        }
-    }
 }
 
 /// The position of a step in the file.
@@ -205,13 +197,13 @@ impl Action {
     /// The images that the action names.
     pub(crate) fn images(&self) -> Vec<&Name> {
         match self {
-            Self::Run(_) | Self::RunTask(_) | Self::Deploy(_) | Self::Parallel(_) => Vec::new(),
             Self::Build(images) | Self::Push(images) => images.iter().collect(),
             Self::Test(test) => vec![&test.image],
             Self::ImageDefinitions(pairs) => pairs.values().collect(),
             Self::TaskDefinition(definition) => {
                 definition.containers.values().filter_map(|container| container.image.as_ref()).collect()
             }
+            _ => Vec::new(),
         }
     }
 
