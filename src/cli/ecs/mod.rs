@@ -47,7 +47,7 @@ struct TargetServices {
     /// The services' cluster
     #[arg(long)]
     cluster: String,
-    /// The service; may be given several times
+    /// The service; can be given several times
     #[arg(long = "service", required = true)]
     services: Vec<String>,
 }
