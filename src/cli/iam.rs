@@ -89,6 +89,12 @@ pub(crate) fn main(arguments: &Arguments, session: &Session) -> Result<Exit, Fai
             printer.result(&template)?;
         }
     }
+    if printer.masks(&policy.to_json().to_string()) {
+        printer.warning(
+            "the value of a secret is part of a name in this policy and was replaced by `***`, which IAM reads as a \
+             wildcard; unset the variable of the secret and print the policy again",
+        );
+    }
     notes(&all, policy, arguments.format, printer);
     Ok(Exit::Done)
 }

@@ -46,6 +46,11 @@ impl Printer {
         stdio::write_stdout(&format!("{text}\n"))
     }
 
+    /// Whether a text contains a secret.
+    pub(crate) fn masks(&self, text: &str) -> bool {
+        self.masks.text(text) != text
+    }
+
     /// Prints a line to stderr.
     pub(crate) fn message(&self, text: &str) {
         stdio::write_stderr(&self.masks.text(text));

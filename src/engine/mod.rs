@@ -115,11 +115,12 @@ impl When {
         }
     }
 
-    fn as_str(self) -> &'static str {
+    /// The name in events, if it is not the usual one.
+    fn named(self) -> Option<&'static str> {
         match self {
-            Self::Success => "success",
-            Self::Failure => "failure",
-            Self::Always => "always",
+            Self::Success => None,
+            Self::Failure => Some("failure"),
+            Self::Always => Some("always"),
         }
     }
 }

@@ -6,7 +6,7 @@ use super::{Attempt, Cancellation, Item, Phase, Task, Work};
 use crate::event::{Ending, Events, Id, Kind, Node, SkipCode, SkipReason, StepStarted};
 use crate::exit::{Exit, Failure};
 use crate::process::Stopping;
-use crate::secret::Masks;
+use crate::secret::{Masks, Shown};
 use futures_util::StreamExt;
 use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
@@ -128,7 +128,7 @@ impl<'r> Run<'r> {
                 id: Id::phase(&phase.name),
                 kind: "phase",
                 title: self.events.shown(&phase.name),
-                when: Some(phase.when.as_str()),
+                when: phase.when.named(),
             });
             for item in phase.items.iter().chain(&phase.finally) {
                 self.node(item, &mut nodes);
@@ -142,7 +142,7 @@ impl<'r> Run<'r> {
             id: item.id.clone(),
             kind: item.kind,
             title: self.events.shown((item.title)()),
-            when: item.when.map(super::When::as_str),
+            when: item.when.and_then(super::When::named),
         });
         if let Work::Group(members) = &item.work {
             for member in members {
@@ -305,7 +305,7 @@ impl<'r> Run<'r> {
         }
         let start = Instant::now();
         let shown = events.shown(title);
-        events.send(self.started(item, shown.clone(), enclosing)).await;
+        events.send(started(item, shown.clone(), enclosing)).await;
         let (attempts, result) = self.attempts(item, &events, enclosing).await;
         let result = result.map_err(|failure| failure.at(item.id.as_str()));
         let ending = match &result {
@@ -323,25 +323,6 @@ impl<'r> Run<'r> {
         };
         events.send(finished).await;
         result
-    }
-
-    fn started(&self, item: &Item<'_>, title: crate::secret::Shown, enclosing: &Enclosing<'_>) -> Kind {
-        let (finally, beside) = (enclosing.finally, enclosing.beside);
-        match &item.work {
-            Work::Group(members) => {
-                let members = members.iter().map(|member| member.id.clone()).collect();
-                Kind::GroupStarted { title, finally, beside, members }
-            }
-            Work::Task(_) => Kind::StepStarted(StepStarted {
-                kind: item.kind,
-                title,
-                finally,
-                beside,
-                attempts_allowed: 1 + item.retry.map_or(0, |retry| retry.attempts),
-                timeout: item.timeout,
-                line: item.line,
-            }),
-        }
     }
 
     /// Makes as many attempts as the item allows. Returns how many it made.
@@ -484,5 +465,25 @@ impl<'r> Run<'r> {
         let mut state = self.state();
         state.events = self.events.last_number();
         Ok(state.save(&self.state_file, results)?)
+    }
+}
+
+/// The event about the start of an item.
+fn started(item: &Item<'_>, title: Shown, enclosing: &Enclosing<'_>) -> Kind {
+    let (finally, beside) = (enclosing.finally, enclosing.beside);
+    match &item.work {
+        Work::Group(members) => {
+            let members = members.iter().map(|member| member.id.clone()).collect();
+            Kind::GroupStarted { title, finally, beside, members }
+        }
+        Work::Task(_) => Kind::StepStarted(StepStarted {
+            kind: item.kind,
+            title,
+            finally,
+            beside,
+            attempts_allowed: 1 + item.retry.map_or(0, |retry| retry.attempts),
+            timeout: item.timeout,
+            line: item.line,
+        }),
     }
 }

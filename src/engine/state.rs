@@ -74,14 +74,13 @@ pub(crate) struct Identity {
     pub(crate) continues: bool,
 }
 
+/// A state, and what steps of the earlier calls produced.
+pub(crate) type Joined = (State, Map<String, Value>);
+
 impl State {
     /// The state that this call continues, or a new one, and what steps of the earlier calls produced. In CodeBuild that is the
     /// state of the same build; elsewhere that of the same file, commit and mode, as long as none of this call's phases has run in it.
-    pub(crate) fn join(
-        path: &Path,
-        identity: &Identity,
-        phases: &[String],
-    ) -> Result<(Self, Map<String, Value>), Failure> {
+    pub(crate) fn join(path: &Path, identity: &Identity, phases: &[String]) -> Result<Joined, Failure> {
         let mut found = match read(path) {
             // Whether an earlier call has failed is unknown, and a deployment may depend on it.
             Err(reason) if identity.continues || identity.build_id.is_some() => {
@@ -166,7 +165,7 @@ impl State {
 }
 
 /// Reads a state file, and what steps produced beside it.
-fn read(path: &Path) -> Result<Option<(State, Map<String, Value>)>, String> {
+fn read(path: &Path) -> Result<Option<Joined>, String> {
     let bytes = match std::fs::read(path) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(error.to_string()),

@@ -21,6 +21,8 @@ const WAITING_CHUNKS: usize = 2;
 pub(crate) struct Wants {
     /// The output of commands.
     pub(crate) output: bool,
+    /// The output of commands is written as events, so each chunk has a number of its own.
+    pub(crate) numbered_output: bool,
     /// The current work of steps, for a terminal.
     pub(crate) live: bool,
 }
@@ -161,10 +163,15 @@ impl Events {
             Kind::Live(_) => wants.live,
             _ => true,
         };
-        let is_kept = !matches!(kind, Kind::Output(_) | Kind::OutputEnded | Kind::Live(_));
+        let is_numbered = match kind {
+            Kind::OutputEnded | Kind::Live(_) => false,
+            Kind::Output(_) => shared.receivers.iter().any(|receiver| receiver.wants.numbered_output),
+            _ => true,
+        };
         let _order = shared.order.lock().await;
         let event = Event {
-            number: shared.number.fetch_add(u64::from(is_kept), Ordering::SeqCst) + u64::from(is_kept),
+            number: shared.number.fetch_add(u64::from(is_numbered), Ordering::SeqCst)
+                + u64::from(is_numbered),
             call: shared.call,
             at: Timestamp::now(),
             elapsed: shared.started.elapsed(),
@@ -241,7 +248,7 @@ mod tests {
     use super::*;
     use crate::secret::Secret;
 
-    const ALL: Wants = Wants { output: true, live: true };
+    const ALL: Wants = Wants { output: true, numbered_output: false, live: true };
 
     async fn log(mut channel: mpsc::Receiver<Event>) -> String {
         let mut log = Vec::new();
@@ -293,7 +300,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn kept_events_are_numbered_in_order() {
+    async fn events_are_numbered_in_order() {
         let (events, mut channel) = open();
         events.note("one").await;
         events.live(vec!["x".to_owned()]).await;

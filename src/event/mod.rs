@@ -19,7 +19,7 @@ use std::time::Duration;
 /// Something that happened.
 #[derive(Debug, Clone)]
 pub(crate) struct Event {
-    /// Its number in the build, from 1. Events that are not kept have the number of the one before.
+    /// Its number in the build, from 1. An event without a number of its own has that of the one before.
     pub(crate) number: u64,
     /// The number of the call of runner in the build, from 1.
     pub(crate) call: u32,
@@ -248,7 +248,7 @@ pub(crate) struct Node {
     /// `phase`, `parallel`, or the key of the step.
     pub(crate) kind: &'static str,
     pub(crate) title: Shown,
-    /// `success`, `failure` or `always`.
+    /// `failure` or `always`; absent if it runs only while nothing has failed.
     pub(crate) when: Option<&'static str>,
 }
 

@@ -231,7 +231,7 @@ fn prefix(title: &Shown) -> String {
 
 impl<W: Write + Send> Sink for Console<W> {
     fn wants(&self) -> Wants {
-        Wants { output: true, live: self.view.is_some() }
+        Wants { output: true, numbered_output: false, live: self.view.is_some() }
     }
 
     fn event(&mut self, event: &Event) {
@@ -318,7 +318,7 @@ mod tests {
     }
 
     fn open() -> (Events, mpsc::Receiver<Event>) {
-        let wants = Wants { output: true, live: true };
+        let wants = Wants { output: true, numbered_output: false, live: true };
         let (events, mut channels) = Events::open(&[wants], 64, &Masks::default(), 1, 0);
         (events, channels.remove(0))
     }

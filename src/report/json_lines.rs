@@ -19,7 +19,7 @@ impl<W: Write> JsonLines<W> {
 
 impl<W: Write + Send> Sink for JsonLines<W> {
     fn wants(&self) -> Wants {
-        Wants { output: self.output, live: false }
+        Wants { output: self.output, numbered_output: self.output, live: false }
     }
 
     fn event(&mut self, event: &Event) {

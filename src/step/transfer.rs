@@ -20,7 +20,7 @@ use std::collections::HashMap;
 use std::path::Path;
 use tokio_util::sync::CancellationToken;
 
-/// What pushes have pushed_blobs into a registry.
+/// The blobs and repositories that pushes of this run have sent to a registry.
 #[derive(Debug, Default)]
 pub(crate) struct PushedBlobs {
     repositories: Vec<String>,
