@@ -10,9 +10,9 @@ pub(crate) const TEMPORARY: &str = ".runner-tmp-";
 
 /// The readers of a file that runner writes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Access {
+pub(crate) enum Readers {
     /// All users (0644).
-    Everybody,
+    All,
     /// Only its owner (0600).
     Owner,
 }
@@ -42,13 +42,13 @@ pub(crate) fn read_small(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
 }
 
 /// Writes a file atomically, through a temporary file in the same directory. Creates parent directories.
-pub(crate) fn write_whole(path: &Path, content: &[u8], access: Access) -> Result<(), WriteError> {
+pub(crate) fn write_whole(path: &Path, content: &[u8], readers: Readers) -> Result<(), WriteError> {
     let write = || -> io::Result<()> {
         let directory = path.parent().unwrap_or(Path::new("."));
         std::fs::create_dir_all(directory)?;
-        let mode = match access {
-            Access::Everybody => 0o644,
-            Access::Owner => 0o600,
+        let mode = match readers {
+            Readers::All => 0o644,
+            Readers::Owner => 0o600,
         };
         let mut file = tempfile::Builder::new()
             .prefix(TEMPORARY)
@@ -65,10 +65,10 @@ pub(crate) fn write_whole(path: &Path, content: &[u8], access: Access) -> Result
 pub(crate) fn write_json(
     path: &Path,
     value: &impl serde::Serialize,
-    access: Access,
+    readers: Readers,
 ) -> Result<(), WriteError> {
     let mut content = serde_json::to_vec_pretty(value)
         .map_err(|source| WriteError { path: path.to_owned(), source: source.into() })?;
     content.push(b'\n');
-    write_whole(path, &content, access)
+    write_whole(path, &content, readers)
 }

@@ -4,7 +4,6 @@ use anstyle::{AnsiColor, Style};
 
 /// The styles of a stream. Without colour all of them are plain: `format!("{red}text{red:#}")` is then `text`.
 #[derive(Debug, Clone, Copy, Default)]
-#[expect(dead_code, reason = "the log of a run still has escape codes of its own for bold, dim and red text")]
 pub(crate) struct Styles {
     pub(crate) bold: Style,
     pub(crate) dim: Style,

@@ -96,10 +96,10 @@ pub(crate) async fn main(arguments: &Arguments, session: &Session) -> Result<Exi
     let (events, reports) =
         Reports::start(sinks, |wants, capacity| Events::open(wants, capacity, masks, call, last));
     let result = prepared.run(&events, &cancellation).await;
-    // If the reader of the log has stopped reading and the run was to end, the rest of the log is not waited for.
-    let patience = events.is_stalled().then_some(Duration::ZERO);
+    // If the reader of the log has stopped reading, the rest of the log is dropped.
+    let timeout = events.is_stalled().then_some(Duration::ZERO);
     drop(events);
-    reports.finish(patience).await;
+    reports.finish(timeout).await;
     for warning in deliveries.finish().await {
         printer.warning(&warning);
     }

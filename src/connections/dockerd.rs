@@ -1,4 +1,4 @@
-//! An engine for a run in CodeBuild that finds none: its own `dockerd` is started, or one that is coming up is waited for.
+//! Starts `dockerd` for a run in CodeBuild that finds no engine, or waits for one that is already starting.
 
 use crate::docker::{DockerError, Engine, daemon};
 use crate::event::Events;
@@ -12,19 +12,18 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-/// How often a process is looked at that is to come up.
-const LOOK: Duration = Duration::from_millis(100);
+/// The interval at which a starting `dockerd` is polled.
+const POLL: Duration = Duration::from_millis(100);
 
-/// What an engine that is started in the midst of a run has to do with.
-pub(crate) struct Surroundings {
+/// What starting an engine in a run needs.
+pub(crate) struct DockerdStart {
     pub(crate) events: Events,
     pub(crate) stopping: Stopping,
     pub(crate) work: PathBuf,
 }
 
-impl Surroundings {
-    /// Starts the engine, or waits for one that is coming up already. It stays when the run is through: the next call needs its
-    /// images.
+impl DockerdStart {
+    /// Starts the engine, or waits for one that is already starting. It outlives the run, because the next call needs its images.
     pub(crate) async fn start(&self, dockerd: &Path) -> Result<Engine, Failure> {
         let begin = Instant::now();
         let log = self.work.join("dockerd.log");
@@ -36,10 +35,10 @@ impl Surroundings {
         };
         let ended = async {
             while process.lives() {
-                tokio::time::sleep(LOOK).await;
+                tokio::time::sleep(POLL).await;
             }
         };
-        // In `finally` after a stop there is another try.
+        // `finally` after a stop may still start an engine; only the second signal ends that.
         let stop = if self.stopping.soft.is_cancelled() { &self.stopping.hard } else { &self.stopping.soft };
         let engine = tokio::select! {
             engine = daemon::wait_until_ready(ended, &log) => engine,
@@ -49,15 +48,15 @@ impl Surroundings {
             Ok(engine) => {
                 let took = begin.elapsed().as_secs_f64();
                 let note = if own {
-                    format!("started dockerd, which took {took:.1} s; log: .runner/dockerd.log")
+                    format!("started dockerd in {took:.1} s; log: .runner/dockerd.log")
                 } else {
-                    format!("waited for the dockerd that was coming up, which took {took:.1} s")
+                    format!("waited {took:.1} s for a dockerd that was already starting")
                 };
                 self.events.note(note).await;
                 Ok(engine)
             }
             Err(error) => {
-                // There is none where somebody else has started it.
+                // Without lines, another process started it and has the log.
                 if let DockerError::Daemon { lines, .. } = &error
                     && !lines.is_empty()
                 {

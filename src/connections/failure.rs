@@ -1,4 +1,4 @@
-//! Errors of the adapters as failures: exit code, sentence, next step to take.
+//! Adapters' errors as failures: exit code, message, advice.
 
 use crate::address::InvalidName;
 use crate::aws::{AwsError, Denial};
@@ -9,11 +9,12 @@ use crate::exit::{Exit, Failure, FailureKind, chain};
 use crate::files::WriteError;
 use crate::process::ProcessError;
 use crate::registry::RegistryError;
+use crate::work::NOT_WRITABLE;
 use std::borrow::Borrow;
 
-/// How privileged mode is turned on.
+/// How to turn on privileged mode.
 const PRIVILEGED: &str = "turn it on for the CodeBuild project: Environment → Privileged in the console, `PrivilegedMode: true` in CloudFormation, `privileged_mode = true` in Terraform, or `aws codebuild update-project --name PROJECT --environment …,privilegedMode=true`";
-/// AWS's error code where an account has as much of something as its quota allows.
+/// AWS's error code for a quota that is used up.
 const QUOTA: &str = "LimitExceededException";
 
 impl From<ProcessError> for Failure {
@@ -23,15 +24,16 @@ impl From<ProcessError> for Failure {
             ProcessError::NoProgram(program) if program == "bash" => {
                 failure.help("install bash, or write `env: { shell: sh }` in the pipeline file")
             }
-            ProcessError::NoProgram(_) => failure.help(
-                "install it in the build image; a script for the shell is written as text, not as a list",
-            ),
+            ProcessError::NoProgram(_) => {
+                failure.help("install it in the build image; write a shell script as text, not as a list")
+            }
             ProcessError::NoDirectory(_) => {
-                failure.help("`dir` starts from the directory of the pipeline file")
+                failure.help("`dir` is relative to the directory of the pipeline file")
             }
             ProcessError::Start { .. } => failure,
-            ProcessError::Guard { .. } => failure
-                .help("was it killed, is the machine out of memory or processes, or is /proc not mounted?"),
+            ProcessError::Guard { .. } => failure.help(
+                "check that it was not killed, that memory and processes are left, and that /proc is mounted",
+            ),
         }
     }
 }
@@ -45,8 +47,8 @@ impl From<DockerError> for Failure {
         if let DockerError::Build(text) = &error
             && let Some(denial) = Denial::read(text)
         {
-            // A base image in ECR that may not be pulled.
-            return Self::caused(Exit::Environment, &error).help(allow(&denial));
+            // IAM denies pulling a base image from ECR.
+            return Self::caused(Exit::Environment, &error).help(permission_advice(&denial));
         }
         let exit = match &error {
             DockerError::Build(_) => Exit::StepFailed,
@@ -62,49 +64,49 @@ impl From<DockerError> for Failure {
         let failure = Self::caused(exit, &error).kind(docker_kind(&error));
         match &error {
             DockerError::NoSocket(_) | DockerError::NoListener(_) => failure.help(
-                "start Docker (`sudo systemctl start docker`), or set DOCKER_HOST to where one runs; in a container mount /var/run/docker.sock",
+                "start Docker (`sudo systemctl start docker`), or set DOCKER_HOST to a running engine; in a container, mount /var/run/docker.sock",
             ),
             DockerError::NotPrivileged(_) => failure.help(PRIVILEGED),
             DockerError::NotRoot(_) => {
-                failure.help("run the build as root: leave out `run-as` in the buildspec, and `USER` in the build image")
+                failure.help("run the build as root: remove `run-as` from the buildspec, and `USER` from the build image")
             }
             DockerError::NoDaemon => failure.help(
-                "use one of CodeBuild's standard images, install Docker in the build image, or set DOCKER_HOST to where an engine runs",
+                "use one of CodeBuild's standard images, install Docker in the build image, or set DOCKER_HOST to a running engine",
             ),
             DockerError::Daemon { lines, .. } if lines.is_empty() => {
-                failure.help("what it wrote where it was started says more")
+                failure.help("read its output where it was started")
             }
             DockerError::Daemon { .. } => failure.help(
-                "its last lines are above, the rest is in .runner/dockerd.log",
+                "its last lines are above; the whole log is in .runner/dockerd.log",
             ),
             DockerError::Certificate { .. } => failure.help(
-                "DOCKER_CERT_PATH names the directory with ca.pem, cert.pem and key.pem; without it that is ~/.docker",
+                "set DOCKER_CERT_PATH to the directory with ca.pem, cert.pem and key.pem; the default is ~/.docker",
             ),
-            DockerError::NoSsh => failure.help("install OpenSSH's client (openssh-client, openssh-clients)"),
+            DockerError::NoSsh => failure.help("install the OpenSSH client (package openssh-client or openssh-clients)"),
             DockerError::Denied { user, .. } => failure.help(format!(
-                "add {user} to the group `docker` (usermod -aG) and log in anew, or run as root"
+                "add {user} to the group `docker` (usermod -aG) and log in again, or run as root"
             )),
             DockerError::Address { .. } => failure
                 .help("use unix:///path/to/socket, tcp://host:port or ssh://user@host"),
             DockerError::UnusableContext { .. } => failure.help(
-                "`docker context ls` lists those that there are; DOCKER_CONTEXT names another one, and DOCKER_HOST goes before all of them",
+                "`docker context ls` lists the contexts; select one with DOCKER_CONTEXT, or set DOCKER_HOST, which takes precedence",
             ),
-            DockerError::Configuration(_) => failure.help("mend the file, or set DOCKER_HOST"),
+            DockerError::Configuration(_) => failure.help("correct the file, or set DOCKER_HOST"),
             DockerError::Unreachable { address, .. } if address.starts_with("ssh://") => failure.help(
-                "does `ssh -T HOST docker info` work without a question? It takes a key that an agent holds or that has no passphrase, and a known host",
+                "make `ssh -T HOST docker info` work without a prompt: with a known host, and a key that has no passphrase or is in an agent",
             ),
             DockerError::Unreachable { .. } => {
-                failure.help("is the engine running? `docker info` says more; DOCKER_HOST names another one")
+                failure.help("start the engine (`docker info` shows its state), or set DOCKER_HOST to another one")
             }
             DockerError::TooOld { .. } => failure.help("use a newer CodeBuild image or engine"),
             DockerError::NoImage(_) => {
-                failure.help("it was removed since it was built; run the build phase again")
+                failure.help("it was removed after it was built; run the build phase again")
             }
             DockerError::NoDockerfile(_) => failure.help(
-                "`dockerfile` starts from the directory of the pipeline file, and is `Dockerfile` in the context where it is not given",
+                "`dockerfile` is relative to the directory of the pipeline file; the default is `Dockerfile` in the context",
             ),
             DockerError::Build(text) if text.contains("unknown instruction") => failure.help(
-                "heredocs and other newer parts of the language need `# syntax=docker/dockerfile:1` in the first line on engines before 23",
+                "engines before 23 need `# syntax=docker/dockerfile:1` in the first line for heredocs and other newer syntax",
             ),
             DockerError::Build(text) if text.contains("exec format error") => failure.help(
                 "a `RUN` for another platform needs emulation on the engine's machine (binfmt_misc with QEMU)",
@@ -166,11 +168,11 @@ impl From<RegistryError> for Failure {
         let failure = Self::caused(exit, &error).kind(registry_kind(&error));
         match &error {
             RegistryError::Denied { host, reason } => failure.help(Denial::read(reason).map_or_else(
-                || format!("for ECR allow the role to push to this repository (`runner iam` prints the policy); elsewhere log in with `docker login {host}`"),
-                |denial| allow(&denial),
+                || format!("for ECR, allow the role to push to this repository (`runner iam` prints the policy); for other registries, log in with `docker login {host}`"),
+                |denial| permission_advice(&denial),
             )),
             RegistryError::Full { .. } => failure.help(
-                "remove images that nothing runs, or have a lifecycle policy do so (`aws ecr put-lifecycle-policy`); Service Quotas raises the quota `Images per repository`",
+                "remove unused images, add a lifecycle policy (`aws ecr put-lifecycle-policy`), or raise the quota `Images per repository` in Service Quotas",
             ),
             RegistryError::NoRepository { repository, .. } => failure.help(format!(
                 "create it (`aws ecr create-repository --repository-name {repository}`), or write `create: true` for the image"
@@ -187,20 +189,20 @@ impl From<RegistryError> for Failure {
     }
 }
 
-/// The way out of a refusal by IAM.
-fn allow(denial: &Denial) -> String {
+/// Advice for a denial by IAM.
+fn permission_advice(denial: &Denial) -> String {
     let Denial { action, resource } = denial;
     format!(
-        "allow `{action}` on `{resource}` to the role that runs this, with the statement {}; `runner iam` prints the whole policy",
+        "allow `{action}` on `{resource}` for the role that runs this, with the statement {}; `runner iam` prints the whole policy",
         denial.statement()
     )
 }
 
-/// An error of AWS with the next step to take, in one line.
-pub(crate) fn told(error: impl Borrow<AwsError>) -> String {
+/// An AWS error with its advice, in one line.
+pub(crate) fn with_advice(error: impl Borrow<AwsError>) -> String {
     let error = error.borrow();
     match error {
-        AwsError::Denied { denial, .. } => format!("{}; {}", chain(error), allow(denial)),
+        AwsError::Denied { denial, .. } => format!("{}; {}", chain(error), permission_advice(denial)),
         _ => chain(error),
     }
 }
@@ -222,12 +224,12 @@ impl From<AwsError> for Failure {
                     .iter()
                     .any(|words| message.contains(words)) =>
             {
-                failure.help("set this machine's clock: AWS takes requests of the last minutes only")
+                failure.help("correct this machine's clock: AWS accepts only requests from the last few minutes")
             }
             AwsError::BadCredentials { .. } => {
-                failure.help("renew them; `aws sts get-caller-identity` says whose they are")
+                failure.help("renew them; `aws sts get-caller-identity` shows whose they are")
             }
-            AwsError::Denied { denial, .. } => failure.help(allow(denial)),
+            AwsError::Denied { denial, .. } => failure.help(permission_advice(denial)),
             AwsError::Unreachable { .. } | AwsError::UnexpectedResponse { .. } => {
                 failure.help("check the network, the region and AWS_ENDPOINT_URL")
             }
@@ -235,10 +237,10 @@ impl From<AwsError> for Failure {
                 failure.help(format!("create the {what}, or correct its name"))
             }
             AwsError::Role { .. } => {
-                failure.help("check the ARN, the network, and what the role's trust policy asks for")
+                failure.help("check the ARN, the network, and the role's trust policy")
             }
             AwsError::Service { action, code, .. } if code == QUOTA => failure.help(format!(
-                "remove what nothing uses any more, or ask for more in Service Quotas; `{action}` is what went beyond the quota"
+                "`{action}` exceeded a quota: remove unused resources, or request an increase in Service Quotas"
             )),
             AwsError::Tls(_) | AwsError::UnusableSecret { .. } | AwsError::Service { .. } => failure,
         }
@@ -253,6 +255,6 @@ impl From<TaskDefinitionError> for Failure {
 
 impl From<WriteError> for Failure {
     fn from(error: WriteError) -> Self {
-        Self::caused(Exit::Environment, &error).help("is the disk full, or the directory not writable?")
+        Self::caused(Exit::Environment, &error).help(NOT_WRITABLE)
     }
 }

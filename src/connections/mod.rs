@@ -1,4 +1,4 @@
-//! Connections to what is outside, made when the first step needs them.
+//! Connections to Docker, AWS and registries, opened when a step first needs them.
 
 pub(crate) mod dockerd;
 pub(crate) mod failure;
@@ -16,7 +16,7 @@ use crate::registry::connection::Renew;
 use crate::registry::login;
 use crate::secret::{Login, Masks, Secret};
 use crate::tls;
-use dockerd::Surroundings;
+use dockerd::DockerdStart;
 use std::collections::HashMap;
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -24,37 +24,36 @@ use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 use tokio::sync::{Mutex, OnceCell};
 
-/// What connections are made with.
+/// The settings of all connections.
 #[derive(Debug, Clone)]
 pub(crate) struct Settings {
-    /// Where the Docker Engine is.
     pub(crate) docker: Endpoint,
     /// The value of `AWS_CA_BUNDLE`.
     pub(crate) aws_ca_bundle: Option<PathBuf>,
     pub(crate) in_codebuild: bool,
     /// How long a registry may be silent.
-    pub(crate) registry_patience: Duration,
-    /// How often a deployment is looked at; from every second at first to every five where it is not said.
+    pub(crate) registry_timeout: Duration,
+    /// The interval at which deployments are polled. By default it grows from one second to five.
     pub(crate) ecs_poll: Option<Duration>,
     /// The value of `PATH`.
     pub(crate) path: OsString,
 }
 
 impl Settings {
-    /// The certificate authorities that are trusted. Reading them takes milliseconds, so it is done where they are needed.
+    /// The trusted certificate authorities. Reading them takes milliseconds, so only commands that need them do.
     pub(crate) fn authorities(&self) -> Vec<Vec<u8>> {
         tls::authorities(self.aws_ca_bundle.as_deref())
     }
 }
 
-/// An access to AWS: `aws` of the pipeline file, with values in the place of `${…}`.
+/// An access to AWS: `aws` of the pipeline file, with every `${…}` resolved.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 pub(crate) struct Access {
-    /// The region; the environment's or the profile's where absent.
+    /// The region. Without one, that of the environment or the profile is used.
     pub(crate) region: Option<String>,
     /// A role to assume.
     pub(crate) role: Option<String>,
-    /// What the role's trust policy asks for.
+    /// The external id that the role's trust policy requires.
     pub(crate) external_id: Option<String>,
 }
 
@@ -65,13 +64,13 @@ pub(crate) struct Connections {
     mode: Mode,
     masks: Masks,
     docker: Arc<OnceCell<Engine>>,
-    /// Nothing before the run has begun.
-    surroundings: Option<Arc<Surroundings>>,
+    /// Starts an engine if there is none; absent before the run has begun.
+    dockerd_start: Option<Arc<DockerdStart>>,
     aws: Arc<Mutex<HashMap<Access, Aws>>>,
-    /// What sessions of roles are called.
+    /// The session name for roles that are assumed.
     session: Arc<str>,
     docker_config: Arc<OnceCell<Arc<DockerConfig>>>,
-    /// ECR's tokens by host; they are good for hours.
+    /// ECR's tokens by host. They are valid for hours.
     ecr_logins: Arc<Mutex<HashMap<(Access, String), Login>>>,
 }
 
@@ -81,14 +80,14 @@ impl Connections {
         Self::new(settings.clone(), Mode::Publish, masks.clone(), "runner")
     }
 
-    /// `session` names the sessions of roles that are assumed.
+    /// `session` is the session name for roles that are assumed.
     pub(crate) fn new(settings: Settings, mode: Mode, masks: Masks, session: &str) -> Self {
         Self {
             settings: Arc::new(settings),
             mode,
             masks,
             docker: Arc::default(),
-            surroundings: None,
+            dockerd_start: None,
             aws: Arc::default(),
             session: session.into(),
             docker_config: Arc::default(),
@@ -96,9 +95,9 @@ impl Connections {
         }
     }
 
-    /// The same in a run under way, where an engine can be started.
-    pub(crate) fn within(self, surroundings: Surroundings) -> Self {
-        Self { surroundings: Some(Arc::new(surroundings)), ..self }
+    /// The same connections in a run, which may start an engine.
+    pub(crate) fn starting_dockerd(self, dockerd_start: DockerdStart) -> Self {
+        Self { dockerd_start: Some(Arc::new(dockerd_start)), ..self }
     }
 
     pub(crate) async fn docker(&self) -> Result<&Engine, Failure> {
@@ -107,16 +106,16 @@ impl Connections {
 
     async fn connect(&self) -> Result<Engine, Failure> {
         let endpoint = &self.settings.docker;
-        match (Engine::connect(endpoint).await, &self.surroundings) {
-            (Err(error), Some(surroundings)) if self.settings.in_codebuild => {
+        match (Engine::connect(endpoint).await, &self.dockerd_start) {
+            (Err(error), Some(dockerd_start)) if self.settings.in_codebuild => {
                 let dockerd = daemon::find(error, endpoint, &self.settings.path)?;
-                surroundings.start(&dockerd).await
+                dockerd_start.start(&dockerd).await
             }
             (engine, _) => Ok(engine?),
         }
     }
 
-    /// AWS. In local mode there is no step that may ask for it.
+    /// The AWS clients for an access. No step calls this in local mode.
     pub(crate) async fn aws(&self, access: &Access) -> Result<Aws, Failure> {
         let mut known = self.aws.lock().await;
         if let Some(aws) = known.get(access) {
@@ -130,7 +129,7 @@ impl Connections {
         Ok(aws)
     }
 
-    /// The login for a registry: ECR's own token where AWS may be asked, Docker's configuration otherwise.
+    /// The login for a registry: for ECR a token from AWS when publishing, otherwise that of Docker's configuration.
     pub(crate) async fn login(&self, host: &str, access: &Access) -> Result<Option<Login>, Failure> {
         match EcrRegistry::parse(host) {
             Some(ecr) if self.mode == Mode::Publish => {
@@ -142,7 +141,7 @@ impl Connections {
         }
     }
 
-    /// How a registry is spoken to.
+    /// The access to a registry, with its login.
     pub(crate) async fn registry(
         &self,
         host: &str,
@@ -152,7 +151,7 @@ impl Connections {
         self.registry_with(login, host, access)
     }
 
-    /// The same with a login that is known.
+    /// The access to a registry with a known login.
     pub(crate) fn registry_with(
         &self,
         login: Option<Login>,
@@ -172,7 +171,7 @@ impl Connections {
             http,
             login,
             renew,
-            timeout: self.settings.registry_patience,
+            timeout: self.settings.registry_timeout,
         })
     }
 
@@ -193,7 +192,7 @@ impl Connections {
             let config = match &self.settings.docker.configuration {
                 Some(directory) => DockerConfig::read(directory).map_err(|error| {
                     Failure::caused(Exit::Environment, &error)
-                        .help("mend or remove the file; `docker login` writes it anew")
+                        .help("correct or remove the file; `docker login` creates a new one")
                 })?,
                 None => None,
             };
@@ -201,7 +200,7 @@ impl Connections {
         };
         let config = self.docker_config.get_or_try_init(read).await?.clone();
         let host = host.to_owned();
-        // A credential helper is another program, which may take its time.
+        // A credential helper is another program, which may take long.
         let login = tokio::task::spawn_blocking(move || login::login(&config, &host)).await.ok().flatten();
         if let Some(login) = &login {
             self.masks.add(&login.password);
@@ -209,24 +208,24 @@ impl Connections {
         Ok(login)
     }
 
-    /// Keeps a secret out of everything that people see.
+    /// Masks a secret in everything that runner prints from now on.
     pub(crate) fn mask(&self, secret: &Secret) {
         self.masks.add(secret);
     }
 
-    /// Logins for a build, which asks for them by host name when it comes to a private image.
+    /// Logins for builds. A build requests one by host name when it pulls a private image.
     pub(crate) fn logins(&self, access: Access) -> BuildLogins {
         let connections = self.clone();
         let failures = Arc::<std::sync::Mutex<HashMap<String, Failure>>>::default();
-        let noted = failures.clone();
+        let recorded = failures.clone();
         let logins: Logins = Arc::new(move |host| {
-            let (connections, access, noted) = (connections.clone(), access.clone(), noted.clone());
+            let (connections, access, recorded) = (connections.clone(), access.clone(), recorded.clone());
             Box::pin(async move {
                 match connections.login(&host, &access).await {
                     Ok(login) => login,
                     Err(failure) => {
-                        // The build goes on without; if it fails at this registry, this is why.
-                        noted.lock().unwrap_or_else(PoisonError::into_inner).insert(host, failure);
+                        // The build continues without a login. If it then fails at this registry, this is the cause.
+                        recorded.lock().unwrap_or_else(PoisonError::into_inner).insert(host, failure);
                         None
                     }
                 }
@@ -236,15 +235,15 @@ impl Connections {
     }
 }
 
-/// The logins of builds that are made together.
+/// The logins of builds that run together, and the logins that failed.
 pub(crate) struct BuildLogins {
     pub(crate) logins: Logins,
     failures: Arc<std::sync::Mutex<HashMap<String, Failure>>>,
 }
 
 impl BuildLogins {
-    /// Why a build failed: for want of a login, where its words are about a registry whose login could not be had.
-    pub(crate) fn explain(&self, error: DockerError) -> Failure {
+    /// The failure of a build. If the error names a registry whose login failed, that is the failure.
+    pub(crate) fn build_failure(&self, error: DockerError) -> Failure {
         if let DockerError::Build(text) = &error {
             let failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
             if let Some((_, failure)) = failures.iter().find(|(host, _)| text.contains(host.as_str())) {

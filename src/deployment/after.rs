@@ -7,7 +7,7 @@ use super::{DeployRequest, Deployer};
 use crate::address::ImageReference;
 use crate::aws::AwsError;
 use crate::aws::ecs::TaskFilter;
-use crate::connections::failure::told;
+use crate::connections::failure::with_advice;
 use crate::ecs::needs::Needs;
 use crate::ecs::task::Task;
 use crate::ecs::task_definition::described;
@@ -63,7 +63,7 @@ impl Deployer<'_> {
                 return follow_up;
             }
             Err(error) => {
-                self.events.warn(format!("all earlier revisions are kept: {}", told(&error))).await;
+                self.events.warn(format!("all earlier revisions are kept: {}", with_advice(&error))).await;
                 return follow_up;
             }
         };
@@ -84,7 +84,7 @@ impl Deployer<'_> {
             match self.wrong_images(request, &report.service).await {
                 Ok(found) => wrong.extend(found),
                 Err(error) => {
-                    let (service, cause) = (&report.service, told(&error));
+                    let (service, cause) = (&report.service, with_advice(&error));
                     let text = format!(
                         "could not verify that the tasks of {service} run the deployed images: {cause}"
                     );

@@ -3,7 +3,7 @@
 use super::Deployer;
 use crate::aws::ecs::TaskFilter;
 use crate::aws::{Aws, AwsError};
-use crate::connections::failure::told;
+use crate::connections::failure::with_advice;
 use crate::ecs::diagnosis::{Cause, ContainerLog, Evidence, Group, Kind, diagnose, diagnose_event, group};
 use crate::ecs::needs::LogStream;
 use crate::ecs::service::{Service, Target};
@@ -110,7 +110,7 @@ impl FailedTasks {
         if error.is_transient() || std::mem::replace(&mut self.warned, true) {
             return None;
         }
-        Some(format!("could not fully diagnose failed tasks: {}", told(error)))
+        Some(format!("could not fully diagnose failed tasks: {}", with_advice(error)))
     }
 
     async fn examine(&mut self, aws: &Aws, service: &Service, task: Task) -> (FailedTask, Option<AwsError>) {

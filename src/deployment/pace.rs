@@ -2,7 +2,7 @@
 
 use super::Deployer;
 use crate::aws::AwsError;
-use crate::connections::failure::told;
+use crate::connections::failure::with_advice;
 use crate::exit::Failure;
 use std::time::Duration;
 use tokio::time::Instant;
@@ -55,7 +55,7 @@ impl<'a> Poller<'a> {
     /// row.
     pub(crate) fn failed(&mut self, error: &AwsError) -> Option<String> {
         let is_first = !std::mem::replace(&mut self.failing, true);
-        is_first.then(|| format!("retrying: {}", told(error)))
+        is_first.then(|| format!("retrying: {}", with_advice(error)))
     }
 
     /// Sleeps until the next poll.

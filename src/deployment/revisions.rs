@@ -4,7 +4,7 @@ use super::outcome::ServiceReport;
 use super::{DeployRequest, Deployer, short};
 use crate::address::short_name;
 use crate::aws::AwsError;
-use crate::connections::failure::told;
+use crate::connections::failure::with_advice;
 use crate::ecs::revisions::{Revision, RevisionName, Uses, started_by};
 use crate::ecs::service::{Controller, Service};
 use futures_util::stream::{self, StreamExt, TryStreamExt};
@@ -72,7 +72,7 @@ impl Deployer<'_> {
                     deregistered.push(revision.arn);
                 }
                 Err(error) => {
-                    let text = format!("could not deregister {}: {}", revision.short(), told(&error));
+                    let text = format!("could not deregister {}: {}", revision.short(), with_advice(&error));
                     self.events.warn(text).await;
                 }
             }
@@ -87,7 +87,7 @@ impl Deployer<'_> {
         family: &Family<'_>,
         keep: usize,
     ) -> Result<OlderRevisions, String> {
-        let revisions = self.aws.ecs_revisions(family.name).await.map_err(told)?;
+        let revisions = self.aws.ecs_revisions(family.name).await.map_err(with_advice)?;
         let arns: Vec<String> = revisions.into_iter().map(|revision| revision.arn).collect();
         if arns.len() <= keep {
             return Ok(OlderRevisions::default());
@@ -103,7 +103,7 @@ impl Deployer<'_> {
         {
             uses.add(arn, "it is newer than the deployed revision");
         }
-        let listed = self.aws.ecs_clusters().await.map_err(told)?;
+        let listed = self.aws.ecs_clusters().await.map_err(with_advice)?;
         let others = listed.iter().map(String::as_str).filter(|cluster| *cluster != family.cluster);
         let clusters: Vec<&str> = std::iter::once(family.cluster).chain(others).collect();
         let reads: Vec<_> = clusters.iter().map(|cluster| self.used_in(cluster, family)).collect();
@@ -127,7 +127,7 @@ impl Deployer<'_> {
         let services = match self.aws.ecs_services(cluster).await {
             // It was deleted in the meantime, and only an empty cluster can be.
             Err(AwsError::NotFound { .. }) if is_other => return Ok(uses),
-            found => found.map_err(told)?,
+            found => found.map_err(with_advice)?,
         };
         let is_own = |revision: &String| RevisionName::parse(revision).family == family.name;
         for service in services.iter().filter(|service| service.definitions().any(is_own)) {
@@ -138,7 +138,7 @@ impl Deployer<'_> {
             self.used_by_deployments(cluster, service, &name, &mut uses).await?;
         }
         let by = if is_other { format!("a task in {short} runs it") } else { "a task runs it".to_owned() };
-        for revision in self.aws.ecs_revisions_that_run(cluster, family.name).await.map_err(told)? {
+        for revision in self.aws.ecs_revisions_that_run(cluster, family.name).await.map_err(with_advice)? {
             uses.add(&revision, by.as_str());
         }
         Ok(uses)
@@ -156,11 +156,13 @@ impl Deployer<'_> {
         if service.controller != Controller::Ecs {
             return Err(format!("the rollback target of {name} is unknown, because ECS does not deploy it"));
         }
-        for revision in self.aws.ecs_recent(cluster, &service.name).await.map_err(told)? {
+        for revision in self.aws.ecs_recent(cluster, &service.name).await.map_err(with_advice)? {
             uses.add(&revision, format!("it belongs to a recent deployment of {name}"));
         }
         let but = Some(service.task_definition.as_str());
-        if let Some(revision) = self.aws.ecs_last_success(cluster, &service.name, but).await.map_err(told)? {
+        if let Some(revision) =
+            self.aws.ecs_last_success(cluster, &service.name, but).await.map_err(with_advice)?
+        {
             uses.add(&revision, format!("{name} can be rolled back to it"));
         }
         Ok(())
@@ -172,12 +174,12 @@ impl Deployer<'_> {
         clusters: &[&str],
         uses: &mut Uses,
     ) -> Result<(), String> {
-        for rule in self.aws.rules_of_clusters(clusters).await.map_err(told)? {
+        for rule in self.aws.rules_of_clusters(clusters).await.map_err(with_advice)? {
             if let Some(revision) = started_by(&rule.target) {
                 uses.add(&revision, format!("{} starts it", rule.name()));
             }
         }
-        for schedule in self.aws.schedules_of_tasks().await.map_err(told)? {
+        for schedule in self.aws.schedules_of_tasks().await.map_err(with_advice)? {
             match schedule.document.get("Target").and_then(started_by) {
                 Some(revision) => uses.add(&revision, format!("{} starts it", schedule.name())),
                 None if schedule.document.to_string().contains(family.name) => {

@@ -5,7 +5,7 @@ use crate::address::short_name;
 use crate::aws::AwsError;
 use crate::aws::events::RuleTarget;
 use crate::aws::scheduler::Schedule;
-use crate::connections::failure::told;
+use crate::connections::failure::with_advice;
 use crate::ecs::revisions::{RevisionName, started_by};
 use crate::exit::Failure;
 use serde_json::Value;
@@ -113,7 +113,9 @@ impl Deployer<'_> {
     }
 
     async fn unreadable(&self, kind: &str, error: AwsError) -> String {
-        self.events.warn(format!("could not read the {kind} that start tasks: {}", told(&error))).await;
+        self.events
+            .warn(format!("could not read the {kind} that start tasks: {}", with_advice(&error)))
+            .await;
         format!("could not read the {kind}")
     }
 
@@ -129,7 +131,7 @@ impl Deployer<'_> {
             Kind::Schedule(schedule) => self.aws.update_schedule(schedule).await,
             Kind::Call => Ok(()),
         }
-        .map_err(told)
+        .map_err(with_advice)
     }
 }
 

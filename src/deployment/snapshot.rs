@@ -2,7 +2,7 @@
 
 use super::{Deployer, ServiceSet};
 use crate::aws::AwsError;
-use crate::connections::failure::told;
+use crate::connections::failure::with_advice;
 use crate::ecs::service::{Controller, Service};
 use crate::exit::Failure;
 use futures_util::future::join_all;
@@ -57,7 +57,7 @@ impl Deployer<'_> {
     pub(crate) async fn warn_no_service_deployments(&self, service: &str, error: &AwsError) {
         let text = format!(
             "could not list the service deployments of {service}; falling back to the service's own status: {}",
-            told(error)
+            with_advice(error)
         );
         if matches!(error, AwsError::Denied { .. }) {
             self.events.warn(text).await;

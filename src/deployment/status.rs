@@ -1,7 +1,7 @@
 //! What a service runs, and its last deployments.
 
 use super::Deployer;
-use crate::connections::failure::told;
+use crate::connections::failure::with_advice;
 use crate::ecs::needs::Needs;
 use crate::ecs::service::{Service, ServiceDeployment, State};
 use crate::ecs::task_definition::described;
@@ -42,7 +42,7 @@ impl Deployer<'_> {
         let listed = match self.aws.ecs_service_deployments(cluster, name).await {
             Ok(listed) => listed,
             Err(error) => {
-                let text = format!("could not list the last deployments: {}", told(error));
+                let text = format!("could not list the last deployments: {}", with_advice(error));
                 self.events.warn(text).await;
                 Vec::new()
             }

@@ -7,7 +7,7 @@ use super::{DeployRequest, Deployer, short};
 use crate::address::{Arn, ImageReference, ImageRepository, Repository, short_name};
 use crate::aws::AwsError;
 use crate::aws::secrets_manager::SecretId;
-use crate::connections::failure::told;
+use crate::connections::failure::with_advice;
 use crate::ecs::needs::{Needs, unreachable};
 use crate::ecs::service::Service;
 use crate::ecs::task_definition::described;
@@ -98,7 +98,7 @@ impl Deployer<'_> {
             Ok(found) => found,
             Err(error @ AwsError::NotFound { .. }) => return Err(error.into()),
             Err(error) => {
-                let text = format!("not verified: the deployment group {group}: {}", told(&error));
+                let text = format!("not verified: the deployment group {group}: {}", with_advice(&error));
                 self.events.warn(text).await;
                 return Ok(());
             }
@@ -332,6 +332,6 @@ pub(crate) enum InspectError {
 fn unreadable(subject: &str, error: AwsError, help: &str) -> Finding {
     match error {
         AwsError::NotFound { .. } => Finding::invalid(format!("{subject} does not exist"), help),
-        error => Finding::Unverified(format!("{subject}: {}", told(&error))),
+        error => Finding::Unverified(format!("{subject}: {}", with_advice(&error))),
     }
 }

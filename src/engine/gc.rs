@@ -12,30 +12,30 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-/// How long processes may take to be gone.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// How long killed processes may take to end.
+const PROCESS_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How long the files may be locked by what is ending.
-const LOCKED: Duration = Duration::from_secs(1);
+/// How long an ending process may still hold the lock of the files.
+const LOCK_TIMEOUT: Duration = Duration::from_secs(1);
 
+/// What was removed and what was not, as lines for people.
 #[derive(Debug, Default)]
 pub(crate) struct Cleared {
-    /// What is gone, for people.
     pub(crate) removed: Vec<String>,
-    /// What stays or could not be looked at, and why.
+    /// With the reasons.
     pub(crate) kept: Vec<String>,
 }
 
-/// Removes what runs left behind whose process is gone. What lives, or may live elsewhere, is left alone. `directory` is the
-/// pipeline file's, `artifacts` the one with the files for CodePipeline.
+/// Removes what killed runs left behind. Keeps what belongs to a run that lives, or that may live elsewhere. `directory` is that
+/// of the pipeline file, `artifacts` that of the files for CodePipeline.
 pub(crate) async fn clear(directory: &Path, artifacts: &Path, docker: &Endpoint) -> Result<Cleared, Failure> {
     let mut cleared = Cleared::default();
-    // First what could make more of the rest.
+    // Processes first, because they could create more of the rest.
     processes(&mut cleared).await;
     let work = directory.join(WORK_DIRECTORY);
-    let end = Instant::now() + LOCKED;
+    let end = Instant::now() + LOCK_TIMEOUT;
     let mut files = work::remove_temporary(&work, artifacts);
-    // The lock of a run that was killed is held a moment longer by a command that it was just starting.
+    // A command that a killed run was just starting holds the lock for a moment longer.
     while matches!(files, Ok(Files::InUse)) && Instant::now() < end {
         tokio::time::sleep(Duration::from_millis(50)).await;
         files = work::remove_temporary(&work, artifacts);
@@ -45,22 +45,22 @@ pub(crate) async fn clear(directory: &Path, artifacts: &Path, docker: &Endpoint)
             cleared.removed.extend(files.iter().map(|file| format!("file {}", file.display())));
         }
         Ok(Files::InUse) => {
-            cleared.kept.push(format!("the files in {}: a runner is at work there", work.display()));
+            cleared.kept.push(format!("the files in {}: a runner is using them", work.display()));
         }
         Err(error) => {
             let failure = Failure::environment(format!("cannot clear {}: {error}", work.display()));
-            return Err(failure.help("remove the directory as the user who owns it"));
+            return Err(failure.help("remove the directory as its owner"));
         }
     }
     match Engine::connect(docker).await {
         Ok(engine) => containers(&engine, &mut cleared).await,
-        Err(error) => unasked(&mut cleared, &error),
+        Err(error) => not_checked(&mut cleared, &error),
     }
     Ok(cleared)
 }
 
-/// Ends the processes of owners that are gone, and everything below them. Guards among them end by themselves once nothing lives
-/// below them, and until then nothing gets away from there: they are killed only if they stay.
+/// Kills the processes of runs that are gone, and their descendants. A guard ends by itself once it has no descendants, and
+/// until then none can escape it, so guards are killed last.
 async fn processes(cleared: &mut Cleared) {
     let begin = Instant::now();
     let mut names = BTreeSet::new();
@@ -69,18 +69,19 @@ async fn processes(cleared: &mut Cleared) {
         if guards.is_empty() && found.is_empty() {
             break;
         }
-        if begin.elapsed() > PATIENCE {
+        if begin.elapsed() > PROCESS_TIMEOUT {
             let alive = tree::names(&[found, guards].concat());
-            cleared.kept.extend(alive.iter().map(|name| format!("process {name} cannot be ended")));
+            cleared.kept.extend(alive.iter().map(|name| format!("process {name} could not be killed")));
             names.retain(|name| !alive.contains(name));
             break;
         }
-        if begin.elapsed() > PATIENCE / 2 {
+        if begin.elapsed() > PROCESS_TIMEOUT / 2 {
             found.extend(&guards);
         }
         names.extend(tree::names(&found));
         tree::signal(&found, Signal::KILL);
-        // What forks on and on is gone again before all processes have been looked at.
+        // Processes that fork without end are faster than a pass over all processes, so the guards' descendants are killed
+        // more often.
         for _ in 0..20 {
             tokio::time::sleep(PASS).await;
             for guard in &guards {
@@ -91,6 +92,7 @@ async fn processes(cleared: &mut Cleared) {
     cleared.removed.extend(names.into_iter().map(|name| format!("process {name}")));
 }
 
+/// The living processes of runs that are gone, and their descendants.
 fn orphans() -> Vec<Pid> {
     let gone = owned().into_iter().filter(|(_, owner)| owner.fate() == Fate::Gone);
     let with_children = gone.flat_map(|(pid, _)| [vec![pid], tree::descendants(pid)].concat());
@@ -102,15 +104,15 @@ fn orphans() -> Vec<Pid> {
     pids
 }
 
-fn unasked(cleared: &mut Cleared, error: &DockerError) {
-    cleared.kept.push(format!("containers were not looked for: {}", crate::exit::chain(error)));
+fn not_checked(cleared: &mut Cleared, error: &DockerError) {
+    cleared.kept.push(format!("containers were not checked: {}", crate::exit::chain(error)));
 }
 
 async fn containers(engine: &Engine, cleared: &mut Cleared) {
     let mut elsewhere = 0;
     let owned = match engine.owned().await {
         Ok(owned) => owned,
-        Err(error) => return unasked(cleared, &error),
+        Err(error) => return not_checked(cleared, &error),
     };
     for found in owned {
         match Owner::parse(&found.owner).map(|owner| owner.fate()) {
@@ -127,7 +129,7 @@ async fn containers(engine: &Engine, cleared: &mut Cleared) {
     }
     if elsewhere > 0 {
         let kept = format!(
-            "{elsewhere} with the label {}: made in another container, on another machine or before a boot, where their run may still live",
+            "{elsewhere} with the label {}: created in another container, on another machine or before a reboot, so their run may still live",
             crate::docker::OWNER_LABEL
         );
         cleared.kept.push(kept);

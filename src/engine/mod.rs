@@ -1,7 +1,7 @@
 //! The clock of a run: phases, items, attempts, deadlines, `finally`, stopping, state, and what killed runs left behind.
 //!
-//! The engine runs items that it does not know: a front end (`crate::run` for pipeline files) describes them, with a function
-//! for each. It knows no step kind and no pipeline, so that CodeBuild's own buildspec can be a second front end.
+//! A front end (`crate::run` for pipeline files) describes the items, each with a function. The engine knows no step kind and no
+//! pipeline, so that CodeBuild's own buildspec can be a second front end.
 
 mod deadline;
 pub(crate) mod gc;
@@ -26,12 +26,12 @@ use tokio::sync::mpsc;
 pub(crate) struct Cancellation {
     /// Stops running commands.
     pub(crate) stopping: Stopping,
-    /// The signal that asked for the end; 0 before one has come.
+    /// The signal that requested the stop; 0 without one.
     pub(crate) signal: Arc<AtomicU8>,
 }
 
 impl Cancellation {
-    /// The signal that asked for the end.
+    /// The signal that requested the stop.
     pub(crate) fn signal(&self) -> Option<u8> {
         Some(self.signal.load(Ordering::SeqCst)).filter(|signal| *signal != 0)
     }
@@ -43,9 +43,9 @@ pub(crate) struct Phase<'r> {
     pub(crate) when: When,
     /// How long its items may take together.
     pub(crate) timeout: Option<Duration>,
-    /// The first that fails ends the phase.
+    /// The first item that fails ends the phase.
     pub(crate) items: Vec<Item<'r>>,
-    /// Items that run once the phase has started, whatever happened.
+    /// Items that run if the phase has started, whatever happened.
     pub(crate) finally: Vec<Item<'r>>,
 }
 
@@ -56,11 +56,11 @@ pub(crate) struct Item<'r> {
     pub(crate) kind: &'static str,
     /// The line of the file that holds it, from 1.
     pub(crate) line: Option<usize>,
-    /// Its title, asked for when it starts: it may contain values that earlier items set.
+    /// Returns its title. It is called when the item starts, because the title may contain values that earlier items set.
     pub(crate) title: Box<dyn Fn() -> String + 'r>,
-    /// Why this build skips it.
+    /// The reason why this build skips it.
     pub(crate) skip: Option<(SkipCode, String)>,
-    /// Overrides the phase's.
+    /// Overrides that of the phase.
     pub(crate) when: Option<When>,
     pub(crate) retry: Option<Retry>,
     /// How long one attempt may take.
@@ -68,10 +68,10 @@ pub(crate) struct Item<'r> {
     pub(crate) work: Work<'r>,
 }
 
-/// What an item does.
+/// The work of an item.
 pub(crate) enum Work<'r> {
     Task(Task<'r>),
-    /// Items that run side by side. The first that fails ends the others.
+    /// Items that run in parallel. The first that fails ends the others.
     Group(Vec<Item<'r>>),
 }
 
@@ -80,12 +80,12 @@ pub(crate) type Attempts<'r> = Box<dyn Fn(Attempt) -> LocalBoxFuture<'r, Result<
 
 /// Work that ends by itself when it is stopped.
 pub(crate) struct Task<'r> {
-    /// How long it may take to end once it is stopped. After that it is dropped.
-    pub(crate) patience: Duration,
+    /// How long it may take to end once it is stopped. Then it is dropped.
+    pub(crate) stop_timeout: Duration,
     pub(crate) run: Attempts<'r>,
 }
 
-/// What an attempt gets from the engine.
+/// What the engine passes to an attempt.
 pub(crate) struct Attempt {
     /// Events about this attempt.
     pub(crate) events: Events,
@@ -95,7 +95,7 @@ pub(crate) struct Attempt {
     pub(crate) stopping: Stopping,
 }
 
-/// After which outcome of what came before something runs.
+/// The condition, on earlier failures, under which a phase or item runs.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) enum When {
     /// Only if nothing has failed.
@@ -115,7 +115,7 @@ impl When {
         }
     }
 
-    /// The name in events, if it is not the usual one.
+    /// The name in events; `None` for the default.
     fn named(self) -> Option<&'static str> {
         match self {
             Self::Success => None,
@@ -125,7 +125,7 @@ impl When {
     }
 }
 
-/// Attempts after the first.
+/// The attempts after the first.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Retry {
     pub(crate) attempts: u32,

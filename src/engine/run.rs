@@ -1,4 +1,4 @@
-//! A run in progress: phases, items and their attempts, `finally`, stopping. It sends events and keeps the state.
+//! A run in progress: phases, items and their attempts, `finally`, stopping. It sends events and saves the state.
 
 use super::deadline::Deadline;
 use super::state::State;
@@ -18,26 +18,26 @@ use tokio_util::sync::CancellationToken;
 
 /// How long `finally` may take once the run has been stopped.
 const FINALLY_AFTER_STOP: Duration = Duration::from_mins(1);
-/// How much of the time of a hosted build is kept for `finally` and reports, besides the grace of commands.
+/// The time of a hosted build that is reserved for `finally` and reports, in addition to the grace of commands.
 const RESERVE: Duration = Duration::from_secs(FINALLY_AFTER_STOP.as_secs() + 15);
 
-/// A future that resolves when the build is about to be ended from outside, with the reason.
+/// Resolves with the reason when the host is about to end the build.
 pub(crate) type EndsSoon = BoxFuture<'static, Option<String>>;
 
-/// What a run is made from, besides its phases.
+/// Everything that a run needs in addition to its phases.
 pub(crate) struct Setup<'r> {
     pub(crate) events: &'r Events,
     pub(crate) cancellation: &'r Cancellation,
     pub(crate) masks: &'r Masks,
     pub(crate) state: State,
     pub(crate) state_file: PathBuf,
-    /// What steps produced so far, for the state file. The keys are those that [`State::join`] returned.
+    /// Returns the results of steps, for the state file. The keys are those that [`State::join`] returned.
     pub(crate) results: Box<dyn Fn() -> Map<String, Value> + 'r>,
-    /// The names of all phases of the file, those of other calls included.
+    /// The names of all phases of the file, including those of other calls.
     pub(crate) all_phases: Vec<String>,
     /// How long the run may take.
     pub(crate) timeout: Option<Duration>,
-    /// Makes the future that resolves when the host is about to end the build; its argument is how long before that.
+    /// Creates the future that resolves when the host is about to end the build. Its argument is how long before the end.
     pub(crate) ends_soon: Option<Box<dyn FnOnce(Duration) -> EndsSoon + 'r>>,
 }
 
@@ -50,7 +50,7 @@ pub(crate) struct Outcome {
     pub(crate) last: bool,
 }
 
-/// A run in progress. Items that run side by side share it, so what changes is behind a lock that is never held across an await.
+/// A run in progress. Parallel items share it, so its state is behind a lock, which is never held across an await.
 pub(crate) struct Run<'r> {
     events: &'r Events,
     cancellation: &'r Cancellation,
@@ -64,20 +64,20 @@ pub(crate) struct Run<'r> {
     finally: CancellationToken,
 }
 
-/// What contains an item: a phase, its `finally`, or a parallel group.
+/// The phase, `finally` or parallel group that contains an item.
 struct Enclosing<'a> {
-    /// The deadlines that it shares.
+    /// The deadlines that apply to all its items.
     deadlines: &'a [&'a Deadline],
     /// Stops it.
     token: CancellationToken,
-    /// It belongs to `finally`, and so runs whatever happened.
+    /// The item belongs to `finally`, so it runs whatever happened.
     finally: bool,
-    /// It runs beside other items.
+    /// The item runs in parallel with others.
     beside: bool,
 }
 
-/// A token that is cancelled when everything is stopped at once, or when the time for `finally` after a stop has passed. After that
-/// stop, reports must not delay the run.
+/// Returns the token that stops `finally`: on a hard stop, or when the time for `finally` after a stop has passed. After a stop,
+/// reports must not delay the run.
 fn finally_token(
     stopped: &CancellationToken,
     hard: &CancellationToken,
@@ -151,7 +151,7 @@ impl<'r> Run<'r> {
         }
     }
 
-    /// Runs the phases. The error is a state that could not be written.
+    /// Runs the phases. Fails only if the state cannot be written.
     pub(crate) async fn phases(&self, phases: &[Phase<'_>]) -> Result<(), Failure> {
         let stopped = async {
             self.deadline.token.cancelled().await;
@@ -209,7 +209,7 @@ impl<'r> Run<'r> {
         for item in &phase.items {
             // A failed item ends the others, whatever the phase's `when` is; an item's own overrides that.
             let default = phase.when.allows(failed) && failure.is_none();
-            // After a deadline, what runs all the same (`when: failure`) is stopped with `finally`.
+            // After a deadline, items that still run (`when: failure`) are stopped with `finally`.
             let expired = deadline.token.is_cancelled();
             let token = if expired { &self.finally } else { &deadline.token };
             let enclosing = Enclosing {
@@ -233,7 +233,7 @@ impl<'r> Run<'r> {
         failure
     }
 
-    /// Runs an item, or says why not. `default` is whether it runs if it has no `when` of its own.
+    /// Runs an item, or reports why it is skipped. `default` is whether it runs if it has no `when`.
     async fn item(
         &self,
         phase: &str,
@@ -245,7 +245,7 @@ impl<'r> Run<'r> {
         let place = format!("{phase} › {title}");
         let result = self.try_item(&title, item, default, enclosing).await;
         self.record(&result, &place);
-        // What the item did is in the state before anything else starts.
+        // The state must have the item's results before anything else starts.
         let saved = self.save();
         self.record(&saved, &place);
         result.and(saved)
@@ -325,7 +325,7 @@ impl<'r> Run<'r> {
         result
     }
 
-    /// Makes as many attempts as the item allows. Returns how many it made.
+    /// Tries an item as often as it allows. Returns the number of attempts.
     async fn attempts(
         &self,
         item: &Item<'_>,
@@ -351,7 +351,7 @@ impl<'r> Run<'r> {
                 let own = deadline.failure().filter(|_| !is_stopped);
                 own.or_else(|| expired().filter(|_| is_stopped)).unwrap_or(failure)
             });
-            // What is wrong with the file is wrong the next time as well, and a newer deployment stays newer.
+            // A retry can neither correct the file nor undo a newer deployment.
             let is_final = |failure: &Failure| matches!(failure.exit, Exit::Usage | Exit::Superseded);
             let retry = item.retry.filter(|_| number < allowed && !is_stopped);
             let retry_in = match (&result, retry) {
@@ -371,7 +371,7 @@ impl<'r> Run<'r> {
         }
     }
 
-    /// Makes one attempt; the token stops it.
+    /// Runs one attempt. The token stops it.
     async fn attempt(
         &self,
         item: &Item<'_>,
@@ -390,10 +390,10 @@ impl<'r> Run<'r> {
     async fn task(&self, task: &Task<'_>, events: &Events, stopping: Stopping) -> Result<(), Failure> {
         let (output, stream) = events.output();
         let soft = stopping.soft.clone();
-        // A task ends by itself when it is stopped; one that waits for an answer that never comes is dropped.
+        // A stopped task ends by itself. One that waits for a response that never comes is dropped.
         let too_late = async {
             soft.cancelled().await;
-            tokio::time::sleep(task.patience).await;
+            tokio::time::sleep(task.stop_timeout).await;
         };
         let result = tokio::select! {
             result = (task.run)(Attempt { events: events.clone(), output, stopping }) => result,
@@ -403,7 +403,7 @@ impl<'r> Run<'r> {
         result
     }
 
-    /// Runs items side by side. The first that fails ends the others.
+    /// Runs items in parallel. The first that fails ends the others.
     async fn group(
         &self,
         members: &[Item<'_>],
@@ -425,7 +425,7 @@ impl<'r> Run<'r> {
         first.map_or(Ok(()), Err)
     }
 
-    /// The failure that a signal makes of the run.
+    /// The failure of a run that a signal stopped.
     pub(crate) fn stopped(&self) -> Option<Failure> {
         let number = self.cancellation.signal()?;
         let name = match number {
@@ -437,14 +437,14 @@ impl<'r> Run<'r> {
         Some(Failure::new(Exit::Signal(number), format!("stopped by {name}")))
     }
 
-    /// The failure that the build ends with if it ends now; `unsaved` is a state that could not be written.
+    /// The failure with which the build would end now. `unsaved` is the failure to write the state.
     pub(crate) fn failure(&self, unsaved: Option<Failure>) -> Option<Failure> {
         let recorded = || self.state().failure.as_ref().map(super::state::RecordedFailure::to_failure);
         // A signal overrides everything.
         self.stopped().or(unsaved).or_else(recorded)
     }
 
-    /// Records the end of the call in the state.
+    /// Records the end of the call in the state, and returns its outcome.
     pub(crate) fn end(&self, failure: Option<Failure>) -> Outcome {
         let mut state = self.state();
         if let Some(failure) = &failure {
@@ -455,7 +455,7 @@ impl<'r> Run<'r> {
         let last = !state.ended && (failure.is_some() || is_complete);
         state.ended |= last;
         drop(state);
-        // The outcome is known; a state that cannot be written has been reported by the item before.
+        // The outcome is known, and the last item has reported a state that cannot be written.
         let _ = self.save();
         Outcome { failure, last }
     }
@@ -468,7 +468,7 @@ impl<'r> Run<'r> {
     }
 }
 
-/// The event about the start of an item.
+/// The event for the start of an item.
 fn started(item: &Item<'_>, title: Shown, enclosing: &Enclosing<'_>) -> Kind {
     let (finally, beside) = (enclosing.finally, enclosing.beside);
     match &item.work {

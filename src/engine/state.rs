@@ -1,7 +1,7 @@
-//! `.runner/state.json`: what one call produced and the next one finds.
+//! `.runner/state.json`: the state that the calls of a build share.
 
 use crate::exit::{Exit, Failure, FailureKind};
-use crate::files::{self, Access, WriteError};
+use crate::files::{self, Readers, WriteError};
 use crate::secret::Masks;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -10,13 +10,13 @@ use std::path::{Path, PathBuf};
 /// The version of the file's format.
 const VERSION: u32 = 1;
 
-/// Everything about the clock that later calls of the same build need. What steps produced is beside it in the file.
+/// The engine's state. The file also has the results of steps, as further fields.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct State {
     version: u32,
     /// The build that it belongs to.
     pub(crate) build_id: String,
-    /// The pipeline file, so that two pipelines in one directory keep apart.
+    /// The pipeline file, because a directory may have several.
     pipeline: String,
     commit: Option<String>,
     /// `local` or `publish`.
@@ -31,7 +31,7 @@ pub(crate) struct State {
     pub(crate) announced: bool,
     /// The whole build has been announced as finished.
     pub(crate) ended: bool,
-    /// How many calls the build has had, this one included.
+    /// How many calls the build has had, including this one.
     #[serde(default)]
     pub(crate) calls: u32,
     /// The number of the last event.
@@ -39,7 +39,7 @@ pub(crate) struct State {
     pub(crate) events: u64,
 }
 
-/// A failure as the state keeps it.
+/// A failure in the state file.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct RecordedFailure {
     exit: u8,
@@ -65,21 +65,23 @@ impl RecordedFailure {
 /// What a call has in common with the calls that it may continue.
 #[derive(Debug, Clone)]
 pub(crate) struct Identity {
-    /// CodeBuild's build id, where there is one.
+    /// CodeBuild's build id.
     pub(crate) build_id: Option<String>,
     pub(crate) pipeline: String,
     pub(crate) commit: Option<String>,
     pub(crate) mode: String,
-    /// The call names single phases, and so may continue what an earlier call began.
+    /// The call names single phases, so it may continue an earlier call's build.
     pub(crate) continues: bool,
 }
 
-/// A state, and what steps of the earlier calls produced.
+/// A state, and the results of earlier calls' steps.
 pub(crate) type Joined = (State, Map<String, Value>);
 
 impl State {
-    /// The state that this call continues, or a new one, and what steps of the earlier calls produced. In CodeBuild that is the
-    /// state of the same build; elsewhere that of the same file, commit and mode, as long as none of this call's phases has run in it.
+    /// Returns the state that this call continues, with the results of earlier calls' steps, or a new one.
+    ///
+    /// In CodeBuild a call continues the same build. Elsewhere it continues a build of the same file, commit and mode in which
+    /// none of its phases has run.
     pub(crate) fn join(path: &Path, identity: &Identity, phases: &[String]) -> Result<Joined, Failure> {
         let mut found = match read(path) {
             // Whether an earlier call has failed is unknown, and a deployment may depend on it.
@@ -93,9 +95,9 @@ impl State {
             found => found.ok().flatten(),
         };
         if let Some((other, _)) = found.take_if(|(state, _)| state.pipeline != identity.pipeline) {
-            // Another pipeline file of this directory: its build may go on later. Ours may have been put aside before.
-            let _ = std::fs::rename(path, aside(path, &other.pipeline));
-            found = read(&aside(path, &identity.pipeline))
+            // The build of another pipeline file in this directory may continue later. Ours may have been set aside before.
+            let _ = std::fs::rename(path, set_aside(path, &other.pipeline));
+            found = read(&set_aside(path, &identity.pipeline))
                 .ok()
                 .flatten()
                 .filter(|(state, _)| state.pipeline == identity.pipeline);
@@ -142,7 +144,7 @@ impl State {
         }
     }
 
-    /// Records a failure with its place (phase and step), without secrets. The first one stays.
+    /// Records a failure with its place (phase and step), masked. The first failure is kept.
     pub(crate) fn record(&mut self, failure: &Failure, place: Option<&str>, masks: &Masks) {
         let prefix = place.map(|place| format!("{place}: ")).unwrap_or_default();
         self.failure.get_or_insert_with(|| RecordedFailure {
@@ -154,17 +156,17 @@ impl State {
         });
     }
 
-    /// Writes the file whole, readable by its owner alone. `results` is what steps produced.
+    /// Writes the file, which only its owner may read. `results` are those of steps.
     pub(crate) fn save(&self, path: &Path, results: Map<String, Value>) -> Result<(), WriteError> {
         let mut document = serde_json::to_value(self).unwrap_or_default();
         if let Some(fields) = document.as_object_mut() {
             fields.extend(results);
         }
-        files::write_json(path, &document, Access::Owner)
+        files::write_json(path, &document, Readers::Owner)
     }
 }
 
-/// Reads a state file, and what steps produced beside it.
+/// Reads a state file with the results of steps.
 fn read(path: &Path) -> Result<Option<Joined>, String> {
     let bytes = match std::fs::read(path) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
@@ -181,13 +183,13 @@ fn read(path: &Path) -> Result<Option<Joined>, String> {
     Ok(Some((state, results)))
 }
 
-/// Where the state of a pipeline file is kept while another one of the same directory runs.
-fn aside(path: &Path, pipeline: &str) -> PathBuf {
+/// The path of a pipeline file's state while another pipeline file of the same directory runs.
+fn set_aside(path: &Path, pipeline: &str) -> PathBuf {
     let name = Path::new(pipeline).file_name().unwrap_or_default();
     path.with_file_name(format!("state-{}.json", name.to_string_lossy()))
 }
 
-/// How build ids begin that CodeBuild did not give.
+/// The prefix of build ids outside of CodeBuild.
 const LOCAL: &str = "local-";
 
 fn local_build_id() -> String {

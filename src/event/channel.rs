@@ -1,4 +1,4 @@
-//! The way of events to the reports: masked once, numbered once, bounded everywhere.
+//! Carries events to the reports: masked once, numbered once, bounded everywhere.
 
 use super::{Cause, Chunk, Ending, Event, Id, Kind};
 use crate::exit::{Exit, Failure};
@@ -16,23 +16,23 @@ const STALLED: Duration = Duration::from_secs(2);
 /// How many chunks of an output may wait. With the size of a chunk this bounds memory.
 const WAITING_CHUNKS: usize = 2;
 
-/// What a report wants besides the events that every report gets.
+/// The events that a report wants in addition to those that every report gets.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Wants {
     /// The output of commands.
     pub(crate) output: bool,
-    /// The output of commands is written as events, so each chunk has a number of its own.
+    /// The report writes output as events, so every chunk needs a number.
     pub(crate) numbered_output: bool,
     /// The current work of steps, for a terminal.
     pub(crate) live: bool,
 }
 
-/// Sends events about one thing to all reports. Sending waits while a report is behind, so memory stays bounded. Once the run is
-/// to end, it does not wait for a report that has stopped reading.
+/// Sends events about one subject to all reports. Sending waits while a report is behind, so memory stays bounded. Once the run is
+/// being stopped, it no longer waits for a report that has stopped reading.
 #[derive(Debug, Clone)]
 pub(crate) struct Events {
     shared: Arc<Shared>,
-    /// What the events are about.
+    /// The subject of the events.
     id: Id,
 }
 
@@ -42,8 +42,9 @@ struct Shared {
     masks: Masks,
     call: u32,
     started: Instant,
-    /// The number of the last event. It is held while an event is sent, so that every report gets events in their order.
+    /// Held while an event is sent, so that every report gets the events in order.
     order: Mutex<()>,
+    /// The number of the last event.
     number: AtomicU64,
     ending: CancellationToken,
 }
@@ -57,8 +58,7 @@ struct Receiver {
 }
 
 impl Events {
-    /// Opens a channel of `capacity` events to each report. `last` is the number of the last event that earlier calls of the
-    /// build sent.
+    /// Opens a channel of `capacity` events to each report. `last` is the number of the last event of earlier calls of the build.
     pub(crate) fn open(
         wants: &[Wants],
         capacity: usize,
@@ -85,7 +85,7 @@ impl Events {
         (Self { shared: Arc::new(shared), id: Id::run() }, channels)
     }
 
-    /// The same channels, for events about something else.
+    /// The same channels, for events about another subject.
     #[must_use]
     pub(crate) fn of(&self, id: Id) -> Self {
         Self { shared: self.shared.clone(), id }
@@ -105,12 +105,12 @@ impl Events {
         self.shared.number.load(Ordering::SeqCst)
     }
 
-    /// To be cancelled when the run is to end: from then on a report may delay it only so long.
+    /// The token to cancel when the run is being stopped. From then on a report can delay the end only briefly.
     pub(crate) fn ending(&self) -> CancellationToken {
         self.shared.ending.clone()
     }
 
-    /// Whether a report stopped reading before the end.
+    /// Whether a report has stopped reading.
     pub(crate) fn is_stalled(&self) -> bool {
         self.shared.receivers.iter().any(|receiver| receiver.stalled.load(Ordering::SeqCst))
     }
@@ -130,7 +130,7 @@ impl Events {
         texts.into_iter().map(|text| self.shown(text)).collect()
     }
 
-    /// A failure as events carry it.
+    /// Masks a failure for an event.
     pub(crate) fn cause(&self, failure: &Failure) -> Cause {
         Cause {
             kind: failure.kind,
@@ -141,7 +141,7 @@ impl Events {
         }
     }
 
-    /// How something ended: a signal's failure is a stop.
+    /// How something ended. The failure of a signal is a stop.
     pub(crate) fn end(&self, failure: Option<&Failure>) -> Ending {
         match failure {
             None => Ending::Succeeded,
@@ -150,12 +150,12 @@ impl Events {
         }
     }
 
-    /// Sends an event about this id.
+    /// Sends an event about this subject.
     pub(crate) async fn send(&self, kind: Kind) {
         self.send_for(self.id.clone(), kind).await;
     }
 
-    /// Sends an event about another id.
+    /// Sends an event about another subject.
     pub(crate) async fn send_for(&self, id: Id, kind: Kind) {
         let shared = &self.shared;
         let is_wanted = |wants: Wants| match kind {
@@ -209,7 +209,7 @@ impl Events {
         self.send(Kind::Live(self.shown_all(lines))).await;
     }
 
-    /// Opens the output of this id. Writing waits while the reports are behind.
+    /// Opens the output of this subject. Writing waits while the reports are behind.
     pub(crate) fn output(&self) -> (mpsc::Sender<Vec<u8>>, OutputStream) {
         let (sender, mut receiver) = mpsc::channel::<Vec<u8>>(WAITING_CHUNKS);
         let events = self.clone();
@@ -237,7 +237,7 @@ pub(crate) struct OutputStream {
 }
 
 impl OutputStream {
-    /// Waits until the reports have all of it. The sender must be dropped.
+    /// Waits until all of it is sent to the reports. The sender must be dropped.
     pub(crate) async fn close(self) {
         let _ = self.forward.await;
     }

@@ -1,9 +1,9 @@
-//! Ids of what happens: paths made from the pipeline file, so that a step has the same id in every run, log and report.
+//! Ids of events' subjects: paths from the pipeline file, so that a step has the same id in every run, log and report.
 
 use std::fmt;
 use std::sync::Arc;
 
-/// The id of the thing that an event is about, with the id of the thing that contains it.
+/// The id of an event's subject, with the id of the subject that contains it.
 ///
 /// `run` contains `call.1` and the phases (`build`); a phase contains its steps (`build.2`, in `finally` `build.f1`); a
 /// parallel group contains its members (`build.3/2`); a step contains its attempts (`build.2#1`); an attempt contains
@@ -29,7 +29,7 @@ impl Id {
         Self { path: name.into(), parent: Some(Self::run().path) }
     }
 
-    /// A step of a phase. Steps are counted from 1, those of `finally` by themselves.
+    /// A step of a phase. Steps are counted from 1, and those of `finally` separately.
     pub(crate) fn step(&self, number: usize, finally: bool) -> Self {
         let mark = if finally { "f" } else { "" };
         self.below(format!("{}.{mark}{number}", self.path))
@@ -60,12 +60,12 @@ impl Id {
         &self.path
     }
 
-    /// The id of the thing that contains this one; the run has none.
+    /// The id of the subject that contains this one. The run has none.
     pub(crate) fn parent(&self) -> Option<&str> {
         self.parent.as_deref()
     }
 
-    /// The step that this belongs to, without the attempt and what is inside it.
+    /// The id of the step that this belongs to, without the attempt and anything below.
     pub(crate) fn of_step(&self) -> &str {
         self.path.split('#').next().unwrap_or_default()
     }

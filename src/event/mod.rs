@@ -19,24 +19,24 @@ use std::time::Duration;
 /// Something that happened.
 #[derive(Debug, Clone)]
 pub(crate) struct Event {
-    /// Its number in the build, from 1. An event without a number of its own has that of the one before.
+    /// Its number in the build, from 1. An unnumbered event has the number of the event before it.
     pub(crate) number: u64,
-    /// The number of the call of runner in the build, from 1.
+    /// The number of the call in the build, from 1.
     pub(crate) call: u32,
     pub(crate) at: Timestamp,
     /// The monotonic time since the call started.
     pub(crate) elapsed: Duration,
-    /// What it is about.
+    /// The subject of the event.
     pub(crate) id: Id,
     pub(crate) kind: Kind,
 }
 
-/// What happened. The names follow `runner.events/1`.
+/// The kinds of events. The names follow `runner.events/1`.
 #[derive(Debug, Clone)]
 pub(crate) enum Kind {
-    /// What is built. Each call sends it first.
+    /// The build. Each call sends it first.
     BuildOpened(Box<BuildOpened>),
-    /// Every phase and step of this call, so that a reader can name what never came.
+    /// Every phase and step of this call, so that a reader knows which ones never ran.
     BuildPlanned(Vec<Node>),
     CallStarted {
         phases: Vec<Shown>,
@@ -58,7 +58,7 @@ pub(crate) enum Kind {
     GroupStarted {
         title: Shown,
         finally: bool,
-        /// It runs beside other steps.
+        /// It runs in parallel with other steps.
         beside: bool,
         members: Vec<Id>,
     },
@@ -90,15 +90,15 @@ pub(crate) enum Kind {
         allowed: u32,
     },
     CommandFinished(CommandEnd),
-    /// Bytes that a command, a container or a build wrote, masked.
+    /// Masked output of a command, a container or a build.
     Output(Chunk),
     /// The step's output has ended: no more bytes follow.
     OutputEnded,
-    /// The lines that show a step's current work. They replace the lines before; only a terminal shows them.
+    /// The lines that show a step's current work on a terminal. They replace its previous lines.
     Live(Vec<Shown>),
-    /// Something worth a line in the log.
+    /// A line for the log.
     Note(Shown),
-    /// Something that may be wrong, but does not stop the run.
+    /// A warning, which does not stop the run.
     Warning(Shown),
     VertexStarted {
         name: Shown,
@@ -110,7 +110,7 @@ pub(crate) enum Kind {
         error: Option<Shown>,
     },
     ImageBuilt(Built),
-    /// An image was not built, because the repository has one of the same sources.
+    /// An image was not built, because its repository has an image of the same sources.
     ImageUnchanged {
         image: Shown,
         digest: Shown,
@@ -130,7 +130,7 @@ pub(crate) enum Kind {
     ScanFinished(Scanned),
     /// A file for another tool was written.
     FileWritten {
-        /// What the file is about: containers, a family.
+        /// The containers or the family that the file is about.
         subject: Shown,
         path: Shown,
         what: WrittenFile,
@@ -140,7 +140,7 @@ pub(crate) enum Kind {
     DefinitionRendered {
         family: Shown,
         file: Shown,
-        /// Only the changes are known: the current revision was not read.
+        /// The file has only the changes, because the current revision was not read.
         changes_only: bool,
     },
     TaskStarted {
@@ -148,7 +148,7 @@ pub(crate) enum Kind {
         cluster: Shown,
     },
     TaskFinished(TaskRun),
-    /// Local mode: what `run-task` would do.
+    /// In local mode, the task that `run-task` would run.
     TaskPlanned {
         family: Shown,
         cluster: Shown,
@@ -167,7 +167,7 @@ pub(crate) enum Kind {
         is_one_of_many: bool,
     },
     DeploymentFinished(Deployed),
-    /// Local mode: what `deploy` would do.
+    /// In local mode, the deployment that `deploy` would start.
     DeploymentPlanned {
         service: Shown,
         family: Shown,
@@ -181,7 +181,7 @@ pub(crate) enum Kind {
         name: Shown,
         value: Shown,
     },
-    /// Someone or something asked for the end of the run.
+    /// A signal or a deadline stops the run.
     StopRequested {
         by: Shown,
     },
@@ -206,7 +206,7 @@ pub(crate) struct BuildOpened {
     pub(crate) build_id: Shown,
     pub(crate) build_number: Option<Shown>,
     pub(crate) build_url: Option<Shown>,
-    /// CodeBuild runs this.
+    /// The build runs in CodeBuild.
     pub(crate) in_codebuild: bool,
     /// `local` or `publish`.
     pub(crate) mode: &'static str,
@@ -215,20 +215,20 @@ pub(crate) struct BuildOpened {
     pub(crate) first: bool,
 }
 
-/// What is built.
+/// The source of a build.
 #[derive(Debug, Clone)]
 pub(crate) struct Source {
     /// Why the build runs: `push`, `pull-request`, `tag` or `manual`.
     pub(crate) event: &'static str,
     pub(crate) repository: Option<Shown>,
     pub(crate) commit: Option<Shown>,
-    /// The branch; the base branch of a pull request.
+    /// The branch. For a pull request, its base branch.
     pub(crate) branch: Option<Shown>,
     pub(crate) tag: Option<Shown>,
 }
 
 impl Source {
-    /// One phrase for people: `main at 1a2b3c4`.
+    /// A phrase for people: `main at 1a2b3c4`.
     pub(crate) fn summary(&self) -> String {
         let name = self.tag.as_ref().or(self.branch.as_ref());
         let commit = self.commit.as_ref().map(|commit| commit.chars().take(7).collect::<String>());
@@ -248,7 +248,7 @@ pub(crate) struct Node {
     /// `phase`, `parallel`, or the key of the step.
     pub(crate) kind: &'static str,
     pub(crate) title: Shown,
-    /// `failure` or `always`; absent if it runs only while nothing has failed.
+    /// `failure` or `always`; `None` if it runs only while nothing has failed.
     pub(crate) when: Option<&'static str>,
 }
 
@@ -259,7 +259,7 @@ pub(crate) struct StepStarted {
     pub(crate) title: Shown,
     /// It belongs to `finally`.
     pub(crate) finally: bool,
-    /// It runs beside other steps, so its output is interleaved with theirs.
+    /// It runs in parallel with other steps, so their output is interleaved.
     pub(crate) beside: bool,
     /// How many attempts it may take.
     pub(crate) attempts_allowed: u32,
@@ -304,9 +304,9 @@ impl SkipCode {
 pub(crate) enum Ending {
     Succeeded,
     Failed(Cause),
-    /// Someone asked for the end.
+    /// A signal stopped it.
     Stopped(Cause),
-    /// Its parallel group was ended.
+    /// Another member of its parallel group failed.
     Cancelled,
 }
 
@@ -337,7 +337,7 @@ pub(crate) struct Cause {
     pub(crate) exit: Exit,
     pub(crate) text: Shown,
     pub(crate) help: Option<Shown>,
-    /// The id of the step in which it happened.
+    /// The id of the step that failed.
     pub(crate) place: Option<Shown>,
 }
 
@@ -346,11 +346,11 @@ pub(crate) struct Cause {
 pub(crate) enum CommandEnd {
     Exited(i32),
     Signalled(i32),
-    /// It was ended because the step was stopped.
+    /// It was ended, because the step was stopped.
     Stopped,
 }
 
-/// Masked bytes of an output. [`OutputStream`] alone makes them.
+/// Masked output. Only [`Events::output`] creates it.
 #[derive(Debug, Clone)]
 pub(crate) struct Chunk(Bytes);
 
@@ -373,9 +373,9 @@ pub(crate) struct Built {
     /// The image's id in the engine.
     pub(crate) image_id: Shown,
     pub(crate) bytes: u64,
-    /// Instructions of the Dockerfile whose results came from the cache.
+    /// The number of instructions whose results came from the cache.
     pub(crate) cached: usize,
-    /// All instructions of the Dockerfile.
+    /// The number of instructions of the Dockerfile.
     pub(crate) vertices: usize,
 }
 
@@ -398,7 +398,7 @@ pub(crate) enum CaseStatus {
 #[derive(Debug, Clone)]
 pub(crate) struct Tested {
     pub(crate) image: Shown,
-    /// The counts, if there were results to read.
+    /// The counts, if there are results.
     pub(crate) counts: Option<Counts>,
     /// Why the tests count as failed.
     pub(crate) failure: Option<Shown>,
@@ -407,7 +407,7 @@ pub(crate) struct Tested {
 /// Counts of test cases.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Counts {
-    /// Those that ran, failed ones included.
+    /// Cases that ran, including failed ones.
     pub(crate) run: usize,
     pub(crate) failed: usize,
     pub(crate) skipped: usize,
@@ -420,7 +420,7 @@ pub(crate) struct Pushed {
     pub(crate) uri: Shown,
     pub(crate) digest: Shown,
     pub(crate) tags: Vec<Shown>,
-    /// It went into an image layout of this machine.
+    /// It was stored in an image layout on this machine.
     pub(crate) local: bool,
 }
 
@@ -485,7 +485,7 @@ pub(crate) struct Deployed {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum DeploymentStatus {
     Successful,
-    /// The service ran the revision before.
+    /// The service already ran the revision.
     Unchanged,
     /// The service was updated; its progress is unknown.
     Unconfirmed,
@@ -494,7 +494,7 @@ pub(crate) enum DeploymentStatus {
     TimedOut,
     Superseded,
     Stopped,
-    /// Its progress could not be read any more.
+    /// Its progress could no longer be read.
     Lost,
     NotStarted,
 }

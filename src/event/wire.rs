@@ -11,7 +11,7 @@ pub(crate) const FORMAT: &str = "runner.events/1";
 /// The version that every line carries.
 const VERSION: u8 = 1;
 
-/// The line of an event, without its end; nothing for events that only a terminal shows.
+/// The line of an event, without the newline. Returns `None` for events that are not published.
 pub(crate) fn line(event: &Event) -> Option<String> {
     let (name, fields) = fields(&event.kind)?;
     let mut line = Map::new();
@@ -24,7 +24,7 @@ pub(crate) fn line(event: &Event) -> Option<String> {
     line.insert("id".to_owned(), event.id.as_str().into());
     line.insert("parent".to_owned(), event.id.parent().into());
     if let Value::Object(fields) = fields {
-        // What has no value is left out.
+        // Fields without a value are omitted.
         line.extend(fields.into_iter().filter(|(_, value)| !value.is_null()));
     }
     Some(Value::Object(line).to_string())
@@ -291,7 +291,7 @@ fn cause(cause: &Cause) -> Value {
     }))
 }
 
-/// How something ended, and how long it took.
+/// The fields for how something ended and how long it took.
 fn ended(ending: &Ending, elapsed: Duration) -> Value {
     json!({ "status": ending.status(), "ms": milliseconds(elapsed), "cause": ending.cause().map(cause) })
 }
@@ -309,7 +309,7 @@ fn output(bytes: &[u8]) -> Value {
     }
 }
 
-/// An object with one more field, if that has a value.
+/// Adds a field to an object if it has a value.
 fn with(mut object: Value, name: &str, value: Option<Value>) -> Value {
     if let (Some(fields), Some(value)) = (object.as_object_mut(), value) {
         fields.insert(name.to_owned(), value);
@@ -317,7 +317,7 @@ fn with(mut object: Value, name: &str, value: Option<Value>) -> Value {
     object
 }
 
-/// An object without the fields that have no value.
+/// Removes the fields of an object that have no value.
 fn present(mut object: Value) -> Value {
     if let Some(fields) = object.as_object_mut() {
         fields.retain(|_, value| !value.is_null());

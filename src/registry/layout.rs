@@ -6,7 +6,7 @@ use super::compress::Compression;
 use super::known::KnownBlobs;
 use super::manifest::{INDEX_TYPE, Index, Manifest, Stored};
 use super::source::{self, Exported, Source};
-use crate::files::{self, Access};
+use crate::files::{self, Readers};
 use serde_json::{Value, json};
 use std::collections::HashSet;
 use std::fs;
@@ -77,7 +77,7 @@ impl Layout {
 
     pub(crate) fn put(&self, manifest: &Stored) -> Result<(), RegistryError> {
         let path = self.blob_path(&manifest.digest);
-        files::write_whole(&path, &manifest.bytes, Access::Everybody)
+        files::write_whole(&path, &manifest.bytes, Readers::All)
             .map_err(|error| RegistryError::File { path: error.path, source: error.source })
     }
 
@@ -139,7 +139,7 @@ impl Layout {
     }
 
     fn write(&self, name: &str, value: &Value) -> Result<(), RegistryError> {
-        files::write_json(&self.root.join(name), value, Access::Everybody)
+        files::write_json(&self.root.join(name), value, Readers::All)
             .map_err(|error| RegistryError::File { path: error.path, source: error.source })
     }
 }

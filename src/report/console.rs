@@ -1,40 +1,43 @@
-//! The log that people read: phases and steps with their times, the commands' own output untouched, a summary.
+//! The log for people: phases and steps with their times, the output of commands unchanged, a summary.
 
 use super::summary::{self, Summary};
 use super::{Sink, human_duration};
 use crate::event::{BuildOpened, Cause, Ending, Event, Kind, Wants};
 use crate::exit::Exit;
 use crate::secret::Shown;
+use crate::style::Styles;
+use anstyle::Style;
 use std::collections::{BTreeMap, HashMap};
 use std::io::Write;
+use unicode_width::UnicodeWidthChar;
 
-/// The longest title that lines begin with, in characters.
+/// The longest title in the prefix of a line, in characters.
 const PREFIX: usize = 24;
 
 /// Writes the log of a run.
 pub(crate) struct Console<W> {
     out: W,
-    color: bool,
-    /// The running steps by id, with the prefix of their lines; it is empty for a step that runs alone.
+    styles: Styles,
+    /// The prefixes of running steps' lines by id. The prefix of a step that runs alone is empty.
     prefixes: HashMap<String, String>,
-    /// The log ends in the middle of a line, which this step wrote.
+    /// The step whose output ends in the middle of a line.
     mid_line: Option<String>,
     summary: Summary,
     /// The current work, below the log.
     view: Option<View>,
 }
 
-/// The end of a terminal, where what is under way is shown until the log goes on.
+/// The current work, shown below the log until the log continues.
 struct View {
-    /// The terminal's columns and lines.
+    /// Returns the terminal's columns and lines.
     size: fn() -> (usize, usize),
     lines: BTreeMap<String, Vec<Shown>>,
-    /// How many lines are on the screen now.
+    /// How many lines are on the screen.
     drawn: usize,
 }
 
 impl View {
-    /// What takes the lines off the screen again.
+    /// The escape codes that remove the lines from the screen.
     fn erase(&mut self) -> String {
         match std::mem::take(&mut self.drawn) {
             0 => String::new(),
@@ -42,48 +45,41 @@ impl View {
         }
     }
 
-    /// The lines, so short that each is one on the screen. Longer lists lose their beginning.
+    /// The lines, cut so that none wraps. Only the last ones are shown if there are too many.
     fn draw(&mut self) -> String {
         let (columns, rows) = (self.size)();
         let all: Vec<&Shown> = self.lines.values().flatten().collect();
         let shown = &all[all.len().saturating_sub(rows / 2)..];
         self.drawn = shown.len();
-        let line = |line: &&Shown| {
-            let plain = line.chars().filter(|character| !character.is_control());
-            format!("\x1b[2m{}\x1b[0m\n", plain.take(columns.saturating_sub(1)).collect::<String>())
-        };
+        let dim = Styles::new(true).dim;
+        let line = |line: &&Shown| format!("{dim}{}{dim:#}\n", cut(line, columns.saturating_sub(1)));
         shown.iter().map(line).collect()
     }
 }
 
-#[derive(Clone, Copy)]
-enum Color {
-    Bold,
-    Dim,
-    Green,
-    Yellow,
-    Red,
-}
-
-impl Color {
-    fn code(self) -> &'static str {
-        match self {
-            Self::Bold => "1",
-            Self::Dim => "2",
-            Self::Green => "32",
-            Self::Yellow => "33",
-            Self::Red => "31",
-        }
-    }
+/// The beginning of a text that fits into so many columns of a terminal, without control characters.
+fn cut(text: &str, columns: usize) -> String {
+    let mut used = 0;
+    let fits = |character: &char| {
+        used += character.width().unwrap_or(0);
+        used <= columns
+    };
+    text.chars().filter(|character| !character.is_control()).take_while(fits).collect()
 }
 
 impl<W: Write> Console<W> {
-    /// A log that goes to `out`.
     pub(crate) fn new(out: W, color: bool) -> Self {
-        Self { out, color, prefixes: HashMap::new(), mid_line: None, summary: Summary::default(), view: None }
+        Self {
+            out,
+            styles: Styles::new(color),
+            prefixes: HashMap::new(),
+            mid_line: None,
+            summary: Summary::default(),
+            view: None,
+        }
     }
 
-    /// The log ends on a terminal of this size, in columns and lines, and the current work is shown below it.
+    /// Shows the current work below the log, on a terminal with these columns and lines.
     #[must_use]
     pub(crate) fn on_terminal(mut self, size: fn() -> (usize, usize)) -> Self {
         self.view = Some(View { size, lines: BTreeMap::new(), drawn: 0 });
@@ -100,7 +96,7 @@ impl<W: Write> Console<W> {
         }
     }
 
-    /// Writes bytes. If the reader of the log has gone away, the run goes on without it.
+    /// Writes bytes. If the reader of the log is gone, the run continues without it.
     fn write(&mut self, bytes: &[u8]) {
         let erased = self.view.as_mut().map(View::erase).unwrap_or_default();
         let written = self.out.write_all(erased.as_bytes()).and_then(|()| self.out.write_all(bytes));
@@ -131,21 +127,16 @@ impl<W: Write> Console<W> {
     }
 
     /// Writes one of runner's own lines about a step.
-    fn note(&mut self, color: Color, step: &str, text: &str) {
+    fn note(&mut self, style: Style, step: &str, text: &str) {
         let prefix = self.prefixes.get(step).filter(|prefix| !prefix.is_empty());
         let line = format!("{}{text}", prefix.map_or("  ", String::as_str));
-        self.line(color, &line);
+        self.line(style, &line);
     }
 
     /// Writes one of runner's own lines.
-    fn line(&mut self, color: Color, text: &str) {
+    fn line(&mut self, style: Style, text: &str) {
         let start = if self.mid_line.take().is_some() { "\n" } else { "" };
-        let line = if self.color {
-            format!("{start}\x1b[{}m{text}\x1b[0m\n", color.code())
-        } else {
-            format!("{start}{text}\n")
-        };
-        self.write(line.as_bytes());
+        self.write(format!("{start}{style}{text}{style:#}\n").as_bytes());
     }
 
     fn opened(&mut self, build: &BuildOpened) {
@@ -157,13 +148,13 @@ impl<W: Write> Console<W> {
             build.source.summary(),
             build.build_id
         );
-        self.line(Color::Dim, &line);
+        self.line(self.styles.dim, &line);
     }
 
     fn cause(&mut self, prefix: &str, cause: &Cause) {
-        self.line(Color::Red, &format!("{prefix}{}", cause.text));
+        self.line(self.styles.red, &format!("{prefix}{}", cause.text));
         if let Some(help) = &cause.help {
-            self.line(Color::Yellow, &format!("  help: {help}"));
+            self.line(self.styles.yellow, &format!("  help: {help}"));
         }
     }
 
@@ -171,7 +162,7 @@ impl<W: Write> Console<W> {
         let prefix = if beside { prefix(title) } else { String::new() };
         self.prefixes.insert(step.to_owned(), prefix);
         let mark = if finally { "▸ finally: " } else { "▸ " };
-        self.line(Color::Bold, &format!("{mark}{title}"));
+        self.line(self.styles.bold, &format!("{mark}{title}"));
     }
 
     fn finished(&mut self, step: &str, title: &Shown, ending: &Ending, took: &str) {
@@ -180,29 +171,29 @@ impl<W: Write> Console<W> {
             view.lines.retain(|id, _| id != step);
         }
         match ending {
-            Ending::Succeeded => self.line(Color::Green, &format!("✔ {title} ({took})")),
+            Ending::Succeeded => self.line(self.styles.green, &format!("✔ {title} ({took})")),
             Ending::Failed(cause) | Ending::Stopped(cause) => {
                 self.cause(&format!("✘ {title} ({took}): "), cause);
             }
             Ending::Cancelled => {
-                self.line(Color::Yellow, &format!("■ {title} ({took}): ended with its group"));
+                self.line(self.styles.yellow, &format!("■ {title} ({took}): ended with its group"));
             }
         }
     }
 
     fn ended(&mut self, ending: &Ending, exit: Exit, took: &str) {
-        self.line(Color::Bold, "\n── summary");
+        self.line(self.styles.bold, "\n── summary");
         for result in std::mem::take(&mut self.summary).lines() {
             let line = format!("  {:<10} {:<12} {}", result.verb, result.subject, result.detail);
-            self.line(Color::Green, &line);
+            self.line(self.styles.green, &line);
         }
         match ending {
             Ending::Succeeded | Ending::Cancelled => {
-                self.line(Color::Green, &format!("✔ succeeded in {took}"));
+                self.line(self.styles.green, &format!("✔ succeeded in {took}"));
             }
             Ending::Failed(cause) | Ending::Stopped(cause) => {
                 let verb = if matches!(ending, Ending::Stopped(_)) { "stopped" } else { "failed" };
-                self.line(Color::Red, &format!("✘ {verb} after {took} (exit {})", exit.code()));
+                self.line(self.styles.red, &format!("✘ {verb} after {took} (exit {})", exit.code()));
                 self.cause("  ", cause);
             }
         }
@@ -216,11 +207,11 @@ impl<W: Write> Console<W> {
             "warning: attempt {number} of {allowed} failed: {reason}; retrying in {:.1} s",
             retry_in.as_secs_f64()
         );
-        self.note(Color::Yellow, event.id.of_step(), &text);
+        self.note(self.styles.yellow, event.id.of_step(), &text);
     }
 }
 
-/// The prefix of the lines of a step that does not run alone: its title, shortened to the length of a name.
+/// The prefix of a parallel step's lines: its title, shortened.
 fn prefix(title: &Shown) -> String {
     let mut short: String = title.chars().take(PREFIX).collect();
     if short.len() < title.len() {
@@ -243,17 +234,17 @@ impl<W: Write + Send> Sink for Console<W> {
                 }
             }
             Kind::BuildOpened(build) => self.opened(build),
-            Kind::PhaseStarted => self.line(Color::Bold, &format!("\n── {step}")),
+            Kind::PhaseStarted => self.line(self.styles.bold, &format!("\n── {step}")),
             Kind::PhaseSkipped { reason } => {
-                self.line(Color::Dim, &format!("\n── {step}: skipped, {}", reason.text));
+                self.line(self.styles.dim, &format!("\n── {step}: skipped, {}", reason.text));
             }
             Kind::PhaseFinished { ending, elapsed } => {
                 let took = human_duration(*elapsed);
                 match ending {
                     Ending::Failed(_) | Ending::Stopped(_) => {
-                        self.line(Color::Red, &format!("── {step} failed after {took}"));
+                        self.line(self.styles.red, &format!("── {step} failed after {took}"));
                     }
-                    _ => self.line(Color::Bold, &format!("── {step} done in {took}")),
+                    _ => self.line(self.styles.bold, &format!("── {step} done in {took}")),
                 }
             }
             Kind::StepStarted(started) => {
@@ -263,11 +254,11 @@ impl<W: Write + Send> Sink for Console<W> {
                 self.started(step, title, *finally, *beside);
             }
             Kind::StepSkipped { title, reason } => {
-                self.line(Color::Dim, &format!("▹ {title}: skipped, {}", reason.text));
+                self.line(self.styles.dim, &format!("▹ {title}: skipped, {}", reason.text));
             }
             Kind::Output(chunk) => self.output(step, chunk.bytes()),
-            Kind::Note(text) => self.note(Color::Dim, step, text),
-            Kind::Warning(text) => self.note(Color::Yellow, step, &format!("warning: {text}")),
+            Kind::Note(text) => self.note(self.styles.dim, step, text),
+            Kind::Warning(text) => self.note(self.styles.yellow, step, &format!("warning: {text}")),
             Kind::AttemptFinished { ending, retry_in: Some(retry_in), allowed, .. } => {
                 self.retried(event, ending, *retry_in, *allowed);
             }
@@ -279,7 +270,7 @@ impl<W: Write + Send> Sink for Console<W> {
                 self.ended(ending, *exit, &human_duration(*elapsed));
             }
             kind => match summary::deployment_state(kind) {
-                Some(state) => self.note(Color::Dim, step, &state),
+                Some(state) => self.note(self.styles.dim, step, &state),
                 None => self.summary.add(kind),
             },
         }

@@ -7,7 +7,7 @@ use std::io::Write;
 /// Writes a line for each event.
 pub(crate) struct JsonLines<W> {
     out: W,
-    /// The output of commands is written as well.
+    /// Whether to write the output of commands as well.
     output: bool,
 }
 

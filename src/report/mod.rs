@@ -1,5 +1,5 @@
-//! Reports: what people and machines see of a run. They know events, whose texts are masked; they hold no masks, and know neither
-//! the engine nor the pipeline.
+//! Reports: what people and machines see of a run. They know only events, whose texts are masked, and neither masks nor the
+//! engine nor the pipeline.
 
 pub(crate) mod console;
 pub(crate) mod json_lines;
@@ -19,20 +19,20 @@ const WAITING: usize = 64;
 pub(crate) trait Sink: Send {
     fn event(&mut self, event: &Event);
 
-    /// What it wants besides the events that every report gets.
+    /// The kinds of events that it wants in addition to those that every report gets.
     fn wants(&self) -> Wants {
         Wants::default()
     }
 }
 
-/// Running reports, each on its own thread, so that one that hangs does not delay the others.
+/// Running reports. Each has a thread, so that one that hangs does not delay the others.
 pub(crate) struct Reports {
     threads: Vec<JoinHandle<()>>,
 }
 
 impl Reports {
-    /// Starts to hand events to the sinks, until all senders are dropped. `open` opens the channels, with what each sink wants
-    /// and how many events may wait for it.
+    /// Starts the reports, which run until all senders are dropped. `open` opens the channels, given the wants of each sink and the
+    /// capacity.
     pub(crate) fn start(
         sinks: Vec<Box<dyn Sink>>,
         open: impl FnOnce(&[Wants], usize) -> (Events, Vec<mpsc::Receiver<Event>>),
@@ -49,15 +49,15 @@ impl Reports {
         (events, Self { threads: sinks.into_iter().zip(receivers).map(follow).collect() })
     }
 
-    /// Waits until every report has finished, at most for `patience` if it is given. All senders must be dropped.
-    pub(crate) async fn finish(self, patience: Option<Duration>) {
+    /// Waits until every report has finished, or for the timeout. All senders must be dropped.
+    pub(crate) async fn finish(self, timeout: Option<Duration>) {
         let joined = tokio::task::spawn_blocking(|| {
             for thread in self.threads {
                 let _ = thread.join();
             }
         });
-        match patience {
-            Some(patience) => drop(tokio::time::timeout(patience, joined).await),
+        match timeout {
+            Some(timeout) => drop(tokio::time::timeout(timeout, joined).await),
             None => drop(joined.await),
         }
     }

@@ -3,7 +3,7 @@
 use super::{Sink, human_duration};
 use crate::event::{BuildOpened, Cause, Ending, Event, Kind};
 use crate::exit::Failure;
-use crate::files::{self, Access};
+use crate::files::{self, Readers};
 use crate::http::{self, Redirects};
 use crate::secret::Secret;
 use serde_json::{Value, json};
@@ -21,7 +21,7 @@ const SLACK_TEXT: usize = 3000;
 #[derive(Debug, Clone)]
 pub(crate) struct Receiver {
     pub(crate) kind: ReceiverKind,
-    /// The address. It counts as a secret: whoever knows a webhook's address may post to it.
+    /// A secret: everyone who knows the URL of a webhook can post to it.
     pub(crate) url: Secret,
     /// The occasions that it is notified of.
     pub(crate) on: Vec<Occasion>,
@@ -45,7 +45,7 @@ impl ReceiverKind {
     }
 }
 
-/// What a receiver may be notified of.
+/// The occasions for notifications.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Occasion {
     Started,
@@ -69,7 +69,7 @@ impl Occasion {
     }
 }
 
-/// The receivers of a run, and how they are reached.
+/// The receivers of a run, and how notifications are delivered.
 #[derive(Debug, Clone)]
 pub(crate) struct Receivers {
     receivers: Vec<Receiver>,
@@ -84,7 +84,7 @@ impl Receivers {
         Ok(Self { receivers, delivery: Delivery::Send(client) })
     }
 
-    /// Writes the payloads into files of a directory instead of sending them.
+    /// Writes the payloads to files in a directory instead of sending them.
     pub(crate) fn written_to(receivers: Vec<Receiver>, directory: PathBuf) -> Self {
         Self { receivers, delivery: Delivery::Write(directory) }
     }
@@ -134,7 +134,7 @@ struct Message {
 }
 
 impl Notifier {
-    /// A notifier; its caller waits for `deliveries`.
+    /// Creates a notifier. The caller waits for `deliveries`.
     pub(crate) fn new(receivers: Receivers, deliveries: &Deliveries) -> Self {
         Self {
             receivers,
@@ -252,7 +252,7 @@ fn slack(text: &str) -> Value {
     })
 }
 
-/// The three characters that Slack reads as markup.
+/// Escapes the three characters that Slack reads as markup.
 fn escape_mrkdwn(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
 }
@@ -265,7 +265,7 @@ async fn deliver(
 ) -> Result<(), String> {
     let client = match delivery {
         Delivery::Write(directory) => {
-            return files::write_json(&directory.join(file), payload, Access::Owner)
+            return files::write_json(&directory.join(file), payload, Readers::Owner)
                 .map_err(|error| crate::exit::chain(&error));
         }
         Delivery::Send(client) => client,
@@ -276,10 +276,10 @@ async fn deliver(
             request = request.header(name, value.expose());
         }
     }
-    let answer = request.send().await.map_err(|error| crate::exit::chain(&error.without_url()))?;
-    if answer.status().is_success() {
+    let response = request.send().await.map_err(|error| crate::exit::chain(&error.without_url()))?;
+    if response.status().is_success() {
         Ok(())
     } else {
-        Err(format!("the receiver answered {}", answer.status()))
+        Err(format!("the receiver responded with {}", response.status()))
     }
 }

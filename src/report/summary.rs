@@ -1,4 +1,4 @@
-//! The results of a run as lines for people: what was built, tested, pushed, registered, deployed.
+//! The results of a run as lines for people: images built, tested and pushed, revisions registered and deployed.
 
 use crate::event::{CaseStatus, Counts, DeploymentStatus, Kind, Tested};
 use crate::text::human_size;
@@ -10,9 +10,9 @@ const NAMED: usize = 20;
 /// A line of the summary.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Line {
-    /// What was done: `built`, `tested`, `pushed` …
+    /// `built`, `tested`, `pushed` …
     pub(crate) verb: &'static str,
-    /// What it was done to.
+    /// The image, revision or service.
     pub(crate) subject: String,
     pub(crate) detail: String,
 }
@@ -21,13 +21,13 @@ pub(crate) struct Line {
 #[derive(Debug, Default)]
 pub(crate) struct Summary {
     lines: Vec<Line>,
-    /// The failed test cases since the last image's results, and how many there were.
+    /// The failed test cases of the image whose tests are running, and their number.
     failed_cases: Vec<Line>,
     failed_count: usize,
 }
 
 impl Summary {
-    /// Takes an event.
+    /// Adds the result of an event, if it has one.
     pub(crate) fn add(&mut self, kind: &Kind) {
         if let Kind::TestCase(case) = kind
             && case.status == CaseStatus::Failed
@@ -120,7 +120,7 @@ pub(crate) fn result(kind: &Kind) -> Option<Line> {
                     &deployed.service,
                     format!("{cluster} · {revision}; the deployment's progress is unknown"),
                 ),
-                // The failure says it.
+                // The failure reports it.
                 _ => return None,
             }
         }
@@ -152,7 +152,7 @@ pub(crate) fn deployment_state(kind: &Kind) -> Option<String> {
     }
 }
 
-/// The first twelve digits of an id, as the docker command shows it.
+/// The first twelve digits of an id, as `docker` shows it.
 fn short_id(id: &str) -> &str {
     let hex = id.strip_prefix("sha256:").unwrap_or(id);
     hex.get(..12).unwrap_or(hex)

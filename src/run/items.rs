@@ -1,4 +1,4 @@
-//! From the phases and steps of a pipeline to the phases and items of the engine.
+//! Turns the phases and steps of a pipeline into the phases and items of the engine.
 
 use crate::backoff::Backoff;
 use crate::engine::{Attempt, Item, Phase, Retry, Task, When, Work};
@@ -18,7 +18,7 @@ pub(crate) fn phases<'r>(shared: &'r Shared, plan: &'r Plan, stopping: &'r Stopp
     phases.map(|phase| self::phase(&Items { shared, plan, stopping }, phase)).collect()
 }
 
-/// What items are made from.
+/// Creates items.
 struct Items<'r> {
     shared: &'r Shared,
     plan: &'r Plan,
@@ -49,7 +49,7 @@ impl<'r> Items<'r> {
                 Work::Group(members.map(|(member, number)| self.item(id.member(number), member)).collect())
             }
             action => Work::Task(Task {
-                patience: step::patience(action, self.stopping.grace),
+                stop_timeout: step::stop_timeout(action, self.stopping.grace),
                 run: Box::new(move |attempt| Box::pin(self::attempt(shared, step, attempt))),
             }),
         };

@@ -1,10 +1,10 @@
-//! The front end for pipeline files: joins a planned pipeline to the engine, and steps to what they share.
+//! The front end for pipeline files: prepares a planned pipeline and runs it on the engine.
 
 mod items;
 mod notify;
 mod secrets;
 
-use crate::connections::dockerd::Surroundings;
+use crate::connections::dockerd::DockerdStart;
 use crate::connections::{Access, Connections, Settings};
 use crate::duration;
 use crate::engine::{self, Cancellation, Identity, Setup, State};
@@ -21,25 +21,25 @@ use crate::work::{WORK_DIRECTORY, Work};
 use std::path::PathBuf;
 use std::time::{Duration, Instant, SystemTime};
 
-/// Everything that a run is made from.
+/// Everything that a run needs.
 #[derive(Debug, Clone)]
 pub(crate) struct Job {
     pub(crate) project: Project,
     pub(crate) plan: Plan,
-    /// What the files of the source say.
+    /// Facts from files of the source.
     pub(crate) facts: Facts,
     /// The values of `${…}` and the environment of commands.
     pub(crate) values: Values,
-    /// The pipeline file, as a full path: calls of one build share it.
+    /// The absolute path of the pipeline file, which is part of a build's identity.
     pub(crate) pipeline_file: PathBuf,
     pub(crate) settings: Settings,
-    /// How long this call may take. The pipeline's own `timeout` holds as well.
+    /// How long this call may take. The `timeout` of the pipeline applies as well.
     pub(crate) timeout: Option<Duration>,
     /// The arguments of this call, for events.
     pub(crate) arguments: Vec<String>,
 }
 
-/// A job that can start: `.runner/` is locked, earlier calls are joined, secrets have their values.
+/// A job that can start: `.runner/` is locked, earlier calls' state is loaded, secrets have their values.
 pub(crate) struct Prepared {
     job: Job,
     state: State,
@@ -51,7 +51,7 @@ pub(crate) struct Prepared {
 
 /// Prepares a job. Nothing has run yet, so a failure needs no report.
 pub(crate) async fn prepare(mut job: Job) -> Result<Prepared, Failure> {
-    let work = Work::take(job.project.directory.join(WORK_DIRECTORY)).await?;
+    let work = Work::acquire(job.project.directory.join(WORK_DIRECTORY)).await?;
     let identity = Identity {
         build_id: job.project.context.build_id.clone(),
         pipeline: job.pipeline_file.display().to_string(),
@@ -77,7 +77,7 @@ pub(crate) async fn prepare(mut job: Job) -> Result<Prepared, Failure> {
     let warnings = match resolve(&mut job, &connections).await {
         Ok(warnings) => warnings,
         Err(failure) => {
-            // CodeBuild may call for the next phase all the same, which must not run as if nothing had failed.
+            // CodeBuild may still run the next phase, which must know that this one failed.
             state.phases.extend(phases);
             state.record(&failure, None, &job.project.masks);
             state.save(&work.state(), results.to_fields())?;
@@ -87,11 +87,11 @@ pub(crate) async fn prepare(mut job: Job) -> Result<Prepared, Failure> {
     Ok(Prepared { job, state, results, connections, warnings, work })
 }
 
-/// Asks for what has to be known before anything runs.
+/// Resolves secrets and checks the access to AWS before anything runs. Returns warnings.
 async fn resolve(job: &mut Job, connections: &Connections) -> Result<Vec<String>, Failure> {
     let warnings = secrets::resolve(job, connections).await?;
     if job.project.mode == Mode::Publish {
-        // A missing region, missing credentials or a role that may not be assumed should not cost an image build first.
+        // Missing credentials, a missing region or a role that cannot be assumed should fail before an image build.
         for access in step::accesses(&job.project, &job.plan, &job.values, &job.facts) {
             connections.aws(&access).await?;
         }
@@ -105,7 +105,7 @@ impl Prepared {
         notify::receivers(&self.job)
     }
 
-    /// The number of this call in the build, and the number of the last event of the calls before.
+    /// The number of this call in the build, and the number of the previous call's last event.
     pub(crate) fn numbers(&self) -> (u32, u64) {
         (self.state.calls, self.state.events)
     }
@@ -115,14 +115,14 @@ impl Prepared {
         let start = Instant::now();
         let Self { job, mut state, results, connections, warnings, work } = self;
         let Job { project, plan, facts: _, values, settings: _, timeout, pipeline_file: _, arguments } = job;
-        let surroundings = Surroundings {
+        let dockerd_start = DockerdStart {
             events: events.clone(),
             stopping: cancellation.stopping.clone(),
             work: work.path.clone(),
         };
         let first = !std::mem::replace(&mut state.announced, true);
         if first && project.mode == Mode::Local {
-            // What an earlier build would have sent or changed says nothing about this one.
+            // These are the requests that an earlier build would have sent.
             for stale in ["notifications", "ecs"] {
                 let _ = std::fs::remove_dir_all(work.path.join(stale));
             }
@@ -135,8 +135,8 @@ impl Prepared {
             call.warn(warning).await;
         }
         let state_file = work.state();
-        // From here on there is one set of values: the one that steps add to.
-        let shared = Shared::new(project, connections.within(surroundings), work, values, results);
+        // From here on steps may change the values, which they share.
+        let shared = Shared::new(project, connections.starting_dockerd(dockerd_start), work, values, results);
         let project = &shared.project;
         let run = engine::Run::start(Setup {
             events,
@@ -146,7 +146,7 @@ impl Prepared {
             state_file,
             results: Box::new(|| shared.kept_results()),
             all_phases: project.pipeline.phases.iter().map(|phase| phase.name.to_string()).collect(),
-            // The shorter of the two.
+            // The shorter one applies.
             timeout: timeout.into_iter().chain(project.pipeline.timeout).min(),
             ends_soon: ends_soon(&shared),
         });
@@ -188,8 +188,7 @@ fn opened(project: &Project, events: &Events, first: bool) -> BuildOpened {
     }
 }
 
-/// Resolves when CodeBuild is about to end the build. If CodeBuild does not say when, which takes the permission
-/// `codebuild:BatchGetBuilds`, that is never.
+/// Resolves when CodeBuild is about to end the build. Never resolves without the permission `codebuild:BatchGetBuilds`.
 fn ends_soon<'r>(shared: &'r Shared) -> Option<Box<dyn FnOnce(Duration) -> engine::EndsSoon + 'r>> {
     let build = shared.project.context.build_id.clone().filter(|_| shared.project.mode == Mode::Publish)?;
     let connections = shared.connections.clone();
@@ -202,7 +201,9 @@ async fn codebuild_ends(connections: Connections, build: String, reserve: Durati
     let left = end.duration_since(SystemTime::now()).ok()?;
     tokio::time::sleep(left.saturating_sub(reserve.min(left / 2))).await;
     let time = duration::display(time);
-    Some(format!("the build has {time} in CodeBuild, and the rest of it is for `finally` and reports"))
+    Some(format!(
+        "CodeBuild's timeout of {time} is close, and the rest is reserved for `finally` and reports"
+    ))
 }
 
 /// Writes the exported variables for a buildspec to source. `last` is whether the whole build has ended.
@@ -219,7 +220,7 @@ async fn export(shared: &Shared, events: &Events, last: bool) -> Result<(), Fail
                 events.warn(format!("{} holds a secret and is not exported", name.value)).await;
             }
             Some(value) => {
-                // The value is data to the shell, whatever it holds.
+                // Quoted, so that the shell expands nothing in the value.
                 text.push_str(&format!("export {}='{}'\n", name.value, value.replace('\'', "'\\''")));
                 let (name, value) = (events.shown(&name.value), events.shown(&value));
                 events.send(Kind::ValueExported { name, value }).await;
@@ -230,5 +231,5 @@ async fn export(shared: &Shared, events: &Events, last: bool) -> Result<(), Fail
             None => {}
         }
     }
-    Ok(files::write_whole(&shared.work.path.join("exports.sh"), text.as_bytes(), files::Access::Owner)?)
+    Ok(files::write_whole(&shared.work.path.join("exports.sh"), text.as_bytes(), files::Readers::Owner)?)
 }

@@ -1,4 +1,4 @@
-//! Who is notified about a run, with the addresses of the pipeline file resolved.
+//! The receivers of a run's notifications, with URLs and headers resolved.
 
 use super::Job;
 use crate::exit::Failure;
@@ -9,14 +9,14 @@ use crate::report::notify::{Occasion, Receiver, ReceiverKind, Receivers};
 use crate::secret::Secret;
 use crate::work::WORK_DIRECTORY;
 
-/// Resolves the receivers that this build notifies. Their addresses and headers are masked from then on.
+/// Resolves the receivers that this build notifies, and masks their URLs and headers.
 pub(crate) fn receivers(job: &Job) -> Result<Receivers, Failure> {
     let project = &job.project;
     let mut receivers = Vec::new();
     let notified = |notify: &&_| plan::condition::notifies(notify, &project.context);
     for notify in project.pipeline.notify.iter().filter(notified) {
         let secret = |template: &Template| match project.mode {
-            // Nothing is sent, so nothing has to have a value.
+            // Nothing is sent, so the values are not needed.
             Mode::Local => Ok(Secret::new("")),
             Mode::Publish => project.resolve(&job.values, template).map(Secret::new),
         };
@@ -30,10 +30,10 @@ pub(crate) fn receivers(job: &Job) -> Result<Receivers, Failure> {
                 }
                 (ReceiverKind::Webhook(headers), secret(url)?)
             }
-            // Files with one are refused before anything runs.
+            // A file with SNS is rejected before anything runs.
             NotifyTarget::Sns(_) => continue,
         };
-        // Whoever knows the address of a webhook can post to it.
+        // Everyone who knows the URL of a webhook can post to it.
         project.masks.add(&url);
         receivers.push(Receiver { kind, url, on: notify.on.iter().copied().map(occasion).collect() });
     }

@@ -1,4 +1,4 @@
-//! The secrets of `env`: fetched from AWS when publishing, taken from the environment locally, and masked in either case.
+//! The secrets of `env`: fetched from AWS when publishing, read from the environment in local mode, always masked.
 
 use super::Job;
 use crate::aws::secrets_manager::SecretId;
@@ -10,8 +10,7 @@ use crate::language::pipeline::template::{Builtin, Reference, Scope};
 use crate::plan::Mode;
 use crate::secret::{Secret, Unmasked};
 
-/// Gives every secret variable its value, and the built-ins of AWS theirs where the pipeline uses them. The answer is what
-/// the user should know.
+/// Sets the values of secret variables, and of the AWS built-ins that the pipeline uses. Returns warnings.
 pub(crate) async fn resolve(job: &mut Job, connections: &Connections) -> Result<Vec<String>, Failure> {
     let mut warnings = Vec::new();
     let names: Vec<String> = job.project.pipeline.env.secret_names().map(ToOwned::to_owned).collect();
@@ -26,12 +25,11 @@ pub(crate) async fn resolve(job: &mut Job, connections: &Connections) -> Result<
                 job.values.set_secret(&name, secret.clone());
                 mask(job, &name, &secret, &mut warnings);
             }
-            None => warnings.push(format!(
-                "the secret {name} has no value here; give it in --env-file or in the environment"
-            )),
+            None => warnings
+                .push(format!("the secret {name} has no value; set it in --env-file or in the environment")),
         }
     }
-    // Variables that the file calls secrets where it uses them.
+    // Variables that the file marks as secrets where it uses them.
     let fetched: Vec<&str> = job.project.pipeline.env.secret_names().collect();
     for name in job.project.pipeline.secret_names().into_iter().filter(|name| !fetched.contains(name)) {
         if let Some(secret) = job.values.secret(name) {
@@ -48,10 +46,10 @@ fn mask(job: &Job, name: &str, secret: &Secret, warnings: &mut Vec<String>) {
     match job.project.masks.add(secret) {
         Unmasked::Nothing => {}
         Unmasked::Everything => warnings.push(format!(
-            "the secret {name} is shorter than four characters, or only brackets and commas, and is not masked"
+            "the secret {name} is not masked: it is shorter than four characters, or only brackets and commas"
         )),
         Unmasked::SomeLines => warnings.push(format!(
-            "lines of the secret {name} that are shorter than four characters, or only brackets and commas, are not masked where they stand alone"
+            "lines of the secret {name} that are shorter than four characters, or only brackets and commas, are not masked on their own"
         )),
     }
 }
@@ -64,7 +62,7 @@ async fn fetch(job: &Job, connections: &Connections, name: &str) -> Result<Secre
         return Ok(aws.parameter(&parameter).await?);
     }
     let Some(template) = env.secrets_manager.get(name) else {
-        return Err(Failure::usage(format!("`env` gives no secret `{name}`")));
+        return Err(Failure::usage(format!("`env` has no secret `{name}`")));
     };
     let text = job.project.resolve(&job.values, template)?;
     let reference = SecretReference::parse(&text).map_err(|reason| {
@@ -79,7 +77,7 @@ impl From<SecretReference> for SecretId {
     }
 }
 
-/// Region and account, where the environment does not name them.
+/// Sets the region and the account if the pipeline uses them and the environment does not set them.
 async fn aws_builtins(job: &mut Job, connections: &Connections) -> Result<(), Failure> {
     let uses = |builtin: Builtin| {
         let reference = Reference::Builtin(builtin);

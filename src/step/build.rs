@@ -1,7 +1,7 @@
-//! `build`.
+//! `build`: builds images in the order of their dependencies, several at once.
 
 use super::StepScope;
-use super::image::{Making, Stage};
+use super::image::{ImageBuild, TemporaryName};
 use super::unchanged;
 use crate::address;
 use crate::connections::BuildLogins;
@@ -23,23 +23,22 @@ use tokio::sync::{OnceCell, Semaphore, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 /// How many images are built at once.
-const AT_ONCE: usize = 4;
-/// How many updates of a build's steps may wait to become events.
+const MAX_BUILDS: usize = 4;
+/// How many vertex updates of a build may wait.
 const VERTICES: usize = 64;
-/// How many warnings may wait for the log.
+/// How many warnings may wait.
 const WARNINGS: usize = 16;
-/// How long the engine may take to take a name off an image.
-const UNTAG: Duration = Duration::from_secs(3);
-/// How often somebody who watches gets to see what is under way.
+/// How long the engine may take to remove a name from an image.
+const UNTAG_TIMEOUT: Duration = Duration::from_secs(3);
+/// The interval at which a terminal shows the current work.
 const REDRAW: Duration = Duration::from_millis(100);
 
-/// Builds images, and before them what they depend on; what does not depend on each other side by side. The first that fails
-/// ends the others.
+/// Builds images after their dependencies, and independent ones in parallel. The first that fails ends the others.
 pub(crate) async fn run(cx: &StepScope<'_>, images: &[Name]) -> Result<(), Failure> {
     let built = built(cx).await?;
     let mut waiting = cx.project.pipeline.in_order(images, &|name| built.contains(name));
-    let fingerprints = unchanged::take_out(cx, &mut waiting).await?;
-    let (warnings, mut warned) = mpsc::channel::<String>(WARNINGS);
+    let fingerprints = unchanged::skip_unchanged(cx, &mut waiting).await?;
+    let (warnings, mut warning) = mpsc::channel::<String>(WARNINGS);
     let group = Group {
         several: waiting.len() > 1,
         stop: cx.stopping.soft.child_token(),
@@ -48,20 +47,20 @@ pub(crate) async fn run(cx: &StepScope<'_>, images: &[Name]) -> Result<(), Failu
         logins: cx.connections.logins(cx.access()?),
         sessions: Mutex::default(),
         fingerprints,
-        places: Semaphore::new(AT_ONCE),
+        permits: Semaphore::new(MAX_BUILDS),
     };
     let mut building = pin!(group.build(cx, waiting));
     let mut redraw = tokio::time::interval(REDRAW);
     let result = loop {
         tokio::select! {
             biased;
-            Some(warning) = warned.recv() => cx.events.warn(warning).await,
+            Some(text) = warning.recv() => cx.events.warn(text).await,
             result = &mut building => break result,
             _ = redraw.tick(), if group.live.is_some() => group.show(cx).await,
         }
     };
-    while let Ok(warning) = warned.try_recv() {
-        cx.events.warn(warning).await;
+    while let Ok(text) = warning.try_recv() {
+        cx.events.warn(text).await;
     }
     if group.live.is_some() {
         cx.events.live(Vec::new()).await;
@@ -69,7 +68,7 @@ pub(crate) async fn run(cx: &StepScope<'_>, images: &[Name]) -> Result<(), Failu
     result
 }
 
-/// The images of this build that the engine still has, as far as others depend on them.
+/// The images that earlier steps built, that others depend on and that the engine still has.
 async fn built(cx: &StepScope<'_>) -> Result<HashSet<String>, Failure> {
     let images = cx.project.pipeline.images.values();
     let needed: HashSet<&str> =
@@ -95,15 +94,15 @@ pub(crate) struct Group {
     pub(crate) live: Option<Live>,
     pub(crate) warnings: mpsc::Sender<String>,
     pub(crate) logins: BuildLogins,
-    /// Of the images' sources, where the file asks for them.
+    /// The fingerprints of images' sources, by image, for `skip-unchanged`.
     pub(crate) fingerprints: HashMap<String, String>,
-    /// By what its builds have in common.
+    /// Sessions by what their builds have in common: files, secrets and SSH agents.
     pub(crate) sessions: Mutex<HashMap<String, Arc<OnceCell<Session>>>>,
-    /// Each build takes one, and two connections to the engine.
-    pub(crate) places: Semaphore,
+    /// Limits parallel builds. Each has two connections to the engine.
+    pub(crate) permits: Semaphore,
 }
 
-/// Sends the events about the steps of a build.
+/// Sends the events about the vertices of a build.
 async fn report_vertices(cx: &StepScope<'_>, image: &Name, mut updates: mpsc::Receiver<VertexUpdate>) {
     let events = &cx.events;
     let image = events.id().inner(&image.value);
@@ -125,12 +124,12 @@ async fn report_vertices(cx: &StepScope<'_>, image: &Name, mut updates: mpsc::Re
     }
 }
 
-/// What each build has under way, for somebody who watches.
+/// The current work of each build, for a terminal.
 pub(crate) type Live = Mutex<Vec<watch::Receiver<Vec<String>>>>;
 
 impl Group {
     async fn build(&self, cx: &StepScope<'_>, mut waiting: Vec<Name>) -> Result<(), Failure> {
-        let mut under_way = FuturesUnordered::new();
+        let mut running = FuturesUnordered::new();
         let mut unbuilt: HashSet<String> = waiting.iter().map(|name| name.value.clone()).collect();
         let mut first = None;
         loop {
@@ -140,14 +139,14 @@ impl Group {
                 if image.depends_on.iter().any(|other| unbuilt.contains(&other.value)) {
                     blocked.push(name);
                 } else {
-                    under_way.push(async move {
-                        let result = self.one(cx, &name, &image).await;
+                    running.push(async move {
+                        let result = self.build_one(cx, &name, &image).await;
                         (name, result)
                     });
                 }
             }
             waiting = blocked;
-            match under_way.next().await {
+            match running.next().await {
                 None => return first.map_or(Ok(()), Err),
                 Some((name, Ok(()))) => {
                     unbuilt.remove(&name.value);
@@ -166,8 +165,8 @@ impl Group {
         }
     }
 
-    async fn one(&self, cx: &StepScope<'_>, name: &Name, image: &Image) -> Result<(), Failure> {
-        let _place = self.places.acquire().await;
+    async fn build_one(&self, cx: &StepScope<'_>, name: &Name, image: &Image) -> Result<(), Failure> {
+        let _permit = self.permits.acquire().await;
         let engine = cx.connections.docker().await?.clone();
         let live = self.live.as_ref().map(|live| {
             let (sender, receiver) = watch::channel(Vec::new());
@@ -182,29 +181,31 @@ impl Group {
             vertices,
             prefix: if self.several { format!("{} │ ", name.value) } else { String::new() },
         };
-        let mut making = Making { cx, name, image, engine, watcher, group: self, stages: Vec::new() };
+        let mut image_build =
+            ImageBuild { cx, name, image, engine, watcher, group: self, temporary_names: Vec::new() };
         let build = async {
-            let result = self.make(&mut making).await;
-            drop(making);
+            let result = self.run(&mut image_build).await;
+            // Closes the channel of the updates.
+            drop(image_build);
             result
         };
         let (result, ()) = tokio::join!(build, report_vertices(cx, name, updates));
         result
     }
 
-    /// Makes an image, and takes off the names that it needed.
-    async fn make(&self, making: &mut Making<'_>) -> Result<(), Failure> {
+    /// Builds an image, and removes the temporary names of other images.
+    async fn run(&self, image_build: &mut ImageBuild<'_>) -> Result<(), Failure> {
         let result = tokio::select! {
-            result = making.make() => result,
+            result = image_build.run() => result,
             () = self.stop.cancelled() => Err(Failure::stopped()),
         };
-        for stage in &making.stages {
-            // It is of no use any more; `gc` finds what could not be removed.
-            let _ = tokio::time::timeout(UNTAG, async {
-                match stage {
-                    Stage::Files(name) => making.engine.untag(name).await,
-                    // Another image may have got its other names meanwhile, and later steps still need this one.
-                    Stage::Dependency(name) => making.engine.untag_unless_last(name).await,
+        for name in &image_build.temporary_names {
+            // `gc` removes the names that remain.
+            let _ = tokio::time::timeout(UNTAG_TIMEOUT, async {
+                match name {
+                    TemporaryName::Files(name) => image_build.engine.untag(name).await,
+                    // Its other names may have moved to another image meanwhile, and later steps still need this one.
+                    TemporaryName::Dependency(name) => image_build.engine.untag_unless_last(name).await,
                 }
             })
             .await;
@@ -212,7 +213,7 @@ impl Group {
         result
     }
 
-    /// The session for an image: that of another one of the same files and secrets, so that files are sent once for all of them.
+    /// The session for an image. Images with the same files and secrets share one, so that files are sent once.
     pub(crate) async fn session(
         &self,
         key: String,
@@ -225,7 +226,7 @@ impl Group {
         Ok(session)
     }
 
-    /// Shows what is under way.
+    /// Shows the current work of all builds.
     async fn show(&self, cx: &StepScope<'_>) {
         let Some(live) = &self.live else { return };
         let receivers = live.lock().unwrap_or_else(PoisonError::into_inner).clone();
@@ -234,13 +235,13 @@ impl Group {
 }
 
 impl StepScope<'_> {
-    /// The image of that name; references have been checked with the file.
+    /// The image of that name. The checks of the file have ensured that it exists.
     pub(crate) fn image(&self, name: &Name) -> Result<Image, Failure> {
         let image = self.project.pipeline.images.get(&name.value).cloned();
         image.ok_or_else(|| Failure::usage(format!("there is no image `{}`", name.value)))
     }
 
-    /// The name that the image's repository has in the engine: with its registry where the file names one.
+    /// The name of the image's repository in the engine, with the registry if the file has one.
     pub(crate) fn repository(&self, image: &Image) -> Result<String, Failure> {
         let name = self.resolve(&image.repository)?;
         let known =
@@ -248,7 +249,7 @@ impl StepScope<'_> {
         Ok(known.engine_name())
     }
 
-    /// The image's tags, each once.
+    /// The image's tags, without duplicates.
     pub(crate) fn tags(&self, image: &Image) -> Result<Vec<String>, Failure> {
         let mut tags = Vec::new();
         for template in &image.tags {
@@ -271,7 +272,7 @@ impl StepScope<'_> {
     pub(crate) fn secret(&self, name: &Name) -> Result<Secret, Failure> {
         self.values.secret(&name.value).ok_or_else(|| {
             let problem = Diagnostic::new(format!("the secret `{}` has no value", name.value), name.span);
-            self.project.located(&problem.help("give it in --env-file or in the environment"))
+            self.project.located(&problem.help("set it in --env-file or in the environment"))
         })
     }
 }

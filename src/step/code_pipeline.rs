@@ -11,7 +11,7 @@ use crate::ecs::service::Target;
 use crate::ecs::task_definition::{ContainerPatch, Patch, Request};
 use crate::event::WrittenFile;
 use crate::exit::Failure;
-use crate::files::{self, Access};
+use crate::files::{self, Readers};
 use crate::language::diagnostic::Diagnostic;
 use crate::language::pipeline::model::CodePipeline;
 use crate::plan::Mode;
@@ -65,13 +65,13 @@ pub(crate) fn image_definitions(
         return Err(Failure::usage(message)
             .help("name only the containers of one task definition; ECS accepts ten of them"));
     }
-    files::write_json(&path, &definitions, Access::Everybody)?;
+    files::write_json(&path, &definitions, Readers::All)?;
     Ok(path)
 }
 
 /// Writes `imageDetail.json`, which holds one image.
 pub(crate) fn image_detail(cx: &StepScope<'_>, image_uri: &str) -> Result<(), Failure> {
-    files::write_json(&path(cx, "imageDetail.json"), &ImageDetail { image_uri }, Access::Everybody)?;
+    files::write_json(&path(cx, "imageDetail.json"), &ImageDetail { image_uri }, Readers::All)?;
     Ok(())
 }
 
@@ -109,11 +109,11 @@ pub(crate) async fn blue_green(
         ..AppSpec::default()
     };
     let (taskdef, appspec) = (path(cx, "taskdef.json"), path(cx, "appspec.yaml"));
-    files::write_json(&taskdef, &definition, Access::Everybody)?;
+    files::write_json(&taskdef, &definition, Readers::All)?;
     if is_of_source(&appspec) {
         cx.events.note(format!("keeping {} of the source", appspec.display())).await;
     } else {
-        files::write_whole(&appspec, format!("{OWN}\n{}", spec.yaml()).as_bytes(), Access::Everybody)?;
+        files::write_whole(&appspec, format!("{OWN}\n{}", spec.yaml()).as_bytes(), Readers::All)?;
     }
     if let Some(image) = image {
         image_detail(cx, image)?;

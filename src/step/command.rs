@@ -1,4 +1,4 @@
-//! `run`: a script or a program on this machine.
+//! `run`: runs a script or a program on this machine.
 
 use super::StepScope;
 use crate::event::{CommandEnd, Kind};
@@ -16,7 +16,7 @@ use std::path::Path;
 use tempfile::NamedTempFile;
 use tokio::sync::mpsc;
 
-/// What would let a command reach AWS; local mode takes it away.
+/// The variables with AWS credentials, which local mode removes from commands.
 const CREDENTIALS: [&str; 14] = [
     "AWS_ACCESS_KEY_ID",
     "AWS_SECRET_ACCESS_KEY",
@@ -33,14 +33,14 @@ const CREDENTIALS: [&str; 14] = [
     "AWS_ROLE_SESSION_NAME",
     "AWS_CREDENTIAL_EXPIRATION",
 ];
-/// The AWS tools' other ways to credentials, closed.
-const CLOSED: [(&str, &str); 3] = [
+/// Variables that close the other sources of credentials of AWS tools.
+const NO_CREDENTIALS: [(&str, &str); 3] = [
     ("AWS_SHARED_CREDENTIALS_FILE", "/dev/null"),
     ("AWS_CONFIG_FILE", "/dev/null"),
     ("AWS_EC2_METADATA_DISABLED", "true"),
 ];
 
-/// What the kernel takes as one argument, in bytes with the final NUL: `MAX_ARG_STRLEN` (execve(2)).
+/// The kernel's limit for one argument, in bytes with the final NUL: `MAX_ARG_STRLEN` (execve(2)).
 const MAX_ARGUMENT: usize = 128 * 1024;
 /// The largest file `$RUNNER_ENV` that is read, in bytes.
 const MAX_HANDED_ON: u64 = 1024 * 1024;
@@ -50,37 +50,37 @@ pub(crate) async fn run(cx: &StepScope<'_>, command: &Command, step: &Step) -> R
         Some(dir) => cx.path(dir)?,
         None => cx.project.directory.clone(),
     };
-    // For what the command hands on to later steps; removed when this step is over.
-    let (handed_on, to_mask) = (cx.work.temporary_file("env-")?, cx.work.temporary_file("mask-")?);
+    // Removed at the end of this step.
+    let (env_file, mask_file) = (cx.work.temporary_file("env-")?, cx.work.temporary_file("mask-")?);
     let mut env = environment(cx, step);
     if step.aws.is_some() && cx.project.mode == Mode::Publish {
-        give_access(cx, &mut env).await?;
+        add_credentials(cx, &mut env).await?;
     }
-    // What is no text comes from the environment alone, and everything else wins over it.
+    // Variables that are not text come only from the environment, so all others take precedence.
     let mut variables: Vec<(OsString, OsString)> = cx.project.not_text.clone();
     variables.extend(env.into_iter().map(|(name, value)| (name.into(), value.into())));
-    variables.push(("RUNNER_ENV".into(), handed_on.path().into()));
-    variables.push(("RUNNER_MASK".into(), to_mask.path().into()));
+    variables.push(("RUNNER_ENV".into(), env_file.path().into()));
+    variables.push(("RUNNER_MASK".into(), mask_file.path().into()));
     let (argv, _script) = argv(cx, command)?;
     let command = process::Command { argv, dir, env: variables };
-    let registration = cx.shared.mask_files.watch(to_mask.path());
-    let ended = follow(cx, &command).await?;
+    let registration = cx.shared.mask_files.watch(mask_file.path());
+    let ended = run_masked(cx, &command).await?;
     let (unmasked, masked) = (registration.unmasked(), registration.count());
     drop(registration);
     if masked > 0 {
         cx.events.send(Kind::MaskAdded { count: masked }).await;
     }
     if unmasked.as_ref().is_ok_and(|count| *count > 0) {
-        let warning = "a value in $RUNNER_MASK is shorter than four characters, or only brackets and commas, and is not masked";
+        let warning = "a value in $RUNNER_MASK is not masked: it is shorter than four characters, or only brackets and commas";
         cx.events.warn(warning).await;
     }
     if !ended.left.is_empty() {
         let left = listed(ended.left.iter().map(String::as_str));
-        cx.events.note(format!("what the command left running was ended: {left}")).await;
+        cx.events.note(format!("ended processes that the command left running: {left}")).await;
     }
     if !ended.alive.is_empty() {
         let alive = listed(ended.alive.iter().map(String::as_str));
-        cx.events.warn(format!("what the command started cannot be ended: {alive}")).await;
+        cx.events.warn(format!("could not end processes that the command started: {alive}")).await;
     }
     let end = match ended.ending {
         Ending::Exited(code) => CommandEnd::Exited(code),
@@ -100,26 +100,25 @@ pub(crate) async fn run(cx: &StepScope<'_>, command: &Command, step: &Step) -> R
         }
         CommandEnd::Stopped => Err(Failure::stopped()),
     };
-    // A failed command hands on what it wrote before it failed: a step after the failure may need it.
-    let result = result.and(take_over(cx, handed_on.path()).await);
+    // The variables of a failed command are set as well: a step after the failure may need them.
+    let result = result.and(import_variables(cx, env_file.path()).await);
     let Err(reason) = unmasked else { return result };
-    let message =
-        format!("the command wrote to $RUNNER_MASK what cannot be read: {reason}; its output is held back");
+    let message = format!("cannot read $RUNNER_MASK: {reason}; the command's output is held back");
     if result.is_err() {
         cx.events.warn(message.as_str()).await;
     }
-    result.and(Err(Failure::step(message).help("write one value a line, 1 MiB in all at most")))
+    result.and(Err(Failure::step(message).help("write one value per line, at most 1 MiB in total")))
 }
 
-/// Runs the command. Before any of its output goes on, what it and those beside it have written to `$RUNNER_MASK` by then is
+/// Runs the command. Before any of its output is forwarded, the values that running commands have written to `$RUNNER_MASK` are
 /// masked.
-async fn follow(cx: &StepScope<'_>, command: &process::Command) -> Result<Ended, ProcessError> {
+async fn run_masked(cx: &StepScope<'_>, command: &process::Command) -> Result<Ended, ProcessError> {
     let (sender, mut receiver) = mpsc::channel::<Vec<u8>>(1);
-    let take_over = || cx.shared.mask_files.take_over(&cx.project.masks);
+    let mask_new = || cx.shared.mask_files.mask_new(&cx.project.masks);
     let forward = async {
         while let Some(bytes) = receiver.recv().await {
-            if take_over() && cx.output.send(bytes).await.is_err() {
-                // Nobody listens any more; the command goes on.
+            if mask_new() && cx.output.send(bytes).await.is_err() {
+                // The output has no reader any more. The command continues.
                 receiver.close();
             }
         }
@@ -130,17 +129,17 @@ async fn follow(cx: &StepScope<'_>, command: &process::Command) -> Result<Ended,
         ended
     };
     let (ended, ()) = tokio::join!(run, forward);
-    take_over();
+    mask_new();
     ended
 }
 
 /// Sets the variables that a command has written to `$RUNNER_ENV` for all later steps.
-async fn take_over(cx: &StepScope<'_>, path: &Path) -> Result<(), Failure> {
+async fn import_variables(cx: &StepScope<'_>, path: &Path) -> Result<(), Failure> {
     let invalid = |reason: String| {
-        Failure::step(format!("the command wrote to $RUNNER_ENV what cannot be read: {reason}"))
+        Failure::step(format!("cannot read $RUNNER_ENV: {reason}"))
             .help("write lines `KEY=value`, or blocks of `KEY<<MARK`, the value's lines and `MARK`")
     };
-    // A command may take its file away, or put something else in its place.
+    // A command may remove its file, or replace it.
     let text = match files::read_small(path, MAX_HANDED_ON) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
         Err(error) => return Err(invalid(error.to_string())),
@@ -151,7 +150,7 @@ async fn take_over(cx: &StepScope<'_>, path: &Path) -> Result<(), Failure> {
     for (name, value) in variables {
         let is_secret = cx.project.pipeline.secret_names().contains(&name.as_str());
         if is_secret {
-            // A new value of a secret is one.
+            // A new value of a secret is a secret too.
             cx.project.masks.add(&Secret::new(value.as_str()));
         }
         cx.shared.values().set(&name, &value);
@@ -160,7 +159,7 @@ async fn take_over(cx: &StepScope<'_>, path: &Path) -> Result<(), Failure> {
         } else {
             cx.shared.results().variables.shift_remove(&name);
             let warning = format!(
-                "{name} holds a secret: it is set for the steps of this call, but not kept for later ones"
+                "{name} contains a secret: it is set for the steps of this call, but not kept for later calls"
             );
             cx.events.warn(warning).await;
         }
@@ -168,8 +167,8 @@ async fn take_over(cx: &StepScope<'_>, path: &Path) -> Result<(), Failure> {
     Ok(())
 }
 
-/// The keys of the step's role, and its region.
-async fn give_access(cx: &StepScope<'_>, env: &mut IndexMap<String, String>) -> Result<(), Failure> {
+/// Adds the credentials of the step's role, and its region.
+async fn add_credentials(cx: &StepScope<'_>, env: &mut IndexMap<String, String>) -> Result<(), Failure> {
     let access = cx.access()?;
     if let Some(region) = &access.region {
         for name in ["AWS_REGION", "AWS_DEFAULT_REGION"] {
@@ -195,8 +194,8 @@ async fn give_access(cx: &StepScope<'_>, env: &mut IndexMap<String, String>) -> 
     Ok(())
 }
 
-/// The words to start. A script gets `-e`, and `pipefail` where the shell knows it; one that is too long for an argument
-/// becomes a file, to be kept while it runs.
+/// The program and its arguments. A script runs with `-e`, and with `pipefail` if the shell supports it. A script that is too long
+/// for an argument is returned as a file, which must live as long as the command.
 fn argv(cx: &StepScope<'_>, command: &Command) -> Result<(Vec<OsString>, Option<NamedTempFile>), Failure> {
     let script = match command {
         Command::Argv(argv) => return Ok((argv.iter().map(OsString::from).collect(), None)),
@@ -218,7 +217,7 @@ fn argv(cx: &StepScope<'_>, command: &Command) -> Result<(Vec<OsString>, Option<
     Ok((argv, Some(file)))
 }
 
-/// The command's environment. What the pipeline file itself sets is no credential of this machine.
+/// The command's environment. In local mode it has no credentials of this machine, but those that the pipeline file sets.
 fn environment(cx: &StepScope<'_>, step: &Step) -> IndexMap<String, String> {
     let mode = cx.project.mode;
     let mut environment = cx.values.environment();
@@ -229,7 +228,7 @@ fn environment(cx: &StepScope<'_>, step: &Step) -> IndexMap<String, String> {
         for name in CREDENTIALS.into_iter().filter(|name| !is_in_file(name)) {
             environment.shift_remove(name);
         }
-        for (name, value) in CLOSED.into_iter().filter(|(name, _)| !is_in_file(name)) {
+        for (name, value) in NO_CREDENTIALS.into_iter().filter(|(name, _)| !is_in_file(name)) {
             environment.insert(name.to_owned(), value.to_owned());
         }
     }

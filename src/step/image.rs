@@ -1,4 +1,4 @@
-//! How one image is made: what its build gets, the images and contexts that it is made from, and what is said of it.
+//! The build of one image: its inputs, the images and contexts that it uses, and the report about it.
 
 use super::StepScope;
 use super::build::Group;
@@ -21,33 +21,33 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-/// How many slow steps and grown layers the log names.
+/// How many slow instructions and grown layers the log names.
 const NAMED: usize = 3;
-/// The argument with a time for everything that is made.
+/// The build argument with the time for reproducible builds.
 const EPOCH: &str = "SOURCE_DATE_EPOCH";
 
-/// An image that is being made.
-pub(crate) struct Making<'a> {
+/// The build of one image.
+pub(crate) struct ImageBuild<'a> {
     pub(crate) cx: &'a StepScope<'a>,
     pub(crate) name: &'a Name,
     pub(crate) image: &'a Image,
     pub(crate) engine: Engine,
     pub(crate) watcher: Watcher,
     pub(crate) group: &'a Group,
-    /// The names that other images have while this one is made from them.
-    pub(crate) stages: Vec<Stage>,
+    /// The names that other images have during this build.
+    pub(crate) temporary_names: Vec<TemporaryName>,
 }
 
-/// A name that an image has while another one is made from it.
-pub(crate) enum Stage {
-    /// An image of the pipeline.
+/// A name that an image has while another one is built from it.
+pub(crate) enum TemporaryName {
+    /// The name of an image of the pipeline.
     Dependency(String),
-    /// An image of nothing but a context's files, which is there for this only.
+    /// The name of an image that has only a context's files and that no other build uses.
     Files(String),
 }
 
-impl Making<'_> {
-    pub(crate) async fn make(&mut self) -> Result<(), Failure> {
+impl ImageBuild<'_> {
+    pub(crate) async fn run(&mut self) -> Result<(), Failure> {
         let Self { cx, name, image, group, .. } = *self;
         let share = self.share()?;
         let mut build = self.build(&share.context)?;
@@ -62,25 +62,25 @@ impl Making<'_> {
         let previous = self.previous(&build).await;
         let mut others = Vec::new();
         let platforms = self.platforms().await?;
-        let mut made = None;
+        let mut first = None;
         for (at, platform) in platforms.iter().enumerate() {
             let own = platform.as_ref().filter(|_| at > 0);
-            // The engine has one image of a name: that of the first platform.
+            // The engine has one image per name: the first platform's.
             let suffix = own.map(|platform| format!("-{}", platform.replace('/', "-"))).unwrap_or_default();
             let names = build.names.iter().map(|name| format!("{name}{suffix}")).collect();
             let mut stages = self.dependencies(&share, platform.as_deref()).await?;
             stages.extend(contexts.iter().cloned());
             let build = Build { platform: platform.clone(), names, stages, ..build.clone() };
             let built = self.engine.build(session, &build, &self.watcher, &group.stop).await;
-            let built = built.map_err(|error| group.logins.explain(error))?;
+            let built = built.map_err(|error| group.logins.build_failure(error))?;
             match own {
                 Some(platform) => {
                     others.push((platform.clone(), built.image.id));
                 }
-                None => made = Some(built),
+                None => first = Some(built),
             }
         }
-        let Some(built) = made else { return Ok(()) };
+        let Some(built) = first else { return Ok(()) };
         let state = ImageResult {
             id: built.image.id.clone(),
             platforms: others.into_iter().collect(),
@@ -89,7 +89,7 @@ impl Making<'_> {
         };
         cx.shared.results().images.insert(name.value.clone(), state);
         cx.shared.values().forget_image(&name.value);
-        self.tell(&built, previous).await;
+        self.report(&built, previous).await;
         let finished = event::Built {
             image: cx.events.shown(&name.value),
             image_id: cx.events.shown(&built.image.id),
@@ -101,12 +101,12 @@ impl Making<'_> {
         Ok(())
     }
 
-    /// A line about this image.
+    /// A line about this image, with the prefix of its output.
     fn line(&self, text: &str) -> String {
         format!("{}{text}", self.watcher.prefix)
     }
 
-    /// What the build gets from here.
+    /// Everything that this machine shares with the build.
     fn share(&self) -> Result<Share, Failure> {
         let Self { cx, image, .. } = *self;
         Ok(Share {
@@ -142,8 +142,8 @@ impl Making<'_> {
         })
     }
 
-    /// Build arguments. With the time of the commit, frontends that know it (BuildKit 0.11, Dockerfile 1.5) make equal images of
-    /// equal sources: <https://reproducible-builds.org/docs/source-date-epoch/>.
+    /// Build arguments. With the time of the commit, newer frontends (BuildKit 0.11, Dockerfile 1.5) build equal images from equal
+    /// sources: <https://reproducible-builds.org/docs/source-date-epoch/>.
     fn args(&self) -> Result<Vec<(String, String)>, Failure> {
         let mut args = self.cx.resolve_pairs(&self.image.args)?;
         if let Some(time) = self.cx.project.context.commit_time
@@ -154,12 +154,12 @@ impl Making<'_> {
         Ok(args)
     }
 
-    /// Labels: what is known of the source, and what the file says, which wins. The keys are those of the OCI image
-    /// specification, "Pre-Defined Annotation Keys".
+    /// Labels about the source, and those of the file, which take precedence. The keys are from the OCI image specification,
+    /// "Pre-Defined Annotation Keys".
     fn labels(&self) -> Result<Vec<(String, String)>, Failure> {
         let source = &self.cx.project.context;
         let created = source.commit_time.and_then(|time| jiff::Timestamp::from_second(time).ok());
-        // Without a commit nothing says that this build is not the same as the one before.
+        // Without a commit there is no such label, because the current time would make equal builds different.
         let created = created.or(source.commit.is_some().then_some(self.cx.project.started));
         let created = created.map(|time| time.strftime("%Y-%m-%dT%H:%M:%SZ").to_string());
         let known = [
@@ -174,7 +174,7 @@ impl Making<'_> {
         Ok(known.chain(self.cx.resolve_pairs(&self.image.labels)?).collect())
     }
 
-    /// Where the cache comes from and goes to, as this engine can do it.
+    /// Sets the sources and the destination of the cache, as far as this engine supports them.
     async fn cache(&self, build: &mut Build) -> Result<(), Failure> {
         let Self { cx, image, .. } = *self;
         if image.cache_to == CacheTo::None {
@@ -182,7 +182,7 @@ impl Making<'_> {
         }
         let repository = match cx.project.mode {
             Mode::Publish => super::push::address(cx, image).await?,
-            // There is no registry to read from and to write to.
+            // Local mode uses no registry.
             Mode::Local => None,
         };
         let exports = self.engine.about().await?.exports_cache;
@@ -202,12 +202,12 @@ impl Making<'_> {
         let to = match &build.cache_to {
             CacheExport::Registry(name) => format!("to {name}"),
             _ if image.cache_to == CacheTo::Registry => {
-                "into the image, because this engine's image store writes none to a registry".to_owned()
+                "into the image, because this engine's image store cannot export it to a registry".to_owned()
             }
             _ => "into the image".to_owned(),
         };
         let from = match build.cache_from.as_slice() {
-            [] => "from nowhere: no tag stays from commit to commit, so add one such as `latest`, or say `cache.from`"
+            [] => "from nowhere: every tag changes with the commit, so add one such as `latest`, or set `cache.from`"
                 .to_owned(),
             known => format!("from {}", known.join(", ")),
         };
@@ -215,13 +215,13 @@ impl Making<'_> {
         Ok(())
     }
 
-    /// The tags that an earlier commit's image has had too.
+    /// The tags that do not change with the commit, so that an earlier image may have them.
     fn lasting_tags(&self) -> Result<Vec<String>, Failure> {
         let lasting = self.image.tags.iter().filter(|tag| !self.cx.project.pipeline.is_of_one_commit(tag));
         self.cx.resolve_all(lasting)
     }
 
-    /// The names that the Dockerfile may use for images that this one depends on, as they were built for a platform.
+    /// The images that this one depends on, built for a platform, with the names that the Dockerfile may use for them.
     async fn dependencies(
         &mut self,
         share: &Share,
@@ -234,7 +234,7 @@ impl Making<'_> {
         }
         for other in image.depends_on.iter().filter(|other| is_stage_name(&other.value)) {
             let id = self.built_for(other, platform).await?;
-            let stage = self.stage(Stage::Dependency);
+            let stage = self.temporary_name(TemporaryName::Dependency);
             self.engine.tag(&id, &stage).await?;
             stages.push(StageImage { name: other.value.clone(), image: stage, platform: None });
         }
@@ -265,14 +265,13 @@ impl Making<'_> {
         Err(cx.project.located(&Diagnostic::new(problem, other.span).help(help)))
     }
 
-    /// The names that the Dockerfile may use for the image's further contexts.
+    /// The named contexts, with the names that the Dockerfile may use for them.
     async fn contexts(&mut self, share: &Share) -> Result<Vec<StageImage>, Failure> {
         let Self { cx, image, .. } = *self;
         let mut stages = Vec::new();
         if let (Source::Remote(url), false) = (&share.context, image.contexts.is_empty()) {
-            let text =
-                format!("the context `{url}` brings its own Dockerfile, which knows no other contexts");
-            let help = "take `contexts` out, or check the repository out and build its directory";
+            let text = format!("the context `{url}` has its own Dockerfile, which cannot use other contexts");
+            let help = "remove `contexts`, or check out the repository and build its directory";
             return Err(Failure::usage(text).help(help));
         }
         for (name, template) in &image.contexts {
@@ -285,7 +284,7 @@ impl Making<'_> {
                 stages.push(StageImage { name: name.clone(), image: image.to_owned(), platform: None });
                 continue;
             }
-            let stage = self.stage(Stage::Files);
+            let stage = self.temporary_name(TemporaryName::Files);
             let share = Share { context: source(cx, template)?, ..share.clone() };
             self.engine.image_of(&share, &stage, &self.watcher, &self.group.stop).await?;
             // Files are the same for every platform.
@@ -295,13 +294,14 @@ impl Making<'_> {
         Ok(stages)
     }
 
-    fn stage(&mut self, kind: fn(String) -> Stage) -> String {
+    /// Creates a name to remove after the build.
+    fn temporary_name(&mut self, kind: fn(String) -> TemporaryName) -> String {
         let name = stage_name(self.cx.shared.guards.owner());
-        self.stages.push(kind(name.clone()));
+        self.temporary_names.push(kind(name.clone()));
         name
     }
 
-    /// What to build for: nothing said is the engine's own platform, and of several that one comes first.
+    /// The platforms to build for, the engine's own first. `None` leaves the choice to the engine.
     async fn platforms(&self) -> Result<Vec<Option<String>>, Failure> {
         let mut platforms: Vec<_> = self.image.platforms.iter().cloned().map(Some).collect();
         if platforms.is_empty() {
@@ -312,8 +312,8 @@ impl Making<'_> {
         Ok(platforms)
     }
 
-    /// Says what took long, and what has grown since the image that the engine had before.
-    async fn tell(&self, built: &Built, previous: Option<LocalImage>) {
+    /// Reports the slowest instructions, and the layers that have grown since the previous image.
+    async fn report(&self, built: &Built, previous: Option<LocalImage>) {
         let Built { image: LocalImage { id, size, .. }, summary } = built;
         let slow = summary.slowest.iter().filter(|(_, took)| *took >= Duration::from_millis(100));
         let slow: Vec<String> =
@@ -329,7 +329,7 @@ impl Making<'_> {
         } else {
             format!("{} less", human_size(previous.size - size))
         };
-        // It may have been removed meanwhile.
+        // The previous image may have been removed meanwhile.
         let (Ok(before), Ok(after)) = (self.engine.layers(&previous.id).await, self.engine.layers(id).await)
         else {
             return;
@@ -338,11 +338,11 @@ impl Making<'_> {
         let grown: Vec<String> =
             grown.iter().take(NAMED).map(|(step, more)| format!("{step} +{}", human_size(*more))).collect();
         let by = if grown.is_empty() { String::new() } else { format!(": {}", grown.join(", ")) };
-        let text = format!("{}, {change} than the image before it{by}", human_size(*size));
+        let text = format!("{}, {change} than the previous image{by}", human_size(*size));
         self.cx.events.note(self.line(&text)).await;
     }
 
-    /// The image that had one of the names before, or else the newest of the repository; it is only for comparison.
+    /// The image to compare with: one that has one of the names, or else the newest of the repository.
     async fn previous(&self, build: &Build) -> Option<LocalImage> {
         for name in &build.names {
             if let Ok(image) = self.engine.image(name).await {
@@ -355,7 +355,7 @@ impl Making<'_> {
     }
 }
 
-/// The steps that add more to an image than those of the same words did before, the largest first.
+/// The instructions that add more to an image than the same instructions did before, the largest first.
 fn grown(before: Vec<(String, u64)>, after: Vec<(String, u64)>) -> Vec<(String, u64)> {
     let mut known: HashMap<String, u64> = HashMap::new();
     for (step, size) in before {
@@ -377,7 +377,7 @@ fn grown(before: Vec<(String, u64)>, after: Vec<(String, u64)>) -> Vec<(String, 
     grown
 }
 
-/// Where an image's Dockerfile is: on this machine, or in a remote context.
+/// The path of an image's Dockerfile, on this machine or in a remote context.
 pub(crate) fn dockerfile(cx: &StepScope<'_>, image: &Image, context: &Source) -> Result<PathBuf, Failure> {
     let written = image.dockerfile.as_ref().map(|written| cx.resolve(written)).transpose()?;
     Ok(match context {
@@ -386,7 +386,7 @@ pub(crate) fn dockerfile(cx: &StepScope<'_>, image: &Image, context: &Source) ->
     })
 }
 
-/// A context: a directory, from the pipeline file's, or something that the engine fetches.
+/// Resolves a context: a directory, relative to that of the pipeline file, or a URL that the engine fetches.
 pub(crate) fn source(cx: &StepScope<'_>, template: &Template) -> Result<Source, Failure> {
     let text = cx.resolve(template)?;
     if is_remote(&text) {
@@ -396,13 +396,13 @@ pub(crate) fn source(cx: &StepScope<'_>, template: &Template) -> Result<Source, 
     if path.is_dir() {
         return Ok(Source::Directory(path));
     }
-    let problem = if path.exists() { "is no directory" } else { "does not exist" };
+    let problem = if path.exists() { "is not a directory" } else { "does not exist" };
     let problem = Diagnostic::new(format!("the context {} {problem}", path.display()), template.span);
-    let help = "it starts from the directory of the pipeline file; what the engine fetches begins with `https://`, `git://`, `ssh://` or `git@`";
+    let help = "it is relative to the directory of the pipeline file; a URL for the engine to fetch begins with `https://`, `git://`, `ssh://` or `git@`";
     Err(cx.project.located(&problem.help(help)))
 }
 
-/// Agents by id: `default` or `ID` is the agent of the environment, `ID=PATH` a socket or a key.
+/// SSH agents by id: `default` or `ID` uses the agent of the environment, `ID=PATH` a socket or a key.
 fn ssh(cx: &StepScope<'_>, image: &Image) -> Result<HashMap<String, SshAgent>, Failure> {
     let mut agents = HashMap::new();
     for template in &image.ssh {
@@ -429,7 +429,7 @@ fn ssh(cx: &StepScope<'_>, image: &Image) -> Result<HashMap<String, SshAgent>, F
     Ok(agents)
 }
 
-/// A path with `~/` as shells understand it.
+/// Expands `~/` in a path, as shells do.
 fn home(cx: &StepScope<'_>, path: &str) -> PathBuf {
     match (path.strip_prefix("~/"), cx.values.get("HOME")) {
         (Some(rest), Some(home)) => Path::new(home).join(rest),
@@ -437,7 +437,7 @@ fn home(cx: &StepScope<'_>, path: &str) -> PathBuf {
     }
 }
 
-/// Hosts and addresses; what is no address would fail in the engine without a place.
+/// Hosts and their addresses. Checked here, because an error of the engine has no place in the file.
 fn extra_hosts(cx: &StepScope<'_>, image: &Image) -> Result<Vec<(String, String)>, Failure> {
     let address = |(host, template): (&String, &Template)| {
         let text = cx.resolve(template)?;

@@ -1,15 +1,15 @@
-//! JUnit results that tests write: what failed, and with which words.
+//! Reads JUnit files: the results of test cases, with the reasons of failures.
 
 use crate::event::Counts;
 use quick_xml::Reader;
 use quick_xml::events::{BytesStart, Event};
 
-/// How much of a failure's text is kept, in characters.
+/// The maximum length of a failure's reason, in characters.
 const LONGEST: usize = 500;
-/// How deep elements may nest.
+/// The maximum nesting of elements.
 const DEEPEST: usize = 64;
 
-/// How many cases are kept. Beyond that they are only counted.
+/// How many cases are kept. The others are only counted.
 const MOST_CASES: usize = 10_000;
 
 /// The results of JUnit files.
@@ -35,7 +35,7 @@ pub(crate) enum CaseResult {
 }
 
 impl Results {
-    /// Adds what a file says.
+    /// Adds the results of a file.
     pub(crate) fn add(&mut self, xml: &str) -> Result<(), String> {
         let mut reader = Reader::from_str(xml);
         let mut case: Option<Case> = None;
@@ -60,7 +60,7 @@ impl Results {
                 }
                 Event::Text(text) => append(&mut case, &text),
                 Event::CData(text) => append(&mut case, &text),
-                // `&lt;` and the like stand between the pieces of a text.
+                // The reader splits a text at references such as `&lt;`.
                 Event::GeneralRef(name) => {
                     let known = quick_xml::escape::resolve_predefined_entity(&name);
                     append(&mut case, known.unwrap_or("?"));
@@ -102,7 +102,7 @@ impl Results {
                 let Some(case) = case.take() else { return };
                 let status = match case.reason {
                     _ if case.skipped => CaseResult::Skipped,
-                    Some(reason) => CaseResult::Failed(first_lines(&reason)),
+                    Some(reason) => CaseResult::Failed(one_line(&reason)),
                     None => CaseResult::Passed,
                 };
                 self.counts.skipped += usize::from(status == CaseResult::Skipped);
@@ -121,7 +121,7 @@ impl Results {
 struct Case {
     name: String,
     reason: Option<String>,
-    /// Inside of the element that says why.
+    /// The reader is inside the element with the reason.
     inside: bool,
     skipped: bool,
 }
@@ -139,8 +139,8 @@ fn append(case: &mut Option<Case>, text: &str) {
     }
 }
 
-/// One line for the summary.
-fn first_lines(text: &str) -> String {
+/// Shortens a text to one line for the summary.
+fn one_line(text: &str) -> String {
     let words: Vec<&str> = text.split_whitespace().collect();
     crate::text::shortened(&words.join(" "), LONGEST)
 }

@@ -1,4 +1,4 @@
-//! `$RUNNER_MASK`: files to which commands write what is to be masked from then on, one value a line.
+//! `$RUNNER_MASK`: files to which commands write values to mask, one per line.
 
 use crate::files;
 use crate::secret::{Masks, Secret, Unmasked};
@@ -11,20 +11,20 @@ use std::time::{Duration, SystemTime};
 
 /// The largest file that is read, in bytes.
 const LARGEST: u64 = 1024 * 1024;
-/// What was written so lately may be written again without another time on it.
-const LATELY: Duration = Duration::from_millis(50);
+/// A file that was modified more recently may change again without a new time stamp.
+const RECENT: Duration = Duration::from_millis(50);
 
-/// The files of the commands under way. What one of them writes counts for the output of all.
+/// The files of running commands. The values of one are masked in the output of all.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct MaskFiles {
     files: Arc<Mutex<Vec<Registered>>>,
 }
 
-/// A file, and what is known of it.
+/// A file and its values.
 #[derive(Debug)]
 struct Registered {
     path: PathBuf,
-    /// Node, size and time, when it was read last.
+    /// Its inode, size and modification time at the last read.
     seen: Option<(u64, u64, i64, i64)>,
     values: HashSet<String>,
     unmasked: usize,
@@ -32,7 +32,7 @@ struct Registered {
     broken: Option<String>,
 }
 
-/// The place of a command's file among the others, until it is dropped.
+/// The registration of a command's file, which ends when this is dropped.
 pub(crate) struct Registration {
     files: MaskFiles,
     path: PathBuf,
@@ -50,10 +50,10 @@ impl MaskFiles {
         Registration { files: self.clone(), path: path.to_owned() }
     }
 
-    /// Masks what has come since the last time. The answer is whether all files could be read: output must not go on otherwise.
-    pub(crate) fn take_over(&self, masks: &Masks) -> bool {
+    /// Masks the new values. Returns whether all files could be read. If not, output must be held back.
+    pub(crate) fn mask_new(&self, masks: &Masks) -> bool {
         let mut files = self.files();
-        files.iter_mut().for_each(|file| file.take_over(masks));
+        files.iter_mut().for_each(|file| file.mask_new(masks));
         files.iter().all(|file| file.broken.is_none())
     }
 
@@ -63,13 +63,13 @@ impl MaskFiles {
 }
 
 impl Registration {
-    /// How many values the file has had.
+    /// The number of values that the file has had.
     pub(crate) fn count(&self) -> usize {
         let files = self.files.files();
         files.iter().find(|file| file.path == self.path).map_or(0, |file| file.values.len())
     }
 
-    /// How many of the values are not masked as a whole; or why they cannot be read.
+    /// The number of values that are not masked completely. The error is the reason why the file cannot be read.
     pub(crate) fn unmasked(&self) -> Result<usize, String> {
         let files = self.files.files();
         let own = files.iter().find(|file| file.path == self.path);
@@ -84,14 +84,14 @@ impl Drop for Registration {
 }
 
 impl Registered {
-    fn take_over(&mut self, masks: &Masks) {
-        // A command may take its file away; what it has written counts.
+    fn mask_new(&mut self, masks: &Masks) {
+        // A command may remove its file. The values that were read stay masked.
         let Ok(metadata) = std::fs::metadata(&self.path) else { return };
         let now = (metadata.ino(), metadata.len(), metadata.mtime(), metadata.mtime_nsec());
-        let lately = metadata
+        let is_recent = metadata
             .modified()
-            .is_ok_and(|time| SystemTime::now().duration_since(time).is_ok_and(|age| age < LATELY));
-        if self.seen == Some(now) && !lately {
+            .is_ok_and(|time| SystemTime::now().duration_since(time).is_ok_and(|age| age < RECENT));
+        if self.seen == Some(now) && !is_recent {
             return;
         }
         self.seen = Some(now);

@@ -1,4 +1,4 @@
-//! What each kind of step does: one file a kind, each with a narrow [`StepScope`].
+//! The kinds of steps, one file each, with a narrow [`StepScope`].
 
 mod build;
 mod code_pipeline;
@@ -32,18 +32,18 @@ use crate::plan::facts::Facts;
 use crate::plan::scope::Values;
 use std::time::Duration;
 
-/// How long the guard of a command may take, after the grace, to end what it can and to report what it cannot.
-const LAST_PROCESSES: Duration = Duration::from_secs(10);
+/// How long the guard of a command may take, after the grace, to kill processes and to report those that remain.
+const GUARD_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long other steps may take to end once they are stopped.
-const LEFT_BEHIND: Duration = Duration::from_secs(5);
+const STOP_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How long a step may take to end once it is stopped. `grace` is the time between TERM and KILL.
-pub(crate) fn patience(action: &Action, grace: Duration) -> Duration {
+pub(crate) fn stop_timeout(action: &Action, grace: Duration) -> Duration {
     match action {
-        Action::Run(_) => grace + LAST_PROCESSES,
-        // ECS is asked to roll back, or to end a task.
-        Action::Deploy(_) | Action::RunTask(_) => grace + LEFT_BEHIND,
-        _ => LEFT_BEHIND,
+        Action::Run(_) => grace + GUARD_TIMEOUT,
+        // These requests to ECS start a rollback, or stop a task.
+        Action::Deploy(_) | Action::RunTask(_) => grace + STOP_TIMEOUT,
+        _ => STOP_TIMEOUT,
     }
 }
 
@@ -54,13 +54,13 @@ pub(crate) fn accesses(project: &Project, plan: &Plan, values: &Values, facts: &
     known.into_iter().map(access).collect()
 }
 
-/// Makes one attempt of a step.
+/// Runs one attempt of a step.
 pub(crate) async fn run(cx: &StepScope<'_>, step: &Step) -> Result<(), Failure> {
     match &step.action {
         Action::Run(command) => command::run(cx, command, step).await,
         Action::Build(images) => build::run(cx, images).await,
         Action::Test(test) if cx.is_unchanged(&test.image.value) => {
-            cx.events.note("not run: an image of the same sources has passed this test").await;
+            cx.events.note("skipped: an image of the same sources has passed this test").await;
             Ok(())
         }
         Action::Test(test) => {

@@ -1,4 +1,4 @@
-//! What is known about a run before its first step and never changes: the pipeline, its source, where effects go.
+//! The constant facts of a run: the pipeline, its source, the mode and the directories.
 
 use crate::connections::Access;
 use crate::exit::Failure;
@@ -19,31 +19,31 @@ use std::time::Duration;
 #[derive(Debug, Clone)]
 pub(crate) struct Project {
     pub(crate) pipeline: Pipeline,
-    /// The pipeline file, for errors that show up while it runs.
+    /// The pipeline file, for the places of errors.
     pub(crate) source: SourceFile,
     pub(crate) context: BuildContext,
     pub(crate) mode: Mode,
-    /// The build's id: CodeBuild's, or one that runner has made.
+    /// The build's id, from CodeBuild or from runner.
     pub(crate) build_id: String,
     /// The pipeline file's directory.
     pub(crate) directory: PathBuf,
-    /// Where the files for CodePipeline go when publishing.
+    /// The directory for CodePipeline's files when publishing.
     pub(crate) artifacts: PathBuf,
     /// Variables of the environment that are not text, for commands.
     pub(crate) not_text: Vec<(OsString, OsString)>,
-    /// How often ECS is polled, unless that is left to runner.
+    /// The interval at which ECS is polled, if it is set.
     pub(crate) ecs_poll: Option<Duration>,
     pub(crate) masks: Masks,
     pub(crate) started: jiff::Timestamp,
 }
 
 impl Project {
-    /// A template's text; its failure names the place in the file.
+    /// Resolves a template. The failure names the place in the file.
     pub(crate) fn resolve(&self, values: &Values, template: &Template) -> Result<String, Failure> {
         template.resolve(values).map_err(|undefined| self.undefined(&undefined, values))
     }
 
-    /// Where AWS calls go, with every `${…}` resolved.
+    /// An access to AWS with every `${…}` resolved.
     pub(crate) fn access(&self, values: &Values, access: &AwsAccess) -> Result<Access, Failure> {
         // An empty value is no value: `${ROLE:-}` asks for no role.
         let resolve = |template: &Option<Template>| {
@@ -62,7 +62,7 @@ impl Project {
         self.located(&plan::undefined(undefined, values))
     }
 
-    /// The failure for a mistake in the file that showed up only now.
+    /// The failure for a mistake in the file that was found during the run.
     pub(crate) fn located(&self, problem: &Diagnostic) -> Failure {
         let (line, column) = self.source.line_column(problem.span.start);
         let message = format!("{}:{line}:{column}: {}", self.source.name, problem.message);

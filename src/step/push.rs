@@ -17,7 +17,7 @@ use crate::registry::connection::RepositoryClient;
 use crate::registry::layout::Layout;
 use crate::registry::manifest::Stored;
 use crate::registry::push::Progress;
-use crate::step::transfer::{Transfer, dated, source};
+use crate::step::transfer::{Transfer, image_source, with_push_time};
 
 pub(crate) async fn run(cx: &StepScope<'_>, names: &[Name]) -> Result<(), Failure> {
     for name in names {
@@ -39,7 +39,7 @@ pub(crate) async fn run(cx: &StepScope<'_>, names: &[Name]) -> Result<(), Failur
     Ok(())
 }
 
-/// Puts the tags on an image that is in the repository already.
+/// Tags an image that is already in the repository.
 async fn tag(cx: &StepScope<'_>, name: &Name, image: &Image, digest: &str) -> Result<String, Failure> {
     let tags = cx.tags(image)?;
     let (repository, aws) = target(cx, image).await?;
@@ -49,12 +49,12 @@ async fn tag(cx: &StepScope<'_>, name: &Name, image: &Image, digest: &str) -> Re
     warn(cx, &client).await;
     let manifest = match tagged {
         Ok(manifest) => manifest,
-        Err(error) => return Err(dated(error, aws.as_ref(), &repository).await.into()),
+        Err(error) => return Err(with_push_time(error, aws.as_ref(), &repository).await.into()),
     };
     let uri = format!("{repository}@{digest}");
     cx.events.note(format!("nothing was sent; tags: {}", tags.join(", "))).await;
     finished(cx, name, &uri, &tags, false).await;
-    // New weaknesses become known of old images too.
+    // New vulnerabilities become known in old images too.
     scan(cx, name, image, (aws.as_ref(), &repository), &manifest).await?;
     Ok(uri)
 }
@@ -72,14 +72,14 @@ async fn finished(cx: &StepScope<'_>, name: &Name, uri: &str, tags: &[String], l
     events.send_for(events.id().inner(&name.value), Kind::PushFinished(pushed)).await;
 }
 
-/// Tells what went wrong without failing the push.
+/// Reports problems that did not fail the push.
 async fn warn(cx: &StepScope<'_>, client: &RepositoryClient) {
     for note in client.notes() {
         cx.events.warn(note).await;
     }
 }
 
-/// The ids of what was built, each with its platform where there are several, in the order of the file.
+/// The ids of the built images, in the order of the file. If there are several, each has its platform.
 fn images(cx: &StepScope<'_>, name: &Name, image: &Image) -> Result<Vec<(String, String)>, Failure> {
     let id = cx.built_image(&name.value)?;
     if image.platforms.len() < 2 {
@@ -106,10 +106,10 @@ async fn to_layout(
 ) -> Result<String, Failure> {
     let repository = cx.resolve(&image.repository)?;
     let tags = cx.tags(image)?;
-    let _changing = cx.shared.layouts.lock().await;
-    // A registry's port is no part of a name under another host; and other tools take a colon for the beginning of the tag.
+    let _layouts = cx.shared.layouts.lock().await;
+    // The port of a registry cannot be part of a name under another host, and other tools parse what follows a colon as the tag.
     let repository = repository.replace(':', "-");
-    // The name has been checked to hold no `..`.
+    // The checks of the file have ensured that the name contains no `..`.
     let layout = Layout::create(&cx.work.path.join("registry").join(&repository))?;
     let mut manifests = Vec::new();
     for (platform, id) in images {
@@ -124,7 +124,7 @@ async fn to_layout(
     Ok(uri)
 }
 
-/// Stores an image of the engine in a layout.
+/// Stores an image from the engine in a layout.
 async fn store(
     cx: &StepScope<'_>,
     layout: &Layout,
@@ -138,9 +138,9 @@ async fn store(
         return Ok(image.manifest().clone());
     }
     let stop = cx.stopping.soft.clone();
-    let (source, layout) = (source(engine, &local, &stop).await, layout.clone());
-    let making = BlobOptions::new(local.layers, known.layers().clone(), compression);
-    let stored = match tokio::task::spawn_blocking(move || layout.store(source, &making)).await {
+    let (source, layout) = (image_source(engine, &local, &stop).await, layout.clone());
+    let options = BlobOptions::new(local.layers, known.layers().clone(), compression);
+    let stored = match tokio::task::spawn_blocking(move || layout.store(source, &options)).await {
         _ if stop.is_cancelled() => return Err(RegistryError::Stopped.into()),
         Ok(stored) => stored?,
         Err(error) => return Err(Failure::environment(format!("the image could not be stored: {error}"))),
@@ -166,10 +166,10 @@ async fn to_registry(
     };
     cx.events.send_for(cx.events.id().inner(&name.value), started).await;
     let access = cx.connections.registry(&repository.host, &cx.access()?).await?;
-    let mut held = cx.shared.pushed.lock().await;
-    let brought = held.entry(repository.host.clone()).or_default();
-    let client = RepositoryClient::connect(&access, &repository, brought.repositories()).await?;
-    // Removed when the push is through, however it ends.
+    let mut pushed = cx.shared.pushed.lock().await;
+    let pushed_blobs = pushed.entry(repository.host.clone()).or_default();
+    let client = RepositoryClient::connect(&access, &repository, pushed_blobs.repositories()).await?;
+    // Removed at the end of the push, however it ends.
     let blobs = cx.work.temporary_directory()?;
     let transfer = Transfer {
         engine: cx.connections.docker().await?,
@@ -180,11 +180,11 @@ async fn to_registry(
         progress: &Progress::default(),
         aws: aws.as_ref(),
     };
-    let pushed = transfer.run(images, brought, &cx.stopping.soft).await;
+    let result = transfer.run(images, pushed_blobs, &cx.stopping.soft).await;
     // The next push need not wait for this one's scan.
-    drop(held);
+    drop(pushed);
     warn(cx, &client).await;
-    let (manifest, summary) = pushed?;
+    let (manifest, summary) = result?;
     let uri = format!("{repository}@{}", manifest.digest);
     let note = format!("{summary}; tags: {}", tags.join(", "));
     cx.events.note(note).await;
@@ -193,7 +193,7 @@ async fn to_registry(
     Ok(uri)
 }
 
-/// Holds what was pushed back from later steps, as far as the file asks for that.
+/// Fails if the scan of the pushed image does, so that later steps do not use the image.
 async fn scan(
     cx: &StepScope<'_>,
     name: &Name,
@@ -203,14 +203,14 @@ async fn scan(
 ) -> Result<(), Failure> {
     let Some(scan) = &image.scan else { return Ok(()) };
     let Some(aws) = aws else {
-        let problem = format!("`scan` waits for ECR, and {repository} is not there");
-        return Err(cx.project.located(&Diagnostic::new(problem, image.span).help("take `scan` out")));
+        let problem = format!("`scan` needs ECR, but {repository} is in another registry");
+        return Err(cx.project.located(&Diagnostic::new(problem, image.span).help("remove `scan`")));
     };
-    // The scan is one of images, not of an index.
+    // ECR scans images, not an index.
     super::scan::gate(cx, name, scan, (aws, &repository.path), &manifest.images()).await
 }
 
-/// The repository in its registry, and AWS where that is ECR. A bare name is one of ECR, in the account and region of the credentials.
+/// The repository, and AWS if it is in ECR. A bare name is in ECR, in the account and region of the credentials.
 async fn target(cx: &StepScope<'_>, image: &Image) -> Result<(Repository, Option<Aws>), Failure> {
     let name = cx.resolve(&image.repository)?;
     let (aws, path, wanted) = match ImageRepository::parse(&name)? {
@@ -237,18 +237,17 @@ async fn target(cx: &StepScope<'_>, image: &Image) -> Result<(Repository, Option
         return Err(RegistryError::NoRepository { host, repository: path }.into());
     };
     let found = Repository::parse(&address)?
-        .ok_or_else(|| Failure::environment(format!("ECR gave `{address}` as a repository's address")))?;
+        .ok_or_else(|| Failure::environment(format!("ECR returned `{address}` as a repository's address")))?;
     if wanted.as_ref().is_some_and(|wanted| *wanted != found.host) {
         let message =
-            format!("`{name}` is in another account than the credentials, whose registry is {}", found.host);
-        return Err(
-            Failure::usage(message).help("give the step `aws: { role-arn: … }`, a role of that account")
-        );
+            format!("`{name}` is not in the account of the credentials, whose registry is {}", found.host);
+        return Err(Failure::usage(message)
+            .help("add `aws: { role-arn: … }` with a role of that account to the step"));
     }
     Ok((found, Some(aws)))
 }
 
-/// How the repository is to be created, with the policy of its file.
+/// The settings of a repository to create, with its lifecycle policy.
 fn new_repository(cx: &StepScope<'_>, create: &Create) -> Result<NewRepository, Failure> {
     let lifecycle_policy = match &create.lifecycle_policy {
         None => None,
@@ -269,7 +268,7 @@ fn new_repository(cx: &StepScope<'_>, create: &Create) -> Result<NewRepository, 
     Ok(NewRepository { scan_on_push: create.scan_on_push, immutable: create.immutable, lifecycle_policy })
 }
 
-/// The address of the image's repository; nothing where that does not exist yet.
+/// The address of the image's repository. Returns `None` if it does not exist yet.
 pub(crate) async fn address(cx: &StepScope<'_>, image: &Image) -> Result<Option<String>, Failure> {
     let name = cx.resolve(&image.repository)?;
     match ImageRepository::parse(&name)? {

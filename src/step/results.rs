@@ -1,4 +1,4 @@
-//! What steps produced, for later steps and later calls of the same build. `.runner/state.json` keeps it.
+//! The results of steps, for later steps and later calls of the same build. They are kept in `.runner/state.json`.
 
 use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
@@ -11,13 +11,13 @@ pub(crate) struct Results {
     pub(crate) images: IndexMap<String, ImageResult>,
     /// Registered revisions by family: the ARN, or the family alone in local mode.
     pub(crate) task_definitions: IndexMap<String, String>,
-    /// What commands have handed on through `$RUNNER_ENV`.
+    /// Variables that commands have set through `$RUNNER_ENV`.
     pub(crate) variables: IndexMap<String, String>,
 }
 
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub(crate) struct ImageResult {
-    /// Its id in the engine; for several platforms, that of the engine's own or of the first.
+    /// Its id in the engine. For several platforms, the id for the engine's own platform, or for the first.
     pub(crate) id: String,
     /// The ids of the other platforms.
     #[serde(default, skip_serializing_if = "IndexMap::is_empty")]
@@ -38,7 +38,7 @@ pub(crate) struct ImageResult {
 }
 
 impl Results {
-    /// Reads the results of earlier calls. The error says what is wrong.
+    /// Reads the results of earlier calls.
     pub(crate) fn read(fields: Map<String, Value>) -> Result<Self, String> {
         serde_json::from_value(Value::Object(fields)).map_err(|error| error.to_string())
     }

@@ -3,7 +3,7 @@
 use super::StepScope;
 use crate::aws::ecs::RunTask as TaskRequest;
 use crate::aws::{Aws, AwsError};
-use crate::connections::failure::told;
+use crate::connections::failure::with_advice;
 use crate::deployment::{DEFAULT_WAIT, results, short};
 use crate::duration;
 use crate::ecs::diagnosis::{ContainerLog, Evidence, diagnose, is_essential};
@@ -12,7 +12,7 @@ use crate::ecs::service::{Network, Placement};
 use crate::ecs::task::{Container, NotStarted, Task};
 use crate::ecs::task_definition::{TaskDefinitionError, described};
 use crate::exit::{Exit, Failure, chain};
-use crate::files::{self, Access};
+use crate::files::{self, Readers};
 use crate::language::pipeline::model::{LaunchType, RunTask, TaskPlace};
 use crate::plan::Mode;
 use crate::random;
@@ -107,14 +107,14 @@ async fn start(cx: &StepScope<'_>, aws: &Aws, request: &TaskRequest) -> Result<T
 
 /// Writes the task to a file, in local mode.
 async fn plan(cx: &StepScope<'_>, request: &TaskRequest, family: &str) -> Result<(), Failure> {
-    let path = cx.work.another_ecs_file(&format!("run-task-{}-{family}", request.cluster));
+    let path = cx.work.new_ecs_file(&format!("run-task-{}-{family}", request.cluster));
     let environment: serde_json::Map<String, Value> =
         request.environment.iter().map(|(name, value)| (name.clone(), Value::from(value.as_str()))).collect();
     let planned = json!({
         "cluster": request.cluster, "taskDefinition": request.definition, "container": request.container,
         "command": request.command, "environment": environment,
     });
-    files::write_json(&path, &planned, Access::Owner)?;
+    files::write_json(&path, &planned, Readers::Owner)?;
     results::planned_task(&cx.events, family, &request.cluster).await;
     Ok(())
 }
@@ -266,7 +266,7 @@ impl Running<'_> {
                     Err(error) => {
                         if !error.is_transient() {
                             log.given_up = true;
-                            let cause = told(&error);
+                            let cause = with_advice(&error);
                             let text = format!("could not read the log of {}: {cause}", container.name);
                             self.cx.events.warn(text).await;
                         }
@@ -283,7 +283,7 @@ impl Running<'_> {
         let stopped = self.aws.ecs_stop_task(self.cluster, &self.task.arn, reason).await;
         let text = match &stopped {
             Ok(()) => format!("the task {} was stopped", self.task.id()),
-            Err(error) => format!("could not stop the task {}: {}", self.task.id(), told(error)),
+            Err(error) => format!("could not stop the task {}: {}", self.task.id(), with_advice(error)),
         };
         self.cx.events.warn(text).await;
         stopped.is_ok()

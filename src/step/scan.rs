@@ -1,4 +1,4 @@
-//! `scan`: a gate on what ECR's scan finds in an image that was pushed.
+//! `scan`: fails if ECR's scan of a pushed image has findings at or above a severity.
 
 use super::StepScope;
 use crate::aws::Aws;
@@ -10,13 +10,13 @@ use crate::language::pipeline::model::{self, Name, Severity};
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// How long the first wait is; every further one is twice as long.
+/// The first interval between polls. It doubles each time, up to the longest.
 const FIRST_WAIT: Duration = Duration::from_secs(1);
 const LONGEST_WAIT: Duration = Duration::from_secs(8);
-/// How many findings the log has.
+/// How many findings the log shows.
 const SHOWN: usize = 30;
 
-/// Waits for the findings of every image, and fails where one of them counts.
+/// Waits for the findings of every image. Fails if one of them blocks.
 pub(crate) async fn gate(
     cx: &StepScope<'_>,
     name: &Name,
@@ -28,7 +28,7 @@ pub(crate) async fn gate(
     let mut found: Vec<Finding> = Vec::new();
     for digest in digests {
         for finding in findings(cx, scan, (aws, repository), digest, end).await? {
-            // Every platform has its own.
+            // The images of several platforms have findings in common.
             if !found.contains(&finding) {
                 found.push(finding);
             }
@@ -43,27 +43,27 @@ pub(crate) async fn gate(
             .warn(format!("`scan.ignore` names {id}, which the image {} does not have", name.value))
             .await;
     }
-    let bad =
+    let blocking =
         counted.iter().filter(|finding| severity(finding).is_some_and(|found| found >= scan.fail_on)).count();
     let least = format!("{:?}", scan.fail_on).to_lowercase();
     let scanned = Scanned {
         image: cx.events.shown(&name.value),
         findings: counted.len(),
         ignored: ignored.len(),
-        blocking: bad,
+        blocking,
         threshold: cx.events.shown(&least),
     };
     cx.events.send_for(cx.events.id().inner(&name.value), Kind::ScanFinished(scanned)).await;
-    if bad == 0 {
+    if blocking == 0 {
         return Ok(());
     }
     let message =
-        format!("the scan of the image `{}` has {bad} findings that are {least} or worse", name.value);
-    let help = "update what has them; what does not concern you goes under `scan.ignore`, by its id";
+        format!("the scan of the image `{}` has {blocking} findings that are {least} or worse", name.value);
+    let help = "update the packages, or add the ids of irrelevant findings to `scan.ignore`";
     Err(Failure::new(Exit::StepFailed, message).kind(FailureKind::ScanGate).help(help))
 }
 
-/// The findings of one image, as soon as they are there.
+/// Waits for the findings of one image.
 async fn findings(
     cx: &StepScope<'_>,
     scan: &model::Scan,
@@ -72,34 +72,33 @@ async fn findings(
     end: Instant,
 ) -> Result<Vec<Finding>, Failure> {
     cx.events.note(format!("waiting for the scan of {digest}")).await;
-    let (mut wait, mut begun, mut was_empty) = (FIRST_WAIT, false, false);
+    let (mut wait, mut started, mut was_empty) = (FIRST_WAIT, false, false);
     loop {
-        let words = match aws.ecr_scan(repository, digest).await? {
+        let status = match aws.ecr_scan(repository, digest).await? {
             Scan::Findings(found) if !found.is_empty() || was_empty => return Ok(found),
-            // It may be complete before its findings are there: nothing has to be found twice.
+            // A scan may be complete before its findings are listed, so only the second empty list counts.
             Scan::Findings(_) => {
                 was_empty = true;
-                "complete, without findings so far".to_owned()
+                "complete, but without findings".to_owned()
             }
-            Scan::NotStarted if begun => "not begun".to_owned(),
+            Scan::NotStarted if started => "not started".to_owned(),
             Scan::NotStarted => {
                 aws.ecr_start_scan(repository, digest).await?;
-                begun = true;
+                started = true;
                 continue;
             }
-            Scan::InProgress(words) => words,
-            Scan::Unavailable(words) => {
-                let message = format!("ECR does not scan this image: {words}");
-                let help = "take `scan` out for it, or see what Amazon Inspector or basic scanning supports";
+            Scan::InProgress(status) => status,
+            Scan::Unavailable(reason) => {
+                let message = format!("ECR does not scan this image: {reason}");
+                let help =
+                    "remove `scan` from the image, or check what Amazon Inspector or basic scanning supports";
                 return Err(Failure::new(Exit::StepFailed, message).help(help));
             }
         };
         if Instant::now() + wait > end {
-            let patience = duration::display(scan.wait);
-            let message = format!("the findings of the scan were not there within {patience}: {words}");
-            return Err(
-                Failure::new(Exit::Timeout, message).help("give it more time with `scan: { wait: … }`")
-            );
+            let wait = duration::display(scan.wait);
+            let message = format!("the scan did not finish within {wait}: {status}");
+            return Err(Failure::new(Exit::Timeout, message).help("increase `scan: { wait: … }`"));
         }
         tokio::select! {
             () = tokio::time::sleep(wait) => {}
@@ -109,7 +108,7 @@ async fn findings(
     }
 }
 
-/// A table, the worst first.
+/// Writes the findings to the log as a table.
 async fn show(cx: &StepScope<'_>, findings: &[&Finding]) {
     let shown = findings.iter().take(SHOWN);
     let width =
@@ -130,7 +129,7 @@ async fn show(cx: &StepScope<'_>, findings: &[&Finding]) {
     }
 }
 
-/// A severity that can count.
+/// The severity of a finding, if it is one that can block.
 fn severity(finding: &Finding) -> Option<Severity> {
     match finding.severity.as_str() {
         "CRITICAL" => Some(Severity::Critical),

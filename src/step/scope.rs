@@ -1,4 +1,4 @@
-//! What a step gets: values, events, output, stopping, connections and the working directory. Never the run itself.
+//! The scope of a step: values, events, output, stopping, connections and the working directory, but never the run itself.
 
 use super::mask_files::MaskFiles;
 use super::project::Project;
@@ -20,7 +20,7 @@ use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use tokio::sync::mpsc;
 
-/// What the steps of a run share. Steps that run side by side share it, so what changes is behind locks.
+/// The state that the steps of a run share. Steps may run in parallel, so it is behind locks.
 pub(crate) struct Shared {
     pub(crate) project: Project,
     pub(crate) connections: Connections,
@@ -33,8 +33,8 @@ pub(crate) struct Shared {
     pub(crate) mask_files: MaskFiles,
     /// Held while an image layout changes, because images may share one.
     pub(crate) layouts: tokio::sync::Mutex<()>,
-    /// The blobs that pushes have sent, by registry host. One push at a time: its work takes all cores, and the next one may need
-    /// less for it.
+    /// The blobs that pushes have sent, by registry host. A push holds the lock: it uses all cores, and the next one may need to
+    /// send less.
     pub(crate) pushed: tokio::sync::Mutex<HashMap<String, PushedBlobs>>,
 }
 
@@ -76,7 +76,7 @@ impl Shared {
         self.results.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The results that may be kept in a file: a variable may have been handed on before it was known to hold a secret.
+    /// The results for the state file, without variables that turned out to contain a secret after they were set.
     pub(crate) fn kept_results(&self) -> serde_json::Map<String, serde_json::Value> {
         let mut results = self.results();
         results.variables.retain(|_, value| self.project.masks.text(value) == *value);
@@ -96,7 +96,7 @@ pub(crate) struct StepScope<'a> {
     pub(crate) events: Events,
     pub(crate) output: mpsc::Sender<Vec<u8>>,
     pub(crate) stopping: Stopping,
-    /// Where its AWS calls go.
+    /// The step's access to AWS.
     aws: &'a AwsAccess,
 }
 
@@ -140,17 +140,17 @@ impl<'a> StepScope<'a> {
         Ok(self.project.directory.join(self.resolve(template)?))
     }
 
-    /// Where the step's AWS calls go, with every `${…}` resolved.
+    /// The step's access to AWS, with every `${…}` resolved.
     pub(crate) fn access(&self) -> Result<Access, Failure> {
         self.project.access(&self.values, self.aws)
     }
 
-    /// AWS, as the step reaches it.
+    /// The AWS clients for the step's access.
     pub(crate) async fn aws(&self) -> Result<Aws, Failure> {
         self.connections.aws(&self.access()?).await
     }
 
-    /// Deploys with the step's access.
+    /// A deployer with the step's access.
     pub(crate) fn deployer<'d>(&'d self, aws: &'d Aws) -> Result<Deployer<'d>, Failure> {
         Ok(Deployer {
             aws,
@@ -162,7 +162,7 @@ impl<'a> StepScope<'a> {
         })
     }
 
-    /// The family and the revision to use: what the step names, or the only one that this build registered.
+    /// The family and the revision to use: the one that the step names, or the only one that this build has registered.
     pub(crate) fn registered(&self, named: Option<&Template>) -> Result<(String, String), Failure> {
         let registered = self.shared.results().task_definitions.clone();
         if let Some(template) = named {
@@ -179,7 +179,7 @@ impl<'a> StepScope<'a> {
             (Some(_), Some(_)) => {
                 let families = listed(registered.keys().map(String::as_str));
                 Err(Failure::usage(format!("this build registered several task definitions: {families}"))
-                    .help("say which with `task-definition: FAMILY`"))
+                    .help("select one with `task-definition: FAMILY`"))
             }
         }
     }

@@ -5,7 +5,7 @@ use super::{StepScope, code_pipeline};
 use crate::deployment::{Registered, read_definition, results};
 use crate::ecs::task_definition::{ContainerPatch, Patch, Request};
 use crate::exit::Failure;
-use crate::files::{self, Access};
+use crate::files::{self, Readers};
 use crate::language::diagnostic::Diagnostic;
 use crate::language::pipeline::model::{ContainerChange, TaskDefinition, TaskDefinitionBase};
 use crate::language::pipeline::template::Template;
@@ -33,7 +33,7 @@ pub(crate) async fn run(cx: &StepScope<'_>, definition: &TaskDefinition) -> Resu
     let registered = match cx.project.mode {
         Mode::Local => {
             let path = cx.work.ecs_file(&family);
-            files::write_json(&path, &request.into_json(), Access::Owner)?;
+            files::write_json(&path, &request.into_json(), Readers::Owner)?;
             results::rendered(&cx.events, &family, &path).await;
             family.clone()
         }
@@ -69,7 +69,7 @@ async fn planned(cx: &StepScope<'_>, definition: &TaskDefinition, patch: &Patch)
         "tags": object(&patch.tags),
     });
     let path = cx.work.ecs_file(&format!("{name}-changes"));
-    files::write_json(&path, &without_nulls(changes), Access::Owner)?;
+    files::write_json(&path, &without_nulls(changes), Readers::Owner)?;
     cx.events
         .note("local mode does not read the current task definition from ECS; only the changes are written")
         .await;

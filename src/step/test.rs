@@ -1,4 +1,4 @@
-//! `test`: a command in a container of exactly the image that was built, with services beside it.
+//! `test`: runs a command in a container of exactly the image that was built, with services next to it.
 
 use super::StepScope;
 use super::junit::{CaseResult, Results};
@@ -32,9 +32,9 @@ pub(crate) async fn run(
     for (from, to) in &test.copy_out {
         out.push(CopyOut { from: from.clone(), to: cx.path(to)? });
     }
-    // Where CodeBuild's `reports` can find them.
+    // CodeBuild's `reports` can find them here.
     let reports = cx.work.path.join("reports").join(&test.image.value);
-    let wishes = out.len();
+    let copy_out_count = out.len();
     for from in cx.resolve_all(&test.junit)? {
         out.push(CopyOut { from, to: reports.clone() });
     }
@@ -46,35 +46,35 @@ pub(crate) async fn run(
     let ended = if test.services.is_empty() {
         engine.run(&container, None, &out, &cx.output, &cx.stopping.soft).await
     } else {
-        beside_services(cx, &engine, test, &container, &out).await?
+        with_services(cx, &engine, test, &container, &out).await?
     };
     let end = match ended {
         Err(DockerError::Service { name, outcome: what, log }) => {
-            let _ = cx.output.send(format!("── the log of the service {name}:\n{log}\n").into_bytes()).await;
+            let _ = cx.output.send(format!("── log of the service {name}:\n{log}\n").into_bytes()).await;
             let message = format!("the service `{name}` {what}; its log is above");
             return Err(Failure::new(Exit::TestsFailed, message));
         }
         ended => ended?,
     };
-    let (copied, results) = end.files.split_at(wishes);
+    let (copied, results) = end.files.split_at(copy_out_count);
     let missing = test.copy_out.keys().zip(copied).filter(|(_, files)| files.is_empty());
     for (from, _) in missing {
-        cx.events.warn(format!("there is nothing at {from} in the container to copy out")).await;
+        cx.events.warn(format!("`copy-out` found nothing at {from} in the container")).await;
     }
     let results = read_results(cx, test, &results.concat()).await;
-    let judged = judge(cx, test, end.code, end.out_of_memory, results).await;
-    match (judged, end.not_copied) {
+    let result = evaluate(cx, test, end.code, end.out_of_memory, results).await;
+    match (result, end.not_copied) {
         (Ok(()), Some(error)) => Err(error.into()),
         (Err(failure), Some(error)) => {
             cx.events.warn(crate::exit::chain(&error)).await;
             Err(failure)
         }
-        (judged, None) => judged,
+        (result, None) => result,
     }
 }
 
-/// The exit code decides; results say more.
-async fn judge(
+/// Reports the results. The exit code decides whether the test has passed.
+async fn evaluate(
     cx: &StepScope<'_>,
     test: &Test,
     code: i64,
@@ -116,11 +116,11 @@ async fn report(
     events.send(Kind::TestFinished(Tested { image: events.shown(image), counts, failure })).await;
 }
 
-/// Why a container's end counts as a failure.
+/// The reason for a failure, from the end of the container.
 fn reason(test: &Test, code: i64, out_of_memory: bool) -> String {
     match code {
         _ if out_of_memory => "the container ran out of memory".to_owned(),
-        // The process that ran out of it need not be the container's first.
+        // The process that ran out of memory may be another than the first, which the engine does not report.
         137 if test.memory.is_some() => "exit code 137, ended by signal 9, probably out of memory".to_owned(),
         code @ 129..=192 => format!("exit code {code}, ended by signal {}", code - 128),
         code => format!("exit code {code}"),
@@ -132,13 +132,13 @@ fn counted(Counts { run, failed, skipped }: Counts) -> String {
     format!("{run} tests, {failed} failed{skipped}")
 }
 
-/// What the files of results say. One that cannot be read is a warning: the exit code decides.
+/// Reads the files of results. One that cannot be read is only a warning, because the exit code decides.
 async fn read_results(cx: &StepScope<'_>, test: &Test, files: &[PathBuf]) -> Option<Results> {
     if test.junit.is_empty() {
         return None;
     }
     if files.is_empty() {
-        cx.events.warn("there are no JUnit files where `reports` looks for them in the container").await;
+        cx.events.warn("`reports` found no JUnit files in the container").await;
         return None;
     }
     let mut results = Results::default();
@@ -146,15 +146,15 @@ async fn read_results(cx: &StepScope<'_>, test: &Test, files: &[PathBuf]) -> Opt
         let read = crate::files::read_small(file, MAX_RESULTS).map_err(|error| error.to_string());
         let read = read.and_then(|bytes| results.add(&String::from_utf8_lossy(&bytes)));
         if let Err(reason) = read {
-            let warning = format!("{} is not what JUnit files look like: {reason}", file.display());
+            let warning = format!("{} is not a valid JUnit file: {reason}", file.display());
             cx.events.warn(warning).await;
         }
     }
     Some(results)
 }
 
-/// Runs the test in a network with its services, all of which are removed however it ends.
-async fn beside_services(
+/// Runs the test in a network with its services. Removes them and the network, however the test ends.
+async fn with_services(
     cx: &StepScope<'_>,
     engine: &Engine,
     test: &Test,
@@ -185,7 +185,7 @@ async fn beside_services(
         cx.events.note(format!("services are ready: {}", names.join(", "))).await;
         cx.events.send(Kind::ServicesReady { names: cx.events.shown_all(&names) }).await;
         let end = engine.run(container, Some(&network), out, &cx.output, &cx.stopping.soft).await?;
-        // What a test says without a service that it was to have is worth nothing.
+        // The result of a test whose service has failed is worthless.
         for (service, id) in services.iter().zip(&made) {
             engine.check_service(service, id).await?;
         }
@@ -194,12 +194,12 @@ async fn beside_services(
     .await;
     let removed = join_all(made.iter().map(|id| engine.remove_container(id))).await;
     let removed: Result<(), DockerError> = removed.into_iter().collect();
-    // A network goes when nothing is in it any more.
+    // Only an empty network can be removed.
     let removed = removed.and(engine.remove_network(&network).await);
     Ok(ended.and_then(|end| removed.map(|()| end)))
 }
 
-/// A service with everything resolved, its image in the engine.
+/// Resolves a service, and pulls its image if the engine does not have it.
 async fn service(
     cx: &StepScope<'_>,
     engine: &Engine,
@@ -238,8 +238,8 @@ async fn service(
         owner: test.owner.clone(),
     };
     let ready = service.ready.as_ref().map(|ready| probe(cx, &ready.probe)).transpose()?;
-    let patience = service.ready.as_ref().map(|ready| ready.timeout).unwrap_or_default();
-    Ok(Service { name: name.to_owned(), container, ready, timeout: patience })
+    let timeout = service.ready.as_ref().map(|ready| ready.timeout).unwrap_or_default();
+    Ok(Service { name: name.to_owned(), container, ready, timeout })
 }
 
 fn probe(cx: &StepScope<'_>, probe: &model::Probe) -> Result<Probe, Failure> {
@@ -289,7 +289,7 @@ fn container(
     })
 }
 
-/// `PATH:CONTAINER-PATH`, with `:bind` at the end where the files are not to be copied.
+/// Resolves volumes: `PATH:CONTAINER-PATH`, with `:bind` at the end to mount the files instead of copying them.
 pub(crate) fn volumes(cx: &StepScope<'_>, templates: &[Template]) -> Result<Vec<Volume>, Failure> {
     let volume = |template: &Template| {
         let text = cx.resolve(template)?;
@@ -301,8 +301,7 @@ pub(crate) fn volumes(cx: &StepScope<'_>, templates: &[Template]) -> Result<Vec<
                 Ok(Volume { from: cx.project.directory.join(from), to: to.to_owned(), bind })
             }
             _ => {
-                let problem =
-                    Diagnostic::new(format!("`{text}` does not say where the files go"), template.span);
+                let problem = Diagnostic::new(format!("`{text}` is not a volume"), template.span);
                 Err(cx
                     .project
                     .located(&problem.help("write `PATH:/CONTAINER/PATH`, or `PATH:/CONTAINER/PATH:bind`")))
@@ -313,12 +312,12 @@ pub(crate) fn volumes(cx: &StepScope<'_>, templates: &[Template]) -> Result<Vec<
 }
 
 impl StepScope<'_> {
-    /// Whether an image has not been built because one of the same sources is in its repository.
+    /// Whether an image was not built, because its repository has an image of the same sources.
     pub(crate) fn is_unchanged(&self, name: &str) -> bool {
         self.shared.results().images.get(name).is_some_and(|image| image.unchanged.is_some())
     }
 
-    /// The id of an image that this build has made.
+    /// The id of an image that this build has built.
     pub(crate) fn built_image(&self, name: &str) -> Result<String, Failure> {
         let id = self.shared.results().images.get(name).map(|image| image.id.clone());
         let id = id.filter(|id| !id.is_empty());

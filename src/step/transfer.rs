@@ -1,4 +1,4 @@
-//! An image on its way from the engine to a registry: for the step `push`, and for `runner image push`.
+//! Transfers images from the engine to a registry: for the step `push`, and for `runner image push`.
 
 use crate::address::Repository;
 use crate::aws::Aws;
@@ -35,22 +35,22 @@ impl PushedBlobs {
     }
 }
 
-/// A repository that images of the engine go to.
+/// A transfer of images from the engine to a repository.
 pub(crate) struct Transfer<'a> {
     pub(crate) engine: &'a Engine,
     pub(crate) client: &'a RepositoryClient,
     pub(crate) tags: &'a [String],
     pub(crate) compression: Compression,
-    /// Where blobs are until they are sent.
+    /// The directory for blobs that are not sent yet.
     pub(crate) directory: &'a Path,
     pub(crate) progress: &'a Progress,
-    /// For what only ECR tells.
+    /// For facts that only ECR's API has.
     pub(crate) aws: Option<&'a Aws>,
 }
 
 impl Transfer<'_> {
-    /// Brings what is missing into the repository, and then puts the tags on it. An image is an id or a name in the engine; of
-    /// several, each for its platform, the tags stand for the index.
+    /// Sends missing blobs and manifests to the repository, and then tags the image. `images` are platforms with ids or names in
+    /// the engine. If there are several, the tags refer to their index.
     pub(crate) async fn run(
         &self,
         images: &[(String, String)],
@@ -71,7 +71,7 @@ impl Transfer<'_> {
     ) -> Result<(Stored, PushSummary), Failure> {
         let (mut manifests, mut summary) = (Vec::new(), PushSummary::default());
         for (platform, image) in images {
-            let (manifest, of_image) = self.one(image, pushed_blobs, stop).await?;
+            let (manifest, of_image) = self.push_image(image, pushed_blobs, stop).await?;
             summary += of_image;
             manifests.push((platform.as_str(), manifest));
         }
@@ -82,7 +82,7 @@ impl Transfer<'_> {
             }
         }
         if let Err(error) = self.client.tag(&manifest, self.tags).await {
-            return Err(dated(error, self.aws, self.client.repository()).await.into());
+            return Err(with_push_time(error, self.aws, self.client.repository()).await.into());
         }
         let path = &self.client.repository().path;
         if !pushed_blobs.repositories.contains(path) {
@@ -91,8 +91,8 @@ impl Transfer<'_> {
         Ok((manifest, summary))
     }
 
-    /// Brings one image into the repository. Nothing stands for it yet.
-    async fn one(
+    /// Sends the blobs of one image. Its manifest is not sent yet.
+    async fn push_image(
         &self,
         image: &str,
         pushed_blobs: &mut PushedBlobs,
@@ -101,7 +101,7 @@ impl Transfer<'_> {
         let Self { client, tags, compression, .. } = *self;
         let local = self.engine.image(image).await?;
         let known = client.known(tags, &local.layers, compression).await?;
-        // What was pushed_blobs into another repository counts too.
+        // Blobs of other repositories can be mounted.
         let mut layers = pushed_blobs.layers.clone();
         layers.extend(known.layers().clone());
         layers.retain(|_, blob| blob.is_compressed_with(compression));
@@ -112,13 +112,13 @@ impl Transfer<'_> {
             pushed_blobs.layers.extend(present);
             (whole.manifest().clone(), summary)
         } else {
-            // When this ends before its time, so does the export, and with it what reads it.
+            // If this future is dropped, the export and its reader must end as well.
             let reading = stop.child_token();
-            let _end = reading.clone().drop_guard();
-            let source = source(self.engine, &local, &reading).await;
-            let making = BlobOptions::new(local.layers.clone(), present, compression);
+            let _guard = reading.clone().drop_guard();
+            let source = image_source(self.engine, &local, &reading).await;
+            let options = BlobOptions::new(local.layers.clone(), present, compression);
             let directory = self.directory.to_owned();
-            let (exported, summary) = client.send(source, making, directory, self.progress).await?;
+            let (exported, summary) = client.send(source, options, directory, self.progress).await?;
             pushed_blobs.layers.extend(local.layers.into_iter().zip(exported.blobs));
             (exported.manifest, summary)
         };
@@ -128,8 +128,12 @@ impl Transfer<'_> {
     }
 }
 
-/// The same error, with the time when the image was pushed that stands in the way.
-pub(crate) async fn dated(error: RegistryError, aws: Option<&Aws>, repository: &Repository) -> RegistryError {
+/// Adds to an error about an immutable tag the time when the tag's image was pushed.
+pub(crate) async fn with_push_time(
+    error: RegistryError,
+    aws: Option<&Aws>,
+    repository: &Repository,
+) -> RegistryError {
     match (error, aws) {
         (RegistryError::ImmutableTag { tag, existing, digest, pushed: None }, Some(aws)) => {
             let pushed = aws.ecr_pushed_at(&repository.path, &existing).await;
@@ -140,8 +144,8 @@ pub(crate) async fn dated(error: RegistryError, aws: Option<&Aws>, repository: &
     }
 }
 
-/// Where an image of the engine is read from: its storage, or else an export. When the token is cancelled, reading fails.
-pub(crate) async fn source(engine: &Engine, image: &LocalImage, until: &CancellationToken) -> Source {
+/// The source to read an image from: the engine's storage, or else an export. Reading fails when the token is cancelled.
+pub(crate) async fn image_source(engine: &Engine, image: &LocalImage, until: &CancellationToken) -> Source {
     let parts = engine.stored(image, &chain_ids(&image.layers), until).await.map(|stored| {
         let open = |layer: StoredLayer| -> Open { Box::new(|| Ok(Box::new(layer.open()?))) };
         Parts {
@@ -154,19 +158,19 @@ pub(crate) async fn source(engine: &Engine, image: &LocalImage, until: &Cancella
     Source { parts, export: Box::new(move || Box::new(engine.export(&id, &until))) }
 }
 
-/// What `runner image push` is asked for.
+/// A call of `runner image push`.
 #[derive(Debug)]
 pub(crate) struct ImagePush {
     /// The image's name or id in the engine.
     pub(crate) image: String,
     pub(crate) repository: Repository,
-    /// The tag that it gets there.
+    /// The tag in the repository.
     pub(crate) tag: String,
-    /// How its layers are compressed.
+    /// The compression of layers.
     pub(crate) compression: Compression,
 }
 
-/// What became of it.
+/// A pushed image.
 #[derive(Debug)]
 pub(crate) struct ImagePushed {
     pub(crate) digest: String,
@@ -174,7 +178,7 @@ pub(crate) struct ImagePushed {
 }
 
 impl ImagePush {
-    /// Pushes the image. What went wrong without failing it goes to `warn`.
+    /// Pushes the image. Problems that do not fail the push go to `warn`.
     pub(crate) async fn run(
         &self,
         settings: &Settings,
@@ -183,26 +187,25 @@ impl ImagePush {
         stop: &CancellationToken,
         warn: &mut dyn FnMut(String),
     ) -> Result<ImagePushed, Failure> {
-        let services = Connections::alone(settings, masks);
-        let engine = services.docker().await?;
+        let connections = Connections::alone(settings, masks);
+        let engine = connections.docker().await?;
         if self.image.is_empty() {
-            return Err(Failure::usage("the image has no name").help("`docker image ls` shows what there is"));
+            return Err(Failure::usage("the image has no name").help("`docker image ls` lists the images"));
         }
-        // Asked first: without the image there is no need for a login.
+        // Checked first, because without the image no login is needed.
         engine.image(&self.image).await.map_err(|error| match error {
             DockerError::NoImage(_) => Failure::caused(Exit::Environment, &error)
-                .help("`docker image ls` shows what there is; check the name and the tag"),
+                .help("check the name and the tag; `docker image ls` lists the images"),
             other => other.into(),
         })?;
         let (host, own) = (&self.repository.host, Access::default());
-        let access = match services.docker_login(host).await? {
-            Some(login) => services.registry_with(Some(login), host, &own)?,
-            None => services.registry(host, &own).await?,
+        let access = match connections.docker_login(host).await? {
+            Some(login) => connections.registry_with(Some(login), host, &own)?,
+            None => connections.registry(host, &own).await?,
         };
         let client = RepositoryClient::connect(&access, &self.repository, &[]).await?;
-        let blobs = tempfile::tempdir().map_err(|error| {
-            Failure::environment(format!("there is no place for temporary files: {error}"))
-        })?;
+        let blobs = tempfile::tempdir()
+            .map_err(|error| Failure::environment(format!("cannot create a temporary directory: {error}")))?;
         let tags = [self.tag.clone()];
         let transfer = Transfer {
             engine,

@@ -1,8 +1,8 @@
-//! `skip-unchanged`: an image whose sources are those of one that is in the repository, and has passed its tests, is that one.
+//! `skip-unchanged`: an image is not built if its repository has one of the same sources that has passed its tests.
 //!
-//! A fingerprint of the sources is a tag beside the image's own. It is put there when all of the image's tests have passed.
+//! The fingerprint of the sources is an additional tag of the image. The image gets it when all of its tests have passed.
 
-use super::image as making;
+use super::image;
 use crate::address::{ImageReference, Repository};
 use crate::docker::context::{self, ContextError, Selection};
 use crate::docker::ignore::IgnoreFile;
@@ -24,27 +24,28 @@ use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::path::PathBuf;
 
-/// How much of a fingerprint is in its tag, in characters.
+/// How many characters of a fingerprint its tag contains.
 const TAG_LENGTH: usize = 40;
-/// Changes when what a fingerprint is made of does.
+/// The version of the fingerprint: it changes whenever the inputs of a fingerprint do.
 const VERSION: &str = "3";
-/// Why nothing can be said of an image's sources.
-struct Missing(String);
 
-impl<E: Into<Failure>> From<E> for Missing {
+/// The reason why an image has no fingerprint.
+struct NoFingerprint(String);
+
+impl<E: Into<Failure>> From<E> for NoFingerprint {
     fn from(error: E) -> Self {
         Self(error.into().message)
     }
 }
 
-/// Takes those images out that need not be built, and gives the fingerprints of the others that have one.
-pub(crate) async fn take_out(
+/// Removes the images that need not be built from `waiting`. Returns the fingerprints of the others, if they have one.
+pub(crate) async fn skip_unchanged(
     cx: &StepScope<'_>,
     waiting: &mut Vec<Name>,
 ) -> Result<HashMap<String, String>, Failure> {
-    let mut prints = HashMap::new();
+    let mut fingerprints = HashMap::new();
     if cx.project.mode != Mode::Publish {
-        return Ok(prints);
+        return Ok(fingerprints);
     }
     let mut found = HashMap::new();
     for name in waiting.iter() {
@@ -52,24 +53,24 @@ pub(crate) async fn take_out(
         if !image.skip_unchanged {
             continue;
         }
-        // Whatever goes wrong here, the image can still be built; a mistake in the file is one of the build, too. The build of a pull
-        // request may not be allowed to look.
-        let looked_up = async {
-            let print = fingerprint(cx, name, &image).await?;
-            let before = pushed_before(cx, &image, &print).await?;
-            Ok((print, before))
+        // After any error here the image can still be built, and the build reports mistakes in the file. The role of a pull
+        // request's build may not be allowed to read the repository.
+        let lookup = async {
+            let fingerprint = fingerprint(cx, name, &image).await?;
+            let before = pushed_before(cx, &image, &fingerprint).await?;
+            Ok((fingerprint, before))
         };
-        match looked_up.await {
-            Ok((print, before)) => {
+        match lookup.await {
+            Ok((fingerprint, before)) => {
                 found.extend(before.map(|digest| (name.value.clone(), digest)));
-                prints.insert(name.value.clone(), print);
+                fingerprints.insert(name.value.clone(), fingerprint);
             }
-            Err(Missing(reason)) => {
+            Err(NoFingerprint(reason)) => {
                 cx.events.warn(format!("`skip-unchanged` of {} has no effect: {reason}", name.value)).await;
             }
         }
     }
-    // What another build is made from has to be in the engine.
+    // An image that another build depends on must be in the engine.
     for name in waiting.iter().rev() {
         let is_needed = cx.project.pipeline.images.iter().any(|(other, image)| {
             image.depends_on.iter().any(|needed| needed.value == name.value) && !found.contains_key(other)
@@ -87,10 +88,10 @@ pub(crate) async fn take_out(
         cx.shared.results().images.insert(name.clone(), state);
         cx.shared.values().forget_image(&name);
     }
-    Ok(prints)
+    Ok(fingerprints)
 }
 
-/// Notes that a test has passed, and puts the fingerprint beside an image that has passed all of its tests and is pushed.
+/// Records that a test has passed, and tags a pushed image that has passed all of its tests with its fingerprint.
 pub(crate) async fn record(cx: &StepScope<'_>, name: &Name, passed: Option<StepId>) -> Result<(), Failure> {
     let state = {
         let mut state = cx.shared.results();
@@ -98,19 +99,19 @@ pub(crate) async fn record(cx: &StepScope<'_>, name: &Name, passed: Option<StepI
         image.passed.extend(passed.map(|step| step.0));
         image.clone()
     };
-    let (Some(print), Some(digest)) = (&state.fingerprint, &state.digest) else { return Ok(()) };
+    let (Some(fingerprint), Some(digest)) = (&state.fingerprint, &state.digest) else { return Ok(()) };
     let mut tests = cx.project.pipeline.steps().filter(|step| is_test_of(&step.action, &name.value));
     if tests.any(|test| !state.passed.contains(&test.id.0)) {
         return Ok(());
     }
     let image = cx.image(name)?;
     let Some(client) = client(cx, &image).await? else { return Ok(()) };
-    let recorded = client.tag_again(digest, &[tag(print)]).await;
+    let recorded = client.tag_again(digest, &[tag(fingerprint)]).await;
     if let Err(error) = recorded {
-        // The image is there; the next build is only slower.
+        // The image is pushed, and the next build is only slower.
         let reason = crate::exit::chain(&error);
         cx.events
-            .warn(format!("that {} need not be built again could not be noted: {reason}", name.value))
+            .warn(format!("could not tag {} with its fingerprint for `skip-unchanged`: {reason}", name.value))
             .await;
     }
     Ok(())
@@ -120,19 +121,24 @@ fn is_test_of(action: &Action, image: &str) -> bool {
     matches!(action, Action::Test(test) if test.image.value == image)
 }
 
-fn tag(print: &str) -> String {
-    format!("{SOURCE_TAG}{}", &print[..TAG_LENGTH.min(print.len())])
+/// The tag for a fingerprint.
+fn tag(fingerprint: &str) -> String {
+    format!("{SOURCE_TAG}{}", &fingerprint[..TAG_LENGTH.min(fingerprint.len())])
 }
 
 /// The digest of the image with this fingerprint.
-async fn pushed_before(cx: &StepScope<'_>, image: &Image, print: &str) -> Result<Option<String>, Failure> {
+async fn pushed_before(
+    cx: &StepScope<'_>,
+    image: &Image,
+    fingerprint: &str,
+) -> Result<Option<String>, Failure> {
     match client(cx, image).await? {
-        Some(client) => Ok(client.tag_digest(&tag(print)).await?),
+        Some(client) => Ok(client.tag_digest(&tag(fingerprint)).await?),
         None => Ok(None),
     }
 }
 
-/// The image's repository; nothing where that does not exist yet.
+/// Connects to the image's repository. Returns `None` if it does not exist yet.
 async fn client(cx: &StepScope<'_>, image: &Image) -> Result<Option<RepositoryClient>, Failure> {
     let Some(address) = push::address(cx, image).await? else { return Ok(None) };
     let Some(repository) = Repository::parse(&address)? else { return Ok(None) };
@@ -140,13 +146,13 @@ async fn client(cx: &StepScope<'_>, image: &Image) -> Result<Option<RepositoryCl
     Ok(Some(RepositoryClient::connect(&access, &repository, &[]).await?))
 }
 
-/// A digest of all that an image is made from, as 64 hexadecimal digits; labels and tags are no part of it.
-async fn fingerprint(cx: &StepScope<'_>, name: &Name, image: &Image) -> Result<String, Missing> {
+/// A digest of all inputs of an image except labels and tags, as 64 hexadecimal digits.
+async fn fingerprint(cx: &StepScope<'_>, name: &Name, image: &Image) -> Result<String, NoFingerprint> {
     if let Some((argument, _)) =
         image.args.iter().find(|(_, value)| cx.project.pipeline.carries_commit(value))
     {
-        let reason = format!("its argument `{argument}` is another one for every commit; make a label of it");
-        return Err(Missing(reason));
+        let reason = format!("its argument `{argument}` changes with every commit; use a label instead");
+        return Err(NoFingerprint(reason));
     }
     let used = cx.project.pipeline.steps().find(|step| match &step.action {
         Action::Test(test) => {
@@ -155,24 +161,24 @@ async fn fingerprint(cx: &StepScope<'_>, name: &Name, image: &Image) -> Result<S
         _ => false,
     });
     if used.is_some() {
-        return Err(Missing("a test uses it as a service".to_owned()));
+        return Err(NoFingerprint("a test uses it as a service".to_owned()));
     }
     let engine = cx.connections.docker().await?;
-    let mut print = Print::new();
-    print.add("version", VERSION);
-    let source = making::source(cx, &image.context)?;
+    let mut hasher = Hasher::new();
+    hasher.add("version", VERSION);
+    let source = image::source(cx, &image.context)?;
     let Source::Directory(root) = &source else {
-        return Err(Missing("its context is fetched by the engine".to_owned()));
+        return Err(NoFingerprint("the engine fetches its context".to_owned()));
     };
-    let dockerfile = making::dockerfile(cx, image, &source)?;
+    let dockerfile = image::dockerfile(cx, image, &source)?;
     let text = std::fs::read(&dockerfile)
         .map_err(|_| crate::docker::DockerError::NoDockerfile(dockerfile.clone()))?;
-    print.add("dockerfile", &text);
-    print.add("context", &digest(cx, Some(dockerfile), root.clone()).await?);
+    hasher.add("dockerfile", &text);
+    hasher.add("context", &digest(cx, Some(dockerfile), root.clone()).await?);
     let args = cx.resolve_pairs(&image.args)?;
     for (argument, value) in &args {
-        print.add("argument", argument);
-        print.add("value", value);
+        hasher.add("argument", argument);
+        hasher.add("value", value);
     }
     let own: Vec<String> = image
         .depends_on
@@ -183,26 +189,26 @@ async fn fingerprint(cx: &StepScope<'_>, name: &Name, image: &Image) -> Result<S
         .collect();
     for other in &image.depends_on {
         let needed = cx.image(other)?;
-        print.add("image", &Box::pin(fingerprint(cx, other, &needed)).await?);
+        hasher.add("image", &Box::pin(fingerprint(cx, other, &needed)).await?);
     }
     for (context, template) in &image.contexts {
-        print.add("named context", context);
+        hasher.add("named context", context);
         let text = cx.resolve(template)?;
         if let Some(image) = text.strip_prefix("docker-image://") {
-            print.add("its image", &base(cx, image).await?);
+            hasher.add("its image", &image_identity(cx, image).await?);
             continue;
         }
-        match making::source(cx, template)? {
-            Source::Directory(path) => print.add("its files", &digest(cx, None, path).await?),
+        match image::source(cx, template)? {
+            Source::Directory(path) => hasher.add("its files", &digest(cx, None, path).await?),
             Source::Remote(_) => {
-                return Err(Missing(format!("its context `{context}` is fetched by the engine")));
+                return Err(NoFingerprint(format!("the engine fetches its context `{context}`")));
             }
         }
     }
     let own_platform = std::slice::from_ref(&engine.about().await?.platform);
     let platforms = if image.platforms.is_empty() { own_platform } else { &image.platforms };
     for platform in platforms {
-        print.add("platform", platform);
+        hasher.add("platform", platform);
         let mut known: HashMap<String, String> = args.iter().cloned().collect();
         for (side, platform) in [("BUILD", &own_platform[0]), ("TARGET", platform)] {
             let mut parts = platform.split('/');
@@ -214,52 +220,51 @@ async fn fingerprint(cx: &StepScope<'_>, name: &Name, image: &Image) -> Result<S
             }
         }
         for name in base_images(&String::from_utf8_lossy(&text), &known, &own) {
-            let name = name.map_err(|name| {
-                Missing(format!("what its base `{name}` is cannot be told before the build"))
-            })?;
-            print.add("base", &name);
-            print.add("its digest", &base(cx, &name).await?);
+            let name = name
+                .map_err(|name| NoFingerprint(format!("its base `{name}` is not known before the build")))?;
+            hasher.add("base", &name);
+            hasher.add("its digest", &image_identity(cx, &name).await?);
         }
     }
     let target = image.target.as_ref().map(|target| cx.resolve(target)).transpose()?;
-    print.add("target", &target.unwrap_or_default());
-    print.add_json("compression", &image.compression)?;
-    print.add_json("network", &image.network)?;
-    print.add_json("hosts", &cx.resolve_pairs(&image.extra_hosts)?)?;
-    print.add_json("secrets", &image.secrets)?;
-    print.add_json("ssh", &cx.resolve_all(&image.ssh)?)?;
+    hasher.add("target", &target.unwrap_or_default());
+    hasher.add_json("compression", &image.compression)?;
+    hasher.add_json("network", &image.network)?;
+    hasher.add_json("hosts", &cx.resolve_pairs(&image.extra_hosts)?)?;
+    hasher.add_json("secrets", &image.secrets)?;
+    hasher.add_json("ssh", &cx.resolve_all(&image.ssh)?)?;
     for step in cx.project.pipeline.steps().filter(|step| is_test_of(&step.action, &name.value)) {
         if let Action::Test(test) = &step.action {
-            print.add_json("test", test)?;
-            print.add_json("its variables", &step.env)?;
-            add_needs(cx, test, &mut print).await?;
+            hasher.add_json("test", test)?;
+            hasher.add_json("its variables", &step.env)?;
+            add_test_inputs(cx, test, &mut hasher).await?;
         }
     }
-    Ok(print.finish())
+    Ok(hasher.finish())
 }
 
-/// Adds what a test has beside the image: files and services.
-async fn add_needs(cx: &StepScope<'_>, test: &Test, print: &mut Print) -> Result<(), Missing> {
+/// Adds the other inputs of a test: files and services.
+async fn add_test_inputs(cx: &StepScope<'_>, test: &Test, hasher: &mut Hasher) -> Result<(), NoFingerprint> {
     let of_services = test.services.values().flat_map(|service| &service.volumes);
     let templates: Vec<Template> = test.volumes.iter().chain(of_services).cloned().collect();
     for volume in volumes(cx, &templates)? {
-        print.add("its files", &files(cx, volume.from).await?);
+        hasher.add("its files", &files(cx, volume.from).await?);
     }
     for service in test.services.values() {
         let image = cx.resolve(&service.image)?;
         match cx.project.pipeline.images.get(&image) {
             Some(other) => {
                 let name = Name { value: image, span: service.image.span };
-                print.add("its service", &Box::pin(fingerprint(cx, &name, other)).await?);
+                hasher.add("its service", &Box::pin(fingerprint(cx, &name, other)).await?);
             }
-            None => print.add("its service", &base(cx, &image).await?),
+            None => hasher.add("its service", &image_identity(cx, &image).await?),
         }
     }
     Ok(())
 }
 
-/// A file, or all the files of a directory.
-async fn files(cx: &StepScope<'_>, path: PathBuf) -> Result<[u8; 32], Missing> {
+/// The digest of a file, or of all files of a directory.
+async fn files(cx: &StepScope<'_>, path: PathBuf) -> Result<[u8; 32], NoFingerprint> {
     let mut selection =
         Selection { rules: cx.connections.docker().await?.ignore_rules(), ..Selection::default() };
     let root = match (path.is_dir(), path.parent(), path.file_name().and_then(OsStr::to_str)) {
@@ -272,8 +277,12 @@ async fn files(cx: &StepScope<'_>, path: PathBuf) -> Result<[u8; 32], Missing> {
     hashed(move || context::digest(&root, &selection)).await
 }
 
-/// The files of a directory, as a build would get them.
-async fn digest(cx: &StepScope<'_>, dockerfile: Option<PathBuf>, root: PathBuf) -> Result<[u8; 32], Missing> {
+/// The digest of the files of a directory that a build would get.
+async fn digest(
+    cx: &StepScope<'_>,
+    dockerfile: Option<PathBuf>,
+    root: PathBuf,
+) -> Result<[u8; 32], NoFingerprint> {
     let rules = cx.connections.docker().await?.ignore_rules();
     hashed(move || {
         let ignore = IgnoreFile::read(dockerfile.as_deref(), &root);
@@ -285,15 +294,15 @@ async fn digest(cx: &StepScope<'_>, dockerfile: Option<PathBuf>, root: PathBuf) 
 
 async fn hashed(
     digest: impl FnOnce() -> Result<[u8; 32], ContextError> + Send + 'static,
-) -> Result<[u8; 32], Missing> {
+) -> Result<[u8; 32], NoFingerprint> {
     match tokio::task::spawn_blocking(digest).await {
         Ok(digest) => Ok(digest.map_err(crate::docker::DockerError::from)?),
-        Err(error) => Err(Missing(format!("its files could not be hashed: {error}"))),
+        Err(error) => Err(NoFingerprint(format!("its files could not be hashed: {error}"))),
     }
 }
 
-/// What a name of an image stands for now: in the engine, which builds with what it has, or else in its registry.
-async fn base(cx: &StepScope<'_>, name: &str) -> Result<String, Missing> {
+/// The identity of the image that a name refers to now: in the engine, which prefers its own images, or else in the registry.
+async fn image_identity(cx: &StepScope<'_>, name: &str) -> Result<String, NoFingerprint> {
     let reference = ImageReference::parse(name);
     if let Some(digest) = reference.digest {
         return Ok(digest.to_owned());
@@ -301,26 +310,26 @@ async fn base(cx: &StepScope<'_>, name: &str) -> Result<String, Missing> {
     if let Some(identity) = cx.connections.docker().await?.identity(name).await? {
         return Ok(identity);
     }
-    let unknown = |reason: String| Missing(format!("the image {name} cannot be looked up: {reason}"));
+    let unknown = |reason: String| NoFingerprint(format!("cannot look up the image {name}: {reason}"));
     let repository = reference.repository().map_err(|error| unknown(error.to_string()))?;
     let access = cx.connections.registry(&repository.host, &cx.access()?).await?;
-    let looked_up = async {
+    let lookup = async {
         RepositoryClient::connect(&access, &repository, &[])
             .await?
             .tag_digest(reference.tag_or_digest())
             .await
     };
-    match looked_up.await {
+    match lookup.await {
         Ok(Some(digest)) => Ok(digest),
         Ok(None) => Err(unknown("the registry does not have it".to_owned())),
         Err(error) => Err(unknown(crate::exit::chain(&error))),
     }
 }
 
-/// A digest over named parts, each with its length.
-struct Print(Hash);
+/// A hash over named parts, each with its length.
+struct Hasher(Hash);
 
-impl Print {
+impl Hasher {
     fn new() -> Self {
         Self(Hash::new(&SHA256))
     }
@@ -332,8 +341,8 @@ impl Print {
         }
     }
 
-    fn add_json(&mut self, name: &str, value: &impl Serialize) -> Result<(), Missing> {
-        let text = serde_json::to_vec(value).map_err(|error| Missing(error.to_string()))?;
+    fn add_json(&mut self, name: &str, value: &impl Serialize) -> Result<(), NoFingerprint> {
+        let text = serde_json::to_vec(value).map_err(|error| NoFingerprint(error.to_string()))?;
         self.add(name, &text);
         Ok(())
     }

@@ -3,7 +3,7 @@
 use super::{Controller, Observation, TasksOf};
 use crate::aws::codedeploy::{ALREADY_COMPLETE, ALREADY_DEPLOYING, NewDeployment, sha256};
 use crate::aws::{Aws, AwsError};
-use crate::connections::failure::told;
+use crate::connections::failure::with_advice;
 use crate::deployment::log::ServiceLog;
 use crate::deployment::outcome::Outcome;
 use crate::deployment::pace::{Poller, Retry};
@@ -152,7 +152,7 @@ impl<'a> CodeDeploy<'a> {
             Err(error) if error.is_transient() => {}
             Err(error) => {
                 self.progress_denied = true;
-                let text = format!("could not read the stages of the deployment: {}", told(&error));
+                let text = format!("could not read the stages of the deployment: {}", with_advice(&error));
                 self.log.warn(text).await;
             }
         }
