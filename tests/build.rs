@@ -552,12 +552,12 @@ fn the_log_says_what_took_long_and_what_has_grown() {
         .run()
         .exits(0)
         .says("0 of 2 steps cached; slowest: [2/3] RUN")
-        .says_not("than the image before");
+        .says_not("than the previous image");
     let project = project.file("large", vec![b'x'; 3_000_000]);
     let outcome = project.runner("run").run().exits(0);
     outcome
         .says("1 of 2 steps cached")
-        .says("2.9 MB more than the image before it: COPY large / # buildkit +2.9 MB");
+        .says("2.9 MB more than the previous image: COPY large / # buildkit +2.9 MB");
 }
 
 #[test]

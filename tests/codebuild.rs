@@ -161,7 +161,7 @@ fn steps_end_before_codebuild_ends_the_build() {
     let begin = std::time::Instant::now();
     let call = in_codebuild(project.runner("run"), &project).env("AWS_ENDPOINT_URL", &*aws.endpoint);
     let run = call.run().exits(7).says("\ncleaned\n").says_not("\nnever");
-    run.ends_with("the build has 5m in CodeBuild, and the rest of it is for `finally` and reports");
+    run.ends_with("CodeBuild's timeout of 5m is close, and the rest is reserved for `finally` and reports");
     assert!(begin.elapsed() < std::time::Duration::from_secs(8));
     // Whoever may not ask has no such limit, and is not bothered.
     let aws = RecordedAws::start(Some("codebuild:BatchGetBuilds"));

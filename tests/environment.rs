@@ -80,7 +80,7 @@ fn secrets_come_from_the_env_file_locally_and_are_masked() {
     outcome
         .says("token ***\n")
         .says("url none\n")
-        .says("warning: the secret URL has no value here")
+        .says("warning: the secret URL has no value;")
         .says_not("hunter2")
         .says_not("aHVudGVyMi1odW50ZXIy");
     assert!(!project.read(".runner/state.json").contains("hunter2"));

@@ -39,7 +39,7 @@ fn nothing_outlives_a_step_that_is_through() {
         ).replace("    env: {}\n", ""));
         let begin = Instant::now();
         let run = project.runner("run").env("MARK", &word).run().exits(0).says("\nnext\n");
-        run.says("what the command left running was ended: ");
+        run.says("ended processes that the command left running: ");
         assert!(begin.elapsed() < Duration::from_secs(12), "{escape}: {:?}", begin.elapsed());
         assert_eq!(living(&word), Vec::<String>::new(), "{escape}");
     }
@@ -176,7 +176,7 @@ fn gc_removes_what_a_killed_run_left_and_nothing_else() {
     eventually(|| !containers_of(&project).is_empty(), "no container came");
     // What lives is left alone.
     let gc = project.runner("gc").run().exits(0);
-    gc.complains("a runner is at work there");
+    gc.complains("a runner is using them");
     assert!(!containers_of(&project).is_empty());
     running.signal("KILL");
     running.finish();
@@ -262,7 +262,13 @@ fn what_a_command_leaves_behind_does_not_keep_its_step() {
         "  build:\n    steps:\n      - run: '(while :; do echo tick; sleep 0.2; done) & echo started'\n      - run: echo next\n",
     );
     let begin = Instant::now();
-    project.runner("run").run().exits(0).says("tick").says("what the command left running").says("\nnext\n");
+    project
+        .runner("run")
+        .run()
+        .exits(0)
+        .says("tick")
+        .says("ended processes that the command left running")
+        .says("\nnext\n");
     assert!(begin.elapsed() < Duration::from_secs(10), "{:?}", begin.elapsed());
     // The command was through before its time was over, and what it left takes a while to end.
     let project = Project::phases(

@@ -121,7 +121,7 @@ fn a_refused_push_stops_the_run_with_the_cause() {
         (401, may_not, "requires a login"),
         (403, may_not, "DENIED you may not"),
         (400, may_not, "400 DENIED you may not"),
-        (403, full, "Service Quotas raises the quota `Images per repository`"),
+        (403, full, "raise the quota `Images per repository` in Service Quotas"),
     ] {
         let address = refusing_registry(status, message);
         let project = project(&format!("{address}/app"), "");

@@ -109,7 +109,7 @@ fn a_scan_that_nobody_began_is_begun_and_empty_findings_are_looked_at_twice() {
 #[test]
 fn what_cannot_be_known_fails_closed() {
     let never = aws(vec![Ok(status("PENDING"))]);
-    run("{ wait: 2s }", &never).exits(7).ends_with("were not there within 2s: it is PENDING");
+    run("{ wait: 2s }", &never).exits(7).ends_with("the scan did not finish within 2s: it is PENDING");
     let unsupported = aws(vec![Ok(status("UNSUPPORTED_IMAGE"))]);
     run("{}", &unsupported)
         .exits(1)

@@ -98,7 +98,7 @@ fn files_go_in_and_out_whether_the_test_passes_or_fails() {
     .file("testdata/in.txt", "of-this-machine\n")
     .file("testdata/sub/other", "");
     let run = project.runner("run").run().exits(4).says("of-this-machine\nof-this-machine\nother\n");
-    run.says("there is nothing at /nowhere in the container to copy out");
+    run.says("`copy-out` found nothing at /nowhere in the container");
     assert_eq!(project.read("results/deep/file"), "from-inside\n");
     assert_eq!(project.read("single.txt"), "from-inside\n");
     assert!(!project.exists("results/link"), "links are not followed, nor made");
@@ -107,7 +107,7 @@ fn files_go_in_and_out_whether_the_test_passes_or_fails() {
     let project = self::project("      - { test: app, command: [\"true\"], volumes: [\"nowhere:/data\"] }\n");
     project.runner("run").run().exits(3).ends_with("nowhere");
     let project = self::project("      - { test: app, command: [\"true\"], volumes: [\"testdata\"] }\n");
-    project.runner("run").run().exits(2).says("pipeline.yml:9:").says("does not say where the files go");
+    project.runner("run").run().exits(2).says("pipeline.yml:9:").says("is not a volume");
 }
 
 #[test]
@@ -127,7 +127,7 @@ fn failing_tests_are_named_in_the_summary() {
     // The exit code decides.
     test(0).runner("run").run().exits(0).says("2 tests, 1 failed, 1 skipped");
     let none = project("      - { test: app, command: [\"true\"], reports: { junit: /none.xml } }\n");
-    none.runner("run").run().exits(0).says("there are no JUnit files where `reports` looks for them");
+    none.runner("run").run().exits(0).says("`reports` found no JUnit files in the container");
 }
 
 #[test]

@@ -45,7 +45,7 @@ fn a_second_run_in_the_same_directory_is_refused() {
     );
     let mut running = project.runner("run").start();
     running.until_exists(&project.path("begun"));
-    project.runner("run").run().exits(3).complains("another runner is at work in");
+    project.runner("run").run().exits(3).complains("another runner is using");
     std::fs::write(project.path("go"), "").unwrap();
     running.finish().exits(0);
     eventually(|| project.runner("run").run().code == Some(0), "the lock stays");

@@ -55,7 +55,7 @@ fn an_unchanged_image_costs_nothing_and_gets_the_new_tags() {
     let again = Case::run(&case.project("", STEPS), "v2").exits(0).says_not(BUILT);
     again
         .says("unchanged")
-        .says("not run: an image of the same sources has passed this test")
+        .says("skipped: an image of the same sources has passed this test")
         .says("nothing was sent; tags: v2")
         .says(&format!("{}/{}@sha256:", registry(), case.repository));
     assert_eq!(served_digest(&case.repository, "v1"), served_digest(&case.repository, "v2"));
@@ -132,8 +132,7 @@ fn only_what_has_passed_all_of_its_tests_counts() {
 fn what_defeats_it_is_said() {
     let case = Case::new();
     let commit = ", args: { WHAT: \"${build.id}\" }";
-    let warning =
-        "`skip-unchanged` of app has no effect: its argument `WHAT` is another one for every commit";
+    let warning = "`skip-unchanged` of app has no effect: its argument `WHAT` changes with every commit";
     let outcome = Case::run(&case.project(commit, STEPS), "v1").exits(0).says(BUILT);
     assert_eq!(outcome.stdout.matches(warning).count(), 1, "{outcome}");
     // In local mode there is no repository to look into.

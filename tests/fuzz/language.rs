@@ -3,7 +3,7 @@
 #![no_main]
 #![allow(dead_code, unreachable_pub, unused_imports, reason = "only a part of the modules is used here")]
 
-#[path = "../../src/address.rs"]
+#[path = "../../src/address/mod.rs"]
 mod address;
 #[path = "../../src/duration.rs"]
 mod duration;
@@ -11,6 +11,8 @@ mod duration;
 mod language;
 #[path = "../../src/plan/mod.rs"]
 mod plan;
+#[path = "../../src/secret/mod.rs"]
+mod secret;
 #[path = "../../src/text.rs"]
 mod text;
 
