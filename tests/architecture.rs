@@ -16,6 +16,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "deployment",
             "docker",
             "docker_config",
+            "document",
             "duration",
             "ecs",
             "engine",
