@@ -1,6 +1,6 @@
 //! An SSH agent that holds one private key: the agent's messages, and the signatures.
 //!
-//! The key signs with aws-lc-rs. Why not with the crates that `ssh-key` would use: docs/decisions/0030-rsa.md.
+//! The key signs with aws-lc-rs. Why not with the crates that `ssh-key` would use: docs/decisions/0032-rsa.md.
 
 use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::signature::{
