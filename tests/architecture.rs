@@ -61,6 +61,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
         &[
             "address",
             "aws",
+            "backoff",
             "connections",
             "docker",
             "document",
@@ -122,6 +123,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
         &[
             "address",
             "aws",
+            "backoff",
             "connections",
             "deployment",
             "docker",
