@@ -12,6 +12,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
         "cli",
         &[
             "address",
+            "aws",
             "connections",
             "deployment",
             "docker",
@@ -61,6 +62,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
         &[
             "address",
             "aws",
+            "backoff",
             "connections",
             "docker",
             "document",
@@ -87,7 +89,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("files", &[]),
     ("http", &["tls"]),
     ("language", &["address", "duration", "text"]),
-    ("origin", &["language", "plan"]),
+    ("origin", &["address", "language", "plan"]),
     ("plan", &["address", "duration", "language", "secret", "text"]),
     ("process", &[]),
     ("random", &[]),
@@ -122,6 +124,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
         &[
             "address",
             "aws",
+            "backoff",
             "connections",
             "deployment",
             "docker",

@@ -390,7 +390,7 @@ fn a_tag_that_cannot_be_moved_is_no_failure_where_it_need_not_be() {
     let project = project(&format!("{}/app", immutable_registry(existing.clone())), "");
     let outcome = project.runner("run --publish").run().exits(1).says_not("\nnever");
     let digest =
-        outcome.stdout.split("not for ").nth(1).unwrap().split_whitespace().next().unwrap().to_owned();
+        outcome.stdout.split(", not to ").nth(1).unwrap().split_whitespace().next().unwrap().to_owned();
     outcome
         .ends_with(&format!("the tag `v1` is immutable and refers to {other}, not to {digest}"))
         .ends_with("source.commit");
@@ -417,7 +417,7 @@ fn ecr_tells_when_the_image_was_pushed_that_stands_in_the_way() {
     });
     let project = project("app", "");
     let outcome = project.runner("run --publish").aws().env("AWS_ENDPOINT_URL", &aws.endpoint).run();
-    outcome.exits(1).ends_with("(pushed 2026-09-21 14:13 UTC), not for sha256:");
+    outcome.exits(1).ends_with("(pushed 2026-09-21 14:13 UTC), not to sha256:");
 }
 
 #[test]

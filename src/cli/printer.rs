@@ -5,6 +5,7 @@ use crate::exit::Failure;
 use crate::secret::Masks;
 use crate::style::Styles;
 use serde::Serialize;
+use serde_json::Value;
 
 /// Prints what a command has to say.
 #[derive(Debug, Clone)]
@@ -40,9 +41,13 @@ impl Printer {
     /// Prints a result as an indented JSON document. Secrets are masked within string values, so that the document keeps its
     /// keys, numbers and syntax whatever the secrets are.
     pub(crate) fn json(&self, document: &impl Serialize) -> Result<(), Failure> {
-        let document = serde_json::to_value(document).map(|value| self.masks.value(value));
-        let text = document.and_then(|document| serde_json::to_string_pretty(&document));
-        let text = text.map_err(|error| Failure::environment(format!("cannot print JSON: {error}")))?;
+        self.document(serde_json::to_value(document).map_err(|error| unprintable(&error))?)
+    }
+
+    /// Prints a JSON document as [`Self::json`] does. Numbers keep the form in which they were written.
+    pub(crate) fn document(&self, document: Value) -> Result<(), Failure> {
+        let document = self.masks.value(document);
+        let text = serde_json::to_string_pretty(&document).map_err(|error| unprintable(&error))?;
         stdio::write_stdout(&format!("{text}\n"))
     }
 
@@ -71,4 +76,8 @@ impl Printer {
             stdio::write_stderr(&format!("{yellow}help:{yellow:#} {help}"));
         }
     }
+}
+
+fn unprintable(error: &serde_json::Error) -> Failure {
+    Failure::environment(format!("cannot print JSON: {error}"))
 }

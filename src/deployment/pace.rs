@@ -2,14 +2,18 @@
 
 use super::Deployer;
 use crate::aws::AwsError;
+use crate::backoff::Backoff;
 use crate::connections::failure::with_advice;
 use crate::exit::Failure;
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// The first and the longest interval between polls.
-const INTERVALS: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(5));
-/// How often a call that changes something is retried.
+/// The intervals between polls.
+const INTERVALS: Backoff =
+    Backoff { first: Duration::from_secs(1), factor: 1.25, maximum: Duration::from_secs(5), jitter: 0.0 };
+/// The delays before retries of a call that changes something, and how many there are.
+const RETRY_DELAYS: Backoff =
+    Backoff { first: Duration::from_secs(1), factor: 2.0, maximum: Duration::from_secs(16), jitter: 0.0 };
 const RETRIES: u32 = 4;
 
 /// Why polling ended.
@@ -23,14 +27,15 @@ pub(crate) enum WaitEnd {
 pub(crate) struct Poller<'a> {
     deployer: &'a Deployer<'a>,
     deadline: Instant,
-    interval: Duration,
+    /// How many polls there were.
+    polls: u32,
     /// The last poll failed.
     failing: bool,
 }
 
 impl<'a> Poller<'a> {
     pub(crate) fn new(deployer: &'a Deployer<'a>, wait: Duration) -> Self {
-        Self { deployer, deadline: Instant::now() + wait, interval: INTERVALS.0, failing: false }
+        Self { deployer, deadline: Instant::now() + wait, polls: 0, failing: false }
     }
 
     /// Polls once. A call that hangs delays neither the deadline nor a stop.
@@ -60,8 +65,8 @@ impl<'a> Poller<'a> {
 
     /// Sleeps until the next poll.
     pub(crate) async fn pause(&mut self) -> Result<(), WaitEnd> {
-        let interval = self.deployer.poll.unwrap_or(self.interval);
-        self.interval = (self.interval * 5 / 4).min(INTERVALS.1);
+        self.polls += 1;
+        let interval = self.deployer.poll.unwrap_or_else(|| INTERVALS.delay(self.polls));
         let left = self.deadline.saturating_duration_since(Instant::now());
         if left.is_zero() {
             return Err(WaitEnd::TimedOut);
@@ -73,23 +78,23 @@ impl<'a> Poller<'a> {
 /// The retries of a call that changes something and whose response may be lost.
 pub(crate) struct Retry<'a> {
     deployer: &'a Deployer<'a>,
-    backoff: Duration,
+    delays: u32,
     left: u32,
 }
 
 impl<'a> Retry<'a> {
     pub(crate) fn new(deployer: &'a Deployer<'a>) -> Self {
-        Self { deployer, backoff: INTERVALS.0, left: RETRIES }
+        Self { deployer, delays: 0, left: RETRIES }
     }
 
     /// Sleeps before the next attempt, twice as long each time. Fails if the run is stopped.
     pub(crate) async fn back_off(&mut self) -> Result<(), Failure> {
+        self.delays += 1;
+        let delay = self.deployer.poll.unwrap_or_else(|| RETRY_DELAYS.delay(self.delays));
         tokio::select! {
-            () = tokio::time::sleep(self.deployer.poll.unwrap_or(self.backoff)) => {}
-            () = self.deployer.stop.cancelled() => return Err(Failure::stopped()),
+            () = tokio::time::sleep(delay) => Ok(()),
+            () = self.deployer.stop.cancelled() => Err(Failure::stopped()),
         }
-        self.backoff *= 2;
-        Ok(())
     }
 
     /// Uses up one retry. Returns whether there was one left.

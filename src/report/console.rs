@@ -351,6 +351,25 @@ mod tests {
         assert_eq!(log(console, (events, channel)).await, format!("▸ s1\n{shown}{up}  x\n{shown}{up}"));
     }
 
+    #[test]
+    fn lines_of_the_current_work_never_wrap() {
+        assert_eq!(cut("日本語 text", 5), "日本");
+        assert_eq!(cut("a\u{1b}b\tc", 2), "ab");
+        assert_eq!(cut("e\u{301}x", 1), "e\u{301}");
+    }
+
+    #[test]
+    fn colours_are_escape_codes() {
+        let mut console = Console::new(Vec::new(), true);
+        let Styles { bold, dim, green, yellow, red, .. } = console.styles;
+        for style in [bold, dim, green, yellow, red] {
+            console.line(style, "x");
+        }
+        let expected =
+            "\x1b[1mx\x1b[0m\n\x1b[2mx\x1b[0m\n\x1b[32mx\x1b[0m\n\x1b[33mx\x1b[0m\n\x1b[31mx\x1b[0m\n";
+        assert_eq!(String::from_utf8_lossy(&console.out), expected);
+    }
+
     #[tokio::test]
     async fn steps_side_by_side_keep_their_lines_apart() {
         let (events, channel) = open();

@@ -87,7 +87,7 @@ pub(crate) fn result(kind: &Kind) -> Option<Line> {
         }
         Kind::FileWritten { subject, path, .. } => line("wrote", subject, &**path),
         Kind::DefinitionRegistered(registered) if registered.unchanged => {
-            let detail = "this revision has the same content; nothing was registered";
+            let detail = "same content; no new revision registered";
             line("unchanged", &registered.revision, detail)
         }
         Kind::DefinitionRegistered(registered) => line("registered", &registered.revision, &*registered.arn),

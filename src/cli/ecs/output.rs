@@ -21,7 +21,7 @@ pub(super) fn conclude(
     as_json: bool,
 ) -> Result<Exit, Failure> {
     let printed = if as_json {
-        printer.json(&document(done, cluster))
+        printer.document(document(done, cluster))
     } else {
         let text = match done {
             Done::Planned(plan) => plan_text(plan),

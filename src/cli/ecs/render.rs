@@ -19,6 +19,6 @@ pub(crate) struct Render {
 }
 
 pub(crate) fn main(arguments: &Render, session: &Session) -> Result<Exit, Failure> {
-    session.printer.json(&arguments.definition.request(&session.printer)?.into_json())?;
+    session.printer.document(arguments.definition.request(&session.printer)?.into_json())?;
     Ok(Exit::Done)
 }

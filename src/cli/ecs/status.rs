@@ -30,7 +30,7 @@ pub(crate) async fn main(arguments: &Status, session: &Session) -> Result<Exit, 
         .await?;
     let status = read.unless_stopped()?;
     if *json {
-        session.printer.json(&document(cluster, &status))?;
+        session.printer.document(document(cluster, &status))?;
     } else {
         session.printer.result(&text(cluster, &status))?;
     }

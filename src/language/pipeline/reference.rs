@@ -33,7 +33,7 @@ impl SecretReference {
             id
         };
         if name.is_empty() {
-            return Err("this names no secret".to_owned());
+            return Err("the name of the secret is missing".to_owned());
         }
         // Source: the Secrets Manager API reference, CreateSecret.
         if let Some(bad) = name.chars().find(|c| !(c.is_ascii_alphanumeric() || "/_+=.@-!".contains(*c))) {
