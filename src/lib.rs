@@ -1,7 +1,8 @@
-//! `runner` takes the place of shell in AWS CodeBuild buildspecs: it runs the phases of a typed pipeline file, builds, tests and
-//! pushes images, and deploys them to Amazon ECS.
+//! `runner` takes the place of shell in AWS CodeBuild buildspecs: it runs the phases of a typed pipeline file, builds,
+//! tests and pushes images, and deploys them to Amazon ECS.
 //!
-//! This comment is a map of the source. `docs/architecture.md` has more, and `tests/architecture.rs` checks the directions.
+//! This comment is a map of the source. `docs/architecture.md` has more, and `tests/architecture.rs` checks the
+//! directions.
 //!
 //! # Data flow
 //!
@@ -12,8 +13,8 @@
 //!                                           └─ events → report (console, JSON lines, notifications)
 //! ```
 //!
-//! A file becomes a typed model, the model and the build context become a plan, the plan becomes items, and the engine runs the
-//! items. Engine and steps emit events. Reports see only events.
+//! A file becomes a typed model, the model and the build context become a plan, the plan becomes items, and the engine
+//! runs the items. Engine and steps emit events. Reports see only events.
 //!
 //! # Modules
 //!
@@ -57,8 +58,8 @@
 //!
 //! # Where to start
 //!
-//! `cli/run.rs` is the way of `runner run` from arguments to exit code. `run/mod.rs` prepares a run, `engine/run.rs` runs it, and
-//! `step/mod.rs` lists the kinds of steps. A new key begins in `language/pipeline/tables.rs`.
+//! `cli/run.rs` shows `runner run` from arguments to exit code: `run/mod.rs` prepares a run, `engine/run.rs` runs it, and
+//! `step/mod.rs` lists the kinds of steps. A new key of the language begins in `language/pipeline/tables.rs`.
 mod address;
 mod aws;
 mod backoff;

@@ -30,8 +30,8 @@ pub(crate) struct Work {
 }
 
 impl Work {
-    /// Creates the directory, ignored by git, and locks it, because two runs would overwrite each other's state. Removes the
-    /// temporary files of killed runs, because they may contain secrets.
+    /// Creates the directory, ignored by git, and locks it, because two runs would overwrite each other's state.
+    /// Removes the temporary files of killed runs, because they may contain secrets.
     pub(crate) async fn acquire(path: PathBuf) -> Result<Self, Failure> {
         let unusable = |error: io::Error| unusable(&path, &error);
         std::fs::create_dir_all(&path).map_err(unusable)?;

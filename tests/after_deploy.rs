@@ -1,4 +1,4 @@
-//! After a deployment: the images of the tasks that run, scheduled tasks, and revisions that nobody uses.
+//! After a deployment: the images of the tasks that run, scheduled tasks, and unused revisions.
 
 use crate::ecs_api::{EcsApi, Fault, OneOff, Scenario, Service, Step, TaskOutcome, revision, steps};
 use crate::harness::{
@@ -35,7 +35,7 @@ fn the_digests_that_run_are_those_that_were_deployed() {
     let api = EcsApi::of(service);
     let outcome = deploy(&api, &name, &format!("--image web={image}")).exits(0);
     outcome.complains("2 tasks run team/webapp@sha256:111111111111…").says_not("warning");
-    // Where that is not so, nobody can be asked who is not ECR.
+    // Otherwise no registry but ECR can be asked.
     let service = with_digests(Service::fresh(), &[NEW, OTHER]);
     let name = service.name.clone();
     let api = EcsApi::of(service);
@@ -387,7 +387,7 @@ fn what_cannot_be_looked_for_keeps_everything() {
         let line = line.unwrap_or_else(|| panic!("{action}\n{outcome}"));
         assert!(line.contains(&format!("\"Action\":\"{action}\"")), "{line}");
     }
-    // Of a service that somebody else deploys nobody knows where it can go back to.
+    // It is unknown to which revision a service can roll back while someone else deploys it.
     let service = family(3, 3);
     let name = service.name.clone();
     let other = Service::new(&name, &format!("{name}-b"), &revision(&name, 2)).controller("CODE_DEPLOY");
@@ -487,7 +487,7 @@ fn scheduled_tasks_follow_with_nothing_else_changed() {
     // Nothing is left to do.
     let outcome = deploy(&api, &name, "--schedules").exits(0);
     assert_eq!((api.count("events:PutTargets"), api.count("scheduler:UpdateSchedule")), (2, 2), "{outcome}");
-    // Without the option nobody looks.
+    // Without the option nothing is checked.
     let listed = api.count("scheduler:ListSchedules");
     deploy(&api, &name, "--image web=r.example.com/webapp:newer").exits(0);
     assert_eq!(api.count("scheduler:ListSchedules"), listed);

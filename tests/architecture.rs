@@ -342,7 +342,8 @@ fn the_language_is_plain() {
     }
 }
 
-/// The crates and modules that `.cargo/layout.ld` places in a section of their own, each with the length of its name before it.
+/// The crates and modules that `.cargo/layout.ld` places in a section of their own, each with the length of its name
+/// before it.
 #[test]
 fn the_layout_names_what_there_is() {
     let root = root();

@@ -380,7 +380,7 @@ fn images_depend_on_each_other_and_build_side_by_side() {
     .file("web/Dockerfile", format!("# a comment\nARG FROM=base\n\nFROM busybox:1.36\nRUN : {one}; sleep 3; echo built > /web\nFROM ${{FROM}}\nCOPY --from=0 /web /\n"))
     .file("api/Dockerfile", format!("FROM base\nRUN : {two}; sleep 3; cat /base\n"));
     let outcome = project.runner("run").run().exits(0).says("of the base\nbuilt\n").says("api │ #");
-    // The base first, then both at once: neither is through before the other has begun.
+    // The base first, then both at once: neither finishes before the other has begun.
     let (begin_one, end_one) = span(&outcome.stdout, &one);
     let (begin_two, end_two) = span(&outcome.stdout, &two);
     let bases_end = outcome.stdout.rfind("base │ #").unwrap();

@@ -1,4 +1,4 @@
-//! What `CodePipeline` deploys: the files for its actions, and their limits.
+//! The files for `CodePipeline`'s actions, and their limits.
 
 use crate::harness::{Project, ecs, unique};
 use indoc::formatdoc;
@@ -55,7 +55,7 @@ fn what_codepipeline_deploys_is_written() {
     assert_eq!(ecs("ListTaskDefinitions", &json!({ "familyPrefix": name }))["taskDefinitionArns"], json!([]));
     let policy = project.runner("iam").run().exits(0);
     policy.says_not("ecs:").says_not("iam:PassRole");
-    // Somebody's own is kept.
+    // A file of the user is kept.
     let own = "version: 0.0\n# <TASK_DEFINITION>\n";
     let project = project.file("appspec.yaml", own);
     project.runner("run --publish").aws().run().exits(0).says("keeping ").says(" of the source");

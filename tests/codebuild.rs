@@ -1,4 +1,4 @@
-//! Inside CodeBuild: its variables decide.
+//! Runs in CodeBuild: its variables set the context.
 
 use crate::harness::{Call, Project, registry, unique};
 use crate::recorded_aws::RecordedAws;
@@ -163,7 +163,7 @@ fn steps_end_before_codebuild_ends_the_build() {
     let run = call.run().exits(7).says("\ncleaned\n").says_not("\nnever");
     run.ends_with("CodeBuild's timeout of 5m is close, and the rest is reserved for `finally` and reports");
     assert!(begin.elapsed() < std::time::Duration::from_secs(8));
-    // Whoever may not ask has no such limit, and is not bothered.
+    // Without the permission there is no such limit, and no warning.
     let aws = RecordedAws::start(Some("codebuild:BatchGetBuilds"));
     let project = Project::phases("  build: { steps: [{ run: sleep 1 }] }\n");
     let call = in_codebuild(project.runner("run"), &project).env("AWS_ENDPOINT_URL", &*aws.endpoint);

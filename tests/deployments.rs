@@ -1,4 +1,4 @@
-//! Deployments, on an Amazon ECS that follows a script: the exit code, the sentence and the calls of each.
+//! Deployments against a scripted ECS: exit code, message and calls of each.
 
 use crate::ecs_api::{EcsApi, Fault, Scenario, Script, Service, Step, TaskOutcome, revision, steps};
 use crate::harness::{Outcome, Project, api_at, ecs, revisions};
@@ -180,7 +180,7 @@ fn cases() -> Vec<Case> {
         case("linear with an alarm", WAIT, |service| service.strategy("LINEAR").alarms(&["errors"]).deploys(
             [steps::progress(1, 0).weight(20.0), steps::progress(1, 0).weight(40.0), steps::alarmed("errors"), steps::rolled_back("Service deployment rolled back because a CloudWatch alarm was triggered.")]),
             (5, 1, &["rolled back", "alarm"])).shows(&["20 % of the traffic", "40 % of the traffic", "alarm: errors"]),
-        case("somebody stops it", WAIT, |service| service.deploys([steps::progress(0, 1), Step::status("STOPPED").reason("Service deployment stopped by a user.")]).deploys([steps::succeed()]),
+        case("someone stops it", WAIT, |service| service.deploys([steps::progress(0, 1), Step::status("STOPPED").reason("Service deployment stopped by a user.")]).deploys([steps::succeed()]),
             (5, 1, &["rolled back", "stopped by a user"])).changes(2, 0),
     ]
 }
@@ -275,7 +275,7 @@ fn sibling(of: &Service) -> Service {
 fn of_two_services_one_fails_and_both_go_back() {
     let fine = || Service::fresh().deploys([steps::progress(0, 1), steps::succeed()]);
     let failing = |service: Service| service.deploys(broken(&crash()));
-    // The other one is through already, or still under way.
+    // The other one has finished, or is still running.
     let slow = vec![steps::progress(0, 1); 200];
     for first in [fine(), Service::fresh().deploys(slow)] {
         let second = failing(sibling(&first));
@@ -308,7 +308,7 @@ fn a_second_run_follows_what_is_under_way_and_leaves_the_rest_alone() {
     publish(&project, &ecs).exits(7);
     publish(&project, &ecs).exits(7).says("is already being deployed; following it");
     assert_eq!((ecs.count("ecs:UpdateService"), revisions(&service.name)), (1, 2));
-    // Once it is through there is nothing to do.
+    // Once it has finished, there is nothing to do.
     let through = (0..20).any(|_| publish(&project, &ecs).code == Some(0));
     assert!(through, "it never was through");
     publish(&project, &ecs).exits(0).has_line(&["unchanged", &service.name]);
@@ -341,7 +341,7 @@ fn what_is_through_in_the_last_moment_stays() {
 
 #[test]
 fn a_revision_that_ecs_goes_back_to_is_deployed() {
-    // Somebody's deployment fails, and ECS is on its way back to what this build is about to deploy.
+    // Someone else's deployment fails, and ECS rolls back to the revision that this build is about to deploy.
     let back = vec![steps::rolling_back(BROKEN); 30];
     let service = Service::fresh().deploys([back, vec![steps::rolled_back(BROKEN)]].concat());
     let name = &service.name;

@@ -1,4 +1,4 @@
-//! Where the engine is: behind TLS, on another machine, or nowhere yet.
+//! Connecting to the engine: TLS, ssh, contexts, and starting one.
 
 use crate::harness::{Outcome, Project, eventually, shell, unique};
 use crate::servers::{SshServer, TlsEngine};
@@ -271,7 +271,7 @@ fn an_engine_that_cannot_be_started_says_why() {
     unprivileged.ends_with("privileged mode is off").ends_with("`privileged_mode = true` in Terraform");
 }
 
-/// Somebody who is not root.
+/// Runs a command as a user other than root.
 const NOBODY: &str = "setpriv --reuid 65534 --regid 65534 --clear-groups --inh-caps=-all --";
 
 #[test]

@@ -1,4 +1,4 @@
-//! `runner doctor`: what is good, what is missing, what could not be checked, and what mends it.
+//! `runner doctor`: each check passes, fails with advice, or is reported as not possible.
 
 use crate::harness::{Outcome, Project, ecs, secrets_manager, unique};
 use crate::recorded_aws::RecordedAws;

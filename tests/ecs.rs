@@ -1,4 +1,4 @@
-//! Task definitions: changed without loss, compared by what they mean, and registered once.
+//! Task definitions: changed without loss, compared by meaning, and registered once.
 
 use crate::harness::{Project, ecs, ecs_service, revisions, ssm, task_role};
 use crate::recorded_aws::RecordedAws;
@@ -104,13 +104,13 @@ fn an_answer_that_was_lost_is_not_registered_twice() {
         let refusal = |code: &str| Some((500, json!({ "__type": code, "message": "not now" }).to_string()));
         match asked.fetch_add(1, Ordering::SeqCst) {
             0 => refusal("ThrottlingException"),
-            // Somebody else registers at the same moment.
+            // Someone else registers at the same moment.
             1 => {
                 let message =
                     "Too many concurrent attempts to create a new revision of the specified family.";
                 Some((400, json!({ "__type": "ClientException", "message": message }).to_string()))
             }
-            // It is registered, nobody hears of it, and somebody else registers the next one.
+            // It is registered, the response is lost, and someone else registers the next one.
             2 => {
                 let mut request: Value = serde_json::from_str(body).unwrap();
                 ecs("RegisterTaskDefinition", &request);

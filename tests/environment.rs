@@ -1,4 +1,4 @@
-//! Where values come from, who wins, and what becomes of secrets.
+//! The sources of values, their precedence, and secrets.
 
 use crate::harness::Project;
 use indoc::indoc;

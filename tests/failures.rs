@@ -1,4 +1,4 @@
-//! What the environment lacks: exit 3, one clear sentence, the next step to take.
+//! Failures of the environment: exit 3, a clear message, advice.
 
 use crate::harness::{Project, aws_endpoint, ecs, unique};
 use indoc::{formatdoc, indoc};

@@ -227,7 +227,7 @@ impl Breaking {
     }
 }
 
-/// Two ends of a connection, of which nobody reads the first.
+/// The two ends of a connection whose first end is never read.
 fn pair() -> std::io::Result<(TcpStream, TcpStream)> {
     let listener = TcpListener::bind("127.0.0.1:0")?;
     let near = TcpStream::connect(listener.local_addr()?)?;

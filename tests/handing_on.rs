@@ -1,4 +1,4 @@
-//! What steps hand on: `$RUNNER_ENV`, exported variables, roles for commands.
+//! `$RUNNER_ENV`, exported variables, and roles for commands.
 
 use crate::harness::{Project, shell};
 use crate::recorded_aws::RecordedAws;
@@ -56,7 +56,7 @@ fn a_secret_that_is_handed_on_is_set_but_not_kept() {
     "#});
     let call =
         |phase: &str| project.runner(&format!("run --phase {phase}")).env("TOKEN", "hunter2-hunter2").run();
-    call("build").exits(0).says("\nsame\n").says("HEADER holds a secret").says_not("hunter2");
+    call("build").exits(0).says("\nsame\n").says("HEADER contains a secret").says_not("hunter2");
     assert!(!project.read(".runner/state.json").contains("hunter2"));
     call("post_build").exits(0).says("\n[]\n");
 }
@@ -122,7 +122,7 @@ fn a_command_gets_the_keys_of_its_own_role() {
     outcome.says("\nown test us-east-1\n").says("\nrole 20 us-west-2\n***\n");
     let calls = aws.calls();
     assert!(calls.iter().any(|call| call.action == "sts:AssumeRole" && call.arn == role), "{calls:?}");
-    // Locally nobody is asked.
+    // Local mode asks no one.
     project.runner("run --local").run().exits(0).says("\nrole 0 \n");
 }
 

@@ -1,4 +1,4 @@
-//! The pipeline file: what is wrong with it is said before anything runs, with its place.
+//! Mistakes in the pipeline file: they are reported with their place before anything runs.
 
 use crate::harness::Project;
 

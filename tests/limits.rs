@@ -1,4 +1,4 @@
-//! `retry`, `timeout` on steps, phases and runs, and what still runs afterwards.
+//! `retry`, and `timeout` on steps, phases and runs.
 
 use crate::harness::{Project, containers_of, unique};
 use std::time::{Duration, Instant};

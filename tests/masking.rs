@@ -1,4 +1,4 @@
-//! Masking: a whole run shows no secret in any of its outputs, whatever programs do with it.
+//! Masking: no output of a run shows a secret, whatever programs do with it.
 //!
 //! The forms come from programs of this machine, so that they are independent of runner's own encoders. Unit tests of
 //! the secret module test the masker itself.

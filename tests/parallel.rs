@@ -1,4 +1,4 @@
-//! `parallel`: steps side by side, the first failure ends the others.
+//! `parallel`: the first failure ends the other steps.
 
 use crate::harness::{Project, unique};
 use std::time::{Duration, Instant};

@@ -72,7 +72,7 @@ fn a_run_makes_the_changes_that_the_plan_lists_in_their_order() {
     let outcome = call.env("CODEBUILD_RESOLVED_SOURCE_VERSION", commit.trim()).run().exits(0);
     let plan: Value = serde_json::from_str(&outcome.stdout).unwrap();
     assert!(!project.exists(".runner"), "a plan writes nothing");
-    assert!(registry.requests().is_empty(), "a plan asks nobody");
+    assert!(registry.requests().is_empty(), "a plan sends no request");
 
     let ecs = EcsApi::of(Service::new(&name, &name, &revision(&name, 1)));
     let aws = &ecs.aws;

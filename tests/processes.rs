@@ -1,4 +1,4 @@
-//! Processes: all that a command starts ends with it, whatever it does to escape, and whatever becomes of runner.
+//! Processes: all that a command starts ends with it, even if it tries to escape or runner is killed.
 
 use crate::harness::{Project, containers_of, docker, eventually, exclusive, shell, unique};
 use indoc::{formatdoc, indoc};
@@ -181,7 +181,7 @@ fn gc_removes_what_a_killed_run_left_and_nothing_else() {
     running.signal("KILL");
     running.finish();
     assert!(project.exists(".runner/tmp"));
-    // What other steps would have made, and what somebody else's runner has made elsewhere.
+    // Containers of other steps, and of another user's runner on another machine.
     let container = containers_of(&project);
     let label = "{{ index .Config.Labels \"dev.runner.owner\" }}";
     let owner = docker(&["inspect", "-f", label, container.trim()]);

@@ -1,4 +1,4 @@
-//! `push`: the registry, the layout, and what they have in common.
+//! `push`: to a registry and into a layout.
 
 use crate::harness::{Project, docker, docker_config, ecr, registry, served_digest, unique};
 use crate::servers::{PlainRegistry, RecordedAws, RecordedEngine};

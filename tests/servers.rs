@@ -1,4 +1,4 @@
-//! Servers that a single test starts for itself, and ends.
+//! Servers that one test starts and stops.
 
 pub use crate::recorded_aws::{AwsCall, RecordedAws};
 
@@ -35,7 +35,7 @@ impl Drop for Server {
     }
 }
 
-/// A port of 127.0.0.1 that nobody listens on.
+/// A port of 127.0.0.1 without a listener.
 pub fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
@@ -122,7 +122,7 @@ impl PlainRegistry {
         output.status.success().then(|| String::from_utf8(output.stdout).unwrap())
     }
 
-    /// What a tag stands for, and the blobs of it with their sizes; nothing where there is no such tag.
+    /// The manifest of a tag, and its blobs with their sizes. Returns `None` if the tag does not exist.
     pub fn manifest(&self, repository: &str, tag: &str) -> Option<(String, Vec<(String, u64)>)> {
         let path = format!("{repository}/manifests/{tag}");
         let head = self.get(&path, &["-I"])?;
@@ -136,7 +136,7 @@ impl PlainRegistry {
         Some((digest, blobs.collect()))
     }
 
-    /// How large a blob is; nothing where it is not there.
+    /// The size of a blob. Returns `None` if it does not exist.
     pub fn blob_size(&self, repository: &str, digest: &str) -> Option<u64> {
         let head = self.get(&format!("{repository}/blobs/{digest}"), &["-I"])?;
         head.lines()

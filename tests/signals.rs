@@ -1,4 +1,4 @@
-//! Signals: the run stops in order, `finally` runs, nothing stays behind.
+//! Signals: the run stops in order, `finally` runs, and nothing is left behind.
 
 use crate::harness::{Project, containers_of, eventually};
 use indoc::indoc;
@@ -109,7 +109,7 @@ fn a_reader_that_stops_reading_delays_the_run_but_not_its_end() {
     let project = Project::phases(
         "  build:\n    steps: [{ run: 'touch begun; yes a line of a flood; touch never' }]\n    finally: [{ run: touch cleaned }]\n",
     );
-    // Nobody ever reads what it writes.
+    // Its output is never read.
     let mut running = project.runner("run --grace 1s").start();
     running.until_exists(&project.path("begun"));
     std::thread::sleep(std::time::Duration::from_secs(1));

@@ -1,4 +1,4 @@
-//! `.runner/`: what one call leaves for the next.
+//! `.runner/`: the state that the calls of a build share.
 
 use crate::harness::{Project, eventually, shell};
 use std::os::unix::fs::PermissionsExt;
@@ -54,7 +54,7 @@ fn a_second_run_in_the_same_directory_is_refused() {
 #[test]
 fn a_directory_that_cannot_be_written_is_named() {
     let project = Project::phases(PHASES).file(".runner", "a file");
-    project.runner("run").run().exits(3).complains(".runner").complains("is the disk full");
+    project.runner("run").run().exits(3).complains(".runner").complains("check that the disk is not full");
 }
 
 #[test]

@@ -33,7 +33,7 @@ const NOT_KEPT: [(&str, &str); 8] = [
     ("graviton-api.yml", "it drops what its model does not know"),
 ];
 
-/// A task definition as somebody has it in a file.
+/// A task definition from a file of a user.
 struct Document {
     /// The file's name.
     name: String,

@@ -1,5 +1,6 @@
-//! The torture suite: commands that do what they can to outlive their step, and everything that may end a step. Nothing may be
-//! left, not even a zombie, when the grace and a second are over. `./dev soak` runs all of it, `./dev test` one seed of each.
+//! The torture suite: commands that do what they can to outlive their step, and everything that may end a step. Nothing
+//! may be left, not even a zombie, when the grace and a second are over. `./dev soak` runs all of it, `./dev test` one
+//! seed of each.
 
 use crate::harness::{Project, containers_of, eventually, exclusive, unique};
 use std::collections::BTreeSet;
@@ -100,8 +101,8 @@ fn marked(project: &Project, word: &str) -> BTreeSet<(u32, u64)> {
     found
 }
 
-/// When a process started; nothing where there is none. One that has ended and that process 1 has not collected yet is none of
-/// runner's; any other zombie is.
+/// When a process started. Returns `None` if it does not exist, or is a zombie whose parent is process 1, which is not
+/// runner's fault. Other zombies count.
 fn start(pid: u32) -> Option<u64> {
     let stat = String::from_utf8_lossy(&std::fs::read(format!("/proc/{pid}/stat")).ok()?).into_owned();
     let fields: Vec<&str> = stat.rsplit_once(") ")?.1.split_whitespace().collect();
@@ -169,7 +170,7 @@ fn case(behaviour: &str, script: &str, end: End, seed: usize) -> Result<(Duratio
         std::thread::sleep(Duration::from_millis(10));
     };
     drop(drained);
-    // The ones that nobody has a name for any more are known by their numbers.
+    // Processes whose names are unknown are identified by their numbers.
     loop {
         let alive = marked(&project, &word);
         seen.extend(&alive);

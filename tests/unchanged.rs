@@ -1,4 +1,4 @@
-//! `skip-unchanged`: what is there already is neither built, nor tested, nor pushed.
+//! `skip-unchanged`: an image that the repository already has is neither built, nor tested, nor pushed.
 
 use crate::harness::{Project, docker, registry, served_digest, shell, unique};
 use indoc::formatdoc;

@@ -1,4 +1,4 @@
-//! `runner validate` and `runner schema`: the folders of valid and invalid pipelines, and what they agree on.
+//! `runner validate` and `runner schema`, on the directories of valid and invalid pipelines.
 
 use crate::harness::{Project, schema_errors};
 use serde_json::Value;
@@ -311,7 +311,7 @@ fn colours_are_for_terminals_only() {
     project.runner("validate").run().exits(2).says_not("\u{1b}[");
     let typescript = project.path("typescript").display().to_string();
     let on_terminal = |no_color: &str| {
-        // `script` gives a terminal; what stands behind its file is the call that nobody needs here.
+        // `script` gives a terminal; the arguments after its file are not needed here.
         let call = project.runner("").env("NO_COLOR", no_color).env("TERM", "xterm");
         let command = format!("{} validate", env!("CARGO_BIN_EXE_runner"));
         let script = ["sh", "-c", "script -qec \"$1\" \"$2\"", "sh", &command, &typescript];

@@ -1,4 +1,4 @@
-//! What a task definition names is looked for before anything is touched.
+//! Verification: everything that a task definition refers to is checked before anything changes.
 
 use crate::ecs_api::{EcsApi, Fault, Scenario, Service};
 use crate::harness::{

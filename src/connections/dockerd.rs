@@ -23,7 +23,8 @@ pub(crate) struct DockerdStart {
 }
 
 impl DockerdStart {
-    /// Starts the engine, or waits for one that is already starting. It outlives the run, because the next call needs its images.
+    /// Starts the engine, or waits for one that is already starting. It outlives the run, because the next call needs
+    /// its images.
     pub(crate) async fn start(&self, dockerd: &Path) -> Result<Engine, Failure> {
         let begin = Instant::now();
         let log = self.work.join("dockerd.log");

@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-/// A time limit. Its token is cancelled when it expires, or when what contains it is stopped.
+/// A time limit. Its token is cancelled when it expires, or when the run or phase that contains it is stopped.
 #[derive(Debug)]
 pub(crate) struct Deadline {
     pub(crate) token: CancellationToken,

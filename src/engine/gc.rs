@@ -18,7 +18,7 @@ const PROCESS_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long an ending process may still hold the lock of the files.
 const LOCK_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// What was removed and what was not, as lines for people.
+/// The removed and the kept leftovers, as lines for people.
 #[derive(Debug, Default)]
 pub(crate) struct Cleared {
     pub(crate) removed: Vec<String>,
@@ -26,8 +26,8 @@ pub(crate) struct Cleared {
     pub(crate) kept: Vec<String>,
 }
 
-/// Removes what killed runs left behind. Keeps what belongs to a run that lives, or that may live elsewhere. `directory` is that
-/// of the pipeline file, `artifacts` that of the files for CodePipeline.
+/// Removes what killed runs left behind. Keeps what belongs to a run that lives, or that may live elsewhere.
+/// `directory` is that of the pipeline file, `artifacts` that of the files for CodePipeline.
 pub(crate) async fn clear(directory: &Path, artifacts: &Path, docker: &Endpoint) -> Result<Cleared, Failure> {
     let mut cleared = Cleared::default();
     // Processes first, because they could create more of the rest.
@@ -59,8 +59,8 @@ pub(crate) async fn clear(directory: &Path, artifacts: &Path, docker: &Endpoint)
     Ok(cleared)
 }
 
-/// Kills the processes of runs that are gone, and their descendants. A guard ends by itself once it has no descendants, and
-/// until then none can escape it, so guards are killed last.
+/// Kills the processes of runs that are gone, and their descendants. A guard ends by itself once it has no descendants,
+/// and until then none can escape it, so guards are killed last.
 async fn processes(cleared: &mut Cleared) {
     let begin = Instant::now();
     let mut names = BTreeSet::new();
@@ -80,8 +80,8 @@ async fn processes(cleared: &mut Cleared) {
         }
         names.extend(tree::names(&found));
         tree::signal(&found, Signal::KILL);
-        // Processes that fork without end are faster than a pass over all processes, so the guards' descendants are killed
-        // more often.
+        // Processes that fork without end are faster than a pass over all processes, so the guards' descendants are
+        // killed more often.
         for _ in 0..20 {
             tokio::time::sleep(PASS).await;
             for guard in &guards {

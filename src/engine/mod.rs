@@ -1,7 +1,7 @@
-//! The clock of a run: phases, items, attempts, deadlines, `finally`, stopping, state, and what killed runs left behind.
+//! The clock of a run: phases, items, attempts, deadlines, `finally`, stopping, state, leftovers of killed runs.
 //!
-//! A front end (`crate::run` for pipeline files) describes the items, each with a function. The engine knows no step kind and no
-//! pipeline, so that CodeBuild's own buildspec can be a second front end.
+//! A front end (`crate::run` for pipeline files) describes the items, each with a function. The engine knows no step
+//! kind and no pipeline, so that CodeBuild's own buildspec can be a second front end.
 
 mod deadline;
 pub(crate) mod gc;
@@ -56,7 +56,8 @@ pub(crate) struct Item<'r> {
     pub(crate) kind: &'static str,
     /// The line of the file that holds it, from 1.
     pub(crate) line: Option<usize>,
-    /// Returns its title. It is called when the item starts, because the title may contain values that earlier items set.
+    /// Returns its title. It is called when the item starts, because the title may contain values that earlier items
+    /// set.
     pub(crate) title: Box<dyn Fn() -> String + 'r>,
     /// The reason why this build skips it.
     pub(crate) skip: Option<(SkipCode, String)>,

@@ -37,7 +37,8 @@ pub(crate) struct Setup<'r> {
     pub(crate) all_phases: Vec<String>,
     /// How long the run may take.
     pub(crate) timeout: Option<Duration>,
-    /// Creates the future that resolves when the host is about to end the build. Its argument is how long before the end.
+    /// Creates the future that resolves when the host is about to end the build. Its argument is how long before the
+    /// end.
     pub(crate) ends_soon: Option<Box<dyn FnOnce(Duration) -> EndsSoon + 'r>>,
 }
 
@@ -76,8 +77,8 @@ struct Enclosing<'a> {
     beside: bool,
 }
 
-/// Returns the token that stops `finally`: on a hard stop, or when the time for `finally` after a stop has passed. After a stop,
-/// reports must not delay the run.
+/// Returns the token that stops `finally`: on a hard stop, or when the time for `finally` after a stop has passed.
+/// After a stop, reports must not delay the run.
 fn finally_token(
     stopped: &CancellationToken,
     hard: &CancellationToken,

@@ -80,8 +80,8 @@ pub(crate) type Joined = (State, Map<String, Value>);
 impl State {
     /// Returns the state that this call continues, with the results of earlier calls' steps, or a new one.
     ///
-    /// In CodeBuild a call continues the same build. Elsewhere it continues a build of the same file, commit and mode in which
-    /// none of its phases has run.
+    /// In CodeBuild a call continues the same build. Elsewhere it continues a build of the same file, commit and mode
+    /// in which none of its phases has run.
     pub(crate) fn join(path: &Path, identity: &Identity, phases: &[String]) -> Result<Joined, Failure> {
         let mut found = match read(path) {
             // Whether an earlier call has failed is unknown, and a deployment may depend on it.
@@ -95,7 +95,8 @@ impl State {
             found => found.ok().flatten(),
         };
         if let Some((other, _)) = found.take_if(|(state, _)| state.pipeline != identity.pipeline) {
-            // The build of another pipeline file in this directory may continue later. Ours may have been set aside before.
+            // The build of another pipeline file in this directory may continue later. Ours may have been set aside
+            // before.
             let _ = std::fs::rename(path, set_aside(path, &other.pipeline));
             found = read(&set_aside(path, &identity.pipeline))
                 .ok()

@@ -27,8 +27,8 @@ pub(crate) struct Wants {
     pub(crate) live: bool,
 }
 
-/// Sends events about one subject to all reports. Sending waits while a report is behind, so memory stays bounded. Once the run is
-/// being stopped, it no longer waits for a report that has stopped reading.
+/// Sends events about one subject to all reports. Sending waits while a report is behind, so memory stays bounded. Once
+/// the run is being stopped, it no longer waits for a report that has stopped reading.
 #[derive(Debug, Clone)]
 pub(crate) struct Events {
     shared: Arc<Shared>,
@@ -58,7 +58,8 @@ struct Receiver {
 }
 
 impl Events {
-    /// Opens a channel of `capacity` events to each report. `last` is the number of the last event of earlier calls of the build.
+    /// Opens a channel of `capacity` events to each report. `last` is the number of the last event of earlier calls of
+    /// the build.
     pub(crate) fn open(
         wants: &[Wants],
         capacity: usize,

@@ -1,6 +1,6 @@
 //! Events: all that the engine, the steps and the reports share. Each has a time, an id and a parent.
 //!
-//! Text in an event is a [`Shown`]: it has been masked. Only a masker makes one, so a report cannot forget to mask.
+//! Text in an event is a [`Shown`], which only masking creates, so a report cannot forget to mask.
 //! [`channel`] carries events to the reports, [`wire`] is their published form, `runner.events/1`.
 
 mod channel;

@@ -1,5 +1,5 @@
-//! The published form of events, `runner.events/1`: one JSON object a line. `docs/events.md` describes it for readers, and
-//! `docs/events.schema.json` is its schema. A field never changes its meaning within a version.
+//! The published form of events, `runner.events/1`: one JSON object a line. `docs/events.md` describes it for readers,
+//! and `docs/events.schema.json` is its schema. A field never changes its meaning within a version.
 
 use super::{CaseStatus, Cause, CommandEnd, Ending, Event, Kind, SkipReason, VertexStatus};
 use crate::exit::Exit;

@@ -1,5 +1,6 @@
-//! Reports: what people and machines see of a run. They know only events, whose texts are masked, and neither masks nor the
-//! engine nor the pipeline.
+//! Reports: what people and machines see of a run.
+//!
+//! They know only events, whose texts are masked. They know neither masks, nor the engine, nor the pipeline.
 
 pub(crate) mod console;
 pub(crate) mod json_lines;
@@ -31,8 +32,8 @@ pub(crate) struct Reports {
 }
 
 impl Reports {
-    /// Starts the reports, which run until all senders are dropped. `open` opens the channels, given the wants of each sink and the
-    /// capacity.
+    /// Starts the reports, which run until all senders are dropped. `open` opens the channels, given the wants of each
+    /// sink and the capacity.
     pub(crate) fn start(
         sinks: Vec<Box<dyn Sink>>,
         open: impl FnOnce(&[Wants], usize) -> (Events, Vec<mpsc::Receiver<Event>>),

@@ -217,7 +217,7 @@ async fn export(shared: &Shared, events: &Events, last: bool) -> Result<(), Fail
         let value = shared.values().get(name).map(ToOwned::to_owned);
         match value {
             Some(value) if shared.project.masks.text(&value) != value => {
-                events.warn(format!("{} holds a secret and is not exported", name.value)).await;
+                events.warn(format!("{} contains a secret and is not exported", name.value)).await;
             }
             Some(value) => {
                 // Quoted, so that the shell expands nothing in the value.

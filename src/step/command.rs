@@ -110,8 +110,8 @@ pub(crate) async fn run(cx: &StepScope<'_>, command: &Command, step: &Step) -> R
     result.and(Err(Failure::step(message).help("write one value per line, at most 1 MiB in total")))
 }
 
-/// Runs the command. Before any of its output is forwarded, the values that running commands have written to `$RUNNER_MASK` are
-/// masked.
+/// Runs the command. Before any of its output is forwarded, the values that running commands have written to
+/// `$RUNNER_MASK` are masked.
 async fn run_masked(cx: &StepScope<'_>, command: &process::Command) -> Result<Ended, ProcessError> {
     let (sender, mut receiver) = mpsc::channel::<Vec<u8>>(1);
     let mask_new = || cx.shared.mask_files.mask_new(&cx.project.masks);
@@ -194,8 +194,8 @@ async fn add_credentials(cx: &StepScope<'_>, env: &mut IndexMap<String, String>)
     Ok(())
 }
 
-/// The program and its arguments. A script runs with `-e`, and with `pipefail` if the shell supports it. A script that is too long
-/// for an argument is returned as a file, which must live as long as the command.
+/// The program and its arguments. A script runs with `-e`, and with `pipefail` if the shell supports it. A script that
+/// is too long for an argument is returned as a file, which must live as long as the command.
 fn argv(cx: &StepScope<'_>, command: &Command) -> Result<(Vec<OsString>, Option<NamedTempFile>), Failure> {
     let script = match command {
         Command::Argv(argv) => return Ok((argv.iter().map(OsString::from).collect(), None)),
@@ -217,7 +217,8 @@ fn argv(cx: &StepScope<'_>, command: &Command) -> Result<(Vec<OsString>, Option<
     Ok((argv, Some(file)))
 }
 
-/// The command's environment. In local mode it has no credentials of this machine, but those that the pipeline file sets.
+/// The command's environment. In local mode it has no credentials of this machine, but those that the pipeline file
+/// sets.
 fn environment(cx: &StepScope<'_>, step: &Step) -> IndexMap<String, String> {
     let mode = cx.project.mode;
     let mut environment = cx.values.environment();

@@ -142,8 +142,8 @@ impl ImageBuild<'_> {
         })
     }
 
-    /// Build arguments. With the time of the commit, newer frontends (BuildKit 0.11, Dockerfile 1.5) build equal images from equal
-    /// sources: <https://reproducible-builds.org/docs/source-date-epoch/>.
+    /// Build arguments. With the time of the commit, newer frontends (BuildKit 0.11, Dockerfile 1.5) build equal images
+    /// from equal sources: <https://reproducible-builds.org/docs/source-date-epoch/>.
     fn args(&self) -> Result<Vec<(String, String)>, Failure> {
         let mut args = self.cx.resolve_pairs(&self.image.args)?;
         if let Some(time) = self.cx.project.context.commit_time
@@ -154,8 +154,8 @@ impl ImageBuild<'_> {
         Ok(args)
     }
 
-    /// Labels about the source, and those of the file, which take precedence. The keys are from the OCI image specification,
-    /// "Pre-Defined Annotation Keys".
+    /// Labels about the source, and those of the file, which take precedence. The keys are from the OCI image
+    /// specification, "Pre-Defined Annotation Keys".
     fn labels(&self) -> Result<Vec<(String, String)>, Failure> {
         let source = &self.cx.project.context;
         let created = source.commit_time.and_then(|time| jiff::Timestamp::from_second(time).ok());

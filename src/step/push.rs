@@ -107,7 +107,8 @@ async fn to_layout(
     let repository = cx.resolve(&image.repository)?;
     let tags = cx.tags(image)?;
     let _layouts = cx.shared.layouts.lock().await;
-    // The port of a registry cannot be part of a name under another host, and other tools parse what follows a colon as the tag.
+    // The port of a registry cannot be part of a name under another host, and other tools parse what follows a colon as
+    // the tag.
     let repository = repository.replace(':', "-");
     // The checks of the file have ensured that the name contains no `..`.
     let layout = Layout::create(&cx.work.path.join("registry").join(&repository))?;

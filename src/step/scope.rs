@@ -1,4 +1,4 @@
-//! The scope of a step: values, events, output, stopping, connections and the working directory, but never the run itself.
+//! The scope of a step: values, events, output, stopping, connections and the working directory; never the run.
 
 use super::mask_files::MaskFiles;
 use super::project::Project;
@@ -33,8 +33,8 @@ pub(crate) struct Shared {
     pub(crate) mask_files: MaskFiles,
     /// Held while an image layout changes, because images may share one.
     pub(crate) layouts: tokio::sync::Mutex<()>,
-    /// The blobs that pushes have sent, by registry host. A push holds the lock: it uses all cores, and the next one may need to
-    /// send less.
+    /// The blobs that pushes have sent, by registry host. A push holds the lock: it uses all cores, and the next one
+    /// may need to send less.
     pub(crate) pushed: tokio::sync::Mutex<HashMap<String, PushedBlobs>>,
 }
 

@@ -49,8 +49,8 @@ pub(crate) struct Transfer<'a> {
 }
 
 impl Transfer<'_> {
-    /// Sends missing blobs and manifests to the repository, and then tags the image. `images` are platforms with ids or names in
-    /// the engine. If there are several, the tags refer to their index.
+    /// Sends missing blobs and manifests to the repository, and then tags the image. `images` are platforms with ids or
+    /// names in the engine. If there are several, the tags refer to their index.
     pub(crate) async fn run(
         &self,
         images: &[(String, String)],
@@ -144,7 +144,8 @@ pub(crate) async fn with_push_time(
     }
 }
 
-/// The source to read an image from: the engine's storage, or else an export. Reading fails when the token is cancelled.
+/// The source to read an image from: the engine's storage, or else an export. Reading fails when the token is
+/// cancelled.
 pub(crate) async fn image_source(engine: &Engine, image: &LocalImage, until: &CancellationToken) -> Source {
     let parts = engine.stored(image, &chain_ids(&image.layers), until).await.map(|stored| {
         let open = |layer: StoredLayer| -> Open { Box::new(|| Ok(Box::new(layer.open()?))) };

@@ -1,6 +1,7 @@
 //! `skip-unchanged`: an image is not built if its repository has one of the same sources that has passed its tests.
 //!
-//! The fingerprint of the sources is an additional tag of the image. The image gets it when all of its tests have passed.
+//! The fingerprint of the sources is an additional tag of the image. The image gets it when all of its tests have
+//! passed.
 
 use super::image;
 use crate::address::{ImageReference, Repository};
@@ -53,8 +54,8 @@ pub(crate) async fn skip_unchanged(
         if !image.skip_unchanged {
             continue;
         }
-        // After any error here the image can still be built, and the build reports mistakes in the file. The role of a pull
-        // request's build may not be allowed to read the repository.
+        // After any error here the image can still be built, and the build reports mistakes in the file. The role of a
+        // pull request's build may not be allowed to read the repository.
         let lookup = async {
             let fingerprint = fingerprint(cx, name, &image).await?;
             let before = pushed_before(cx, &image, &fingerprint).await?;
@@ -301,7 +302,8 @@ async fn hashed(
     }
 }
 
-/// The identity of the image that a name refers to now: in the engine, which prefers its own images, or else in the registry.
+/// The identity of the image that a name refers to now: in the engine, which prefers its own images, or else in the
+/// registry.
 async fn image_identity(cx: &StepScope<'_>, name: &str) -> Result<String, NoFingerprint> {
     let reference = ImageReference::parse(name);
     if let Some(digest) = reference.digest {
