@@ -74,8 +74,7 @@ fn fields(kind: &Kind) -> Option<(&'static str, Value)> {
                 VertexStatus::Done => "done",
                 VertexStatus::Failed => "failed",
             };
-            let fields =
-                json!({ "name": name, "status": status, "duration_ms": milliseconds(*elapsed), "error": error });
+            let fields = json!({ "name": name, "status": status, "duration_ms": milliseconds(*elapsed), "error": error });
             ("vertex.finished", fields)
         }
         Kind::ImageStarted { .. } | Kind::ImageBuilt(_) | Kind::ImageUnchanged { .. } => image(kind)?,
