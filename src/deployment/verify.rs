@@ -8,7 +8,7 @@ use crate::address::{Arn, ImageReference, ImageRepository, Repository, short_nam
 use crate::aws::AwsError;
 use crate::aws::secrets_manager::SecretId;
 use crate::connections::failure::with_advice;
-use crate::ecs::needs::{Needs, unreachable};
+use crate::ecs::needs::{Need, Needs, unreachable};
 use crate::ecs::service::Service;
 use crate::ecs::task_definition::described;
 use crate::exit::Failure;
@@ -123,22 +123,21 @@ impl Deployer<'_> {
     /// Verifies that everything exists that a task definition names.
     pub(crate) async fn verify_definition(&self, fields: &Map<String, Value>) -> Result<(), Failure> {
         let needs = Needs::of(fields);
-        let mut checks: Vec<(String, BoxFuture<'_, Finding>)> = Vec::new();
-        for (container, image) in &needs.images {
-            let check = self.image(container, image, needs.platform.as_deref());
-            checks.push((format!("the image of `{container}`"), Box::pin(check)));
-        }
-        for role in &needs.roles {
-            checks.push((format!("the role {role}"), Box::pin(self.role(role))));
-        }
-        for (used_by, reference) in &needs.secrets {
-            checks.push((format!("the secret of {used_by}"), Box::pin(self.secret(used_by, reference))));
-        }
-        for (group, region) in &needs.log_groups {
-            checks
-                .push((format!("the log group {group}"), Box::pin(self.log_group(group, region.as_deref()))));
-        }
-        let checks = checks.into_iter().map(|(subject, check)| async move {
+        let platform = needs.platform.as_deref();
+        let checks = needs.each().map(|need| async move {
+            let (subject, check): (String, BoxFuture<'_, Finding>) = match need {
+                Need::Image { container, image } => {
+                    let check = self.image(container, image, platform);
+                    (format!("the image of `{container}`"), Box::pin(check))
+                }
+                Need::Role(role) => (format!("the role {role}"), Box::pin(self.role(role))),
+                Need::Secret { used_by, reference } | Need::Parameter { used_by, reference } => {
+                    (format!("the secret of {used_by}"), Box::pin(self.secret(used_by, reference)))
+                }
+                Need::LogGroup { group, region } => {
+                    (format!("the log group {group}"), Box::pin(self.log_group(group, region)))
+                }
+            };
             tokio::time::timeout(CHECK_TIMEOUT, check).await.unwrap_or_else(|_| {
                 Finding::Unverified(format!("{subject}: no response within {} s", CHECK_TIMEOUT.as_secs()))
             })
@@ -333,5 +332,57 @@ fn unreadable(subject: &str, error: AwsError, help: &str) -> Finding {
     match error {
         AwsError::NotFound { .. } => Finding::invalid(format!("{subject} does not exist"), help),
         error => Finding::Unverified(format!("{subject}: {}", with_advice(&error))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::language::pipeline;
+    use crate::language::source::SourceFile;
+    use crate::plan::asks::{AskList, Unknowns};
+    use crate::plan::context::BuildContext;
+    use crate::plan::facts::Facts;
+    use crate::plan::scope::Sources;
+    use crate::plan::{self, Mode};
+    use std::collections::BTreeSet;
+
+    /// The calls that verify a need.
+    fn calls(need: &Need<'_>) -> &'static [&'static str] {
+        match need {
+            Need::Image { .. } => {
+                &["ecr:GetAuthorizationToken", "ecr:BatchGetImage", "ecr:GetDownloadUrlForLayer"]
+            }
+            Need::Role(_) => &["iam:GetRole"],
+            Need::Secret { .. } => &["secretsmanager:DescribeSecret"],
+            Need::Parameter { .. } => &["ssm:DescribeParameters"],
+            Need::LogGroup { .. } => &["logs:DescribeLogGroups"],
+        }
+    }
+
+    /// The plan, the policy and `doctor` know every call of the verification.
+    #[test]
+    fn the_plan_asks_for_what_verification_calls() {
+        let text = "version: 1\nname: t\nimages: { app: { repository: app, tags: [v1] } }\nphases:\n  build:\n    steps:\n      \
+                    - task-definition: { family: t, containers: { web: { image: app } } }\n";
+        let parsed = pipeline::parse(&SourceFile::new("p", text));
+        let pipeline = parsed.pipeline.unwrap();
+        let context = BuildContext::default();
+        let (values, _) = plan::values(&pipeline, &Sources::default(), &context, Mode::Publish);
+        let facts = Facts::default();
+        let list = AskList::new(&pipeline, &values, &facts, Unknowns::Patterns, (None, None));
+        let asks: Vec<_> = pipeline.steps().flat_map(|step| list.step(step)).collect();
+        let asked: BTreeSet<&str> =
+            asks.iter().flat_map(|ask| &ask.permissions).map(|(action, _)| *action).collect();
+        let needs = [
+            Need::Image { container: "", image: "" },
+            Need::Role(""),
+            Need::Secret { used_by: "", reference: "" },
+            Need::Parameter { used_by: "", reference: "" },
+            Need::LogGroup { group: "", region: None },
+        ];
+        for action in needs.iter().flat_map(calls) {
+            assert!(asked.contains(action), "{action} is not in {asked:?}");
+        }
     }
 }

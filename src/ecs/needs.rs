@@ -1,6 +1,7 @@
 //! The resources that a task definition needs: images, roles, secrets, log groups.
 
 use super::service::Target;
+use crate::address::Arn;
 use serde_json::{Map, Value};
 
 /// Resources that a task definition refers to.
@@ -48,6 +49,53 @@ impl Needs {
             }
         }
         needs
+    }
+}
+
+/// A resource that a task definition refers to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Need<'n> {
+    Image {
+        container: &'n str,
+        image: &'n str,
+    },
+    Role(&'n str),
+    /// In Secrets Manager.
+    Secret {
+        used_by: &'n str,
+        reference: &'n str,
+    },
+    /// In Parameter Store.
+    Parameter {
+        used_by: &'n str,
+        reference: &'n str,
+    },
+    LogGroup {
+        group: &'n str,
+        region: Option<&'n str>,
+    },
+}
+
+impl Needs {
+    /// Every resource. Verification checks each of them.
+    pub(crate) fn each(&self) -> impl Iterator<Item = Need<'_>> {
+        let images = self.images.iter().map(|(container, image)| Need::Image { container, image });
+        let roles = self.roles.iter().map(|role| Need::Role(role));
+        let secrets = self.secrets.iter().map(|(used_by, reference)| Need::secret(used_by, reference));
+        let groups = self.log_groups.iter();
+        let groups = groups.map(|(group, region)| Need::LogGroup { group, region: region.as_deref() });
+        images.chain(roles).chain(secrets).chain(groups)
+    }
+}
+
+impl<'n> Need<'n> {
+    /// A `valueFrom` reference: the ARN of a secret, or a parameter's name or ARN.
+    pub(crate) fn secret(used_by: &'n str, reference: &'n str) -> Self {
+        if Arn::parse(reference).is_some_and(|arn| arn.service() == "secretsmanager") {
+            Self::Secret { used_by, reference }
+        } else {
+            Self::Parameter { used_by, reference }
+        }
     }
 }
 

@@ -350,7 +350,7 @@ impl<'r> Run<'r> {
             let is_stopped = enclosing.token.is_cancelled();
             let result = result.map_err(|failure| {
                 let own = deadline.failure().filter(|_| !is_stopped);
-                own.or_else(|| expired().filter(|_| is_stopped)).unwrap_or(failure)
+                own.or_else(|| expired().filter(|_| is_stopped)).unwrap_or(failure).at(item.id.as_str())
             });
             // A retry can neither correct the file nor undo a newer deployment.
             let is_final = |failure: &Failure| matches!(failure.exit, Exit::Usage | Exit::Superseded);
@@ -459,6 +459,12 @@ impl<'r> Run<'r> {
         // The outcome is known, and the last item has reported a state that cannot be written.
         let _ = self.save();
         Outcome { failure, last }
+    }
+
+    /// Keeps the number of the last event for the next call, after all events of this one.
+    pub(crate) fn close(self) {
+        // What happened is in the state already.
+        let _ = self.save();
     }
 
     fn save(&self) -> Result<(), Failure> {

@@ -170,15 +170,9 @@ impl Events {
             _ => true,
         };
         let _order = shared.order.lock().await;
-        let event = Event {
-            number: shared.number.fetch_add(u64::from(is_numbered), Ordering::SeqCst)
-                + u64::from(is_numbered),
-            call: shared.call,
-            at: Timestamp::now(),
-            elapsed: shared.started.elapsed(),
-            id,
-            kind: kind.clone(),
-        };
+        let (at, elapsed) = (Timestamp::now(), shared.started.elapsed());
+        // A sender that is dropped while it waits here leaves no gap in the numbers.
+        let mut permits = Vec::with_capacity(shared.receivers.len());
         for receiver in shared.receivers.iter().filter(|receiver| is_wanted(receiver.wants)) {
             if receiver.stalled.load(Ordering::SeqCst) {
                 continue;
@@ -189,9 +183,15 @@ impl Events {
             };
             tokio::select! {
                 biased;
-                _ = receiver.sender.send(event.clone()) => {}
+                permit = receiver.sender.reserve() => permits.extend(permit.ok()),
                 () = too_long => receiver.stalled.store(true, Ordering::SeqCst),
             }
+        }
+        let increment = u64::from(is_numbered);
+        let number = shared.number.fetch_add(increment, Ordering::SeqCst) + increment;
+        let event = Event { number, call: shared.call, at, elapsed, id, kind };
+        for permit in permits {
+            permit.send(event.clone());
         }
     }
 

@@ -109,11 +109,19 @@ pub(crate) enum Kind {
         elapsed: Duration,
         error: Option<Shown>,
     },
+    /// The build of an image starts.
+    ImageStarted {
+        image: Shown,
+    },
     ImageBuilt(Built),
     /// An image was not built, because its repository has an image of the same sources.
     ImageUnchanged {
         image: Shown,
         digest: Shown,
+    },
+    /// The tests of an image start.
+    TestStarted {
+        image: Shown,
     },
     TestCase(TestCase),
     TestFinished(Tested),

@@ -74,13 +74,13 @@ fn fields(kind: &Kind) -> Option<(&'static str, Value)> {
                 VertexStatus::Done => "done",
                 VertexStatus::Failed => "failed",
             };
-            let fields =
-                json!({ "name": name, "status": status, "ms": milliseconds(*elapsed), "error": error });
+            let fields = json!({ "name": name, "status": status, "duration_ms": milliseconds(*elapsed), "error": error });
             ("vertex.finished", fields)
         }
-        Kind::ImageBuilt(_) | Kind::ImageUnchanged { .. } | Kind::PushStarted { .. } => image(kind)?,
-        Kind::PushFinished(_) | Kind::ScanFinished(_) => image(kind)?,
-        Kind::TestCase(_) | Kind::TestFinished(_) | Kind::ServicesReady { .. } => test(kind)?,
+        Kind::ImageStarted { .. } | Kind::ImageBuilt(_) | Kind::ImageUnchanged { .. } => image(kind)?,
+        Kind::PushStarted { .. } | Kind::PushFinished(_) | Kind::ScanFinished(_) => image(kind)?,
+        Kind::TestStarted { .. } | Kind::TestCase(_) | Kind::TestFinished(_) => test(kind)?,
+        Kind::ServicesReady { .. } => test(kind)?,
         Kind::FileWritten { subject, path, what } => {
             ("file.written", json!({ "subject": subject, "path": path, "what": what.as_str() }))
         }
@@ -168,6 +168,7 @@ fn step(kind: &Kind) -> Option<(&'static str, Value)> {
 
 fn image(kind: &Kind) -> Option<(&'static str, Value)> {
     Some(match kind {
+        Kind::ImageStarted { image } => ("image.started", json!({ "image": image })),
         Kind::ImageBuilt(built) => {
             let fields = json!({
                 "image": built.image, "image_id": built.image_id, "bytes": built.bytes,
@@ -201,6 +202,7 @@ fn image(kind: &Kind) -> Option<(&'static str, Value)> {
 
 fn test(kind: &Kind) -> Option<(&'static str, Value)> {
     Some(match kind {
+        Kind::TestStarted { image } => ("test.started", json!({ "image": image })),
         Kind::TestCase(case) => {
             let status = match case.status {
                 CaseStatus::Passed => "passed",
@@ -246,7 +248,7 @@ fn task(kind: &Kind) -> Option<(&'static str, Value)> {
         Kind::TaskFinished(task) => {
             let fields = json!({
                 "subject": task.subject, "cluster": task.cluster, "revision": task.revision, "status": "succeeded",
-                "ms": milliseconds(task.elapsed),
+                "duration_ms": milliseconds(task.elapsed),
             });
             ("task.finished", fields)
         }
@@ -269,7 +271,7 @@ fn deployment(kind: &Kind) -> Option<(&'static str, Value)> {
         Kind::DeploymentFinished(deployed) => {
             let fields = json!({
                 "service": deployed.service, "cluster": deployed.cluster, "revision": deployed.revision,
-                "status": deployed.status.as_str(), "ms": milliseconds(deployed.elapsed),
+                "status": deployed.status.as_str(), "duration_ms": milliseconds(deployed.elapsed),
             });
             ("deployment.finished", fields)
         }
@@ -293,7 +295,7 @@ fn cause(cause: &Cause) -> Value {
 
 /// The fields for how something ended and how long it took.
 fn ended(ending: &Ending, elapsed: Duration) -> Value {
-    json!({ "status": ending.status(), "ms": milliseconds(elapsed), "cause": ending.cause().map(cause) })
+    json!({ "status": ending.status(), "duration_ms": milliseconds(elapsed), "cause": ending.cause().map(cause) })
 }
 
 fn finished(ending: &Ending, exit: Exit, elapsed: Duration) -> Value {

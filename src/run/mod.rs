@@ -162,6 +162,7 @@ impl Prepared {
         if outcome.last {
             events.send(Kind::BuildFinished { ending, exit, elapsed }).await;
         }
+        run.close();
         failure.map_or(Ok(()), Err)
     }
 }

@@ -173,6 +173,8 @@ impl Group {
             live.lock().unwrap_or_else(PoisonError::into_inner).push(receiver);
             sender
         });
+        let started = Kind::ImageStarted { image: cx.events.shown(&name.value) };
+        cx.events.send_for(cx.events.id().inner(&name.value), started).await;
         let (vertices, updates) = mpsc::channel(VERTICES);
         let watcher = Watcher {
             output: cx.output.clone(),

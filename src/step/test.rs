@@ -43,6 +43,8 @@ pub(crate) async fn run(
         let _ = std::fs::remove_dir_all(&reports);
         std::fs::create_dir_all(&reports).map_err(|error| unusable(&reports, &error))?;
     }
+    let started = Kind::TestStarted { image: cx.events.shown(&test.image.value) };
+    cx.events.send_for(cx.events.id().inner(&test.image.value), started).await;
     let ended = if test.services.is_empty() {
         engine.run(&container, None, &out, &cx.output, &cx.stopping.soft).await
     } else {
