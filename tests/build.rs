@@ -557,7 +557,7 @@ fn the_log_says_what_took_long_and_what_has_grown() {
     let outcome = project.runner("run").run().exits(0);
     outcome
         .says("1 of 2 steps cached")
-        .says("2.9 MB more than the image before it: COPY large / # buildkit +2.9 MB");
+        .says("2.9 MB more than the previous image: COPY large / # buildkit +2.9 MB");
 }
 
 #[test]

@@ -181,9 +181,8 @@ impl<W: Write> Console<W> {
         }
         match ending {
             Ending::Succeeded => self.line(Color::Green, &format!("✔ {title} ({took})")),
-            Ending::Failed(cause) | Ending::Stopped(cause) => {
-                self.cause(&format!("✘ {title} ({took}): "), cause);
-            }
+            Ending::Failed(cause) => self.cause(&format!("✘ {title} ({took}): "), cause),
+            Ending::Stopped(cause) => self.cause(&format!("■ {title} ({took}): "), cause),
             Ending::Cancelled => {
                 self.line(Color::Yellow, &format!("■ {title} ({took}): ended with its group"));
             }
@@ -194,7 +193,7 @@ impl<W: Write> Console<W> {
         self.line(Color::Bold, "\n── summary");
         for result in std::mem::take(&mut self.summary).lines() {
             let line = format!("  {:<10} {:<12} {}", result.verb, result.subject, result.detail);
-            self.line(Color::Green, &line);
+            self.line(Color::Green, line.trim_end());
         }
         match ending {
             Ending::Succeeded | Ending::Cancelled => {
@@ -250,9 +249,8 @@ impl<W: Write + Send> Sink for Console<W> {
             Kind::PhaseFinished { ending, elapsed } => {
                 let took = human_duration(*elapsed);
                 match ending {
-                    Ending::Failed(_) | Ending::Stopped(_) => {
-                        self.line(Color::Red, &format!("── {step} failed after {took}"));
-                    }
+                    Ending::Failed(_) => self.line(Color::Red, &format!("── {step} failed after {took}")),
+                    Ending::Stopped(_) => self.line(Color::Red, &format!("── {step} stopped after {took}")),
                     _ => self.line(Color::Bold, &format!("── {step} done in {took}")),
                 }
             }

@@ -160,7 +160,7 @@ async fn take_over(cx: &StepScope<'_>, path: &Path) -> Result<(), Failure> {
         } else {
             cx.shared.results().variables.shift_remove(&name);
             let warning = format!(
-                "{name} holds a secret: it is set for the steps of this call, but not kept for later ones"
+                "{name} holds a secret: it is set for the steps of this call, but not kept for later calls"
             );
             cx.events.warn(warning).await;
         }
