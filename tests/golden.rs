@@ -2,7 +2,7 @@
 
 use crate::bed::unique;
 use crate::ecs_api::{EcsApi, Scenario, Service, TaskOutcome, steps};
-use crate::harness::{Outcome, Project};
+use crate::harness::{Outcome, Project, shell};
 use indoc::{formatdoc, indoc};
 use regex::Regex;
 use serde_json::json;
@@ -110,7 +110,7 @@ fn scripts_that_succeed() {
 
 #[test]
 fn a_script_that_fails() {
-    let phases = indoc! {r#"
+    let phases = indoc! {r"
           build:
             steps:
               - name: Compile
@@ -121,7 +121,7 @@ fn a_script_that_fails() {
               - { name: Package, run: echo never }
             finally: [{ name: Clean up, run: echo cleaned }]
           post_build: { steps: [{ name: Deploy, run: echo never }] }
-    "#};
+    "};
     scripts("script-fails", phases);
 }
 
@@ -139,11 +139,11 @@ fn a_retry_that_succeeds() {
 
 #[test]
 fn a_timeout() {
-    let phases = indoc! {r#"
+    let phases = indoc! {r"
           build:
             steps: [{ name: Wait, run: sleep 60, timeout: 1s }, { run: echo never }]
             finally: [{ run: echo cleaned }]
-    "#};
+    "};
     scripts("timeout", phases);
 }
 
@@ -208,11 +208,11 @@ fn a_signal() {
 
 #[test]
 fn a_later_call_of_a_failed_build() {
-    let project = phases_of(indoc! {r#"
+    let project = phases_of(indoc! {r"
           build: { steps: [{ name: Compile, run: exit 3 }] }
           post_build:
             steps: [{ name: Deploy, run: echo never }, { name: Report, run: echo reported, when: always }]
-    "#});
+    "});
     project.runner("run --phase build").run().exits(1);
     golden("later-call", &project, &project.runner("run --phase post_build").run());
 }
@@ -268,12 +268,14 @@ fn publishing_in_local_mode() {
 #[test]
 fn a_pull_request() {
     let project = publishing(&unique("golden"), DOCKERFILE, TEST);
+    // The time of the commit makes the images of both runs equal.
+    let commit = shell("git", &["-C", project.root().to_str().unwrap(), "rev-parse", "HEAD"]);
     let call = || {
         let call =
             project.runner("run").aws().env("CODEBUILD_BUILD_ID", format!("webapp:{}", unique("build")));
         call.env("CODEBUILD_BUILD_NUMBER", "7")
             .env("CODEBUILD_BUILD_ARN", "arn:aws:codebuild:us-east-1:123456789012:build/webapp:1111")
-            .env("CODEBUILD_RESOLVED_SOURCE_VERSION", "0123456789abcdef0123456789abcdef01234567")
+            .env("CODEBUILD_RESOLVED_SOURCE_VERSION", commit.trim())
             .env("CODEBUILD_SRC_DIR", project.root().display().to_string())
             .env("CODEBUILD_WEBHOOK_EVENT", "PULL_REQUEST_UPDATED")
             .env("CODEBUILD_WEBHOOK_HEAD_REF", "refs/heads/feature")
