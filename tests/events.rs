@@ -113,7 +113,7 @@ const SCRIPTS: &str = "
 ";
 
 #[test]
-fn a_run_of_scripts_is_told_step_by_step() {
+fn a_run_of_scripts_is_reported_step_by_step() {
     let project = Project::phases(SCRIPTS).git();
     let outcome = project.runner("run --json").run().exits(1);
     assert_eq!(outcome.stderr, "");
