@@ -113,7 +113,7 @@ const SCRIPTS: &str = "
 ";
 
 #[test]
-fn a_run_of_scripts_is_told_step_by_step() {
+fn a_run_of_scripts_is_reported_step_by_step() {
     let project = Project::phases(SCRIPTS).git();
     let outcome = project.runner("run --json").run().exits(1);
     assert_eq!(outcome.stderr, "");
@@ -204,6 +204,64 @@ build.2/2#1 command.finished 0";
         ["build.2/1", "build.f1", "build.6", "post_build.1"].iter().all(|id| planned.contains(id)),
         "{planned:?}"
     );
+}
+
+/// The event of this id and type.
+#[track_caller]
+fn event_of<'v>(events: &'v [Value], id: &str, kind: &str) -> &'v Value {
+    let found = events.iter().find(|event| text(event, "id") == id && text(event, "type") == kind);
+    found.unwrap_or_else(|| panic!("no {kind} of {id}: {}", outline(events).join("\n")))
+}
+
+#[test]
+fn a_signal_stops_steps_and_a_timeout_fails_them() {
+    let project = Project::phases(
+        "  build:\n    steps:\n      - { parallel: [{ run: 'touch begun; sleep 60' }] }\n      - { run: echo no }\n",
+    );
+    let mut running = project.runner("run --json").start();
+    running.until_exists(&project.path("begun"));
+    running.signal("TERM");
+    let all = events(&running.finish().exits(143));
+    keep_their_promises(&all);
+    for (id, kind) in [
+        ("build.1/1#1", "attempt.finished"),
+        ("build.1/1", "step.finished"),
+        ("build.1", "group.finished"),
+        ("build", "phase.finished"),
+        ("run", "build.finished"),
+    ] {
+        let event = event_of(&all, id, kind);
+        let cause = &event["cause"];
+        assert_eq!(
+            (text(event, "status"), text(cause, "text")),
+            ("stopped", "stopped by SIGTERM"),
+            "{event}"
+        );
+        assert_eq!((text(cause, "kind"), &cause["exit"]), ("stopped", &Value::from(143)), "{event}");
+    }
+    assert_eq!(event_of(&all, "run", "stop.requested")["by"], "stopped by SIGTERM");
+    assert_eq!(event_of(&all, "build.1/1#1", "command.finished")["stopped"], true);
+    assert_eq!(event_of(&all, "build.2", "step.skipped")["reason"]["code"], "stopping");
+
+    let project = Project::phases(
+        "  build:\n    steps:\n      - parallel:\n          - { run: sleep 60, timeout: 1s }\n          - { run: sleep 60 }\n",
+    );
+    let all = events(&project.runner("run --json").run().exits(7));
+    keep_their_promises(&all);
+    for (id, kind) in
+        [("build.1/1", "step.finished"), ("build.1", "group.finished"), ("run", "build.finished")]
+    {
+        let event = event_of(&all, id, kind);
+        assert_eq!(
+            (text(event, "status"), text(&event["cause"], "kind")),
+            ("timed-out", "timeout"),
+            "{event}"
+        );
+        assert_eq!(event["cause"]["place"]["id"], "build.1/1", "{event}");
+    }
+    for (id, kind) in [("build.1/2#1", "attempt.finished"), ("build.1/2", "step.finished")] {
+        assert_eq!(event_of(&all, id, kind)["status"], "cancelled");
+    }
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use crate::bed::unique;
 use crate::ecs_api::{EcsApi, Scenario, Service, TaskOutcome, steps};
-use crate::harness::{Outcome, Project};
+use crate::harness::{Outcome, Project, shell};
 use indoc::{formatdoc, indoc};
 use regex::Regex;
 use serde_json::json;
@@ -268,12 +268,14 @@ fn publishing_in_local_mode() {
 #[test]
 fn a_pull_request() {
     let project = publishing(&unique("golden"), DOCKERFILE, TEST);
+    // The time of the commit makes the images of both runs equal.
+    let commit = shell("git", &["-C", project.root().to_str().unwrap(), "rev-parse", "HEAD"]);
     let call = || {
         let call =
             project.runner("run").aws().env("CODEBUILD_BUILD_ID", format!("webapp:{}", unique("build")));
         call.env("CODEBUILD_BUILD_NUMBER", "7")
             .env("CODEBUILD_BUILD_ARN", "arn:aws:codebuild:us-east-1:123456789012:build/webapp:1111")
-            .env("CODEBUILD_RESOLVED_SOURCE_VERSION", "0123456789abcdef0123456789abcdef01234567")
+            .env("CODEBUILD_RESOLVED_SOURCE_VERSION", commit.trim())
             .env("CODEBUILD_SRC_DIR", project.root().display().to_string())
             .env("CODEBUILD_WEBHOOK_EVENT", "PULL_REQUEST_UPDATED")
             .env("CODEBUILD_WEBHOOK_HEAD_REF", "refs/heads/feature")

@@ -301,6 +301,18 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_sender_that_is_dropped_leaves_no_gap_in_the_numbers() {
+        let (events, mut channels) = Events::open(&[ALL], 1, &Masks::default(), 1, 0);
+        events.note("fills the channel").await;
+        let dropped = tokio::time::timeout(Duration::from_millis(10), events.note("never sent")).await;
+        assert!(dropped.is_err());
+        let mut channel = channels.remove(0);
+        assert_eq!(channel.recv().await.unwrap().number, 1);
+        events.note("sent").await;
+        assert_eq!(channel.recv().await.unwrap().number, 2);
+    }
+
+    #[tokio::test]
     async fn events_are_numbered_in_order() {
         let (events, mut channel) = open();
         events.note("one").await;
