@@ -39,7 +39,7 @@ fn document(outcome: &Outcome) -> Value {
 }
 
 /// The keys of all objects in a document, with the path to each.
-fn keys(value: &Value, path: &str, found: &mut Vec<String>) {
+pub fn keys(value: &Value, path: &str, found: &mut Vec<String>) {
     match value {
         Value::Object(fields) => {
             for (key, value) in fields {
@@ -57,7 +57,7 @@ fn keys(value: &Value, path: &str, found: &mut Vec<String>) {
     }
 }
 
-fn texts<'v>(value: &'v Value, found: &mut Vec<&'v str>) {
+pub fn texts<'v>(value: &'v Value, found: &mut Vec<&'v str>) {
     match value {
         Value::String(text) => found.push(text),
         Value::Array(items) => items.iter().for_each(|item| texts(item, found)),

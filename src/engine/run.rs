@@ -257,7 +257,10 @@ impl<'r> Run<'r> {
         let title = (item.title)();
         let result = self.try_item(&title, item, true, enclosing).await;
         let result = result.and(self.save());
-        result.map_err(|failure| Failure { message: format!("{title}: {}", failure.message), ..failure })
+        result.map_err(|failure| match failure.exit {
+            Exit::Signal(_) => failure,
+            _ => Failure { message: format!("{title}: {}", failure.message), ..failure },
+        })
     }
 
     /// The first failure decides how the build ends.
@@ -309,14 +312,7 @@ impl<'r> Run<'r> {
         events.send(started(item, shown.clone(), enclosing)).await;
         let (attempts, result) = self.attempts(item, &events, enclosing).await;
         let result = result.map_err(|failure| failure.at(item.id.as_str()));
-        let ending = match &result {
-            Err(failure)
-                if enclosing.beside && failure.is_stopped() && self.cancellation.signal().is_none() =>
-            {
-                Ending::Cancelled
-            }
-            result => events.end(result.as_ref().err()),
-        };
+        let ending = self.ending(&result, enclosing);
         let elapsed = start.elapsed();
         let finished = match &item.work {
             Work::Group(_) => Kind::GroupFinished { title: shown, ending, elapsed },
@@ -324,6 +320,18 @@ impl<'r> Run<'r> {
         };
         events.send(finished).await;
         result
+    }
+
+    /// How an item or an attempt ended.
+    fn ending(&self, result: &Result<(), Failure>, enclosing: &Enclosing<'_>) -> Ending {
+        match result {
+            Err(failure)
+                if enclosing.beside && failure.is_stopped() && self.cancellation.signal().is_none() =>
+            {
+                Ending::Cancelled
+            }
+            result => self.events.end(result.as_ref().err()),
+        }
     }
 
     /// Tries an item as often as it allows. Returns the number of attempts.
@@ -350,7 +358,10 @@ impl<'r> Run<'r> {
             let is_stopped = enclosing.token.is_cancelled();
             let result = result.map_err(|failure| {
                 let own = deadline.failure().filter(|_| !is_stopped);
-                own.or_else(|| expired().filter(|_| is_stopped)).unwrap_or(failure).at(item.id.as_str())
+                let failure = own.or_else(|| expired().filter(|_| is_stopped)).unwrap_or(failure);
+                // The signal is why it was stopped.
+                let signal = self.stopped().filter(|_| failure.is_stopped());
+                signal.unwrap_or(failure).at(item.id.as_str())
             });
             // A retry can neither correct the file nor undo a newer deployment.
             let is_final = |failure: &Failure| matches!(failure.exit, Exit::Usage | Exit::Superseded);
@@ -359,7 +370,7 @@ impl<'r> Run<'r> {
                 (Err(failure), Some(retry)) if !is_final(failure) => Some(retry.backoff.delay(number)),
                 _ => None,
             };
-            let ending = events.end(result.as_ref().err());
+            let ending = self.ending(&result, enclosing);
             let elapsed = start.elapsed();
             events.send(Kind::AttemptFinished { ending, elapsed, retry_in, allowed }).await;
             let (Err(failure), Some(delay)) = (&result, retry_in) else { return (number, result) };

@@ -1,4 +1,4 @@
-//! The published form of events, `runner.events/1`: one JSON object a line. `docs/events.md` describes it for readers,
+//! The published form of events, `runner.events/1`: one JSON object per line. `docs/events.md` describes it for readers,
 //! and `docs/events.schema.json` is its schema. A field never changes its meaning within a version.
 
 use super::{CaseStatus, Cause, CommandEnd, Ending, Event, Kind, SkipReason, VertexStatus};
@@ -74,7 +74,8 @@ fn fields(kind: &Kind) -> Option<(&'static str, Value)> {
                 VertexStatus::Done => "done",
                 VertexStatus::Failed => "failed",
             };
-            let fields = json!({ "name": name, "status": status, "duration_ms": milliseconds(*elapsed), "error": error });
+            let duration = milliseconds(*elapsed);
+            let fields = json!({ "name": name, "status": status, "duration_ms": duration, "error": error });
             ("vertex.finished", fields)
         }
         Kind::ImageStarted { .. } | Kind::ImageBuilt(_) | Kind::ImageUnchanged { .. } => image(kind)?,

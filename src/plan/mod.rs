@@ -294,7 +294,7 @@ fn describe(action: &Action, hide: &dyn Fn(&str) -> String) -> String {
         Action::Test(test) => format!("test {}", test.image.value),
         Action::TaskDefinition(definition) => match &definition.base {
             TaskDefinitionBase::Family(_) => "task definition of a family".to_owned(),
-            TaskDefinitionBase::File(_) => "task definition of a file".to_owned(),
+            TaskDefinitionBase::File(_) => "task definition from a file".to_owned(),
             TaskDefinitionBase::Service { .. } => "task definition of a service".to_owned(),
         },
         Action::RunTask(_) => "run a task".to_owned(),

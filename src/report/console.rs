@@ -172,9 +172,8 @@ impl<W: Write> Console<W> {
         }
         match ending {
             Ending::Succeeded => self.line(self.styles.green, &format!("✔ {title} ({took})")),
-            Ending::Failed(cause) | Ending::Stopped(cause) => {
-                self.cause(&format!("✘ {title} ({took}): "), cause);
-            }
+            Ending::Failed(cause) => self.cause(&format!("✘ {title} ({took}): "), cause),
+            Ending::Stopped(cause) => self.cause(&format!("■ {title} ({took}): "), cause),
             Ending::Cancelled => {
                 self.line(self.styles.yellow, &format!("■ {title} ({took}): ended with its group"));
             }
@@ -185,7 +184,7 @@ impl<W: Write> Console<W> {
         self.line(self.styles.bold, "\n── summary");
         for result in std::mem::take(&mut self.summary).lines() {
             let line = format!("  {:<10} {:<12} {}", result.verb, result.subject, result.detail);
-            self.line(self.styles.green, &line);
+            self.line(self.styles.green, line.trim_end());
         }
         match ending {
             Ending::Succeeded | Ending::Cancelled => {
@@ -241,8 +240,11 @@ impl<W: Write + Send> Sink for Console<W> {
             Kind::PhaseFinished { ending, elapsed } => {
                 let took = human_duration(*elapsed);
                 match ending {
-                    Ending::Failed(_) | Ending::Stopped(_) => {
+                    Ending::Failed(_) => {
                         self.line(self.styles.red, &format!("── {step} failed after {took}"));
+                    }
+                    Ending::Stopped(_) => {
+                        self.line(self.styles.red, &format!("── {step} stopped after {took}"));
                     }
                     _ => self.line(self.styles.bold, &format!("── {step} done in {took}")),
                 }

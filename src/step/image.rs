@@ -17,6 +17,7 @@ use crate::plan::asks::CACHE_TAG;
 use crate::secret::Secret;
 use crate::step::results::ImageResult;
 use crate::text::human_size;
+use std::cmp::Ordering;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -324,10 +325,10 @@ impl ImageBuild<'_> {
         }
         self.cx.events.note(self.line(&text)).await;
         let Some(previous) = previous.filter(|previous| previous.id != *id) else { return };
-        let change = if *size >= previous.size {
-            format!("{} more", human_size(size - previous.size))
-        } else {
-            format!("{} less", human_size(previous.size - size))
+        let change = match size.cmp(&previous.size) {
+            Ordering::Equal => "as large as".to_owned(),
+            Ordering::Greater => format!("{} more than", human_size(size - previous.size)),
+            Ordering::Less => format!("{} less than", human_size(previous.size - size)),
         };
         // The previous image may have been removed meanwhile.
         let (Ok(before), Ok(after)) = (self.engine.layers(&previous.id).await, self.engine.layers(id).await)
@@ -338,7 +339,7 @@ impl ImageBuild<'_> {
         let grown: Vec<String> =
             grown.iter().take(NAMED).map(|(step, more)| format!("{step} +{}", human_size(*more))).collect();
         let by = if grown.is_empty() { String::new() } else { format!(": {}", grown.join(", ")) };
-        let text = format!("{}, {change} than the previous image{by}", human_size(*size));
+        let text = format!("{}, {change} the previous image{by}", human_size(*size));
         self.cx.events.note(self.line(&text)).await;
     }
 

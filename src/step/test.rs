@@ -52,6 +52,7 @@ pub(crate) async fn run(
     };
     let end = match ended {
         Err(DockerError::Service { name, outcome: what, log }) => {
+            let log = log.trim_end();
             let _ = cx.output.send(format!("── log of the service {name}:\n{log}\n").into_bytes()).await;
             let message = format!("the service `{name}` {what}; its log is above");
             return Err(Failure::new(Exit::TestsFailed, message));
