@@ -352,7 +352,7 @@ fn summary(events: &[Value]) -> String {
             }
             "file.written" => line("wrote", of("subject"), of("path")),
             "definition.registered" if event["unchanged"] == true => {
-                let detail = "this revision has the same content; nothing was registered";
+                let detail = "same content; no new revision registered";
                 line("unchanged", of("revision"), detail.to_owned());
             }
             "definition.registered" => line("registered", of("revision"), of("arn")),
