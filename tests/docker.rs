@@ -160,7 +160,7 @@ fn an_engine_by_way_of_ssh() {
         .exits(3)
         .ends_with("does not answer: ")
         .ends_with("Permission denied (publickey")
-        .ends_with("and a known host");
+        .ends_with("with a known host");
     let unknown = call(&host, server.program("user", "none")).run();
     unknown.exits(3).ends_with("Host key verification failed");
     let closed = call("ssh://127.0.0.1:1", server.program("user", "known")).run();

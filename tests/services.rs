@@ -54,7 +54,7 @@ fn a_service_that_does_not_come_up_shows_its_log() {
         ));
         let begin = Instant::now();
         let run =
-            project.runner("run").run().exits(4).says("the log of the service db:").says_not("\nnever-run");
+            project.runner("run").run().exits(4).says("── log of the service db:").says_not("\nnever-run");
         assert!(run.stdout.contains("why-it-does-not\n") || said.contains("health"), "{run}");
         run.ends_with(said);
         assert!(begin.elapsed() < Duration::from_secs(20));
