@@ -57,7 +57,7 @@ impl DockerConfig {
 }
 
 impl DockerConfigError {
-    /// Returns `Ok(None)` if the user may not read the file: it belongs to another user, for example because `HOME` is
+    /// Returns `Ok(None)` if the user cannot read the file: it belongs to another user, for example because `HOME` is
     /// root's.
     pub(crate) fn ignore_denied<T>(self) -> Result<Option<T>, Self> {
         match &self {

@@ -1,8 +1,8 @@
-//! `runner` takes the place of shell in AWS CodeBuild buildspecs: it runs the phases of a typed pipeline file, builds,
+//! `runner` replaces shell in AWS CodeBuild buildspecs: it runs the phases of a typed pipeline file, builds,
 //! tests and pushes images, and deploys them to Amazon ECS.
 //!
-//! This comment is a map of the source. `docs/architecture.md` has more, and `tests/architecture.rs` checks the
-//! directions.
+//! This comment is a map of the source. `docs/architecture.md` has more, and `tests/architecture.rs` checks which
+//! module may use which.
 //!
 //! # Data flow
 //!
@@ -18,7 +18,7 @@
 //!
 //! # Modules
 //!
-//! Front:
+//! Front end:
 //!
 //! - `cli`: one file per command, and the session that sets up signals, runtime, masks and printer.
 //! - `origin`: the build's source, from CodeBuild's variables or from git.
@@ -46,10 +46,10 @@
 //! - `registry`: OCI distribution.
 //! - `aws`: the AWS SDK, one file per service.
 //!
-//! Ground floor:
+//! Foundation:
 //!
 //! - `secret`: the `Secret` type, and masking.
-//! - `exit`: exit codes, and the failure with advice for people.
+//! - `exit`: exit codes, and `Failure`, an error with advice for the user.
 //! - `address`, `document`, `duration`, `text`: names of images and ARNs, JSON and YAML passed through unchanged,
 //!   durations, words.
 //! - `files`, `work`: atomic writes, and `.runner/`.
@@ -58,8 +58,8 @@
 //!
 //! # Where to start
 //!
-//! `cli/run.rs` shows `runner run` from arguments to exit code: `run/mod.rs` prepares a run, `engine/run.rs` runs it, and
-//! `step/mod.rs` lists the kinds of steps. A new key of the language begins in `language/pipeline/tables.rs`.
+//! `cli/run.rs` shows `runner run` from arguments to exit code: `run/mod.rs` prepares a run, `engine/run.rs` runs it,
+//! and `step/mod.rs` lists the kinds of steps. A new key of the language starts in `language/pipeline/tables.rs`.
 mod address;
 mod aws;
 mod backoff;

@@ -38,7 +38,7 @@ pub(crate) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// Formats a size for people, in decimal units like the docker command.
+/// Formats a size in human-readable form, in decimal units like the docker command.
 pub(crate) fn human_size(bytes: u64) -> String {
     let units = [(1_000_000_000, "GB"), (1_000_000, "MB"), (1_000, "kB")];
     for (unit, name) in units {
@@ -68,7 +68,7 @@ fn joined<'a>(names: impl IntoIterator<Item = &'a str>, word: &str, none: &str) 
     }
 }
 
-/// Truncates a text to this many characters, with an ellipsis if something is omitted.
+/// Truncates a string to this many characters, with an ellipsis if something is omitted.
 pub(crate) fn shortened(text: &str, characters: usize) -> String {
     match text.char_indices().nth(characters) {
         Some((end, _)) => format!("{}…", &text[..end]),

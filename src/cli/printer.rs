@@ -38,8 +38,8 @@ impl Printer {
         stdio::write_stdout(text)
     }
 
-    /// Prints a result as an indented JSON document. Secrets are masked within string values, so that the document keeps its
-    /// keys, numbers and syntax whatever the secrets are.
+    /// Prints a result as an indented JSON document. Secrets are masked within string values, so that the document
+    /// keeps its keys, numbers and syntax whatever the secrets are.
     pub(crate) fn json(&self, document: &impl Serialize) -> Result<(), Failure> {
         self.document(serde_json::to_value(document).map_err(|error| unprintable(&error))?)
     }
@@ -51,7 +51,7 @@ impl Printer {
         stdio::write_stdout(&format!("{text}\n"))
     }
 
-    /// Whether a text contains a secret.
+    /// Whether a string contains a secret.
     pub(crate) fn masks(&self, text: &str) -> bool {
         self.masks.text(text) != text
     }

@@ -34,7 +34,7 @@ pub(crate) struct OlderRevisions {
 
 impl Deployer<'_> {
     /// Deregisters unused revisions other than the `keep` newest ones and returns their ARNs. A failed call
-    /// is a warning.
+    /// causes a warning.
     pub(crate) async fn deregister_unused(
         &self,
         request: &DeployRequest,

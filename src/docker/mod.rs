@@ -71,7 +71,7 @@ pub(crate) enum DockerError {
     /// The socket does not exist.
     #[error("there is no Docker Engine: {} does not exist", .0.display())]
     NoSocket(PathBuf),
-    /// The user may not open the socket.
+    /// The user lacks permission to open the socket.
     #[error("permission to use the Docker Engine at {} is denied", socket.display())]
     Denied { socket: PathBuf, user: String },
     /// The socket exists, but no process listens on it.

@@ -46,7 +46,7 @@ pub(crate) enum Probe {
     Port(u16),
     /// A port and a path that return a status below 400.
     Http(u16, String),
-    /// A text in the output.
+    /// A string in the output.
     Log(String),
     /// A command in the container that exits with 0.
     Command(Vec<String>),
@@ -184,7 +184,7 @@ impl Engine {
         String::from_utf8_lossy(&text).into_owned()
     }
 
-    /// Whether the output of a container contains a text. Keeps only as much of the output as the text is long.
+    /// Whether the output of a container contains a string. Keeps only as much of the output as the string is long.
     async fn has_printed(&self, id: &str, text: &[u8]) -> bool {
         let mut pieces = Box::pin(self.output(id, "all"));
         let mut window: Vec<u8> = Vec::new();
@@ -206,7 +206,7 @@ impl Engine {
             Probe::Command(argv) => self.exec(id, argv.clone()).await.is_some_and(|(code, _)| code == 0),
             Probe::Port(port) => match address {
                 Some(address) if TcpStream::connect((address, *port)).await.is_ok() => true,
-                // This machine may not reach the network. The container's own list of sockets is in proc(5), `tcp`.
+                // This machine might not reach the network. The container's own list of sockets is in proc(5), `tcp`.
                 _ => {
                     let argv = ["cat", "/proc/net/tcp", "/proc/net/tcp6"].map(ToOwned::to_owned).to_vec();
                     let listening = format!(":{port:04X} ");

@@ -55,7 +55,7 @@ impl Sizes {
         self.largest.iter().map(|(size, path)| (path.as_str(), size.0)).filter(|(_, size)| *size > 0)
     }
 
-    /// Returns the files and directories whose exclusion in `.dockerignore` would save the most, none inside of
+    /// Returns the files and directories whose exclusion in `.dockerignore` would save the most, none inside
     /// another. If one entry makes up most of a directory, the entry is returned instead of the directory.
     pub(crate) fn largest_entries(&self, count: usize) -> Vec<(&str, u64)> {
         let mut entries: Vec<(&str, u64)> = self.directories().into_iter().chain(self.files()).collect();

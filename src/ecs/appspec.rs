@@ -55,7 +55,7 @@ impl AppSpec {
         json!({ "version": version, "Resources": [target] }).to_string()
     }
 
-    /// The content as YAML, for people and `CodePipeline`.
+    /// The content as YAML, for humans and `CodePipeline`.
     pub(crate) fn yaml(&self) -> String {
         let quoted = |text: &str| Value::from(text).to_string();
         // The documentation has the placeholder without quotes.

@@ -30,7 +30,7 @@ pub(crate) enum TaskDefinitionError {
         known: String,
     },
     /// A change sets log options of a container without a log driver.
-    #[error("the container `{0}` has no `logConfiguration` whose options could change")]
+    #[error("the container `{0}` has no `logConfiguration` whose options could be changed")]
     NoLog(String),
 }
 

@@ -18,7 +18,7 @@ const PROCESS_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long an ending process may still hold the lock of the files.
 const LOCK_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// The removed and the kept leftovers, as lines for people.
+/// The leftovers removed and kept, as human-readable lines.
 #[derive(Debug, Default)]
 pub(crate) struct Cleared {
     pub(crate) removed: Vec<String>,

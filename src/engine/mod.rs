@@ -1,4 +1,4 @@
-//! The clock of a run: phases, items, attempts, deadlines, `finally`, stopping, state, leftovers of killed runs.
+//! The execution of a run: phases, items, attempts, deadlines, `finally`, stopping, state, leftovers of killed runs.
 //!
 //! A front end (`crate::run` for pipeline files) describes the items, each with a function. The engine knows no step
 //! kind and no pipeline, so that CodeBuild's own buildspec can be a second front end.

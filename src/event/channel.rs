@@ -121,12 +121,12 @@ impl Events {
         self.shared.receivers.iter().any(|receiver| receiver.wants.live)
     }
 
-    /// Masks a text for an event.
+    /// Masks a string for an event.
     pub(crate) fn shown(&self, text: impl AsRef<str>) -> Shown {
         self.shared.masks.shown(text.as_ref())
     }
 
-    /// Masks several texts.
+    /// Masks several strings.
     pub(crate) fn shown_all(&self, texts: impl IntoIterator<Item = impl AsRef<str>>) -> Vec<Shown> {
         texts.into_iter().map(|text| self.shown(text)).collect()
     }

@@ -1,4 +1,4 @@
-//! Events: all that the engine, the steps and the reports share. Each has a time, an id and a parent.
+//! Events: everything that the engine, the steps and the reports share. Each has a time, an id and a parent.
 //!
 //! Text in an event is a [`Shown`], which only masking creates, so a report cannot forget to mask.
 //! [`channel`] carries events to the reports, [`wire`] is their published form, `runner.events/1`.
@@ -236,7 +236,7 @@ pub(crate) struct Source {
 }
 
 impl Source {
-    /// A phrase for people: `main at 1a2b3c4`.
+    /// A human-readable phrase: `main at 1a2b3c4`.
     pub(crate) fn summary(&self) -> String {
         let name = self.tag.as_ref().or(self.branch.as_ref());
         let commit = self.commit.as_ref().map(|commit| commit.chars().take(7).collect::<String>());
@@ -338,7 +338,7 @@ impl Ending {
     }
 }
 
-/// Why something failed: a [`Failure`](crate::exit::Failure) whose texts are masked.
+/// Why something failed: a [`Failure`](crate::exit::Failure) whose text is masked.
 #[derive(Debug, Clone)]
 pub(crate) struct Cause {
     pub(crate) kind: FailureKind,

@@ -29,7 +29,7 @@ const ALIASES: &[(&str, &[&str])] = &[
     ("role", &["role-arn"]),
 ];
 
-/// Translates a word of another tool to one of these names.
+/// Maps a term from another tool to one of these names.
 pub(crate) fn alias<'a>(written: &str, names: impl Iterator<Item = &'a str>) -> Option<&'a str> {
     let written = written.to_lowercase().replace('_', "-");
     let names: Vec<&str> = names.collect();

@@ -86,7 +86,8 @@ fn judge(only: Option<&Filter>, except: Option<&Filter>, context: &BuildContext)
     Verdict::Runs
 }
 
-/// Whether a build matches a filter. The error is the place of a branch pattern that decides while the branch is unknown.
+/// Whether a build matches a filter. The error is the place of a branch pattern that decides while the branch is
+/// unknown.
 fn matches(filter: &Filter, context: &BuildContext) -> Result<bool, Span> {
     if !filter.events.is_empty() && !filter.events.contains(&context.event) {
         return Ok(false);
@@ -110,7 +111,7 @@ fn matches(filter: &Filter, context: &BuildContext) -> Result<bool, Span> {
 
 fn no_branch(span: Span) -> Diagnostic {
     Diagnostic::new("this depends on the branch, which is unknown", span).help(
-        "set RUNNER_BRANCH, under CodePipeline to `#{SourceVariables.BranchName}`; in a git repository check out a branch",
+        "set RUNNER_BRANCH (under CodePipeline, to `#{SourceVariables.BranchName}`), or check out a branch",
     )
 }
 

@@ -114,8 +114,8 @@ pub(crate) fn values(
     (values, problems)
 }
 
-/// Plans a call of `runner run`. `selected` are the phases that the user names; all if empty. The errors keep the call from
-/// beginning.
+/// Plans a call of `runner run`. `selected` are the phases that the user names; all if empty. The errors keep the call
+/// from beginning.
 pub(crate) fn plan(
     pipeline: &Pipeline,
     selected: &[PhaseName],
@@ -255,7 +255,7 @@ pub(crate) fn undefined(undefined: &Undefined, values: &Values) -> Diagnostic {
                     .to_owned()
             }
             Builtin::SourceBranch | Builtin::SourceBranchSlug => {
-                "the branch is unknown; set RUNNER_BRANCH, under CodePipeline to `#{SourceVariables.BranchName}`"
+                "the branch is unknown; set RUNNER_BRANCH (under CodePipeline, to `#{SourceVariables.BranchName}`)"
                     .to_owned()
             }
             Builtin::AwsRegion => "set AWS_REGION".to_owned(),

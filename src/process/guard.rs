@@ -1,5 +1,5 @@
 //! The guard: the parent of a command and, as a subreaper (prctl(2)), of all descendants that lose their parent. It
-//! ends all of them on request, and also when runner has ended, which closes the socket.
+//! ends all of them on request, and when runner exits, which closes the socket.
 
 use super::protocol::{Reply, Request, receive, send};
 use super::tree;

@@ -1,5 +1,5 @@
 //! Commands on this machine. Each runs in its own process group under a guard: a small process of the same program that
-//! is the ancestor of all processes of the command. The guard ends all of them, also if runner itself has ended.
+//! is the ancestor of all processes of the command. The guard ends all of them, even if runner itself has exited.
 
 pub(crate) mod detached;
 pub(crate) mod guard;

@@ -72,8 +72,8 @@ fn namespace() -> Option<String> {
     Some(format!("{}.{number}", boot.trim().replace('-', "")))
 }
 
-/// Returns the processes with an owner in their environment, with that owner. Processes that this user may not inspect
-/// are missing.
+/// Returns the processes with an owner in their environment, with that owner. Omits processes that this user is not
+/// allowed to inspect.
 pub(crate) fn owned() -> Vec<(Pid, Owner)> {
     let prefix = format!("{VARIABLE}=");
     let owned = all().into_iter().filter_map(|pid| {

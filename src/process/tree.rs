@@ -31,7 +31,7 @@ pub(crate) fn children(of: Pid) -> Vec<Pid> {
 }
 
 /// Reads the files by path: `procfs` opens a directory for every process and thread, which makes the loops that kill
-/// processes about half as slow again.
+/// processes about 50 % slower.
 fn listed_children(of: Pid) -> Vec<Pid> {
     let tasks = std::fs::read_dir(format!("/proc/{of}/task")).into_iter().flatten().flatten();
     let lists = tasks.filter_map(|task| std::fs::read_to_string(task.path().join("children")).ok());

@@ -196,9 +196,9 @@ fn resolve(link: &str, target: &str) -> String {
     parts.join("/")
 }
 
-/// Returns which layer is in a directory of an export before Docker 25. The name of the directory is the digest of its
-/// `json` with the chain id of the layer instead of the id (moby, `image/v1/imagev1.go`), so only the right chain id
-/// results in the name.
+/// Returns the layer that a directory of an export before Docker 25 holds. The name of the directory is the digest of
+/// its `json` with the chain id of the layer instead of the id (moby, `image/v1/imagev1.go`), so only the right chain
+/// id results in the name.
 fn position(directory: &str, json: &[u8], chains: &[String]) -> Option<usize> {
     let mut fields: BTreeMap<String, Box<RawValue>> = serde_json::from_slice(json).ok()?;
     fields.remove("id");

@@ -167,8 +167,8 @@ impl RepositoryClient {
         Ok(Vec::new())
     }
 
-    /// Returns the blobs of known layers that the repository has, by diff id, and how many of them were mounted from
-    /// another repository for that.
+    /// Returns the blobs of known layers that the repository has, by diff id, and how many of them it mounted from
+    /// another repository.
     pub(crate) async fn present(
         &self,
         layers: &[String],

@@ -1,4 +1,4 @@
-//! The log for people: phases and steps with their times, the output of commands unchanged, a summary.
+//! The human-readable log: phases and steps with their times, the output of commands unchanged, a summary.
 
 use super::summary::{self, Summary};
 use super::{Sink, human_duration};
@@ -57,7 +57,7 @@ impl View {
     }
 }
 
-/// The beginning of a text that fits into so many columns of a terminal, without control characters.
+/// The beginning of a string that fits into this many columns of a terminal, without control characters.
 fn cut(text: &str, columns: usize) -> String {
     let mut used = 0;
     let fits = |character: &char| {

@@ -1,6 +1,6 @@
 //! Reports: what people and machines see of a run.
 //!
-//! They know only events, whose texts are masked. They know neither masks, nor the engine, nor the pipeline.
+//! They know only events, whose text is masked. They know nothing of masks, the engine or the pipeline.
 
 pub(crate) mod console;
 pub(crate) mod json_lines;

@@ -191,7 +191,7 @@ impl Notifier {
         payload
     }
 
-    /// The pipeline and its source, for the beginning of a text.
+    /// The pipeline and its source, for the beginning of a message.
     fn subject(&self) -> String {
         let build = self.build.as_ref();
         build.map(|build| format!("{} ({})", build.pipeline, build.source.summary())).unwrap_or_default()

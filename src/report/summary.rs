@@ -1,4 +1,4 @@
-//! The results of a run as lines for people: images built, tested and pushed, revisions registered and deployed.
+//! The results of a run as human-readable lines: images built, tested and pushed, revisions registered and deployed.
 
 use crate::event::{CaseStatus, Counts, DeploymentStatus, Kind, Tested};
 use crate::text::human_size;

@@ -45,7 +45,7 @@ pub(crate) fn unmasked(value: &str) -> Unmasked {
     if all { Unmasked::Nothing } else { Unmasked::SomeLines }
 }
 
-/// Splits a text into lines, with any line ending.
+/// Splits a string into lines, with any line ending.
 fn lines(text: &str) -> Vec<&str> {
     text.split('\n')
         .map(|line| line.strip_suffix('\r').unwrap_or(line))
@@ -53,7 +53,7 @@ fn lines(text: &str) -> Vec<&str> {
         .collect()
 }
 
-/// Whether a text is long enough and not just punctuation. Lines of a JSON secret that consist of brackets and commas
+/// Whether a string is long enough and not just punctuation. Lines of a JSON secret that consist of brackets and commas
 /// would mask every other JSON text.
 fn is_maskable(text: &str) -> bool {
     text.chars().count() >= SHORTEST && !text.chars().all(|c| "{}[](),:\"' \t\r\n".contains(c))

@@ -1,4 +1,4 @@
-//! Replaces secrets with `***` in texts and streams.
+//! Replaces secrets with `***` in strings and streams.
 
 use super::Secret;
 use super::forms::{forms, unmasked};
@@ -40,7 +40,7 @@ impl std::fmt::Debug for Registered {
     }
 }
 
-/// Finds the secrets in a text.
+/// Finds the secrets in text.
 enum Detector {
     /// There are no secrets.
     Empty,
@@ -64,7 +64,7 @@ impl Masks {
         unmasked(secret.expose())
     }
 
-    /// Replaces every secret in a text.
+    /// Replaces every secret in a string.
     pub(crate) fn text(&self, text: &str) -> String {
         let mut masker = Masker::new(self);
         let mut out = masker.push(text.as_bytes());

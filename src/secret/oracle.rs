@@ -3,7 +3,7 @@
 use super::forms::forms;
 use super::spelling::{Form, Reading};
 
-/// Masks a text by searching for every form of every secret at every position.
+/// Masks a string by searching for every form of every secret at every position.
 pub(crate) fn mask_slowly(secrets: &[String], text: &[u8]) -> Vec<u8> {
     let mut ranges: Vec<_> =
         secrets.iter().flat_map(|secret| forms(secret)).flat_map(|form| find(&form, text)).collect();

@@ -14,7 +14,7 @@ use std::sync::Arc;
 /// The smallest and the largest size of the filter in bits, as powers of two: 16 and 512 KiB, which fit into the CPU
 /// caches.
 const FILTER_BITS: (u32, u32) = (17, 22);
-/// Bits of the filter per beginning. With this many, few other texts pass it.
+/// Bits of the filter per beginning. With this many, little other text passes it.
 const SPARSE: usize = 64;
 
 pub(crate) struct Search {
@@ -103,7 +103,7 @@ impl Search {
         self.depths.get(state.as_usize()).map_or(0, |depth| usize::from(*depth))
     }
 
-    /// Searches a text from a position on. The bytes before it are those that were pending. Calls `found` with the
+    /// Searches text from a position onwards. The bytes before it are those that were pending. Calls `found` with the
     /// start and end of every form.
     pub(crate) fn advance(
         &self,

@@ -13,7 +13,7 @@ use std::sync::Arc;
 pub(crate) struct Shown(Arc<str>);
 
 impl Masks {
-    /// Replaces every secret in a text.
+    /// Replaces every secret in a string.
     pub(crate) fn shown(&self, text: &str) -> Shown {
         Shown(self.text(text).into())
     }

@@ -1,7 +1,7 @@
 //! The spellings of a secret in logs.
 //!
 //! Programs differ in the characters that they escape: percent-encoders, JSON libraries, shells and languages all have
-//! their own rules. Comparing a text with the output of every encoder is therefore not enough. Instead, the text is
+//! their own rules. Comparing text with the output of every encoder is therefore not enough. Instead, the text is
 //! decoded in all ways at once, and every spelling that decodes to the secret is the secret. A [`Form`] has few
 //! possible beginnings, which are precomputed; the rest is decoded byte by byte.
 
@@ -37,7 +37,7 @@ pub(crate) struct Form {
     meaning: Arc<[u8]>,
 }
 
-/// The progress of decoding a form in a text.
+/// The progress of decoding a form in text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Reading {
     /// The next byte of the text.
@@ -123,7 +123,7 @@ impl Form {
         if rest[0] == b'+' && meant == b' ' {
             next(1, 1);
         }
-        // Shell quotes that end or begin inside of the text.
+        // Shell quotes that end or begin inside the text.
         if done > 0 && b"'\"$".contains(&rest[0]) && (quoted(meant) || before.is_some_and(quoted)) {
             next(1, 0);
         }
@@ -249,7 +249,7 @@ impl Form {
     }
 }
 
-/// Returns the spellings of the first character of a text, which may be inside of quotes.
+/// Returns the spellings of the first character of a string, which may be inside quotes.
 fn spellings_of_text(rest: &[u8], inside: bool) -> Vec<(Vec<u8>, usize, bool)> {
     let length = match rest[0] {
         0..0x80 => 1,
@@ -316,7 +316,7 @@ enum Unit {
     Char(char),
 }
 
-/// Decodes the escape sequence at the start of a text in all ways. Calls `emit` with its length and meaning. Returns
+/// Decodes the escape sequence at the start of a string in all ways. Calls `emit` with its length and meaning. Returns
 /// whether there may be another one that needs more text.
 fn unescape(text: &[u8], mut emit: impl FnMut(usize, Unit)) -> bool {
     let byte = |digits: &[u8], radix| number(digits, radix).and_then(|number| u8::try_from(number).ok());
@@ -335,7 +335,7 @@ fn unescape(text: &[u8], mut emit: impl FnMut(usize, Unit)) -> bool {
             false
         }
         b'\\' => {
-            // JSON inside of JSON doubles backslashes.
+            // JSON inside JSON doubles backslashes.
             let run = text.iter().take(4).take_while(|byte| **byte == b'\\').count();
             for pairs in [2, 4] {
                 if run >= pairs {

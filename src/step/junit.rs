@@ -139,7 +139,7 @@ fn append(case: &mut Option<Case>, text: &str) {
     }
 }
 
-/// Shortens a text to one line for the summary.
+/// Shortens a string to one line for the summary.
 fn one_line(text: &str) -> String {
     let words: Vec<&str> = text.split_whitespace().collect();
     crate::text::shortened(&words.join(" "), LONGEST)

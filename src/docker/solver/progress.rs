@@ -21,8 +21,8 @@ const CLIPPED: &[u8] = b"[output clipped, log limit ";
 pub(crate) struct Watcher {
     /// Receives lines of the log.
     pub(crate) output: mpsc::Sender<Vec<u8>>,
-    /// Receives the running steps, one line each, for a terminal. Without it the log has the output of all steps,
-    /// otherwise only that of failed steps.
+    /// Receives the running steps, one line each, for a terminal. With it the log has only the output of failed
+    /// steps, otherwise that of all steps.
     pub(crate) live: Option<watch::Sender<Vec<String>>>,
     /// Receives problems that do not fail the build.
     pub(crate) warnings: mpsc::Sender<String>,

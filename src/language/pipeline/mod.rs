@@ -1,7 +1,7 @@
-//! The pipeline language: parses the text of a file to a [`Pipeline`] and reports every mistake with its place.
+//! The pipeline language: parses the text of a file into a [`Pipeline`] and reports every mistake with its location.
 //!
 //! Pure: no file system, no environment, no async. [`tree`] parses YAML with spans, `decode` makes the typed model, and
-//! `check` verifies the references between its parts. [`template`] is `${…}`, [`tables`] the known keys.
+//! `check` verifies the references between its parts. [`template`] parses `${…}`, and [`tables`] lists the known keys.
 
 mod check;
 mod decode;

@@ -232,7 +232,7 @@ pub(crate) static STEP: Table = Table {
         Key::new("memory", Kind::Size, "`test`: the container's memory.").example("512m"),
         Key::new("volumes", VOLUMES, "`test`: files for the container, as `PATH:CONTAINER-PATH`. They are copied, or bind-mounted with `:bind` at the end.").example("[\"./testdata:/data\"]"),
         Key::new("services", Kind::Map("NAME", &Kind::Table(&SERVICE)), "`test`: containers that run during the test, reachable by their names."),
-        Key::new("copy-out", Kind::Map("CONTAINER-PATH", &Kind::Text), "`test`: files to copy out of the container after the test, also if it failed.").example("{ /app/coverage: coverage }"),
+        Key::new("copy-out", Kind::Map("CONTAINER-PATH", &Kind::Text), "`test`: files to copy out of the container after the test, even if it failed.").example("{ /app/coverage: coverage }"),
         Key::new("reports", Kind::Table(&REPORTS), "`test`: reports to read from the container."),
     ],
 };

@@ -6,7 +6,7 @@ use crate::text::{closest, listed};
 use serde::{Serialize, Serializer};
 use std::fmt;
 
-/// A text with references `${…}`.
+/// A string with references `${…}`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Template {
     parts: Vec<Part>,
@@ -138,8 +138,8 @@ pub(crate) struct Undefined {
 pub(crate) const MAX_VALUE: usize = 128 * 1024;
 
 impl Template {
-    /// Parses the text of a scalar. `raw` is the source at `span`: in a scalar of several lines it gives every `${…}` its own
-    /// place. Returns all mistakes.
+    /// Parses the text of a scalar. `raw` is the source at `span`: in a scalar of several lines it gives every `${…}`
+    /// its own place. Returns all mistakes.
     pub(crate) fn parse(text: &str, span: Span, raw: &str) -> Result<Self, Vec<Diagnostic>> {
         let mut parts = Vec::new();
         let mut problems = Vec::new();
@@ -251,7 +251,7 @@ impl Template {
             };
             text.push_str(&part);
             if text.len() > MAX_VALUE {
-                // A text that is only shown may be cut.
+                // A string that is only shown may be cut.
                 break;
             }
         }
@@ -336,7 +336,7 @@ pub(crate) fn variable_part(name: &str) -> String {
     name.chars().map(|c| if c.is_ascii_alphanumeric() { c.to_ascii_uppercase() } else { '_' }).collect()
 }
 
-/// Whether a text is a valid name of an environment variable.
+/// Whether a string is a valid name of an environment variable.
 pub(crate) fn is_variable_name(name: &str) -> bool {
     let mut characters = name.chars();
     characters.next().is_some_and(|first| first.is_ascii_alphabetic() || first == '_')

@@ -320,7 +320,7 @@ impl<'a> AskList<'a> {
     }
 }
 
-/// A text in which no character is special to IAM.
+/// A string in which no character is special to IAM.
 fn escaped(text: &str) -> String {
     let escape = |c: char| if "*?$".contains(c) { format!("${{{c}}}") } else { c.to_string() };
     text.chars().map(escape).collect()

@@ -1,4 +1,4 @@
-//! Decodes the basic kinds of values: mappings with known keys, lists, texts, choices.
+//! Decodes the basic kinds of values: mappings with known keys, lists, strings, choices.
 
 use crate::duration;
 use crate::language::diagnostic::{Diagnostic, MAX_PROBLEMS};
@@ -214,7 +214,7 @@ impl<'p> Decoder<'p> {
         }
     }
 
-    /// A text that is not empty. `${…}` is not resolved.
+    /// A non-empty string. `${…}` is not resolved.
     pub(crate) fn literal(&mut self, node: &Node) -> Option<String> {
         let text = self.text(node)?;
         if text.trim().is_empty() {
@@ -224,7 +224,7 @@ impl<'p> Decoder<'p> {
         Some(text)
     }
 
-    /// A text in which `${…}` is resolved.
+    /// A string in which `${…}` is resolved.
     pub(crate) fn template(&mut self, node: &Node) -> Option<Template> {
         let text = self.text(node)?;
         let raw = self.text.get(node.span.start..node.span.end).unwrap_or_default();
@@ -242,7 +242,7 @@ impl<'p> Decoder<'p> {
         }
     }
 
-    /// A text that is not empty and in which `${…}` is resolved.
+    /// A non-empty string in which `${…}` is resolved.
     pub(crate) fn named_text(&mut self, node: &Node) -> Option<Template> {
         self.literal(node)?;
         self.template(node)
@@ -457,7 +457,7 @@ impl<'p> Decoder<'p> {
         }
     }
 
-    /// A text or a list of texts.
+    /// A string or a list of strings.
     pub(crate) fn one_or_more_templates(&mut self, node: &Node) -> Option<Vec<Template>> {
         self.one_or_more(node, "text", Self::template)
     }
@@ -503,7 +503,7 @@ impl<'p> Decoder<'p> {
         }
     }
 
-    /// A mapping from names of other systems to texts.
+    /// A mapping from names of other systems to strings.
     pub(crate) fn text_map(&mut self, fields: &Fields<'_>, key: &str) -> IndexMap<String, Template> {
         self.named(fields.get(key), "texts", |d, entry| d.template(&entry.node))
     }

@@ -73,7 +73,7 @@ pub(crate) enum Probe {
     Port(u16),
     /// A port and a path that respond.
     Http(Template),
-    /// A text in the output.
+    /// A string in the output.
     Log(Template),
     /// A command that exits with 0.
     Command(Vec<Template>),
