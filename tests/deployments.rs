@@ -1,7 +1,7 @@
 //! Deployments against a scripted ECS: exit code, message and calls of each.
 
 use crate::ecs_api::{EcsApi, Fault, Scenario, Script, Service, Step, TaskOutcome, revision, steps};
-use crate::harness::{Outcome, Project, api_at, ecs, revisions};
+use crate::harness::{Outcome, Project, api_at, ecs, log_configuration, revisions};
 use indoc::formatdoc;
 use serde_json::{Value, json};
 
@@ -10,7 +10,7 @@ const BROKEN: &str = "Service deployment rolled back because the circuit breaker
 
 /// A task definition whose container has a log.
 fn definition(family: &str) -> Value {
-    let log = json!({ "logDriver": "awslogs", "options": { "awslogs-group": "/t", "awslogs-region": "us-east-1", "awslogs-stream-prefix": "t", "awslogs-create-group": "true" } });
+    let log = log_configuration();
     json!({ "family": family, "containerDefinitions": [{ "name": "web", "image": "new", "memory": 64, "logConfiguration": log,
         "healthCheck": { "command": ["CMD", "curl", "http://localhost/up"] } }] })
 }

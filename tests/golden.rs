@@ -2,7 +2,7 @@
 
 use crate::bed::unique;
 use crate::ecs_api::{EcsApi, Scenario, Service, TaskOutcome, steps};
-use crate::harness::{Outcome, Project, shell};
+use crate::harness::{Outcome, Project, log_configuration, shell};
 use indoc::{formatdoc, indoc};
 use regex::Regex;
 use serde_json::json;
@@ -243,14 +243,7 @@ fn publishing(name: &str, dockerfile: &str, test: &str) -> Project {
 
 /// A task definition whose container has a log.
 pub fn definition(family: &str) -> String {
-    let options = json!({
-        "awslogs-group": "/t",
-        "awslogs-region": "us-east-1",
-        "awslogs-stream-prefix": "t",
-        "awslogs-create-group": "true",
-    });
-    let log = json!({ "logDriver": "awslogs", "options": options });
-    let web = json!({ "name": "web", "image": "new", "memory": 64, "logConfiguration": log });
+    let web = json!({ "name": "web", "image": "new", "memory": 64, "logConfiguration": log_configuration() });
     json!({ "family": family, "containerDefinitions": [web] }).to_string()
 }
 

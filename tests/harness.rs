@@ -370,3 +370,13 @@ pub fn schema_errors<'v>(pairs: impl IntoIterator<Item = (&'v Value, &'v Value)>
     assert!(output.status.success(), "json_schema.py failed");
     serde_json::from_slice(&output.stdout).unwrap()
 }
+
+/// The log of a container in a task definition.
+pub fn log_configuration() -> Value {
+    json!({ "logDriver": "awslogs", "options": {
+        "awslogs-group": "/t",
+        "awslogs-region": "us-east-1",
+        "awslogs-stream-prefix": "t",
+        "awslogs-create-group": "true",
+    } })
+}

@@ -23,6 +23,7 @@ mod ecs;
 mod ecs_api;
 mod ecs_commands;
 mod environment;
+mod event_summary;
 mod events;
 mod failures;
 mod faults;

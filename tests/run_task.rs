@@ -1,14 +1,14 @@
 //! `run-task`: one task, its log, its exit code and its end.
 
 use crate::ecs_api::{EcsApi, Fault, OneOff, Scenario, Service, TaskOutcome};
-use crate::harness::{Outcome, Project, eventually};
+use crate::harness::{Outcome, Project, eventually, log_configuration};
 use indoc::formatdoc;
 use serde_json::json;
 
 /// A project that registers a revision and runs it once, as the service's tasks run.
 fn project(service: &Service, options: &str) -> Project {
     let (cluster, name) = (&service.cluster, &service.name);
-    let log = json!({ "logDriver": "awslogs", "options": { "awslogs-group": "/t", "awslogs-region": "us-east-1", "awslogs-stream-prefix": "t", "awslogs-create-group": "true" } });
+    let log = log_configuration();
     let definition = json!({ "family": name, "containerDefinitions": [
         { "name": "web", "image": "new", "memory": 64, "logConfiguration": log },
         { "name": "side", "image": "side", "memory": 64, "essential": false }] });
