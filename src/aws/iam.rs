@@ -17,7 +17,7 @@ impl Aws {
         let answer = aws_sdk_iam::Client::new(&self.config).get_role().role_name(name).send().await;
         let role = match answer {
             Ok(answer) => answer.role,
-            Err(failed) => match error("iam:GetRole", &format!("arn:aws:iam::*:role/{name}"), failed) {
+            Err(failed) => match error("iam:GetRole", &self.arn("iam", &format!("role/{name}")), failed) {
                 AwsError::Service { code, .. } if code.starts_with("NoSuchEntity") => return Ok(None),
                 other => return Err(other),
             },

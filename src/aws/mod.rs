@@ -194,8 +194,7 @@ impl Aws {
 
     /// The ARN of a resource in this region, with `*` for the account, which is unknown here.
     fn arn(&self, service: &str, name: &str) -> String {
-        let partition = partition_of(&self.region);
-        format!("arn:{partition}:{service}:{}:*:{name}", self.region)
+        arn_in(&self.region, service, name)
     }
 
     /// The same credentials in another region, or this configuration if `region` is `None`.
@@ -296,9 +295,24 @@ where
     }
 }
 
+fn arn_in(region: &str, service: &str, name: &str) -> String {
+    let partition = partition_of(region);
+    // IAM is global.
+    let region = if service == "iam" { "" } else { region };
+    format!("arn:{partition}:{service}:{region}:*:{name}")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn arns_have_the_partition_of_the_region_and_roles_have_no_region() {
+        assert_eq!(arn_in("eu-west-1", "iam", "role/x"), "arn:aws:iam::*:role/x");
+        assert_eq!(arn_in("cn-north-1", "iam", "role/x"), "arn:aws-cn:iam::*:role/x");
+        assert_eq!(arn_in("us-gov-west-1", "iam", "role/x"), "arn:aws-us-gov:iam::*:role/x");
+        assert_eq!(arn_in("cn-north-1", "ssm", "parameter/x"), "arn:aws-cn:ssm:cn-north-1:*:parameter/x");
+    }
 
     #[test]
     fn denials_are_parsed_from_messages_of_aws() {
