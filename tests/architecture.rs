@@ -88,7 +88,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("exit", &[]),
     ("files", &[]),
     ("http", &["tls"]),
-    ("language", &["address", "duration", "text"]),
+    ("language", &["address", "duration", "secret", "text"]),
     ("origin", &["address", "language", "plan"]),
     ("plan", &["address", "duration", "language", "secret", "text"]),
     ("process", &[]),

@@ -1,7 +1,7 @@
 //! The sources of values, their precedence, and secrets.
 
 use crate::harness::Project;
-use indoc::indoc;
+use indoc::{formatdoc, indoc};
 
 #[test]
 fn the_env_file_wins_over_the_file_and_the_file_over_the_shell() {
@@ -95,4 +95,31 @@ fn a_missing_secret_is_an_error_where_a_typed_field_uses_it() {
         phases: { build: { steps: [{ run: "true", env: { X: "${TOKEN}" } }] } }
     "#});
     project.runner("run --local").run().exits(2).complains("`${TOKEN}` has no value");
+}
+
+#[test]
+fn secrets_are_followed_by_value() {
+    let exposed = [
+        ("args: { TOKEN: \"${COPY}\" }", "the secret `COPY` is passed as a build argument"),
+        ("labels: { token: \"${COPY}\" }", "the secret `COPY` would be readable in a label of the image"),
+        ("tags: [\"t-${COPY}\"]", "the secret `COPY` would be readable in a tag of the image"),
+    ];
+    for (field, message) in exposed {
+        let pipeline = formatdoc! {r#"
+            version: 1
+            name: t
+            env: {{ shell: sh, parameter-store: {{ TOKEN: /t }}, exported-variables: [COPY] }}
+            images: {{ app: {{ repository: shop/app, {field} }} }}
+            phases:
+              build:
+                steps:
+                  - run: echo "COPY=a-$TOKEN" >> "$RUNNER_ENV"
+                  - run: test "$COPY" = a-hunter2-hunter2
+                  - build: app
+        "#};
+        let project = Project::new(&pipeline).file("Dockerfile", "FROM scratch\nCOPY Dockerfile /\n");
+        let call = project.runner("run --local").env("TOKEN", "hunter2-hunter2");
+        call.run().exits(2).complains(message).says_not("hunter2");
+        assert!(!project.read(".runner/state.json").contains("hunter2"));
+    }
 }

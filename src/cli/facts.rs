@@ -9,6 +9,7 @@ use crate::ecs::task_definition::Request;
 use crate::files;
 use crate::language::diagnostic::Diagnostic;
 use crate::language::pipeline::model::{Action, Image, Pipeline, RunTask, StepId, TaskDefinitionBase};
+use crate::language::pipeline::template::Template;
 use crate::language::source::Span;
 use crate::plan::facts::{Definition, Facts};
 use crate::plan::outline::ContextSize;
@@ -60,7 +61,7 @@ pub(crate) fn definitions(
     let steps = pipeline.steps().filter_map(|step| match &step.action {
         Action::TaskDefinition(definition) => match &definition.base {
             TaskDefinitionBase::File(file) => {
-                Some((step.id, file.resolve(&values.with_step(&step.env).ok()?).ok()?))
+                Some((step.id, resolved(file, &values.with_step(&step.env).ok()?)?))
             }
             _ => None,
         },
@@ -101,10 +102,18 @@ pub(crate) fn containers(pipeline: &Pipeline, definitions: &HashMap<StepId, Defi
     problems
 }
 
+/// The text of a field that names a file, if its values are known.
+fn resolved(template: &Template, values: &Values) -> Option<String> {
+    Some(template.resolve(values).ok()?.expose().to_owned())
+}
+
 /// The Dockerfile of an image, found as in a build.
 fn dockerfile(image: &Image, values: &Values, directory: &Path) -> Option<PathBuf> {
-    let context = directory.join(image.context.resolve(values).ok()?);
-    let written = image.dockerfile.as_ref().map(|written| written.resolve(values)).transpose().ok()?;
+    let context = directory.join(resolved(&image.context, values)?);
+    let written = match &image.dockerfile {
+        Some(written) => Some(resolved(written, values)?),
+        None => None,
+    };
     Some(context::dockerfile(directory, &context, written.as_deref()))
 }
 
@@ -128,7 +137,7 @@ pub(crate) fn context_sizes(
 ) -> HashMap<String, ContextSize> {
     let size = |image: &Image| {
         let unknown = |reason: String| ContextSize { problem: Some(reason), ..ContextSize::default() };
-        let Ok(context) = image.context.resolve(values) else {
+        let Some(context) = resolved(&image.context, values) else {
             return unknown("the directory is unknown before the run".to_owned());
         };
         if is_remote(&context) {

@@ -16,7 +16,7 @@ use crate::language::pipeline;
 use crate::language::pipeline::model::{
     Action, Command, Name, PhaseName, Pipeline, Step, StepId, TaskDefinitionBase, Zone,
 };
-use crate::language::pipeline::template::{Builtin, MAX_VALUE, Reference, Template, Undefined};
+use crate::language::pipeline::template::{Builtin, MAX_VALUE, Reason, Reference, Template, Unresolved};
 use crate::language::source::Span;
 use crate::text::closest;
 use condition::Verdict;
@@ -98,7 +98,7 @@ pub(crate) fn values(
             .help(format!(
                 "a variable may only refer to earlier ones: put `{name}` first, or set it in the environment"
             )),
-            _ => undefined(problem, &values),
+            _ => unresolved(problem, &values),
         })
         .collect();
     // Outside of CodeBuild the id is generated when the run begins.
@@ -191,7 +191,8 @@ pub(crate) fn undefined_uses(
             continue;
         }
         let reference = used.reference.clone();
-        let mut problem = undefined(&Undefined { reference, span: used.span, too_long: false }, values);
+        let mut problem =
+            unresolved(&Unresolved { reference, span: used.span, reason: Reason::Undefined }, values);
         if matches!(&used.reference, Reference::Env(name) if secrets.contains(name.as_str())) {
             "this secret has no value here: set it in --env-file or in the environment"
                 .clone_into(problem.help.get_or_insert_default());
@@ -229,14 +230,22 @@ fn handed_on(pipeline: &Pipeline) -> HashSet<&str> {
     words.chain(pipeline.env.exported.iter().map(|name| name.value.as_str())).collect()
 }
 
-/// The message for a reference without a value.
-pub(crate) fn undefined(undefined: &Undefined, values: &Values) -> Diagnostic {
-    let reference = &undefined.reference;
-    if undefined.too_long {
-        let message = format!("this text is longer than {} KiB with its values", MAX_VALUE / 1024);
-        return Diagnostic::new(message, undefined.span).help("put data of this size in a file");
+/// The message for a reference that cannot be replaced by its value.
+pub(crate) fn unresolved(unresolved: &Unresolved, values: &Values) -> Diagnostic {
+    let Unresolved { reference, span, reason } = unresolved;
+    match reason {
+        Reason::Undefined => undefined(reference, *span, values),
+        Reason::TooLong => {
+            let message = format!("this text is longer than {} KiB with its values", MAX_VALUE / 1024);
+            Diagnostic::new(message, *span).help("put data of this size in a file")
+        }
+        Reason::Secret(exposure) => exposure.diagnostic(&reference.to_string(), *span),
     }
-    let problem = Diagnostic::new(format!("`${{{reference}}}` has no value"), undefined.span);
+}
+
+/// The message for a reference without a value.
+fn undefined(reference: &Reference, span: Span, values: &Values) -> Diagnostic {
+    let problem = Diagnostic::new(format!("`${{{reference}}}` has no value"), span);
     match reference {
         Reference::Env(name) => {
             let help = closest(name, values.names()).map_or_else(

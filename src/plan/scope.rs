@@ -2,17 +2,19 @@
 
 use crate::language::pipeline::model::Pipeline;
 use crate::language::pipeline::template::{
-    Builtin, Reference, Scope, Template, Undefined, or_default, variable_part,
+    Builtin, Reason, Reference, Scope, Template, Unresolved, or_default, variable_part,
 };
-use crate::secret::Secret;
+use crate::secret::{MaybeSecret, Secret};
 use indexmap::IndexMap;
 use std::collections::{HashMap, HashSet};
+use std::fmt;
 
-/// All values of a run.
-#[derive(Debug, Clone, Default)]
+/// All values of a run. `Debug` shows no value of a variable: the environment also holds secrets that the file does not
+/// name.
+#[derive(Clone, Default)]
 pub(crate) struct Values {
-    /// Environment variables. Any of them may hold a secret, so `Debug` shows none.
-    env: IndexMap<String, Secret>,
+    /// Environment variables.
+    env: IndexMap<String, MaybeSecret>,
     builtins: HashMap<Builtin, String>,
     /// Variables that will have a value when the run starts: secrets that are fetched then.
     promised: HashSet<String>,
@@ -48,15 +50,16 @@ impl Values {
         pipeline: &Pipeline,
         sources: &Sources,
         builtins: HashMap<Builtin, String>,
-    ) -> (Self, Vec<Undefined>) {
+    ) -> (Self, Vec<Unresolved>) {
         let mut values = Self { builtins, elsewhere: sources.elsewhere, ..Self::default() };
         for image in pipeline.images.keys() {
             values.promised_builtins.insert(Builtin::ImageUri(image.clone()));
             values.promised_builtins.insert(Builtin::ImageDigest(image.clone()));
         }
         // The pipeline file's variables may refer to the env file, which wins over the process.
+        let secrets: HashSet<&str> = pipeline.secret_names().into_iter().collect();
         for (name, value) in sources.process.iter().chain(&sources.env_file) {
-            values.set(name, value);
+            values.set(name, MaybeSecret::new(value, secrets.contains(name.as_str())));
         }
         let winners = if sources.process_wins { sources.process.as_slice() } else { &[] };
         let given = sources.env_file.iter().chain(winners);
@@ -67,12 +70,10 @@ impl Values {
                 continue;
             }
             match template.resolve(&values) {
-                Ok(value) => {
-                    values.set(name, &value);
-                }
-                Err(undefined) => {
-                    if !values.may_have(&undefined.reference) {
-                        problems.push(undefined);
+                Ok(value) => values.set(name, value),
+                Err(unresolved) => {
+                    if unresolved.reason != Reason::Undefined || !values.may_have(&unresolved.reference) {
+                        problems.push(unresolved);
                     }
                     // Later references to this variable are not reported as well.
                     values.promise(name);
@@ -109,11 +110,7 @@ impl Values {
         self.builtins.remove(&Builtin::ImageDigest(name.to_owned()));
     }
 
-    pub(crate) fn set(&mut self, name: &str, value: &str) {
-        self.set_secret(name, Secret::new(value));
-    }
-
-    pub(crate) fn set_secret(&mut self, name: &str, value: Secret) {
+    pub(crate) fn set(&mut self, name: &str, value: MaybeSecret) {
         self.env.insert(name.to_owned(), value);
     }
 
@@ -121,13 +118,13 @@ impl Values {
         self.builtins.insert(builtin, value);
     }
 
-    pub(crate) fn get(&self, name: &str) -> Option<&str> {
-        self.env.get(name).map(Secret::expose)
+    pub(crate) fn get(&self, name: &str) -> Option<&MaybeSecret> {
+        self.env.get(name)
     }
 
-    /// The value of a variable that holds a secret.
+    /// The value of a variable that is used as a secret.
     pub(crate) fn secret(&self, name: &str) -> Option<Secret> {
-        self.env.get(name).cloned()
+        self.get(name).cloned().map(MaybeSecret::into_secret)
     }
 
     /// Whether a reference has a value, or will have one when a step needs it.
@@ -152,48 +149,56 @@ impl Values {
     }
 
     /// All variables, and the built-ins as `RUNNER_…`, for a command on this machine.
-    pub(crate) fn environment(&self) -> IndexMap<String, String> {
+    pub(crate) fn environment(&self) -> IndexMap<String, MaybeSecret> {
         // Variables of these names that another program has set are not runner's.
         let is_own = |name: &str| OWN.iter().any(|prefix| name.starts_with(prefix));
         let others = self.env.iter().filter(|(name, _)| !is_own(name));
-        let mut environment: IndexMap<String, String> =
-            others.map(|(name, value)| (name.clone(), value.expose().to_owned())).collect();
-        for (builtin, value) in &self.builtins {
-            environment.insert(variable_name(builtin), value.clone());
-        }
-        environment
+        let others = others.map(|(name, value)| (name.clone(), value.clone()));
+        let own = self.builtins.iter();
+        let own = own.map(|(builtin, value)| (variable_name(builtin), MaybeSecret::Plain(value.clone())));
+        others.chain(own).collect()
     }
 
-    /// A template's text. References without a value stay as written. `own` holds the variables of its step.
+    /// A template's text for plans and titles, which are masked, and for requests. References without a value stay as
+    /// written. `own` holds the variables of its step.
     pub(crate) fn known(&self, template: &Template, own: Option<&IndexMap<String, Template>>) -> String {
         template.render(str::to_owned, |reference, default| {
             let own = match reference {
                 Reference::Env(name) => {
-                    own.and_then(|own| own.get(name)).map(|value| self.known(value, None))
+                    let own = own.and_then(|own| own.get(name));
+                    own.map(|value| MaybeSecret::Plain(self.known(value, None)))
                 }
                 Reference::Builtin(_) => None,
             };
             or_default(own.or_else(|| self.value(reference)), default)
-                .unwrap_or_else(|| format!("${{{reference}}}"))
+                .map_or_else(|| format!("${{{reference}}}"), |value| value.expose().to_owned())
         })
     }
 
     /// The values with a step's own variables on top.
-    pub(crate) fn with_step(&self, step: &IndexMap<String, Template>) -> Result<Self, Undefined> {
+    pub(crate) fn with_step(&self, step: &IndexMap<String, Template>) -> Result<Self, Unresolved> {
         let mut values = self.clone();
         for (name, template) in step {
-            let value = template.resolve(self)?;
-            values.set(name, &value);
+            values.set(name, template.resolve(self)?);
         }
         Ok(values)
     }
 }
 
+impl fmt::Debug for Values {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Values")
+            .field("env", &self.env.keys())
+            .field("builtins", &self.builtins)
+            .finish_non_exhaustive()
+    }
+}
+
 impl Scope for Values {
-    fn value(&self, reference: &Reference) -> Option<String> {
+    fn value(&self, reference: &Reference) -> Option<MaybeSecret> {
         match reference {
-            Reference::Env(name) => self.get(name).map(ToOwned::to_owned),
-            Reference::Builtin(builtin) => self.builtins.get(builtin).cloned(),
+            Reference::Env(name) => self.get(name).cloned(),
+            Reference::Builtin(builtin) => self.builtins.get(builtin).cloned().map(MaybeSecret::Plain),
         }
     }
 }
@@ -228,14 +233,15 @@ mod tests {
     #[test]
     fn on_a_laptop_the_env_file_wins_then_the_file_then_the_shell() {
         let values = values(false);
-        let get = |name| values.get(name).unwrap();
+        let get = |name| values.get(name).unwrap().expose();
         assert_eq!((get("A"), get("B"), get("C"), get("HOME")), ("file", "file-b", "env-file", "/root"));
     }
 
     #[test]
     fn in_codebuild_what_the_project_sets_wins() {
         let values = values(true);
-        assert_eq!((values.get("A").unwrap(), values.get("B").unwrap()), ("shell", "shell-b"));
+        let get = |name| values.get(name).unwrap().expose();
+        assert_eq!((get("A"), get("B")), ("shell", "shell-b"));
     }
 
     #[test]

@@ -16,6 +16,7 @@ use crate::plan::facts::Facts;
 use crate::plan::scope::Values;
 use crate::plan::{Mode, Plan};
 use crate::report::notify::Receivers;
+use crate::secret::MaybeSecret;
 use crate::step::{self, Project, Results, Shared};
 use crate::work::{WORK_DIRECTORY, Work};
 use std::path::PathBuf;
@@ -215,16 +216,17 @@ async fn export(shared: &Shared, events: &Events, last: bool) -> Result<(), Fail
     }
     let mut text = String::new();
     for name in exported {
-        let value = shared.values().get(name).map(ToOwned::to_owned);
+        let value = shared.values().get(name).cloned();
+        let masks = &shared.project.masks;
         match value {
-            Some(value) if shared.project.masks.text(&value) != value => {
-                events.warn(format!("{} contains a secret and is not exported", name.value)).await;
-            }
-            Some(value) => {
+            Some(MaybeSecret::Plain(value)) if masks.text(&value) == value => {
                 // Quoted, so that the shell expands nothing in the value.
                 text.push_str(&format!("export {}='{}'\n", name.value, value.replace('\'', "'\\''")));
                 let (name, value) = (events.shown(&name.value), events.shown(&value));
                 events.send(Kind::ValueExported { name, value }).await;
+            }
+            Some(_) => {
+                events.warn(format!("{} contains a secret and is not exported", name.value)).await;
             }
             None if last => {
                 events.warn(format!("{} has no value and is not exported", name.value)).await;

@@ -6,7 +6,7 @@ use crate::language::pipeline::model::{NotifyOn, NotifyTarget};
 use crate::language::pipeline::template::Template;
 use crate::plan::{self, Mode};
 use crate::report::notify::{Occasion, Receiver, ReceiverKind, Receivers};
-use crate::secret::Secret;
+use crate::secret::{MaybeSecret, Secret};
 use crate::work::WORK_DIRECTORY;
 
 /// Resolves the receivers that this build notifies, and masks their URLs and headers.
@@ -18,7 +18,7 @@ pub(crate) fn receivers(job: &Job) -> Result<Receivers, Failure> {
         let secret = |template: &Template| match project.mode {
             // Nothing is sent, so the values are not needed.
             Mode::Local => Ok(Secret::new("")),
-            Mode::Publish => project.resolve(&job.values, template).map(Secret::new),
+            Mode::Publish => project.resolve(&job.values, template).map(MaybeSecret::into_secret),
         };
         let (kind, url) = match &notify.target {
             NotifyTarget::Slack { url } => (ReceiverKind::Slack, secret(url)?),

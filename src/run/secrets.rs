@@ -8,7 +8,7 @@ use crate::language::diagnostic::Diagnostic;
 use crate::language::pipeline::reference::{SECRET_HELP, SecretReference};
 use crate::language::pipeline::template::{Builtin, Reference, Scope};
 use crate::plan::Mode;
-use crate::secret::{Secret, Unmasked};
+use crate::secret::{MaybeSecret, Secret, Unmasked};
 
 /// Sets the values of secret variables, and of the AWS built-ins that the pipeline uses. Returns warnings.
 pub(crate) async fn resolve(job: &mut Job, connections: &Connections) -> Result<Vec<String>, Failure> {
@@ -22,7 +22,7 @@ pub(crate) async fn resolve(job: &mut Job, connections: &Connections) -> Result<
         };
         match value {
             Some(secret) => {
-                job.values.set_secret(&name, secret.clone());
+                job.values.set(&name, MaybeSecret::Secret(secret.clone()));
                 mask(job, &name, &secret, &mut warnings);
             }
             None => warnings
@@ -59,13 +59,14 @@ async fn fetch(job: &Job, connections: &Connections, name: &str) -> Result<Secre
     let aws = connections.aws(&job.project.access(&job.values, &job.project.pipeline.aws)?).await?;
     if let Some(parameter) = env.parameter_store.get(name) {
         let parameter = job.project.resolve(&job.values, parameter)?;
-        return Ok(aws.parameter(&parameter).await?);
+        return Ok(aws.parameter(parameter.expose()).await?);
     }
     let Some(template) = env.secrets_manager.get(name) else {
         return Err(Failure::usage(format!("`env` has no secret `{name}`")));
     };
     let text = job.project.resolve(&job.values, template)?;
-    let reference = SecretReference::parse(&text).map_err(|reason| {
+    let text = text.expose();
+    let reference = SecretReference::parse(text).map_err(|reason| {
         job.project.located(&Diagnostic::new(format!("`{text}`: {reason}"), template.span).help(SECRET_HELP))
     })?;
     Ok(aws.secret(&reference.into()).await?)

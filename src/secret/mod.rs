@@ -2,6 +2,7 @@
 
 mod forms;
 mod mask;
+mod maybe;
 #[cfg(any(test, fuzzing))]
 mod oracle;
 mod search;
@@ -11,6 +12,7 @@ mod spelling;
 mod tests;
 
 pub(crate) use mask::{Masker, Masks, Unmasked};
+pub(crate) use maybe::MaybeSecret;
 #[cfg(fuzzing)]
 pub(crate) use oracle::mask_slowly;
 pub(crate) use shown::Shown;

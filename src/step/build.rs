@@ -245,7 +245,7 @@ impl StepScope<'_> {
 
     /// The name of the image's repository in the engine, with the registry if the file has one.
     pub(crate) fn repository(&self, image: &Image) -> Result<String, Failure> {
-        let name = self.resolve(&image.repository)?;
+        let name = self.plain(&image.repository)?;
         let known =
             address::ImageRepository::parse(&name).map_err(|error| self.at(image.repository.span, error))?;
         Ok(known.engine_name())
@@ -255,7 +255,7 @@ impl StepScope<'_> {
     pub(crate) fn tags(&self, image: &Image) -> Result<Vec<String>, Failure> {
         let mut tags = Vec::new();
         for template in &image.tags {
-            let tag = self.resolve(template)?;
+            let tag = self.plain(template)?;
             address::check_tag(&tag).map_err(|error| self.at(template.span, error))?;
             if !tags.contains(&tag) {
                 tags.push(tag);

@@ -7,7 +7,7 @@ use crate::files;
 use crate::language::pipeline::model::{Command, Shell, Step};
 use crate::plan::{Mode, environment};
 use crate::process::{self, Ended, Ending, ProcessError};
-use crate::secret::Secret;
+use crate::secret::{MaybeSecret, Secret};
 use crate::text::listed;
 use crate::work::unusable;
 use indexmap::IndexMap;
@@ -58,7 +58,7 @@ pub(crate) async fn run(cx: &StepScope<'_>, command: &Command, step: &Step) -> R
     }
     // Variables that are not text come only from the environment, so all others take precedence.
     let mut variables: Vec<(OsString, OsString)> = cx.project.not_text.clone();
-    variables.extend(env.into_iter().map(|(name, value)| (name.into(), value.into())));
+    variables.extend(env.into_iter().map(|(name, value)| (name.into(), value.expose().into())));
     variables.push(("RUNNER_ENV".into(), env_file.path().into()));
     variables.push(("RUNNER_MASK".into(), mask_file.path().into()));
     let (argv, _script) = argv(cx, command)?;
@@ -153,26 +153,28 @@ async fn import_variables(cx: &StepScope<'_>, path: &Path) -> Result<(), Failure
             // A new value of a secret is a secret too.
             cx.project.masks.add(&Secret::new(value.as_str()));
         }
-        cx.shared.values().set(&name, &value);
-        if !is_secret && cx.project.masks.text(&value) == value {
-            cx.shared.results().variables.insert(name, value);
-        } else {
+        // Text that contains a secret is a secret, too.
+        let is_secret = is_secret || cx.project.masks.text(&value) != value;
+        cx.shared.values().set(&name, MaybeSecret::new(value.as_str(), is_secret));
+        if is_secret {
             cx.shared.results().variables.shift_remove(&name);
             let warning = format!(
                 "{name} contains a secret: it is set for the steps of this call, but not kept for later calls"
             );
             cx.events.warn(warning).await;
+        } else {
+            cx.shared.results().variables.insert(name, value);
         }
     }
     Ok(())
 }
 
 /// Adds the credentials of the step's role, and its region.
-async fn add_credentials(cx: &StepScope<'_>, env: &mut IndexMap<String, String>) -> Result<(), Failure> {
+async fn add_credentials(cx: &StepScope<'_>, env: &mut IndexMap<String, MaybeSecret>) -> Result<(), Failure> {
     let access = cx.access()?;
     if let Some(region) = &access.region {
         for name in ["AWS_REGION", "AWS_DEFAULT_REGION"] {
-            env.insert(name.to_owned(), region.clone());
+            env.insert(name.to_owned(), MaybeSecret::Plain(region.clone()));
         }
     }
     if access.role.is_none() {
@@ -182,13 +184,13 @@ async fn add_credentials(cx: &StepScope<'_>, env: &mut IndexMap<String, String>)
     for name in CREDENTIALS {
         env.shift_remove(name);
     }
-    env.insert("AWS_ACCESS_KEY_ID".to_owned(), keys.id);
+    env.insert("AWS_ACCESS_KEY_ID".to_owned(), MaybeSecret::Plain(keys.id));
     for (name, secret) in
         [("AWS_SECRET_ACCESS_KEY", Some(keys.secret)), ("AWS_SESSION_TOKEN", keys.session_token)]
     {
         if let Some(secret) = secret {
             cx.project.masks.add(&secret);
-            env.insert(name.to_owned(), secret.expose().to_owned());
+            env.insert(name.to_owned(), MaybeSecret::Secret(secret));
         }
     }
     Ok(())
@@ -219,10 +221,10 @@ fn argv(cx: &StepScope<'_>, command: &Command) -> Result<(Vec<OsString>, Option<
 
 /// The command's environment. In local mode it has no credentials of this machine, but those that the pipeline file
 /// sets.
-fn environment(cx: &StepScope<'_>, step: &Step) -> IndexMap<String, String> {
+fn environment(cx: &StepScope<'_>, step: &Step) -> IndexMap<String, MaybeSecret> {
     let mode = cx.project.mode;
     let mut environment = cx.values.environment();
-    environment.insert("RUNNER_MODE".to_owned(), mode.as_str().to_owned());
+    environment.insert("RUNNER_MODE".to_owned(), MaybeSecret::new(mode.as_str(), false));
     if mode == Mode::Local {
         let variables = &cx.project.pipeline.env.variables;
         let is_in_file = |name: &str| step.env.contains_key(name) || variables.contains_key(name);
@@ -230,7 +232,7 @@ fn environment(cx: &StepScope<'_>, step: &Step) -> IndexMap<String, String> {
             environment.shift_remove(name);
         }
         for (name, value) in NO_CREDENTIALS.into_iter().filter(|(name, _)| !is_in_file(name)) {
-            environment.insert(name.to_owned(), value.to_owned());
+            environment.insert(name.to_owned(), MaybeSecret::new(value, false));
         }
     }
     environment

@@ -13,8 +13,8 @@ pub(crate) async fn run(cx: &StepScope<'_>, deploy: &Deploy) -> Result<(), Failu
     let (family, revision) = cx.registered(deploy.task_definition.as_ref())?;
     let request = DeployRequest {
         target: ServiceSet {
-            cluster: cx.resolve(&deploy.cluster)?,
-            services: cx.resolve_all(&deploy.services)?,
+            cluster: cx.request(&deploy.cluster)?,
+            services: cx.request_all(&deploy.services)?,
         },
         revision,
         options: DeployOptions {
@@ -46,7 +46,7 @@ fn code_deploy_group(cx: &StepScope<'_>, deploy: &Deploy) -> Result<Option<CodeD
     let job = &cx.project;
     let commit = job.context.commit.as_ref().map(|commit| format!(", commit {commit}")).unwrap_or_default();
     let description = format!("{}, build {}{commit}", job.pipeline.name, cx.project.build_id);
-    let (application, group) = (cx.resolve(&wanted.application)?, cx.resolve(&wanted.group)?);
+    let (application, group) = (cx.request(&wanted.application)?, cx.request(&wanted.group)?);
     Ok(Some(CodeDeployGroup { application, group, description }))
 }
 

@@ -14,7 +14,7 @@ use crate::language::pipeline::model::{CacheTo, Image, Name, Network, is_stage_n
 use crate::language::pipeline::template::Template;
 use crate::plan::Mode;
 use crate::plan::asks::CACHE_TAG;
-use crate::secret::Secret;
+use crate::secret::{MaybeSecret, Secret};
 use crate::step::results::ImageResult;
 use crate::text::human_size;
 use std::cmp::Ordering;
@@ -56,7 +56,7 @@ impl ImageBuild<'_> {
         let contexts = self.contexts(&share).await?;
         let mut secrets: Vec<&String> = share.secrets.keys().collect();
         secrets.sort_unstable();
-        let key = format!("{:?} {secrets:?} {:?}", share.context, cx.resolve_all(&image.ssh)?);
+        let key = format!("{:?} {secrets:?} {:?}", share.context, cx.request_all(&image.ssh)?);
         let session = group.session(key, &self.engine, &share).await?;
         let session =
             session.get().ok_or_else(|| Failure::environment("the session with the engine is gone"))?;
@@ -127,7 +127,7 @@ impl ImageBuild<'_> {
         Ok(Build {
             dockerfile: dockerfile(cx, image, context)?,
             stages: Vec::new(),
-            target: image.target.as_ref().map(|target| cx.resolve(target)).transpose()?,
+            target: image.target.as_ref().map(|target| cx.request(target)).transpose()?,
             platform: None,
             args: self.args()?,
             labels: self.labels()?,
@@ -137,7 +137,7 @@ impl ImageBuild<'_> {
                 Some(Network::Host) => Some("host"),
             },
             extra_hosts: extra_hosts(cx, image)?,
-            cache_from: cx.resolve_all(&image.cache_from)?,
+            cache_from: cx.request_all(&image.cache_from)?,
             cache_to: CacheExport::None,
             names: tags.iter().map(|tag| format!("{repository}:{tag}")).collect(),
         })
@@ -146,7 +146,7 @@ impl ImageBuild<'_> {
     /// Build arguments. With the time of the commit, newer frontends (BuildKit 0.11, Dockerfile 1.5) build equal images
     /// from equal sources: <https://reproducible-builds.org/docs/source-date-epoch/>.
     fn args(&self) -> Result<Vec<(String, String)>, Failure> {
-        let mut args = self.cx.resolve_pairs(&self.image.args)?;
+        let mut args = self.cx.plain_pairs(&self.image.args)?;
         if let Some(time) = self.cx.project.context.commit_time
             && !self.image.args.contains_key(EPOCH)
         {
@@ -172,7 +172,7 @@ impl ImageBuild<'_> {
             let key = format!("org.opencontainers.image.{key}");
             value.filter(|_| !self.image.labels.contains_key(&key)).map(|value| (key, value))
         });
-        Ok(known.chain(self.cx.resolve_pairs(&self.image.labels)?).collect())
+        Ok(known.chain(self.cx.plain_pairs(&self.image.labels)?).collect())
     }
 
     /// Sets the sources and the destination of the cache, as far as this engine supports them.
@@ -219,7 +219,7 @@ impl ImageBuild<'_> {
     /// The tags that do not change with the commit, so that an earlier image may have them.
     fn lasting_tags(&self) -> Result<Vec<String>, Failure> {
         let lasting = self.image.tags.iter().filter(|tag| !self.cx.project.pipeline.is_of_one_commit(tag));
-        self.cx.resolve_all(lasting)
+        lasting.map(|tag| self.cx.plain(tag)).collect()
     }
 
     /// The images that this one depends on, built for a platform, with the names that the Dockerfile may use for them.
@@ -276,7 +276,7 @@ impl ImageBuild<'_> {
             return Err(Failure::usage(text).help(help));
         }
         for (name, template) in &image.contexts {
-            let text = cx.resolve(template)?;
+            let text = cx.request(template)?;
             if let Some(image) = text.strip_prefix("docker-image://") {
                 if image.is_empty() {
                     let problem = Diagnostic::new("`docker-image://` names no image", template.span);
@@ -380,7 +380,7 @@ fn grown(before: Vec<(String, u64)>, after: Vec<(String, u64)>) -> Vec<(String, 
 
 /// The path of an image's Dockerfile, on this machine or in a remote context.
 pub(crate) fn dockerfile(cx: &StepScope<'_>, image: &Image, context: &Source) -> Result<PathBuf, Failure> {
-    let written = image.dockerfile.as_ref().map(|written| cx.resolve(written)).transpose()?;
+    let written = image.dockerfile.as_ref().map(|written| cx.request(written)).transpose()?;
     Ok(match context {
         Source::Directory(path) => context::dockerfile(&cx.project.directory, path, written.as_deref()),
         Source::Remote(_) => written.unwrap_or_else(|| "Dockerfile".to_owned()).into(),
@@ -389,7 +389,7 @@ pub(crate) fn dockerfile(cx: &StepScope<'_>, image: &Image, context: &Source) ->
 
 /// Resolves a context: a directory, relative to that of the pipeline file, or a URL that the engine fetches.
 pub(crate) fn source(cx: &StepScope<'_>, template: &Template) -> Result<Source, Failure> {
-    let text = cx.resolve(template)?;
+    let text = cx.request(template)?;
     if is_remote(&text) {
         return Ok(Source::Remote(text));
     }
@@ -407,11 +407,12 @@ pub(crate) fn source(cx: &StepScope<'_>, template: &Template) -> Result<Source, 
 fn ssh(cx: &StepScope<'_>, image: &Image) -> Result<HashMap<String, SshAgent>, Failure> {
     let mut agents = HashMap::new();
     for template in &image.ssh {
-        let text = cx.resolve(template)?;
+        let text = cx.request(template)?;
         let (id, path) = if let Some((id, path)) = text.split_once('=') {
             (id, cx.project.directory.join(home(cx, path)))
         } else {
-            let socket = cx.values.get("SSH_AUTH_SOCK").filter(|socket| !socket.is_empty());
+            let socket = cx.values.get("SSH_AUTH_SOCK").map(MaybeSecret::expose);
+            let socket = socket.filter(|socket| !socket.is_empty());
             let socket = socket.ok_or_else(|| {
                 let problem =
                     Diagnostic::new("there is no SSH agent: SSH_AUTH_SOCK is not set", template.span);
@@ -433,7 +434,7 @@ fn ssh(cx: &StepScope<'_>, image: &Image) -> Result<HashMap<String, SshAgent>, F
 /// Expands `~/` in a path, as shells do.
 fn home(cx: &StepScope<'_>, path: &str) -> PathBuf {
     match (path.strip_prefix("~/"), cx.values.get("HOME")) {
-        (Some(rest), Some(home)) => Path::new(home).join(rest),
+        (Some(rest), Some(home)) => Path::new(home.expose()).join(rest),
         _ => PathBuf::from(path),
     }
 }
@@ -441,7 +442,7 @@ fn home(cx: &StepScope<'_>, path: &str) -> PathBuf {
 /// Hosts and their addresses. Checked here, because an error of the engine has no place in the file.
 fn extra_hosts(cx: &StepScope<'_>, image: &Image) -> Result<Vec<(String, String)>, Failure> {
     let address = |(host, template): (&String, &Template)| {
-        let text = cx.resolve(template)?;
+        let text = cx.request(template)?;
         let address: Result<std::net::IpAddr, _> = text.parse();
         let address = address.map_err(|_| {
             let problem = Diagnostic::new(format!("`{text}` is not an IP address"), template.span);

@@ -5,12 +5,12 @@ use crate::exit::Failure;
 use crate::language::diagnostic::Diagnostic;
 use crate::language::pipeline::Pipeline;
 use crate::language::pipeline::model::AwsAccess;
-use crate::language::pipeline::template::{Template, Undefined};
+use crate::language::pipeline::template::{Template, Unresolved};
 use crate::language::source::SourceFile;
 use crate::plan::context::BuildContext;
 use crate::plan::scope::Values;
 use crate::plan::{self, Mode};
-use crate::secret::Masks;
+use crate::secret::{Masks, MaybeSecret};
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -39,8 +39,8 @@ pub(crate) struct Project {
 
 impl Project {
     /// Resolves a template. The failure names the place in the file.
-    pub(crate) fn resolve(&self, values: &Values, template: &Template) -> Result<String, Failure> {
-        template.resolve(values).map_err(|undefined| self.undefined(&undefined, values))
+    pub(crate) fn resolve(&self, values: &Values, template: &Template) -> Result<MaybeSecret, Failure> {
+        template.resolve(values).map_err(|unresolved| self.unresolved(&unresolved, values))
     }
 
     /// An access to AWS with every `${…}` resolved.
@@ -48,7 +48,7 @@ impl Project {
         // An empty value is no value: `${ROLE:-}` asks for no role.
         let resolve = |template: &Option<Template>| {
             let text = template.as_ref().map(|template| self.resolve(values, template)).transpose();
-            text.map(|text| text.filter(|text| !text.is_empty()))
+            text.map(|text| text.map(|text| text.expose().to_owned()).filter(|text| !text.is_empty()))
         };
         Ok(Access {
             region: resolve(&access.region)?,
@@ -57,9 +57,9 @@ impl Project {
         })
     }
 
-    /// The failure for a reference without a value.
-    pub(crate) fn undefined(&self, undefined: &Undefined, values: &Values) -> Failure {
-        self.located(&plan::undefined(undefined, values))
+    /// The failure for a reference that cannot be replaced by its value.
+    pub(crate) fn unresolved(&self, unresolved: &Unresolved, values: &Values) -> Failure {
+        self.located(&plan::unresolved(unresolved, values))
     }
 
     /// The failure for a mistake in the file that was found during the run.

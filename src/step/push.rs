@@ -104,7 +104,7 @@ async fn to_layout(
     image: &Image,
     images: &[(String, String)],
 ) -> Result<String, Failure> {
-    let repository = cx.resolve(&image.repository)?;
+    let repository = cx.plain(&image.repository)?;
     let tags = cx.tags(image)?;
     let _layouts = cx.shared.layouts.lock().await;
     // The port of a registry cannot be part of a name under another host, and other tools parse what follows a colon as
@@ -213,7 +213,7 @@ async fn scan(
 
 /// The repository, and AWS if it is in ECR. A bare name is in ECR, in the account and region of the credentials.
 async fn target(cx: &StepScope<'_>, image: &Image) -> Result<(Repository, Option<Aws>), Failure> {
-    let name = cx.resolve(&image.repository)?;
+    let name = cx.plain(&image.repository)?;
     let (aws, path, wanted) = match ImageRepository::parse(&name)? {
         ImageRepository::Bare(path) => (cx.aws().await?, path, None),
         ImageRepository::PrivateEcr { registry, repository } => {
@@ -271,7 +271,7 @@ fn new_repository(cx: &StepScope<'_>, create: &Create) -> Result<NewRepository, 
 
 /// The address of the image's repository. Returns `None` if it does not exist yet.
 pub(crate) async fn address(cx: &StepScope<'_>, image: &Image) -> Result<Option<String>, Failure> {
-    let name = cx.resolve(&image.repository)?;
+    let name = cx.plain(&image.repository)?;
     match ImageRepository::parse(&name)? {
         ImageRepository::Bare(path) => Ok(cx.aws().await?.ecr_repository(&path).await?),
         known => Ok(Some(known.engine_name())),

@@ -36,14 +36,14 @@ const KEPT: usize = 20;
 
 pub(crate) async fn run(cx: &StepScope<'_>, task: &RunTask) -> Result<(), Failure> {
     let (family, revision) = cx.registered(task.task_definition.as_ref())?;
-    let command = task.command.as_ref().map(|command| cx.resolve_all(command)).transpose()?;
+    let command = task.command.as_ref().map(|command| cx.request_all(command)).transpose()?;
     let mut request = TaskRequest {
-        cluster: cx.resolve(&task.cluster)?,
+        cluster: cx.request(&task.cluster)?,
         definition: revision,
         placement: Placement::default(),
         container: task.container.as_ref().map(|name| name.value.clone()),
         command,
-        environment: cx.resolve_pairs(&task.environment)?,
+        environment: cx.request_pairs(&task.environment)?,
         token: format!("runner-{}", random::id()),
     };
     if cx.project.mode == Mode::Local {
@@ -127,7 +127,7 @@ async fn placement(
     place: &TaskPlace,
 ) -> Result<Placement, Failure> {
     match place {
-        TaskPlace::Service(service) => Ok(aws.ecs_service(cluster, &cx.resolve(service)?).await?.placement),
+        TaskPlace::Service(service) => Ok(aws.ecs_service(cluster, &cx.request(service)?).await?.placement),
         TaskPlace::Network { subnets, security_groups, assign_public_ip, launch_type } => {
             let launch_type = match launch_type {
                 LaunchType::Fargate => "FARGATE",
@@ -135,8 +135,8 @@ async fn placement(
                 LaunchType::External => "EXTERNAL",
             };
             let network = Network {
-                subnets: cx.resolve_all(subnets)?,
-                security_groups: cx.resolve_all(security_groups)?,
+                subnets: cx.request_all(subnets)?,
+                security_groups: cx.request_all(security_groups)?,
                 public_address: *assign_public_ip,
             };
             Ok(Placement {

@@ -9,10 +9,12 @@ use crate::connections::{Access, Connections};
 use crate::deployment::Deployer;
 use crate::event::Events;
 use crate::exit::Failure;
+use crate::language::diagnostic::Diagnostic;
 use crate::language::pipeline::model::{AwsAccess, Step};
 use crate::language::pipeline::template::Template;
 use crate::plan::scope::Values;
 use crate::process::{Guards, Stopping};
+use crate::secret::MaybeSecret;
 use crate::text::listed;
 use crate::work::Work;
 use std::collections::HashMap;
@@ -47,7 +49,7 @@ impl Shared {
         results: Results,
     ) -> Self {
         for (name, value) in &results.variables {
-            values.set(name, value);
+            values.set(name, MaybeSecret::Plain(value.clone()));
         }
         // The built-ins of images that an earlier call pushed.
         for (name, image) in &results.images {
@@ -111,33 +113,59 @@ impl<'a> StepScope<'a> {
         let before = shared.values().clone();
         let project = &shared.project;
         let values =
-            before.with_step(&step.env).map_err(|undefined| project.undefined(&undefined, &before))?;
+            before.with_step(&step.env).map_err(|unresolved| project.unresolved(&unresolved, &before))?;
         let aws = step.aws.as_ref().unwrap_or(&project.pipeline.aws);
         let (connections, work) = (&shared.connections, &shared.work);
         Ok(Self { project, connections, work, shared, values, events, output, stopping, aws })
     }
 
-    pub(crate) fn resolve(&self, template: &Template) -> Result<String, Failure> {
+    pub(crate) fn resolve(&self, template: &Template) -> Result<MaybeSecret, Failure> {
         self.project.resolve(&self.values, template)
     }
 
-    pub(crate) fn resolve_all<'t>(
-        &self,
-        templates: impl IntoIterator<Item = &'t Template>,
-    ) -> Result<Vec<String>, Failure> {
-        templates.into_iter().map(|template| self.resolve(template)).collect()
+    /// Resolves a field that others can read. It refuses secrets.
+    pub(crate) fn plain(&self, template: &Template) -> Result<String, Failure> {
+        match self.resolve(template)? {
+            MaybeSecret::Plain(text) => Ok(text),
+            MaybeSecret::Secret(_) => {
+                let problem = Diagnostic::new("a secret would be readable here", template.span);
+                Err(self.project.located(&problem.help("use a variable that is not a secret")))
+            }
+        }
     }
 
-    pub(crate) fn resolve_pairs<'t>(
+    /// Resolves the fields of a mapping that others can read.
+    pub(crate) fn plain_pairs<'t>(
         &self,
         pairs: impl IntoIterator<Item = (&'t String, &'t Template)>,
     ) -> Result<Vec<(String, String)>, Failure> {
-        pairs.into_iter().map(|(name, template)| Ok((name.clone(), self.resolve(template)?))).collect()
+        pairs.into_iter().map(|(name, template)| Ok((name.clone(), self.plain(template)?))).collect()
+    }
+
+    /// Resolves a field for a request, to the engine or to AWS, or for the name of a file. A secret is exposed there.
+    pub(crate) fn request(&self, template: &Template) -> Result<String, Failure> {
+        Ok(self.resolve(template)?.expose().to_owned())
+    }
+
+    /// Resolves the fields of a list for a request.
+    pub(crate) fn request_all<'t>(
+        &self,
+        templates: impl IntoIterator<Item = &'t Template>,
+    ) -> Result<Vec<String>, Failure> {
+        templates.into_iter().map(|template| self.request(template)).collect()
+    }
+
+    /// Resolves the fields of a mapping for a request.
+    pub(crate) fn request_pairs<'t>(
+        &self,
+        pairs: impl IntoIterator<Item = (&'t String, &'t Template)>,
+    ) -> Result<Vec<(String, String)>, Failure> {
+        pairs.into_iter().map(|(name, template)| Ok((name.clone(), self.request(template)?))).collect()
     }
 
     /// A path, relative to the pipeline file's directory.
     pub(crate) fn path(&self, template: &Template) -> Result<PathBuf, Failure> {
-        Ok(self.project.directory.join(self.resolve(template)?))
+        Ok(self.project.directory.join(self.request(template)?))
     }
 
     /// The step's access to AWS, with every `${…}` resolved.
@@ -166,7 +194,7 @@ impl<'a> StepScope<'a> {
     pub(crate) fn registered(&self, named: Option<&Template>) -> Result<(String, String), Failure> {
         let registered = self.shared.results().task_definitions.clone();
         if let Some(template) = named {
-            let family = self.resolve(template)?;
+            let family = self.request(template)?;
             return match registered.get(&family) {
                 Some(revision) => Ok((family, revision.clone())),
                 None => Err(none_registered(&format!("no task definition `{family}`"))),

@@ -58,7 +58,7 @@ async fn planned(cx: &StepScope<'_>, definition: &TaskDefinition, patch: &Patch)
     let name = match &definition.base {
         TaskDefinitionBase::Family(name)
         | TaskDefinitionBase::Service { name, .. }
-        | TaskDefinitionBase::File(name) => cx.resolve(name)?,
+        | TaskDefinitionBase::File(name) => cx.request(name)?,
     };
     let changes = json!({
         "containers": patch.containers.iter().map(planned_container).collect::<Vec<_>>(),
@@ -113,10 +113,10 @@ fn without_nulls(mut object: Value) -> Value {
 }
 
 fn patch(cx: &StepScope<'_>, definition: &TaskDefinition) -> Result<Patch, Failure> {
-    let text = |template: &Option<Template>| template.as_ref().map(|text| cx.resolve(text)).transpose();
+    let text = |template: &Option<Template>| template.as_ref().map(|text| cx.request(text)).transpose();
     let number = |template: &Option<Template>| {
         let Some(template) = template else { return Ok(None) };
-        let text = cx.resolve(template)?;
+        let text = cx.request(template)?;
         text.trim().parse().map(Some).map_err(|_| {
             let problem = Diagnostic::new(format!("`{text}` is not a whole number"), template.span);
             cx.project.located(&problem.help("ECS takes CPU units (1024 are a vCPU) and MiB here"))
@@ -127,14 +127,14 @@ fn patch(cx: &StepScope<'_>, definition: &TaskDefinition) -> Result<Patch, Failu
         Ok(ContainerPatch {
             name: name.clone(),
             image: image.transpose()?,
-            environment: cx.resolve_pairs(&change.environment)?,
+            environment: cx.request_pairs(&change.environment)?,
             replace_environment: change.replace_environment,
-            secrets: cx.resolve_pairs(&change.secrets)?,
-            command: change.command.as_ref().map(|command| cx.resolve_all(command)).transpose()?,
+            secrets: cx.request_pairs(&change.secrets)?,
+            command: change.command.as_ref().map(|command| cx.request_all(command)).transpose()?,
             cpu: number(&change.cpu)?,
             memory: number(&change.memory)?,
-            log_options: cx.resolve_pairs(&change.log_options)?,
-            labels: cx.resolve_pairs(&change.labels)?,
+            log_options: cx.request_pairs(&change.log_options)?,
+            labels: cx.request_pairs(&change.labels)?,
         })
     };
     Ok(Patch {
@@ -143,7 +143,7 @@ fn patch(cx: &StepScope<'_>, definition: &TaskDefinition) -> Result<Patch, Failu
         execution_role: text(&definition.execution_role)?,
         cpu: text(&definition.cpu)?,
         memory: text(&definition.memory)?,
-        tags: cx.resolve_pairs(&definition.tags)?,
+        tags: cx.request_pairs(&definition.tags)?,
     })
 }
 
@@ -160,9 +160,9 @@ async fn base(cx: &StepScope<'_>, base: &TaskDefinitionBase) -> Result<Option<Ba
     }
     let aws = cx.aws().await?;
     let name = match base {
-        TaskDefinitionBase::Family(family) => cx.resolve(family)?,
+        TaskDefinitionBase::Family(family) => cx.request(family)?,
         TaskDefinitionBase::Service { cluster, name } => {
-            let (cluster, service) = (cx.resolve(cluster)?, cx.resolve(name)?);
+            let (cluster, service) = (cx.request(cluster)?, cx.request(name)?);
             aws.ecs_service(&cluster, &service).await?.task_definition
         }
         TaskDefinitionBase::File(_) => return Ok(None),

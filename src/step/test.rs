@@ -35,7 +35,7 @@ pub(crate) async fn run(
     // CodeBuild's `reports` can find them here.
     let reports = cx.work.path.join("reports").join(&test.image.value);
     let copy_out_count = out.len();
-    for from in cx.resolve_all(&test.junit)? {
+    for from in cx.request_all(&test.junit)? {
         out.push(CopyOut { from, to: reports.clone() });
     }
     if !test.junit.is_empty() {
@@ -210,7 +210,7 @@ async fn service(
     service: &model::Service,
     test: &ContainerRun,
 ) -> Result<Service, Failure> {
-    let image = cx.resolve(&service.image)?;
+    let image = cx.request(&service.image)?;
     let image = if cx.project.pipeline.images.contains_key(&image) {
         cx.built_image(&image)?
     } else {
@@ -227,12 +227,13 @@ async fn service(
         }
         image
     };
-    let env = cx.resolve_pairs(&service.env)?.into_iter().map(|(name, value)| (name, Secret::new(value)));
+    let env = service.env.iter();
+    let env = env.map(|(name, template)| Ok((name.clone(), cx.resolve(template)?.into_secret())));
     let container = ContainerRun {
         image,
         command: argv(cx, service.command.as_ref())?,
         entrypoint: None,
-        env: env.collect(),
+        env: env.collect::<Result<_, Failure>>()?,
         user: None,
         workdir: None,
         memory: None,
@@ -249,10 +250,10 @@ fn probe(cx: &StepScope<'_>, probe: &model::Probe) -> Result<Probe, Failure> {
     Ok(match probe {
         model::Probe::Healthcheck => Probe::Healthcheck,
         model::Probe::Port(port) => Probe::Port(*port),
-        model::Probe::Log(text) => Probe::Log(cx.resolve(text)?),
-        model::Probe::Command(argv) => Probe::Command(cx.resolve_all(argv)?),
+        model::Probe::Log(text) => Probe::Log(cx.request(text)?),
+        model::Probe::Command(argv) => Probe::Command(cx.request_all(argv)?),
         model::Probe::Http(template) => {
-            let text = cx.resolve(template)?;
+            let text = cx.request(template)?;
             let rest = text.trim_start_matches(':');
             let (port, path) = rest.split_once('/').unwrap_or((rest, ""));
             let port = port.parse().map_err(|_| {
@@ -265,7 +266,7 @@ fn probe(cx: &StepScope<'_>, probe: &model::Probe) -> Result<Probe, Failure> {
 }
 
 fn argv(cx: &StepScope<'_>, templates: Option<&Vec<Template>>) -> Result<Option<Vec<String>>, Failure> {
-    templates.map(|templates| cx.resolve_all(templates)).transpose()
+    templates.map(|templates| cx.request_all(templates)).transpose()
 }
 
 fn container(
@@ -283,8 +284,8 @@ fn container(
         command: argv(cx, test.command.as_ref())?,
         entrypoint: argv(cx, test.entrypoint.as_ref())?,
         env: variables,
-        user: test.user.as_ref().map(|user| cx.resolve(user)).transpose()?,
-        workdir: test.workdir.as_ref().map(|workdir| cx.resolve(workdir)).transpose()?,
+        user: test.user.as_ref().map(|user| cx.request(user)).transpose()?,
+        workdir: test.workdir.as_ref().map(|workdir| cx.request(workdir)).transpose()?,
         memory: test.memory,
         volumes: volumes(cx, &test.volumes)?,
         run: cx.project.build_id.clone(),
@@ -295,7 +296,7 @@ fn container(
 /// Resolves volumes: `PATH:CONTAINER-PATH`, with `:bind` at the end to mount the files instead of copying them.
 pub(crate) fn volumes(cx: &StepScope<'_>, templates: &[Template]) -> Result<Vec<Volume>, Failure> {
     let volume = |template: &Template| {
-        let text = cx.resolve(template)?;
+        let text = cx.request(template)?;
         let (rest, bind) = text.strip_suffix(":bind").map_or((text.as_str(), false), |rest| (rest, true));
         match rest.rsplit_once(':') {
             Some((from, to))

@@ -176,7 +176,7 @@ async fn fingerprint(cx: &StepScope<'_>, name: &Name, image: &Image) -> Result<S
         .map_err(|_| crate::docker::DockerError::NoDockerfile(dockerfile.clone()))?;
     hasher.add("dockerfile", &text);
     hasher.add("context", &digest(cx, Some(dockerfile), root.clone()).await?);
-    let args = cx.resolve_pairs(&image.args)?;
+    let args = cx.plain_pairs(&image.args)?;
     for (argument, value) in &args {
         hasher.add("argument", argument);
         hasher.add("value", value);
@@ -194,7 +194,7 @@ async fn fingerprint(cx: &StepScope<'_>, name: &Name, image: &Image) -> Result<S
     }
     for (context, template) in &image.contexts {
         hasher.add("named context", context);
-        let text = cx.resolve(template)?;
+        let text = cx.request(template)?;
         if let Some(image) = text.strip_prefix("docker-image://") {
             hasher.add("its image", &image_identity(cx, image).await?);
             continue;
@@ -227,13 +227,13 @@ async fn fingerprint(cx: &StepScope<'_>, name: &Name, image: &Image) -> Result<S
             hasher.add("its digest", &image_identity(cx, &name).await?);
         }
     }
-    let target = image.target.as_ref().map(|target| cx.resolve(target)).transpose()?;
+    let target = image.target.as_ref().map(|target| cx.request(target)).transpose()?;
     hasher.add("target", &target.unwrap_or_default());
     hasher.add_json("compression", &image.compression)?;
     hasher.add_json("network", &image.network)?;
-    hasher.add_json("hosts", &cx.resolve_pairs(&image.extra_hosts)?)?;
+    hasher.add_json("hosts", &cx.request_pairs(&image.extra_hosts)?)?;
     hasher.add_json("secrets", &image.secrets)?;
-    hasher.add_json("ssh", &cx.resolve_all(&image.ssh)?)?;
+    hasher.add_json("ssh", &cx.request_all(&image.ssh)?)?;
     for step in cx.project.pipeline.steps().filter(|step| is_test_of(&step.action, &name.value)) {
         if let Action::Test(test) = &step.action {
             hasher.add_json("test", test)?;
@@ -252,7 +252,7 @@ async fn add_test_inputs(cx: &StepScope<'_>, test: &Test, hasher: &mut Hasher) -
         hasher.add("its files", &files(cx, volume.from).await?);
     }
     for service in test.services.values() {
-        let image = cx.resolve(&service.image)?;
+        let image = cx.request(&service.image)?;
         match cx.project.pipeline.images.get(&image) {
             Some(other) => {
                 let name = Name { value: image, span: service.image.span };

@@ -58,7 +58,7 @@ impl<'a> Examination<'a> {
     }
 
     fn text(&self, template: &Template) -> Option<String> {
-        template.resolve(self.values()).ok()
+        Some(template.resolve(self.values()).ok()?.expose().to_owned())
     }
 
     pub(crate) async fn examine(&mut self, checks: &mut Checks) {

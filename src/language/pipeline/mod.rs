@@ -5,6 +5,7 @@
 
 mod check;
 mod decode;
+pub(crate) mod exposure;
 pub(crate) mod model;
 pub(crate) mod reference;
 pub(crate) mod tables;

@@ -1,7 +1,9 @@
 //! `${…}` in fields: parsed with the file, resolved with a [`Scope`] when the values are known.
 
+use super::exposure::Exposure;
 use crate::language::diagnostic::Diagnostic;
 use crate::language::source::Span;
+use crate::secret::MaybeSecret;
 use crate::text::{closest, listed};
 use serde::{Serialize, Serializer};
 use std::fmt;
@@ -12,6 +14,8 @@ pub(crate) struct Template {
     parts: Vec<Part>,
     /// The place of its scalar.
     pub(crate) span: Span,
+    /// Where others can read its value, if they can.
+    pub(crate) exposure: Option<Exposure>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -122,16 +126,26 @@ impl fmt::Display for Reference {
 
 /// The source of values when a template is resolved.
 pub(crate) trait Scope {
-    fn value(&self, reference: &Reference) -> Option<String>;
+    fn value(&self, reference: &Reference) -> Option<MaybeSecret>;
 }
 
-/// A reference without a value.
+/// A reference that cannot be replaced by its value.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Undefined {
+pub(crate) struct Unresolved {
     pub(crate) reference: Reference,
     pub(crate) span: Span,
-    /// It has a value, but the text exceeds [`MAX_VALUE`] with it.
-    pub(crate) too_long: bool,
+    pub(crate) reason: Reason,
+}
+
+/// Why a reference cannot be replaced.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Reason {
+    /// It has no value.
+    Undefined,
+    /// The text exceeds [`MAX_VALUE`] with its value.
+    TooLong,
+    /// Its value is a secret, which the field refuses.
+    Secret(Exposure),
 }
 
 /// The size limit of a resolved text, in bytes. An environment variable cannot be longer (Linux, `MAX_ARG_STRLEN`).
@@ -189,32 +203,38 @@ impl Template {
         if !literal.is_empty() || parts.is_empty() {
             parts.push(Part::Text(literal));
         }
-        if problems.is_empty() { Ok(Self { parts, span }) } else { Err(problems) }
+        if problems.is_empty() { Ok(Self { parts, span, exposure: None }) } else { Err(problems) }
     }
 
     /// A template without references.
     pub(crate) fn literal(text: impl Into<String>) -> Self {
-        Self { parts: vec![Part::Text(text.into())], span: Span::default() }
+        Self { parts: vec![Part::Text(text.into())], span: Span::default(), exposure: None }
     }
 
-    /// Replaces every reference by its value or its default.
-    pub(crate) fn resolve(&self, scope: &dyn Scope) -> Result<String, Undefined> {
-        let mut text = String::new();
+    /// Replaces every reference by its value or its default. The result is a secret if one of the values is.
+    pub(crate) fn resolve(&self, scope: &dyn Scope) -> Result<MaybeSecret, Unresolved> {
+        let (mut text, mut is_secret) = (String::new(), false);
         for part in &self.parts {
             match part {
                 Part::Text(literal) => text.push_str(literal),
                 Part::Value { reference, default, span } => {
-                    let value = or_default(scope.value(reference), default.as_deref()).ok_or_else(|| {
-                        Undefined { reference: reference.clone(), span: *span, too_long: false }
-                    })?;
-                    text.push_str(&value);
+                    let failed = |reason| Unresolved { reference: reference.clone(), span: *span, reason };
+                    let value = or_default(scope.value(reference), default.as_deref())
+                        .ok_or_else(|| failed(Reason::Undefined))?;
+                    if let Some(exposure) = self.exposure.filter(|exposure| exposure.refuses())
+                        && value.is_secret()
+                    {
+                        return Err(failed(Reason::Secret(exposure)));
+                    }
+                    is_secret |= value.is_secret();
+                    text.push_str(value.expose());
                     if text.len() > MAX_VALUE {
-                        return Err(Undefined { reference: reference.clone(), span: *span, too_long: true });
+                        return Err(failed(Reason::TooLong));
                     }
                 }
             }
         }
-        Ok(text)
+        Ok(MaybeSecret::new(text, is_secret))
     }
 
     /// The text as a file writes it, with `$$` for every dollar sign.
@@ -288,9 +308,11 @@ impl Serialize for Template {
 }
 
 /// As in a shell, the default of `:-` replaces an undefined and an empty value.
-pub(crate) fn or_default(value: Option<String>, default: Option<&str>) -> Option<String> {
+pub(crate) fn or_default(value: Option<MaybeSecret>, default: Option<&str>) -> Option<MaybeSecret> {
     match default {
-        Some(default) => value.filter(|value| !value.is_empty()).or_else(|| Some(default.to_owned())),
+        Some(default) => value
+            .filter(|value| !value.expose().is_empty())
+            .or_else(|| Some(MaybeSecret::Plain(default.to_owned()))),
         None => value,
     }
 }
@@ -350,18 +372,34 @@ mod tests {
     struct Fixed;
 
     impl Scope for Fixed {
-        fn value(&self, reference: &Reference) -> Option<String> {
-            match reference {
-                Reference::Env(name) if name == "EMPTY" => Some(String::new()),
-                Reference::Env(name) => (name == "NAME").then(|| "$(touch x) ${NAME}".to_owned()),
-                Reference::Builtin(Builtin::SourceCommit) => Some("abc".to_owned()),
-                Reference::Builtin(_) => None,
-            }
+        fn value(&self, reference: &Reference) -> Option<MaybeSecret> {
+            let text = match reference {
+                Reference::Env(name) if name == "EMPTY" => "",
+                Reference::Env(name) if name == "NAME" => "$(touch x) ${NAME}",
+                Reference::Env(name) if name == "TOKEN" => return Some(MaybeSecret::new("t0ken", true)),
+                Reference::Builtin(Builtin::SourceCommit) => "abc",
+                Reference::Env(_) | Reference::Builtin(_) => return None,
+            };
+            Some(MaybeSecret::new(text, false))
         }
     }
 
-    fn resolve(text: &str) -> Result<String, Undefined> {
-        Template::parse(text, Span::default(), "").unwrap().resolve(&Fixed)
+    fn template(text: &str) -> Template {
+        Template::parse(text, Span::default(), "").unwrap()
+    }
+
+    fn resolve(text: &str) -> Result<String, Unresolved> {
+        template(text).resolve(&Fixed).map(|value| value.expose().to_owned())
+    }
+
+    #[test]
+    fn text_with_a_secret_is_a_secret() {
+        let resolve = |text: &str| template(text).resolve(&Fixed).unwrap();
+        assert_eq!(resolve("a-${TOKEN}"), MaybeSecret::new("a-t0ken", true));
+        assert_eq!(resolve("${OTHER:-default}"), MaybeSecret::new("default", false));
+        let of = |exposure| Template { exposure: Some(exposure), ..template("a-${TOKEN}") }.resolve(&Fixed);
+        assert_eq!(of(Exposure::Tag).unwrap_err().reason, Reason::Secret(Exposure::Tag));
+        assert!(of(Exposure::TaskDefinition).unwrap().is_secret());
     }
 
     #[test]

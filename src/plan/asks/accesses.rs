@@ -2,7 +2,7 @@
 
 use super::{AskList, Unknowns};
 use crate::language::pipeline::model::{AwsAccess, Phase, Pipeline, Step};
-use crate::language::pipeline::template::{Template, Undefined};
+use crate::language::pipeline::template::{Template, Unresolved};
 use crate::plan::Plan;
 use crate::plan::facts::Facts;
 use crate::plan::scope::Values;
@@ -19,11 +19,11 @@ pub(crate) struct ResolvedAccess {
 }
 
 impl ResolvedAccess {
-    pub(crate) fn resolve(access: &AwsAccess, values: &Values) -> Result<Self, Undefined> {
+    pub(crate) fn resolve(access: &AwsAccess, values: &Values) -> Result<Self, Unresolved> {
         // An empty value is no value: `${ROLE:-}` names no role.
         let resolve = |template: &Option<Template>| {
             let text = template.as_ref().map(|template| template.resolve(values)).transpose();
-            text.map(|text| text.filter(|text| !text.is_empty()))
+            text.map(|text| text.map(|text| text.expose().to_owned()).filter(|text| !text.is_empty()))
         };
         Ok(Self {
             region: resolve(&access.region)?,

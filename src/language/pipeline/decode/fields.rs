@@ -4,6 +4,7 @@ use crate::duration;
 use crate::language::diagnostic::{Diagnostic, MAX_PROBLEMS};
 use crate::language::glob::Glob;
 use crate::language::keys::{Table, alias};
+use crate::language::pipeline::exposure::Exposure;
 use crate::language::pipeline::model::{Name, StepId, Use, Zone};
 use crate::language::pipeline::template::{Template, is_variable_name};
 use crate::language::source::{Span, Spanned};
@@ -23,6 +24,8 @@ pub(crate) struct Decoder<'p> {
     pub(crate) uses: Vec<Use>,
     /// The part of the file that is being decoded.
     pub(crate) zone: Zone,
+    /// Where others can read the values that are being decoded.
+    exposure: Option<Exposure>,
     /// The number of steps that have been decoded.
     pub(crate) steps: usize,
     /// A step, or a part of it that other steps depend on, could not be decoded.
@@ -72,6 +75,7 @@ impl<'p> Decoder<'p> {
             unready: Vec::new(),
             uses: Vec::new(),
             zone: Zone::Start,
+            exposure: None,
             steps: 0,
             lost_steps: false,
         }
@@ -96,6 +100,14 @@ impl<'p> Decoder<'p> {
         let outer = std::mem::replace(&mut self.zone, zone);
         let value = read(self);
         self.zone = outer;
+        value
+    }
+
+    /// Decodes fields whose values others can read.
+    pub(crate) fn exposed<T>(&mut self, exposure: Exposure, read: impl FnOnce(&mut Self) -> T) -> T {
+        let outer = self.exposure.replace(exposure);
+        let value = read(self);
+        self.exposure = outer;
         value
     }
 
@@ -229,7 +241,8 @@ impl<'p> Decoder<'p> {
         let text = self.text(node)?;
         let raw = self.text.get(node.span.start..node.span.end).unwrap_or_default();
         match Template::parse(&text, node.span, raw) {
-            Ok(template) => {
+            Ok(mut template) => {
+                template.exposure = self.exposure;
                 self.note_uses(&template);
                 Some(template)
             }
@@ -256,6 +269,7 @@ impl<'p> Decoder<'p> {
             has_default,
             span,
             zone,
+            exposure: template.exposure,
         }));
     }
 

@@ -3,6 +3,7 @@
 use super::fields::{Decoder, Fields};
 use crate::address::{self, Repository, split_tag};
 use crate::language::diagnostic::Diagnostic;
+use crate::language::pipeline::exposure::Exposure;
 use crate::language::pipeline::model::{
     CacheTo, Compression, Create, Image, LifecyclePolicy, Network, Scan, Severity, Zone,
 };
@@ -48,12 +49,12 @@ fn image(d: &mut Decoder<'_>, entry: &Entry) -> Option<Image> {
         (from.unwrap_or_default(), cache_to(d, &cache))
     });
     let tags = match fields.get("tags") {
-        Some(node) => d.one_or_more_templates(node).unwrap_or_default(),
+        Some(node) => d.exposed(Exposure::Tag, |d| d.one_or_more_templates(node)).unwrap_or_default(),
         None => default_tags(d, entry.key_span),
     };
     let repository = d
         .required(&fields, "repository")
-        .and_then(|node| d.named_text(node))
+        .and_then(|node| d.exposed(Exposure::Repository, |d| d.named_text(node)))
         .unwrap_or_else(|| Template::literal(""));
     check_literals(d, &repository, &tags);
     let networks = [("default", Network::Default), ("none", Network::None), ("host", Network::Host)];
@@ -64,8 +65,8 @@ fn image(d: &mut Decoder<'_>, entry: &Entry) -> Option<Image> {
             .unwrap_or_else(|| Template::literal(".")),
         dockerfile: d.optional(&fields, "dockerfile", Decoder::named_text),
         target: d.optional(&fields, "target", Decoder::named_text),
-        args: d.text_map(&fields, "args"),
-        labels: d.text_map(&fields, "labels"),
+        args: d.exposed(Exposure::BuildArgument, |d| d.text_map(&fields, "args")),
+        labels: d.exposed(Exposure::Label, |d| d.text_map(&fields, "labels")),
         secrets: d.optional(&fields, "secrets", Decoder::one_or_more_names).unwrap_or_default(),
         ssh: d.optional(&fields, "ssh", Decoder::one_or_more_templates).unwrap_or_default(),
         contexts: d.text_map(&fields, "contexts"),

@@ -3,6 +3,7 @@
 use super::fields::{Decoder, Fields};
 use super::{aws, filter, phases};
 use crate::language::diagnostic::Diagnostic;
+use crate::language::pipeline::exposure::Exposure;
 use crate::language::pipeline::model::{
     Action, CodeDeploy, CodePipeline, Command, ContainerChange, Deploy, LaunchType, OnFailure, Probe, Ready,
     Retry, RunTask, Service, Step, TaskDefinition, TaskDefinitionBase, TaskPlace, Test, Zone,
@@ -184,8 +185,9 @@ fn command(d: &mut Decoder<'_>, node: &Node) -> Option<Command> {
 }
 
 fn test(d: &mut Decoder<'_>, node: &Node, fields: &Fields<'_>) -> Option<Test> {
-    let mut argv = |key: &str| d.optional(fields, key, Decoder::one_or_more_templates);
-    let (command, entrypoint) = (argv("command"), argv("entrypoint"));
+    let argv = |d: &mut Decoder<'_>, key: &str| d.optional(fields, key, Decoder::one_or_more_templates);
+    let (command, entrypoint) =
+        d.exposed(Exposure::ContainerCommand, |d| (argv(d, "command"), argv(d, "entrypoint")));
     let (volumes, junit) = (
         d.optional(fields, "volumes", Decoder::one_or_more_templates),
         d.optional(fields, "reports", |d, node| {
@@ -211,7 +213,9 @@ fn test(d: &mut Decoder<'_>, node: &Node, fields: &Fields<'_>) -> Option<Test> {
 fn service(d: &mut Decoder<'_>, node: &Node) -> Option<Service> {
     let fields = d.fields(node, &tables::SERVICE)?;
     let image = d.required(&fields, "image").and_then(|node| d.named_text(node));
-    let command = d.optional(&fields, "command", Decoder::one_or_more_templates);
+    let command = d.exposed(Exposure::ContainerCommand, |d| {
+        d.optional(&fields, "command", Decoder::one_or_more_templates)
+    });
     let env = d.variables(&fields, "env");
     let volumes = d.optional(&fields, "volumes", Decoder::one_or_more_templates).unwrap_or_default();
     let ready = d.optional(&fields, "ready", ready);
@@ -259,7 +263,7 @@ fn task_definition(d: &mut Decoder<'_>, node: &Node) -> Option<TaskDefinition> {
     );
     let (cpu, memory) =
         (d.optional(&fields, "cpu", Decoder::named_text), d.optional(&fields, "memory", Decoder::named_text));
-    let tags = d.text_map(&fields, "tags");
+    let tags = d.exposed(Exposure::TaskDefinition, |d| d.text_map(&fields, "tags"));
     let force = d.flag(&fields, "force");
     let code_pipeline = d.optional(&fields, "code-pipeline", |d, node| {
         let fields = d.fields(node, &tables::CODE_PIPELINE)?;
@@ -289,16 +293,20 @@ fn base_service(d: &mut Decoder<'_>, node: &Node) -> Option<TaskDefinitionBase> 
 
 fn container(d: &mut Decoder<'_>, entry: &Entry) -> Option<ContainerChange> {
     let fields = d.fields(&entry.node, &tables::CONTAINER)?;
+    let exposed =
+        |d: &mut Decoder<'_>, key| d.exposed(Exposure::TaskDefinition, |d| d.text_map(&fields, key));
     Some(ContainerChange {
         image: d.optional(&fields, "image", Decoder::name),
-        environment: d.text_map(&fields, "environment"),
+        environment: exposed(d, "environment"),
         replace_environment: d.flag(&fields, "replace-environment"),
         secrets: d.text_map(&fields, "secrets"),
-        command: d.optional(&fields, "command", Decoder::one_or_more_templates),
+        command: d.exposed(Exposure::TaskDefinition, |d| {
+            d.optional(&fields, "command", Decoder::one_or_more_templates)
+        }),
         cpu: d.optional(&fields, "cpu", Decoder::named_text),
         memory: d.optional(&fields, "memory", Decoder::named_text),
-        log_options: d.text_map(&fields, "log-options"),
-        labels: d.text_map(&fields, "labels"),
+        log_options: exposed(d, "log-options"),
+        labels: exposed(d, "labels"),
         span: entry.key_span,
     })
 }
@@ -309,8 +317,10 @@ fn run_task(d: &mut Decoder<'_>, node: &Node) -> Option<RunTask> {
     let place = task_place(d, &fields);
     let task_definition = d.optional(&fields, "task-definition", Decoder::named_text);
     let container = d.optional(&fields, "container", Decoder::name);
-    let command = d.optional(&fields, "command", Decoder::one_or_more_templates);
-    let environment = d.text_map(&fields, "environment");
+    let (command, environment) = d.exposed(Exposure::Task, |d| {
+        let command = d.optional(&fields, "command", Decoder::one_or_more_templates);
+        (command, d.text_map(&fields, "environment"))
+    });
     for key in ["command", "environment"] {
         if let (Some(entry), None) = (fields.entry(key), fields.entry("container")) {
             d.problem(

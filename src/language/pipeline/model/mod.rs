@@ -8,6 +8,7 @@ pub(crate) use action::*;
 pub(crate) use image::*;
 pub(crate) use step::*;
 
+use super::exposure::Exposure;
 use super::template::{Builtin, Reference, Template};
 use crate::language::diagnostic::{Diagnostic, MAX_PROBLEMS};
 use crate::language::source::{Span, Spanned};
@@ -129,6 +130,8 @@ pub(crate) struct Use {
     pub(crate) has_default: bool,
     pub(crate) span: Span,
     pub(crate) zone: Zone,
+    /// Where others can read the value of its field.
+    pub(crate) exposure: Option<Exposure>,
 }
 
 /// The parts of a file, by the time at which their `${…}` are resolved.
