@@ -51,7 +51,7 @@ fn the_digests_that_run_are_those_that_were_deployed() {
 }
 
 #[test]
-fn what_may_not_be_asked_is_one_warning() {
+fn denied_lookups_cause_one_warning() {
     let service = Service::fresh();
     let name = service.name.clone();
     let api = Scenario::new([service]).fault(Fault::denied("ecs:DescribeTasks")).start();
@@ -92,7 +92,7 @@ fn pushed(repository: &str) -> (String, String) {
 }
 
 #[test]
-fn images_in_ecr_are_compared_with_what_is_behind_their_names() {
+fn images_in_ecr_are_compared_by_the_digests_of_their_tags() {
     let repository = unique("after");
     let (digest, index) = pushed(&repository);
     let image = |reference: &str| format!("--image web={}/{repository}{reference}", registry());
@@ -249,7 +249,7 @@ fn family(last: u32, runs: u32) -> Service {
 }
 
 #[test]
-fn revisions_go_that_nobody_uses() {
+fn unused_revisions_are_deregistered() {
     let service = family(10, 5);
     let name = service.name.clone();
     // Another family whose name begins like this one.
@@ -301,7 +301,7 @@ fn revisions_go_that_nobody_uses() {
 }
 
 #[test]
-fn clusters_that_share_a_family_are_safe_from_each_other() {
+fn revisions_in_use_by_another_cluster_are_kept() {
     let service = family(7, 7);
     let (name, there) = (service.name.clone(), Service::fresh().name);
     // No task runs what it would run.
@@ -341,7 +341,7 @@ fn clusters_that_share_a_family_are_safe_from_each_other() {
 }
 
 #[test]
-fn what_was_deployed_lately_stays() {
+fn recently_deployed_revisions_are_kept() {
     let service = family(4, 1);
     let name = service.name.clone();
     let api = EcsApi::of(service);
@@ -361,7 +361,7 @@ fn what_was_deployed_lately_stays() {
 }
 
 #[test]
-fn what_cannot_be_looked_for_keeps_everything() {
+fn a_failed_lookup_keeps_all_revisions() {
     for action in [
         "ecs:ListTaskDefinitions",
         "ecs:ListClusters",
@@ -401,7 +401,7 @@ fn what_cannot_be_looked_for_keeps_everything() {
 }
 
 #[test]
-fn a_revision_that_does_not_go_is_a_warning_and_a_deployment_that_fails_cleans_nothing_up() {
+fn a_failed_deregistration_is_a_warning_and_a_failed_deployment_deregisters_nothing() {
     let service = family(3, 3);
     let name = service.name.clone();
     let api = Scenario::new([service]).fault(Fault::denied("ecs:DeregisterTaskDefinition")).start();
@@ -419,7 +419,7 @@ fn a_revision_that_does_not_go_is_a_warning_and_a_deployment_that_fails_cleans_n
 }
 
 #[test]
-fn scheduled_tasks_follow_with_nothing_else_changed() {
+fn schedules_are_updated_and_otherwise_unchanged() {
     let service = family(4, 4);
     let (name, others) = (service.name.clone(), unique("others"));
     let bus = format!("{name}-bus");
@@ -494,7 +494,7 @@ fn scheduled_tasks_follow_with_nothing_else_changed() {
 }
 
 #[test]
-fn schedules_that_do_not_follow_fail_the_step_and_are_named() {
+fn schedules_that_cannot_be_updated_fail_the_step_and_are_named() {
     let service = family(2, 2);
     let name = service.name.clone();
     rule("default", &format!("{name}-a"), &name, &revision(&name, 1));
@@ -540,7 +540,7 @@ fn pipeline(name: &str, options: &str) -> Project {
 }
 
 #[test]
-fn a_pipeline_asks_for_both_and_its_policy_allows_what_that_takes() {
+fn cleaning_up_and_schedules_are_in_the_policy() {
     let service = family(5, 5);
     let name = service.name.clone();
     let rule_name = format!("{name}-rule");

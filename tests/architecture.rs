@@ -345,7 +345,7 @@ fn the_language_is_plain() {
 /// The crates and modules that `.cargo/layout.ld` places in a section of their own, each with the length of its name
 /// before it.
 #[test]
-fn the_layout_names_what_there_is() {
+fn the_layout_lists_the_existing_modules() {
     let root = root();
     let layout = std::fs::read_to_string(root.join(".cargo/layout.ld")).unwrap();
     let lock = std::fs::read_to_string(root.join("Cargo.lock")).unwrap();

@@ -123,7 +123,7 @@ fn a_second_build_of_the_same_commit_is_from_the_cache_only() {
 }
 
 #[test]
-fn dockerfiles_of_one_context_are_told_apart() {
+fn dockerfiles_of_one_context_are_distinguished() {
     let project = Project::new(&formatdoc! {"
         version: 1
         name: t
@@ -142,7 +142,7 @@ fn dockerfiles_of_one_context_are_told_apart() {
 }
 
 #[test]
-fn secrets_reach_the_build_and_stay_out_of_image_and_log() {
+fn secrets_reach_the_build_but_neither_image_nor_log() {
     // A step of its own: one that another build has made is not run again, and prints nothing. And a secret of its own,
     // which no command of this or another test names: every process of the machine is looked at below.
     let (own, secret) = (unique("step"), unique("hunter2"));
@@ -180,7 +180,7 @@ fn a_secret_that_the_image_does_not_name_is_explained() {
 }
 
 #[test]
-fn a_private_base_image_takes_the_login_of_dockers_configuration() {
+fn a_private_base_image_uses_the_login_of_dockers_configuration() {
     let registry = PlainRegistry::start();
     let base = format!("{}/{}:v1", registry.host, unique("base"));
     copy_to_registry("busybox:1.36", &base, &registry.docker_config());
@@ -192,7 +192,7 @@ fn a_private_base_image_takes_the_login_of_dockers_configuration() {
 }
 
 #[test]
-fn a_private_base_image_in_ecr_takes_its_own_token() {
+fn a_private_base_image_in_ecr_uses_its_own_token() {
     let base = format!("{}/{}:v1", registry(), unique("base"));
     let engine = OwnEngine::start(&registry());
     engine.publish("busybox:1.36", &base);
@@ -312,7 +312,7 @@ fn with_ssh(project: Project, kind: &str) -> Project {
 const WITH_SSH: &str = "FROM busybox:1.36\nCOPY root /\nCOPY key.pub /\nRUN --mount=type=ssh,id=deploy,required ssh-add -l && echo text | ssh-keygen -Y sign -f /key.pub -n test && echo usable; ls /key\n";
 
 #[test]
-fn a_key_can_be_used_by_the_build_and_does_not_reach_it() {
+fn the_build_can_use_a_key_without_seeing_it() {
     for kind in ["ed25519", "rsa", "ecdsa"] {
         let dockerfile = WITH_SSH.replace("; ls /key", "; ! test -e /key");
         let project = with_ssh(project(&dockerfile, "ssh: deploy=key", ""), kind);
@@ -480,7 +480,7 @@ fn a_context_is_sent_once_for_all_images_of_it() {
 }
 
 #[test]
-fn further_contexts_are_directories_images_repositories_and_archives() {
+fn named_contexts_are_directories_images_repositories_and_archives() {
     let elsewhere = Project::new("").file("docs/page", "a page\n").file("docs/.dockerignore", "secret\n");
     let elsewhere = elsewhere.file("docs/secret", "s").file("sub/file", "of the repository\n").git();
     let root = elsewhere.root().display().to_string();
@@ -512,7 +512,7 @@ fn further_contexts_are_directories_images_repositories_and_archives() {
 }
 
 #[test]
-fn platforms_are_built_for() {
+fn each_platform_is_built() {
     let project = project(
         "FROM scratch\nARG TARGETARCH\nCOPY pipeline.yml /$TARGETARCH\n",
         "platforms: [linux/arm64, linux/amd64]",
@@ -531,7 +531,7 @@ fn platforms_are_built_for() {
 }
 
 #[test]
-fn a_large_context_is_warned_about_with_its_culprits() {
+fn a_large_context_causes_a_warning_that_names_the_largest_entries() {
     let project = project("FROM busybox:1.36\nRUN --mount=type=bind,target=/c ls /c\n", "", "")
         .file("data/dump.sql", "");
     let file = std::fs::File::options().write(true).open(project.path("data/dump.sql")).unwrap();
@@ -545,7 +545,7 @@ fn a_large_context_is_warned_about_with_its_culprits() {
 }
 
 #[test]
-fn the_log_says_what_took_long_and_what_has_grown() {
+fn the_log_names_slow_instructions_and_larger_layers() {
     let own = unique("slow");
     let dockerfile = format!("FROM busybox:1.36\nRUN : {own}; sleep 0.3\nCOPY large /\n");
     let project = project(&dockerfile, "", "").file("large", vec![b'x'; 10]);
@@ -571,7 +571,7 @@ fn a_cache_that_cannot_be_read_is_a_warning() {
 }
 
 #[test]
-fn output_that_the_engine_cuts_is_said_to_be() {
+fn output_that_the_engine_cuts_is_reported() {
     let own = unique("clip");
     let dockerfile = format!(
         "FROM busybox:1.36\nRUN : {own}; i=0; while [ $i -lt 40000 ]; do echo 0123456789012345678901234567890; i=$((i+1)); done; exit 3\n"
@@ -592,7 +592,7 @@ fn the_syntax_line_names_the_frontend() {
 }
 
 #[test]
-fn a_terminal_shows_what_is_under_way_and_the_whole_output_of_what_fails() {
+fn a_terminal_shows_the_current_work_and_the_whole_output_of_a_failure() {
     let own = unique("live");
     let dockerfile = format!(
         "FROM busybox:1.36\nRUN : {own}; echo hidden-output; sleep 0.5\nRUN echo before-the-end; exit 9\n"

@@ -26,7 +26,7 @@ fn for_code_pipeline(name: &str, file: &Value, port: u16) -> Project {
 }
 
 #[test]
-fn what_codepipeline_deploys_is_written() {
+fn the_files_for_codepipeline_are_written() {
     let name = unique("pipeline");
     let file = json!({ "family": name, "cpu": "256", "futureField": [0, false], "containerDefinitions": [
         { "name": "web", "image": "x", "memory": 64, "portMappings": [{ "containerPort": 8080 }] }, { "name": "side", "image": "side:1", "memory": 64 }] });
@@ -83,7 +83,7 @@ fn what_codepipeline_deploys_is_written() {
 }
 
 #[test]
-fn image_detail_holds_the_image_that_is_asked_for() {
+fn image_detail_has_the_selected_image() {
     let step = |pairs: &str| {
         Project::new(&formatdoc! {"
             version: 1
@@ -104,7 +104,7 @@ fn image_detail_holds_the_image_that_is_asked_for() {
 }
 
 #[test]
-fn image_definitions_keep_to_their_limit() {
+fn image_definitions_have_a_size_limit() {
     let name = unique("limit");
     let pairs: Vec<String> = (0..400).map(|number| format!("{}{number}: app", "c".repeat(200))).collect();
     let project = Project::new(&formatdoc! {"

@@ -32,7 +32,7 @@ fn project(repository: &str) -> Project {
 }
 
 #[test]
-fn it_publishes_and_leaves_the_artifacts_where_codebuild_takes_them() {
+fn artifacts_are_where_codebuild_expects_them() {
     let repository = unique("cb");
     let project = project(&repository);
     let call =
@@ -60,7 +60,7 @@ fn a_pull_request_publishes_nothing() {
 }
 
 #[test]
-fn one_call_for_each_phase_is_one_build_and_another_build_starts_anew() {
+fn calls_for_each_phase_are_one_build_and_another_build_starts_over() {
     let project = Project::phases(
         "  build: { steps: [{ run: exit 5 }] }\n  post_build: { steps: [{ run: echo deployed }] }\n",
     );
@@ -87,7 +87,7 @@ fn a_pipeline_that_needs_a_branch_and_has_none_is_refused() {
 }
 
 #[test]
-fn what_failed_in_the_build_before_counts() {
+fn an_earlier_failure_of_the_build_counts() {
     let project = Project::phases(
         "  post_build: { steps: [{ run: echo deployed }, { run: echo always, when: always }] }\n",
     );
@@ -98,7 +98,7 @@ fn what_failed_in_the_build_before_counts() {
 }
 
 #[test]
-fn a_pull_request_publishes_what_says_so_in_so_many_words() {
+fn a_pull_request_publishes_only_steps_that_name_the_event() {
     let project = Project::new(indoc! {r#"
         version: 1
         name: t
@@ -127,7 +127,7 @@ fn a_pull_request_publishes_what_says_so_in_so_many_words() {
 }
 
 #[test]
-fn under_codepipeline_a_build_is_a_push_of_a_branch_that_has_to_be_named() {
+fn under_codepipeline_a_build_is_a_push_of_the_given_branch() {
     let project = Project::phases(
         "  build:\n    steps:\n      - { run: echo pushed, only: { events: push } }\n      - { run: echo by-hand, only: { events: manual } }\n      - { run: echo on-main, only: { branches: main, events: push } }\n",
     );

@@ -53,7 +53,7 @@ fn a_program_beside_the_pipeline_file_is_found_from_anywhere() {
 }
 
 #[test]
-fn what_is_missing_on_the_machine_is_said_with_a_way_out() {
+fn missing_programs_are_named_with_help() {
     let project = Project::phases("  build: { steps: [{ run: [no-such-program] }] }\n");
     project.runner("run").run().exits(3).ends_with("there is no program `no-such-program`");
     let project = Project::phases("  build: { steps: [{ run: \"true\", dir: nowhere }] }\n");
@@ -64,7 +64,7 @@ fn what_is_missing_on_the_machine_is_said_with_a_way_out() {
 }
 
 #[test]
-fn when_decides_after_a_failure() {
+fn when_selects_steps_after_a_failure() {
     let project = Project::phases(
         "  install:\n    steps:\n      - run: exit 7\n      - { run: echo mended, when: failure }\n      - { run: echo anyway, when: always }\n  build: { steps: [{ run: echo no-build }] }\n  post_build:\n    when: always\n    steps:\n      - run: echo post\n      - { run: echo no-success, when: success }\n",
     );
@@ -79,7 +79,7 @@ fn when_decides_after_a_failure() {
 }
 
 #[test]
-fn a_failed_step_ends_its_phase_even_where_the_phase_always_runs() {
+fn a_failed_step_ends_its_phase_even_if_the_phase_always_runs() {
     let project = Project::phases(
         "  build: { steps: [{ run: exit 5 }] }\n  post_build:\n    when: always\n    steps: [{ run: echo first }, { run: exit 6 }, { run: echo never }, { run: echo own, when: always }]\n",
     );
@@ -143,7 +143,7 @@ fn dir_env_and_name_of_a_step() {
 }
 
 #[test]
-fn help_shows_what_works_and_an_example() {
+fn help_lists_the_commands_and_an_example() {
     let project = Project::phases("  build: { steps: [] }\n");
     let help = project.runner("--help").run().exits(0).says("runner run --phase build").says("Exit codes");
     assert!(!help.stdout.contains("  completions "), "it does not work yet");
@@ -158,7 +158,7 @@ fn help_shows_what_works_and_an_example() {
 }
 
 #[test]
-fn a_context_is_listed_and_weighed() {
+fn a_context_is_listed_with_its_size() {
     let project = Project::phases("  build: { steps: [] }\n")
         .file("src/a.txt", "12345")
         .file("src/deep/b.bin", vec![0; 3000])

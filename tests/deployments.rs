@@ -241,7 +241,7 @@ fn side_by_side<T: Sync>(all: &[T], work: impl Fn(&T) -> Vec<String> + Sync) -> 
 }
 
 #[test]
-fn every_scenario_ends_with_its_code_its_sentence_and_its_calls() {
+fn every_scenario_has_its_exit_code_message_and_calls() {
     let cases = cases();
     assert!(cases.len() >= 25);
     let found = side_by_side(&cases, |case| {
@@ -272,7 +272,7 @@ fn sibling(of: &Service) -> Service {
 }
 
 #[test]
-fn of_two_services_one_fails_and_both_go_back() {
+fn one_of_two_services_fails_and_both_are_rolled_back() {
     let fine = || Service::fresh().deploys([steps::progress(0, 1), steps::succeed()]);
     let failing = |service: Service| service.deploys(broken(&crash()));
     // The other one has finished, or is still running.
@@ -300,7 +300,7 @@ fn of_two_services_one_fails_and_both_go_back() {
 }
 
 #[test]
-fn a_second_run_follows_what_is_under_way_and_leaves_the_rest_alone() {
+fn a_second_run_follows_the_active_deployment_and_starts_no_other() {
     let service =
         Service::fresh().deploys([vec![steps::progress(0, 1); 60], vec![steps::succeed()]].concat());
     let project = project(&[&service], "wait: 1s, on-failure: leave");
@@ -331,7 +331,7 @@ fn a_signal_rolls_the_deployment_back_or_leaves_it() {
 }
 
 #[test]
-fn what_is_through_in_the_last_moment_stays() {
+fn a_deployment_that_completes_at_the_last_moment_is_kept() {
     let script = Script::from([steps::progress(0, 1)]).when_stopped([steps::succeed()]);
     let service = Service::fresh().deploys(script);
     let ecs = EcsApi::of(service.clone());
@@ -340,7 +340,7 @@ fn what_is_through_in_the_last_moment_stays() {
 }
 
 #[test]
-fn a_revision_that_ecs_goes_back_to_is_deployed() {
+fn a_revision_that_ecs_rolled_back_to_is_deployed() {
     // Someone else's deployment fails, and ECS rolls back to the revision that this build is about to deploy.
     let back = vec![steps::rolling_back(BROKEN); 30];
     let service = Service::fresh().deploys([back, vec![steps::rolled_back(BROKEN)]].concat());
@@ -374,7 +374,7 @@ fn a_steps_own_timeout_rolls_back_too() {
 }
 
 #[test]
-fn what_may_not_be_asked_is_a_warning_and_the_end_is_true_all_the_same() {
+fn denied_calls_are_warnings_and_the_result_is_still_correct() {
     let optional = [
         "ecs:ListServiceDeployments",
         "ecs:DescribeServiceDeployments",
@@ -408,7 +408,7 @@ fn what_may_not_be_asked_is_a_warning_and_the_end_is_true_all_the_same() {
 }
 
 #[test]
-fn answers_of_yesterday_are_not_believed() {
+fn stale_responses_are_ignored() {
     let cases = cases();
     let success = cases.iter().find(|case| case.name == "success").unwrap();
     // ECS shows the service as it was before the update, and may not be asked for more.
@@ -419,7 +419,7 @@ fn answers_of_yesterday_are_not_believed() {
 }
 
 #[test]
-fn somebody_elses_deployment_stays_whatever_becomes_of_ours() {
+fn another_deployment_is_never_rolled_back() {
     let first =
         Service::fresh().deploys([steps::progress(0, 1), steps::succeed()]).deploys([steps::succeed()]);
     let failing =
@@ -440,7 +440,7 @@ fn somebody_elses_deployment_stays_whatever_becomes_of_ours() {
 }
 
 #[test]
-fn what_has_superseded_a_deployment_is_not_fought_by_trying_again() {
+fn a_superseded_deployment_is_not_retried() {
     let other = |service: &Service| revision(&service.name, 1);
     let service = Service::fresh();
     let steps = [steps::progress(0, 1), steps::superseded(&other(&service)), steps::succeed()];
@@ -461,7 +461,7 @@ fn what_has_superseded_a_deployment_is_not_fought_by_trying_again() {
 }
 
 #[test]
-fn a_deployment_that_stops_while_it_is_rolled_back_is_taken_back_by_runner() {
+fn runner_completes_a_rollback_that_ecs_abandons() {
     let service = Service::fresh().deploys([steps::progress(0, 1)]).deploys([steps::succeed()]);
     let mut stopped = None;
     // ECS stops it in the very moment in which it is asked to roll back.
@@ -483,7 +483,7 @@ fn a_deployment_that_stops_while_it_is_rolled_back_is_taken_back_by_runner() {
 }
 
 #[test]
-fn however_many_tasks_have_stopped_before_those_of_the_deployment_are_found() {
+fn stopped_tasks_of_the_deployment_are_found_among_many_others() {
     let many = vec![TaskOutcome::stopped("ServiceSchedulerInitiated", "Scaling activity initiated"); 305];
     let earlier = many.into_iter().fold(steps::progress(1, 0), Step::task);
     let service = Service::fresh().deploys([earlier, steps::succeed()]);
@@ -507,7 +507,7 @@ fn however_many_tasks_have_stopped_before_those_of_the_deployment_are_found() {
 }
 
 #[test]
-fn a_deployment_that_shifts_traffic_for_long_is_said_before_it_is_too_late() {
+fn a_deployment_that_shifts_traffic_slowly_is_reported_in_time() {
     let service = Service::fresh().strategy("LINEAR").deploys([steps::succeed()]);
     let short = publish(&project(&[&service], WAIT), &EcsApi::of(service.clone())).exits(0);
     short.says("warning: the service is configured to shift traffic for 54m").says("times out after 30s");
@@ -575,7 +575,7 @@ fn troubles(cases: &[Case]) -> Vec<Trouble<'_>> {
 }
 
 #[test]
-fn faults_at_any_call_change_nothing_of_the_truth() {
+fn faults_at_any_call_do_not_change_the_result() {
     let cases = cases();
     let troubles = troubles(&cases);
     println!("{} faults", troubles.len());

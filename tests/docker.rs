@@ -137,7 +137,7 @@ fn the_engine_of_a_docker_context() {
 }
 
 #[test]
-fn an_engine_by_way_of_ssh() {
+fn an_engine_over_ssh() {
     let server = SshServer::start();
     let project = everything();
     let host = format!("ssh://{}", server.address);
@@ -236,7 +236,7 @@ echo the same dockerd
 }
 
 #[test]
-fn an_engine_that_comes_up_already_is_waited_for() {
+fn an_engine_that_is_starting_is_awaited() {
     let real = shell("sh", &["-c", "command -v dockerd"]);
     // It notes its process first, and has its socket later.
     let text = format!(
@@ -275,7 +275,7 @@ fn an_engine_that_cannot_be_started_says_why() {
 const NOBODY: &str = "setpriv --reuid 65534 --regid 65534 --clear-groups --inh-caps=-all --";
 
 #[test]
-fn who_may_not_use_the_engine_is_named() {
+fn a_user_without_access_to_the_engine_is_named() {
     let project = in_codebuild();
     std::fs::set_permissions(project.root(), std::fs::Permissions::from_mode(0o755)).unwrap();
     let nobody: Vec<&str> = NOBODY.split(' ').collect();

@@ -28,7 +28,7 @@ fn project(name: &str) -> Project {
 }
 
 #[test]
-fn everything_that_a_pipeline_names_is_looked_up() {
+fn every_resource_of_a_pipeline_is_checked() {
     let name = unique("doctor");
     ecs("CreateCluster", &json!({ "clusterName": name }));
     ecs(
@@ -62,7 +62,7 @@ fn everything_that_a_pipeline_names_is_looked_up() {
 }
 
 #[test]
-fn each_permission_is_asked_of_iam() {
+fn each_permission_is_simulated() {
     let name = unique("simulate");
     let answer = |action: &str, body: &str| {
         (action == "iam:SimulatePrincipalPolicy").then(|| {
@@ -85,7 +85,7 @@ fn each_permission_is_asked_of_iam() {
 }
 
 #[test]
-fn what_may_not_be_read_is_no_failure() {
+fn denied_reads_are_no_failure() {
     let name = unique("denied");
     let project = Project::new(&format!(
         "version: 1\nname: t\nimages: {{ app: {{ repository: {name} }} }}\nphases: {{ build: {{ steps: [{{ build: app }}, {{ push: app }}] }} }}\n"
@@ -96,7 +96,7 @@ fn what_may_not_be_read_is_no_failure() {
 }
 
 #[test]
-fn a_machine_without_docker_and_credentials_is_told_what_to_do() {
+fn a_machine_without_docker_and_credentials_gets_help() {
     let project = project("nothing");
     let call = || {
         project

@@ -17,7 +17,7 @@ fn latest(family: &str) -> Value {
 }
 
 #[test]
-fn what_means_the_same_is_not_registered_again() {
+fn an_equivalent_definition_is_not_registered() {
     let name = ecs_service();
     let change = |value: &str, more: &str| {
         let step = format!(
@@ -52,7 +52,7 @@ fn what_means_the_same_is_not_registered_again() {
 }
 
 #[test]
-fn everything_that_the_file_says_reaches_ecs() {
+fn every_field_of_the_file_reaches_ecs() {
     let name = ecs_service();
     let [task, start, secret] = ["task", "start", "secret"].map(|of| format!("{name}-{of}"));
     task_role(&task);
@@ -93,7 +93,7 @@ fn everything_that_the_file_says_reaches_ecs() {
 }
 
 #[test]
-fn an_answer_that_was_lost_is_not_registered_twice() {
+fn a_lost_response_causes_no_second_registration() {
     let name = ecs_service();
     let asked = Arc::new(AtomicUsize::new(0));
     let last = asked.clone();
@@ -128,7 +128,7 @@ fn an_answer_that_was_lost_is_not_registered_twice() {
 }
 
 #[test]
-fn what_cannot_be_looked_for_is_not_registered_again() {
+fn a_failed_lookup_causes_no_second_registration() {
     let family = crate::harness::unique("lost");
     let aws = RecordedAws::scripted(Some("ecs:DescribeTaskDefinition"), move |action, body| {
         (action == "ecs:RegisterTaskDefinition").then(|| {
@@ -190,7 +190,7 @@ fn render_prints_the_request_and_loses_nothing() {
 }
 
 #[test]
-fn diff_tells_by_its_exit_code_whether_something_changes() {
+fn the_exit_code_of_diff_reports_changes() {
     let name = ecs_service();
     let same = json!({ "family": name, "containerDefinitions": [{ "name": "web", "image": "old", "memory": 64 }], "tags": [{ "key": "team", "value": "a" }] });
     let project = project("{ family: f }").file("td.json", same.to_string());

@@ -63,7 +63,7 @@ fn a_dry_run_changes_nothing() {
 }
 
 #[test]
-fn a_failure_is_told_by_code_sentence_and_document() {
+fn a_failure_has_its_exit_code_message_and_document() {
     let gone = "CannotPullContainerError: pull image manifest has been retried 1 time(s): failed to resolve ref new:1: new:1: not found";
     let script = [steps::progress(0, 1), steps::fail_task(TaskOutcome::stopped("TaskFailedToStart", gone))];
     let service = Service::fresh().deploys(script);
@@ -81,7 +81,7 @@ fn a_failure_is_told_by_code_sentence_and_document() {
 }
 
 #[test]
-fn a_rollback_goes_to_what_was_deployed_successfully_last() {
+fn a_rollback_targets_the_last_successful_deployment() {
     let gone = TaskOutcome::exited("web", 1);
     let broken = [steps::fail_task(gone), steps::rolling_back("broken"), steps::rolled_back("broken")];
     let service = Service::fresh().deploys([steps::succeed()]).deploys(broken).deploys([steps::succeed()]);
@@ -123,7 +123,7 @@ fn a_rollback_goes_to_what_was_deployed_successfully_last() {
 }
 
 #[test]
-fn the_status_tells_what_runs_since_when_and_from_which_commit() {
+fn the_status_shows_the_revision_its_age_and_its_commit() {
     let service = Service::fresh().deploys([steps::succeed()]);
     let repository = unique("status");
     let project = Project::new(&format!("version: 1\nname: t\nimages: {{ app: {{ repository: {repository}, create: true }} }}\nphases: {{ build: {{ steps: [{{ build: app }}, {{ push: app }}] }} }}\n"))
@@ -168,7 +168,7 @@ fn against_the_bed_the_second_time_changes_nothing() {
 }
 
 #[test]
-fn what_is_wrong_is_said_before_anything_is_touched() {
+fn mistakes_are_reported_before_any_change() {
     let service = Service::fresh();
     let ecs = EcsApi::of(service.clone());
     for (arguments, code, says) in [
@@ -191,7 +191,7 @@ fn what_is_wrong_is_said_before_anything_is_touched() {
 }
 
 #[test]
-fn what_a_secret_holds_is_in_no_output() {
+fn secrets_are_in_no_output() {
     let name = ecs_service();
     let value = format!("hunter2-{name}");
     let text = json!({ "password": value }).to_string();
@@ -212,7 +212,7 @@ fn what_a_secret_holds_is_in_no_output() {
 }
 
 #[test]
-fn a_signal_ends_what_only_looks_at_once_and_a_wait_is_kept_where_nobody_answers() {
+fn a_signal_ends_read_only_commands_at_once_and_waits_have_a_limit() {
     let service = Service::fresh();
     let hanging = |after: usize| {
         let mut asked = 0;

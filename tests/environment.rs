@@ -43,7 +43,7 @@ fn a_branch_is_data_and_never_code() {
 }
 
 #[test]
-fn local_mode_takes_aws_credentials_out_of_the_environment() {
+fn local_mode_removes_aws_credentials_from_the_environment() {
     let project = Project::phases("  build: { steps: [{ run: 'env; echo mode=$RUNNER_MODE' }] }\n");
     let outcome = project
         .runner("run --local")
@@ -87,7 +87,7 @@ fn secrets_come_from_the_env_file_locally_and_are_masked() {
 }
 
 #[test]
-fn a_missing_secret_is_an_error_where_a_typed_field_uses_it() {
+fn a_missing_secret_is_an_error_if_a_typed_field_uses_it() {
     let project = Project::new(indoc! {r#"
         version: 1
         name: t

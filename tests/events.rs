@@ -279,7 +279,7 @@ fn events_of_one_build_are_numbered_through_its_calls() {
 }
 
 #[test]
-fn output_comes_on_request_and_masked() {
+fn output_is_an_option_and_masked() {
     let project = Project::new(indoc! {r#"
         version: 1
         name: t

@@ -68,7 +68,7 @@ fn no_region_and_no_credentials() {
 }
 
 #[test]
-fn aws_that_does_not_answer() {
+fn an_unreachable_aws_api() {
     let call = app(BUILD).runner("run --publish").aws().env("AWS_ENDPOINT_URL", "http://127.0.0.1:1").run();
     call.exits(3).ends_with("cannot reach AWS for ecr:DescribeRepositories").ends_with("AWS_ENDPOINT_URL");
 }

@@ -326,7 +326,7 @@ fn every_push_ends_complete_or_with_its_cause() {
 }
 
 #[test]
-fn a_fault_that_stays_fails_the_push_and_no_tag_is_there() {
+fn a_permanent_fault_fails_the_push_and_sets_no_tag() {
     let registry = PlainRegistry::start();
     let image = image(300_000);
     for (fault, point, cause) in [
@@ -367,7 +367,7 @@ fn a_push_that_is_stopped_says_so_and_leaves_nothing() {
 }
 
 #[test]
-fn a_registry_that_was_restarted_gets_the_whole_image() {
+fn a_restarted_registry_receives_the_whole_image() {
     let mut registry = PlainRegistry::start();
     let image = image(if std::env::var("RUNNER_SOAK").is_ok() { 1_000_000_000 } else { 60_000_000 });
     let repository = unique("restarted");

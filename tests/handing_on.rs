@@ -5,7 +5,7 @@ use crate::recorded_aws::RecordedAws;
 use indoc::{formatdoc, indoc};
 
 #[test]
-fn a_step_hands_values_on_to_scripts_and_typed_fields() {
+fn variables_reach_later_scripts_and_typed_fields() {
     let project = Project::phases(
         "  install:\n    steps:\n      - run: |\n          echo \"VERSION=1.2.3\" >> \"$RUNNER_ENV\"\n          { echo 'NOTES<<END'; echo 'two = lines'; echo '$(touch injected)'; echo END; } >> \"$RUNNER_ENV\"\n      - name: \"Release ${VERSION}\"\n        run: 'echo \"$VERSION|$NOTES|$ALSO\"'\n        env: { ALSO: \"v${VERSION}\" }\n  build: { steps: [{ run: 'echo \"later $VERSION\"' }] }\n",
     );
@@ -19,7 +19,7 @@ fn a_step_hands_values_on_to_scripts_and_typed_fields() {
 }
 
 #[test]
-fn what_a_failing_step_wrote_is_there_for_the_steps_after_the_failure() {
+fn variables_of_a_failed_step_reach_later_steps() {
     let project = Project::phases(
         "  build:\n    steps:\n      - run: echo WHY=disk >> \"$RUNNER_ENV\"; exit 1\n      - { run: 'echo \"because of $WHY\"', when: failure }\n",
     );
@@ -27,7 +27,7 @@ fn what_a_failing_step_wrote_is_there_for_the_steps_after_the_failure() {
 }
 
 #[test]
-fn what_cannot_be_read_fails_the_step_with_its_line() {
+fn an_unreadable_line_fails_the_step_and_is_named() {
     for (text, reason) in [
         ("A=1\\nnonsense", "line 2: `=` is missing"),
         ("A<<END\\nx", "line 1: the block that begins here is not closed"),
@@ -42,7 +42,7 @@ fn what_cannot_be_read_fails_the_step_with_its_line() {
 }
 
 #[test]
-fn a_secret_that_is_handed_on_is_set_but_not_kept() {
+fn a_variable_with_a_secret_is_set_but_not_kept() {
     let project = Project::new(indoc! {r#"
         version: 1
         name: t
@@ -141,7 +141,7 @@ fn a_new_value_of_a_secret_is_one() {
 }
 
 #[test]
-fn what_is_no_file_fails_the_step_and_nothing_hangs() {
+fn a_fifo_or_directory_fails_the_step_without_hanging() {
     for trick in ["mkfifo \"$RUNNER_ENV\"", "ln -s /dev/zero \"$RUNNER_ENV\"", "mkdir \"$RUNNER_ENV\""] {
         let project = Project::phases(&format!(
             "  build:\n    steps: [{{ run: 'rm \"$RUNNER_ENV\"; {trick}' }}]\n    finally: [{{ run: echo cleaned }}]\n"
@@ -156,7 +156,7 @@ fn what_is_no_file_fails_the_step_and_nothing_hangs() {
 }
 
 #[test]
-fn what_a_steps_aws_does_not_say_the_pipelines_does() {
+fn a_steps_aws_inherits_from_the_pipelines() {
     let project = Project::new(indoc! {r#"
         version: 1
         name: t
@@ -173,7 +173,7 @@ fn what_a_steps_aws_does_not_say_the_pipelines_does() {
 }
 
 #[test]
-fn names_of_runner_are_not_for_the_file_and_stale_ones_do_not_count() {
+fn reserved_names_are_refused_and_stale_ones_ignored() {
     let project = Project::phases("  build: { steps: [{ run: x, env: { RUNNER_MODE: publish } }] }\n");
     project.runner("run").run().exits(2).complains("names that begin with RUNNER_ are reserved");
     let project = Project::phases("  build: { steps: [{ run: 'echo \"[$RUNNER_SOURCE_COMMIT]\"' }] }\n");

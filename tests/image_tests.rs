@@ -58,7 +58,7 @@ fn a_killed_command_names_its_signal() {
 }
 
 #[test]
-fn an_image_that_was_not_built_is_asked_for() {
+fn an_image_that_was_not_built_is_named() {
     let project = Project::new(indoc! {"
         version: 1
         name: t

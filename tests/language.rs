@@ -23,7 +23,7 @@ fn an_unknown_key_is_shown_with_its_place_and_a_suggestion() {
 }
 
 #[test]
-fn keys_whose_executor_does_not_exist_yet_are_refused_by_name() {
+fn unsupported_keys_are_refused_by_name() {
     let notify = "[{ sns: \"arn:aws:sns:eu-west-1:123456789012:t\" }, { webhook: { url: \"https://example.com\", secret: x } }]";
     refused(
         &format!("{HEAD}notify: {notify}\nphases: {{ build: {{ steps: [{{ run: x }}] }} }}\n"),
@@ -88,7 +88,7 @@ fn undefined_values_are_errors_and_never_empty() {
 }
 
 #[test]
-fn without_git_a_commit_is_asked_for_by_place() {
+fn a_missing_commit_is_reported_with_its_place() {
     let project = Project::new(&format!(
         "{HEAD}images: {{ a: {{ repository: a, tags: [\"${{source.commit}}\"] }} }}\nphases: {{ build: {{ steps: [{{ build: a }}] }} }}\n"
     ));

@@ -4,7 +4,7 @@ use crate::harness::{Project, containers_of, unique};
 use std::time::{Duration, Instant};
 
 #[test]
-fn a_step_is_tried_again_until_it_succeeds() {
+fn a_step_is_retried_until_it_succeeds() {
     let project = Project::phases(
         "  build:\n    steps:\n      - run: 'echo x >> tries; test $(wc -l < tries) = 3'\n        retry: { attempts: 4, delay: 1s, backoff: 1 }\n      - run: echo after\n",
     );
@@ -14,7 +14,7 @@ fn a_step_is_tried_again_until_it_succeeds() {
 }
 
 #[test]
-fn the_last_attempt_decides_and_mistakes_in_the_file_are_not_tried_again() {
+fn the_last_attempt_decides_and_mistakes_in_the_file_are_not_retried() {
     let project = Project::phases("  build: { steps: [{ run: 'echo x >> tries; exit 3', retry: 1 }] }\n");
     project.runner("run").run().exits(1).ends_with("exit code 3");
     assert_eq!(project.read("tries").lines().count(), 2);
@@ -24,7 +24,7 @@ fn the_last_attempt_decides_and_mistakes_in_the_file_are_not_tried_again() {
 }
 
 #[test]
-fn a_step_that_takes_too_long_is_ended_and_the_rest_goes_on_as_after_any_failure() {
+fn a_step_that_times_out_is_ended_and_counts_as_failed() {
     let project = Project::phases(
         "  build:\n    steps:\n      - { run: 'sleep 60', timeout: 1s }\n      - { run: echo because, when: failure }\n      - run: echo never\n    finally: [{ run: echo cleaned }]\n  post_build: { steps: [{ run: echo never }] }\n",
     );
@@ -51,7 +51,7 @@ fn a_timeout_counts_for_each_attempt() {
 }
 
 #[test]
-fn phases_and_runs_have_their_time_too() {
+fn phases_and_runs_have_timeouts() {
     let slow = |phase: &str, rest: &str| {
         Project::phases(&format!(
             "  build:\n{phase}    steps: [{{ run: 'sleep 0.7' }}, {{ run: 'sleep 60', retry: 9 }}, {{ run: echo never }}]\n    finally: [{{ run: 'sleep 0.5; echo cleaned' }}]\n{rest}"
@@ -68,7 +68,7 @@ fn phases_and_runs_have_their_time_too() {
 }
 
 #[test]
-fn what_ignores_term_is_killed_when_the_grace_is_over() {
+fn processes_that_ignore_term_are_killed_after_the_grace_period() {
     let project = Project::phases(
         "  build: { steps: [{ run: 'trap \"\" TERM; sleep 60 & wait; sleep 60', timeout: 1s }] }\n",
     );
@@ -101,7 +101,7 @@ fn a_value_that_a_step_registers_is_masked_from_then_on() {
 }
 
 #[test]
-fn whatever_way_a_value_is_registered_it_is_masked() {
+fn every_way_to_register_a_value_masks_it() {
     let project = Project::phases(
         r#"  build:
     steps:
@@ -140,7 +140,7 @@ fn whatever_way_a_value_is_registered_it_is_masked() {
 }
 
 #[test]
-fn a_time_that_passes_between_two_attempts_is_a_timeout() {
+fn a_timeout_between_two_attempts() {
     let project = Project::phases(
         "  build: { timeout: 1s, steps: [{ run: exit 5, retry: { attempts: 1, delay: 1m } }] }\n",
     );

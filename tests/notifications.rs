@@ -100,7 +100,7 @@ fn a_build_is_announced_once() {
 }
 
 #[test]
-fn who_is_told_only_about_some_builds_hears_nothing_of_others() {
+fn receivers_get_only_the_builds_that_they_select() {
     let project = Project::new(indoc! {r#"
         version: 1
         name: t

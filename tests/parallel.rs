@@ -31,7 +31,7 @@ fn the_first_failure_ends_the_others_at_once_and_decides() {
 }
 
 #[test]
-fn groups_have_their_retries_their_time_and_their_conditions() {
+fn groups_have_retries_timeouts_and_conditions() {
     let project = Project::phases(
         "  build:\n    steps:\n      - retry: 1\n        parallel:\n          - { run: 'echo x >> tries; test $(wc -l < tries) = 2' }\n          - { run: echo skipped, when: failure }\n          - { run: 'echo y >> own; test $(wc -l < own) -ge 2', retry: { attempts: 3, delay: 1s } }\n      - run: echo after\n",
     );

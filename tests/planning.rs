@@ -138,7 +138,7 @@ const CONDITIONS: &str = indoc! {r#"
 "#};
 
 #[test]
-fn reasons_for_what_is_left_out_are_the_same_in_plan_and_run() {
+fn skip_reasons_are_the_same_in_plan_and_run() {
     let project = Project::new(CONDITIONS).git();
     let planned = plan(&project, "--local");
     let steps = planned["phases"][0]["steps"].as_array().unwrap();
@@ -165,7 +165,7 @@ fn without_a_branch_the_plan_says_so_and_the_run_does_not_begin() {
 }
 
 #[test]
-fn what_is_pushed_only_elsewhere_is_missed_before_anything_runs() {
+fn an_image_pushed_only_by_a_skipped_step_is_reported_before_anything_runs() {
     let project = Project::new(indoc! {"
         version: 1
         name: t
@@ -188,7 +188,7 @@ fn what_is_pushed_only_elsewhere_is_missed_before_anything_runs() {
 }
 
 #[test]
-fn what_a_build_does_not_come_to_needs_no_value() {
+fn skipped_steps_need_no_values() {
     let project = Project::new(indoc! {r#"
         version: 1
         name: t

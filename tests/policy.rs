@@ -203,7 +203,7 @@ fn a_push_and_a_deployment_from_a_file() {
 }
 
 #[test]
-fn a_push_by_full_address_asks_less() {
+fn a_push_to_a_full_address_needs_fewer_permissions() {
     let name = unique("iam-address");
     crate::harness::ecr("CreateRepository", &json!({ "repositoryName": name }));
     let pipeline = |repository: &str| {

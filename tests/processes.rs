@@ -31,7 +31,7 @@ const ESCAPES: &[&str] = &[
 ];
 
 #[test]
-fn nothing_outlives_a_step_that_is_through() {
+fn nothing_outlives_a_finished_step() {
     for escape in ESCAPES {
         let word = unique("outlive");
         let project = Project::phases(&format!(
@@ -63,7 +63,7 @@ fn nothing_outlives_a_run_that_is_killed() {
 }
 
 #[test]
-fn a_guard_that_is_killed_takes_nothing_with_it() {
+fn a_killed_guard_kills_nothing_else() {
     let word = unique("guard");
     let project = Project::phases(
         "  build:\n    steps:\n      - run: |\n          setsid sleep 300 >/dev/null 2>&1 &\n          touch begun\n          sleep 300\n    finally: [{ run: echo cleaned }]\n",
@@ -78,7 +78,7 @@ fn a_guard_that_is_killed_takes_nothing_with_it() {
 }
 
 #[test]
-fn the_death_of_its_parent_stops_a_run_unless_that_was_wanted() {
+fn the_death_of_its_parent_stops_a_run_unless_it_is_detached() {
     let word = unique("parent");
     let project = Project::phases(
         "  build:\n    steps: [{ run: 'touch begun; sleep 3; touch through' }]\n    finally: [{ run: touch cleaned }]\n",
@@ -104,7 +104,7 @@ fn runner() -> &'static str {
 }
 
 #[test]
-fn the_first_process_of_a_container_collects_what_ends_and_hands_signals_on() {
+fn the_first_process_of_a_container_reaps_children_and_forwards_signals() {
     let name = unique("init");
     let dockerfile = "FROM busybox:1.36\nCOPY runner /runner\nWORKDIR /src\nCOPY pipeline.yml .\nENTRYPOINT [\"/runner\"]\nCMD [\"run\"]\n";
     let pipeline = indoc! {"
@@ -142,7 +142,7 @@ fn the_first_process_of_a_container_collects_what_ends_and_hands_signals_on() {
 }
 
 #[test]
-fn a_long_script_and_variables_that_are_no_text_reach_the_shell() {
+fn a_long_script_and_variables_that_are_not_utf8_reach_the_shell() {
     let long = "          : a line of a long script\n".repeat(6000);
     let project = Project::phases(&format!(
         "  build:\n    steps:\n      - run: |\n          false || echo began\n{long}          printf '%s' \"$ODD\" | od -An -tx1\n"
@@ -256,7 +256,7 @@ fn gc_leaves_guards_to_end_by_themselves() {
 }
 
 #[test]
-fn what_a_command_leaves_behind_does_not_keep_its_step() {
+fn background_processes_do_not_delay_the_step() {
     // It writes on and on.
     let project = Project::phases(
         "  build:\n    steps:\n      - run: '(while :; do echo tick; sleep 0.2; done) & echo started'\n      - run: echo next\n",
@@ -299,7 +299,7 @@ fn guards_that_are_stopped_or_ended_between_steps_do_not_matter() {
 }
 
 #[test]
-fn two_signals_at_once_are_one_wish() {
+fn two_simultaneous_signals_count_once() {
     let project = Project::phases(
         "  build: { steps: [{ run: 'touch begun; sleep 300' }], finally: [{ run: 'sleep 1; echo cleaned' }] }\n",
     );
@@ -314,7 +314,7 @@ fn two_signals_at_once_are_one_wish() {
 }
 
 #[test]
-fn a_directory_whose_name_is_no_text_works_like_any_other() {
+fn a_directory_whose_name_is_not_utf8_works() {
     use std::os::unix::ffi::OsStrExt;
     let outer = tempfile::tempdir().unwrap();
     let directory = outer.path().join(std::ffi::OsStr::from_bytes(b"d\xff"));
@@ -332,7 +332,7 @@ fn a_directory_whose_name_is_no_text_works_like_any_other() {
 }
 
 #[test]
-fn a_run_waits_for_what_is_left_of_one_that_was_killed() {
+fn a_run_waits_for_the_processes_of_a_killed_one() {
     let project = Project::phases(
         "  build: { steps: [{ run: 'test -e begun && exit 0; touch begun; trap \"\" TERM; while :; do echo x >> alive; sleep 0.05; done' }] }\n",
     );

@@ -134,7 +134,7 @@ fn a_refused_push_stops_the_run_with_the_cause() {
 }
 
 #[test]
-fn a_registry_that_does_not_answer_is_named() {
+fn an_unreachable_registry_is_named() {
     let project = project("127.0.0.1:1/app", "");
     project.runner("run --publish").run().exits(3).ends_with("the registry 127.0.0.1:1 cannot be reached");
 }
@@ -270,7 +270,7 @@ fn a_repository_is_created_as_the_file_says() {
 }
 
 #[test]
-fn an_unchanged_layer_is_not_made_again_on_a_fresh_host() {
+fn an_unchanged_layer_is_not_compressed_again_on_a_fresh_host() {
     // Whether the engine exports the image or it is read in the engine's storage.
     for storage in ["off", "auto"] {
         unchanged_layer(storage);
@@ -304,7 +304,7 @@ fn unchanged_layer(storage: &str) {
 }
 
 #[test]
-fn what_another_repository_of_the_run_has_is_taken_over() {
+fn blobs_of_another_repository_are_mounted() {
     let (one, two) = (unique("one"), unique("two"));
     let project = Project::new(&formatdoc! {r#"
         version: 1
@@ -384,7 +384,7 @@ fn immutable_registry(existing: std::sync::Arc<std::sync::Mutex<String>>) -> Str
 }
 
 #[test]
-fn a_tag_that_cannot_be_moved_is_no_failure_where_it_need_not_be() {
+fn an_immutable_tag_is_no_failure_if_it_has_this_image() {
     let other = format!("sha256:{}", "0".repeat(64));
     let existing = std::sync::Arc::new(std::sync::Mutex::new(other.clone()));
     let project = project(&format!("{}/app", immutable_registry(existing.clone())), "");
@@ -400,7 +400,7 @@ fn a_tag_that_cannot_be_moved_is_no_failure_where_it_need_not_be() {
 }
 
 #[test]
-fn ecr_tells_when_the_image_was_pushed_that_stands_in_the_way() {
+fn the_time_of_the_image_behind_an_immutable_tag_is_named() {
     let other = format!("sha256:{}", "0".repeat(64));
     let registry = immutable_registry(std::sync::Arc::new(std::sync::Mutex::new(other.clone())));
     let aws = RecordedAws::scripted(None, move |action, _| {
@@ -421,7 +421,7 @@ fn ecr_tells_when_the_image_was_pushed_that_stands_in_the_way() {
 }
 
 #[test]
-fn a_quota_of_ecr_is_named_with_its_way_out() {
+fn a_quota_of_ecr_is_named_with_help() {
     let aws = RecordedAws::scripted(None, |action, _| {
         let refusal = json!({ "__type": "LimitExceededException", "message": "it would exceed a limit of the account" });
         (action == "ecr:CreateRepository").then(|| (400, refusal.to_string()))

@@ -69,7 +69,7 @@ fn its_exit_code_decides() {
 }
 
 #[test]
-fn why_no_task_was_started_is_explained() {
+fn a_task_that_cannot_start_is_explained() {
     let (outcome, _) = played(OneOff::refused("RESOURCE:MEMORY", ""), "", &[]);
     outcome.exits(3).ends_with("no container instance has enough memory left (RESOURCE:MEMORY)");
     let service = Service::fresh();
@@ -113,7 +113,7 @@ fn a_task_that_takes_too_long_is_stopped() {
 }
 
 #[test]
-fn one_task_is_started_whatever_goes_wrong_with_the_call() {
+fn one_task_is_started_despite_failed_calls() {
     let task = OneOff::whole("web", &["done"], 0);
     for fault in [
         Fault::lost("ecs:RunTask"),

@@ -56,7 +56,7 @@ fn run(scan: &str, aws: &RecordedAws) -> crate::harness::Outcome {
 }
 
 #[test]
-fn findings_that_count_stop_what_comes_after_the_push() {
+fn findings_above_the_limit_stop_the_later_steps() {
     let found =
         basic(&[finding("CVE-1", "LOW"), finding("CVE-2", "HIGH"), finding("CVE-3", "INFORMATIONAL")]);
     let aws = aws(vec![Ok(status("IN_PROGRESS")), Ok(found)]);
@@ -75,7 +75,7 @@ fn findings_that_count_stop_what_comes_after_the_push() {
 }
 
 #[test]
-fn enhanced_scanning_is_understood_and_all_its_pages() {
+fn enhanced_scanning_with_all_its_pages() {
     let page = |id: &str, severity: &str, more: Value| {
         let mut page = json!({ "imageScanStatus": { "status": "ACTIVE" }, "imageScanFindings": { "imageScanCompletedAt": 1, "enhancedFindings": [{
             "severity": severity, "status": "ACTIVE", "title": "t",
@@ -99,7 +99,7 @@ fn enhanced_scanning_is_understood_and_all_its_pages() {
 }
 
 #[test]
-fn a_scan_that_nobody_began_is_begun_and_empty_findings_are_looked_at_twice() {
+fn a_missing_scan_is_started_and_empty_findings_are_read_twice() {
     let aws =
         aws(vec![Err("ScanNotFoundException"), Ok(basic(&[])), Ok(basic(&[finding("CVE-1", "CRITICAL")]))]);
     run("{}", &aws).exits(1).ends_with("has 1 findings");
@@ -107,7 +107,7 @@ fn a_scan_that_nobody_began_is_begun_and_empty_findings_are_looked_at_twice() {
 }
 
 #[test]
-fn what_cannot_be_known_fails_closed() {
+fn unknown_findings_fail_closed() {
     let never = aws(vec![Ok(status("PENDING"))]);
     run("{ wait: 2s }", &never).exits(7).ends_with("the scan did not finish within 2s: it is PENDING");
     let unsupported = aws(vec![Ok(status("UNSUPPORTED_IMAGE"))]);
@@ -120,7 +120,7 @@ fn what_cannot_be_known_fails_closed() {
 }
 
 #[test]
-fn a_scan_that_ecr_begins_by_itself_is_waited_for() {
+fn a_scan_on_push_is_awaited() {
     for refusal in ["LimitExceededException", "ValidationException"] {
         let begun = (400, json!({ "__type": refusal, "message": "This feature is disabled" }).to_string());
         let answers = vec![Err("ScanNotFoundException"), Ok(basic(&[finding("CVE-1", "CRITICAL")]))];
@@ -129,7 +129,7 @@ fn a_scan_that_ecr_begins_by_itself_is_waited_for() {
 }
 
 #[test]
-fn a_scan_without_a_time_of_completion_is_not_believed_to_be_empty() {
+fn a_scan_without_a_completion_time_is_not_empty() {
     let early =
         json!({ "imageScanStatus": { "status": "COMPLETE" }, "imageScanFindings": { "findings": [] } });
     let found = basic(&[finding("CVE-1", "CRITICAL")]);

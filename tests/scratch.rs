@@ -4,7 +4,7 @@ use crate::harness::{Project, docker, registry, served_digest, shell, unique};
 use std::process::Command;
 
 #[test]
-fn from_scratch_it_reaches_docker_the_registry_and_aws() {
+fn the_binary_from_scratch_reaches_docker_the_registry_and_aws() {
     let repository = unique("scratch");
     let project = Project::new(&format!(
         "version: 1\nname: t\nimages: {{ app: {{ repository: {repository}, create: true, tags: [\"${{TAG:-v1}}\"] }} }}\nphases: {{ build: {{ steps: [{{ build: app }}, {{ test: app, command: [\"true\"] }}, {{ push: app }}] }} }}\n"

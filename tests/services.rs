@@ -36,7 +36,7 @@ pub const SERVICES: &str = r#"      - test: app
 "#;
 
 #[test]
-fn services_are_there_by_name_when_the_test_runs_and_gone_afterwards() {
+fn services_have_names_during_the_test_and_are_removed_after_it() {
     let project = project(SERVICES);
     let run = project.runner("run").run().exits(0);
     run.says("services are ready: web, db, logger, commander").says("\npage\n").says("answer of-db\n");
@@ -44,7 +44,7 @@ fn services_are_there_by_name_when_the_test_runs_and_gone_afterwards() {
 }
 
 #[test]
-fn a_service_that_does_not_come_up_shows_its_log() {
+fn a_service_that_does_not_start_shows_its_log() {
     for (ready, said) in [
         ("{ port: 9, timeout: 2s }", "the service `db` was not ready within 2 s"),
         ("{ healthcheck: true }", "the service `db` has no health check"),
@@ -131,7 +131,7 @@ fn failing_tests_are_named_in_the_summary() {
 }
 
 #[test]
-fn memory_is_limited_and_running_out_of_it_is_said() {
+fn memory_is_limited_and_running_out_of_it_is_reported() {
     let project = project(
         "      - { test: app, memory: 16m, command: [sh, -c, \"dd if=/dev/zero of=/dev/null bs=200M count=1\"] }\n",
     );
@@ -139,7 +139,7 @@ fn memory_is_limited_and_running_out_of_it_is_said() {
 }
 
 #[test]
-fn a_service_that_dies_beside_the_test_fails_it() {
+fn a_service_that_dies_during_the_test_fails_it() {
     let test = "      - test: app\n        command: [sleep, \"2\"]\n        services: { db: { image: app, command: [sh, -c, \"echo why-it-died; exit 3\"] } }\n";
     let run = project(test).runner("run").run().exits(4).says("why-it-died\n");
     run.ends_with("the service `db` ended with exit code 3 during the test");
@@ -148,7 +148,7 @@ fn a_service_that_dies_beside_the_test_fails_it() {
 }
 
 #[test]
-fn what_cannot_be_copied_out_does_not_hide_the_failed_test() {
+fn a_failed_copy_does_not_hide_the_failed_test() {
     let project =
         project("      - { test: app, command: [sh, -c, \"mkdir /o; exit 5\"], copy-out: { /o: taken } }\n");
     let project = project.file("taken", "a file");

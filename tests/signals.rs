@@ -26,7 +26,7 @@ fn term_and_int_stop_the_step_and_run_finally() {
 }
 
 #[test]
-fn after_a_stop_the_same_call_starts_anew() {
+fn after_a_stop_the_same_call_starts_over() {
     let project = Project::phases(
         "  build: { steps: [{ run: 'touch begun; sleep ${NAP:-0}' }] }\n  post_build: { steps: [{ run: echo through }] }\n",
     );

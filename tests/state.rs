@@ -58,7 +58,7 @@ fn a_directory_that_cannot_be_written_is_named() {
 }
 
 #[test]
-fn a_build_that_could_not_begin_has_failed_for_later_phases_too() {
+fn a_build_that_could_not_start_has_failed_for_later_phases() {
     let project = Project::new(
         "version: 1\nname: t\nenv: { shell: sh, parameter-store: { T: /no/such } }\nphases:\n  build: { steps: [{ run: echo built }] }\n  post_build: { steps: [{ run: echo deployed }, { run: echo always, when: always }] }\n",
     );
@@ -102,7 +102,7 @@ fn a_whole_run_never_continues_another() {
 }
 
 #[test]
-fn a_state_that_cannot_be_read_is_continued_by_nobody() {
+fn an_unreadable_state_is_refused() {
     let project = Project::phases(
         "  install: { steps: [{ run: exit 1 }] }\n  build: { steps: [{ run: echo deployed }] }\n",
     );

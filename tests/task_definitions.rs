@@ -312,7 +312,7 @@ fn render(project: &Project, path: &str) -> String {
 }
 
 #[test]
-fn the_corpus_is_rendered_without_loss_and_again_the_same() {
+fn the_corpus_is_rendered_without_loss_and_repeatably() {
     let documents = corpus();
     let folder = documents.iter().filter(|document| !document.name.starts_with("feature-")).count();
     assert!(folder >= 30 && documents.len() >= 60, "{folder} of {}", documents.len());
@@ -361,7 +361,7 @@ fn every_shape_of_every_feature_is_rendered_without_loss() {
 }
 
 #[test]
-fn what_ecs_describes_of_the_corpus_is_the_corpus() {
+fn the_corpus_equals_its_description_by_ecs() {
     let reason = |document: &Document| {
         NOT_KEPT.iter().find(|(name, _)| document.name == *name).map(|(_, reason)| *reason)
     };
@@ -512,7 +512,7 @@ fn every_byte_of_the_corpus_reaches_ecs_and_comes_back() {
 }
 
 #[test]
-fn what_would_get_lost_is_refused() {
+fn fields_that_would_be_lost_are_refused() {
     let project = Project::new("");
     let twice = "{\n  \"family\": \"f\",\n  \"containerDefinitions\": [{ \"name\": \"a\", \"image\": \"i\", \"image\": \"j\" }]\n}\n";
     for (path, text, says) in [

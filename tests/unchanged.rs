@@ -70,7 +70,7 @@ fn an_unchanged_image_costs_nothing_and_gets_the_new_tags() {
 }
 
 #[test]
-fn whatever_may_change_the_image_or_its_tests_is_a_change() {
+fn every_input_of_the_image_and_its_tests_counts_as_a_change() {
     let case = Case::new();
     Case::run(&case.project("", STEPS), "v1").exits(0).says(BUILT);
     let with_files = &STEPS.replace("app, command", "app, volumes: [\"data:/data\"], command");
@@ -111,7 +111,7 @@ fn whatever_may_change_the_image_or_its_tests_is_a_change() {
 }
 
 #[test]
-fn only_what_has_passed_all_of_its_tests_counts() {
+fn only_an_image_that_passed_all_its_tests_counts() {
     let case = Case::new();
     let failing = "      - push: app\n      - { test: app, command: [\"false\"] }\n";
     Case::run(&case.project("", failing), "v1").exits(4);
@@ -129,7 +129,7 @@ fn only_what_has_passed_all_of_its_tests_counts() {
 }
 
 #[test]
-fn what_defeats_it_is_said() {
+fn the_reasons_against_skipping_are_reported() {
     let case = Case::new();
     let commit = ", args: { WHAT: \"${build.id}\" }";
     let warning = "`skip-unchanged` of app has no effect: its argument `WHAT` changes with every commit";
@@ -140,7 +140,7 @@ fn what_defeats_it_is_said() {
 }
 
 #[test]
-fn an_image_that_another_one_is_built_from_is_there_when_it_is_needed() {
+fn an_unchanged_image_is_available_to_images_built_from_it() {
     let case = Case::new();
     let project = |last: &str| {
         let second = unique("second");

@@ -87,7 +87,7 @@ fn every_valid_pipeline_has_its_plan() {
 }
 
 #[test]
-fn json_says_what_the_text_says() {
+fn json_has_the_diagnostics_of_the_text() {
     let project = copy("invalid");
     for file in files("invalid") {
         let name = file.file_name().unwrap().to_string_lossy();
@@ -173,7 +173,7 @@ fn the_generated_documents_are_fresh() {
 }
 
 #[test]
-fn whoever_asks_for_json_gets_it_for_invalid_files_too() {
+fn json_is_printed_for_invalid_files_too() {
     let project = Project::new("version: 1\nname: t\nphases: { biuld: {} }\n");
     for command in ["validate --json", "plan --json", "doctor --json"] {
         let outcome = project.runner(command).run().exits(2);
@@ -203,7 +203,7 @@ fn several_files_are_checked_and_the_worst_decides() {
 
 /// Small files that ask for much: time, memory or output. In each of them a careless way is exponential or quadratic.
 #[test]
-fn files_that_ask_for_much_get_little() {
+fn expensive_files_are_cheap_to_validate() {
     let head = "version: 1\nname: t\n";
     let repeat = |count: usize, line: &dyn Fn(usize) -> String| (0..count).map(line).collect::<String>();
     let next = |at: usize| format!("  V{at}: \"{}\"\n", format!("${{V{}}}", at + 1).repeat(10));

@@ -88,7 +88,7 @@ fn secrets_and_their_keys_exist() {
 }
 
 #[test]
-fn log_groups_exist_or_are_made() {
+fn log_groups_exist_or_are_created() {
     let group = format!("/{}", unique("group"));
     let log = |more: Value| {
         let mut options = json!({ "awslogs-group": group, "awslogs-region": "us-east-1" });
@@ -155,7 +155,7 @@ fn the_load_balancer_reaches_the_container() {
 }
 
 #[test]
-fn what_may_not_be_read_is_a_warning() {
+fn denied_reads_are_warnings() {
     let name = unique("denied");
     let secret = format!("arn:aws:secretsmanager:us-east-1:123456789012:secret:{name}-AbCdEf");
     let container = json!({ "secrets": [{ "name": "S", "valueFrom": secret }, { "name": "T", "valueFrom": format!("/{name}") }],
@@ -177,7 +177,7 @@ fn what_may_not_be_read_is_a_warning() {
 }
 
 #[test]
-fn a_way_back_that_is_gone_is_told_before_the_deployment() {
+fn a_missing_rollback_target_is_reported_before_the_deployment() {
     let name = crate::harness::ecs_service();
     let image = format!("{}/{name}:gone", registry());
     let definition =

@@ -209,7 +209,7 @@ mod tests {
     }
 
     #[test]
-    fn addresses_are_read_as_docker_reads_them() {
+    fn addresses_are_parsed_as_docker_does() {
         for (value, expected) in [
             ("", "Unix(\"/var/run/docker.sock\")"),
             ("unix://", "Unix(\"/var/run/docker.sock\")"),

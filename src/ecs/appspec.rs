@@ -130,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn placeholders_stand_as_codepipeline_looks_for_them() {
+    fn placeholders_have_the_form_that_codepipeline_replaces() {
         let spec = AppSpec {
             task_definition: TASK_DEFINITION.to_owned(),
             target: Some(("web".to_owned(), 80)),

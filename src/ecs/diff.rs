@@ -224,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn what_ecs_adds_is_no_difference() {
+    fn fields_that_ecs_adds_are_no_difference() {
         let described = json!({
             "taskDefinition": {
                 "family": "web", "revision": 4, "cpu": "256", "memory": "512", "networkMode": "awsvpc", "volumes": [],
@@ -245,7 +245,7 @@ mod tests {
     }
 
     #[test]
-    fn a_port_of_the_host_means_something_where_it_is_chosen() {
+    fn a_host_port_counts_if_it_is_chosen() {
         let with = |mode: &str, port: Value| {
             let container = json!({ "name": "web", "image": "i", "portMappings": [port] });
             request(json!({ "family": "web", "networkMode": mode, "containerDefinitions": [container] }))
@@ -260,7 +260,7 @@ mod tests {
     }
 
     #[test]
-    fn what_means_something_is_shown() {
+    fn meaningful_differences_are_shown() {
         for (pointer, value) in [
             ("/containerDefinitions/0/image", json!("other")),
             ("/containerDefinitions/0/essential", json!(false)),

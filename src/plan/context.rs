@@ -97,7 +97,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_is_known_has_a_value() {
+    fn only_known_facts_have_values() {
         let context = BuildContext { commit: Some("0123456789abcdef".to_owned()), ..BuildContext::default() };
         let builtins = context.builtins();
         assert_eq!(builtins[&Builtin::SourceCommitShort], "0123456");

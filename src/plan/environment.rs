@@ -120,7 +120,7 @@ mod tests {
     }
 
     #[test]
-    fn what_commands_hand_on() {
+    fn variables_from_commands() {
         let text = "A=1\n\nB=x=<<y \r\nC<<END\ntwo\n=lines\nEND\nA=2\n";
         let variables = parse_handed_on(text).unwrap();
         let expected = [("A", "1"), ("B", "x=<<y "), ("C", "two\n=lines"), ("A", "2")];

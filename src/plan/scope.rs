@@ -231,14 +231,14 @@ mod tests {
     }
 
     #[test]
-    fn on_a_laptop_the_env_file_wins_then_the_file_then_the_shell() {
+    fn on_a_laptop_the_env_file_wins_over_the_file_and_the_file_over_the_shell() {
         let values = values(false);
         let get = |name| values.get(name).unwrap().expose();
         assert_eq!((get("A"), get("B"), get("C"), get("HOME")), ("file", "file-b", "env-file", "/root"));
     }
 
     #[test]
-    fn in_codebuild_what_the_project_sets_wins() {
+    fn in_codebuild_the_project_wins() {
         let values = values(true);
         let get = |name| values.get(name).unwrap().expose();
         assert_eq!((get("A"), get("B")), ("shell", "shell-b"));

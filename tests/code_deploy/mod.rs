@@ -147,7 +147,7 @@ fn a_failure_without_a_rollback() {
 }
 
 #[test]
-fn tasks_that_fail_say_why() {
+fn failed_tasks_are_explained() {
     let back = Played::rollback([look("Succeeded")]);
     let own = Played::new(stuck()).when_stopped([stopped(), stopped().back(1)]);
     let reason = "CannotPullContainerError: pull image manifest has been retried 1 time(s): failed to resolve ref docker.io/library/new:latest: docker.io/library/new:latest: not found";
@@ -224,7 +224,7 @@ fn another_deployment_is_under_way() {
 }
 
 #[test]
-fn another_deployment_takes_its_place() {
+fn another_deployment_supersedes_it() {
     let other = Played { age: 30.0, ..Played::new([look("InProgress")]) };
     let looks = [on_its_way(), vec![stopped()]].concat();
     let play = Play::of("wait: 30s", vec![Played::new(looks), other]);
@@ -234,7 +234,7 @@ fn another_deployment_takes_its_place() {
 }
 
 #[test]
-fn an_answer_that_is_lost_makes_no_second_deployment() {
+fn a_lost_response_starts_no_second_deployment() {
     for fault in [Fault::lost("codedeploy:CreateDeployment"), Fault::garbage("codedeploy:CreateDeployment")] {
         let play = Play::new("wait: 30s", vec![Played::new(success())], |_| {}, vec![fault]);
         play.run().exits(0).says("\n  deployed ");
@@ -251,7 +251,7 @@ fn an_answer_that_is_lost_makes_no_second_deployment() {
 }
 
 #[test]
-fn calls_that_go_wrong_on_the_way() {
+fn failed_calls_during_a_deployment() {
     let all = |action: &str| Fault::throttled(action).at(2..8);
     let play = Play::new(
         "wait: 60s",
@@ -304,7 +304,7 @@ fn a_run_that_is_stopped_rolls_back_or_leaves() {
 }
 
 #[test]
-fn what_cannot_work_is_known_before() {
+fn impossible_deployments_are_refused_before_they_start() {
     let play = Play::new(
         "wait: 30s",
         vec![Played::new(success())],
@@ -328,7 +328,7 @@ fn what_cannot_work_is_known_before() {
 }
 
 #[test]
-fn the_policy_allows_what_is_asked_for() {
+fn the_policy_allows_every_call() {
     let back = Played::rollback([look("Succeeded")]);
     let own = Played::new(stuck()).when_stopped([stopped().back(1)]);
     let play = Play::new(

@@ -41,7 +41,7 @@ fn newest(api: &EcsApi, name: &str) -> Value {
 }
 
 #[test]
-fn a_deployment_takes_its_steps() {
+fn a_deployment_passes_through_its_stages() {
     let service = service().desired(2).deploys([
         steps::pending(),
         steps::progress(1, 1).old_tasks(1),
@@ -77,7 +77,7 @@ fn a_deployment_takes_its_steps() {
 
 /// As `./dev demo` uses it.
 #[test]
-fn a_service_of_the_bed_takes_its_time() {
+fn services_of_the_bed_need_time() {
     let name = service().name;
     let service =
         Service::at_bed(&name, &name).deploys(Script::rollout(1.0, 1)).deploys(Script::rollout(0.0, 1));
@@ -94,7 +94,7 @@ fn a_service_of_the_bed_takes_its_time() {
 }
 
 #[test]
-fn a_deployment_that_fails_goes_back_and_leaves_its_tasks() {
+fn a_failed_deployment_is_rolled_back_and_its_tasks_remain() {
     let task = TaskOutcome::exited("web", 1).logs("web", &["boom", "bye"]);
     let service = service().deploys([
         steps::fail_task(task),
@@ -169,7 +169,7 @@ fn deployments_are_stopped_superseded_and_lost() {
 }
 
 #[test]
-fn calls_go_wrong_and_tasks_of_their_own_end() {
+fn scripted_failures_of_calls_and_single_tasks() {
     let service = service();
     let name = service.name.clone();
     let api = Scenario::new([service])

@@ -141,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn destinations_are_read_as_the_docker_command_reads_them() {
+    fn destinations_are_parsed_as_docker_does() {
         for (text, name, tag) in [
             ("r.example/a/b:v1", "r.example/a/b", "v1"),
             ("r.example/a", "r.example/a", "latest"),

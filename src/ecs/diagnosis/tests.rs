@@ -509,7 +509,7 @@ fn lines_have_the_agents_message_and_the_help() {
 }
 
 #[test]
-fn no_evidence_is_reported() {
+fn missing_evidence_is_reported() {
     let cause = diagnose(&Evidence {
         task: &Task::default(),
         definition: &Value::Null,
