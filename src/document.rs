@@ -24,7 +24,7 @@ pub(crate) fn parse(text: &str) -> Result<Value, String> {
 pub(crate) fn json(text: &str) -> serde_json::Result<Value> {
     let mut value = serde_json::from_str(text)?;
     serde_json::from_str::<Lossless>(text)?;
-    let written = Respell { value: &mut value, source: Source::Json };
+    let written = Respell { value: &mut value, source: Format::Json };
     written.deserialize(&mut serde_json::Deserializer::from_str(text))?;
     Ok(value)
 }
@@ -32,7 +32,7 @@ pub(crate) fn json(text: &str) -> serde_json::Result<Value> {
 fn yaml(text: &str) -> serde_yaml::Result<Value> {
     let mut value = serde_yaml::from_str(text)?;
     serde_yaml::from_str::<Lossless>(text)?;
-    let written = Respell { value: &mut value, source: Source::Yaml };
+    let written = Respell { value: &mut value, source: Format::Yaml };
     written.deserialize(serde_yaml::Deserializer::from_str(text))?;
     Ok(value)
 }
@@ -104,7 +104,7 @@ impl<'de> Visitor<'de> for Lossless {
 }
 
 #[derive(Clone, Copy)]
-enum Source {
+enum Format {
     Json,
     Yaml,
 }
@@ -113,7 +113,7 @@ enum Source {
 /// or to a float.
 struct Respell<'v> {
     value: &'v mut Value,
-    source: Source,
+    source: Format,
 }
 
 impl<'de> DeserializeSeed<'de> for Respell<'_> {
@@ -124,8 +124,8 @@ impl<'de> DeserializeSeed<'de> for Respell<'_> {
         match self.value {
             Value::Number(number) => {
                 let text = match source {
-                    Source::Json => Box::<RawValue>::deserialize(deserializer)?.get().to_owned(),
-                    Source::Yaml => String::deserialize(deserializer)?,
+                    Format::Json => Box::<RawValue>::deserialize(deserializer)?.get().to_owned(),
+                    Format::Yaml => String::deserialize(deserializer)?,
                 };
                 if text.parse::<Number>().is_ok() {
                     *number = Number::from_string_unchecked(text);
@@ -144,7 +144,7 @@ impl<'de> DeserializeSeed<'de> for Respell<'_> {
 /// The items of a list, see [`Respell`].
 struct Items<'v> {
     items: &'v mut [Value],
-    source: Source,
+    source: Format,
 }
 
 impl<'de> Visitor<'de> for Items<'_> {
@@ -166,7 +166,7 @@ impl<'de> Visitor<'de> for Items<'_> {
 /// The fields of an object, see [`Respell`].
 struct Fields<'v> {
     fields: &'v mut Map<String, Value>,
-    source: Source,
+    source: Format,
 }
 
 impl<'de> Visitor<'de> for Fields<'_> {

@@ -2,7 +2,7 @@
 
 use super::ecs::time;
 use super::{Aws, AwsError, error};
-use crate::ecs::code_deploy::{Deployment, Group, LifecycleEvent, Progress, Status, TaskSet};
+use crate::ecs::code_deploy::{Deployment, DeploymentGroup, LifecycleEvent, Progress, Status, TaskSet};
 use crate::ecs::service::Counts;
 use crate::text::hex;
 use aws_lc_rs::digest::{SHA256, digest};
@@ -47,7 +47,11 @@ impl Aws {
         self.arn("codedeploy", &format!("deploymentgroup:{application}/{group}"))
     }
 
-    pub(crate) async fn codedeploy_group(&self, application: &str, group: &str) -> Result<Group, AwsError> {
+    pub(crate) async fn codedeploy_group(
+        &self,
+        application: &str,
+        group: &str,
+    ) -> Result<DeploymentGroup, AwsError> {
         let resource = self.group_arn(application, group);
         let answer = self
             .codedeploy()
@@ -64,7 +68,7 @@ impl Aws {
         let service = |service: types::EcsService| {
             (service.cluster_name.unwrap_or_default(), service.service_name.unwrap_or_default())
         };
-        Ok(Group { services: services.map(service).collect() })
+        Ok(DeploymentGroup { services: services.map(service).collect() })
     }
 
     /// Creates a deployment and returns its id. Never retried: if the response is lost, a retry could

@@ -116,7 +116,7 @@ impl Deployer<'_> {
     ) -> Result<ServiceReport, Failure> {
         let name = request.target.services.first().map(String::as_str).unwrap_or_default();
         let service = self.aws.ecs_service(&request.target.cluster, name).await?;
-        if service.controller != service::Controller::CodeDeploy {
+        if service.controller != service::ControllerType::CodeDeploy {
             return Err(Failure::usage(format!("the service {name} is not deployed by CodeDeploy"))
                 .help("remove `code-deploy`, or create the service with the controller CODE_DEPLOY"));
         }

@@ -4,9 +4,11 @@ use super::Deployer;
 use crate::aws::ecs::TaskFilter;
 use crate::aws::{Aws, AwsError};
 use crate::connections::failure::with_advice;
-use crate::ecs::diagnosis::{Cause, ContainerLog, Evidence, Group, Kind, diagnose, diagnose_event, group};
+use crate::ecs::diagnosis::{
+    Cause, CauseGroup, CauseKind, ContainerLog, Evidence, diagnose, diagnose_event, group,
+};
 use crate::ecs::needs::LogStream;
-use crate::ecs::service::{Service, Target};
+use crate::ecs::service::{Service, TargetGroup};
 use crate::ecs::task::{Container, Task};
 use crate::ecs::task_definition::described;
 use jiff::Timestamp;
@@ -94,7 +96,7 @@ impl FailedTasks {
             }
             let (failed, error) = self.examine(deployer.aws, service, task).await;
             sentences.extend(error.and_then(|error| self.warning(&error)));
-            if failed.cause.kind == Kind::Stopped {
+            if failed.cause.kind == CauseKind::Stopped {
                 continue;
             }
             if !self.found.iter().any(|known| known.cause == failed.cause) {
@@ -130,10 +132,10 @@ impl FailedTasks {
             }
         }
         let mut cause = self.diagnose(&definition, &task, &logs);
-        if cause.kind == Kind::LoadBalancerCheck {
+        if cause.kind == CauseKind::LoadBalancerCheck {
             let reason = task.stopped_reason.as_deref().unwrap_or_default();
             let named = service.targets.iter().find(|target| reason.contains(&target.group));
-            if let Some(Target { group, .. }) = named.or(service.targets.first())
+            if let Some(TargetGroup { group, .. }) = named.or(service.targets.first())
                 && self.target_group.as_ref().is_none_or(|(known, _)| known != group)
             {
                 let found = aws.target_group(group).await.ok();
@@ -184,7 +186,7 @@ impl FailedTasks {
 
     /// Groups the tasks by cause, the most frequent first. Without a failed task, returns the causes that
     /// service events name.
-    pub(crate) fn groups(&self) -> Vec<Group> {
+    pub(crate) fn groups(&self) -> Vec<CauseGroup> {
         let definition = self.definition.clone().unwrap_or_default();
         let causes: Vec<(Evidence<'_>, Cause)> = self
             .found
@@ -196,7 +198,7 @@ impl FailedTasks {
             .collect();
         let mut groups = group(&causes);
         if groups.is_empty() {
-            groups.extend(self.events.iter().map(|cause| Group::of_event(cause.clone())));
+            groups.extend(self.events.iter().map(|cause| CauseGroup::of_event(cause.clone())));
         }
         groups
     }

@@ -6,7 +6,7 @@ use super::log::ServiceLog;
 use super::pace::{Poller, WaitEnd};
 use super::{DeployRequest, Deployer, short};
 use crate::aws::AwsError;
-use crate::ecs::diagnosis::Group;
+use crate::ecs::diagnosis::CauseGroup;
 use crate::ecs::service::Service;
 use crate::ecs::verdict::{Ending, Verdict};
 use crate::exit::Failure;
@@ -120,7 +120,7 @@ impl<'a, C: Controller> Follower<'a, C> {
     }
 
     /// Diagnoses the failed tasks one last time, reports them and returns them by cause.
-    pub(crate) async fn diagnose(&mut self) -> Vec<Group> {
+    pub(crate) async fn diagnose(&mut self) -> Vec<CauseGroup> {
         let aws = self.deployer.aws;
         let update = async {
             if let Ok(service) = aws.ecs_service(&self.request.target.cluster, self.log.service).await {
@@ -132,7 +132,7 @@ impl<'a, C: Controller> Follower<'a, C> {
         // An API that does not respond must not delay the rollback.
         let _ = tokio::time::timeout(DIAGNOSIS_TIMEOUT, update).await;
         let groups = self.failed_tasks.groups();
-        for line in groups.iter().flat_map(Group::lines) {
+        for line in groups.iter().flat_map(CauseGroup::lines) {
             self.log.note(line).await;
         }
         groups

@@ -1,7 +1,7 @@
 //! The outcome of deployments, in words and as an exit code.
 
 use super::short;
-use crate::ecs::diagnosis::{Group, Kind};
+use crate::ecs::diagnosis::{CauseGroup, CauseKind};
 use crate::exit::{Exit, Failure};
 use serde::Serialize;
 use std::time::Duration;
@@ -46,7 +46,7 @@ pub(crate) struct ServiceReport {
     /// Why, in the words of AWS.
     pub(crate) reason: Option<String>,
     /// The failed tasks by cause.
-    pub(crate) groups: Vec<Group>,
+    pub(crate) groups: Vec<CauseGroup>,
     /// Why it could not be started or followed.
     pub(crate) failure: Option<Failure>,
     /// The next step to take if no cause suggests one.
@@ -70,7 +70,7 @@ impl ServiceReport {
         (self.outcome, self.failure) = (outcome, Some(failure));
     }
 
-    pub(crate) fn diagnose(&mut self, groups: Vec<Group>, reason: Option<String>) {
+    pub(crate) fn diagnose(&mut self, groups: Vec<CauseGroup>, reason: Option<String>) {
         (self.groups, self.reason) = (groups, reason);
     }
 
@@ -123,7 +123,8 @@ impl ServiceReport {
     /// The cause by failed tasks, and the reason in the words of AWS. An event that only reports a failure is
     /// worth less than both.
     fn cause(&self) -> Option<String> {
-        let is_specific = |group: &&Group| !group.tasks.is_empty() || group.cause.kind != Kind::Unknown;
+        let is_specific =
+            |group: &&CauseGroup| !group.tasks.is_empty() || group.cause.kind != CauseKind::Unknown;
         let sentence = self.groups.iter().find(is_specific).map(|group| &group.cause.sentence);
         match (sentence, &self.reason) {
             (Some(sentence), Some(reason)) if !reason.contains(sentence) => {

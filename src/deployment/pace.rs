@@ -76,13 +76,13 @@ impl<'a> Poller<'a> {
 }
 
 /// The retries of a call that changes something and whose response may be lost.
-pub(crate) struct Retry<'a> {
+pub(crate) struct LostResponseRetry<'a> {
     deployer: &'a Deployer<'a>,
     delays: u32,
     left: u32,
 }
 
-impl<'a> Retry<'a> {
+impl<'a> LostResponseRetry<'a> {
     pub(crate) fn new(deployer: &'a Deployer<'a>) -> Self {
         Self { deployer, delays: 0, left: RETRIES }
     }

@@ -1,7 +1,7 @@
 //! Registers revisions of task definitions. A revision with the same content is reused, and none is
 //! registered twice.
 
-use super::pace::Retry;
+use super::pace::LostResponseRetry;
 use super::{Deployer, results};
 use crate::aws::AwsError;
 use crate::document;
@@ -84,7 +84,7 @@ impl Deployer<'_> {
     /// does not lead to a second one. If that fails, there is no retry.
     async fn send(&self, request: &Request, newest: u64) -> Result<Revision, Failure> {
         let body = request.clone().into_json();
-        let mut retry = Retry::new(self);
+        let mut retry = LostResponseRetry::new(self);
         loop {
             let error = match self.aws.ecs_register(&body).await {
                 Ok(revision) => return Ok(revision),

@@ -6,7 +6,7 @@ use crate::address::short_name;
 use crate::aws::AwsError;
 use crate::connections::failure::with_advice;
 use crate::ecs::revisions::{Revision, RevisionName, Uses, started_by};
-use crate::ecs::service::{Controller, Service};
+use crate::ecs::service::{ControllerType, Service};
 use futures_util::stream::{self, StreamExt, TryStreamExt};
 
 /// How many clusters are read concurrently.
@@ -153,7 +153,7 @@ impl Deployer<'_> {
         name: &str,
         uses: &mut Uses,
     ) -> Result<(), String> {
-        if service.controller != Controller::Ecs {
+        if service.controller != ControllerType::Ecs {
             return Err(format!("the rollback target of {name} is unknown, because ECS does not deploy it"));
         }
         for revision in self.aws.ecs_recent(cluster, &service.name).await.map_err(with_advice)? {

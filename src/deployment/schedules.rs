@@ -19,10 +19,10 @@ pub(crate) struct OutdatedSchedule {
     pub(crate) name: String,
     /// The revision that it starts, as written in its target.
     pub(crate) revision: String,
-    kind: Kind,
+    kind: ScheduleKind,
 }
 
-enum Kind {
+enum ScheduleKind {
     Rule(RuleTarget),
     Schedule(Schedule),
     /// A schedule that calls `RunTask` itself, with an input that runner does not change.
@@ -32,9 +32,9 @@ enum Kind {
 impl OutdatedSchedule {
     fn target(&mut self) -> Option<&mut Value> {
         match &mut self.kind {
-            Kind::Rule(rule) => Some(&mut rule.target),
-            Kind::Schedule(schedule) => schedule.document.get_mut("Target"),
-            Kind::Call => None,
+            ScheduleKind::Rule(rule) => Some(&mut rule.target),
+            ScheduleKind::Schedule(schedule) => schedule.document.get_mut("Target"),
+            ScheduleKind::Call => None,
         }
     }
 }
@@ -88,7 +88,7 @@ impl Deployer<'_> {
             Ok(rules) => {
                 found.extend(rules.into_iter().filter_map(|rule| {
                     let revision = started_by(&rule.target)?;
-                    Some(OutdatedSchedule { name: rule.name(), revision, kind: Kind::Rule(rule) })
+                    Some(OutdatedSchedule { name: rule.name(), revision, kind: ScheduleKind::Rule(rule) })
                 }));
             }
             Err(error) => unknown.push(self.unreadable("rules", error).await),
@@ -103,7 +103,7 @@ impl Deployer<'_> {
                 is_here.then(|| OutdatedSchedule {
                     name: schedule.name(),
                     revision,
-                    kind: if is_call { Kind::Call } else { Kind::Schedule(schedule) },
+                    kind: if is_call { ScheduleKind::Call } else { ScheduleKind::Schedule(schedule) },
                 })
             })),
             Err(error) => unknown.push(self.unreadable("schedules", error).await),
@@ -127,9 +127,9 @@ impl Deployer<'_> {
         };
         *named = Value::from(revision);
         match &outdated.kind {
-            Kind::Rule(rule) => self.aws.put_rule_target(rule).await,
-            Kind::Schedule(schedule) => self.aws.update_schedule(schedule).await,
-            Kind::Call => Ok(()),
+            ScheduleKind::Rule(rule) => self.aws.put_rule_target(rule).await,
+            ScheduleKind::Schedule(schedule) => self.aws.update_schedule(schedule).await,
+            ScheduleKind::Call => Ok(()),
         }
         .map_err(with_advice)
     }

@@ -3,7 +3,7 @@
 use super::{Deployer, ServiceSet};
 use crate::aws::AwsError;
 use crate::connections::failure::with_advice;
-use crate::ecs::service::{Controller, Service};
+use crate::ecs::service::{ControllerType, Service};
 use crate::exit::Failure;
 use futures_util::future::join_all;
 
@@ -21,14 +21,14 @@ impl Deployer<'_> {
     async fn snapshot(&self, cluster: &str, name: &str) -> Result<ServiceSnapshot, Failure> {
         let service = self.aws.ecs_service(cluster, name).await?;
         match service.controller {
-            Controller::Ecs => {}
-            Controller::CodeDeploy => {
+            ControllerType::Ecs => {}
+            ControllerType::CodeDeploy => {
                 return Err(Failure::usage(format!("the service {name} is deployed by CodeDeploy")).help(
                     "add its application and group to the pipeline's `deploy` step: \
                      `code-deploy: { application: …, group: … }`",
                 ));
             }
-            Controller::External => {
+            ControllerType::External => {
                 return Err(Failure::usage(format!(
                     "the service {name} is deployed by an external controller"
                 ))

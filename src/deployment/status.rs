@@ -3,7 +3,7 @@
 use super::Deployer;
 use crate::connections::failure::with_advice;
 use crate::ecs::needs::Needs;
-use crate::ecs::service::{Service, ServiceDeployment, State};
+use crate::ecs::service::{DeploymentState, Service, ServiceDeployment};
 use crate::ecs::task_definition::described;
 use crate::exit::Failure;
 use jiff::Timestamp;
@@ -75,7 +75,7 @@ impl ServiceStatus {
     pub(crate) fn since(&self) -> Option<Timestamp> {
         let Self { service, deployments, .. } = self;
         let deployed = |past: &&PastDeployment| {
-            past.deployment.state == State::Successful
+            past.deployment.state == DeploymentState::Successful
                 && past.revision.as_ref() == Some(&service.task_definition)
         };
         let finished = deployments.iter().find(deployed).and_then(|past| past.deployment.finished);

@@ -25,7 +25,7 @@ use std::time::Duration;
 const CHECK_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The result of a check.
-enum Finding {
+enum CheckResult {
     Valid,
     /// A task could not start, or could not be reached.
     Invalid {
@@ -36,7 +36,7 @@ enum Finding {
     Unverified(String),
 }
 
-impl Finding {
+impl CheckResult {
     fn invalid(reason: impl Into<String>, help: impl Into<String>) -> Self {
         Self::Invalid { reason: reason.into(), help: help.into() }
     }
@@ -125,7 +125,7 @@ impl Deployer<'_> {
         let needs = Needs::of(fields);
         let platform = needs.platform.as_deref();
         let checks = needs.each().map(|need| async move {
-            let (subject, check): (String, BoxFuture<'_, Finding>) = match need {
+            let (subject, check): (String, BoxFuture<'_, CheckResult>) = match need {
                 Need::Image { container, image } => {
                     let check = self.image(container, image, platform);
                     (format!("the image of `{container}`"), Box::pin(check))
@@ -139,7 +139,10 @@ impl Deployer<'_> {
                 }
             };
             tokio::time::timeout(CHECK_TIMEOUT, check).await.unwrap_or_else(|_| {
-                Finding::Unverified(format!("{subject}: no response within {} s", CHECK_TIMEOUT.as_secs()))
+                CheckResult::Unverified(format!(
+                    "{subject}: no response within {} s",
+                    CHECK_TIMEOUT.as_secs()
+                ))
             })
         });
         self.conclude_checks("nothing was changed", join_all(checks).await).await
@@ -154,10 +157,10 @@ impl Deployer<'_> {
         let checks = service.targets.iter().map(|target| async move {
             if let Some(reason) = unreachable(fields, target) {
                 let help = format!("correct the container's `portMappings`, or the service {}", service.name);
-                return Finding::invalid(format!("{}: {reason}", service.name), help);
+                return CheckResult::invalid(format!("{}: {reason}", service.name), help);
             }
             match self.aws.target_group(&target.group).await {
-                Ok(_) => Finding::Valid,
+                Ok(_) => CheckResult::Valid,
                 Err(error) => unreadable(
                     &format!("the target group of {}", service.name),
                     error,
@@ -169,15 +172,15 @@ impl Deployer<'_> {
     }
 
     /// Warns about everything unverified and fails if anything is invalid. `unchanged` starts the message.
-    async fn conclude_checks(&self, unchanged: &str, findings: Vec<Finding>) -> Result<(), Failure> {
+    async fn conclude_checks(&self, unchanged: &str, findings: Vec<CheckResult>) -> Result<(), Failure> {
         let mut invalid = Vec::new();
         let mut unverified: Vec<String> = Vec::new();
         for finding in findings {
             match finding {
-                Finding::Valid => {}
-                Finding::Invalid { reason, help } => invalid.push((reason, help)),
-                Finding::Unverified(reason) if unverified.contains(&reason) => {}
-                Finding::Unverified(reason) => unverified.push(reason),
+                CheckResult::Valid => {}
+                CheckResult::Invalid { reason, help } => invalid.push((reason, help)),
+                CheckResult::Unverified(reason) if unverified.contains(&reason) => {}
+                CheckResult::Unverified(reason) => unverified.push(reason),
             }
         }
         for reason in unverified {
@@ -189,24 +192,24 @@ impl Deployer<'_> {
     }
 
     /// An image in ECR exists for the platform of the task.
-    async fn image(&self, container: &str, image: &str, platform: Option<&str>) -> Finding {
+    async fn image(&self, container: &str, image: &str, platform: Option<&str>) -> CheckResult {
         let inspected = match self.inspect(image).await {
             Ok(Some(inspected)) => inspected,
-            Ok(None) => return Finding::Valid,
+            Ok(None) => return CheckResult::Valid,
             Err(InspectError::NotFound) => {
                 let reason = format!("the image of `{container}` is not in its repository: {image}");
-                return Finding::invalid(reason, "push it first, or correct `image`");
+                return CheckResult::invalid(reason, "push it first, or correct `image`");
             }
             Err(InspectError::Unknown(reason)) => {
-                return Finding::Unverified(format!("the image of `{container}`: {reason}"));
+                return CheckResult::Unverified(format!("the image of `{container}`: {reason}"));
             }
         };
-        let Some(wanted) = platform else { return Finding::Valid };
+        let Some(wanted) = platform else { return CheckResult::Valid };
         if inspected.platforms.is_empty() || inspected.platforms.iter().any(|found| found == wanted) {
-            return Finding::Valid;
+            return CheckResult::Valid;
         }
         let found = inspected.platforms.join(", ");
-        Finding::invalid(
+        CheckResult::invalid(
             format!("the image of `{container}` is for {found}, but the task runs on {wanted}"),
             format!("build it with `platforms: [{wanted}]`, or set the task definition's `runtimePlatform`"),
         )
@@ -238,16 +241,16 @@ impl Deployer<'_> {
         found.map(Some).ok_or(InspectError::NotFound)
     }
 
-    async fn role(&self, role: &str) -> Finding {
+    async fn role(&self, role: &str) -> CheckResult {
         let name = short_name(role);
         let subject = format!("the role {name}");
         match self.aws.iam_role(name).await {
-            Ok(Some(role)) if role.trusted.iter().any(|service| service == TASKS) => Finding::Valid,
-            Ok(Some(_)) => Finding::invalid(
+            Ok(Some(role)) if role.trusted.iter().any(|service| service == TASKS) => CheckResult::Valid,
+            Ok(Some(_)) => CheckResult::invalid(
                 format!("{subject} does not trust ECS"),
                 format!("allow `sts:AssumeRole` to the service {TASKS} in its trust policy"),
             ),
-            Ok(None) => Finding::invalid(
+            Ok(None) => CheckResult::invalid(
                 format!("{subject} does not exist"),
                 "create it, or correct the task definition",
             ),
@@ -255,7 +258,7 @@ impl Deployer<'_> {
         }
     }
 
-    async fn secret(&self, used_by: &str, reference: &str) -> Finding {
+    async fn secret(&self, used_by: &str, reference: &str) -> CheckResult {
         let subject = format!("the secret of {used_by}, {reference}");
         let arn = Arn::parse(reference);
         let aws = self.aws.at(arn.and_then(|arn| arn.region()));
@@ -278,25 +281,26 @@ impl Deployer<'_> {
                 }
                 Ok(reference) => aws.secret_exists(&reference.id).await,
                 Err(reason) => {
-                    return Finding::invalid(format!("{subject}: {reason}"), "correct `valueFrom`");
+                    return CheckResult::invalid(format!("{subject}: {reason}"), "correct `valueFrom`");
                 }
             }
         } else {
             aws.parameter_exists(reference).await
         };
         match found {
-            Ok(true) => Finding::Valid,
+            Ok(true) => CheckResult::Valid,
             // Secrets that another account shares are not listed here.
             Ok(false) if self.is_other_account(arn.and_then(|arn| arn.account())).await => {
-                Finding::Unverified(format!("{subject}: it belongs to another account"))
+                CheckResult::Unverified(format!("{subject}: it belongs to another account"))
             }
-            Ok(false) => Finding::invalid(
+            Ok(false) => CheckResult::invalid(
                 format!("{subject} does not exist, or is scheduled for deletion"),
                 "create it, or correct `valueFrom`",
             ),
-            Err(AwsError::UnusableSecret { reason, .. }) => {
-                Finding::invalid(format!("{subject}: it {reason}"), "fix the secret, or correct `valueFrom`")
-            }
+            Err(AwsError::UnusableSecret { reason, .. }) => CheckResult::invalid(
+                format!("{subject}: it {reason}"),
+                "fix the secret, or correct `valueFrom`",
+            ),
             Err(error) => unreadable(&subject, error, "create it, or correct `valueFrom`"),
         }
     }
@@ -306,11 +310,11 @@ impl Deployer<'_> {
         self.aws.identity().await.is_ok_and(|identity| identity.account != account)
     }
 
-    async fn log_group(&self, group: &str, region: Option<&str>) -> Finding {
+    async fn log_group(&self, group: &str, region: Option<&str>) -> CheckResult {
         let subject = format!("the log group {group}");
         match self.aws.at(region).log_group_exists(group).await {
-            Ok(true) => Finding::Valid,
-            Ok(false) => Finding::invalid(
+            Ok(true) => CheckResult::Valid,
+            Ok(false) => CheckResult::invalid(
                 format!("{subject} does not exist"),
                 format!(
                     "create it with `aws logs create-log-group --log-group-name {group}`, \
@@ -328,10 +332,10 @@ pub(crate) enum InspectError {
     Unknown(String),
 }
 
-fn unreadable(subject: &str, error: AwsError, help: &str) -> Finding {
+fn unreadable(subject: &str, error: AwsError, help: &str) -> CheckResult {
     match error {
-        AwsError::NotFound { .. } => Finding::invalid(format!("{subject} does not exist"), help),
-        error => Finding::Unverified(format!("{subject}: {}", with_advice(&error))),
+        AwsError::NotFound { .. } => CheckResult::invalid(format!("{subject} does not exist"), help),
+        error => CheckResult::Unverified(format!("{subject}: {}", with_advice(&error))),
     }
 }
 

@@ -30,7 +30,7 @@ pub(crate) fn stage_name(owner: &str) -> String {
 
 /// The kind of an object in the engine. Objects can be removed in this order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Kind {
+pub(crate) enum OwnedKind {
     Container,
     Network,
     Volume,
@@ -38,7 +38,7 @@ pub(crate) enum Kind {
     Stage,
 }
 
-impl Kind {
+impl OwnedKind {
     pub(crate) fn as_str(self) -> &'static str {
         match self {
             Self::Container => "container",
@@ -52,7 +52,7 @@ impl Kind {
 /// An object in the engine with an owner.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Owned {
-    pub(crate) kind: Kind,
+    pub(crate) kind: OwnedKind,
     /// The id or name that the engine accepts.
     id: String,
     /// The name for messages.
@@ -76,16 +76,16 @@ impl Engine {
         let containers = self.client.list_containers(Some(options)).await;
         for container in containers.map_err(DockerError::api("list containers"))? {
             let name = container.names.unwrap_or_default().first().map(|name| name[1..].to_owned());
-            add(Kind::Container, container.id, name, container.labels.unwrap_or_default());
+            add(OwnedKind::Container, container.id, name, container.labels.unwrap_or_default());
         }
         let networks =
             self.client.list_networks(Some(ListNetworksOptions { filters: filters.clone() })).await;
         for network in networks.map_err(DockerError::api("list networks"))? {
-            add(Kind::Network, network.id, network.name, network.labels.unwrap_or_default());
+            add(OwnedKind::Network, network.id, network.name, network.labels.unwrap_or_default());
         }
         let volumes = self.client.list_volumes(Some(ListVolumesOptions { filters })).await;
         for volume in volumes.map_err(DockerError::api("list volumes"))?.volumes.unwrap_or_default() {
-            add(Kind::Volume, Some(volume.name), None, volume.labels);
+            add(OwnedKind::Volume, Some(volume.name), None, volume.labels);
         }
         let filters = Some(HashMap::from([("reference".to_owned(), vec![STAGES.to_owned()])]));
         let options = ListImagesOptions { filters, ..ListImagesOptions::default() };
@@ -94,7 +94,7 @@ impl Engine {
             let tag = name.strip_prefix(STAGES).and_then(|tag| tag.strip_prefix(':'));
             if let Some((owner, _)) = tag.and_then(|tag| tag.rsplit_once('-')) {
                 let owner = owner.to_owned();
-                owned.push(Owned { kind: Kind::Stage, id: name.clone(), name, owner });
+                owned.push(Owned { kind: OwnedKind::Stage, id: name.clone(), name, owner });
             }
         }
         Ok(owned)
@@ -103,18 +103,18 @@ impl Engine {
     /// Removes an object in any state. An object that no longer exists is not an error.
     pub(crate) async fn remove(&self, owned: &Owned) -> Result<(), DockerError> {
         let removed = match owned.kind {
-            Kind::Container => self.client.remove_container(&owned.id, Some(force_removal())).await,
-            Kind::Network => self.client.remove_network(&owned.id).await,
-            Kind::Volume => {
+            OwnedKind::Container => self.client.remove_container(&owned.id, Some(force_removal())).await,
+            OwnedKind::Network => self.client.remove_network(&owned.id).await,
+            OwnedKind::Volume => {
                 self.client.remove_volume(&owned.id, Some(RemoveVolumeOptions { force: true })).await
             }
-            Kind::Stage => return self.untag(&owned.id).await,
+            OwnedKind::Stage => return self.untag(&owned.id).await,
         };
         match removed {
             Err(bollard::errors::Error::DockerResponseServerError { status_code: 404, .. }) => Ok(()),
             // It is already being removed.
             Err(bollard::errors::Error::DockerResponseServerError { status_code: 409, .. })
-                if owned.kind == Kind::Container =>
+                if owned.kind == OwnedKind::Container =>
             {
                 Ok(())
             }

@@ -92,11 +92,11 @@ impl AppSpec {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ecs::service::{Placement, Target};
+    use crate::ecs::service::{Placement, TargetGroup};
 
     fn service() -> Service {
         Service {
-            targets: vec![Target { group: "g".to_owned(), container: "true".to_owned(), port: 8080 }],
+            targets: vec![TargetGroup { group: "g".to_owned(), container: "true".to_owned(), port: 8080 }],
             placement: Placement {
                 platform_version: Some("1.4.0".to_owned()),
                 capacity_providers: vec![("FARGATE_SPOT".to_owned(), 2, 1)],

@@ -60,7 +60,7 @@ impl fmt::Display for Status {
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(crate) struct Group {
+pub(crate) struct DeploymentGroup {
     /// The cluster and name of each service that it deploys to.
     pub(crate) services: Vec<(String, String)>,
 }

@@ -1,6 +1,6 @@
 //! The resources that a task definition needs: images, roles, secrets, log groups.
 
-use super::service::Target;
+use super::service::TargetGroup;
 use crate::address::Arn;
 use serde_json::{Map, Value};
 
@@ -100,7 +100,7 @@ impl<'n> Need<'n> {
 }
 
 /// Why a service's target group cannot reach tasks of this definition, if that is certain.
-pub(crate) fn unreachable(fields: &Map<String, Value>, target: &Target) -> Option<String> {
+pub(crate) fn unreachable(fields: &Map<String, Value>, target: &TargetGroup) -> Option<String> {
     let container = containers(fields).find(|one| text(one, "name").as_ref() == Some(&target.container));
     let Some(container) = container else {
         return Some(format!(
@@ -228,8 +228,11 @@ mod tests {
         let definition = fields(
             &json!({ "containerDefinitions": [{ "name": "web", "portMappings": [{ "containerPort": 80 }] }] }),
         );
-        let target =
-            |container: &str, port| Target { group: "g".to_owned(), container: container.to_owned(), port };
+        let target = |container: &str, port| TargetGroup {
+            group: "g".to_owned(),
+            container: container.to_owned(),
+            port,
+        };
         assert_eq!(unreachable(&definition, &target("web", 80)), None);
         assert!(
             unreachable(&definition, &target("web", 81)).unwrap().contains("port 81 of the container `web`")

@@ -19,7 +19,7 @@ pub(crate) struct Service {
     pub(crate) pending: i32,
     /// The ARN of its current revision.
     pub(crate) task_definition: String,
-    pub(crate) controller: Controller,
+    pub(crate) controller: ControllerType,
     /// Its deployments. The latest is `PRIMARY`.
     pub(crate) deployments: Vec<Deployment>,
     /// Its task sets, if its controller is not ECS.
@@ -33,7 +33,7 @@ pub(crate) struct Service {
     /// The circuit breaker rolls back failed deployments.
     pub(crate) breaker_rolls_back: bool,
     /// The target groups of its tasks.
-    pub(crate) targets: Vec<Target>,
+    pub(crate) targets: Vec<TargetGroup>,
     pub(crate) placement: Placement,
 }
 
@@ -53,7 +53,7 @@ impl Service {
 
 /// The deployment controller of a service.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(crate) enum Controller {
+pub(crate) enum ControllerType {
     #[default]
     Ecs,
     CodeDeploy,
@@ -119,7 +119,7 @@ pub(crate) struct Event {
 
 /// A target group of a service.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(crate) struct Target {
+pub(crate) struct TargetGroup {
     /// The ARN of the target group.
     pub(crate) group: String,
     /// The container behind it.
@@ -149,7 +149,7 @@ pub(crate) struct Network {
 
 /// The state of a service deployment. Source: API reference of ECS, `ServiceDeployment.status`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(crate) enum State {
+pub(crate) enum DeploymentState {
     #[default]
     Pending,
     InProgress,
@@ -167,7 +167,7 @@ pub(crate) enum State {
     Other(String),
 }
 
-impl State {
+impl DeploymentState {
     /// Parses ECS's status.
     pub(crate) fn read(word: &str) -> Self {
         match word {
@@ -189,7 +189,7 @@ impl State {
     }
 }
 
-impl fmt::Display for State {
+impl fmt::Display for DeploymentState {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Pending => "pending",
@@ -210,7 +210,7 @@ impl fmt::Display for State {
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(crate) struct ServiceDeployment {
     pub(crate) arn: String,
-    pub(crate) state: State,
+    pub(crate) state: DeploymentState,
     /// ECS's reason for the state.
     pub(crate) reason: Option<String>,
     /// The lifecycle stage, such as `BAKE_TIME`.
@@ -275,7 +275,8 @@ mod tests {
     #[test]
     fn progress_has_counts_traffic_breaker_alarms_and_hooks() {
         let counts = Counts { desired: 3, running: 1, pending: 2 };
-        let mut deployment = ServiceDeployment { state: State::InProgress, counts, ..Default::default() };
+        let mut deployment =
+            ServiceDeployment { state: DeploymentState::InProgress, counts, ..Default::default() };
         assert_eq!(deployment.progress(), "in progress · 1 of 3 running, 2 starting");
         deployment.stage = Some("PRODUCTION_TRAFFIC_SHIFT".to_owned());
         deployment.traffic = Some(10.0);

@@ -1,7 +1,7 @@
 //! The state of a deployment, judged from successive polls. What earlier polls showed is remembered here.
 
 use super::code_deploy::{self, LifecycleEvent, Progress, Status};
-use super::service::{Counts, Deployment, Service, ServiceDeployment, State};
+use super::service::{Counts, Deployment, DeploymentState, Service, ServiceDeployment};
 use std::collections::HashSet;
 
 /// Polls that may list no deployment of the revision before it counts as untraceable.
@@ -133,7 +133,7 @@ pub(crate) struct EcsPoll<'a> {
 }
 
 /// What a single poll shows, without regard to earlier ones.
-enum Reading {
+enum PollResult {
     InProgress,
     RollingBack,
     Unseen,
@@ -214,26 +214,26 @@ impl EcsJudge {
     }
 
     /// Weighs what one poll shows against earlier polls.
-    fn weigh(&mut self, reading: Reading, poll: EcsPoll<'_>) -> Verdict {
+    fn weigh(&mut self, reading: PollResult, poll: EcsPoll<'_>) -> Verdict {
         match reading {
-            Reading::Ended(Ending::Superseded(by)) => {
+            PollResult::Ended(Ending::Superseded(by)) => {
                 self.replaced += 1;
                 if self.replaced_by(poll.service).is_some() || self.replaced == MAX_STALE {
                     return Verdict::Ended(Ending::Superseded(by));
                 }
                 Verdict::Unclear
             }
-            Reading::Ended(ending) => Verdict::Ended(ending),
-            Reading::Unseen => {
+            PollResult::Ended(ending) => Verdict::Ended(ending),
+            PollResult::Unseen => {
                 self.unseen += 1;
                 if self.unseen == MAX_UNSEEN { Verdict::Ended(Ending::Untraceable) } else { Verdict::Unclear }
             }
-            Reading::RollingBack => {
+            PollResult::RollingBack => {
                 self.unseen = 0;
                 self.rolling_back = true;
                 Verdict::RollingBack
             }
-            Reading::InProgress => {
+            PollResult::InProgress => {
                 self.unseen = 0;
                 let by = self.replaced_by(poll.service).filter(|_| poll.is_current);
                 self.replaced = if by.is_some() { self.replaced + 1 } else { 0 };
@@ -245,9 +245,9 @@ impl EcsJudge {
         }
     }
 
-    fn read(&self, poll: EcsPoll<'_>) -> Reading {
+    fn read(&self, poll: EcsPoll<'_>) -> PollResult {
         if poll.service.status != "ACTIVE" {
-            return Reading::Ended(Ending::Deleted);
+            return PollResult::Ended(Ending::Deleted);
         }
         match poll.deployment {
             Some(deployment) => self.read_service_deployment(poll.service, deployment),
@@ -255,22 +255,27 @@ impl EcsJudge {
         }
     }
 
-    fn read_service_deployment(&self, service: &Service, deployment: &ServiceDeployment) -> Reading {
+    fn read_service_deployment(&self, service: &Service, deployment: &ServiceDeployment) -> PollResult {
         let reason = || {
             let reasons = deployment.reasons();
             (!reasons.is_empty()).then(|| reasons.join("; "))
         };
-        Reading::Ended(match &deployment.state {
-            State::Successful => Ending::Succeeded,
-            State::RollbackSuccessful => Ending::RolledBack(reason()),
-            State::RollbackFailed => Ending::RollbackFailed(reason()),
-            State::Stopped => match self.other_revision(service) {
+        PollResult::Ended(match &deployment.state {
+            DeploymentState::Successful => Ending::Succeeded,
+            DeploymentState::RollbackSuccessful => Ending::RolledBack(reason()),
+            DeploymentState::RollbackFailed => Ending::RollbackFailed(reason()),
+            DeploymentState::Stopped => match self.other_revision(service) {
                 Some(by) => Ending::Superseded(by),
                 None => Ending::Failed(reason()),
             },
-            State::RollbackRequested | State::RollbackInProgress => return Reading::RollingBack,
-            State::Pending | State::InProgress | State::StopRequested | State::Other(_) => {
-                return Reading::InProgress;
+            DeploymentState::RollbackRequested | DeploymentState::RollbackInProgress => {
+                return PollResult::RollingBack;
+            }
+            DeploymentState::Pending
+            | DeploymentState::InProgress
+            | DeploymentState::StopRequested
+            | DeploymentState::Other(_) => {
+                return PollResult::InProgress;
             }
         })
     }
@@ -298,7 +303,7 @@ impl EcsJudge {
     }
 
     /// Without service deployments only the service's own list remains.
-    fn read_service(&self, service: &Service) -> Reading {
+    fn read_service(&self, service: &Service) -> PollResult {
         let own = self.deployments(service).find(|deployment| match &self.id {
             Some(id) => deployment.id == *id,
             None => deployment.task_definition == self.revision,
@@ -306,29 +311,29 @@ impl EcsJudge {
         let is_rollout = |wanted: &str| own.is_some_and(|own| own.rollout.as_deref() == Some(wanted));
         let reason = own.and_then(|own| own.reason.clone());
         let primary = self.deployments(service).find(|deployment| deployment.status == "PRIMARY");
-        let Some(primary) = primary else { return Reading::Unseen };
+        let Some(primary) = primary else { return PollResult::Unseen };
         if own.is_some_and(|own| own.id == primary.id) {
             return match (is_rollout("COMPLETED"), is_rollout("FAILED")) {
-                (true, _) => Reading::Ended(Ending::Succeeded),
-                (_, true) if service.breaker_rolls_back => Reading::RollingBack,
-                (_, true) => Reading::Ended(Ending::Failed(reason)),
-                _ => Reading::InProgress,
+                (true, _) => PollResult::Ended(Ending::Succeeded),
+                (_, true) if service.breaker_rolls_back => PollResult::RollingBack,
+                (_, true) => PollResult::Ended(Ending::Failed(reason)),
+                _ => PollResult::InProgress,
             };
         }
         if own.is_none() && self.id.is_none() && service.task_definition == self.revision {
-            return Reading::Unseen;
+            return PollResult::Unseen;
         }
         // ECS announces a rollback in the reason of the deployment that rolls back.
         let rolling_back = self.rolling_back || primary.reason.as_deref().is_some_and(announces_rollback);
         if !(is_rollout("FAILED") || rolling_back) {
-            return Reading::Ended(Ending::Superseded(primary.task_definition.clone()));
+            return PollResult::Ended(Ending::Superseded(primary.task_definition.clone()));
         }
         match primary.rollout.as_deref() {
             Some("COMPLETED") => {
-                Reading::Ended(Ending::RolledBack(reason.or_else(|| primary.reason.clone())))
+                PollResult::Ended(Ending::RolledBack(reason.or_else(|| primary.reason.clone())))
             }
-            Some("FAILED") => Reading::Ended(Ending::RollbackFailed(primary.reason.clone())),
-            _ => Reading::RollingBack,
+            Some("FAILED") => PollResult::Ended(Ending::RollbackFailed(primary.reason.clone())),
+            _ => PollResult::RollingBack,
         }
     }
 }

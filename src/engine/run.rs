@@ -44,7 +44,7 @@ pub(crate) struct Setup<'r> {
 
 /// How a call ended.
 #[derive(Debug)]
-pub(crate) struct Outcome {
+pub(crate) struct CallEnd {
     /// The first failure of the build, or the signal that stopped this call.
     pub(crate) failure: Option<Failure>,
     /// The whole build has ended with this call.
@@ -457,7 +457,7 @@ impl<'r> Run<'r> {
     }
 
     /// Records the end of the call in the state, and returns its outcome.
-    pub(crate) fn end(&self, failure: Option<Failure>) -> Outcome {
+    pub(crate) fn end(&self, failure: Option<Failure>) -> CallEnd {
         let mut state = self.state();
         if let Some(failure) = &failure {
             // A signal may have come between two items.
@@ -469,7 +469,7 @@ impl<'r> Run<'r> {
         drop(state);
         // The outcome is known, and the last item has reported a state that cannot be written.
         let _ = self.save();
-        Outcome { failure, last }
+        CallEnd { failure, last }
     }
 
     /// Keeps the number of the last event for the next call, after all events of this one.

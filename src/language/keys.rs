@@ -59,7 +59,7 @@ pub(crate) struct Table {
 pub(crate) struct Key {
     pub(crate) name: &'static str,
     /// The kind of its value.
-    pub(crate) kind: Kind,
+    pub(crate) kind: KeyKind,
     pub(crate) required: bool,
     /// The default, as YAML.
     pub(crate) default: Option<&'static str>,
@@ -72,7 +72,7 @@ pub(crate) struct Key {
 
 /// The kind of a value.
 #[derive(Debug)]
-pub(crate) enum Kind {
+pub(crate) enum KeyKind {
     /// Text in which `${…}` is resolved. Numbers and booleans are text as written.
     Text,
     /// Text in which `${…}` is not resolved.
@@ -94,12 +94,12 @@ pub(crate) enum Kind {
     /// A pattern for branches or tags.
     Glob,
     Table(&'static Table),
-    List(&'static Kind),
+    List(&'static KeyKind),
     /// One value, or a list of them.
-    OneOrMore(&'static Kind),
+    OneOrMore(&'static KeyKind),
     /// A mapping from names to values. The word is the placeholder of a name.
-    Map(&'static str, &'static Kind),
-    Either(&'static [Kind]),
+    Map(&'static str, &'static KeyKind),
+    Either(&'static [KeyKind]),
     /// A JSON document of another system.
     Document,
 }
@@ -120,7 +120,7 @@ impl Table {
 }
 
 impl Key {
-    pub(crate) const fn new(name: &'static str, kind: Kind, about: &'static str) -> Self {
+    pub(crate) const fn new(name: &'static str, kind: KeyKind, about: &'static str) -> Self {
         Self { name, kind, required: false, default: None, about, example: None, ready: true }
     }
 

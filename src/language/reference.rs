@@ -1,6 +1,6 @@
 //! The language as a page of Markdown.
 
-use super::keys::{Key, Kind, Table};
+use super::keys::{Key, KeyKind, Table};
 use super::pipeline::tables::{KINDS, PIPELINE, STEP, TEST};
 
 pub(crate) fn reference() -> String {
@@ -30,11 +30,11 @@ fn collect(table: &'static Table, tables: &mut Vec<&'static Table>) {
     }
 }
 
-fn below(kind: &'static Kind, tables: &mut Vec<&'static Table>) {
+fn below(kind: &'static KeyKind, tables: &mut Vec<&'static Table>) {
     match kind {
-        Kind::Table(table) => collect(table, tables),
-        Kind::List(kind) | Kind::OneOrMore(kind) | Kind::Map(_, kind) => below(kind, tables),
-        Kind::Either(kinds) => kinds.iter().for_each(|kind| below(kind, tables)),
+        KeyKind::Table(table) => collect(table, tables),
+        KeyKind::List(kind) | KeyKind::OneOrMore(kind) | KeyKind::Map(_, kind) => below(kind, tables),
+        KeyKind::Either(kinds) => kinds.iter().for_each(|kind| below(kind, tables)),
         _ => {}
     }
 }
@@ -85,25 +85,25 @@ fn rows(keys: &[&Key], page: &mut String) {
 }
 
 /// The name of a kind in the column `type`.
-fn name(kind: &Kind) -> String {
+fn name(kind: &KeyKind) -> String {
     match kind {
-        Kind::Text => "text".to_owned(),
-        Kind::Plain => "text, as written".to_owned(),
-        Kind::Version => "`1`".to_owned(),
-        Kind::Boolean => "`true` or `false`".to_owned(),
-        Kind::Integer(least, most) => format!("{least} to {most}"),
-        Kind::Duration => "duration".to_owned(),
-        Kind::Size => "amount of memory".to_owned(),
-        Kind::Choice(words) => words.iter().map(|word| format!("`{word}`")).collect::<Vec<_>>().join(", "),
-        Kind::Image => "image".to_owned(),
-        Kind::Variable => "variable".to_owned(),
-        Kind::Glob => "pattern".to_owned(),
-        Kind::Table(table) => format!("[{}](#{})", table.title, anchor(table.title)),
-        Kind::List(item) => format!("list of {}", name(item)),
-        Kind::OneOrMore(item) => format!("{}, or a list", name(item)),
-        Kind::Map(key, value) => format!("`{key}:` {}", name(value)),
-        Kind::Either(kinds) => kinds.iter().map(name).collect::<Vec<_>>().join(" or "),
-        Kind::Document => "JSON document".to_owned(),
+        KeyKind::Text => "text".to_owned(),
+        KeyKind::Plain => "text, as written".to_owned(),
+        KeyKind::Version => "`1`".to_owned(),
+        KeyKind::Boolean => "`true` or `false`".to_owned(),
+        KeyKind::Integer(least, most) => format!("{least} to {most}"),
+        KeyKind::Duration => "duration".to_owned(),
+        KeyKind::Size => "amount of memory".to_owned(),
+        KeyKind::Choice(words) => words.iter().map(|word| format!("`{word}`")).collect::<Vec<_>>().join(", "),
+        KeyKind::Image => "image".to_owned(),
+        KeyKind::Variable => "variable".to_owned(),
+        KeyKind::Glob => "pattern".to_owned(),
+        KeyKind::Table(table) => format!("[{}](#{})", table.title, anchor(table.title)),
+        KeyKind::List(item) => format!("list of {}", name(item)),
+        KeyKind::OneOrMore(item) => format!("{}, or a list", name(item)),
+        KeyKind::Map(key, value) => format!("`{key}:` {}", name(value)),
+        KeyKind::Either(kinds) => kinds.iter().map(name).collect::<Vec<_>>().join(" or "),
+        KeyKind::Document => "JSON document".to_owned(),
     }
 }
 

@@ -3,7 +3,7 @@
 //! Draft 7, because the YAML language server supports it best. The schema cannot check names that the file itself
 //! defines; `runner validate` does.
 
-use super::keys::{Kind, Table};
+use super::keys::{KeyKind, Table};
 use super::pipeline::tables::{PIPELINE, STEP, TEST};
 use serde_json::{Map, Value, json};
 
@@ -80,41 +80,41 @@ fn table(table: &'static Table, definitions: &mut Map<String, Value>) {
     definitions.insert(table.name.to_owned(), schema);
 }
 
-fn kind(what: &'static Kind, definitions: &mut Map<String, Value>) -> Value {
+fn kind(what: &'static KeyKind, definitions: &mut Map<String, Value>) -> Value {
     match what {
-        Kind::Text | Kind::Plain => json!({ "type": ["string", "number", "boolean"] }),
-        Kind::Version => json!({ "const": 1 }),
-        Kind::Boolean => json!({ "type": "boolean" }),
-        Kind::Integer(least, most) => json!({ "type": "integer", "minimum": least, "maximum": most }),
-        Kind::Duration => {
+        KeyKind::Text | KeyKind::Plain => json!({ "type": ["string", "number", "boolean"] }),
+        KeyKind::Version => json!({ "const": 1 }),
+        KeyKind::Boolean => json!({ "type": "boolean" }),
+        KeyKind::Integer(least, most) => json!({ "type": "integer", "minimum": least, "maximum": most }),
+        KeyKind::Duration => {
             json!({ "type": "string", "pattern": "^([0-9]+d)?([0-9]+h)?([0-9]+m)?([0-9]+s)?$", "minLength": 2 })
         }
-        Kind::Size => json!({ "type": "string", "pattern": "^[0-9]+([bB]|[kKmMgG][bB]?)$" }),
-        Kind::Choice(words) => json!({ "enum": words }),
-        Kind::Image => json!({ "type": "string" }),
-        Kind::Variable => json!({ "type": "string", "pattern": "^[A-Za-z_][A-Za-z0-9_]*$" }),
-        Kind::Glob => json!({ "type": "string", "pattern": "^[^!^\\[\\]{}\\\\][^\\[\\]{}\\\\]*$" }),
-        Kind::Table(inner) => {
+        KeyKind::Size => json!({ "type": "string", "pattern": "^[0-9]+([bB]|[kKmMgG][bB]?)$" }),
+        KeyKind::Choice(words) => json!({ "enum": words }),
+        KeyKind::Image => json!({ "type": "string" }),
+        KeyKind::Variable => json!({ "type": "string", "pattern": "^[A-Za-z_][A-Za-z0-9_]*$" }),
+        KeyKind::Glob => json!({ "type": "string", "pattern": "^[^!^\\[\\]{}\\\\][^\\[\\]{}\\\\]*$" }),
+        KeyKind::Table(inner) => {
             table(inner, definitions);
             json!({ "$ref": format!("#/definitions/{}", inner.name) })
         }
-        Kind::List(item) => json!({ "type": "array", "items": kind(item, definitions) }),
-        Kind::OneOrMore(item) => {
+        KeyKind::List(item) => json!({ "type": "array", "items": kind(item, definitions) }),
+        KeyKind::OneOrMore(item) => {
             let one = kind(item, definitions);
             json!({ "anyOf": [one, { "type": "array", "items": one, "minItems": 1 }] })
         }
-        Kind::Map(_, value) => {
+        KeyKind::Map(_, value) => {
             json!({
                 "type": ["object", "null"],
                 "patternProperties": { "^x-": {} },
                 "additionalProperties": kind(value, definitions),
             })
         }
-        Kind::Either(kinds) => {
+        KeyKind::Either(kinds) => {
             let kinds: Vec<Value> = kinds.iter().map(|one| kind(one, definitions)).collect();
             json!({ "anyOf": kinds })
         }
-        Kind::Document => json!({ "type": "object" }),
+        KeyKind::Document => json!({ "type": "object" }),
     }
 }
 
@@ -145,11 +145,11 @@ mod tests {
         }
     }
 
-    fn inner(kind: &'static Kind, seen: &mut Vec<&'static str>) {
+    fn inner(kind: &'static KeyKind, seen: &mut Vec<&'static str>) {
         match kind {
-            Kind::Table(table) => visit(table, seen),
-            Kind::List(kind) | Kind::OneOrMore(kind) | Kind::Map(_, kind) => inner(kind, seen),
-            Kind::Either(kinds) => kinds.iter().for_each(|kind| inner(kind, seen)),
+            KeyKind::Table(table) => visit(table, seen),
+            KeyKind::List(kind) | KeyKind::OneOrMore(kind) | KeyKind::Map(_, kind) => inner(kind, seen),
+            KeyKind::Either(kinds) => kinds.iter().for_each(|kind| inner(kind, seen)),
             _ => {}
         }
     }

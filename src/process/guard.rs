@@ -29,7 +29,7 @@ const SLOW_PASS: Duration = Duration::from_millis(50);
 pub(crate) const KILL_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// An event that the guard handles.
-enum Message {
+enum GuardEvent {
     /// A request of runner. The file receives the command's output.
     Request(Request, Option<OwnedFd>),
     /// Runner has ended.
@@ -66,21 +66,21 @@ pub(crate) fn is_guard(process: Pid) -> bool {
 }
 
 /// Forwards the requests of runner.
-fn read(socket: &UnixStream, messages: &Sender<Message>) {
+fn read(socket: &UnixStream, messages: &Sender<GuardEvent>) {
     while let Ok(Some((request, file))) = receive(socket) {
-        if messages.send(Message::Request(request, file)).is_err() {
+        if messages.send(GuardEvent::Request(request, file)).is_err() {
             return;
         }
     }
-    let _ = messages.send(Message::Orphaned);
+    let _ = messages.send(GuardEvent::Orphaned);
 }
 
 /// Reaps every child that ends, from the first child until there are none left.
-fn reap(first_child: &Receiver<()>, messages: &Sender<Message>) {
+fn reap(first_child: &Receiver<()>, messages: &Sender<GuardEvent>) {
     while first_child.recv().is_ok() {
         loop {
             let message = match wait(WaitOptions::empty()) {
-                Ok(Some((pid, status))) => Message::Reaped(pid, status),
+                Ok(Some((pid, status))) => GuardEvent::Reaped(pid, status),
                 Err(rustix::io::Errno::INTR) | Ok(None) => continue,
                 Err(_) => break,
             };
@@ -88,7 +88,7 @@ fn reap(first_child: &Receiver<()>, messages: &Sender<Message>) {
                 return;
             }
         }
-        if messages.send(Message::NoChildren).is_err() {
+        if messages.send(GuardEvent::NoChildren).is_err() {
             return;
         }
     }
@@ -96,17 +96,17 @@ fn reap(first_child: &Receiver<()>, messages: &Sender<Message>) {
 
 struct Guard {
     socket: Arc<UnixStream>,
-    inbox: Receiver<Message>,
+    inbox: Receiver<GuardEvent>,
     /// Wakes the thread that reaps.
     first_child: Sender<()>,
     /// The command whose processes may still live.
-    job: Option<Job>,
+    job: Option<ProcessGroup>,
     /// Whether runner has ended.
     orphaned: bool,
 }
 
 /// A command and its descendants.
-struct Job {
+struct ProcessGroup {
     leader: Pid,
     /// Kept until the job ends, because dropping it reaps a command that has ended, which is the task of [`reap`].
     #[expect(dead_code, reason = "kept to delay its drop")]
@@ -145,33 +145,35 @@ impl Guard {
         }
     }
 
-    fn handle(&mut self, message: Message) {
+    fn handle(&mut self, message: GuardEvent) {
         match message {
-            Message::Request(Request::Run { argv, dir, env, grace }, Some(output)) if self.job.is_none() => {
+            GuardEvent::Request(Request::Run { argv, dir, env, grace }, Some(output))
+                if self.job.is_none() =>
+            {
                 self.start(argv, dir, env, grace, output);
             }
             // Runner does not send a second command, or one without a file.
-            Message::Request(Request::Run { .. }, _) => self.reply(&Reply::Failed { errno: 0 }),
-            Message::Request(Request::Stop, _) => self.end(None),
-            Message::Request(Request::Kill, _) => self.end(Some(Duration::ZERO)),
-            Message::Request(Request::Sweep, _) => {
+            GuardEvent::Request(Request::Run { .. }, _) => self.reply(&Reply::Failed { errno: 0 }),
+            GuardEvent::Request(Request::Stop, _) => self.end(None),
+            GuardEvent::Request(Request::Kill, _) => self.end(Some(Duration::ZERO)),
+            GuardEvent::Request(Request::Sweep, _) => {
                 if let Some(job) = &mut self.job {
                     job.left = tree::names(&tree::descendants(getpid()));
                 }
                 self.end(Some(LEFTOVER_GRACE));
             }
-            Message::Orphaned => {
+            GuardEvent::Orphaned => {
                 self.orphaned = true;
                 self.end(None);
             }
-            Message::Reaped(pid, status) => {
+            GuardEvent::Reaped(pid, status) => {
                 if self.job.as_ref().is_some_and(|job| job.leader == pid) {
                     let signal = || status.terminating_signal().map(|signal| -signal);
                     let status = status.exit_status().or_else(signal).unwrap_or_default();
                     self.reply(&Reply::Ended { status });
                 }
             }
-            Message::NoChildren => self.clear(Vec::new()),
+            GuardEvent::NoChildren => self.clear(Vec::new()),
         }
     }
 
@@ -207,7 +209,14 @@ impl Guard {
         };
         let pid = handle.pids().first().and_then(|pid| i32::try_from(*pid).ok()).and_then(Pid::from_raw);
         let Some(leader) = pid else { return self.reply(&Reply::Failed { errno: 0 }) };
-        self.job = Some(Job { leader, handle, grace, left: Vec::new(), kill_at: None, killing_since: None });
+        self.job = Some(ProcessGroup {
+            leader,
+            handle,
+            grace,
+            left: Vec::new(),
+            kill_at: None,
+            killing_since: None,
+        });
         let _ = self.first_child.send(());
     }
 

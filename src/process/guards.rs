@@ -100,13 +100,13 @@ impl Guards {
         let mut guard = self.assign(&request, &OwnedFd::from(writer)).await?;
         let reader = pipe::Receiver::from_owned_fd(OwnedFd::from(reader)).map_err(lost)?;
         match follow(&mut guard, reader, output, stopping).await {
-            Ok(Outcome::Ended(ended)) => {
+            Ok(Response::Ended(ended)) => {
                 if ended.alive.is_empty() {
                     self.pool().idle.push(guard);
                 }
                 Ok(ended)
             }
-            Ok(Outcome::Failed(errno)) => {
+            Ok(Response::Failed(errno)) => {
                 self.pool().idle.push(guard);
                 let source = io::Error::from_raw_os_error(errno);
                 let program = program.to_string_lossy().into_owned();
@@ -266,7 +266,7 @@ impl Drop for Guard {
 }
 
 /// The outcome of a request to run a command.
-enum Outcome {
+enum Response {
     Ended(Ended),
     /// It could not be started; the `errno`.
     Failed(i32),
@@ -278,7 +278,7 @@ async fn follow(
     mut pipe: pipe::Receiver,
     output: &mpsc::Sender<Vec<u8>>,
     stopping: &Stopping,
-) -> io::Result<Outcome> {
+) -> io::Result<Response> {
     let mut buffer = Vec::with_capacity(CHUNK);
     let mut open = true;
     let (mut stopped, mut killed, mut swept) = (false, false, false);
@@ -315,7 +315,7 @@ async fn follow(
             }
             reply = guard.receive(), if clear.is_none() => {
                 match reply? {
-                    Reply::Failed { errno } => return Ok(Outcome::Failed(errno)),
+                    Reply::Failed { errno } => return Ok(Response::Failed(errno)),
                     Reply::Ended { status: code } => status = Some(code),
                     Reply::Clear { left, alive } => clear = Some((left, alive)),
                 }
@@ -347,5 +347,5 @@ async fn follow(
         Some(signal) if !stopped => Ending::Signalled(-signal),
         _ => Ending::Stopped,
     };
-    Ok(Outcome::Ended(Ended { ending, left, alive }))
+    Ok(Response::Ended(Ended { ending, left, alive }))
 }

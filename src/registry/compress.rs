@@ -84,7 +84,7 @@ impl BlockCompressor {
 }
 
 /// A block for a worker.
-struct Job {
+struct BlockTask {
     block: Vec<u8>,
     length: usize,
     result: SyncSender<Result<Done, RegistryError>>,
@@ -105,7 +105,7 @@ pub(crate) fn compress(
     write: &mut dyn FnMut(&[u8]) -> Result<(), RegistryError>,
 ) -> Result<String, RegistryError> {
     let threads = threads.clamp(1, MAX_THREADS);
-    let (jobs, queue) = sync_channel::<Job>(threads);
+    let (jobs, queue) = sync_channel::<BlockTask>(threads);
     let queue = Mutex::new(queue);
     std::thread::scope(|scope| {
         // Moved into the closure, so that the workers end when it returns.
@@ -125,7 +125,7 @@ pub(crate) fn compress(
             // An empty layer has one empty member.
             if length > 0 || first {
                 let (result, done) = sync_channel(1);
-                jobs.send(Job { block, length, result }).map_err(|_| failed(&"no thread is left"))?;
+                jobs.send(BlockTask { block, length, result }).map_err(|_| failed(&"no thread is left"))?;
                 pending.push_back(done);
             }
             first = false;
@@ -142,7 +142,7 @@ pub(crate) fn compress(
     })
 }
 
-fn work(queue: &Mutex<Receiver<Job>>, compression: Compression) {
+fn work(queue: &Mutex<Receiver<BlockTask>>, compression: Compression) {
     let mut compressor = compression.compressor();
     loop {
         // The lock is held while waiting. Other workers would only wait for the same job.

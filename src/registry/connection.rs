@@ -164,10 +164,10 @@ impl Retries<'_> {
         self.failed += 1;
         let since = *self.since.get_or_insert_with(Instant::now);
         let max_attempts = match retry(&error) {
-            Retry::Useless => return Err(error),
-            Retry::Doubtful => self.max_attempts.min(MAX_DOUBTFUL_ATTEMPTS),
-            Retry::Useful if since.elapsed() > SLOW_AFTER => self.max_attempts.min(MAX_SLOW_ATTEMPTS),
-            Retry::Useful => self.max_attempts,
+            RetryChance::Hopeless => return Err(error),
+            RetryChance::Doubtful => self.max_attempts.min(MAX_DOUBTFUL_ATTEMPTS),
+            RetryChance::Likely if since.elapsed() > SLOW_AFTER => self.max_attempts.min(MAX_SLOW_ATTEMPTS),
+            RetryChance::Likely => self.max_attempts,
         };
         if self.failed >= max_attempts {
             return Err(error);
@@ -182,18 +182,18 @@ impl Retries<'_> {
 }
 
 /// Whether a retry after an error may succeed.
-enum Retry {
-    Useless,
+enum RetryChance {
+    Hopeless,
     Doubtful,
-    Useful,
+    Likely,
 }
 
-fn retry(error: &RegistryError) -> Retry {
+fn retry(error: &RegistryError) -> RetryChance {
     match error {
-        RegistryError::Unreachable { .. } | RegistryError::Silent { .. } => Retry::Useful,
-        RegistryError::Refused { status: 408 | 425 | 429 | 500 | 502 | 503 | 504, .. } => Retry::Useful,
+        RegistryError::Unreachable { .. } | RegistryError::Silent { .. } => RetryChance::Likely,
+        RegistryError::Refused { status: 408 | 425 | 429 | 500 | 502 | 503 | 504, .. } => RetryChance::Likely,
         RegistryError::Refused { code, .. } => match code.as_str() {
-            "TOOMANYREQUESTS" => Retry::Useful,
+            "TOOMANYREQUESTS" => RetryChance::Likely,
             // The upload was lost or damaged in transit. A retry starts a new one.
             "BLOB_UPLOAD_UNKNOWN"
             | "BLOB_UPLOAD_INVALID"
@@ -201,10 +201,10 @@ fn retry(error: &RegistryError) -> Retry {
             | "SIZE_INVALID"
             | "RANGE_INVALID"
             | "MANIFEST_INVALID"
-            | "MANIFEST_BLOB_UNKNOWN" => Retry::Doubtful,
-            _ => Retry::Useless,
+            | "MANIFEST_BLOB_UNKNOWN" => RetryChance::Doubtful,
+            _ => RetryChance::Hopeless,
         },
-        _ => Retry::Useless,
+        _ => RetryChance::Hopeless,
     }
 }
 

@@ -40,7 +40,7 @@ pub(crate) fn read_export(
     making: &BlobOptions,
     sink: &Sink<'_>,
 ) -> Result<Exported, RegistryError> {
-    let mut reading = Reading { making, chains: chain_ids(&making.layers), contents: HashMap::new() };
+    let mut reading = ExportReader { making, chains: chain_ids(&making.layers), contents: HashMap::new() };
     let mut archive = tar::Archive::new(export);
     for entry in archive.entries().map_err(RegistryError::Stream)? {
         reading.entry(entry.map_err(RegistryError::Stream)?, sink)?;
@@ -48,14 +48,14 @@ pub(crate) fn read_export(
     reading.finish(sink)
 }
 
-struct Reading<'a> {
+struct ExportReader<'a> {
     making: &'a BlobOptions,
     /// The chain ids of the image's layers.
     chains: Vec<String>,
     contents: HashMap<String, Content>,
 }
 
-impl Reading<'_> {
+impl ExportReader<'_> {
     fn entry<R: Read>(&mut self, mut entry: tar::Entry<'_, R>, sink: &Sink<'_>) -> Result<(), RegistryError> {
         let path = entry.path().map_err(RegistryError::Stream)?.to_string_lossy().into_owned();
         let kind = entry.header().entry_type();

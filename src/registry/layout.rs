@@ -5,7 +5,7 @@ use super::blob::{Blob, BlobOptions, Sink};
 use super::compress::Compression;
 use super::known::KnownBlobs;
 use super::manifest::{INDEX_TYPE, Index, Manifest, Stored};
-use super::source::{self, Exported, Source};
+use super::source::{self, Exported, ImageSource};
 use crate::files::{self, Readers};
 use serde_json::{Value, json};
 use std::collections::HashSet;
@@ -68,7 +68,7 @@ impl Layout {
     }
 
     /// Stores an image with all blobs that are missing.
-    pub(crate) fn store(&self, source: Source, making: &BlobOptions) -> Result<Exported, RegistryError> {
+    pub(crate) fn store(&self, source: ImageSource, making: &BlobOptions) -> Result<Exported, RegistryError> {
         let sink = Sink { directory: &self.blobs, stay: true, emit: &|blob| self.keep(blob) };
         let exported = source::read(source, making, &sink)?;
         self.put(&exported.manifest)?;

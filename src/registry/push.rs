@@ -8,7 +8,7 @@ use super::compress::Compression;
 use super::connection::RepositoryClient;
 use super::known::KnownBlobs;
 use super::manifest::{CONFIG_TYPE, Descriptor, Index, Stored};
-use super::source::{self, Exported, Source};
+use super::source::{self, Exported, ImageSource};
 use crate::exit;
 use crate::text::human_size;
 use futures_util::stream::FuturesUnordered;
@@ -195,7 +195,7 @@ impl RepositoryClient {
     /// Creates the blobs of an image in a directory and uploads them, without a manifest.
     pub(crate) async fn send(
         &self,
-        source: Source,
+        source: ImageSource,
         making: BlobOptions,
         directory: PathBuf,
         progress: &Progress,

@@ -11,7 +11,7 @@ use std::io::{self, Read};
 pub(crate) type Bytes = Box<dyn Read + Send>;
 
 /// The source of an image.
-pub(crate) struct Source {
+pub(crate) struct ImageSource {
     /// Its parts, if they can be read separately.
     pub(crate) parts: Option<Parts>,
     /// Starts its export, for images without parts or with unexpected ones.
@@ -41,8 +41,12 @@ pub(crate) struct Exported {
 }
 
 /// Reads an image. New blobs go to the sink as they are created; known ones are skipped.
-pub(crate) fn read(source: Source, making: &BlobOptions, sink: &Sink<'_>) -> Result<Exported, RegistryError> {
-    let Source { parts, export } = source;
+pub(crate) fn read(
+    source: ImageSource,
+    making: &BlobOptions,
+    sink: &Sink<'_>,
+) -> Result<Exported, RegistryError> {
+    let ImageSource { parts, export } = source;
     let Some(parts) = parts else { return read_export(export(), making, sink) };
     let mut making = making.clone();
     match read_parts(parts, &mut making, sink) {
@@ -124,12 +128,15 @@ mod tests {
         archive.into_inner().unwrap()
     }
 
-    fn source(export: &[u8], parts: Option<Parts>) -> Source {
+    fn source(export: &[u8], parts: Option<Parts>) -> ImageSource {
         let export = io::Cursor::new(export.to_owned());
-        Source { parts, export: Box::new(|| Box::new(export)) }
+        ImageSource { parts, export: Box::new(|| Box::new(export)) }
     }
 
-    fn exported(source: Source, layers: Vec<String>) -> Result<(Exported, Vec<Descriptor>), RegistryError> {
+    fn exported(
+        source: ImageSource,
+        layers: Vec<String>,
+    ) -> Result<(Exported, Vec<Descriptor>), RegistryError> {
         let directory = tempfile::tempdir().unwrap();
         let making = BlobOptions::new(layers, HashMap::new(), Compression::Gzip);
         let made = std::sync::Mutex::new(Vec::new());

@@ -1,7 +1,7 @@
 //! The forms of a secret: the value and its lines, as text and encoded.
 
 use super::mask::Unmasked;
-use super::spelling::{Form, Kind, SHORTEST};
+use super::spelling::{Form, FormKind, SHORTEST};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD_NO_PAD;
 
@@ -15,7 +15,7 @@ pub(crate) fn forms(value: &str) -> Vec<Form> {
     if !is_maskable(&whole) {
         return Vec::new();
     }
-    let mut forms = vec![Form::new(Kind::Text, whole.as_bytes())];
+    let mut forms = vec![Form::new(FormKind::Text, whole.as_bytes())];
     // An encoded value has the line endings that it was stored with, or those of a tool in between.
     for text in [value, trimmed, &whole, &whole.replace('\n', "\r\n"), &whole.replace('\n', "\r")] {
         encoded(text.as_bytes(), &mut forms);
@@ -23,7 +23,7 @@ pub(crate) fn forms(value: &str) -> Vec<Form> {
     if whole.contains('\n') {
         let count = lines(trimmed).len();
         for line in lines(trimmed).into_iter().map(str::trim).filter(|line| is_maskable(line)) {
-            forms.push(Form::new(Kind::Text, line.as_bytes()));
+            forms.push(Form::new(FormKind::Text, line.as_bytes()));
             if count <= ENCODED_LINES {
                 encoded(line.as_bytes(), &mut forms);
             }
@@ -72,11 +72,11 @@ fn encoded(value: &[u8], forms: &mut Vec<Form>) {
         let end = if bytes.len().is_multiple_of(3) { letters.len() } else { whole + bytes.len() % 3 };
         for end in [end, letters.len()] {
             if end >= skipped + SHORTEST {
-                forms.push(Form::new(Kind::Base64, &letters[skipped..end]));
+                forms.push(Form::new(FormKind::Base64, &letters[skipped..end]));
             }
         }
     }
-    forms.push(Form::new(Kind::Hex, value));
+    forms.push(Form::new(FormKind::Hex, value));
 }
 
 #[cfg(test)]

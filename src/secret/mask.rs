@@ -13,7 +13,7 @@ const MASK: &[u8] = b"***";
 /// The secrets of a run. Clones share them.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Masks {
-    registered: Arc<Mutex<Registered>>,
+    registered: Arc<Mutex<Forms>>,
 }
 
 /// Which part of a value is not masked.
@@ -28,13 +28,13 @@ pub(crate) enum Unmasked {
 }
 
 #[derive(Default)]
-struct Registered {
+struct Forms {
     forms: HashSet<Arc<Form>>,
     /// Built from the forms on first use, and discarded when a form is added.
     detector: Option<Arc<Detector>>,
 }
 
-impl std::fmt::Debug for Registered {
+impl std::fmt::Debug for Forms {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{} forms", self.forms.len())
     }

@@ -20,7 +20,7 @@ const MAX_BEGINNINGS: usize = 4000;
 
 /// The encoding of a form.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(crate) enum Kind {
+pub(crate) enum FormKind {
     /// The text itself: plain, percent-encoded, quoted, or escaped with backslashes as in JSON, shells and languages.
     /// It may have any line endings.
     Text,
@@ -33,7 +33,7 @@ pub(crate) enum Kind {
 /// A form in which a secret may occur.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) struct Form {
-    kind: Kind,
+    kind: FormKind,
     meaning: Arc<[u8]>,
 }
 
@@ -61,7 +61,7 @@ impl Reading {
 }
 
 impl Form {
-    pub(crate) fn new(kind: Kind, meaning: &[u8]) -> Self {
+    pub(crate) fn new(kind: FormKind, meaning: &[u8]) -> Self {
         Self { kind, meaning: meaning.into() }
     }
 
@@ -76,7 +76,7 @@ impl Form {
             while let (Some(byte), Some(meant)) = (text.get(reading.at), self.meaning.get(reading.done))
                 && byte == meant
                 && byte.is_ascii_alphanumeric()
-                && self.kind != Kind::Hex
+                && self.kind != FormKind::Hex
             {
                 reading = Reading { at: reading.at + 1, done: reading.done + 1, meaningless: 0 };
             }
@@ -100,9 +100,9 @@ impl Form {
                 };
                 let rest = &text[reading.at..];
                 let more = match self.kind {
-                    Kind::Text => self.read_text(rest, reading.done, &mut next),
-                    Kind::Base64 => self.read_base64(rest, reading.done, &mut next),
-                    Kind::Hex => self.read_hex(rest, reading.done, &mut next),
+                    FormKind::Text => self.read_text(rest, reading.done, &mut next),
+                    FormKind::Base64 => self.read_base64(rest, reading.done, &mut next),
+                    FormKind::Hex => self.read_hex(rest, reading.done, &mut next),
                 };
                 if more {
                     readings.push(reading);
@@ -210,8 +210,8 @@ impl Form {
     fn spellings(&self, done: usize) -> Vec<(Vec<u8>, usize, bool)> {
         let rest = &self.meaning[done..];
         match self.kind {
-            Kind::Text => spellings_of_text(rest, done > 0),
-            Kind::Base64 => {
+            FormKind::Text => spellings_of_text(rest, done > 0),
+            FormKind::Base64 => {
                 let letters: &[&str] = match rest[0] {
                     b'+' => &["+", "-", "%2B", "%2b"],
                     b'/' => &["/", "_", "%2F", "%2f", "\\/"],
@@ -233,7 +233,7 @@ impl Form {
                 };
                 ends.iter().flat_map(spell).collect()
             }
-            Kind::Hex => {
+            FormKind::Hex => {
                 let between: &[&str] =
                     if done > 0 { &["", ":", "-", " ", ", ", "\\x", " 0x", ", 0x", "\n"] } else { &[""] };
                 let digits = [format!("{:02x}", rest[0]), format!("{:02X}", rest[0])];
@@ -416,7 +416,7 @@ mod tests {
 
     #[test]
     fn every_spelling_of_a_text_is_recognized() {
-        let form = Form::new(Kind::Text, "é'a+b/c=\"\\ \n\u{1}🔑".as_bytes());
+        let form = Form::new(FormKind::Text, "é'a+b/c=\"\\ \n\u{1}🔑".as_bytes());
         for text in [
             "é'a+b/c=\"\\ \n\u{1}🔑",
             "é'a+b/c=\"\\ \r\n\u{1}🔑",
@@ -441,7 +441,7 @@ mod tests {
 
     #[test]
     fn encoded_forms_are_recognized_across_lines() {
-        let form = Form::new(Kind::Base64, b"ab+d/fghijklmn");
+        let form = Form::new(FormKind::Base64, b"ab+d/fghijklmn");
         for text in [
             "ab+d/fghijklmn",
             "ab-d_fghijklmn",
@@ -451,7 +451,7 @@ mod tests {
         ] {
             assert!(reads(&form, text), "{text}");
         }
-        let form = Form::new(Kind::Hex, b"secret");
+        let form = Form::new(FormKind::Hex, b"secret");
         for text in [
             "736563726574",
             "73:65:63:72:65:74",

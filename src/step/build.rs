@@ -6,7 +6,7 @@ use super::unchanged;
 use crate::address;
 use crate::connections::BuildLogins;
 use crate::docker::Engine;
-use crate::docker::solver::{Session, Share, VertexEnd, VertexUpdate, Watcher};
+use crate::docker::solver::{BuildSession, Share, VertexEnd, VertexUpdate, Watcher};
 use crate::event::{Kind, VertexStatus};
 use crate::exit::Failure;
 use crate::language::diagnostic::Diagnostic;
@@ -39,7 +39,7 @@ pub(crate) async fn run(cx: &StepScope<'_>, images: &[Name]) -> Result<(), Failu
     let mut waiting = cx.project.pipeline.in_order(images, &|name| built.contains(name));
     let fingerprints = unchanged::skip_unchanged(cx, &mut waiting).await?;
     let (warnings, mut warning) = mpsc::channel::<String>(WARNINGS);
-    let group = Group {
+    let group = BuildGroup {
         several: waiting.len() > 1,
         stop: cx.stopping.soft.child_token(),
         live: cx.events.is_watched().then(Live::default),
@@ -88,7 +88,7 @@ async fn built(cx: &StepScope<'_>) -> Result<HashSet<String>, Failure> {
 }
 
 /// Images that are built together.
-pub(crate) struct Group {
+pub(crate) struct BuildGroup {
     pub(crate) several: bool,
     pub(crate) stop: CancellationToken,
     pub(crate) live: Option<Live>,
@@ -97,7 +97,7 @@ pub(crate) struct Group {
     /// The fingerprints of images' sources, by image, for `skip-unchanged`.
     pub(crate) fingerprints: HashMap<String, String>,
     /// Sessions by what their builds have in common: files, secrets and SSH agents.
-    pub(crate) sessions: Mutex<HashMap<String, Arc<OnceCell<Session>>>>,
+    pub(crate) sessions: Mutex<HashMap<String, Arc<OnceCell<BuildSession>>>>,
     /// Limits parallel builds. Each has two connections to the engine.
     pub(crate) permits: Semaphore,
 }
@@ -127,7 +127,7 @@ async fn report_vertices(cx: &StepScope<'_>, image: &Name, mut updates: mpsc::Re
 /// The current work of each build, for a terminal.
 pub(crate) type Live = Mutex<Vec<watch::Receiver<Vec<String>>>>;
 
-impl Group {
+impl BuildGroup {
     async fn build(&self, cx: &StepScope<'_>, mut waiting: Vec<Name>) -> Result<(), Failure> {
         let mut running = FuturesUnordered::new();
         let mut unbuilt: HashSet<String> = waiting.iter().map(|name| name.value.clone()).collect();
@@ -221,7 +221,7 @@ impl Group {
         key: String,
         engine: &Engine,
         share: &Share,
-    ) -> Result<Arc<OnceCell<Session>>, Failure> {
+    ) -> Result<Arc<OnceCell<BuildSession>>, Failure> {
         let session =
             self.sessions.lock().unwrap_or_else(PoisonError::into_inner).entry(key).or_default().clone();
         session.get_or_try_init(|| engine.session(share)).await?;

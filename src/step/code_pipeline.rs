@@ -7,7 +7,7 @@ use super::StepScope;
 use crate::deployment::results;
 use crate::ecs::appspec::{AppSpec, IMAGE, TASK_DEFINITION};
 use crate::ecs::needs::unreachable;
-use crate::ecs::service::Target;
+use crate::ecs::service::TargetGroup;
 use crate::ecs::task_definition::{ContainerPatch, Patch, Request};
 use crate::event::WrittenFile;
 use crate::exit::Failure;
@@ -85,7 +85,8 @@ pub(crate) async fn blue_green(
     image: Option<&str>,
 ) -> Result<(), Failure> {
     let container = &wanted.container.value;
-    let target = Target { group: String::new(), container: container.clone(), port: i32::from(wanted.port) };
+    let target =
+        TargetGroup { group: String::new(), container: container.clone(), port: i32::from(wanted.port) };
     if let Some(reason) = unreachable(request.fields(), &target) {
         let problem = Diagnostic::new(reason, wanted.container.span);
         return Err(cx.project.located(&problem.help("correct it here, or the container's `portMappings`")));

@@ -1,10 +1,10 @@
 //! The build of one image: its inputs, the images and contexts that it uses, and the report about it.
 
 use super::StepScope;
-use super::build::Group;
+use super::build::BuildGroup;
 use crate::docker::image::LocalImage;
 use crate::docker::solver::{
-    Build, Built, CacheExport, Share, Source, SshAgent, StageImage, Watcher, is_remote,
+    Build, Built, CacheExport, ContextSource, Share, SshAgent, StageImage, Watcher, is_remote,
 };
 use crate::docker::{Engine, context, stage_name};
 use crate::event::{self, Kind};
@@ -34,7 +34,7 @@ pub(crate) struct ImageBuild<'a> {
     pub(crate) image: &'a Image,
     pub(crate) engine: Engine,
     pub(crate) watcher: Watcher,
-    pub(crate) group: &'a Group,
+    pub(crate) group: &'a BuildGroup,
     /// The names that other images have during this build.
     pub(crate) temporary_names: Vec<TemporaryName>,
 }
@@ -120,7 +120,7 @@ impl ImageBuild<'_> {
     }
 
     /// The build as the pipeline file describes it.
-    fn build(&self, context: &Source) -> Result<Build, Failure> {
+    fn build(&self, context: &ContextSource) -> Result<Build, Failure> {
         let Self { cx, image, .. } = *self;
         let repository = cx.repository(image)?;
         let tags = cx.tags(image)?;
@@ -230,7 +230,7 @@ impl ImageBuild<'_> {
     ) -> Result<Vec<StageImage>, Failure> {
         let image = self.image;
         let mut stages = Vec::new();
-        if matches!(share.context, Source::Remote(_)) {
+        if matches!(share.context, ContextSource::Remote(_)) {
             return Ok(stages);
         }
         for other in image.depends_on.iter().filter(|other| is_stage_name(&other.value)) {
@@ -270,7 +270,7 @@ impl ImageBuild<'_> {
     async fn contexts(&mut self, share: &Share) -> Result<Vec<StageImage>, Failure> {
         let Self { cx, image, .. } = *self;
         let mut stages = Vec::new();
-        if let (Source::Remote(url), false) = (&share.context, image.contexts.is_empty()) {
+        if let (ContextSource::Remote(url), false) = (&share.context, image.contexts.is_empty()) {
             let text = format!("the context `{url}` has its own Dockerfile, which cannot use other contexts");
             let help = "remove `contexts`, or check out the repository and build its directory";
             return Err(Failure::usage(text).help(help));
@@ -379,23 +379,29 @@ fn grown(before: Vec<(String, u64)>, after: Vec<(String, u64)>) -> Vec<(String, 
 }
 
 /// The path of an image's Dockerfile, on this machine or in a remote context.
-pub(crate) fn dockerfile(cx: &StepScope<'_>, image: &Image, context: &Source) -> Result<PathBuf, Failure> {
+pub(crate) fn dockerfile(
+    cx: &StepScope<'_>,
+    image: &Image,
+    context: &ContextSource,
+) -> Result<PathBuf, Failure> {
     let written = image.dockerfile.as_ref().map(|written| cx.request(written)).transpose()?;
     Ok(match context {
-        Source::Directory(path) => context::dockerfile(&cx.project.directory, path, written.as_deref()),
-        Source::Remote(_) => written.unwrap_or_else(|| "Dockerfile".to_owned()).into(),
+        ContextSource::Directory(path) => {
+            context::dockerfile(&cx.project.directory, path, written.as_deref())
+        }
+        ContextSource::Remote(_) => written.unwrap_or_else(|| "Dockerfile".to_owned()).into(),
     })
 }
 
 /// Resolves a context: a directory, relative to that of the pipeline file, or a URL that the engine fetches.
-pub(crate) fn source(cx: &StepScope<'_>, template: &Template) -> Result<Source, Failure> {
+pub(crate) fn source(cx: &StepScope<'_>, template: &Template) -> Result<ContextSource, Failure> {
     let text = cx.request(template)?;
     if is_remote(&text) {
-        return Ok(Source::Remote(text));
+        return Ok(ContextSource::Remote(text));
     }
     let path = cx.path(template)?;
     if path.is_dir() {
-        return Ok(Source::Directory(path));
+        return Ok(ContextSource::Directory(path));
     }
     let problem = if path.exists() { "is not a directory" } else { "does not exist" };
     let problem = Diagnostic::new(format!("the context {} {problem}", path.display()), template.span);

@@ -17,12 +17,12 @@ const RECENT: Duration = Duration::from_millis(50);
 /// The files of running commands. The values of one are masked in the output of all.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct MaskFiles {
-    files: Arc<Mutex<Vec<Registered>>>,
+    files: Arc<Mutex<Vec<MaskFile>>>,
 }
 
 /// A file and its values.
 #[derive(Debug)]
-struct Registered {
+struct MaskFile {
     path: PathBuf,
     /// Its inode, size and modification time at the last read.
     seen: Option<(u64, u64, i64, i64)>,
@@ -33,21 +33,21 @@ struct Registered {
 }
 
 /// The registration of a command's file, which ends when this is dropped.
-pub(crate) struct Registration {
+pub(crate) struct Watch {
     files: MaskFiles,
     path: PathBuf,
 }
 
 impl MaskFiles {
-    pub(crate) fn watch(&self, path: &Path) -> Registration {
-        self.files().push(Registered {
+    pub(crate) fn watch(&self, path: &Path) -> Watch {
+        self.files().push(MaskFile {
             path: path.to_owned(),
             seen: None,
             values: HashSet::new(),
             unmasked: 0,
             broken: None,
         });
-        Registration { files: self.clone(), path: path.to_owned() }
+        Watch { files: self.clone(), path: path.to_owned() }
     }
 
     /// Masks the new values. Returns whether all files could be read. If not, output must be held back.
@@ -57,12 +57,12 @@ impl MaskFiles {
         files.iter().all(|file| file.broken.is_none())
     }
 
-    fn files(&self) -> MutexGuard<'_, Vec<Registered>> {
+    fn files(&self) -> MutexGuard<'_, Vec<MaskFile>> {
         self.files.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Registration {
+impl Watch {
     /// The number of values that the file has had.
     pub(crate) fn count(&self) -> usize {
         let files = self.files.files();
@@ -77,13 +77,13 @@ impl Registration {
     }
 }
 
-impl Drop for Registration {
+impl Drop for Watch {
     fn drop(&mut self) {
         self.files.files().retain(|file| file.path != self.path);
     }
 }
 
-impl Registered {
+impl MaskFile {
     fn mask_new(&mut self, masks: &Masks) {
         // A command may remove its file. The values that were read stay masked.
         let Ok(metadata) = std::fs::metadata(&self.path) else { return };

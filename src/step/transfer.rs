@@ -14,7 +14,7 @@ use crate::registry::connection::RepositoryClient;
 use crate::registry::manifest::chain_ids;
 use crate::registry::manifest::{Descriptor, Stored};
 use crate::registry::push::{Progress, PushSummary};
-use crate::registry::source::{Open, Parts, Source};
+use crate::registry::source::{ImageSource, Open, Parts};
 use crate::secret::Masks;
 use std::collections::HashMap;
 use std::path::Path;
@@ -146,7 +146,11 @@ pub(crate) async fn with_push_time(
 
 /// The source to read an image from: the engine's storage, or else an export. Reading fails when the token is
 /// cancelled.
-pub(crate) async fn image_source(engine: &Engine, image: &LocalImage, until: &CancellationToken) -> Source {
+pub(crate) async fn image_source(
+    engine: &Engine,
+    image: &LocalImage,
+    until: &CancellationToken,
+) -> ImageSource {
     let parts = engine.stored(image, &chain_ids(&image.layers), until).await.map(|stored| {
         let open = |layer: StoredLayer| -> Open { Box::new(|| Ok(Box::new(layer.open()?))) };
         Parts {
@@ -156,7 +160,7 @@ pub(crate) async fn image_source(engine: &Engine, image: &LocalImage, until: &Ca
         }
     });
     let (engine, id, until) = (engine.clone(), image.id.clone(), until.clone());
-    Source { parts, export: Box::new(move || Box::new(engine.export(&id, &until))) }
+    ImageSource { parts, export: Box::new(move || Box::new(engine.export(&id, &until))) }
 }
 
 /// A call of `runner image push`.

@@ -7,7 +7,7 @@ use super::image;
 use crate::address::{ImageReference, Repository};
 use crate::docker::context::{self, ContextError, Selection};
 use crate::docker::ignore::IgnoreFile;
-use crate::docker::solver::{Source, base_images};
+use crate::docker::solver::{ContextSource, base_images};
 use crate::event::Kind;
 use crate::exit::Failure;
 use crate::language::pipeline::model::{Action, Image, Name, StepId, Test, is_stage_name};
@@ -168,7 +168,7 @@ async fn fingerprint(cx: &StepScope<'_>, name: &Name, image: &Image) -> Result<S
     let mut hasher = Hasher::new();
     hasher.add("version", VERSION);
     let source = image::source(cx, &image.context)?;
-    let Source::Directory(root) = &source else {
+    let ContextSource::Directory(root) = &source else {
         return Err(NoFingerprint("the engine fetches its context".to_owned()));
     };
     let dockerfile = image::dockerfile(cx, image, &source)?;
@@ -200,8 +200,8 @@ async fn fingerprint(cx: &StepScope<'_>, name: &Name, image: &Image) -> Result<S
             continue;
         }
         match image::source(cx, template)? {
-            Source::Directory(path) => hasher.add("its files", &digest(cx, None, path).await?),
-            Source::Remote(_) => {
+            ContextSource::Directory(path) => hasher.add("its files", &digest(cx, None, path).await?),
+            ContextSource::Remote(_) => {
                 return Err(NoFingerprint(format!("the engine fetches its context `{context}`")));
             }
         }

@@ -3,8 +3,8 @@
 use crate::address::{Arn, short_name};
 use crate::aws::{Aws, AwsError, error};
 use crate::ecs::service::{
-    Controller, Counts, Deployment, Event, Network, Placement, Service, ServiceDeployment, State, Target,
-    TaskSet,
+    ControllerType, Counts, Deployment, DeploymentState, Event, Network, Placement, Service,
+    ServiceDeployment, TargetGroup, TaskSet,
 };
 use aws_sdk_ecs::types;
 use aws_smithy_types::DateTime;
@@ -97,7 +97,7 @@ impl Aws {
         loop {
             let successful = Some(types::ServiceDeploymentStatus::Successful);
             let (page, more) = self.listed_deployments(cluster, service, successful, next).await?;
-            let page = page.into_iter().filter(|deployment| deployment.state == State::Successful);
+            let page = page.into_iter().filter(|deployment| deployment.state == DeploymentState::Successful);
             let targets: Vec<String> = page.filter_map(|deployment| deployment.target).collect();
             let revisions = self.ecs_service_revisions(&targets).await?;
             let found = revisions.into_iter().find(|revision| Some(revision.as_str()) != but);
@@ -133,7 +133,7 @@ impl Aws {
             .into_iter()
             .map(|brief| ServiceDeployment {
                 arn: brief.service_deployment_arn.unwrap_or_default(),
-                state: brief.status.map(|status| State::read(status.as_str())).unwrap_or_default(),
+                state: brief.status.map(|status| DeploymentState::read(status.as_str())).unwrap_or_default(),
                 reason: brief.status_reason,
                 created: brief.created_at.or(brief.started_at).and_then(time),
                 finished: brief.finished_at.and_then(time),
@@ -245,7 +245,7 @@ pub(crate) fn read(mut service: types::Service) -> Service {
     let breaker =
         service.deployment_configuration.and_then(|configuration| configuration.deployment_circuit_breaker);
     let target = |balancer: types::LoadBalancer| {
-        Some(Target {
+        Some(TargetGroup {
             group: balancer.target_group_arn?,
             container: balancer.container_name.unwrap_or_default(),
             port: balancer.container_port.unwrap_or_default(),
@@ -265,9 +265,9 @@ pub(crate) fn read(mut service: types::Service) -> Service {
         pending: service.pending_count,
         task_definition: service.task_definition.unwrap_or_default(),
         controller: match controller {
-            Some(types::DeploymentControllerType::CodeDeploy) => Controller::CodeDeploy,
-            Some(types::DeploymentControllerType::External) => Controller::External,
-            _ => Controller::Ecs,
+            Some(types::DeploymentControllerType::CodeDeploy) => ControllerType::CodeDeploy,
+            Some(types::DeploymentControllerType::External) => ControllerType::External,
+            _ => ControllerType::Ecs,
         },
         deployments: service.deployments.unwrap_or_default().into_iter().map(read_own).collect(),
         task_sets: sets.into_iter().map(read_set).collect(),
@@ -362,7 +362,7 @@ fn read_deployment(deployment: types::ServiceDeployment) -> ServiceDeployment {
     let hooks = deployment.lifecycle_hook_details.unwrap_or_default().into_iter();
     ServiceDeployment {
         arn: deployment.service_deployment_arn.unwrap_or_default(),
-        state: deployment.status.map(|status| State::read(status.as_str())).unwrap_or_default(),
+        state: deployment.status.map(|status| DeploymentState::read(status.as_str())).unwrap_or_default(),
         reason: deployment.status_reason,
         stage: deployment.lifecycle_stage.map(|stage| stage.as_str().to_owned()),
         created: deployment.created_at.and_then(time),

@@ -13,7 +13,7 @@ use crate::language::pipeline::model::{
 };
 use crate::language::pipeline::reference::{SECRET_HELP, SecretReference};
 use crate::language::pipeline::template::Template;
-use crate::plan::asks::{AskKind, AskList, RepositoryName, ResolvedAccess, Transfer, Unknowns};
+use crate::plan::asks::{AskKind, AskList, Direction, RepositoryName, ResolvedAccess, Unknowns};
 use crate::plan::facts::Facts;
 use crate::plan::policy::Policy;
 use crate::plan::resource::Fill;
@@ -195,7 +195,7 @@ impl<'a> Examination<'a> {
         }
         let mut pushed = IndexMap::new();
         for ask in self.asks().step(step) {
-            if let AskKind::Registry { transfer: Transfer::Push { creates }, repository } = ask.kind {
+            if let AskKind::Registry { transfer: Direction::Push { creates }, repository } = ask.kind {
                 *pushed.entry(repository).or_default() |= creates;
             }
         }

@@ -41,7 +41,7 @@ pub(crate) struct Arguments {
 /// The result of a check.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
-enum State {
+enum CheckState {
     Good,
     Missing,
     CouldNotCheck,
@@ -51,7 +51,7 @@ enum State {
 #[derive(Debug, Clone, Serialize)]
 struct Check {
     subject: String,
-    state: State,
+    state: CheckState,
     detail: String,
     /// The command or console step that fixes it.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -65,7 +65,7 @@ impl Checks {
     fn add(
         &mut self,
         subject: impl Into<String>,
-        state: State,
+        state: CheckState,
         detail: impl Into<String>,
         mend: Option<String>,
     ) {
@@ -73,15 +73,15 @@ impl Checks {
     }
 
     fn good(&mut self, subject: impl Into<String>, detail: impl Into<String>) {
-        self.add(subject, State::Good, detail, None);
+        self.add(subject, CheckState::Good, detail, None);
     }
 
     fn missing(&mut self, subject: impl Into<String>, detail: impl Into<String>, mend: impl Into<String>) {
-        self.add(subject, State::Missing, detail, Some(mend.into()));
+        self.add(subject, CheckState::Missing, detail, Some(mend.into()));
     }
 
     fn unknown(&mut self, subject: impl Into<String>, detail: impl Into<String>, mend: Option<String>) {
-        self.add(subject, State::CouldNotCheck, detail, mend);
+        self.add(subject, CheckState::CouldNotCheck, detail, mend);
     }
 
     /// Adds the check of a failed call to AWS.
@@ -93,7 +93,7 @@ impl Checks {
         if is_absent {
             self.missing(subject, failure.message, mend());
         } else if is_unusable {
-            self.add(subject, State::Missing, failure.message, failure.help.or_else(|| Some(mend())));
+            self.add(subject, CheckState::Missing, failure.message, failure.help.or_else(|| Some(mend())));
         } else {
             self.unknown(subject, failure.message, failure.help);
         }
@@ -125,7 +125,7 @@ pub(crate) async fn main(arguments: &Arguments, session: &Session) -> Result<Exi
         None => None,
     };
     let checks = examine(loaded.as_ref()).await?;
-    let ready = !checks.0.iter().any(|check| check.state == State::Missing);
+    let ready = !checks.0.iter().any(|check| check.state == CheckState::Missing);
     let printer = &session.printer;
     if arguments.json {
         printer.json(&CheckReport { version: 1, ready, checks: &checks.0 })?;
@@ -161,10 +161,10 @@ async fn examine(loaded: Option<&Loaded>) -> Result<Checks, Failure> {
 
 /// The checks as a table.
 fn table(checks: &[Check], Styles { green, yellow, error, .. }: Styles) -> String {
-    let paint = |state: State| match state {
-        State::Good => format!("{green}good           {green:#}"),
-        State::Missing => format!("{error}missing        {error:#}"),
-        State::CouldNotCheck => format!("{yellow}could not check{yellow:#}"),
+    let paint = |state: CheckState| match state {
+        CheckState::Good => format!("{green}good           {green:#}"),
+        CheckState::Missing => format!("{error}missing        {error:#}"),
+        CheckState::CouldNotCheck => format!("{yellow}could not check{yellow:#}"),
     };
     let width = checks.iter().map(|check| check.subject.chars().count()).max().unwrap_or_default().min(48);
     let mut text = String::new();
@@ -181,12 +181,12 @@ fn table(checks: &[Check], Styles { green, yellow, error, .. }: Styles) -> Strin
             text.push_str(&format!("{}  → {mend}\n", " ".repeat(15)));
         }
     }
-    let count = |state: State| checks.iter().filter(|check| check.state == state).count();
+    let count = |state: CheckState| checks.iter().filter(|check| check.state == state).count();
     text.push_str(&format!(
         "\n{} good, {} missing, {} could not be checked\n",
-        count(State::Good),
-        count(State::Missing),
-        count(State::CouldNotCheck)
+        count(CheckState::Good),
+        count(CheckState::Missing),
+        count(CheckState::CouldNotCheck)
     ));
     text
 }

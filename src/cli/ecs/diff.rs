@@ -1,6 +1,6 @@
 //! `runner ecs diff`.
 
-use super::Definition;
+use super::DefinitionArguments;
 use super::invocation::Invocation;
 use crate::cli::session::Session;
 use crate::exit::{Exit, Failure};
@@ -23,7 +23,7 @@ pub(crate) struct Diff {
     #[arg(long)]
     service: String,
     #[command(flatten)]
-    definition: Definition,
+    definition: DefinitionArguments,
 }
 
 pub(crate) async fn main(arguments: &Diff, session: &Session) -> Result<Exit, Failure> {

@@ -60,7 +60,7 @@ impl TargetServices {
 
 /// A task definition and changes to it.
 #[derive(Debug, Args)]
-struct Definition {
+struct DefinitionArguments {
     /// A task definition in JSON or YAML, in any shape that the AWS tools write
     #[arg(long, value_name = "TD.json")]
     file: PathBuf,
@@ -79,7 +79,7 @@ struct Changes {
     env: Vec<(String, String, String)>,
 }
 
-impl Definition {
+impl DefinitionArguments {
     fn request(&self, printer: &Printer) -> Result<Request, Failure> {
         let mut request = Request::from_document(read_definition(&self.file)?)?;
         request.apply(&self.changes.patch())?;

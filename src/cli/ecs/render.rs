@@ -1,6 +1,6 @@
 //! `runner ecs render`.
 
-use super::Definition;
+use super::DefinitionArguments;
 use crate::cli::session::Session;
 use crate::exit::{Exit, Failure};
 use clap::Args;
@@ -15,7 +15,7 @@ Example:
   runner ecs render --file taskdef.json --image web=registry.example.com/webapp:v1 --env web:LOG_LEVEL=debug")]
 pub(crate) struct Render {
     #[command(flatten)]
-    definition: Definition,
+    definition: DefinitionArguments,
 }
 
 pub(crate) fn main(arguments: &Render, session: &Session) -> Result<Exit, Failure> {

@@ -6,7 +6,7 @@ use crate::aws::{Aws, AwsError};
 use crate::connections::failure::with_advice;
 use crate::deployment::log::ServiceLog;
 use crate::deployment::outcome::Outcome;
-use crate::deployment::pace::{Poller, Retry};
+use crate::deployment::pace::{LostResponseRetry, Poller};
 use crate::deployment::rollback::{AfterFailure, RollbackStart};
 use crate::deployment::snapshot::ServiceSnapshot;
 use crate::deployment::{DeployRequest, Deployer, short};
@@ -247,7 +247,7 @@ impl Controller for CodeDeploy<'_> {
             description: format!("{description} (runner {})", random::id()),
             roll_back: self.request.options.on_failure == OnFailure::Rollback,
         };
-        let mut retry = Retry::new(self.deployer);
+        let mut retry = LostResponseRetry::new(self.deployer);
         let id = loop {
             let error = match self.aws().codedeploy_create(&new).await {
                 Ok(id) => break id,

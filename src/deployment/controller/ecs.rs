@@ -4,12 +4,12 @@ use super::{Controller, Observation, TasksOf};
 use crate::aws::AwsError;
 use crate::deployment::log::ServiceLog;
 use crate::deployment::outcome::Outcome;
-use crate::deployment::pace::Retry;
+use crate::deployment::pace::LostResponseRetry;
 use crate::deployment::rollback::{AfterFailure, RollbackStart};
 use crate::deployment::snapshot::ServiceSnapshot;
 use crate::deployment::{DeployRequest, Deployer, short};
 use crate::duration;
-use crate::ecs::service::{Service, ServiceDeployment, State};
+use crate::ecs::service::{DeploymentState, Service, ServiceDeployment};
 use crate::ecs::verdict::{EcsJudge, EcsPoll, Ending, Verdict};
 use crate::exit::{Failure, chain};
 use crate::language::pipeline::model::OnFailure;
@@ -101,7 +101,7 @@ impl<'a> Ecs<'a> {
     /// Updates the service to the revision.
     async fn update(&mut self, force: bool) -> Result<(), Failure> {
         let (aws, revision) = (self.deployer.aws, self.judge.revision().to_owned());
-        let mut retry = Retry::new(self.deployer);
+        let mut retry = LostResponseRetry::new(self.deployer);
         let service = loop {
             let error = match aws.ecs_update_service(self.cluster(), self.name(), &revision, force).await {
                 Ok(service) => break service,
@@ -216,12 +216,12 @@ impl<'a> Ecs<'a> {
         };
         // It may have ended a moment before.
         match self.deployer.aws.ecs_service_deployment(arn).await.map(|now| now.state) {
-            Ok(State::Successful) => return Some(RollbackStart::AlreadySucceeded),
+            Ok(DeploymentState::Successful) => return Some(RollbackStart::AlreadySucceeded),
             Ok(
-                State::RollbackRequested
-                | State::RollbackInProgress
-                | State::RollbackSuccessful
-                | State::RollbackFailed,
+                DeploymentState::RollbackRequested
+                | DeploymentState::RollbackInProgress
+                | DeploymentState::RollbackSuccessful
+                | DeploymentState::RollbackFailed,
             ) => return Some(RollbackStart::Started),
             _ => {}
         }

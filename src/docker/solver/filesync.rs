@@ -124,7 +124,7 @@ impl FileSync for Directories {
         tokio::spawn(read_requests(request.into_inner(), wanted, batches.clone()));
         match (&self.context, self.dockerfile(&name)) {
             (Some(root), _) if name == "context" => {
-                let transfer = Arc::new(Transfer {
+                let transfer = Arc::new(DirectoryTransfer {
                     root: root.clone(),
                     directories: self.clone(),
                     batches,
@@ -219,7 +219,7 @@ async fn send_small(
 }
 
 /// The transfer of a directory. One thread walks the directory while others read requested files.
-struct Transfer {
+struct DirectoryTransfer {
     root: PathBuf,
     directories: Directories,
     batches: mpsc::Sender<Vec<Packet>>,
@@ -300,7 +300,7 @@ impl Batch {
 /// The receiver of the packets has closed.
 struct Closed;
 
-impl Transfer {
+impl DirectoryTransfer {
     fn walk(&self, selection: &Selection) {
         let mut number = 0;
         let mut batch = Vec::new();

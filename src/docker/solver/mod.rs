@@ -25,8 +25,8 @@ pub(crate) use dockerfile::base_images;
 use futures_util::future::BoxFuture;
 use progress::Progress;
 pub(crate) use progress::{BuildSummary, VertexEnd, VertexUpdate, Watcher};
-pub(crate) use session::Session;
-pub(crate) use source::{Source, is_remote};
+pub(crate) use session::BuildSession;
+pub(crate) use source::{ContextSource, is_remote};
 pub(crate) use ssh::SshAgent;
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -43,7 +43,7 @@ pub(crate) type Logins = Arc<dyn Fn(String) -> BoxFuture<'static, Option<Login>>
 #[derive(Clone)]
 pub(crate) struct Share {
     /// The source of the files for `COPY`.
-    pub(crate) context: Source,
+    pub(crate) context: ContextSource,
     /// Secrets by the id that `RUN --mount=type=secret` names.
     pub(crate) secrets: HashMap<String, Secret>,
     /// SSH agents by the id that `RUN --mount=type=ssh` names.
@@ -110,7 +110,7 @@ pub(crate) struct Built {
 impl Engine {
     /// Opens a session for builds that share the same files and secrets. Dropping the session closes it and ends
     /// everything that BuildKit still does for it.
-    pub(crate) async fn session(&self, share: &Share) -> Result<Session, DockerError> {
+    pub(crate) async fn session(&self, share: &Share) -> Result<BuildSession, DockerError> {
         share.context.check()?;
         session::open(&self.host, share, self.ignore_rules()).await
     }
@@ -118,7 +118,7 @@ impl Engine {
     /// Builds an image and reports progress to `watcher`. Cancelling `stop` also ends the build in the engine.
     pub(crate) async fn build(
         &self,
-        session: &Session,
+        session: &BuildSession,
         build: &Build,
         watcher: &Watcher,
         stop: &CancellationToken,
@@ -137,14 +137,14 @@ impl Engine {
 
     async fn build_once(
         &self,
-        session: &Session,
+        session: &BuildSession,
         build: &Build,
         watcher: &Watcher,
         stop: &CancellationToken,
     ) -> Result<(Result<LocalImage, DockerError>, BuildSummary), DockerError> {
         let dockerfile = match session.context {
-            Source::Directory(_) => Some(Arc::new(Dockerfile::read(build)?)),
-            Source::Remote(_) => None,
+            ContextSource::Directory(_) => Some(Arc::new(Dockerfile::read(build)?)),
+            ContextSource::Remote(_) => None,
         };
         let directory = dockerfile.clone().map(|dockerfile| session.directories.add(dockerfile));
         let request = request(build, session, dockerfile.as_deref().zip(directory.as_deref()));
@@ -265,12 +265,12 @@ impl Engine {
 /// Returns the request for a build. `dockerfile` comes with the name of its directory in the session.
 fn request(
     build: &Build,
-    session: &Session,
+    session: &BuildSession,
     dockerfile: Option<(&Dockerfile, &str)>,
 ) -> control::SolveRequest {
     let mut attributes: HashMap<String, String> = HashMap::new();
     let mut set = |name: &str, value: &str| attributes.insert(name.to_owned(), value.to_owned());
-    if let Source::Remote(url) = &session.context {
+    if let ContextSource::Remote(url) = &session.context {
         set("context", url);
         set("filename", &build.dockerfile.to_string_lossy());
     }

@@ -2,7 +2,7 @@
 
 use super::filesync::Directories;
 use super::ssh::Forward;
-use super::{Logins, Share, Source, source};
+use super::{ContextSource, Logins, Share, source};
 use crate::docker::DockerError;
 use crate::docker::connection::Connection;
 use crate::docker::host::Host;
@@ -49,15 +49,15 @@ const METHODS: [&str; 6] = [
 const MAX_HEADERS: u32 = 16 * 1024 * 1024;
 
 /// An open session. Dropping it closes the connection.
-pub(crate) struct Session {
+pub(crate) struct BuildSession {
     pub(crate) id: String,
-    pub(crate) context: Source,
+    pub(crate) context: ContextSource,
     pub(crate) directories: Directories,
     _closing: DropGuard,
 }
 
 /// Announces a session to the engine and serves it in the background.
-pub(crate) async fn open(host: &Host, share: &Share, rules: Rules) -> Result<Session, DockerError> {
+pub(crate) async fn open(host: &Host, share: &Share, rules: Rules) -> Result<BuildSession, DockerError> {
     let directories = Directories::new(share.context.directory(), rules, share.warnings.clone());
     let id = random::id();
     let shared_key = shared_key(&share.context);
@@ -85,11 +85,11 @@ pub(crate) async fn open(host: &Host, share: &Share, rules: Rules) -> Result<Ses
         // The engine closes the connection when the build has finished.
         let _ = router.serve_with_incoming_shutdown(incoming, closed).await;
     });
-    Ok(Session { id, context: share.context.clone(), directories, _closing: closing.drop_guard() })
+    Ok(BuildSession { id, context: share.context.clone(), directories, _closing: closing.drop_guard() })
 }
 
 /// Returns the key of earlier transfers with the same source, so that BuildKit requests only changed files.
-fn shared_key(context: &Source) -> String {
+fn shared_key(context: &ContextSource) -> String {
     source::digest(format!("runner:{context:?}").as_bytes())
 }
 

@@ -11,14 +11,14 @@ use std::path::{Path, PathBuf};
 
 /// The source of the files for `COPY`.
 #[derive(Debug, Clone)]
-pub(crate) enum Source {
+pub(crate) enum ContextSource {
     /// A directory of this machine.
     Directory(PathBuf),
     /// A git repository or a URL, which the engine fetches.
     Remote(String),
 }
 
-impl Source {
+impl ContextSource {
     /// Checks that a directory exists. Remote sources are not checked.
     pub(crate) fn check(&self) -> Result<(), DockerError> {
         match self {
@@ -55,9 +55,9 @@ fn is_git(url: &str) -> bool {
 
 /// Returns the build graph whose result is the files of a source, without those that match `exclude` (patterns of
 /// `.dockerignore`).
-pub(crate) fn files_of(source: &Source, session: &str, exclude: &[String]) -> pb::Definition {
+pub(crate) fn files_of(source: &ContextSource, session: &str, exclude: &[String]) -> pb::Definition {
     let (identifier, attributes) = match source {
-        Source::Directory(_) => {
+        ContextSource::Directory(_) => {
             let exclude = serde_json::Value::from(exclude).to_string();
             let attributes = [
                 ("local.session", session.to_owned()),
@@ -66,7 +66,7 @@ pub(crate) fn files_of(source: &Source, session: &str, exclude: &[String]) -> pb
             ];
             ("local://context".to_owned(), attributes.to_vec())
         }
-        Source::Remote(url) if is_git(url) => {
+        ContextSource::Remote(url) if is_git(url) => {
             let mut attributes = vec![("git.fullurl", full_url(url))];
             if url.starts_with("git@") || url.starts_with("ssh://") {
                 attributes.push(("git.mountsshsock", "default".to_owned()));
@@ -75,12 +75,12 @@ pub(crate) fn files_of(source: &Source, session: &str, exclude: &[String]) -> pb
             }
             (git_identifier(url), attributes)
         }
-        Source::Remote(url) => (url.clone(), vec![("http.filename", file_name(url))]),
+        ContextSource::Remote(url) => (url.clone(), vec![("http.filename", file_name(url))]),
     };
     let attrs = attributes.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
     let fetched = operation(op::Op::Source(pb::SourceOp { identifier, attrs }), Vec::new());
     let last = match source {
-        Source::Remote(url) if !is_git(url) => unpacked(&fetched, &file_name(url)),
+        ContextSource::Remote(url) if !is_git(url) => unpacked(&fetched, &file_name(url)),
         _ => fetched.clone(),
     };
     let end = pb::Op { inputs: vec![input(&last)], ..pb::Op::default() }.encode_to_vec();

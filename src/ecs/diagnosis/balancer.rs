@@ -1,7 +1,7 @@
 //! Interprets failed health checks of load balancers.
 
 use super::excerpt::{between, group_name};
-use super::{Cause, Kind};
+use super::{Cause, CauseKind};
 
 /// The cause for a failed health check, from ECS's message.
 pub(crate) fn load_balancer_check(message: &str, path: Option<&str>) -> Cause {
@@ -16,7 +16,7 @@ pub(crate) fn load_balancer_check(message: &str, path: Option<&str>) -> Cause {
     let codes = between(message, "codes: [", &[']']);
     let (what, help) = outcome(codes, reason);
     Cause::new(
-        Kind::LoadBalancerCheck,
+        CauseKind::LoadBalancerCheck,
         None,
         format!("the load balancer's health check{path}{port} {what}{group}"),
     )

@@ -1,11 +1,11 @@
 //! Reasons why tasks cannot be placed.
 
-use super::{Cause, Kind};
+use super::{Cause, CauseKind};
 
 /// Why a task cannot be placed, from a message in lower case.
 pub(crate) fn no_capacity(lower: &str) -> Cause {
     let (what, help) = lacking(lower).unwrap_or(("no container instance meets its requirements", ATTRIBUTE));
-    Cause::new(Kind::NoCapacity, None, format!("ECS cannot place a task: {what}")).help(help)
+    Cause::new(CauseKind::NoCapacity, None, format!("ECS cannot place a task: {what}")).help(help)
 }
 
 /// The missing capacity and the help.

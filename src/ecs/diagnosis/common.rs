@@ -2,7 +2,7 @@
 
 use super::definition::Definition;
 use super::excerpt::excerpt;
-use super::{Cause, Kind};
+use super::{Cause, CauseKind};
 
 /// An image for another CPU architecture than the task's.
 pub(crate) fn wrong_architecture(container: Option<&str>, definition: &Definition<'_>, exec: bool) -> Cause {
@@ -17,7 +17,7 @@ pub(crate) fn wrong_architecture(container: Option<&str>, definition: &Definitio
         if architecture == "ARM64" { ("linux/arm64", "X86_64") } else { ("linux/amd64", "ARM64") };
     let script = if exec { "; a script needs a first line like `#!/bin/sh`" } else { "" };
     Cause::new(
-        Kind::WrongArchitecture,
+        CauseKind::WrongArchitecture,
         container,
         format!("{image} is not built for {architecture}, the architecture of the task definition"),
     )
@@ -46,7 +46,7 @@ pub(crate) fn no_command(container: Option<&str>, message: &str, definition: &De
              missing, or it has Windows line endings",
         )
     };
-    Cause::new(Kind::NoSuchCommand, container, sentence).help(help)
+    Cause::new(CauseKind::NoSuchCommand, container, sentence).help(help)
 }
 
 /// The command in a message of runc: `exec: "/app": stat /app: …`, or `exec /app: …`.
@@ -64,6 +64,6 @@ pub(crate) fn memory(container: Option<&str>, definition: &Definition<'_>, outpu
     let limit = container.and_then(|name| definition.memory(name));
     let limit = limit.map(|limit| format!(" (limit {limit})")).unwrap_or_default();
     let output = output.map(|output| format!(": {}", excerpt(output))).unwrap_or_default();
-    Cause::new(Kind::OutOfMemory, container, format!("{subject} ran out of memory{limit}{output}"))
+    Cause::new(CauseKind::OutOfMemory, container, format!("{subject} ran out of memory{limit}{output}"))
         .help("give the container or the task more `memory`, or reduce the program's memory use")
 }

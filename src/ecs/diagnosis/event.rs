@@ -5,7 +5,7 @@ use super::capacity::no_capacity;
 use super::definition::Definition;
 use super::excerpt::{between, excerpt, group_name};
 use super::reason::read;
-use super::{Cause, Kind};
+use super::{Cause, CauseKind};
 use serde_json::Value;
 
 /// The failure that a service event reports. Returns `None` for events about progress.
@@ -20,7 +20,7 @@ pub(crate) fn diagnose_event(message: &str) -> Option<Cause> {
     }
     if has("failed container health checks") {
         return Some(
-            Cause::new(Kind::HealthCheck, None, "a container failed its own health check")
+            Cause::new(CauseKind::HealthCheck, None, "a container failed its own health check")
                 .help("the check runs inside the container, so its command must be in the image"),
         );
     }
@@ -39,14 +39,16 @@ fn general(message: &str, lower: &str) -> Option<Cause> {
     if has("unable to consistently start tasks") {
         let sentence = "the service's tasks keep failing, and ECS starts new ones with increasing \
          delays";
-        return Some(Cause::new(Kind::Unknown, None, sentence).help("see the stopped tasks for the cause"));
+        return Some(
+            Cause::new(CauseKind::Unknown, None, sentence).help("see the stopped tasks for the cause"),
+        );
     }
     if has("being throttled") {
         let sentence = "ECS's own calls for the service are being throttled";
-        return Some(Cause::new(Kind::Infrastructure, None, sentence).help("ECS retries automatically"));
+        return Some(Cause::new(CauseKind::Infrastructure, None, sentence).help("ECS retries automatically"));
     }
     if has("deployment failed:") || has("unable to reach steady state") {
-        return Some(Cause::new(Kind::Unknown, None, excerpt(without_service(message))));
+        return Some(Cause::new(CauseKind::Unknown, None, excerpt(without_service(message))));
     }
     None
 }
@@ -60,7 +62,7 @@ fn not_placed(message: &str, lower: &str) -> Cause {
     }
     if lower.contains("error \"agent\"") || lower.contains("agent disconnected") {
         return Cause::new(
-            Kind::Infrastructure,
+            CauseKind::Infrastructure,
             None,
             "ECS cannot place a task: the agent of the matching instance is disconnected",
         )
@@ -79,7 +81,7 @@ fn not_placed(message: &str, lower: &str) -> Cause {
     let reason = lower.find("reason: ").and_then(|start| message.get(start + "reason: ".len()..));
     let reason =
         reason.or_else(|| between(message, "(error ", &[')'])).unwrap_or_else(|| without_service(message));
-    Cause::new(Kind::Unknown, None, format!("ECS cannot start a task: {}", excerpt(reason)))
+    Cause::new(CauseKind::Unknown, None, format!("ECS cannot start a task: {}", excerpt(reason)))
 }
 
 fn not_registered(message: &str) -> Cause {
@@ -89,10 +91,10 @@ fn not_registered(message: &str) -> Cause {
         .map_or(message, |(_, error)| error.rfind(')').map_or(error, |end| &error[..end]));
     let sentence = format!("ECS cannot register the task with target group `{group}`: {}", excerpt(error));
     if error.contains("not authorized to perform") {
-        return Cause::new(Kind::RoleDenied, None, sentence)
+        return Cause::new(CauseKind::RoleDenied, None, sentence)
             .help("allow the role that ECS uses for the load balancer elasticloadbalancing:RegisterTargets");
     }
-    Cause::new(Kind::LoadBalancerCheck, None, sentence).help(
+    Cause::new(CauseKind::LoadBalancerCheck, None, sentence).help(
         "the target group must exist, be in the VPC of the tasks, and have the target type `ip` for \
          the network mode `awsvpc`",
     )

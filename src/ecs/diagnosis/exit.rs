@@ -2,7 +2,7 @@
 
 use super::common::{memory, no_command, wrong_architecture};
 use super::definition::Definition;
-use super::{Cause, Evidence, Kind, containers};
+use super::{Cause, CauseKind, Evidence, containers};
 use crate::ecs::task::{Container, Task};
 use regex::Regex;
 use std::sync::LazyLock;
@@ -112,7 +112,7 @@ fn is_exec_failure(line: &str) -> bool {
 pub(crate) fn port_in_use(name: &str, words: &str) -> Cause {
     let port = port(words).map_or_else(|| "its port".to_owned(), |port| format!("port {port}"));
     Cause::new(
-        Kind::PortInUse,
+        CauseKind::PortInUse,
         Some(name),
         format!("container `{name}` cannot listen on {port}, which is in use"),
     )
@@ -137,7 +137,7 @@ fn command_failed(lines: &[String], name: &str, code: i32, definition: &Definiti
     let command = command.map_or_else(|| "a command".to_owned(), |command| format!("command `{command}`"));
     let failed = if code == 127 { "does not exist in its image" } else { "cannot be run" };
     let sentence = format!("container `{name}` ended with exit code {code}: {command} {failed}");
-    Cause::new(Kind::NoSuchCommand, Some(name), sentence).help(if code == 127 {
+    Cause::new(CauseKind::NoSuchCommand, Some(name), sentence).help(if code == 127 {
         "correct `command` or `entryPoint`, or add the program to the image and its PATH"
     } else {
         "make the file executable in the image (`chmod +x`), and check that it is a program or a script"
@@ -153,7 +153,7 @@ fn not_found(line: &str) -> Option<&str> {
 
 fn exited(name: &str, code: i32) -> Cause {
     let subject = format!("container `{name}`");
-    let cause = |sentence: String| Cause::new(Kind::Exited, Some(name), sentence);
+    let cause = |sentence: String| Cause::new(CauseKind::Exited, Some(name), sentence);
     match code {
         0 => cause(format!(
             "{subject} ended with exit code 0, but a service's container must keep running"

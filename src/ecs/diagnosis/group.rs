@@ -5,7 +5,7 @@ use crate::ecs::task::Task;
 
 /// Tasks that stopped for the same reason.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Group {
+pub(crate) struct CauseGroup {
     pub(crate) cause: Cause,
     pub(crate) tasks: Vec<String>,
     /// ECS's stop code of the first task.
@@ -19,20 +19,20 @@ pub(crate) struct Group {
 }
 
 /// Groups tasks by their cause, the most frequent cause first.
-pub(crate) fn group(causes: &[(Evidence<'_>, Cause)]) -> Vec<Group> {
-    let mut groups: Vec<Group> = Vec::new();
+pub(crate) fn group(causes: &[(Evidence<'_>, Cause)]) -> Vec<CauseGroup> {
+    let mut groups: Vec<CauseGroup> = Vec::new();
     for (evidence, cause) in causes {
         let id = evidence.task.id().to_owned();
         match groups.iter_mut().find(|group| group.cause == *cause) {
             Some(group) => group.tasks.push(id),
-            None => groups.push(Group::of(evidence, cause, id)),
+            None => groups.push(CauseGroup::of(evidence, cause, id)),
         }
     }
     groups.sort_by_key(|group| std::cmp::Reverse(group.tasks.len()));
     groups
 }
 
-impl Group {
+impl CauseGroup {
     fn of(evidence: &Evidence<'_>, cause: &Cause, id: String) -> Self {
         let task = evidence.task;
         let named = |name: &str| task.containers.iter().find(|container| container.name == name);
@@ -94,7 +94,7 @@ fn reason(task: &Task, of_container: Option<&str>) -> Option<String> {
     }
 }
 
-impl Group {
+impl CauseGroup {
     /// A cause that is known only from a service event.
     pub(crate) fn of_event(cause: Cause) -> Self {
         Self { cause, tasks: Vec::new(), stop_code: None, reason: None, exit_code: None, logs: Vec::new() }

@@ -17,7 +17,7 @@ use serde_json::Value;
 
 pub(crate) use capacity::meaning as capacity_reason;
 pub(crate) use event::diagnose_event;
-pub(crate) use group::{Group, group};
+pub(crate) use group::{CauseGroup, group};
 
 /// Whether a container is essential, by a `taskDefinition` object from `DescribeTaskDefinition`.
 pub(crate) fn is_essential(definition: &Value, container: &str) -> bool {
@@ -48,7 +48,7 @@ pub(crate) struct ContainerLog {
 /// Why a task stopped.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Cause {
-    pub(crate) kind: Kind,
+    pub(crate) kind: CauseKind,
     /// The container that caused it, if it is known.
     pub(crate) container: Option<String>,
     /// A sentence fragment.
@@ -57,7 +57,7 @@ pub(crate) struct Cause {
 }
 
 impl Cause {
-    fn new(kind: Kind, container: Option<&str>, sentence: impl Into<String>) -> Self {
+    fn new(kind: CauseKind, container: Option<&str>, sentence: impl Into<String>) -> Self {
         Self { kind, container: container.map(ToOwned::to_owned), sentence: sentence.into(), help: None }
     }
 
@@ -69,7 +69,7 @@ impl Cause {
 
 /// The kind of failure that stopped a task.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Kind {
+pub(crate) enum CauseKind {
     ImageMissing,
     /// The task has no permission to pull the image.
     ImageDenied,
@@ -108,7 +108,7 @@ pub(crate) enum Kind {
     Unknown,
 }
 
-impl Kind {
+impl CauseKind {
     /// After how many such failures further tasks are certain to fail, too.
     pub(crate) fn hopeless_after(self) -> Option<usize> {
         match self {
@@ -164,7 +164,7 @@ fn host(task: &Task) -> Option<Cause> {
         return None;
     };
     Some(
-        Cause::new(Kind::Infrastructure, None, sentence)
+        Cause::new(CauseKind::Infrastructure, None, sentence)
             .help("this is not the application's fault: ECS starts another task"),
     )
 }
@@ -177,7 +177,7 @@ fn requested(task: &Task) -> Option<Cause> {
     }
     let by_user =
         task.stop_code.as_deref() == Some("UserInitiated") || reason.contains("task stopped by user");
-    by_user.then(|| Cause::new(Kind::Stopped, None, "a user stopped the task"))
+    by_user.then(|| Cause::new(CauseKind::Stopped, None, "a user stopped the task"))
 }
 
 /// Any other stop by the scheduler is not a failure.
@@ -186,7 +186,7 @@ fn scheduled(task: &Task) -> Option<Cause> {
 }
 
 fn scheduler() -> Cause {
-    Cause::new(Kind::Stopped, None, "the service's scheduler stopped the task on purpose")
+    Cause::new(CauseKind::Stopped, None, "the service's scheduler stopped the task on purpose")
 }
 
 /// The messages about essential containers and the task. A recognised message has precedence.
@@ -217,7 +217,7 @@ fn understood<'a>(
 ) -> Option<Cause> {
     let causes: Vec<Cause> =
         texts.filter_map(|(container, text)| reason::read(text, container, definition)).collect();
-    causes.iter().find(|cause| cause.kind != Kind::Unknown).or(causes.first()).cloned()
+    causes.iter().find(|cause| cause.kind != CauseKind::Unknown).or(causes.first()).cloned()
 }
 
 fn containers<'a>(
@@ -253,7 +253,7 @@ fn container_check(task: &Task, definition: &Definition<'_>) -> Cause {
     let check =
         command.map_or_else(|| "its health check".to_owned(), |it| format!("its health check `{it}`"));
     let subject = container.map_or_else(|| "a container".to_owned(), |name| format!("container `{name}`"));
-    Cause::new(Kind::HealthCheck, container, format!("{subject} failed {check}")).help(
+    Cause::new(CauseKind::HealthCheck, container, format!("{subject} failed {check}")).help(
         "the check runs inside the container, so its command must be in the image; a slow start needs a \
          longer `startPeriod`",
     )
@@ -266,7 +266,7 @@ fn unknown(task: &Task) -> Cause {
         }
         _ => "the task stopped, and ECS reports no reason".to_owned(),
     };
-    Cause::new(Kind::Unknown, None, sentence)
+    Cause::new(CauseKind::Unknown, None, sentence)
 }
 
 #[cfg(test)]

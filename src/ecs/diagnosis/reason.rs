@@ -5,7 +5,7 @@ use super::common::{memory, no_command, wrong_architecture};
 use super::definition::Definition;
 use super::excerpt::{between, excerpt};
 use super::exit::port_in_use;
-use super::{Cause, Kind};
+use super::{Cause, CauseKind};
 
 /// Signs of a network failure, in lower case.
 pub(crate) const UNREACHABLE: [&str; 22] = [
@@ -65,7 +65,7 @@ const NO_IMAGE: [&str; 8] = [
 pub(crate) const SUBNET_NEEDS: &str = "a private subnet needs a NAT gateway or VPC endpoints for";
 
 /// A message with its context.
-pub(crate) struct Message<'a> {
+pub(crate) struct StopMessage<'a> {
     pub(crate) text: &'a str,
     lower: String,
     container: Option<&'a str>,
@@ -78,11 +78,11 @@ pub(crate) fn read(text: &str, container: Option<&str>, definition: &Definition<
         let is_of_container = text.contains("CannotPull") || text.contains("CannotStart");
         definition.named_by_image(text).filter(|_| is_of_container)
     });
-    let message = Message { text, lower: text.to_lowercase(), container, definition };
+    let message = StopMessage { text, lower: text.to_lowercase(), container, definition };
     message.cause()
 }
 
-impl Message<'_> {
+impl StopMessage<'_> {
     pub(crate) fn has(&self, markers: &[&str]) -> bool {
         markers.iter().any(|marker| self.lower.contains(marker))
     }
@@ -143,7 +143,7 @@ impl Message<'_> {
         if self.has(&runtime) {
             let sentence = format!("the host failed to start the task: {}", excerpt(self.text));
             return Some(
-                self.about(Kind::Infrastructure, sentence)
+                self.about(CauseKind::Infrastructure, sentence)
                     .help("ECS retries; on EC2 check the instance's CPU and disk load and its agent's log"),
             );
         }
@@ -154,11 +154,11 @@ impl Message<'_> {
     fn resources(&self) -> Cause {
         let mut cause = self.other("cannot set up the task's resources");
         if self.has(&DENIED) {
-            cause.kind = Kind::RoleDenied;
+            cause.kind = CauseKind::RoleDenied;
             return cause.help("allow the execution role the action in the message");
         }
         if self.has(&UNREACHABLE) {
-            cause.kind = Kind::Network;
+            cause.kind = CauseKind::Network;
             return cause.help(format!(
                 "{SUBNET_NEEDS} the service in the message; a public one needs `assign-public-ip`"
             ));
@@ -166,13 +166,13 @@ impl Message<'_> {
         cause
     }
 
-    pub(crate) fn about(&self, kind: Kind, sentence: impl Into<String>) -> Cause {
+    pub(crate) fn about(&self, kind: CauseKind, sentence: impl Into<String>) -> Cause {
         Cause::new(kind, self.container, sentence)
     }
 
     /// A failure with a known subject but an unknown cause.
     pub(crate) fn other(&self, subject: &str) -> Cause {
-        self.about(Kind::Unknown, format!("{subject}: {}", excerpt(self.text)))
+        self.about(CauseKind::Unknown, format!("{subject}: {}", excerpt(self.text)))
     }
 
     /// The role and action that were denied, as the end of a sentence.
@@ -193,7 +193,7 @@ impl Message<'_> {
         }
         if self.has(&["toomanyrequests", "too many requests", "pull rate limit"]) {
             let sentence = format!("the registry of {image} received too many requests");
-            return self.about(Kind::ImageUnreachable, sentence).help(
+            return self.about(CauseKind::ImageUnreachable, sentence).help(
                 "copy the image to ECR or use an ECR pull-through cache; Docker Hub allows more requests \
                  with a login (`repositoryCredentials`)",
             );
@@ -212,7 +212,9 @@ impl Message<'_> {
             } else {
                 format!("{image} does not exist")
             };
-            return self.about(Kind::ImageMissing, sentence).help("push the image first, or correct `image`");
+            return self
+                .about(CauseKind::ImageMissing, sentence)
+                .help("push the image first, or correct `image`");
         }
         if self.has(&[
             "pull access denied",
@@ -226,7 +228,7 @@ impl Message<'_> {
         let fails = ["internal server error", "service unavailable", "bad gateway", ": eof"];
         if self.has(&UNREACHABLE) || self.has(&fails) {
             return self
-                .about(Kind::ImageUnreachable, format!("the registry of {image} cannot be reached"))
+                .about(CauseKind::ImageUnreachable, format!("the registry of {image} cannot be reached"))
                 .help(format!(
                     "{SUBNET_NEEDS} ecr.api, ecr.dkr and s3; a public one needs `assign-public-ip`"
                 ));
@@ -236,7 +238,7 @@ impl Message<'_> {
 
     fn image_denied(&self, image: &str) -> Cause {
         let sentence = format!("no permission to pull {image}{}", self.denied());
-        self.about(Kind::ImageDenied, sentence).help(
+        self.about(CauseKind::ImageDenied, sentence).help(
             "allow the execution role ecr:BatchGetImage, ecr:GetDownloadUrlForLayer and \
              ecr:GetAuthorizationToken; a repository of another account must allow it as well, and \
              other registries need `repositoryCredentials`",
@@ -257,14 +259,14 @@ impl Message<'_> {
     fn secrets_or_image(&self) -> Cause {
         if self.has(&DENIED) {
             let sentence = format!("no permission to read the secrets or pull the image{}", self.denied());
-            return self.about(Kind::RoleDenied, sentence).help(
+            return self.about(CauseKind::RoleDenied, sentence).help(
                 "allow the execution role secretsmanager:GetSecretValue, ssm:GetParameters, kms:Decrypt \
                  and ECR's actions for pulling",
             );
         }
         if self.has(&UNREACHABLE) {
             let sentence = "the task cannot reach the services that hold its secrets and images";
-            return self.about(Kind::Network, sentence).help(format!(
+            return self.about(CauseKind::Network, sentence).help(format!(
                 "{SUBNET_NEEDS} secretsmanager, ssm, ecr.api, ecr.dkr, logs and s3; a public one needs \
                  `assign-public-ip`"
             ));
@@ -276,14 +278,14 @@ impl Message<'_> {
         let group = self.definition.log_group(self.container);
         let group = group.map_or_else(|| "the log group".to_owned(), |group| format!("log group `{group}`"));
         if self.has(&["resourcenotfound", "log group does not exist"]) {
-            return self.about(Kind::LogGroupMissing, format!("{group} does not exist")).help(
+            return self.about(CauseKind::LogGroupMissing, format!("{group} does not exist")).help(
                 "create it first, or set `awslogs-create-group` to `true` and allow the execution role \
                  logs:CreateLogGroup",
             );
         }
         if self.has(&DENIED) {
             let sentence = format!("no permission to write to {group}{}", self.denied());
-            return self.about(Kind::RoleDenied, sentence).help(
+            return self.about(CauseKind::RoleDenied, sentence).help(
                 "allow the execution role logs:CreateLogStream and logs:PutLogEvents, with \
                  `awslogs-create-group` also logs:CreateLogGroup",
             );
@@ -291,7 +293,7 @@ impl Message<'_> {
         if self.has(&UNREACHABLE) {
             let sentence = format!("the task cannot reach CloudWatch Logs for {group}");
             return self
-                .about(Kind::Network, sentence)
+                .about(CauseKind::Network, sentence)
                 .help(format!("{SUBNET_NEEDS} logs; a public one needs `assign-public-ip`"));
         }
         self.other("cannot set up the container's logging")
@@ -319,20 +321,20 @@ impl Message<'_> {
 
     fn volume(&self) -> Cause {
         if self.has(&["no space left on device"]) {
-            return self.about(Kind::Disk, format!("the disk is full: {}", excerpt(self.text))).help(
+            return self.about(CauseKind::Disk, format!("the disk is full: {}", excerpt(self.text))).help(
                 "on Fargate give the task more `ephemeralStorage`; on EC2 remove old images from the \
                  instance, or use a larger disk",
             );
         }
         let sentence = format!("a volume cannot be mounted: {}", excerpt(self.text));
         if self.has(&DENIED) {
-            return self.about(Kind::RoleDenied, sentence).help(
+            return self.about(CauseKind::RoleDenied, sentence).help(
                 "allow the task role elasticfilesystem:ClientMount and elasticfilesystem:ClientWrite on \
                  the file system",
             );
         }
         let network = self.has(&["timeout", "timed out", "failed to resolve", "connection refused"]);
-        self.about(if network { Kind::Network } else { Kind::Disk }, sentence).help(if network {
+        self.about(if network { CauseKind::Network } else { CauseKind::Disk }, sentence).help(if network {
             "the file system needs a mount target in the task's zone whose security group allows the \
              task on port 2049"
         } else {
@@ -343,7 +345,7 @@ impl Message<'_> {
     fn role(&self) -> Cause {
         let role = between(self.text, "role '", &['\''])
             .map_or_else(|| "a role".to_owned(), |role| format!("role `{role}`"));
-        self.about(Kind::RoleDenied, format!("ECS cannot assume {role}")).help(
+        self.about(CauseKind::RoleDenied, format!("ECS cannot assume {role}")).help(
             "the role must exist, and its trust policy must allow `ecs-tasks.amazonaws.com` to assume it \
              (roles for load balancers: `ecs.amazonaws.com`)",
         )
@@ -354,12 +356,14 @@ impl Message<'_> {
         let subnet =
             subnet.map_or_else(|| "the task's subnet".to_owned(), |subnet| format!("subnet `{subnet}`"));
         if self.has(&["insufficientfreeaddresses", "free addresses"]) {
-            return self.about(Kind::Network, format!("{subnet} has no free IP address for the task")).help(
-                "add subnets with free addresses to the service's network configuration, or free some",
-            );
+            return self
+                .about(CauseKind::Network, format!("{subnet} has no free IP address for the task"))
+                .help(
+                    "add subnets with free addresses to the service's network configuration, or free some",
+                );
         }
         let sentence = format!("the task got no network interface: {}", excerpt(self.text));
-        self.about(Kind::Network, sentence).help(
+        self.about(CauseKind::Network, sentence).help(
             "ECS retries; if it keeps failing, check the subnet's free addresses, the limit of network \
              interfaces and tag policies",
         )

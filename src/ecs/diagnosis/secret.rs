@@ -2,8 +2,8 @@
 
 use super::definition::{Reference, is_secret};
 use super::excerpt::between;
-use super::reason::{DENIED, Message, SUBNET_NEEDS, UNREACHABLE};
-use super::{Cause, Kind};
+use super::reason::{DENIED, SUBNET_NEEDS, StopMessage, UNREACHABLE};
+use super::{Cause, CauseKind};
 use crate::address::Arn;
 use crate::text::listed;
 
@@ -20,7 +20,7 @@ const NO_SECRET: [&str; 9] = [
     "invalidparameter: 1 validation",
 ];
 
-impl Message<'_> {
+impl StopMessage<'_> {
     pub(crate) fn secret(&self) -> Cause {
         if let Some(key) = between(self.text, "json key ", &[' ', ',', '"']) {
             return self.no_key(key.trim_end_matches('.'));
@@ -30,7 +30,7 @@ impl Message<'_> {
         if self.has(&["looking for beginning of"]) {
             let sentence = format!("{named} is not a JSON document, but `valueFrom` names a key");
             return self
-                .about(Kind::SecretMissing, sentence)
+                .about(CauseKind::SecretMissing, sentence)
                 .help("store a JSON object in the secret, or reference the whole secret");
         }
         if self.has(&NO_SECRET) {
@@ -46,12 +46,12 @@ impl Message<'_> {
             } else {
                 (format!("{named} does not exist in the region"), "create it first, or correct `valueFrom`")
             };
-            return self.about(Kind::SecretMissing, sentence).help(help);
+            return self.about(CauseKind::SecretMissing, sentence).help(help);
         }
         if self.has(&DENIED) {
             let action = if is_parameter { "ssm:GetParameters" } else { "secretsmanager:GetSecretValue" };
             let sentence = format!("no permission to read {named}{}", self.denied());
-            return self.about(Kind::SecretDenied, sentence).help(format!(
+            return self.about(CauseKind::SecretDenied, sentence).help(format!(
                 "allow the execution role {action} for it, and kms:Decrypt if it is encrypted with a \
                  customer managed key"
             ));
@@ -59,12 +59,12 @@ impl Message<'_> {
         if self.has(&UNREACHABLE) {
             let (service, endpoint) =
                 if is_parameter { ("Systems Manager", "ssm") } else { ("Secrets Manager", "secretsmanager") };
-            return self.about(Kind::Network, format!("the task cannot reach {service} for {named}")).help(
-                format!(
+            return self
+                .about(CauseKind::Network, format!("the task cannot reach {service} for {named}"))
+                .help(format!(
                     "{SUBNET_NEEDS} {endpoint}, ecr.api, ecr.dkr, logs and s3; a public one needs \
                      `assign-public-ip`"
-                ),
-            );
+                ));
         }
         self.other(&format!("{named} cannot be read"))
     }
@@ -77,7 +77,7 @@ impl Message<'_> {
             Some(first) => format!("secret `{}` has no key `{key}`{}", first.secret(), used_by(&of_key)),
             None => format!("a secret has no key `{key}`"),
         };
-        self.about(Kind::SecretMissing, sentence)
+        self.about(CauseKind::SecretMissing, sentence)
             .help(format!("add `{key}` to the secret's JSON object, or correct `valueFrom`"))
     }
 

@@ -68,7 +68,7 @@ fn one_poll_of_a_service_alone() {
 
 #[test]
 fn a_service_deployment_that_was_stopped_has_failed_or_was_superseded() {
-    let judged = |primary: &str, state: State| {
+    let judged = |primary: &str, state: DeploymentState| {
         let service = service(vec![own("any", "PRIMARY", primary, "IN_PROGRESS")]);
         let deployment =
             ServiceDeployment { state, reason: Some("why".to_owned()), ..ServiceDeployment::default() };
@@ -76,11 +76,14 @@ fn a_service_deployment_that_was_stopped_has_failed_or_was_superseded() {
         judge(None).observe(poll).verdict
     };
     let why = || Some("why".to_owned());
-    assert_eq!(judged("new", State::Stopped), Verdict::Ended(Ending::Failed(why())));
-    assert_eq!(judged("other", State::Stopped), Verdict::Ended(Ending::Superseded("other".to_owned())));
-    assert_eq!(judged("old", State::RollbackInProgress), Verdict::RollingBack);
-    assert_eq!(judged("old", State::RollbackSuccessful), Verdict::Ended(Ending::RolledBack(why())));
-    assert_eq!(judged("new", State::Other("NEW_WORD".to_owned())), Verdict::InProgress);
+    assert_eq!(judged("new", DeploymentState::Stopped), Verdict::Ended(Ending::Failed(why())));
+    assert_eq!(
+        judged("other", DeploymentState::Stopped),
+        Verdict::Ended(Ending::Superseded("other".to_owned()))
+    );
+    assert_eq!(judged("old", DeploymentState::RollbackInProgress), Verdict::RollingBack);
+    assert_eq!(judged("old", DeploymentState::RollbackSuccessful), Verdict::Ended(Ending::RolledBack(why())));
+    assert_eq!(judged("new", DeploymentState::Other("NEW_WORD".to_owned())), Verdict::InProgress);
     let inactive = Service { status: "INACTIVE".to_owned(), ..Service::default() };
     assert_eq!(judge(None).observe(alone(&inactive)).verdict, Verdict::Ended(Ending::Deleted));
 }
@@ -118,7 +121,7 @@ fn a_stale_response_does_not_supersede_until_it_stays() {
 fn a_running_service_deployment_is_superseded_by_the_second_current_poll() {
     let mut judge = judge(Some("ours"));
     let service = service(vec![own("other", "PRIMARY", "other", "IN_PROGRESS")]);
-    let deployment = ServiceDeployment { state: State::InProgress, ..ServiceDeployment::default() };
+    let deployment = ServiceDeployment { state: DeploymentState::InProgress, ..ServiceDeployment::default() };
     let poll = |is_current| EcsPoll { service: &service, deployment: Some(&deployment), is_current };
     assert_eq!(judge.observe(poll(true)).verdict, Verdict::InProgress);
     // The service deployment is older than the service: that proves nothing.

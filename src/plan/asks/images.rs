@@ -1,7 +1,7 @@
 //! The asks of the steps that build, test and push images.
 
 use super::{
-    Ask, AskKind, AskList, CACHE_TAG, Change, Location, RepositoryName, SOURCE_TAG, Transfer, Unknowns,
+    Ask, AskKind, AskList, CACHE_TAG, Change, Direction, Location, RepositoryName, SOURCE_TAG, Unknowns,
 };
 use crate::address::{EcrRegistry, ImageReference, Repository};
 use crate::language::pipeline::model::{CacheTo, Image, Name, Step, Test};
@@ -14,7 +14,7 @@ const IMAGE_CONTEXT: &str = "docker-image://";
 const HUB: &str = "docker.io";
 
 /// The repository of an image.
-pub(super) struct Target {
+pub(super) struct RepositoryTarget {
     /// The address in the registry.
     address: String,
     name: RepositoryName,
@@ -72,10 +72,14 @@ impl<'a> AskList<'a> {
         asks
     }
 
-    pub(super) fn repository(&self, image: &Image, step: &Step, location: &Location<'a>) -> Target {
+    pub(super) fn repository(&self, image: &Image, step: &Step, location: &Location<'a>) -> RepositoryTarget {
         let name = self.text(&image.repository, Some(&step.env));
-        let outside =
-            |arn, is_full| Target { address: name.clone(), name: repository_name(&name), arn, is_full };
+        let outside = |arn, is_full| RepositoryTarget {
+            address: name.clone(),
+            name: repository_name(&name),
+            arn,
+            is_full,
+        };
         match (in_ecr(&name), Repository::parse(&name)) {
             // The first part may be a registry or a part of the name.
             _ if self.unknowns == Unknowns::Patterns && name.starts_with("*/") => {
@@ -92,7 +96,7 @@ impl<'a> AskList<'a> {
                 let fill = self.fill();
                 let account = location.account.as_deref().unwrap_or(fill.account);
                 let region = location.region.as_deref().unwrap_or(fill.region);
-                Target {
+                RepositoryTarget {
                     address: format!("{}/{name}", EcrRegistry::host(account, region)),
                     arn: Some(location.resource("ecr", format!("repository/{name}"))),
                     name: RepositoryName { host: None, path: name },
@@ -105,12 +109,12 @@ impl<'a> AskList<'a> {
     fn push_image(
         &self,
         image: &Image,
-        target: &Target,
+        target: &RepositoryTarget,
         step: &Step,
         location: &Location<'a>,
         asks: &mut Vec<Ask<'a>>,
     ) {
-        let transfer = Transfer::Push { creates: image.create.is_some() };
+        let transfer = Direction::Push { creates: image.create.is_some() };
         let push = |change, actions: &[&'static str]| Ask {
             change: Some(change),
             ..target.transfer(transfer, actions, location)
@@ -147,7 +151,7 @@ impl<'a> AskList<'a> {
         }
         // Layers of earlier images are not sent again, and the registry's copy is compared with what was pushed.
         let read = ["ecr:BatchGetImage", "ecr:GetDownloadUrlForLayer", "ecr:ListImages"];
-        asks.push(target.transfer(Transfer::Pull, &read, location));
+        asks.push(target.transfer(Direction::Pull, &read, location));
         if let (Some(arn), Some(_)) = (&target.arn, &image.scan) {
             let actions = ["ecr:DescribeImageScanFindings", "ecr:StartImageScan"];
             asks.push(location.ask(actions.map(|action| (action, arn.clone()))));
@@ -155,21 +159,26 @@ impl<'a> AskList<'a> {
     }
 }
 
-impl Target {
+impl RepositoryTarget {
     /// A transfer, with the permissions that it needs in ECR.
-    fn transfer<'a>(&self, transfer: Transfer, actions: &[&'static str], location: &Location<'a>) -> Ask<'a> {
+    fn transfer<'a>(
+        &self,
+        transfer: Direction,
+        actions: &[&'static str],
+        location: &Location<'a>,
+    ) -> Ask<'a> {
         registry(transfer, self.name.clone(), self.arn.as_ref(), actions, location)
     }
 }
 
 /// The build cache of an image is read from its repository, and written there if the engine can.
-fn cache<'a>(image: &Image, target: &Target, location: &Location<'a>, asks: &mut Vec<Ask<'a>>) {
+fn cache<'a>(image: &Image, target: &RepositoryTarget, location: &Location<'a>, asks: &mut Vec<Ask<'a>>) {
     if image.cache_to == CacheTo::None {
         return;
     }
     asks.extend(describe(target, location));
     asks.push(target.transfer(
-        Transfer::Pull,
+        Direction::Pull,
         &["ecr:BatchGetImage", "ecr:GetDownloadUrlForLayer"],
         location,
     ));
@@ -182,27 +191,27 @@ fn cache<'a>(image: &Image, target: &Target, location: &Location<'a>, asks: &mut
             "ecr:PutImage",
         ];
         let condition = Some("if the engine writes its cache to registries");
-        let push = target.transfer(Transfer::Push { creates: false }, &actions, location);
+        let push = target.transfer(Direction::Push { creates: false }, &actions, location);
         asks.push(Ask { change: Some(manifest(target, CACHE_TAG, condition)), ..push });
     }
 }
 
 /// `skip-unchanged` looks for an image of the same sources.
-fn look_up<'a>(image: &Image, target: &Target, location: &Location<'a>) -> Vec<Ask<'a>> {
+fn look_up<'a>(image: &Image, target: &RepositoryTarget, location: &Location<'a>) -> Vec<Ask<'a>> {
     if !image.skip_unchanged {
         return Vec::new();
     }
     let mut asks: Vec<Ask<'a>> = describe(target, location).into_iter().collect();
-    asks.push(target.transfer(Transfer::Pull, &["ecr:BatchGetImage"], location));
+    asks.push(target.transfer(Direction::Pull, &["ecr:BatchGetImage"], location));
     asks
 }
 
 /// `skip-unchanged` tags an image that has passed its tests with the fingerprint of its sources.
-fn record<'a>(image: &Image, target: &Target, location: &Location<'a>) -> Vec<Ask<'a>> {
+fn record<'a>(image: &Image, target: &RepositoryTarget, location: &Location<'a>) -> Vec<Ask<'a>> {
     let mut asks = look_up(image, target, location);
     if !asks.is_empty() {
         let condition = Some("if all of its tests have passed");
-        let push = target.transfer(Transfer::Push { creates: false }, &["ecr:PutImage"], location);
+        let push = target.transfer(Direction::Push { creates: false }, &["ecr:PutImage"], location);
         let change = manifest(target, &format!("{SOURCE_TAG}…"), condition);
         asks.push(Ask { change: Some(change), ..push });
     }
@@ -210,12 +219,12 @@ fn record<'a>(image: &Image, target: &Target, location: &Location<'a>) -> Vec<As
 }
 
 /// ECR provides the address of the repository and a token for its registry.
-fn describe<'a>(target: &Target, location: &Location<'a>) -> Option<Ask<'a>> {
+fn describe<'a>(target: &RepositoryTarget, location: &Location<'a>) -> Option<Ask<'a>> {
     let arn = target.arn.clone()?;
     Some(location.ask([("ecr:DescribeRepositories", arn), ("ecr:GetAuthorizationToken", Resource::Any)]))
 }
 
-fn manifest(target: &Target, tag: &str, condition: Option<&'static str>) -> Change {
+fn manifest(target: &RepositoryTarget, tag: &str, condition: Option<&'static str>) -> Change {
     let target = format!("{}:{tag}", target.address);
     Change { action: "registry:PutManifest", target, condition }
 }
@@ -227,7 +236,7 @@ pub(super) fn pull<'a>(image: &str, location: &Location<'a>) -> Ask<'a> {
     let mut repository = repository_name(name);
     repository.host.get_or_insert_with(|| HUB.to_owned());
     let actions = ["ecr:BatchGetImage", "ecr:GetDownloadUrlForLayer"];
-    let mut ask = registry(Transfer::Pull, repository, arn.as_ref(), &actions, location);
+    let mut ask = registry(Direction::Pull, repository, arn.as_ref(), &actions, location);
     if arn.is_some() {
         ask.permissions.insert(0, ("ecr:GetAuthorizationToken", Resource::Any));
     }
@@ -236,7 +245,7 @@ pub(super) fn pull<'a>(image: &str, location: &Location<'a>) -> Ask<'a> {
 
 /// A transfer. Only ECR needs permissions and the step's access to AWS.
 fn registry<'a>(
-    transfer: Transfer,
+    transfer: Direction,
     repository: RepositoryName,
     arn: Option<&Resource>,
     actions: &[&'static str],

@@ -48,7 +48,7 @@ pub(crate) enum AskKind {
     Aws,
     /// A repository in ECR or in any other registry.
     Registry {
-        transfer: Transfer,
+        transfer: Direction,
         repository: RepositoryName,
     },
     DockerEngine,
@@ -56,7 +56,7 @@ pub(crate) enum AskKind {
 
 /// The direction of a transfer between runner or the engine and a registry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Transfer {
+pub(crate) enum Direction {
     Pull,
     Push {
         /// The repository is created if it does not exist.
