@@ -117,9 +117,9 @@ fn secrets_are_followed_by_value() {
                   - run: test "$COPY" = a-hunter2-hunter2
                   - build: app
         "#};
-        let project = Project::new(&pipeline).file("Dockerfile", "FROM scratch\nCOPY Dockerfile /\n");
+        let project = Project::new(&pipeline).file("Dockerfile", "FROM scratch\nCOPY Dockerfile /\n").git();
         let call = project.runner("run --local").env("TOKEN", "hunter2-hunter2");
-        call.run().exits(2).complains(message).says_not("hunter2");
+        call.run().exits(2).says(message).says_not("hunter2");
         assert!(!project.read(".runner/state.json").contains("hunter2"));
     }
 }

@@ -239,7 +239,10 @@ pub(crate) fn unresolved(unresolved: &Unresolved, values: &Values) -> Diagnostic
             let message = format!("this text is longer than {} KiB with its values", MAX_VALUE / 1024);
             Diagnostic::new(message, *span).help("put data of this size in a file")
         }
-        Reason::Secret(exposure) => exposure.diagnostic(&reference.to_string(), *span),
+        // The check of the file has refused secrets by name, so this variable contains one.
+        Reason::Secret(exposure) => exposure
+            .diagnostic(&reference.to_string(), *span)
+            .help("the variable contains a secret; use another one"),
     }
 }
 
