@@ -17,7 +17,7 @@ cmd_soak() { # [SECONDS] [PART]...
     case $part in
       torture) soak_tests torture "processes that try to outlive their step, and runs that are killed" ;;
       context) soak_tests context::generated "3,000 build contexts, compared with docker build" ;;
-      deployments) soak_tests deployments::faults "every deployment scenario with every fault at every call" ;;
+      deployments) soak_tests deployments_with_failing_calls:: "every deployment scenario with every fault at every call" ;;
       faults) soak_tests faults:: "pushes to a registry that fails in every way at every point" ;;
       masker | language) soak_fuzz "$part" "$seconds" ;;
       *) die 2 "unknown suite $part; the suites are torture, context, faults, deployments, masker and language." ;;

@@ -5,13 +5,14 @@ use crate::harness::{
     Outcome, Project, api_at, aws_endpoint, bed, digest_in, docker_config, ecr, ecs, registry, shell, unique,
 };
 use crate::policy::allows_all;
+use indoc::formatdoc;
 use serde_json::{Value, json};
 
 const NEW: &str = "sha256:1111111111111111111111111111111111111111111111111111111111111111";
 const OTHER: &str = "sha256:2222222222222222222222222222222222222222222222222222222222222222";
 
 fn call(api: &EcsApi, arguments: &str) -> Outcome {
-    Project::phases("  build: { steps: [] }\n").runner(&format!("ecs {arguments}")).on(api).run()
+    Project::phases("build: { steps: [] }\n").runner(&format!("ecs {arguments}")).on(api).run()
 }
 
 /// `runner ecs deploy` with another image for the container.
@@ -66,7 +67,7 @@ fn denied_lookups_cause_one_warning() {
 /// An image in ECR, by its digest, and an index with it.
 fn pushed(repository: &str) -> (String, String) {
     ecr("CreateRepository", &json!({ "repositoryName": repository }));
-    let project = Project::phases("  build: { steps: [{ run: 'true' }] }\n")
+    let project = Project::phases("build: { steps: [{ run: 'true' }] }\n")
         .file(".home/.docker/config.json", docker_config())
         .file("image/Dockerfile", "FROM busybox:1.36\n");
     let tag = format!("{}/{repository}:v1", registry());
@@ -534,9 +535,16 @@ fn schedules_that_cannot_be_updated_fail_the_step_and_are_named() {
 }
 
 fn pipeline(name: &str, options: &str) -> Project {
-    Project::new(&format!(
-        "version: 1\nname: t\nenv: {{ shell: sh }}\nphases:\n  post_build:\n    steps:\n      - task-definition: {{ family: {name}, containers: {{ web: {{ environment: {{ A: b }} }} }} }}\n      - deploy: {{ cluster: {name}, service: {name}{options} }}\n"
-    ))
+    Project::new(&formatdoc! {r#"
+        version: 1
+        name: t
+        env: {{ shell: sh }}
+        phases:
+          post_build:
+            steps:
+              - task-definition: {{ family: {name}, containers: {{ web: {{ environment: {{ A: b }} }} }} }}
+              - deploy: {{ cluster: {name}, service: {name}{options} }}
+    "#})
 }
 
 #[test]

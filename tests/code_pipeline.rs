@@ -1,7 +1,7 @@
 //! The files for `CodePipeline`'s actions, and their limits.
 
 use crate::harness::{Project, ecs, unique};
-use indoc::formatdoc;
+use indoc::{formatdoc, indoc};
 use serde_json::{Value, json};
 
 /// A pipeline whose `task-definition` is for `CodePipeline`.
@@ -56,7 +56,10 @@ fn the_files_for_codepipeline_are_written() {
     let policy = project.runner("iam").run().exits(0);
     policy.says_not("ecs:").says_not("iam:PassRole");
     // A file of the user is kept.
-    let own = "version: 0.0\n# <TASK_DEFINITION>\n";
+    let own = indoc! {r#"
+        version: 0.0
+        # <TASK_DEFINITION>
+    "#};
     let project = project.file("appspec.yaml", own);
     project.runner("run --publish").aws().run().exits(0).says("keeping ").says(" of the source");
     assert_eq!(project.read("appspec.yaml"), own);

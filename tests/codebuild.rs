@@ -61,9 +61,10 @@ fn a_pull_request_publishes_nothing() {
 
 #[test]
 fn calls_for_each_phase_are_one_build_and_another_build_starts_over() {
-    let project = Project::phases(
-        "  build: { steps: [{ run: exit 5 }] }\n  post_build: { steps: [{ run: echo deployed }] }\n",
-    );
+    let project = Project::phases(indoc! {r#"
+        build: { steps: [{ run: exit 5 }] }
+        post_build: { steps: [{ run: echo deployed }] }
+    "#});
     in_codebuild(project.runner("run --phase build"), &project).run().exits(1);
     let second = in_codebuild(project.runner("run --phase post_build"), &project).run().exits(1);
     second.says("skipped, something failed before").ends_with("exit code 5");
@@ -89,7 +90,7 @@ fn a_pipeline_that_needs_a_branch_and_has_none_is_refused() {
 #[test]
 fn an_earlier_failure_of_the_build_counts() {
     let project = Project::phases(
-        "  post_build: { steps: [{ run: echo deployed }, { run: echo always, when: always }] }\n",
+        "post_build: { steps: [{ run: echo deployed }, { run: echo always, when: always }] }\n",
     );
     let call = in_codebuild(project.runner("run --phase post_build"), &project)
         .env("CODEBUILD_BUILD_SUCCEEDING", "0");
@@ -128,9 +129,13 @@ fn a_pull_request_publishes_only_steps_that_name_the_event() {
 
 #[test]
 fn under_codepipeline_a_build_is_a_push_of_the_given_branch() {
-    let project = Project::phases(
-        "  build:\n    steps:\n      - { run: echo pushed, only: { events: push } }\n      - { run: echo by-hand, only: { events: manual } }\n      - { run: echo on-main, only: { branches: main, events: push } }\n",
-    );
+    let project = Project::phases(indoc! {r#"
+        build:
+          steps:
+            - { run: echo pushed, only: { events: push } }
+            - { run: echo by-hand, only: { events: manual } }
+            - { run: echo on-main, only: { branches: main, events: push } }
+    "#});
     let call = || {
         in_codebuild(project.runner("run"), &project)
             .env("CODEBUILD_INITIATOR", "codepipeline/web")
@@ -155,9 +160,11 @@ fn steps_end_before_codebuild_ends_the_build() {
         let build = serde_json::json!({ "builds": [{ "id": "webapp:11111111-2222", "timeoutInMinutes": 5, "startTime": start }] });
         (action == "codebuild:BatchGetBuilds").then(|| (200, build.to_string()))
     });
-    let project = Project::phases(
-        "  build:\n    steps: [{ run: sleep 60 }, { run: echo never }]\n    finally: [{ run: echo cleaned }]\n",
-    );
+    let project = Project::phases(indoc! {r#"
+        build:
+          steps: [{ run: sleep 60 }, { run: echo never }]
+          finally: [{ run: echo cleaned }]
+    "#});
     let begin = std::time::Instant::now();
     let call = in_codebuild(project.runner("run"), &project).env("AWS_ENDPOINT_URL", &*aws.endpoint);
     let run = call.run().exits(7).says("\ncleaned\n").says_not("\nnever");
@@ -165,7 +172,7 @@ fn steps_end_before_codebuild_ends_the_build() {
     assert!(begin.elapsed() < std::time::Duration::from_secs(8));
     // Without the permission there is no such limit, and no warning.
     let aws = RecordedAws::start(Some("codebuild:BatchGetBuilds"));
-    let project = Project::phases("  build: { steps: [{ run: sleep 1 }] }\n");
+    let project = Project::phases("build: { steps: [{ run: sleep 1 }] }\n");
     let call = in_codebuild(project.runner("run"), &project).env("AWS_ENDPOINT_URL", &*aws.endpoint);
     call.run().exits(0).says_not("BatchGetBuilds");
     assert!(aws.calls().iter().any(|call| call.action == "codebuild:BatchGetBuilds"));

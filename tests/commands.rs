@@ -5,9 +5,20 @@ use indoc::indoc;
 
 #[test]
 fn a_failing_command_stops_the_run_and_finally_runs() {
-    let project = Project::phases(
-        "  build:\n    steps:\n      - run: |\n          echo one\n          false\n          echo never-inline\n      - run: echo never-step\n    finally:\n      - run: echo cleaned\n  post_build:\n    steps:\n      - run: echo never-phase\n",
-    );
+    let project = Project::phases(indoc! {r#"
+        build:
+          steps:
+            - run: |
+                echo one
+                false
+                echo never-inline
+            - run: echo never-step
+          finally:
+            - run: echo cleaned
+        post_build:
+          steps:
+            - run: echo never-phase
+    "#});
     project
         .runner("run")
         .run()
@@ -24,16 +35,21 @@ fn a_failing_command_stops_the_run_and_finally_runs() {
 
 #[test]
 fn a_failure_in_a_pipe_counts_in_bash() {
-    let project =
-        Project::new("version: 1\nname: t\nphases: { build: { steps: [{ run: \"false | cat\" }] } }\n");
+    let project = Project::new(indoc! {r#"
+            version: 1
+            name: t
+            phases: { build: { steps: [{ run: "false | cat" }] } }
+        "#});
     project.runner("run").run().exits(1);
 }
 
 #[test]
 fn a_list_is_a_program_without_a_shell() {
-    let project = Project::phases(
-        "  build:\n    steps:\n      - run: [printf, \"%s|\", \"$HOME\", \"a b\", \"*\", \"${x}\"]\n",
-    );
+    let project = Project::phases(indoc! {r#"
+        build:
+          steps:
+            - run: [printf, "%s|", "$HOME", "a b", "*", "${x}"]
+    "#});
     project.runner("run").run().exits(0).says("$HOME|a b|*|${x}|");
 }
 
@@ -54,20 +70,34 @@ fn a_program_beside_the_pipeline_file_is_found_from_anywhere() {
 
 #[test]
 fn missing_programs_are_named_with_help() {
-    let project = Project::phases("  build: { steps: [{ run: [no-such-program] }] }\n");
+    let project = Project::phases("build: { steps: [{ run: [no-such-program] }] }\n");
     project.runner("run").run().exits(3).ends_with("there is no program `no-such-program`");
-    let project = Project::phases("  build: { steps: [{ run: \"true\", dir: nowhere }] }\n");
+    let project = Project::phases("build: { steps: [{ run: \"true\", dir: nowhere }] }\n");
     project.runner("run").run().exits(3).ends_with("nowhere does not exist");
-    let project = Project::new("version: 1\nname: t\nphases: { build: { steps: [{ run: \"true\" }] } }\n");
+    let project = Project::new(indoc! {r#"
+        version: 1
+        name: t
+        phases: { build: { steps: [{ run: "true" }] } }
+    "#});
     let outcome = project.runner("run").env("PATH", "/nonexistent").run();
     outcome.exits(3).ends_with("there is no program `bash`").ends_with("shell: sh");
 }
 
 #[test]
 fn when_selects_steps_after_a_failure() {
-    let project = Project::phases(
-        "  install:\n    steps:\n      - run: exit 7\n      - { run: echo mended, when: failure }\n      - { run: echo anyway, when: always }\n  build: { steps: [{ run: echo no-build }] }\n  post_build:\n    when: always\n    steps:\n      - run: echo post\n      - { run: echo no-success, when: success }\n",
-    );
+    let project = Project::phases(indoc! {r#"
+        install:
+          steps:
+            - run: exit 7
+            - { run: echo mended, when: failure }
+            - { run: echo anyway, when: always }
+        build: { steps: [{ run: echo no-build }] }
+        post_build:
+          when: always
+          steps:
+            - run: echo post
+            - { run: echo no-success, when: success }
+    "#});
     let outcome = project.runner("run").run().exits(1);
     outcome
         .says("mended\n")
@@ -80,25 +110,30 @@ fn when_selects_steps_after_a_failure() {
 
 #[test]
 fn a_failed_step_ends_its_phase_even_if_the_phase_always_runs() {
-    let project = Project::phases(
-        "  build: { steps: [{ run: exit 5 }] }\n  post_build:\n    when: always\n    steps: [{ run: echo first }, { run: exit 6 }, { run: echo never }, { run: echo own, when: always }]\n",
-    );
+    let project = Project::phases(indoc! {r#"
+        build: { steps: [{ run: exit 5 }] }
+        post_build:
+          when: always
+          steps: [{ run: echo first }, { run: exit 6 }, { run: echo never }, { run: echo own, when: always }]
+    "#});
     let outcome = project.runner("run").run().exits(1).says("first\n").says("own\n").says_not("\nnever");
     outcome.ends_with("build › exit 5: the command ended with exit code 5");
 }
 
 #[test]
 fn a_failing_finally_fails_the_phase_but_the_first_failure_decides() {
-    let project = Project::phases(
-        "  build:\n    steps: [{ run: \"true\" }]\n    finally: [{ run: exit 3 }, { run: echo second }]\n",
-    );
+    let project = Project::phases(indoc! {r#"
+        build:
+          steps: [{ run: "true" }]
+          finally: [{ run: exit 3 }, { run: echo second }]
+    "#});
     project.runner("run").run().exits(1).says("second\n").ends_with("exit code 3");
 }
 
 #[test]
 fn output_is_passed_on_byte_for_byte() {
     let project = Project::phases(
-        "  build:\n    steps:\n      - run: printf 'a\\000b\\377c\\rd'; printf 'err\\n' >&2; printf 'no end'\n",
+        "build:\n  steps:\n    - run: printf 'a\\000b\\377c\\rd'; printf 'err\\n' >&2; printf 'no end'\n",
     );
     let outcome = project.runner("run").run().exits(0);
     let expected = b"a\0b\xffc\rderr\nno end\n";
@@ -108,16 +143,19 @@ fn output_is_passed_on_byte_for_byte() {
 
 #[test]
 fn a_lot_of_output_arrives_whole() {
-    let project = Project::phases("  build: { steps: [{ run: seq 1 200000 }] }\n");
+    let project = Project::phases("build: { steps: [{ run: seq 1 200000 }] }\n");
     let outcome = project.runner("run").run().exits(0);
     assert_eq!(outcome.stdout.lines().filter(|line| line.parse::<u32>().is_ok()).count(), 200_000);
 }
 
 #[test]
 fn nothing_leaks_between_steps() {
-    let project = Project::phases(
-        "  build:\n    steps:\n      - { run: \"cd /; export X=1; umask 077; sleep 300 & echo $! > $OLDPWD/pid\" }\n      - run: \"pwd; echo X=$X.\"\n",
-    );
+    let project = Project::phases(indoc! {r#"
+        build:
+          steps:
+            - { run: "cd /; export X=1; umask 077; sleep 300 & echo $! > $OLDPWD/pid" }
+            - run: "pwd; echo X=$X."
+    "#});
     let outcome = project.runner("run").run().exits(0).says("X=.\n");
     outcome.says(&project.root().canonicalize().unwrap().display().to_string());
     let pid = project.read("pid");
@@ -127,7 +165,7 @@ fn nothing_leaks_between_steps() {
 
 #[test]
 fn a_grandchild_that_holds_the_output_does_not_hang_the_step() {
-    let project = Project::phases("  build: { steps: [{ run: \"setsid sleep 8 & echo started\" }] }\n");
+    let project = Project::phases("build: { steps: [{ run: \"setsid sleep 8 & echo started\" }] }\n");
     let begin = std::time::Instant::now();
     project.runner("run").run().exits(0).says("started\n");
     assert!(begin.elapsed().as_secs() < 6, "{:?}", begin.elapsed());
@@ -135,16 +173,21 @@ fn a_grandchild_that_holds_the_output_does_not_hang_the_step() {
 
 #[test]
 fn dir_env_and_name_of_a_step() {
-    let project = Project::phases(
-        "  build:\n    steps:\n      - name: \"Say ${WHAT:-hello}\"\n        run: \"pwd; echo $A\"\n        dir: sub\n        env: { A: \"${source.commit.short}!\" }\n",
-    );
+    let project = Project::phases(indoc! {r#"
+        build:
+          steps:
+            - name: "Say ${WHAT:-hello}"
+              run: "pwd; echo $A"
+              dir: sub
+              env: { A: "${source.commit.short}!" }
+    "#});
     let project = project.file("sub/file", "").git();
     project.runner("run").run().exits(0).says("▸ Say hello\n").says("/sub\n").says("!\n");
 }
 
 #[test]
 fn help_lists_the_commands_and_an_example() {
-    let project = Project::phases("  build: { steps: [] }\n");
+    let project = Project::phases("build: { steps: [] }\n");
     let help = project.runner("--help").run().exits(0).says("runner run --phase build").says("Exit codes");
     assert!(!help.stdout.contains("  completions "), "it does not work yet");
     let ecs = project.runner("ecs --help").run().exits(0);
@@ -159,7 +202,7 @@ fn help_lists_the_commands_and_an_example() {
 
 #[test]
 fn a_context_is_listed_with_its_size() {
-    let project = Project::phases("  build: { steps: [] }\n")
+    let project = Project::phases("build: { steps: [] }\n")
         .file("src/a.txt", "12345")
         .file("src/deep/b.bin", vec![0; 3000])
         .file("node_modules/x.js", vec![0; 900_000])

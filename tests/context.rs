@@ -1,6 +1,7 @@
 //! The files of a build context: the same as those that `docker build` sends, for generated trees and ignore files.
 
 use crate::harness::{Project, unique};
+use indoc::formatdoc;
 use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
@@ -400,9 +401,12 @@ fn built_images_hold_the_files_that_docker_build_puts_there() {
     for_seeds(first, count, |_, seed| {
         let random = &mut Random(seed);
         let repository = unique("context");
-        let project = Project::new(&format!(
-            "version: 1\nname: t\nimages: {{ app: {{ repository: {repository}, tags: [t], context: context }} }}\nphases: {{ build: {{ steps: [{{ build: app }}] }} }}\n"
-        ));
+        let project = Project::new(&formatdoc! {r#"
+            version: 1
+            name: t
+            images: {{ app: {{ repository: {repository}, tags: [t], context: context }} }}
+            phases: {{ build: {{ steps: [{{ build: app }}] }} }}
+        "#});
         let context = project.path("context");
         empty_directory(&context);
         let paths = tree(random, &context);
@@ -430,9 +434,12 @@ fn built_images_hold_the_files_that_docker_build_puts_there() {
 /// A project whose image has a build context of its own.
 fn project_with_context() -> Project {
     let repository = unique("context");
-    let project = Project::new(&format!(
-        "version: 1\nname: t\nimages: {{ app: {{ repository: {repository}, tags: [t], context: context, dockerfile: outside/Dockerfile }} }}\nphases: {{ build: {{ steps: [{{ build: app }}] }} }}\n"
-    ));
+    let project = Project::new(&formatdoc! {r#"
+        version: 1
+        name: t
+        images: {{ app: {{ repository: {repository}, tags: [t], context: context, dockerfile: outside/Dockerfile }} }}
+        phases: {{ build: {{ steps: [{{ build: app }}] }} }}
+    "#});
     fs::create_dir(project.path("context")).unwrap();
     project
 }

@@ -39,24 +39,24 @@ fn publish(project: &Project, ecs: &EcsApi) -> Outcome {
 
 /// How a scenario ends.
 #[derive(Clone, Copy)]
-struct End {
-    exit: i32,
+pub struct End {
+    pub exit: i32,
     /// What the last lines say, as far as it has to be said.
-    says: &'static [&'static str],
+    pub says: &'static [&'static str],
     /// The number of the revision that the service has then; 0 where that means nothing.
-    runs: u32,
+    pub runs: u32,
 }
 
 /// A scenario with one service.
-struct Case {
-    name: &'static str,
-    options: &'static str,
-    service: fn(Service) -> Service,
-    end: End,
+pub struct Case {
+    pub name: &'static str,
+    pub options: &'static str,
+    pub service: fn(Service) -> Service,
+    pub end: End,
     /// What the log has, wherever.
-    shows: &'static [&'static str],
+    pub shows: &'static [&'static str],
     /// How often the service is updated, and ECS asked to roll back.
-    changes: (usize, usize),
+    pub changes: (usize, usize),
 }
 
 impl Case {
@@ -100,7 +100,7 @@ const LEAVE: &str = "on-failure: leave";
 const WAIT: &str = "wait: 30s";
 
 #[rustfmt::skip]
-fn cases() -> Vec<Case> {
+pub fn cases() -> Vec<Case> {
     vec![
         case("success", WAIT, |service| service.deploys([steps::pending(), steps::progress(0, 1), steps::progress(1, 0), steps::succeed()]),
             (0, 2, &["\n  deployed "])),
@@ -186,7 +186,7 @@ fn cases() -> Vec<Case> {
 }
 
 /// Plays a scenario, with faults. Whatever they are, one revision is registered at most, and the exit code tells the truth.
-fn play(case: &Case, faults: &[Fault]) -> (Outcome, EcsApi, Service) {
+pub fn play(case: &Case, faults: &[Fault]) -> (Outcome, EcsApi, Service) {
     // Where a fault has runner itself go back, that is a deployment of its own, and succeeds.
     let service = (case.service)(Service::fresh()).deploys([steps::succeed()]);
     // A call that is made again takes the SDK a second or two.
@@ -199,7 +199,7 @@ fn play(case: &Case, faults: &[Fault]) -> (Outcome, EcsApi, Service) {
 }
 
 /// What is not as the scenario's end says.
-fn problems(case: &Case, (outcome, ecs, service): &(Outcome, EcsApi, Service)) -> Vec<String> {
+pub fn problems(case: &Case, (outcome, ecs, service): &(Outcome, EcsApi, Service)) -> Vec<String> {
     let mut problems = Vec::new();
     let mut holds = |condition: bool, text: String| {
         if !condition {
@@ -219,12 +219,12 @@ fn problems(case: &Case, (outcome, ecs, service): &(Outcome, EcsApi, Service)) -
 }
 
 /// Whether the long suites run at full size.
-fn is_soak() -> bool {
+pub fn is_soak() -> bool {
     std::env::var("RUNNER_SOAK").as_deref() == Ok("full")
 }
 
 /// Does something with each of many, several at a time: all of them mostly wait.
-fn side_by_side<T: Sync>(all: &[T], work: impl Fn(&T) -> Vec<String> + Sync) -> Vec<String> {
+pub fn side_by_side<T: Sync>(all: &[T], work: impl Fn(&T) -> Vec<String> + Sync) -> Vec<String> {
     let next = std::sync::atomic::AtomicUsize::new(0);
     let problems = std::sync::Mutex::new(Vec::new());
     std::thread::scope(|scope| {
@@ -349,7 +349,7 @@ fn a_revision_that_ecs_rolled_back_to_is_deployed() {
     ecs("RegisterTaskDefinition", &definition(name));
     ecs_api.deploy(name, &revision(name, 2));
     let call = format!("ecs deploy --cluster {name} --service {name} --task-definition {name}:1");
-    let project = Project::phases("  build: { steps: [] }\n");
+    let project = Project::phases("build: { steps: [] }\n");
     project.runner(&call).on(&ecs_api).run().exits(0).complains("is already being deployed");
     assert_eq!(ecs_api.count("ecs:UpdateService"), 0);
     assert_eq!(ecs_api.runs(name), revision(name, 1));
@@ -514,91 +514,4 @@ fn a_deployment_that_shifts_traffic_slowly_is_reported_in_time() {
     // Without `wait` it has that time.
     let long = publish(&project(&[&service], LEAVE), &EcsApi::of(service)).exits(0);
     long.says_not("shift traffic for");
-}
-
-/// What goes wrong with a call.
-type Kind = (&'static str, fn(&str) -> Fault);
-
-const KINDS: [Kind; 5] = [
-    ("throttled", Fault::throttled),
-    ("server error", Fault::server_error),
-    ("lost", Fault::lost),
-    ("garbage", Fault::garbage),
-    ("stale", Fault::stale),
-];
-
-/// A fault: a scenario, and the call that goes wrong.
-struct Trouble<'a> {
-    case: &'a Case,
-    kind: Kind,
-    action: String,
-    call: usize,
-}
-
-/// Every fault at every call of every scenario; a seeded sample of them unless all are wanted.
-fn troubles(cases: &[Case]) -> Vec<Trouble<'_>> {
-    let calls = std::sync::Mutex::new(Vec::new());
-    side_by_side(&cases.iter().enumerate().collect::<Vec<_>>(), |(at, case)| {
-        let (_, ecs, _) = play(case, &[]);
-        calls.lock().unwrap().push((*at, ecs.actions()));
-        Vec::new()
-    });
-    let mut calls = calls.into_inner().unwrap();
-    calls.sort_by_key(|(at, _)| *at);
-    let mut all = Vec::new();
-    for (at, actions) in calls {
-        let mut seen = std::collections::BTreeMap::new();
-        for action in actions {
-            let call = *seen.entry(action.clone()).and_modify(|count| *count += 1).or_insert(1_usize);
-            let is_look = ["Describe", "List", "Get"].iter().any(|look| action.contains(look));
-            // The later calls of a kind are looks like the ones before.
-            if call <= 6 {
-                let kinds = KINDS.iter().filter(|(kind, _)| is_look || *kind != "stale");
-                all.extend(kinds.map(|kind| Trouble {
-                    case: &cases[at],
-                    kind: *kind,
-                    action: action.clone(),
-                    call,
-                }));
-            }
-        }
-    }
-    if !is_soak() {
-        // A linear congruence: the same sample every time.
-        let mut seed = 20_261_122_u64;
-        all.retain(|_| {
-            seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-            (seed >> 33).is_multiple_of(60)
-        });
-    }
-    all
-}
-
-#[test]
-fn faults_at_any_call_do_not_change_the_result() {
-    let cases = cases();
-    let troubles = troubles(&cases);
-    println!("{} faults", troubles.len());
-    assert!(troubles.len() >= 40);
-    let found = side_by_side(&troubles, |trouble| {
-        let Trouble { case, kind: (kind, fault), action, call } = trouble;
-        let played = play(case, &[fault(action).at([*call])]);
-        let (outcome, ecs, service) = &played;
-        let at = format!("{kind} at {action} {call}");
-        // Before anything is touched an answer that stays out ends the run. Nothing is half done then.
-        if outcome.code == Some(3) && ecs.count("ecs:UpdateService") == 0 {
-            let runs = ecs.runs(&service.name) == revision(&service.name, 1) && revisions(&service.name) <= 2;
-            return if runs { Vec::new() } else { vec![format!("{at}: something was touched\n{outcome}")] };
-        }
-        // Where ECS could not be asked to roll back, runner has done so itself, and that goes well.
-        let is_back = outcome.code == Some(5) && ecs.runs(&service.name) == revision(&service.name, 1);
-        if is_back && action == "ecs:StopServiceDeployment" {
-            return Vec::new();
-        }
-        // What a lost answer would have told may be missing in the sentence, but in nothing else.
-        let end = End { says: &[], ..case.end };
-        let case = Case { end, ..**case };
-        problems(&case, &played).into_iter().map(|problem| format!("{at}: {problem}")).collect()
-    });
-    assert!(found.is_empty(), "{} of {}:\n{}", found.len(), troubles.len(), found.join("\n\n"));
 }

@@ -2,6 +2,7 @@
 
 use crate::harness::{Outcome, Project, eventually, shell, unique};
 use crate::servers::{SshServer, TlsEngine};
+use indoc::formatdoc;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -9,9 +10,24 @@ use std::time::{Duration, Instant};
 /// All that is asked of an engine: a build, a test with a service and files, an export.
 fn everything() -> Project {
     let name = unique("engine");
-    Project::new(&format!(
-        "version: 1\nname: t\nimages: {{ app: {{ repository: {name}, tags: [\"${{TAG:-t}}\"] }} }}\nphases:\n  build:\n    steps:\n      - build: app\n      - test: app\n        command: [sh, -c, 'wget -qO- db:80/ | grep served && mkdir /out && echo copied > /out/file']\n        copy-out: {{ /out/: out }}\n        services:\n          db:\n            image: busybox:1.36\n            command: [sh, -c, 'mkdir /www && echo served > /www/index.html && exec httpd -f -p 80 -h /www']\n            ready: {{ command: [test, -e, /www/index.html] }}\n      - push: app\n"
-    ))
+    Project::new(&formatdoc! {r#"
+        version: 1
+        name: t
+        images: {{ app: {{ repository: {name}, tags: ["${{TAG:-t}}"] }} }}
+        phases:
+          build:
+            steps:
+              - build: app
+              - test: app
+                command: [sh, -c, 'wget -qO- db:80/ | grep served && mkdir /out && echo copied > /out/file']
+                copy-out: {{ /out/: out }}
+                services:
+                  db:
+                    image: busybox:1.36
+                    command: [sh, -c, 'mkdir /www && echo served > /www/index.html && exec httpd -f -p 80 -h /www']
+                    ready: {{ command: [test, -e, /www/index.html] }}
+              - push: app
+    "#})
     .file("Dockerfile", "FROM busybox:1.36\nCOPY Dockerfile /\nRUN echo run by BuildKit\n")
 }
 
@@ -182,9 +198,17 @@ fn container(script: &str) -> Vec<String> {
 
 fn in_codebuild() -> Project {
     let name = unique("codebuild");
-    Project::new(&format!(
-        "version: 1\nname: t\nenv: {{ shell: sh }}\nimages: {{ app: {{ repository: {name}, tags: [\"${{TAG:-t}}\"] }} }}\nphases:\n  install: {{ steps: [{{ run: 'true' }}] }}\n  pre_build: {{ steps: [{{ run: 'kill -9 $PPID; sleep 9' }}] }}\n  build: {{ steps: [{{ build: app }}] }}\n  post_build: {{ steps: [{{ push: app }}] }}\n"
-    ))
+    Project::new(&formatdoc! {r#"
+        version: 1
+        name: t
+        env: {{ shell: sh }}
+        images: {{ app: {{ repository: {name}, tags: ["${{TAG:-t}}"] }} }}
+        phases:
+          install: {{ steps: [{{ run: 'true' }}] }}
+          pre_build: {{ steps: [{{ run: 'kill -9 $PPID; sleep 9' }}] }}
+          build: {{ steps: [{{ build: app }}] }}
+          post_build: {{ steps: [{{ push: app }}] }}
+    "#})
     .file("Dockerfile", "FROM scratch\nCOPY Dockerfile /\n")
 }
 

@@ -2,6 +2,7 @@
 
 use crate::harness::{Outcome, Project, ecs, secrets_manager, unique};
 use crate::recorded_aws::RecordedAws;
+use indoc::formatdoc;
 use serde_json::{Value, json};
 
 fn checks(outcome: &Outcome) -> Vec<(String, String, String)> {
@@ -22,9 +23,21 @@ fn has(checks: &[(String, String, String)], subject: &str, state: &str, mend: &s
 }
 
 fn project(name: &str) -> Project {
-    Project::new(&format!(
-        "version: 1\nname: t\nenv: {{ shell: sh, parameter-store: {{ A: \"/{name}/none\" }}, secrets-manager: {{ S: \"{name}:k\", M: \"{name}:none\" }} }}\nimages: {{ app: {{ repository: {name} }}, new: {{ repository: {name}-new, create: true }} }}\nphases:\n  build:\n    steps:\n      - run: 'true'\n      - build: [app, new]\n      - push: [app, new]\n      - task-definition: {{ family: {name}-none, containers: {{ web: {{ image: app }} }}, task-role: \"{name}-role\" }}\n      - deploy: {{ cluster: {name}, services: [there, absent] }}\n      - deploy: {{ cluster: {name}-none, service: s }}\n"
-    ))
+    Project::new(&formatdoc! {r#"
+        version: 1
+        name: t
+        env: {{ shell: sh, parameter-store: {{ A: "/{name}/none" }}, secrets-manager: {{ S: "{name}:k", M: "{name}:none" }} }}
+        images: {{ app: {{ repository: {name} }}, new: {{ repository: {name}-new, create: true }} }}
+        phases:
+          build:
+            steps:
+              - run: 'true'
+              - build: [app, new]
+              - push: [app, new]
+              - task-definition: {{ family: {name}-none, containers: {{ web: {{ image: app }} }}, task-role: "{name}-role" }}
+              - deploy: {{ cluster: {name}, services: [there, absent] }}
+              - deploy: {{ cluster: {name}-none, service: s }}
+    "#})
 }
 
 #[test]
@@ -87,9 +100,12 @@ fn each_permission_is_simulated() {
 #[test]
 fn denied_reads_are_no_failure() {
     let name = unique("denied");
-    let project = Project::new(&format!(
-        "version: 1\nname: t\nimages: {{ app: {{ repository: {name} }} }}\nphases: {{ build: {{ steps: [{{ build: app }}, {{ push: app }}] }} }}\n"
-    ));
+    let project = Project::new(&formatdoc! {r#"
+        version: 1
+        name: t
+        images: {{ app: {{ repository: {name} }} }}
+        phases: {{ build: {{ steps: [{{ build: app }}, {{ push: app }}] }} }}
+    "#});
     let aws = RecordedAws::start(Some("ecr:DescribeRepositories"));
     let outcome = project.runner("doctor --json").aws().env("AWS_ENDPOINT_URL", &aws.endpoint).run().exits(0);
     has(&checks(&outcome), &format!("repository {name}"), "could-not-check", "ecr:DescribeRepositories");

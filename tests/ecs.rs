@@ -2,14 +2,18 @@
 
 use crate::harness::{Project, ecs, ecs_service, revisions, ssm, task_role};
 use crate::recorded_aws::RecordedAws;
+use indoc::formatdoc;
 use serde_json::{Value, json};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 fn project(step: &str) -> Project {
-    Project::new(&format!(
-        "version: 1\nname: t\nenv: {{ shell: sh }}\nphases: {{ build: {{ steps: [{{ task-definition: {step} }}] }} }}\n"
-    ))
+    Project::new(&formatdoc! {r#"
+        version: 1
+        name: t
+        env: {{ shell: sh }}
+        phases: {{ build: {{ steps: [{{ task-definition: {step} }}] }} }}
+    "#})
 }
 
 fn latest(family: &str) -> Value {

@@ -4,10 +4,11 @@ use crate::ecs_api::{EcsApi, Fault, Scenario, Service, TaskOutcome, revision, st
 use crate::harness::{
     Outcome, Project, api_at, ecs, ecs_service, registry, secrets_manager, served_digest, shell, unique,
 };
+use indoc::formatdoc;
 use serde_json::{Value, json};
 
 fn project() -> Project {
-    Project::phases("  build: { steps: [] }\n")
+    Project::phases("build: { steps: [] }\n")
 }
 
 fn on(ecs: &EcsApi, service: &Service, arguments: &str) -> Outcome {
@@ -126,9 +127,14 @@ fn a_rollback_targets_the_last_successful_deployment() {
 fn the_status_shows_the_revision_its_age_and_its_commit() {
     let service = Service::fresh().deploys([steps::succeed()]);
     let repository = unique("status");
-    let project = Project::new(&format!("version: 1\nname: t\nimages: {{ app: {{ repository: {repository}, create: true }} }}\nphases: {{ build: {{ steps: [{{ build: app }}, {{ push: app }}] }} }}\n"))
-        .file("Dockerfile", "FROM busybox:1.36\nCMD [\"true\"]\n")
-        .git();
+    let project = Project::new(&formatdoc! {r#"
+        version: 1
+        name: t
+        images: {{ app: {{ repository: {repository}, create: true }} }}
+        phases: {{ build: {{ steps: [{{ build: app }}, {{ push: app }}] }} }}
+    "#})
+    .file("Dockerfile", "FROM busybox:1.36\nCMD [\"true\"]\n")
+    .git();
     project.runner("run --publish").aws().run().exits(0);
     let commit = shell("git", &["-C", project.root().to_str().unwrap(), "rev-parse", "HEAD"]);
     let commit = commit.trim();

@@ -44,7 +44,7 @@ fn a_branch_is_data_and_never_code() {
 
 #[test]
 fn local_mode_removes_aws_credentials_from_the_environment() {
-    let project = Project::phases("  build: { steps: [{ run: 'env; echo mode=$RUNNER_MODE' }] }\n");
+    let project = Project::phases("build: { steps: [{ run: 'env; echo mode=$RUNNER_MODE' }] }\n");
     let outcome = project
         .runner("run --local")
         .env("AWS_ACCESS_KEY_ID", "AKIAEXAMPLE")

@@ -89,25 +89,25 @@ fn outline(events: &[Value]) -> Vec<String> {
     outline.collect()
 }
 
-const SCRIPTS: &str = "
-  install: { steps: [{ name: greet, run: echo hello }] }
-  build:
-    steps:
-      - name: flaky
-        run: 'echo x >> tries; test \"$(wc -l < tries)\" = 2'
-        retry: { attempts: 2, delay: 1s }
-      - name: both
-        parallel:
-          - { name: one, run: 'until [ -e two ]; do sleep 0.02; done' }
-          - { name: two, run: touch two }
-      - { name: not yet, run: echo no, when: failure }
-      - { name: elsewhere, run: echo no, only: { branches: nowhere } }
-      - { name: fails, run: 'echo out; echo \"MASKED=x\" > /dev/null; exit 3' }
-      - { name: never, run: echo no }
-      - { name: after all, run: echo yes, when: always }
-    finally: [{ name: clean, run: echo clean }]
-  post_build: { steps: [{ name: deploy, run: echo no }] }
-";
+const SCRIPTS: &str = indoc! {r#"
+    install: { steps: [{ name: greet, run: echo hello }] }
+    build:
+      steps:
+        - name: flaky
+          run: 'echo x >> tries; test "$(wc -l < tries)" = 2'
+          retry: { attempts: 2, delay: 1s }
+        - name: both
+          parallel:
+            - { name: one, run: 'until [ -e two ]; do sleep 0.02; done' }
+            - { name: two, run: touch two }
+        - { name: not yet, run: echo no, when: failure }
+        - { name: elsewhere, run: echo no, only: { branches: nowhere } }
+        - { name: fails, run: 'echo out; echo "MASKED=x" > /dev/null; exit 3' }
+        - { name: never, run: echo no }
+        - { name: after all, run: echo yes, when: always }
+      finally: [{ name: clean, run: echo clean }]
+    post_build: { steps: [{ name: deploy, run: echo no }] }
+"#};
 
 #[test]
 fn a_run_of_scripts_is_reported_step_by_step() {
@@ -212,9 +212,12 @@ fn event_of<'v>(events: &'v [Value], id: &str, kind: &str) -> &'v Value {
 
 #[test]
 fn a_signal_stops_steps_and_a_timeout_fails_them() {
-    let project = Project::phases(
-        "  build:\n    steps:\n      - { parallel: [{ run: 'touch begun; sleep 60' }] }\n      - { run: echo no }\n",
-    );
+    let project = Project::phases(indoc! {r#"
+        build:
+          steps:
+            - { parallel: [{ run: 'touch begun; sleep 60' }] }
+            - { run: echo no }
+    "#});
     let mut running = project.runner("run --json").start();
     running.until_exists(&project.path("begun"));
     running.signal("TERM");
@@ -240,9 +243,13 @@ fn a_signal_stops_steps_and_a_timeout_fails_them() {
     assert_eq!(event_of(&all, "build.1/1#1", "command.finished")["stopped"], true);
     assert_eq!(event_of(&all, "build.2", "step.skipped")["reason"]["code"], "stopping");
 
-    let project = Project::phases(
-        "  build:\n    steps:\n      - parallel:\n          - { run: sleep 60, timeout: 1s }\n          - { run: sleep 60 }\n",
-    );
+    let project = Project::phases(indoc! {r#"
+        build:
+          steps:
+            - parallel:
+                - { run: sleep 60, timeout: 1s }
+                - { run: sleep 60 }
+    "#});
     let all = events(&project.runner("run --json").run().exits(7));
     keep_their_promises(&all);
     for (id, kind) in
@@ -263,9 +270,10 @@ fn a_signal_stops_steps_and_a_timeout_fails_them() {
 
 #[test]
 fn events_of_one_build_are_numbered_through_its_calls() {
-    let project = Project::phases(
-        "  build: { steps: [{ run: echo 'V=1' >> \"$RUNNER_ENV\" }] }\n  post_build: { steps: [{ run: exit 4 }] }\n",
-    );
+    let project = Project::phases(indoc! {r#"
+        build: { steps: [{ run: echo 'V=1' >> "$RUNNER_ENV" }] }
+        post_build: { steps: [{ run: exit 4 }] }
+    "#});
     let mut all = events(&project.runner("run --json --phase build").run().exits(0));
     let first = all.len();
     all.extend(events(&project.runner("run --json=output --phase post_build").run().exits(1)));

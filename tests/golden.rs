@@ -80,16 +80,10 @@ fn golden(name: &str, project: &Project, outcome: &Outcome) {
     assert!(expected == found, "{}\n--- expected\n{expected}\n--- found\n{found}", file.display());
 }
 
-/// A project with these phases.
-fn phases_of(phases: &str) -> Project {
-    let lines = phases.lines().map(|line| format!("  {line}\n"));
-    Project::phases(&lines.collect::<String>())
-}
-
 /// Runs phases of scripts.
 #[track_caller]
 fn scripts(name: &str, phases: &str) {
-    let project = phases_of(phases).git();
+    let project = Project::phases(phases).git();
     golden(name, &project, &project.runner("run").run());
 }
 
@@ -194,7 +188,7 @@ fn secrets_in_the_log() {
 
 #[test]
 fn a_signal() {
-    let project = phases_of(indoc! {r#"
+    let project = Project::phases(indoc! {r#"
           build:
             steps: [{ name: Wait, run: "touch begun; sleep 60" }, { name: Next, run: echo never }]
             finally: [{ run: echo cleaned }]
@@ -208,7 +202,7 @@ fn a_signal() {
 
 #[test]
 fn a_later_call_of_a_failed_build() {
-    let project = phases_of(indoc! {r"
+    let project = Project::phases(indoc! {r"
           build: { steps: [{ name: Compile, run: exit 3 }] }
           post_build:
             steps: [{ name: Deploy, run: echo never }, { name: Report, run: echo reported, when: always }]

@@ -6,9 +6,17 @@ use indoc::{formatdoc, indoc};
 
 #[test]
 fn variables_reach_later_scripts_and_typed_fields() {
-    let project = Project::phases(
-        "  install:\n    steps:\n      - run: |\n          echo \"VERSION=1.2.3\" >> \"$RUNNER_ENV\"\n          { echo 'NOTES<<END'; echo 'two = lines'; echo '$(touch injected)'; echo END; } >> \"$RUNNER_ENV\"\n      - name: \"Release ${VERSION}\"\n        run: 'echo \"$VERSION|$NOTES|$ALSO\"'\n        env: { ALSO: \"v${VERSION}\" }\n  build: { steps: [{ run: 'echo \"later $VERSION\"' }] }\n",
-    );
+    let project = Project::phases(indoc! {r#"
+        install:
+          steps:
+            - run: |
+                echo "VERSION=1.2.3" >> "$RUNNER_ENV"
+                { echo 'NOTES<<END'; echo 'two = lines'; echo '$(touch injected)'; echo END; } >> "$RUNNER_ENV"
+            - name: "Release ${VERSION}"
+              run: 'echo "$VERSION|$NOTES|$ALSO"'
+              env: { ALSO: "v${VERSION}" }
+        build: { steps: [{ run: 'echo "later $VERSION"' }] }
+    "#});
     let outcome = project.runner("run --phase install").run().exits(0).says("▸ Release 1.2.3\n");
     outcome.says("1.2.3|two = lines\n$(touch injected)|v1.2.3\n");
     // Another call of the same build finds it.
@@ -20,9 +28,12 @@ fn variables_reach_later_scripts_and_typed_fields() {
 
 #[test]
 fn variables_of_a_failed_step_reach_later_steps() {
-    let project = Project::phases(
-        "  build:\n    steps:\n      - run: echo WHY=disk >> \"$RUNNER_ENV\"; exit 1\n      - { run: 'echo \"because of $WHY\"', when: failure }\n",
-    );
+    let project = Project::phases(indoc! {r#"
+        build:
+          steps:
+            - run: echo WHY=disk >> "$RUNNER_ENV"; exit 1
+            - { run: 'echo "because of $WHY"', when: failure }
+    "#});
     project.runner("run").run().exits(1).says("because of disk\n");
 }
 
@@ -34,9 +45,12 @@ fn an_unreadable_line_fails_the_step_and_is_named() {
         ("RUNNER_MODE=publish", "line 1: names that begin with RUNNER_ are reserved"),
         ("PATH =x", "line 1: the text before `=`"),
     ] {
-        let project = Project::phases(&format!(
-            "  build:\n    steps:\n      - run: printf '{text}\\n' >> \"$RUNNER_ENV\"\n      - run: echo never\n"
-        ));
+        let project = Project::phases(&formatdoc! {r#"
+            build:
+              steps:
+                - run: printf '{text}\n' >> "$RUNNER_ENV"
+                - run: echo never
+        "#});
         project.runner("run").run().exits(1).says_not("\nnever").ends_with(reason);
     }
 }
@@ -143,15 +157,17 @@ fn a_new_value_of_a_secret_is_one() {
 #[test]
 fn a_fifo_or_directory_fails_the_step_without_hanging() {
     for trick in ["mkfifo \"$RUNNER_ENV\"", "ln -s /dev/zero \"$RUNNER_ENV\"", "mkdir \"$RUNNER_ENV\""] {
-        let project = Project::phases(&format!(
-            "  build:\n    steps: [{{ run: 'rm \"$RUNNER_ENV\"; {trick}' }}]\n    finally: [{{ run: echo cleaned }}]\n"
-        ));
+        let project = Project::phases(&formatdoc! {r#"
+            build:
+              steps: [{{ run: 'rm "$RUNNER_ENV"; {trick}' }}]
+              finally: [{{ run: echo cleaned }}]
+        "#});
         let run = project.runner("run").run_under(&["timeout", "20"]).exits(1).says("\ncleaned\n");
         run.ends_with("it is not a regular file");
     }
     let long = "  build: { steps: [{ run: '{ printf A=; head -c 200000 /dev/zero | tr \"\\0\" a; echo; } > \"$RUNNER_ENV\"' }] }\n";
     Project::phases(long).runner("run").run().exits(1).ends_with("a variable cannot be longer than 128 KiB");
-    let removed = Project::phases("  build: { steps: [{ run: 'rm \"$RUNNER_ENV\"' }] }\n");
+    let removed = Project::phases("build: { steps: [{ run: 'rm \"$RUNNER_ENV\"' }] }\n");
     removed.runner("run").run().exits(0);
 }
 
@@ -174,8 +190,8 @@ fn a_steps_aws_inherits_from_the_pipelines() {
 
 #[test]
 fn reserved_names_are_refused_and_stale_ones_ignored() {
-    let project = Project::phases("  build: { steps: [{ run: x, env: { RUNNER_MODE: publish } }] }\n");
+    let project = Project::phases("build: { steps: [{ run: x, env: { RUNNER_MODE: publish } }] }\n");
     project.runner("run").run().exits(2).complains("names that begin with RUNNER_ are reserved");
-    let project = Project::phases("  build: { steps: [{ run: 'echo \"[$RUNNER_SOURCE_COMMIT]\"' }] }\n");
+    let project = Project::phases("build: { steps: [{ run: 'echo \"[$RUNNER_SOURCE_COMMIT]\"' }] }\n");
     project.runner("run").env("RUNNER_SOURCE_COMMIT", "stale").run().exits(0).says("\n[]\n");
 }

@@ -5,6 +5,7 @@ pub use crate::bed::{
     role, secrets_manager, served_digest, shell, ssm, task_role, unique,
 };
 use crate::ecs_api::EcsApi;
+use indoc::formatdoc;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
@@ -28,7 +29,13 @@ impl Project {
 
     /// A project whose pipeline is only its phases.
     pub fn phases(phases: &str) -> Self {
-        Self::new(&format!("version: 1\nname: test\nenv: {{ shell: sh }}\nphases:\n{phases}"))
+        let indented: String = phases.lines().map(|line| format!("  {line}\n")).collect();
+        Self::new(&formatdoc! {r#"
+            version: 1
+            name: test
+            env: {{ shell: sh }}
+            phases:
+            {indented}"#})
     }
 
     /// Writes a file. A Dockerfile gets a label of its own: equal images of two tests would be one in the engine, and

@@ -1,6 +1,7 @@
 //! `--json`: secrets are masked within string values, and the document stays whole whatever the secrets are.
 
 use crate::harness::{Call, Outcome, Project};
+use indoc::formatdoc;
 use serde_json::{Value, json};
 
 /// Values that a mask over the printed text would take for a part of the document.
@@ -11,9 +12,18 @@ fn project() -> Project {
     let names: Vec<String> = (0..SECRETS.len()).map(|at| format!("S{at}")).collect();
     let parameters: String = names.iter().map(|name| format!("{name}: /t/{name}, ")).collect();
     let title: String = names.iter().map(|name| format!("<${{{name}}}>")).collect();
-    Project::new(&format!(
-        "version: 1\nname: t\nenv: {{ shell: sh, parameter-store: {{ {parameters}}} }}\nimages: {{ app: {{ repository: version-app, tags: [\"v12345-${{source.commit}}\"] }} }}\nphases:\n  build:\n    steps:\n      - {{ name: \"{title}\", run: \"true\" }}\n      - build: app\n      - push: app\n"
-    ))
+    Project::new(&formatdoc! {r#"
+        version: 1
+        name: t
+        env: {{ shell: sh, parameter-store: {{ {parameters}}} }}
+        images: {{ app: {{ repository: version-app, tags: ["v12345-${{source.commit}}"] }} }}
+        phases:
+          build:
+            steps:
+              - {{ name: "{title}", run: "true" }}
+              - build: app
+              - push: app
+    "#})
     .file("Dockerfile", "FROM scratch\n")
     .file("secrets.env", env_file(|at| SECRETS[at].to_owned()))
     .file("harmless.env", env_file(|at| format!("harmless-{at}")))
@@ -104,9 +114,15 @@ fn plans_stay_whole() {
 fn each_event_of_a_run_stays_whole() {
     let names: String = (0..SECRETS.len()).map(|at| format!("S{at}: /t/S{at}, ")).collect();
     let text: String = (0..SECRETS.len()).map(|at| format!("<$S{at}>")).collect();
-    let project = Project::new(&format!(
-        "version: 1\nname: t\nenv: {{ shell: sh, parameter-store: {{ {names}}} }}\nphases:\n  build:\n    steps:\n      - {{ name: a version, run: 'echo \"{text}\"' }}\n"
-    ));
+    let project = Project::new(&formatdoc! {r#"
+        version: 1
+        name: t
+        env: {{ shell: sh, parameter-store: {{ {names}}} }}
+        phases:
+          build:
+            steps:
+              - {{ name: a version, run: 'echo "{text}"' }}
+    "#});
     let project = project.file("secrets.env", env_file(|at| SECRETS[at].to_owned()));
     let outcome = call(&project, "run --json=output --local --env-file secrets.env").run().exits(0);
     let events: Vec<Value> = outcome.stdout.lines().map(|line| serde_json::from_str(line).unwrap()).collect();

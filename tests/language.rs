@@ -1,6 +1,7 @@
 //! Mistakes in the pipeline file: they are reported with their place before anything runs.
 
 use crate::harness::Project;
+use indoc::{formatdoc, indoc};
 
 fn refused(pipeline: &str, expected: &[&str]) {
     let project = Project::new(pipeline).git();
@@ -12,12 +13,17 @@ fn refused(pipeline: &str, expected: &[&str]) {
     assert!(!project.exists(".runner"), "nothing is written");
 }
 
-const HEAD: &str = "version: 1\nname: t\n";
-
 #[test]
 fn an_unknown_key_is_shown_with_its_place_and_a_suggestion() {
     refused(
-        &format!("{HEAD}phases:\n  build:\n    setps:\n      - run: echo hello\n"),
+        indoc! {r#"
+            version: 1
+            name: t
+            phases:
+              build:
+                setps:
+                  - run: echo hello
+        "#},
         &["pipeline.yml:5:5", "unknown key `setps` in a phase", "^^^^^", "did you mean `steps`?"],
     );
 }
@@ -26,7 +32,12 @@ fn an_unknown_key_is_shown_with_its_place_and_a_suggestion() {
 fn unsupported_keys_are_refused_by_name() {
     let notify = "[{ sns: \"arn:aws:sns:eu-west-1:123456789012:t\" }, { webhook: { url: \"https://example.com\", secret: x } }]";
     refused(
-        &format!("{HEAD}notify: {notify}\nphases: {{ build: {{ steps: [{{ run: x }}] }} }}\n"),
+        &formatdoc! {r#"
+            version: 1
+            name: t
+            notify: {notify}
+            phases: {{ build: {{ steps: [{{ run: x }}] }} }}
+        "#},
         &["pipeline.yml:3:12", "`sns` is part of the language", "`secret` is part"],
     );
 }
@@ -34,7 +45,19 @@ fn unsupported_keys_are_refused_by_name() {
 #[test]
 fn all_errors_are_shown_in_one_go() {
     refused(
-        "version: 2\nname: t\nname: u\nimages: { app: { repository: app, args: [a] } }\nphases:\n  build:\n    when: sometimes\n    steps:\n      - build: apq\n      - {}\n      - { run: a, build: app }\n",
+        indoc! {r#"
+        version: 2
+        name: t
+        name: u
+        images: { app: { repository: app, args: [a] } }
+        phases:
+          build:
+            when: sometimes
+            steps:
+              - build: apq
+              - {}
+              - { run: a, build: app }
+    "#},
         &[
             "pipeline.yml:1:10",
             "expected 1",
@@ -58,15 +81,23 @@ fn all_errors_are_shown_in_one_go() {
 #[test]
 fn a_mistake_in_an_image_is_one_mistake() {
     let with = |image: &str| {
-        format!(
-            "{HEAD}images: {{ app: {{ {image} }} }}\nphases: {{ build: {{ steps: [{{ build: app }}] }} }}\n"
-        )
+        formatdoc! {r#"
+            version: 1
+            name: t
+            images: {{ app: {{ {image} }} }}
+            phases: {{ build: {{ steps: [{{ build: app }}] }} }}
+        "#}
     };
     for image in ["repository: a, tags: []", "repository: a, tags: [\"${source.comit}\"]", "target: x"] {
         refused(&with(image), &["pipeline.yml:3:", "has an error; nothing was run"]);
     }
     refused(
-        &format!("{HEAD}images: {{ a.b: {{ repository: x }}, a-b: {{ repository: y }} }}\nphases: {{}}\n"),
+        indoc! {r#"
+            version: 1
+            name: t
+            images: { a.b: { repository: x }, a-b: { repository: y } }
+            phases: {}
+        "#},
         &["would share the variable RUNNER_IMAGE_A_B_URI"],
     );
 }
@@ -74,31 +105,45 @@ fn a_mistake_in_an_image_is_one_mistake() {
 #[test]
 fn undefined_values_are_errors_and_never_empty() {
     refused(
-        &format!(
-            "{HEAD}images: {{ a: {{ repository: a, tags: [\"${{VERSOIN}}\"] }} }}\nenv: {{ variables: {{ VERSION: x }} }}\nphases: {{ build: {{ steps: [{{ build: a }}] }} }}\n"
-        ),
+        indoc! {r#"
+            version: 1
+            name: t
+            images: { a: { repository: a, tags: ["${VERSOIN}"] } }
+            env: { variables: { VERSION: x } }
+            phases: { build: { steps: [{ build: a }] } }
+        "#},
         &["pipeline.yml:3:38", "`${VERSOIN}` has no value", "did you mean `${VERSION}`?"],
     );
     refused(
-        &format!(
-            "{HEAD}phases:\n  build:\n    steps:\n      - test: a\n        command: [\"${{source.comit}}\"]\nimages: {{ a: {{ repository: a }} }}\n"
-        ),
+        indoc! {r#"
+            version: 1
+            name: t
+            phases:
+              build:
+                steps:
+                  - test: a
+                    command: ["${source.comit}"]
+            images: { a: { repository: a } }
+        "#},
         &["unknown built-in `${source.comit}`", "did you mean `${source.commit}`?"],
     );
 }
 
 #[test]
 fn a_missing_commit_is_reported_with_its_place() {
-    let project = Project::new(&format!(
-        "{HEAD}images: {{ a: {{ repository: a, tags: [\"${{source.commit}}\"] }} }}\nphases: {{ build: {{ steps: [{{ build: a }}] }} }}\n"
-    ));
+    let project = Project::new(indoc! {r#"
+        version: 1
+        name: t
+        images: { a: { repository: a, tags: ["${source.commit}"] } }
+        phases: { build: { steps: [{ build: a }] } }
+    "#});
     let outcome = project.runner("run").run().exits(2);
     outcome.complains("pipeline.yml:3:38").complains("run in a git repository with a commit");
 }
 
 #[test]
 fn files_that_cannot_be_read_end_in_one_sentence() {
-    let project = Project::phases("  build: { steps: [{ run: \"true\" }] }\n");
+    let project = Project::phases("build: { steps: [{ run: \"true\" }] }\n");
     let call = |arguments: &str| project.runner(arguments).run();
     call("run --file nothing.yml")
         .exits(2)
@@ -114,16 +159,47 @@ fn files_that_cannot_be_read_end_in_one_sentence() {
 
 #[test]
 fn broken_yaml_is_located() {
-    refused("version: 1\nname: \"open\nphases: {}\n", &["this is not valid YAML", "pipeline.yml:"]);
-    refused("- a\n- b\n", &["a pipeline is a mapping, but this is a list"]);
+    refused(
+        indoc! {r#"
+        version: 1
+        name: "open
+        phases: {}
+    "#},
+        &["this is not valid YAML", "pipeline.yml:"],
+    );
+    refused(
+        indoc! {r#"
+        - a
+        - b
+    "#},
+        &["a pipeline is a mapping, but this is a list"],
+    );
     refused("", &["a pipeline is a mapping, but this is nothing"]);
-    refused(&format!("{HEAD}phases: !Ref x\n"), &["pipeline.yml:3:", "the tag"]);
-    refused(&format!("{HEAD}phases: {}{}\n", "[".repeat(100), "]".repeat(100)), &["nested too deeply"]);
+    refused(
+        indoc! {r#"
+        version: 1
+        name: t
+        phases: !Ref x
+    "#},
+        &["pipeline.yml:3:", "the tag"],
+    );
+    refused(
+        &formatdoc! {r#"
+        version: 1
+        name: t
+        phases: {}{}
+    "#, "[".repeat(100), "]".repeat(100)},
+        &["nested too deeply"],
+    );
 }
 
 #[test]
 fn alias_bombs_are_refused_quickly() {
-    let mut text = format!("{HEAD}x-0: &a0 [x, x, x, x, x, x, x, x, x, x]\n");
+    let mut text = formatdoc! {r#"
+        version: 1
+        name: t
+        x-0: &a0 [x, x, x, x, x, x, x, x, x, x]
+    "#};
     for level in 1..12 {
         let aliases = vec![format!("*a{}", level - 1); 10].join(", ");
         text.push_str(&format!("x-{level}: &a{level} [{aliases}]\n"));
@@ -139,7 +215,7 @@ fn a_bom_windows_line_ends_anchors_and_own_keys_are_fine() {
 
 #[test]
 fn a_phase_that_the_file_does_not_have_is_an_error() {
-    let project = Project::phases("  build: { steps: [{ run: \"true\" }] }\n");
+    let project = Project::phases("build: { steps: [{ run: \"true\" }] }\n");
     project.runner("run --phase install").run().exits(2).complains("the pipeline has no phase `install`");
     project.runner("run --phase biuld").run().exits(2).complains("did you mean `build`?");
 }

@@ -4,6 +4,7 @@
 //! the secret module test the masker itself.
 
 use crate::harness::{Project, shell};
+use indoc::formatdoc;
 use std::collections::BTreeMap;
 
 /// Runs real encoders on secrets and searches every output of the run for pieces of them.
@@ -57,9 +58,13 @@ fn real_programs_do_not_bring_a_secret_into_any_sink() {
     let mut env: String = values.iter().map(|(name, value)| format!("{name}=\"{value}\"\n")).collect();
     env.push_str(&format!("KEY=\"-----BEGIN KEY-----\\n{key}-----END KEY-----\"\n"));
     let names = "TOKEN: /a, WITH_SYMBOLS: /b, DOCUMENT: /c, KEY: /d, UMLAUTS: /e";
-    let project = Project::new(&format!(
-        "version: 1\nname: t\nenv: {{ parameter-store: {{ {names} }} }}\nphases:{phases}notify:\n  - {{ slack: \"https://example.com/${{TOKEN}}\", on: [started, phase-failed, failed] }}\n"
-    ))
+    let project = Project::new(&formatdoc! {r#"
+        version: 1
+        name: t
+        env: {{ parameter-store: {{ {names} }} }}
+        phases:{phases}notify:
+          - {{ slack: "https://example.com/${{TOKEN}}", on: [started, phase-failed, failed] }}
+    "#})
     .file("env", &env);
     let outcome = project.runner("run --local --env-file env").run();
     let mut sinks = vec![("stdout", outcome.stdout.clone()), ("stderr", outcome.stderr.clone())];

@@ -1,21 +1,31 @@
 //! `notify`.
 
 use crate::harness::Project;
-use indoc::indoc;
+use indoc::{formatdoc, indoc};
 use serde_json::Value;
 use std::sync::mpsc;
 
-const PHASES: &str = "phases:\n  build: { steps: [{ run: 'exit ${FAIL:-0}' }] }\n";
+const PHASES: &str = indoc! {r#"
+    phases:
+      build: { steps: [{ run: 'exit ${FAIL:-0}' }] }
+"#};
 
 fn pipeline(notify: &str) -> String {
-    format!("version: 1\nname: webapp\nenv: {{ shell: sh }}\n{PHASES}notify:\n{notify}")
+    formatdoc! {r#"
+        version: 1
+        name: webapp
+        env: {{ shell: sh }}
+        {PHASES}notify:
+        {notify}"#}
 }
 
 #[test]
 fn local_mode_writes_the_payloads() {
-    let project = Project::new(&pipeline(
-        "  - slack: \"${SLACK_URL}\"\n  - webhook: { url: \"https://example.com/hook\" }\n    on: [failed]\n",
-    ));
+    let project = Project::new(&pipeline(indoc! {r#"
+        - slack: "${SLACK_URL}"
+        - webhook: { url: "https://example.com/hook" }
+          on: [failed]
+    "#}));
     project.runner("run").run().exits(0);
     let started = project.json(".runner/notifications/001-started-slack.json");
     assert!(started["text"].as_str().unwrap().contains("webapp"), "{started}");
@@ -79,11 +89,17 @@ fn a_notification_that_fails_is_a_warning() {
 
 #[test]
 fn a_build_is_announced_once() {
-    let two =
-        "phases:\n  build: { steps: [{ run: \"true\" }] }\n  post_build: { steps: [{ run: \"true\" }] }\n";
-    let text = format!(
-        "version: 1\nname: webapp\nenv: {{ shell: sh }}\n{two}notify: [{{ slack: \"http://127.0.0.1:1/\" }}]\n"
-    );
+    let two = indoc! {r#"
+        phases:
+          build: { steps: [{ run: "true" }] }
+          post_build: { steps: [{ run: "true" }] }
+    "#};
+    let text = formatdoc! {r#"
+        version: 1
+        name: webapp
+        env: {{ shell: sh }}
+        {two}notify: [{{ slack: "http://127.0.0.1:1/" }}]
+    "#};
     let project = Project::new(&text).git();
     project.runner("run --phase build").run().exits(0);
     let names = || {

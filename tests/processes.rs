@@ -34,9 +34,17 @@ const ESCAPES: &[&str] = &[
 fn nothing_outlives_a_finished_step() {
     for escape in ESCAPES {
         let word = unique("outlive");
-        let project = Project::phases(&format!(
-            "  build:\n    steps:\n      - run: |\n          {escape}\n          touch begun\n      - run: echo next\n"
-        ).replace("    env: {}\n", ""));
+        let project = Project::phases(
+            &formatdoc! {r#"
+            build:
+              steps:
+                - run: |
+                    {escape}
+                    touch begun
+                - run: echo next
+        "#}
+            .replace("    env: {}\n", ""),
+        );
         let begin = Instant::now();
         let run = project.runner("run").env("MARK", &word).run().exits(0).says("\nnext\n");
         run.says("ended processes that the command left running: ");
@@ -49,9 +57,14 @@ fn nothing_outlives_a_finished_step() {
 fn nothing_outlives_a_run_that_is_killed() {
     for escape in ESCAPES {
         let word = unique("killed");
-        let project = Project::phases(&format!(
-            "  build:\n    steps:\n      - run: |\n          {escape}\n          touch begun\n          sleep 300\n"
-        ));
+        let project = Project::phases(&formatdoc! {r#"
+            build:
+              steps:
+                - run: |
+                    {escape}
+                    touch begun
+                    sleep 300
+        "#});
         let mut running = project.runner("run --grace 1s").env("MARK", &word).start();
         running.until_exists(&project.path("begun"));
         running.signal("KILL");
@@ -65,9 +78,15 @@ fn nothing_outlives_a_run_that_is_killed() {
 #[test]
 fn a_killed_guard_kills_nothing_else() {
     let word = unique("guard");
-    let project = Project::phases(
-        "  build:\n    steps:\n      - run: |\n          setsid sleep 300 >/dev/null 2>&1 &\n          touch begun\n          sleep 300\n    finally: [{ run: echo cleaned }]\n",
-    );
+    let project = Project::phases(indoc! {r#"
+        build:
+          steps:
+            - run: |
+                setsid sleep 300 >/dev/null 2>&1 &
+                touch begun
+                sleep 300
+          finally: [{ run: echo cleaned }]
+    "#});
     let mut running = project.runner("run").env("MARK", &word).start();
     running.until_exists(&project.path("begun"));
     let children = running.children();
@@ -80,9 +99,11 @@ fn a_killed_guard_kills_nothing_else() {
 #[test]
 fn the_death_of_its_parent_stops_a_run_unless_it_is_detached() {
     let word = unique("parent");
-    let project = Project::phases(
-        "  build:\n    steps: [{ run: 'touch begun; sleep 3; touch through' }]\n    finally: [{ run: touch cleaned }]\n",
-    );
+    let project = Project::phases(indoc! {r#"
+        build:
+          steps: [{ run: 'touch begun; sleep 3; touch through' }]
+          finally: [{ run: touch cleaned }]
+    "#});
     let start = |nohup: &str| {
         let script = format!("{nohup} {} run >log 2>&1 & until [ -e begun ]; do sleep 0.02; done", runner());
         let mut shell = std::process::Command::new("sh");
@@ -144,9 +165,13 @@ fn the_first_process_of_a_container_reaps_children_and_forwards_signals() {
 #[test]
 fn a_long_script_and_variables_that_are_not_utf8_reach_the_shell() {
     let long = "          : a line of a long script\n".repeat(6000);
-    let project = Project::phases(&format!(
-        "  build:\n    steps:\n      - run: |\n          false || echo began\n{long}          printf '%s' \"$ODD\" | od -An -tx1\n"
-    ));
+    let project = Project::phases(&formatdoc! {r#"
+          build:
+            steps:
+              - run: |
+                  false || echo began
+        {long}          printf '%s' "$ODD" | od -An -tx1
+    "#});
     let mut command = std::process::Command::new(runner());
     let odd = std::os::unix::ffi::OsStringExt::from_vec(vec![0xff, 0x61]);
     let odd: std::ffi::OsString = odd;
@@ -214,9 +239,14 @@ fn gc_removes_what_a_killed_run_left_and_nothing_else() {
 fn gc_finds_processes_whose_guard_is_gone_too() {
     let _one = exclusive("gc");
     let word = unique("gc");
-    let project = Project::phases(
-        "  build:\n    steps:\n      - run: |\n          setsid sleep 300 >/dev/null 2>&1 &\n          touch begun\n          sleep 300\n",
-    );
+    let project = Project::phases(indoc! {r#"
+        build:
+          steps:
+            - run: |
+                setsid sleep 300 >/dev/null 2>&1 &
+                touch begun
+                sleep 300
+    "#});
     let mut running = project.runner("run").env("MARK", &word).start();
     running.until_exists(&project.path("begun"));
     let guard = running.children();
@@ -236,8 +266,12 @@ fn gc_leaves_guards_to_end_by_themselves() {
     let stubborn = "trap '' TERM\n          touch begun\n          while :; do sleep 0.1; done";
     for stopped in [false, true] {
         let word = unique("gc");
-        let project =
-            Project::phases(&format!("  build:\n    steps:\n      - run: |\n          {stubborn}\n"));
+        let project = Project::phases(&formatdoc! {r#"
+                build:
+                  steps:
+                    - run: |
+                        {stubborn}
+            "#});
         let mut running = project.runner("run --grace 5m").env("MARK", &word).start();
         running.until_exists(&project.path("begun"));
         let guard = running.children();
@@ -258,9 +292,12 @@ fn gc_leaves_guards_to_end_by_themselves() {
 #[test]
 fn background_processes_do_not_delay_the_step() {
     // It writes on and on.
-    let project = Project::phases(
-        "  build:\n    steps:\n      - run: '(while :; do echo tick; sleep 0.2; done) & echo started'\n      - run: echo next\n",
-    );
+    let project = Project::phases(indoc! {r#"
+        build:
+          steps:
+            - run: '(while :; do echo tick; sleep 0.2; done) & echo started'
+            - run: echo next
+    "#});
     let begin = Instant::now();
     project
         .runner("run")
@@ -271,9 +308,15 @@ fn background_processes_do_not_delay_the_step() {
         .says("\nnext\n");
     assert!(begin.elapsed() < Duration::from_secs(10), "{:?}", begin.elapsed());
     // The command was through before its time was over, and what it left takes a while to end.
-    let project = Project::phases(
-        "  build:\n    steps:\n      - timeout: 1s\n        run: |\n          (setsid sh -c 'trap \"\" TERM; sleep 300' &)\n          sleep 0.1; echo ok\n      - run: echo next\n",
-    );
+    let project = Project::phases(indoc! {r#"
+        build:
+          steps:
+            - timeout: 1s
+              run: |
+                (setsid sh -c 'trap "" TERM; sleep 300' &)
+                sleep 0.1; echo ok
+            - run: echo next
+    "#});
     let begin = Instant::now();
     project.runner("run").run().exits(0).says("\nnext\n");
     assert!(begin.elapsed() < Duration::from_secs(9), "{:?}", begin.elapsed());
@@ -281,17 +324,25 @@ fn background_processes_do_not_delay_the_step() {
 
 #[test]
 fn a_command_may_clear_what_git_ignores() {
-    let project = Project::phases(
-        "  build:\n    steps:\n      - run: rm -rf .runner\n      - run: echo next\n    finally: [{ run: echo cleaned }]\n",
-    );
+    let project = Project::phases(indoc! {r#"
+        build:
+          steps:
+            - run: rm -rf .runner
+            - run: echo next
+          finally: [{ run: echo cleaned }]
+    "#});
     project.runner("run").run().exits(0).says("\nnext\n").says("\ncleaned\n");
 }
 
 #[test]
 fn guards_that_are_stopped_or_ended_between_steps_do_not_matter() {
-    let project = Project::phases(
-        "  build:\n    steps:\n      - run: 'kill -STOP $PPID; echo one'\n      - run: 'echo two; (sleep 0.3; kill -KILL $PPID) >/dev/null 2>&1 & echo $PPID > guard'\n      - { run: 'kill -STOP $PPID; sleep 300', timeout: 1s, when: always }\n",
-    );
+    let project = Project::phases(indoc! {r#"
+        build:
+          steps:
+            - run: 'kill -STOP $PPID; echo one'
+            - run: 'echo two; (sleep 0.3; kill -KILL $PPID) >/dev/null 2>&1 & echo $PPID > guard'
+            - { run: 'kill -STOP $PPID; sleep 300', timeout: 1s, when: always }
+    "#});
     let begin = Instant::now();
     let run = project.runner("run --grace 1s").run().exits(7).says("\none\n").says("\ntwo\n");
     run.ends_with("the step took longer than 1s");
@@ -301,7 +352,7 @@ fn guards_that_are_stopped_or_ended_between_steps_do_not_matter() {
 #[test]
 fn two_simultaneous_signals_count_once() {
     let project = Project::phases(
-        "  build: { steps: [{ run: 'touch begun; sleep 300' }], finally: [{ run: 'sleep 1; echo cleaned' }] }\n",
+        "build: { steps: [{ run: 'touch begun; sleep 300' }], finally: [{ run: 'sleep 1; echo cleaned' }] }\n",
     );
     let mut running = project.runner("run").start();
     running.until_exists(&project.path("begun"));
@@ -334,7 +385,7 @@ fn a_directory_whose_name_is_not_utf8_works() {
 #[test]
 fn a_run_waits_for_the_processes_of_a_killed_one() {
     let project = Project::phases(
-        "  build: { steps: [{ run: 'test -e begun && exit 0; touch begun; trap \"\" TERM; while :; do echo x >> alive; sleep 0.05; done' }] }\n",
+        "build: { steps: [{ run: 'test -e begun && exit 0; touch begun; trap \"\" TERM; while :; do echo x >> alive; sleep 0.05; done' }] }\n",
     );
     let mut running = project.runner("run --grace 2s").start();
     running.until_exists(&project.path("begun"));

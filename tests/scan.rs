@@ -2,16 +2,20 @@
 
 use crate::harness::{Project, unique};
 use crate::recorded_aws::RecordedAws;
+use indoc::formatdoc;
 use serde_json::{Value, json};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 const SCAN: &str = "ecr:DescribeImageScanFindings";
 
 fn project(scan: &str) -> Project {
-    Project::new(&format!(
-        "version: 1\nname: t\nimages: {{ app: {{ repository: {}, create: true, tags: [\"${{TAG:-v1}}\"], scan: {scan} }} }}\nphases:\n  build: {{ steps: [{{ build: app }}, {{ push: app }}, {{ run: echo deployed }}] }}\n",
-        unique("scan")
-    ))
+    Project::new(&formatdoc! {r#"
+        version: 1
+        name: t
+        images: {{ app: {{ repository: {}, create: true, tags: ["${{TAG:-v1}}"], scan: {scan} }} }}
+        phases:
+          build: {{ steps: [{{ build: app }}, {{ push: app }}, {{ run: echo deployed }}] }}
+    "#, unique("scan")})
     .file("Dockerfile", "FROM busybox:1.36\n")
 }
 

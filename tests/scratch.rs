@@ -1,14 +1,18 @@
 //! The binary in an image `FROM scratch`: no shell, no libraries, no certificates.
 
 use crate::harness::{Project, docker, registry, served_digest, shell, unique};
+use indoc::formatdoc;
 use std::process::Command;
 
 #[test]
 fn the_binary_from_scratch_reaches_docker_the_registry_and_aws() {
     let repository = unique("scratch");
-    let project = Project::new(&format!(
-        "version: 1\nname: t\nimages: {{ app: {{ repository: {repository}, create: true, tags: [\"${{TAG:-v1}}\"] }} }}\nphases: {{ build: {{ steps: [{{ build: app }}, {{ test: app, command: [\"true\"] }}, {{ push: app }}] }} }}\n"
-    ))
+    let project = Project::new(&formatdoc! {r#"
+        version: 1
+        name: t
+        images: {{ app: {{ repository: {repository}, create: true, tags: ["${{TAG:-v1}}"] }} }}
+        phases: {{ build: {{ steps: [{{ build: app }}, {{ test: app, command: ["true"] }}, {{ push: app }}] }} }}
+    "#})
     .file("Dockerfile", "FROM busybox:1.36\n");
     let image = unique("runner-scratch");
     let tree = tempfile::tempdir().unwrap();

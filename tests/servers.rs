@@ -3,6 +3,7 @@
 pub use crate::recorded_aws::{AwsCall, RecordedAws};
 
 use crate::harness::{docker, eventually, shell};
+use indoc::{formatdoc, indoc};
 use serde_json::Value;
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
@@ -82,9 +83,13 @@ impl PlainRegistry {
         let host = format!("127.0.0.1:{}", free_port());
         std::fs::write(directory.path().join("htpasswd"), shell("htpasswd", &["-nbB", "user", "pass"]))
             .unwrap();
-        let config = format!(
-            "version: 0.1\nlog: {{ level: error, accesslog: {{ disabled: false }} }}\nstorage: {{ filesystem: {{ rootdirectory: {root}/data }} }}\nauth: {{ htpasswd: {{ realm: t, path: {root}/htpasswd }} }}\nhttp: {{ addr: {host} }}\n"
-        );
+        let config = formatdoc! {r#"
+            version: 0.1
+            log: {{ level: error, accesslog: {{ disabled: false }} }}
+            storage: {{ filesystem: {{ rootdirectory: {root}/data }} }}
+            auth: {{ htpasswd: {{ realm: t, path: {root}/htpasswd }} }}
+            http: {{ addr: {host} }}
+        "#};
         let path = directory.path().join("config.yml");
         std::fs::write(&path, config).unwrap();
         let mut registry = Self { server: None, directory, host };
@@ -250,7 +255,12 @@ impl OwnEngine {
         let login = shell("htpasswd", &["-nbB", "AWS", "123456789012-auth-token"]);
         std::fs::write(root.join("htpasswd"), login).unwrap();
         std::fs::write(root.join("engine.json"), "{}").unwrap();
-        let registry = "version: 0.1\nstorage: { filesystem: { rootdirectory: registry } }\nauth: { htpasswd: { realm: t, path: htpasswd } }\nhttp: { addr: 127.0.0.1:443, tls: { certificate: host.crt, key: host.key } }\n";
+        let registry = indoc! {r#"
+            version: 0.1
+            storage: { filesystem: { rootdirectory: registry } }
+            auth: { htpasswd: { realm: t, path: htpasswd } }
+            http: { addr: 127.0.0.1:443, tls: { certificate: host.crt, key: host.key } }
+        "#};
         std::fs::write(root.join("registry.yml"), registry).unwrap();
         let path = root.to_str().unwrap();
         let arguments = ["-nm", "sh", "-c", OWN_ENGINE, "sh", path, host];

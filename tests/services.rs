@@ -1,14 +1,22 @@
 //! Tests in containers: services beside them, files in and out, results.
 
 use crate::harness::{Project, containers_of, docker, eventually, unique};
+use indoc::formatdoc;
 use std::time::{Duration, Instant};
 
 /// A pipeline that builds an image with busybox and tests it so.
 pub fn project(test: &str) -> Project {
     let name = unique("tested");
-    Project::new(&format!(
-        "version: 1\nname: t\nenv: {{ shell: sh }}\nimages: {{ app: {{ repository: {name}, tags: [t] }} }}\nphases:\n  build:\n    steps:\n      - build: app\n{test}"
-    ))
+    Project::new(&formatdoc! {r#"
+        version: 1
+        name: t
+        env: {{ shell: sh }}
+        images: {{ app: {{ repository: {name}, tags: [t] }} }}
+        phases:
+          build:
+            steps:
+              - build: app
+        {test}"#})
     .file("Dockerfile", "FROM busybox:1.36\n")
 }
 

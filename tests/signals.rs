@@ -4,7 +4,14 @@ use crate::harness::{Project, containers_of, eventually};
 use indoc::indoc;
 use std::time::Instant;
 
-const SLEEPER: &str = "  build:\n    steps:\n      - run: 'sleep 300 & echo $! > child; touch begun; wait'\n      - run: echo never\n    finally:\n      - run: echo cleaned\n";
+const SLEEPER: &str = indoc! {r#"
+    build:
+      steps:
+        - run: 'sleep 300 & echo $! > child; touch begun; wait'
+        - run: echo never
+      finally:
+        - run: echo cleaned
+"#};
 
 fn is_gone(pid: &str) -> bool {
     let status = std::fs::read_to_string(format!("/proc/{}/status", pid.trim())).unwrap_or_default();
@@ -27,9 +34,10 @@ fn term_and_int_stop_the_step_and_run_finally() {
 
 #[test]
 fn after_a_stop_the_same_call_starts_over() {
-    let project = Project::phases(
-        "  build: { steps: [{ run: 'touch begun; sleep ${NAP:-0}' }] }\n  post_build: { steps: [{ run: echo through }] }\n",
-    );
+    let project = Project::phases(indoc! {r#"
+        build: { steps: [{ run: 'touch begun; sleep ${NAP:-0}' }] }
+        post_build: { steps: [{ run: echo through }] }
+    "#});
     let mut running = project.runner("run").env("NAP", "60").start();
     running.until_exists(&project.path("begun"));
     running.signal("INT");
@@ -61,9 +69,13 @@ fn an_engine_that_never_answers_can_be_stopped() {
 
 #[test]
 fn a_second_signal_ends_at_once() {
-    let project = Project::phases(
-        "  build:\n    steps:\n      - run: \"trap '' TERM; touch begun; while :; do sleep 0.1; done\"\n    finally:\n      - run: sleep 30\n",
-    );
+    let project = Project::phases(indoc! {r#"
+        build:
+          steps:
+            - run: "trap '' TERM; touch begun; while :; do sleep 0.1; done"
+          finally:
+            - run: sleep 30
+    "#});
     let mut running = project.runner("run").start();
     running.until_exists(&project.path("begun"));
     let begin = Instant::now();
@@ -76,7 +88,7 @@ fn a_second_signal_ends_at_once() {
 
 #[test]
 fn a_closed_log_does_not_hang_the_run() {
-    let project = Project::phases("  build: { steps: [{ run: 'touch begun; seq 1 100000; touch done' }] }\n");
+    let project = Project::phases("build: { steps: [{ run: 'touch begun; seq 1 100000; touch done' }] }\n");
     let mut running = project.runner("run").start();
     running.close_stdout();
     running.finish().exits(0);
@@ -106,9 +118,11 @@ fn a_stopped_container_test_leaves_no_container() {
 
 #[test]
 fn a_reader_that_stops_reading_delays_the_run_but_not_its_end() {
-    let project = Project::phases(
-        "  build:\n    steps: [{ run: 'touch begun; yes a line of a flood; touch never' }]\n    finally: [{ run: touch cleaned }]\n",
-    );
+    let project = Project::phases(indoc! {r#"
+        build:
+          steps: [{ run: 'touch begun; yes a line of a flood; touch never' }]
+          finally: [{ run: touch cleaned }]
+    "#});
     // Its output is never read.
     let mut running = project.runner("run --grace 1s").start();
     running.until_exists(&project.path("begun"));
@@ -149,7 +163,7 @@ fn a_line_without_an_end_takes_no_memory() {
 
 #[test]
 fn a_log_that_does_not_take_everything_at_once_loses_nothing() {
-    let project = Project::phases("  build: { steps: [{ run: seq 1 60000 }] }\n");
+    let project = Project::phases("build: { steps: [{ run: seq 1 60000 }] }\n");
     // Some programs leave the pipes that they share in this state.
     let script = "import fcntl, os, subprocess, sys, time
 r, w = os.pipe()

@@ -1,9 +1,17 @@
 //! `.runner/`: the state that the calls of a build share.
 
 use crate::harness::{Project, eventually, shell};
+use indoc::indoc;
 use std::os::unix::fs::PermissionsExt;
 
-const PHASES: &str = "  build:\n    steps: [{ run: 'exit ${FAIL:-0}' }]\n  post_build:\n    steps:\n      - run: echo deployed\n      - { run: echo always, when: always }\n";
+const PHASES: &str = indoc! {r#"
+    build:
+      steps: [{ run: 'exit ${FAIL:-0}' }]
+    post_build:
+      steps:
+        - run: echo deployed
+        - { run: echo always, when: always }
+"#};
 
 #[test]
 fn calls_for_single_phases_are_one_build() {
@@ -41,7 +49,7 @@ fn runners_directory_is_private_and_ignores_itself() {
 #[test]
 fn a_second_run_in_the_same_directory_is_refused() {
     let project = Project::phases(
-        "  build: { steps: [{ run: 'touch begun; until test -e go; do sleep 0.05; done' }] }\n",
+        "build: { steps: [{ run: 'touch begun; until test -e go; do sleep 0.05; done' }] }\n",
     );
     let mut running = project.runner("run").start();
     running.until_exists(&project.path("begun"));
@@ -59,9 +67,14 @@ fn a_directory_that_cannot_be_written_is_named() {
 
 #[test]
 fn a_build_that_could_not_start_has_failed_for_later_phases() {
-    let project = Project::new(
-        "version: 1\nname: t\nenv: { shell: sh, parameter-store: { T: /no/such } }\nphases:\n  build: { steps: [{ run: echo built }] }\n  post_build: { steps: [{ run: echo deployed }, { run: echo always, when: always }] }\n",
-    );
+    let project = Project::new(indoc! {r#"
+        version: 1
+        name: t
+        env: { shell: sh, parameter-store: { T: /no/such } }
+        phases:
+          build: { steps: [{ run: echo built }] }
+          post_build: { steps: [{ run: echo deployed }, { run: echo always, when: always }] }
+    "#});
     let call = |phase: &str| {
         project.runner(&format!("run --publish --phase {phase}")).aws().env("CODEBUILD_BUILD_ID", "t:1")
     };
@@ -73,17 +86,24 @@ fn a_build_that_could_not_start_has_failed_for_later_phases() {
 
 #[test]
 fn the_state_keeps_failures_without_secrets() {
-    let project = Project::new("version: 1\nname: t\nenv: { shell: sh, parameter-store: { T: /t } }\nimages: { app: { repository: t, tags: [t], dockerfile: \"${T}/x\" } }\nphases: { build: { steps: [{ build: app }] } }\n")
-        .file("Dockerfile", "FROM scratch\n");
+    let project = Project::new(indoc! {r#"
+        version: 1
+        name: t
+        env: { shell: sh, parameter-store: { T: /t } }
+        images: { app: { repository: t, tags: [t], dockerfile: "${T}/x" } }
+        phases: { build: { steps: [{ build: app }] } }
+    "#})
+    .file("Dockerfile", "FROM scratch\n");
     project.runner("run").env("T", "hunter2-hunter2").run().exits(2).says_not("hunter2");
     assert!(!project.read(".runner/state.json").contains("hunter2"));
 }
 
 #[test]
 fn a_phase_whose_process_was_killed_has_failed() {
-    let project = Project::phases(
-        "  build: { steps: [{ run: 'touch begun; sleep 60' }] }\n  post_build: { steps: [{ run: echo deployed }] }\n",
-    );
+    let project = Project::phases(indoc! {r#"
+        build: { steps: [{ run: 'touch begun; sleep 60' }] }
+        post_build: { steps: [{ run: echo deployed }] }
+    "#});
     let mut running = project.runner("run --phase build").start();
     running.until_exists(&project.path("begun"));
     running.signal("KILL");
@@ -94,7 +114,7 @@ fn a_phase_whose_process_was_killed_has_failed() {
 
 #[test]
 fn a_whole_run_never_continues_another() {
-    let project = Project::phases("  install: { steps: [{ run: \"false\" }] }\n").git();
+    let project = Project::phases("install: { steps: [{ run: \"false\" }] }\n").git();
     project.runner("run").run().exits(1);
     let pipeline = project.read("pipeline.yml").replace("install", "build").replace("false", "true");
     let project = project.file("pipeline.yml", pipeline);
@@ -103,9 +123,10 @@ fn a_whole_run_never_continues_another() {
 
 #[test]
 fn an_unreadable_state_is_refused() {
-    let project = Project::phases(
-        "  install: { steps: [{ run: exit 1 }] }\n  build: { steps: [{ run: echo deployed }] }\n",
-    );
+    let project = Project::phases(indoc! {r#"
+        install: { steps: [{ run: exit 1 }] }
+        build: { steps: [{ run: echo deployed }] }
+    "#});
     project.runner("run --phase install").run().exits(1);
     std::fs::write(project.path(".runner/state.json"), "{ half").unwrap();
     let refused = project.runner("run --phase build").run().exits(3).says_not("\ndeployed");

@@ -3,6 +3,7 @@
 //! seed of each.
 
 use crate::harness::{Project, containers_of, eventually, exclusive, unique};
+use indoc::formatdoc;
 use std::collections::BTreeSet;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -118,14 +119,22 @@ fn case(behaviour: &str, script: &str, end: End, seed: usize) -> Result<(Duratio
     let script = script.replace("MANY", &(3 + seed * 2).to_string());
     let script: String = script.lines().map(|line| format!("            {line}\n")).collect();
     let step = match end {
-        End::Cancel => format!(
-            "      - parallel:\n        - run: |\n{script}        - run: until [ -e end ]; do sleep 0.01; done; exit 9\n"
-        ),
-        End::Timeout | End::ClosedOutput => format!("      - timeout: 1s\n        run: |\n{script}"),
+        End::Cancel => formatdoc! {r#"
+                  - parallel:
+                    - run: |
+            {script}        - run: until [ -e end ]; do sleep 0.01; done; exit 9
+        "#},
+        End::Timeout | End::ClosedOutput => formatdoc! {r#"
+                  - timeout: 1s
+                    run: |
+            {script}"#},
         End::Term | End::Kill => format!("      - run: |\n{script}"),
     };
-    let project =
-        Project::phases(&format!("  build:\n    steps:\n{step}    finally: [{{ run: touch cleaned }}]\n"));
+    let project = Project::phases(&formatdoc! {r#"
+              build:
+                steps:
+            {step}    finally: [{{ run: touch cleaned }}]
+        "#});
     let name = format!("{behaviour}, {end:?}, seed {seed}");
     let begin = Instant::now();
     let mut running = project.runner("run --grace 1s").env("MARK", &word).start();
@@ -207,9 +216,26 @@ fn case(behaviour: &str, script: &str, end: End, seed: usize) -> Result<(Duratio
 
 /// Three seconds of everything that leaves something: processes, files, an image, a container.
 fn three_seconds(image: &str) -> Project {
-    Project::new(&format!(
-        "version: 1\nname: t\nenv: {{ shell: sh }}\nimages: {{ app: {{ repository: {image}, tags: [t, \"${{source.commit}}\"] }} }}\nphases:\n  install:\n    steps:\n      - run: 'setsid sleep 300 & echo value-to-mask >> \"$RUNNER_MASK\"; sleep ${{NAP:-0.6}}'\n      - run: echo A=1 >> \"$RUNNER_ENV\"\n  build:\n    steps:\n      - build: app\n      - test: app\n        command: [sh, -c, \"sleep $NAP\"]\n        env: {{ NAP: \"${{NAP:-0.7}}\" }}\n      - push: app\n      - parallel: [{{ run: 'sleep ${{NAP:-0.3}}' }}, {{ run: 'sleep ${{NAP:-0.4}}' }}]\n  post_build: {{ steps: [{{ image-definitions: {{ web: app }} }}, {{ run: 'sleep ${{NAP:-0.3}}' }}] }}\n"
-    ))
+    Project::new(&formatdoc! {r#"
+        version: 1
+        name: t
+        env: {{ shell: sh }}
+        images: {{ app: {{ repository: {image}, tags: [t, "${{source.commit}}"] }} }}
+        phases:
+          install:
+            steps:
+              - run: 'setsid sleep 300 & echo value-to-mask >> "$RUNNER_MASK"; sleep ${{NAP:-0.6}}'
+              - run: echo A=1 >> "$RUNNER_ENV"
+          build:
+            steps:
+              - build: app
+              - test: app
+                command: [sh, -c, "sleep $NAP"]
+                env: {{ NAP: "${{NAP:-0.7}}" }}
+              - push: app
+              - parallel: [{{ run: 'sleep ${{NAP:-0.3}}' }}, {{ run: 'sleep ${{NAP:-0.4}}' }}]
+          post_build: {{ steps: [{{ image-definitions: {{ web: app }} }}, {{ run: 'sleep ${{NAP:-0.3}}' }}] }}
+    "#})
     .file("Dockerfile", "FROM busybox:1.36\nRUN echo image of the torture suite > /text\n")
     .git()
 }

@@ -1,6 +1,7 @@
 //! `runner validate` and `runner schema`, on the directories of valid and invalid pipelines.
 
 use crate::harness::{Project, schema_errors};
+use indoc::{formatdoc, indoc};
 use serde_json::Value;
 use std::collections::BTreeSet;
 use std::fs;
@@ -174,7 +175,11 @@ fn the_generated_documents_are_fresh() {
 
 #[test]
 fn json_is_printed_for_invalid_files_too() {
-    let project = Project::new("version: 1\nname: t\nphases: { biuld: {} }\n");
+    let project = Project::new(indoc! {r#"
+        version: 1
+        name: t
+        phases: { biuld: {} }
+    "#});
     for command in ["validate --json", "plan --json", "doctor --json"] {
         let outcome = project.runner(command).run().exits(2);
         let report: Value =
@@ -185,10 +190,28 @@ fn json_is_printed_for_invalid_files_too() {
 
 #[test]
 fn several_files_are_checked_and_the_worst_decides() {
-    let good = "version: 1\nname: t\nphases: {}\n";
+    let good = indoc! {r#"
+        version: 1
+        name: t
+        phases: {}
+    "#};
     let project = Project::new(good)
-        .file("b.yml", "version: 1\nphases: {}\n")
-        .file("c.yml", "version: 1\nname: t\nnotify: [{ sns: \"arn:aws:sns:eu-west-1:123456789012:t\" }]\nphases: { build: { steps: [{ run: x, timeout: 1m }] } }\n");
+        .file(
+            "b.yml",
+            indoc! {r#"
+            version: 1
+            phases: {}
+        "#},
+        )
+        .file(
+            "c.yml",
+            indoc! {r#"
+            version: 1
+            name: t
+            notify: [{ sns: "arn:aws:sns:eu-west-1:123456789012:t" }]
+            phases: { build: { steps: [{ run: x, timeout: 1m }] } }
+        "#},
+        );
     project.runner("validate").run().exits(0).says("pipeline.yml: valid\n");
     let outcome = project.runner("validate pipeline.yml b.yml nowhere.yml c.yml").run().exits(2);
     let outcome = outcome.says("pipeline.yml: valid\n").says("c.yml: valid\n");
@@ -204,7 +227,10 @@ fn several_files_are_checked_and_the_worst_decides() {
 /// Small files that ask for much: time, memory or output. In each of them a careless way is exponential or quadratic.
 #[test]
 fn expensive_files_are_cheap_to_validate() {
-    let head = "version: 1\nname: t\n";
+    let head = indoc! {r#"
+        version: 1
+        name: t
+    "#};
     let repeat = |count: usize, line: &dyn Fn(usize) -> String| (0..count).map(line).collect::<String>();
     let next = |at: usize| format!("  V{at}: \"{}\"\n", format!("${{V{}}}", at + 1).repeat(10));
     let last = |at: usize| format!("  W{at}: \"{}\"\n", format!("${{W{}}}", at - 1).repeat(10));
@@ -307,7 +333,11 @@ fn expensive_files_are_cheap_to_validate() {
 
 #[test]
 fn colours_are_for_terminals_only() {
-    let project = Project::new("version: 1\nname: t\nphases: { biuld: {} }\n");
+    let project = Project::new(indoc! {r#"
+        version: 1
+        name: t
+        phases: { biuld: {} }
+    "#});
     project.runner("validate").run().exits(2).says_not("\u{1b}[");
     let typescript = project.path("typescript").display().to_string();
     let on_terminal = |no_color: &str| {
@@ -324,7 +354,11 @@ fn colours_are_for_terminals_only() {
 
 #[test]
 fn hostile_files_end_in_one_clear_error() {
-    let head = "version: 1\nname: t\nphases: {}\n";
+    let head = indoc! {r#"
+        version: 1
+        name: t
+        phases: {}
+    "#};
     let deep = format!("{head}x-a: {}{}\n", "[".repeat(10_000), "]".repeat(10_000));
     let block: String = (0..10_000).map(|level| format!("{}a:\n", " ".repeat(level % 300))).collect();
     let mut bomb = format!("{head}x-0: &a0 [x, x, x, x, x, x, x, x, x, x]\n");
@@ -353,8 +387,26 @@ fn hostile_files_end_in_one_clear_error() {
         .file("large.yml", format!("{head}#{}", "x".repeat(1024 * 1024)))
         .file("nul.yml", b"version: 1\nname: \"a\0b\"\nphases: {}\n")
         .file("escape.yml", "version: 1\nname: t\nphases: { \"\u{1b}[31mred\": {} }\n")
-        .file("chain.yml", format!("version: 1\nname: t\nphases: {{}}\nimages:\n{chain}  i5000: {{ repository: r, depends-on: i0 }}\n"))
-        .file("unknown.yml", format!("version: 1\nname: t\nphases:\n  build:\n    steps:\n{unknown}"));
+        .file(
+            "chain.yml",
+            formatdoc! {r#"
+            version: 1
+            name: t
+            phases: {{}}
+            images:
+            {chain}  i5000: {{ repository: r, depends-on: i0 }}
+        "#},
+        )
+        .file(
+            "unknown.yml",
+            formatdoc! {r#"
+            version: 1
+            name: t
+            phases:
+              build:
+                steps:
+            {unknown}"#},
+        );
     let validate = |name: &str| project.runner(&format!("validate {name}")).run();
     for (name, reason) in [
         ("deep.yml", "nested too deeply"),

@@ -149,7 +149,7 @@ fn the_load_balancer_reaches_the_container() {
     let service = balanced(81);
     let ecs = EcsApi::of(service.clone());
     let call = format!("ecs deploy --cluster {0} --service {0} --image web=new", service.name);
-    let project = Project::phases("  build: { steps: [] }\n");
+    let project = Project::phases("build: { steps: [] }\n");
     project.runner(&call).on(&ecs).run().exits(3).complains("no service was changed");
     assert_eq!(ecs.count("ecs:RegisterTaskDefinition"), 0);
 }

@@ -2,6 +2,7 @@
 
 use crate::ecs_api::{EcsApi, Fault, Scenario, Service, revision};
 use crate::harness::{Call, Outcome, Project, ecs_service};
+use indoc::formatdoc;
 use serde_json::{Value, json};
 use std::sync::{Arc, Mutex};
 
@@ -306,9 +307,16 @@ impl Play {
         });
         let api = faults.into_iter().fold(scenario, Scenario::fault).start();
         let container = json!({ "name": "web", "image": "new", "memory": 64, "portMappings": [{ "containerPort": 8080 }] });
-        let project = Project::new(&format!(
-            "version: 1\nname: webapp\nenv: {{ shell: sh }}\nphases:\n  post_build:\n    steps:\n      - task-definition: {{ file: td.json }}\n      - deploy: {{ cluster: {name}, service: {name}, code-deploy: {{ application: APPLICATION, group: GROUP }}, {options} }}\n"
-        ))
+        let project = Project::new(&formatdoc! {r#"
+            version: 1
+            name: webapp
+            env: {{ shell: sh }}
+            phases:
+              post_build:
+                steps:
+                  - task-definition: {{ file: td.json }}
+                  - deploy: {{ cluster: {name}, service: {name}, code-deploy: {{ application: APPLICATION, group: GROUP }}, {options} }}
+        "#})
         .file("td.json", json!({ "family": name, "containerDefinitions": [container] }).to_string());
         Self { api, project, stage }
     }
