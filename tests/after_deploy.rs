@@ -535,7 +535,7 @@ fn schedules_that_cannot_be_updated_fail_the_step_and_are_named() {
 }
 
 fn pipeline(name: &str, options: &str) -> Project {
-    Project::new(&formatdoc! {r#"
+    Project::new(&formatdoc! {r"
         version: 1
         name: t
         env: {{ shell: sh }}
@@ -544,7 +544,7 @@ fn pipeline(name: &str, options: &str) -> Project {
             steps:
               - task-definition: {{ family: {name}, containers: {{ web: {{ environment: {{ A: b }} }} }} }}
               - deploy: {{ cluster: {name}, service: {name}{options} }}
-    "#})
+    "})
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use crate::build::{image_id, project};
 use crate::harness::{Project, docker, shell, unique};
-use indoc::{formatdoc, indoc};
+use indoc::formatdoc;
 
 /// Where a step with this word in its name begins and ends in the log.
 fn span(log: &str, word: &str) -> (usize, usize) {

@@ -56,10 +56,10 @@ fn the_files_for_codepipeline_are_written() {
     let policy = project.runner("iam").run().exits(0);
     policy.says_not("ecs:").says_not("iam:PassRole");
     // A file of the user is kept.
-    let own = indoc! {r#"
+    let own = indoc! {r"
         version: 0.0
         # <TASK_DEFINITION>
-    "#};
+    "};
     let project = project.file("appspec.yaml", own);
     project.runner("run --publish").aws().run().exits(0).says("keeping ").says(" of the source");
     assert_eq!(project.read("appspec.yaml"), own);

@@ -61,10 +61,10 @@ fn a_pull_request_publishes_nothing() {
 
 #[test]
 fn calls_for_each_phase_are_one_build_and_another_build_starts_over() {
-    let project = Project::phases(indoc! {r#"
+    let project = Project::phases(indoc! {r"
         build: { steps: [{ run: exit 5 }] }
         post_build: { steps: [{ run: echo deployed }] }
-    "#});
+    "});
     in_codebuild(project.runner("run --phase build"), &project).run().exits(1);
     let second = in_codebuild(project.runner("run --phase post_build"), &project).run().exits(1);
     second.says("skipped, something failed before").ends_with("exit code 5");
@@ -129,13 +129,13 @@ fn a_pull_request_publishes_only_steps_that_name_the_event() {
 
 #[test]
 fn under_codepipeline_a_build_is_a_push_of_the_given_branch() {
-    let project = Project::phases(indoc! {r#"
+    let project = Project::phases(indoc! {r"
         build:
           steps:
             - { run: echo pushed, only: { events: push } }
             - { run: echo by-hand, only: { events: manual } }
             - { run: echo on-main, only: { branches: main, events: push } }
-    "#});
+    "});
     let call = || {
         in_codebuild(project.runner("run"), &project)
             .env("CODEBUILD_INITIATOR", "codepipeline/web")
@@ -160,11 +160,11 @@ fn steps_end_before_codebuild_ends_the_build() {
         let build = serde_json::json!({ "builds": [{ "id": "webapp:11111111-2222", "timeoutInMinutes": 5, "startTime": start }] });
         (action == "codebuild:BatchGetBuilds").then(|| (200, build.to_string()))
     });
-    let project = Project::phases(indoc! {r#"
+    let project = Project::phases(indoc! {r"
         build:
           steps: [{ run: sleep 60 }, { run: echo never }]
           finally: [{ run: echo cleaned }]
-    "#});
+    "});
     let begin = std::time::Instant::now();
     let call = in_codebuild(project.runner("run"), &project).env("AWS_ENDPOINT_URL", &*aws.endpoint);
     let run = call.run().exits(7).says("\ncleaned\n").says_not("\nnever");

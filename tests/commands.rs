@@ -5,7 +5,7 @@ use indoc::indoc;
 
 #[test]
 fn a_failing_command_stops_the_run_and_finally_runs() {
-    let project = Project::phases(indoc! {r#"
+    let project = Project::phases(indoc! {r"
         build:
           steps:
             - run: |
@@ -18,7 +18,7 @@ fn a_failing_command_stops_the_run_and_finally_runs() {
         post_build:
           steps:
             - run: echo never-phase
-    "#});
+    "});
     project
         .runner("run")
         .run()
@@ -85,7 +85,7 @@ fn missing_programs_are_named_with_help() {
 
 #[test]
 fn when_selects_steps_after_a_failure() {
-    let project = Project::phases(indoc! {r#"
+    let project = Project::phases(indoc! {r"
         install:
           steps:
             - run: exit 7
@@ -97,7 +97,7 @@ fn when_selects_steps_after_a_failure() {
           steps:
             - run: echo post
             - { run: echo no-success, when: success }
-    "#});
+    "});
     let outcome = project.runner("run").run().exits(1);
     outcome
         .says("mended\n")
@@ -110,12 +110,12 @@ fn when_selects_steps_after_a_failure() {
 
 #[test]
 fn a_failed_step_ends_its_phase_even_if_the_phase_always_runs() {
-    let project = Project::phases(indoc! {r#"
+    let project = Project::phases(indoc! {r"
         build: { steps: [{ run: exit 5 }] }
         post_build:
           when: always
           steps: [{ run: echo first }, { run: exit 6 }, { run: echo never }, { run: echo own, when: always }]
-    "#});
+    "});
     let outcome = project.runner("run").run().exits(1).says("first\n").says("own\n").says_not("\nnever");
     outcome.ends_with("build › exit 5: the command ended with exit code 5");
 }

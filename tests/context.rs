@@ -401,12 +401,12 @@ fn built_images_hold_the_files_that_docker_build_puts_there() {
     for_seeds(first, count, |_, seed| {
         let random = &mut Random(seed);
         let repository = unique("context");
-        let project = Project::new(&formatdoc! {r#"
+        let project = Project::new(&formatdoc! {r"
             version: 1
             name: t
             images: {{ app: {{ repository: {repository}, tags: [t], context: context }} }}
             phases: {{ build: {{ steps: [{{ build: app }}] }} }}
-        "#});
+        "});
         let context = project.path("context");
         empty_directory(&context);
         let paths = tree(random, &context);
@@ -434,12 +434,12 @@ fn built_images_hold_the_files_that_docker_build_puts_there() {
 /// A project whose image has a build context of its own.
 fn project_with_context() -> Project {
     let repository = unique("context");
-    let project = Project::new(&formatdoc! {r#"
+    let project = Project::new(&formatdoc! {r"
         version: 1
         name: t
         images: {{ app: {{ repository: {repository}, tags: [t], context: context, dockerfile: outside/Dockerfile }} }}
         phases: {{ build: {{ steps: [{{ build: app }}] }} }}
-    "#});
+    "});
     fs::create_dir(project.path("context")).unwrap();
     project
 }

@@ -100,12 +100,12 @@ fn each_permission_is_simulated() {
 #[test]
 fn denied_reads_are_no_failure() {
     let name = unique("denied");
-    let project = Project::new(&formatdoc! {r#"
+    let project = Project::new(&formatdoc! {r"
         version: 1
         name: t
         images: {{ app: {{ repository: {name} }} }}
         phases: {{ build: {{ steps: [{{ build: app }}, {{ push: app }}] }} }}
-    "#});
+    "});
     let aws = RecordedAws::start(Some("ecr:DescribeRepositories"));
     let outcome = project.runner("doctor --json").aws().env("AWS_ENDPOINT_URL", &aws.endpoint).run().exits(0);
     has(&checks(&outcome), &format!("repository {name}"), "could-not-check", "ecr:DescribeRepositories");

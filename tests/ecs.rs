@@ -8,12 +8,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 fn project(step: &str) -> Project {
-    Project::new(&formatdoc! {r#"
+    Project::new(&formatdoc! {r"
         version: 1
         name: t
         env: {{ shell: sh }}
         phases: {{ build: {{ steps: [{{ task-definition: {step} }}] }} }}
-    "#})
+    "})
 }
 
 fn latest(family: &str) -> Value {

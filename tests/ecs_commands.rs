@@ -127,12 +127,12 @@ fn a_rollback_targets_the_last_successful_deployment() {
 fn the_status_shows_the_revision_its_age_and_its_commit() {
     let service = Service::fresh().deploys([steps::succeed()]);
     let repository = unique("status");
-    let project = Project::new(&formatdoc! {r#"
+    let project = Project::new(&formatdoc! {r"
         version: 1
         name: t
         images: {{ app: {{ repository: {repository}, create: true }} }}
         phases: {{ build: {{ steps: [{{ build: app }}, {{ push: app }}] }} }}
-    "#})
+    "})
     .file("Dockerfile", "FROM busybox:1.36\nCMD [\"true\"]\n")
     .git();
     project.runner("run --publish").aws().run().exits(0);

@@ -212,12 +212,12 @@ fn event_of<'v>(events: &'v [Value], id: &str, kind: &str) -> &'v Value {
 
 #[test]
 fn a_signal_stops_steps_and_a_timeout_fails_them() {
-    let project = Project::phases(indoc! {r#"
+    let project = Project::phases(indoc! {r"
         build:
           steps:
             - { parallel: [{ run: 'touch begun; sleep 60' }] }
             - { run: echo no }
-    "#});
+    "});
     let mut running = project.runner("run --json").start();
     running.until_exists(&project.path("begun"));
     running.signal("TERM");
@@ -243,13 +243,13 @@ fn a_signal_stops_steps_and_a_timeout_fails_them() {
     assert_eq!(event_of(&all, "build.1/1#1", "command.finished")["stopped"], true);
     assert_eq!(event_of(&all, "build.2", "step.skipped")["reason"]["code"], "stopping");
 
-    let project = Project::phases(indoc! {r#"
+    let project = Project::phases(indoc! {r"
         build:
           steps:
             - parallel:
                 - { run: sleep 60, timeout: 1s }
                 - { run: sleep 60 }
-    "#});
+    "});
     let all = events(&project.runner("run --json").run().exits(7));
     keep_their_promises(&all);
     for (id, kind) in

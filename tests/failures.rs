@@ -96,11 +96,11 @@ fn no_such_cluster_service_family_or_container() {
     let task =
         json!({ "family": name, "containerDefinitions": [{ "name": "web", "image": "x", "memory": 64 }] });
     let run = |steps: &str| {
-        let project = Project::new(&formatdoc! {r#"
+        let project = Project::new(&formatdoc! {r"
                 version: 1
                 name: t
                 phases: {{ build: {{ steps: [{steps}] }} }}
-            "#})
+            "})
         .file("td.json", task.to_string());
         project.runner("run --publish").aws().run()
     };
@@ -120,11 +120,11 @@ fn no_such_cluster_service_family_or_container() {
     run("{ task-definition: { file: td.json, containers: { wbe: { environment: { A: b } } } } }")
         .exits(2)
         .ends_with("no container `wbe`; it has `web`");
-    let local = Project::new(indoc! {r#"
+    let local = Project::new(indoc! {r"
         version: 1
         name: t
         phases: { build: { steps: [{ deploy: { cluster: c, service: s } }] } }
-    "#});
+    "});
     local
         .runner("run --local")
         .run()
@@ -138,12 +138,12 @@ fn no_such_cluster_service_family_or_container() {
 
 #[test]
 fn no_such_secret() {
-    let project = Project::new(indoc! {r#"
+    let project = Project::new(indoc! {r"
         version: 1
         name: t
         env: { parameter-store: { T: /no/such } }
         phases: { build: { steps: [] } }
-    "#});
+    "});
     project.runner("run --publish").aws().run().exits(3).complains("there is no parameter `/no/such`");
 }
 

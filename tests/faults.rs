@@ -271,10 +271,10 @@ fn push(
     let proxy = Proxy::start(&registry.host, fault, point, times, place);
     let repository = unique("faults");
     let config = registry.docker_config().replace(&registry.host, &proxy.address);
-    let project = Project::new(indoc! {r#"
+    let project = Project::new(indoc! {r"
         version: 1
         name: t
-    "#})
+    "})
     .file(".home/.docker/config.json", config);
     let push = |tag: &str| {
         let call = format!("image push {image} {}/{repository}:{tag}", proxy.address);
@@ -342,10 +342,10 @@ fn a_permanent_fault_fails_the_push_and_sets_no_tag() {
     ] {
         let proxy = Proxy::start(&registry.host, fault, point, usize::MAX, 50);
         let config = registry.docker_config().replace(&registry.host, &proxy.address);
-        let project = Project::new(indoc! {r#"
+        let project = Project::new(indoc! {r"
             version: 1
             name: t
-        "#})
+        "})
         .file(".home/.docker/config.json", config);
         let repository = unique("faults");
         let outcome = project.runner(&format!("image push {image} {}/{repository}:v1", proxy.address)).run();
@@ -362,10 +362,10 @@ fn a_push_that_is_stopped_says_so_and_leaves_nothing() {
     let image = image(300_000);
     let proxy = Proxy::start(&registry.host, Fault::Hang, ("PUT", "/blobs/uploads/"), usize::MAX, 0);
     let config = registry.docker_config().replace(&registry.host, &proxy.address);
-    let project = Project::new(indoc! {r#"
+    let project = Project::new(indoc! {r"
         version: 1
         name: t
-    "#})
+    "})
     .file(".home/.docker/config.json", config);
     std::fs::create_dir(project.path("tmp")).unwrap();
     let repository = unique("faults");
@@ -384,10 +384,10 @@ fn a_restarted_registry_receives_the_whole_image() {
     let mut registry = PlainRegistry::start();
     let image = image(if std::env::var("RUNNER_SOAK").is_ok() { 1_000_000_000 } else { 60_000_000 });
     let repository = unique("restarted");
-    let project = Project::new(indoc! {r#"
+    let project = Project::new(indoc! {r"
             version: 1
             name: t
-        "#})
+        "})
     .file(".home/.docker/config.json", registry.docker_config());
     let running = project.runner(&format!("image push {image} {}/{repository}:v1", registry.host)).start();
     // The first upload has begun.
@@ -405,10 +405,10 @@ fn a_restarted_registry_receives_the_whole_image() {
 fn the_layers_of_two_pushes_are_sent_once() {
     let registry = PlainRegistry::start();
     let image = image(100_000);
-    let project = Project::new(indoc! {r#"
+    let project = Project::new(indoc! {r"
             version: 1
             name: t
-        "#})
+        "})
     .file(".home/.docker/config.json", registry.docker_config());
     let push = |tag: &str| {
         project.runner(&format!("image push {image} {}/again:{tag}", registry.host)).run().exits(0)
@@ -495,10 +495,10 @@ fn tokens_that_expire_in_the_middle_are_renewed() {
     let image = image(100_000);
     let (address, given) = with_tokens(&registry.host);
     let config = registry.docker_config().replace(&registry.host, &address);
-    let project = Project::new(indoc! {r#"
+    let project = Project::new(indoc! {r"
         version: 1
         name: t
-    "#})
+    "})
     .file(".home/.docker/config.json", config);
     let call = format!("image push {image} {address}/own:v1");
     project.runner(&call).run().exits(0).complains("3 blobs sent");

@@ -30,12 +30,12 @@ impl Project {
     /// A project whose pipeline is only its phases.
     pub fn phases(phases: &str) -> Self {
         let indented: String = phases.lines().map(|line| format!("  {line}\n")).collect();
-        Self::new(&formatdoc! {r#"
+        Self::new(&formatdoc! {r"
             version: 1
             name: test
             env: {{ shell: sh }}
             phases:
-            {indented}"#})
+            {indented}"})
     }
 
     /// Writes a file. A Dockerfile gets a label of its own: equal images of two tests would be one in the engine, and

@@ -16,14 +16,14 @@ fn refused(pipeline: &str, expected: &[&str]) {
 #[test]
 fn an_unknown_key_is_shown_with_its_place_and_a_suggestion() {
     refused(
-        indoc! {r#"
+        indoc! {r"
             version: 1
             name: t
             phases:
               build:
                 setps:
                   - run: echo hello
-        "#},
+        "},
         &["pipeline.yml:5:5", "unknown key `setps` in a phase", "^^^^^", "did you mean `steps`?"],
     );
 }
@@ -32,12 +32,12 @@ fn an_unknown_key_is_shown_with_its_place_and_a_suggestion() {
 fn unsupported_keys_are_refused_by_name() {
     let notify = "[{ sns: \"arn:aws:sns:eu-west-1:123456789012:t\" }, { webhook: { url: \"https://example.com\", secret: x } }]";
     refused(
-        &formatdoc! {r#"
+        &formatdoc! {r"
             version: 1
             name: t
             notify: {notify}
             phases: {{ build: {{ steps: [{{ run: x }}] }} }}
-        "#},
+        "},
         &["pipeline.yml:3:12", "`sns` is part of the language", "`secret` is part"],
     );
 }
@@ -45,7 +45,7 @@ fn unsupported_keys_are_refused_by_name() {
 #[test]
 fn all_errors_are_shown_in_one_go() {
     refused(
-        indoc! {r#"
+        indoc! {r"
         version: 2
         name: t
         name: u
@@ -57,7 +57,7 @@ fn all_errors_are_shown_in_one_go() {
               - build: apq
               - {}
               - { run: a, build: app }
-    "#},
+    "},
         &[
             "pipeline.yml:1:10",
             "expected 1",
@@ -81,23 +81,23 @@ fn all_errors_are_shown_in_one_go() {
 #[test]
 fn a_mistake_in_an_image_is_one_mistake() {
     let with = |image: &str| {
-        formatdoc! {r#"
+        formatdoc! {r"
             version: 1
             name: t
             images: {{ app: {{ {image} }} }}
             phases: {{ build: {{ steps: [{{ build: app }}] }} }}
-        "#}
+        "}
     };
     for image in ["repository: a, tags: []", "repository: a, tags: [\"${source.comit}\"]", "target: x"] {
         refused(&with(image), &["pipeline.yml:3:", "has an error; nothing was run"]);
     }
     refused(
-        indoc! {r#"
+        indoc! {r"
             version: 1
             name: t
             images: { a.b: { repository: x }, a-b: { repository: y } }
             phases: {}
-        "#},
+        "},
         &["would share the variable RUNNER_IMAGE_A_B_URI"],
     );
 }
@@ -168,38 +168,38 @@ fn broken_yaml_is_located() {
         &["this is not valid YAML", "pipeline.yml:"],
     );
     refused(
-        indoc! {r#"
+        indoc! {r"
         - a
         - b
-    "#},
+    "},
         &["a pipeline is a mapping, but this is a list"],
     );
     refused("", &["a pipeline is a mapping, but this is nothing"]);
     refused(
-        indoc! {r#"
+        indoc! {r"
         version: 1
         name: t
         phases: !Ref x
-    "#},
+    "},
         &["pipeline.yml:3:", "the tag"],
     );
     refused(
-        &formatdoc! {r#"
+        &formatdoc! {r"
         version: 1
         name: t
         phases: {}{}
-    "#, "[".repeat(100), "]".repeat(100)},
+    ", "[".repeat(100), "]".repeat(100)},
         &["nested too deeply"],
     );
 }
 
 #[test]
 fn alias_bombs_are_refused_quickly() {
-    let mut text = formatdoc! {r#"
+    let mut text = formatdoc! {r"
         version: 1
         name: t
         x-0: &a0 [x, x, x, x, x, x, x, x, x, x]
-    "#};
+    "};
     for level in 1..12 {
         let aliases = vec![format!("*a{}", level - 1); 10].join(", ");
         text.push_str(&format!("x-{level}: &a{level} [{aliases}]\n"));

@@ -6,13 +6,13 @@ use std::time::{Duration, Instant};
 
 #[test]
 fn a_step_is_retried_until_it_succeeds() {
-    let project = Project::phases(indoc! {r#"
+    let project = Project::phases(indoc! {r"
         build:
           steps:
             - run: 'echo x >> tries; test $(wc -l < tries) = 3'
               retry: { attempts: 4, delay: 1s, backoff: 1 }
             - run: echo after
-    "#});
+    "});
     let run = project.runner("run").run().exits(0).says("\nafter\n");
     run.says("attempt 1 of 5 failed: the command ended with exit code 1; retrying in").says("attempt 2 of 5");
     assert_eq!(project.read("tries").lines().count(), 3);
@@ -30,7 +30,7 @@ fn the_last_attempt_decides_and_mistakes_in_the_file_are_not_retried() {
 
 #[test]
 fn a_step_that_times_out_is_ended_and_counts_as_failed() {
-    let project = Project::phases(indoc! {r#"
+    let project = Project::phases(indoc! {r"
         build:
           steps:
             - { run: 'sleep 60', timeout: 1s }
@@ -38,17 +38,17 @@ fn a_step_that_times_out_is_ended_and_counts_as_failed() {
             - run: echo never
           finally: [{ run: echo cleaned }]
         post_build: { steps: [{ run: echo never }] }
-    "#});
+    "});
     let begin = Instant::now();
     let run =
         project.runner("run").run().exits(7).says("\nbecause\n").says("\ncleaned\n").says_not("\nnever");
     run.ends_with("the step took longer than 1s");
     assert!(begin.elapsed() < Duration::from_secs(10));
     // A later call of the build ends the same way.
-    let project = Project::phases(indoc! {r#"
+    let project = Project::phases(indoc! {r"
         build: { steps: [{ run: 'sleep 60', timeout: 1s }] }
         post_build: { steps: [{ run: echo never }] }
-    "#});
+    "});
     project.runner("run --phase build").run().exits(7);
     project.runner("run --phase post_build").run().exits(7).says_not("\nnever");
 }
@@ -64,19 +64,24 @@ fn a_timeout_counts_for_each_attempt() {
 
 #[test]
 fn phases_and_runs_have_timeouts() {
-    let slow = |phase: &str, rest: &str| {
-        Project::phases(&formatdoc! {r#"
+    let slow = |phase: &str, pipeline: &str| {
+        Project::new(&formatdoc! {r"
+            version: 1
+            name: t
+            env: {{ shell: sh }}
+            {pipeline}
+            phases:
               build:
-            {phase}    steps: [{{ run: 'sleep 0.7' }}, {{ run: 'sleep 60', retry: 9 }}, {{ run: echo never }}]
+                {phase}
+                steps: [{{ run: 'sleep 0.7' }}, {{ run: 'sleep 60', retry: 9 }}, {{ run: echo never }}]
                 finally: [{{ run: 'sleep 0.5; echo cleaned' }}]
-            {rest}"#})
+        "})
     };
-    let run =
-        slow("    timeout: 1s\n", "").runner("run").run().exits(7).says("\ncleaned\n").says_not("\nnever");
+    let run = slow("timeout: 1s", "").runner("run").run().exits(7).says("\ncleaned\n").says_not("\nnever");
     run.says_not("attempt").ends_with("the phase took longer than 1s");
-    let run = slow("", "timeout: 1s\n").runner("run").run().exits(7).says("\ncleaned\n").says_not("\nnever");
+    let run = slow("", "timeout: 1s").runner("run").run().exits(7).says("\ncleaned\n").says_not("\nnever");
     run.ends_with("the run took longer than 1s");
-    let run = slow("", "timeout: 5m\n").runner("run --timeout 1s").run().exits(7).says("\ncleaned\n");
+    let run = slow("", "timeout: 5m").runner("run --timeout 1s").run().exits(7).says("\ncleaned\n");
     run.ends_with("the run took longer than 1s");
     slow("", "").runner("run --timeout soon").run().exits(2).complains("`soon` is not a duration");
 }

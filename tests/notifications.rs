@@ -5,18 +5,18 @@ use indoc::{formatdoc, indoc};
 use serde_json::Value;
 use std::sync::mpsc;
 
-const PHASES: &str = indoc! {r#"
+const PHASES: &str = indoc! {r"
     phases:
       build: { steps: [{ run: 'exit ${FAIL:-0}' }] }
-"#};
+"};
 
 fn pipeline(notify: &str) -> String {
-    formatdoc! {r#"
+    formatdoc! {r"
         version: 1
         name: webapp
         env: {{ shell: sh }}
         {PHASES}notify:
-        {notify}"#}
+        {notify}"}
 }
 
 #[test]

@@ -26,7 +26,7 @@ fn steps_run_at_the_same_time_and_their_lines_stay_apart() {
 
 #[test]
 fn the_first_failure_ends_the_others_at_once_and_decides() {
-    let project = Project::phases(indoc! {r#"
+    let project = Project::phases(indoc! {r"
         build:
           steps:
             - parallel:
@@ -35,7 +35,7 @@ fn the_first_failure_ends_the_others_at_once_and_decides() {
                 - parallel: [{ name: inner, run: sleep 60 }]
             - run: echo never
           finally: [{ run: echo cleaned }]
-    "#});
+    "});
     let begin = Instant::now();
     let run = project.runner("run").run().exits(1).says_not("\nnever").says("\ncleaned\n");
     assert!(begin.elapsed() < Duration::from_secs(5), "{:?}", begin.elapsed());
@@ -47,7 +47,7 @@ fn the_first_failure_ends_the_others_at_once_and_decides() {
 
 #[test]
 fn groups_have_retries_timeouts_and_conditions() {
-    let project = Project::phases(indoc! {r#"
+    let project = Project::phases(indoc! {r"
         build:
           steps:
             - retry: 1
@@ -56,7 +56,7 @@ fn groups_have_retries_timeouts_and_conditions() {
                 - { run: echo skipped, when: failure }
                 - { run: 'echo y >> own; test $(wc -l < own) -ge 2', retry: { attempts: 3, delay: 1s } }
             - run: echo after
-    "#});
+    "});
     project.runner("run").run().exits(0).says("\nafter\n").says("skipped, nothing has failed");
     let project = Project::phases(
         "build: { steps: [{ timeout: 1s, parallel: [{ run: sleep 60 }, { run: sleep 60 }] }, { run: echo never }] }\n",

@@ -35,14 +35,14 @@ fn nothing_outlives_a_finished_step() {
     for escape in ESCAPES {
         let word = unique("outlive");
         let project = Project::phases(
-            &formatdoc! {r#"
+            &formatdoc! {r"
             build:
               steps:
                 - run: |
                     {escape}
                     touch begun
                 - run: echo next
-        "#}
+        "}
             .replace("    env: {}\n", ""),
         );
         let begin = Instant::now();
@@ -57,14 +57,14 @@ fn nothing_outlives_a_finished_step() {
 fn nothing_outlives_a_run_that_is_killed() {
     for escape in ESCAPES {
         let word = unique("killed");
-        let project = Project::phases(&formatdoc! {r#"
+        let project = Project::phases(&formatdoc! {r"
             build:
               steps:
                 - run: |
                     {escape}
                     touch begun
                     sleep 300
-        "#});
+        "});
         let mut running = project.runner("run --grace 1s").env("MARK", &word).start();
         running.until_exists(&project.path("begun"));
         running.signal("KILL");
@@ -78,7 +78,7 @@ fn nothing_outlives_a_run_that_is_killed() {
 #[test]
 fn a_killed_guard_kills_nothing_else() {
     let word = unique("guard");
-    let project = Project::phases(indoc! {r#"
+    let project = Project::phases(indoc! {r"
         build:
           steps:
             - run: |
@@ -86,7 +86,7 @@ fn a_killed_guard_kills_nothing_else() {
                 touch begun
                 sleep 300
           finally: [{ run: echo cleaned }]
-    "#});
+    "});
     let mut running = project.runner("run").env("MARK", &word).start();
     running.until_exists(&project.path("begun"));
     let children = running.children();
@@ -99,11 +99,11 @@ fn a_killed_guard_kills_nothing_else() {
 #[test]
 fn the_death_of_its_parent_stops_a_run_unless_it_is_detached() {
     let word = unique("parent");
-    let project = Project::phases(indoc! {r#"
+    let project = Project::phases(indoc! {r"
         build:
           steps: [{ run: 'touch begun; sleep 3; touch through' }]
           finally: [{ run: touch cleaned }]
-    "#});
+    "});
     let start = |nohup: &str| {
         let script = format!("{nohup} {} run >log 2>&1 & until [ -e begun ]; do sleep 0.02; done", runner());
         let mut shell = std::process::Command::new("sh");
@@ -239,14 +239,14 @@ fn gc_removes_what_a_killed_run_left_and_nothing_else() {
 fn gc_finds_processes_whose_guard_is_gone_too() {
     let _one = exclusive("gc");
     let word = unique("gc");
-    let project = Project::phases(indoc! {r#"
+    let project = Project::phases(indoc! {r"
         build:
           steps:
             - run: |
                 setsid sleep 300 >/dev/null 2>&1 &
                 touch begun
                 sleep 300
-    "#});
+    "});
     let mut running = project.runner("run").env("MARK", &word).start();
     running.until_exists(&project.path("begun"));
     let guard = running.children();
@@ -266,12 +266,12 @@ fn gc_leaves_guards_to_end_by_themselves() {
     let stubborn = "trap '' TERM\n          touch begun\n          while :; do sleep 0.1; done";
     for stopped in [false, true] {
         let word = unique("gc");
-        let project = Project::phases(&formatdoc! {r#"
+        let project = Project::phases(&formatdoc! {r"
                 build:
                   steps:
                     - run: |
                         {stubborn}
-            "#});
+            "});
         let mut running = project.runner("run --grace 5m").env("MARK", &word).start();
         running.until_exists(&project.path("begun"));
         let guard = running.children();
@@ -292,12 +292,12 @@ fn gc_leaves_guards_to_end_by_themselves() {
 #[test]
 fn background_processes_do_not_delay_the_step() {
     // It writes on and on.
-    let project = Project::phases(indoc! {r#"
+    let project = Project::phases(indoc! {r"
         build:
           steps:
             - run: '(while :; do echo tick; sleep 0.2; done) & echo started'
             - run: echo next
-    "#});
+    "});
     let begin = Instant::now();
     project
         .runner("run")
@@ -324,25 +324,25 @@ fn background_processes_do_not_delay_the_step() {
 
 #[test]
 fn a_command_may_clear_what_git_ignores() {
-    let project = Project::phases(indoc! {r#"
+    let project = Project::phases(indoc! {r"
         build:
           steps:
             - run: rm -rf .runner
             - run: echo next
           finally: [{ run: echo cleaned }]
-    "#});
+    "});
     project.runner("run").run().exits(0).says("\nnext\n").says("\ncleaned\n");
 }
 
 #[test]
 fn guards_that_are_stopped_or_ended_between_steps_do_not_matter() {
-    let project = Project::phases(indoc! {r#"
+    let project = Project::phases(indoc! {r"
         build:
           steps:
             - run: 'kill -STOP $PPID; echo one'
             - run: 'echo two; (sleep 0.3; kill -KILL $PPID) >/dev/null 2>&1 & echo $PPID > guard'
             - { run: 'kill -STOP $PPID; sleep 300', timeout: 1s, when: always }
-    "#});
+    "});
     let begin = Instant::now();
     let run = project.runner("run --grace 1s").run().exits(7).says("\none\n").says("\ntwo\n");
     run.ends_with("the step took longer than 1s");

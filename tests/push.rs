@@ -203,11 +203,11 @@ fn manifest(repository: &str, tag: &str) -> serde_json::Value {
 #[test]
 fn layers_are_compressed_as_asked_and_both_forms_hold_the_same_image() {
     let (gzip, zstd) = (unique("gzip"), unique("zstd"));
-    let steps = indoc! {r#"
+    let steps = indoc! {r"
         version: 1
         name: t
         phases: { build: { steps: [{ build: [a, b] }, { push: [a, b] }] } }
-    "#};
+    "};
     let image = |name: &str, more: &str| {
         format!(
             "  {name}: {{ repository: {}, create: true, tags: [\"${{TAG:-v1}}\"]{more} }}\n",
@@ -443,10 +443,10 @@ fn a_quota_of_ecr_is_named_with_help() {
 fn an_image_is_the_same_from_the_engines_storage_and_from_its_export() {
     let (registry, engine) = (PlainRegistry::start(), RecordedEngine::start());
     let name = format!("local.invalid/{}:v1", unique("storage"));
-    let project = Project::new(indoc! {r#"
+    let project = Project::new(indoc! {r"
         version: 1
         name: t
-    "#})
+    "})
         .file(".home/.docker/config.json", registry.docker_config())
         .file(
             "Dockerfile",
@@ -475,10 +475,10 @@ fn an_image_is_the_same_from_the_engines_storage_and_from_its_export() {
 fn an_image_without_layers_is_pushed_and_one_that_is_not_there_is_named() {
     let registry = PlainRegistry::start();
     let name = format!("local.invalid/{}:v1", unique("empty"));
-    let project = Project::new(indoc! {r#"
+    let project = Project::new(indoc! {r"
         version: 1
         name: t
-    "#})
+    "})
     .file(".home/.docker/config.json", registry.docker_config())
     .file("Dockerfile", format!("FROM scratch\nLABEL name={name}\n"));
     docker(&["build", "-q", "-t", &name, project.root().to_str().unwrap()]);

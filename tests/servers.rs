@@ -83,13 +83,13 @@ impl PlainRegistry {
         let host = format!("127.0.0.1:{}", free_port());
         std::fs::write(directory.path().join("htpasswd"), shell("htpasswd", &["-nbB", "user", "pass"]))
             .unwrap();
-        let config = formatdoc! {r#"
+        let config = formatdoc! {r"
             version: 0.1
             log: {{ level: error, accesslog: {{ disabled: false }} }}
             storage: {{ filesystem: {{ rootdirectory: {root}/data }} }}
             auth: {{ htpasswd: {{ realm: t, path: {root}/htpasswd }} }}
             http: {{ addr: {host} }}
-        "#};
+        "};
         let path = directory.path().join("config.yml");
         std::fs::write(&path, config).unwrap();
         let mut registry = Self { server: None, directory, host };
@@ -255,12 +255,12 @@ impl OwnEngine {
         let login = shell("htpasswd", &["-nbB", "AWS", "123456789012-auth-token"]);
         std::fs::write(root.join("htpasswd"), login).unwrap();
         std::fs::write(root.join("engine.json"), "{}").unwrap();
-        let registry = indoc! {r#"
+        let registry = indoc! {r"
             version: 0.1
             storage: { filesystem: { rootdirectory: registry } }
             auth: { htpasswd: { realm: t, path: htpasswd } }
             http: { addr: 127.0.0.1:443, tls: { certificate: host.crt, key: host.key } }
-        "#};
+        "};
         std::fs::write(root.join("registry.yml"), registry).unwrap();
         let path = root.to_str().unwrap();
         let arguments = ["-nm", "sh", "-c", OWN_ENGINE, "sh", path, host];

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 /// A pipeline that builds an image with busybox and tests it so.
 pub fn project(test: &str) -> Project {
     let name = unique("tested");
-    Project::new(&formatdoc! {r#"
+    Project::new(&formatdoc! {r"
         version: 1
         name: t
         env: {{ shell: sh }}
@@ -16,7 +16,7 @@ pub fn project(test: &str) -> Project {
           build:
             steps:
               - build: app
-        {test}"#})
+        {test}"})
     .file("Dockerfile", "FROM busybox:1.36\n")
 }
 

@@ -4,14 +4,14 @@ use crate::harness::{Project, containers_of, eventually};
 use indoc::indoc;
 use std::time::Instant;
 
-const SLEEPER: &str = indoc! {r#"
+const SLEEPER: &str = indoc! {r"
     build:
       steps:
         - run: 'sleep 300 & echo $! > child; touch begun; wait'
         - run: echo never
       finally:
         - run: echo cleaned
-"#};
+"};
 
 fn is_gone(pid: &str) -> bool {
     let status = std::fs::read_to_string(format!("/proc/{}/status", pid.trim())).unwrap_or_default();
@@ -34,10 +34,10 @@ fn term_and_int_stop_the_step_and_run_finally() {
 
 #[test]
 fn after_a_stop_the_same_call_starts_over() {
-    let project = Project::phases(indoc! {r#"
+    let project = Project::phases(indoc! {r"
         build: { steps: [{ run: 'touch begun; sleep ${NAP:-0}' }] }
         post_build: { steps: [{ run: echo through }] }
-    "#});
+    "});
     let mut running = project.runner("run").env("NAP", "60").start();
     running.until_exists(&project.path("begun"));
     running.signal("INT");
@@ -118,11 +118,11 @@ fn a_stopped_container_test_leaves_no_container() {
 
 #[test]
 fn a_reader_that_stops_reading_delays_the_run_but_not_its_end() {
-    let project = Project::phases(indoc! {r#"
+    let project = Project::phases(indoc! {r"
         build:
           steps: [{ run: 'touch begun; yes a line of a flood; touch never' }]
           finally: [{ run: touch cleaned }]
-    "#});
+    "});
     // Its output is never read.
     let mut running = project.runner("run --grace 1s").start();
     running.until_exists(&project.path("begun"));

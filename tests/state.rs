@@ -4,14 +4,14 @@ use crate::harness::{Project, eventually, shell};
 use indoc::indoc;
 use std::os::unix::fs::PermissionsExt;
 
-const PHASES: &str = indoc! {r#"
+const PHASES: &str = indoc! {r"
     build:
       steps: [{ run: 'exit ${FAIL:-0}' }]
     post_build:
       steps:
         - run: echo deployed
         - { run: echo always, when: always }
-"#};
+"};
 
 #[test]
 fn calls_for_single_phases_are_one_build() {
@@ -67,14 +67,14 @@ fn a_directory_that_cannot_be_written_is_named() {
 
 #[test]
 fn a_build_that_could_not_start_has_failed_for_later_phases() {
-    let project = Project::new(indoc! {r#"
+    let project = Project::new(indoc! {r"
         version: 1
         name: t
         env: { shell: sh, parameter-store: { T: /no/such } }
         phases:
           build: { steps: [{ run: echo built }] }
           post_build: { steps: [{ run: echo deployed }, { run: echo always, when: always }] }
-    "#});
+    "});
     let call = |phase: &str| {
         project.runner(&format!("run --publish --phase {phase}")).aws().env("CODEBUILD_BUILD_ID", "t:1")
     };
@@ -100,10 +100,10 @@ fn the_state_keeps_failures_without_secrets() {
 
 #[test]
 fn a_phase_whose_process_was_killed_has_failed() {
-    let project = Project::phases(indoc! {r#"
+    let project = Project::phases(indoc! {r"
         build: { steps: [{ run: 'touch begun; sleep 60' }] }
         post_build: { steps: [{ run: echo deployed }] }
-    "#});
+    "});
     let mut running = project.runner("run --phase build").start();
     running.until_exists(&project.path("begun"));
     running.signal("KILL");
@@ -123,10 +123,10 @@ fn a_whole_run_never_continues_another() {
 
 #[test]
 fn an_unreadable_state_is_refused() {
-    let project = Project::phases(indoc! {r#"
+    let project = Project::phases(indoc! {r"
         install: { steps: [{ run: exit 1 }] }
         build: { steps: [{ run: echo deployed }] }
-    "#});
+    "});
     project.runner("run --phase install").run().exits(1);
     std::fs::write(project.path(".runner/state.json"), "{ half").unwrap();
     let refused = project.runner("run --phase build").run().exits(3).says_not("\ndeployed");

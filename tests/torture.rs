@@ -119,22 +119,22 @@ fn case(behaviour: &str, script: &str, end: End, seed: usize) -> Result<(Duratio
     let script = script.replace("MANY", &(3 + seed * 2).to_string());
     let script: String = script.lines().map(|line| format!("            {line}\n")).collect();
     let step = match end {
-        End::Cancel => formatdoc! {r#"
+        End::Cancel => formatdoc! {r"
                   - parallel:
                     - run: |
             {script}        - run: until [ -e end ]; do sleep 0.01; done; exit 9
-        "#},
-        End::Timeout | End::ClosedOutput => formatdoc! {r#"
+        "},
+        End::Timeout | End::ClosedOutput => formatdoc! {r"
                   - timeout: 1s
                     run: |
-            {script}"#},
+            {script}"},
         End::Term | End::Kill => format!("      - run: |\n{script}"),
     };
-    let project = Project::phases(&formatdoc! {r#"
+    let project = Project::phases(&formatdoc! {r"
               build:
                 steps:
             {step}    finally: [{{ run: touch cleaned }}]
-        "#});
+        "});
     let name = format!("{behaviour}, {end:?}, seed {seed}");
     let begin = Instant::now();
     let mut running = project.runner("run --grace 1s").env("MARK", &word).start();

@@ -94,7 +94,7 @@ impl FailedTasks {
             if self.found.len() == MAX_TASKS {
                 break;
             }
-            let (failed, error) = self.examine(deployer.aws, service, task).await;
+            let (failed, error) = self.examine(deployer, service, task).await;
             sentences.extend(error.and_then(|error| self.warning(&error)));
             if failed.cause.kind == CauseKind::Stopped {
                 continue;
@@ -115,8 +115,13 @@ impl FailedTasks {
         Some(format!("could not fully diagnose failed tasks: {}", with_advice(error)))
     }
 
-    async fn examine(&mut self, aws: &Aws, service: &Service, task: Task) -> (FailedTask, Option<AwsError>) {
-        let mut problem = None;
+    async fn examine(
+        &mut self,
+        deployer: &Deployer<'_>,
+        service: &Service,
+        task: Task,
+    ) -> (FailedTask, Option<AwsError>) {
+        let (aws, mut problem) = (deployer.aws, None);
         if self.definition.is_none() {
             match aws.ecs_task_definition(&task.definition).await {
                 Ok(document) => self.definition = Some(Value::Object(described(document))),
@@ -126,7 +131,7 @@ impl FailedTasks {
         let definition = self.definition.clone().unwrap_or_default();
         let mut logs = Vec::new();
         if self.found.len() < MAX_WITH_LOGS {
-            match read_logs(aws, &definition, &task).await {
+            match read_logs(deployer, &definition, &task).await {
                 Ok(read) => logs = read,
                 Err(error) => problem = Some(error),
             }
@@ -148,13 +153,13 @@ impl FailedTasks {
 
     /// Reads empty logs again and repeats the diagnosis: the last lines may have reached `CloudWatch` only
     /// now.
-    pub(crate) async fn reread_logs(&mut self, aws: &Aws) {
+    pub(crate) async fn reread_logs(&mut self, deployer: &Deployer<'_>) {
         let definition = self.definition.clone().unwrap_or_default();
         for at in 0..self.found.len().min(MAX_WITH_LOGS) {
             if self.found[at].logs.iter().any(|log| !log.lines.is_empty()) {
                 continue;
             }
-            let logs = read_logs(aws, &definition, &self.found[at].task).await.unwrap_or_default();
+            let logs = read_logs(deployer, &definition, &self.found[at].task).await.unwrap_or_default();
             self.found[at].cause = self.diagnose(&definition, &self.found[at].task, &logs);
             self.found[at].logs = logs;
         }
@@ -204,11 +209,17 @@ impl FailedTasks {
     }
 }
 
-/// Returns the last log lines of each container that has run.
-async fn read_logs(aws: &Aws, definition: &Value, task: &Task) -> Result<Vec<ContainerLog>, AwsError> {
+/// Returns the last log lines of each container that has run. They are masked before the diagnosis shortens them.
+async fn read_logs(
+    deployer: &Deployer<'_>,
+    definition: &Value,
+    task: &Task,
+) -> Result<Vec<ContainerLog>, AwsError> {
     let mut logs = Vec::new();
     for container in task.containers.iter().filter(|container| container.exit_code.is_some()) {
-        if let Some(lines) = tail(aws, definition, container, task.id()).await? {
+        if let Some(lines) = tail(deployer.aws, definition, container, task.id()).await? {
+            let masked = deployer.events.shown(lines.join("\n"));
+            let lines = masked.lines().map(ToOwned::to_owned).collect();
             logs.push(ContainerLog { container: container.name.clone(), lines });
         }
     }

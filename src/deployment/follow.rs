@@ -121,13 +121,15 @@ impl<'a, C: Controller> Follower<'a, C> {
 
     /// Diagnoses the failed tasks one last time, reports them and returns them by cause.
     pub(crate) async fn diagnose(&mut self) -> Vec<CauseGroup> {
-        let aws = self.deployer.aws;
+        let deployer = self.deployer;
         let update = async {
-            if let Ok(service) = aws.ecs_service(&self.request.target.cluster, self.log.service).await {
+            if let Ok(service) =
+                deployer.aws.ecs_service(&self.request.target.cluster, self.log.service).await
+            {
                 let messages = self.controller.unseen_events(&service);
                 self.update_failed_tasks(&service, &messages).await;
             }
-            self.failed_tasks.reread_logs(aws).await;
+            self.failed_tasks.reread_logs(deployer).await;
         };
         // An API that does not respond must not delay the rollback.
         let _ = tokio::time::timeout(DIAGNOSIS_TIMEOUT, update).await;

@@ -1,6 +1,7 @@
 //! Secrets: a type that hides their values, and the masks that keep them out of all output.
 
 mod forms;
+mod lines;
 mod mask;
 mod maybe;
 #[cfg(any(test, fuzzing))]
@@ -11,6 +12,7 @@ mod spelling;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use lines::MaskedLines;
 pub(crate) use mask::{Masker, Masks, Unmasked};
 pub(crate) use maybe::MaybeSecret;
 #[cfg(fuzzing)]

@@ -181,6 +181,7 @@ impl BuildGroup {
             live,
             warnings: self.warnings.clone(),
             vertices,
+            masks: cx.project.masks.clone(),
             prefix: if self.several { format!("{} │ ", name.value) } else { String::new() },
         };
         let mut image_build =

@@ -16,6 +16,7 @@ use crate::files::{self, Readers};
 use crate::language::pipeline::model::{LaunchType, RunTask, TaskPlace};
 use crate::plan::Mode;
 use crate::random;
+use crate::secret::{MaskedLines, Masks};
 use serde_json::{Value, json};
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -166,6 +167,11 @@ fn not_started(cluster: &str, reasons: &[NotStarted]) -> Failure {
     Failure::environment(format!("no task was started in {cluster}: {reason}"))
 }
 
+/// The prefix of the lines of a container, if the task has several.
+fn prefix(container: &str, several: bool) -> String {
+    if several { format!("{container} | ") } else { String::new() }
+}
+
 /// A running task.
 struct Running<'a> {
     cx: &'a StepScope<'a>,
@@ -178,14 +184,29 @@ struct Running<'a> {
     poll: Duration,
 }
 
-#[derive(Default)]
 struct Log {
+    /// The lines on their way to the output.
+    output: MaskedLines,
     /// The token of the next page.
     next: Option<String>,
-    /// The last lines.
+    /// The last lines, masked.
     last: Vec<String>,
     /// It cannot be read, and a warning was given.
     given_up: bool,
+}
+
+impl Log {
+    fn new(masks: &Masks) -> Self {
+        Self { output: MaskedLines::new(masks), next: None, last: Vec::new(), given_up: false }
+    }
+
+    /// Keeps masked lines for the diagnosis, and returns them with the prefix of the container.
+    fn forward(&mut self, prefix: &str, lines: &[u8]) -> Vec<u8> {
+        self.last.extend(String::from_utf8_lossy(lines).lines().map(ToOwned::to_owned));
+        let surplus = self.last.len().saturating_sub(KEPT);
+        self.last.drain(..surplus);
+        self.output.prefixed(prefix, lines)
+    }
 }
 
 impl Running<'_> {
@@ -225,6 +246,7 @@ impl Running<'_> {
             tokio::time::sleep(self.poll.min(Duration::from_secs(1))).await;
             quiet = if self.read_logs().await { 0 } else { quiet + 1 };
         }
+        self.end_logs().await;
         Ok(())
     }
 
@@ -236,7 +258,9 @@ impl Running<'_> {
         let several = streams.len() > 1;
         let mut any = false;
         for (container, stream) in streams {
-            let log = self.logs.entry(container.name.clone()).or_default();
+            let log =
+                self.logs.entry(container.name.clone()).or_insert_with(|| Log::new(&self.cx.project.masks));
+            let prefix = prefix(&container.name, several);
             if log.given_up {
                 continue;
             }
@@ -249,16 +273,9 @@ impl Running<'_> {
                         for line in page.lines {
                             any = true;
                             let line = line.trim_end();
-                            let shown = if several {
-                                format!("{} | {line}\n", container.name)
-                            } else {
-                                format!("{line}\n")
-                            };
-                            let _ = self.cx.output.send(shown.into_bytes()).await;
-                            log.last.push(line.to_owned());
+                            let shown = log.output.push(format!("{line}\n").as_bytes());
+                            let _ = self.cx.output.send(log.forward(&prefix, &shown)).await;
                         }
-                        let surplus = log.last.len().saturating_sub(KEPT);
-                        log.last.drain(..surplus);
                         if is_end {
                             break;
                         }
@@ -278,8 +295,18 @@ impl Running<'_> {
         any
     }
 
+    /// Forwards the rest of the logs, which might have been the beginning of a secret.
+    async fn end_logs(&mut self) {
+        let several = self.logs.len() > 1;
+        for (container, log) in &mut self.logs {
+            let rest = log.output.finish();
+            let _ = self.cx.output.send(log.forward(&prefix(container, several), &rest)).await;
+        }
+    }
+
     /// Stops the task. Returns whether that succeeded.
-    async fn stop(&self, reason: &str) -> bool {
+    async fn stop(&mut self, reason: &str) -> bool {
+        self.end_logs().await;
         let stopped = self.aws.ecs_stop_task(self.cluster, &self.task.arn, reason).await;
         let text = match &stopped {
             Ok(()) => format!("the task {} was stopped", self.task.id()),

@@ -348,11 +348,11 @@ fn the_policy_allows_every_call() {
 fn local_mode_writes_the_request() {
     let name = unique("local");
     let file = json!({ "family": name, "containerDefinitions": [{ "name": "web", "image": "x" }] });
-    let project = Project::new(indoc! {r#"
+    let project = Project::new(indoc! {r"
         version: 1
         name: webapp
         phases: { post_build: { steps: [{ task-definition: { file: td.json } }, { deploy: { cluster: c, service: s, code-deploy: { application: a, group: g } } }] } }
-    "#})
+    "})
     .file("td.json", file.to_string());
     project.runner("run").run().exits(0).says("planned");
     let planned = project.json(".runner/ecs/deploy-c-s.json");

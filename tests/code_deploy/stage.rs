@@ -307,7 +307,7 @@ impl Play {
         });
         let api = faults.into_iter().fold(scenario, Scenario::fault).start();
         let container = json!({ "name": "web", "image": "new", "memory": 64, "portMappings": [{ "containerPort": 8080 }] });
-        let project = Project::new(&formatdoc! {r#"
+        let project = Project::new(&formatdoc! {r"
             version: 1
             name: webapp
             env: {{ shell: sh }}
@@ -316,7 +316,7 @@ impl Play {
                 steps:
                   - task-definition: {{ file: td.json }}
                   - deploy: {{ cluster: {name}, service: {name}, code-deploy: {{ application: APPLICATION, group: GROUP }}, {options} }}
-        "#})
+        "})
         .file("td.json", json!({ "family": name, "containerDefinitions": [container] }).to_string());
         Self { api, project, stage }
     }

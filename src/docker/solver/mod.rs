@@ -215,7 +215,7 @@ impl Engine {
                     progress.update(update).await;
                 }
             }
-            progress.finish()
+            progress.finish().await
         };
         let (response, summary) = tokio::join!(client.solve(request), follow);
         let response = match response {

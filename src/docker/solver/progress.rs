@@ -1,5 +1,6 @@
 //! The progress of a build: its steps and their output, as lines for a log or as a short view for a terminal.
 
+use crate::secret::{MaskedLines, Masks};
 use crate::text::human_size;
 use bollard_buildkit_proto::google::protobuf::Timestamp;
 use bollard_buildkit_proto::moby::buildkit::v1::{StatusResponse, Vertex, VertexLog};
@@ -9,8 +10,8 @@ use std::time::{Duration, Instant};
 use tempfile::SpooledTempFile;
 use tokio::sync::{mpsc, watch};
 
-/// Longer lines are forwarded in pieces of this size, in bytes.
-const MAX_LINE: usize = 64 * 1024;
+/// The kept output of a step is sent in pieces of this size, in bytes.
+const PIECE: usize = 64 * 1024;
 /// How much output of a step is kept in memory in case it fails, in bytes. The rest is kept in a file.
 const KEPT_IN_MEMORY: usize = 256 * 1024;
 /// The text that BuildKit inserts into truncated output.
@@ -30,6 +31,8 @@ pub(crate) struct Watcher {
     pub(crate) vertices: mpsc::Sender<VertexUpdate>,
     /// The prefix of all lines, for parallel builds.
     pub(crate) prefix: String,
+    /// The secrets in the output of steps, which is masked before its lines get a prefix.
+    pub(crate) masks: Masks,
 }
 
 /// The start or the end of a step of the build.
@@ -82,11 +85,9 @@ struct Step {
     started: Instant,
     /// Its duration and error; the error is empty after success.
     end: Option<(Duration, String)>,
-    /// The beginning of an incomplete line.
-    line: Vec<u8>,
-    /// Whether the last forwarded line is incomplete.
-    torn: bool,
-    /// The last complete line.
+    /// Its output on the way to the log.
+    output: MaskedLines,
+    /// The last line.
     last: String,
     /// The bytes that were sent to the engine for it.
     sent: u64,
@@ -150,8 +151,7 @@ impl<'w> Progress<'w> {
                 cached: false,
                 started: Instant::now(),
                 end: None,
-                line: Vec::new(),
-                torn: false,
+                output: MaskedLines::new(&self.watcher.masks),
                 last: String::new(),
                 sent: 0,
                 kept: SpooledTempFile::new(KEPT_IN_MEMORY),
@@ -179,10 +179,8 @@ impl<'w> Progress<'w> {
         };
         let (number, sent, compact) = (step.number, step.sent, self.watcher.live.is_some());
         let (failed, took) = (!vertex.error.is_empty(), took(vertex));
-        let rest = std::mem::take(&mut step.line);
-        if !rest.is_empty() {
-            self.forward(&vertex.digest, &[&rest[..], b"\n"].concat()).await;
-        }
+        let rest = step.output.finish();
+        self.forward(&vertex.digest, &rest).await;
         if let Some(step) = self.steps.get_mut(&vertex.digest) {
             step.end = Some((took, vertex.error.clone()));
         }
@@ -220,20 +218,15 @@ impl<'w> Progress<'w> {
         let Some(step) = self.steps.get_mut(&log.vertex) else {
             return;
         };
-        let held = step.line.len();
-        step.line.extend_from_slice(&log.msg);
-        let end = log.msg.iter().rposition(|byte| *byte == b'\n').map(|end| held + end + 1);
-        let end = end.or((step.line.len() > MAX_LINE).then_some(step.line.len()));
-        // After the step has ended, incomplete lines are forwarded as well.
-        let end = if step.end.is_some() { Some(step.line.len()) } else { end };
-        if let Some(end) = end {
-            let lines: Vec<u8> = step.line.drain(..end).collect();
-            self.forward(&log.vertex, &lines).await;
-        }
+        let lines = step.output.push(&log.msg);
+        self.forward(&log.vertex, &lines).await;
     }
 
     /// Writes lines to the log, with the step's number. Keeps them instead if the log is for a terminal.
     async fn forward(&mut self, vertex: &str, lines: &[u8]) {
+        if lines.is_empty() {
+            return;
+        }
         if !self.clipped && lines.windows(CLIPPED.len()).any(|window| window == CLIPPED) {
             self.clipped = true;
             let text = "the engine has truncated the output of a step; BUILDKIT_STEP_LOG_MAX_SIZE=-1 and BUILDKIT_STEP_LOG_MAX_SPEED=-1 in its environment prevent this";
@@ -242,24 +235,13 @@ impl<'w> Progress<'w> {
         let Some(step) = self.steps.get_mut(vertex) else {
             return;
         };
-        let start = format!("{}#{} ", self.watcher.prefix, step.number);
-        let mut out = Vec::with_capacity(lines.len() + start.len() * 8);
-        for line in lines.split_inclusive(|byte| *byte == b'\n') {
-            // The rest of a line has no prefix.
-            if !std::mem::replace(&mut step.torn, !line.ends_with(b"\n")) {
-                out.extend_from_slice(start.as_bytes());
-            }
-            out.extend_from_slice(line);
-        }
+        let out = step.output.prefixed(&format!("{}#{} ", self.watcher.prefix, step.number), lines);
         let has_failed = step.end.as_ref().is_some_and(|(_, error)| !error.is_empty());
         if self.watcher.live.is_none() || has_failed {
             let _ = self.watcher.output.send(out).await;
             return;
         }
-        // Pieces of a line are not shown live, because they may begin with half of a secret.
-        let whole = lines.len() <= MAX_LINE && !step.torn;
-        let last = lines.split(|byte| *byte == b'\n').rfind(|line| !line.is_empty());
-        if let Some(last) = last.filter(|_| whole) {
+        if let Some(last) = lines.split(|byte| *byte == b'\n').rfind(|line| !line.is_empty()) {
             step.last = String::from_utf8_lossy(last).into_owned();
         }
         // A full disk must not fail the build.
@@ -272,7 +254,7 @@ impl<'w> Progress<'w> {
         };
         let _ = step.kept.seek(SeekFrom::Start(0));
         loop {
-            let mut piece = vec![0; MAX_LINE];
+            let mut piece = vec![0; PIECE];
             let Ok(length @ 1..) = step.kept.read(&mut piece) else { return };
             piece.truncate(length);
             let _ = self.watcher.output.send(piece).await;
@@ -294,7 +276,13 @@ impl<'w> Progress<'w> {
     }
 
     /// Ends the progress after the last update.
-    pub(crate) fn finish(self) -> BuildSummary {
+    pub(crate) async fn finish(mut self) -> BuildSummary {
+        // Output may arrive after the end of its step.
+        let vertices: Vec<String> = self.steps.keys().cloned().collect();
+        for vertex in vertices {
+            let rest = self.steps.get_mut(&vertex).map(|step| step.output.finish()).unwrap_or_default();
+            self.forward(&vertex, &rest).await;
+        }
         if let Some(live) = &self.watcher.live {
             live.send_replace(Vec::new());
         }
@@ -352,16 +340,18 @@ mod tests {
             let (output, mut lines) = mpsc::channel(16);
             let (warnings, _) = mpsc::channel(1);
             let vertices = mpsc::channel(16).0;
-            let watcher = Watcher { output, live, warnings, vertices, prefix: String::new() };
+            let watcher =
+                Watcher { output, live, warnings, vertices, prefix: String::new(), masks: Masks::default() };
             let mut progress = Progress::new(&watcher);
             for update in updates.clone() {
                 progress.update(update).await;
             }
+            progress.finish().await;
             let mut shown = Vec::new();
             while let Ok(line) = lines.try_recv() {
                 shown.extend(line);
             }
-            let expected = "#1 [1/1] RUN false\n#1 one\n#1 two\n#1 failed: bad\n#1 three\n#1 four";
+            let expected = "#1 [1/1] RUN false\n#1 one\n#1 two\n#1 failed: bad\n#1 three\n#1 four\n";
             assert_eq!(String::from_utf8_lossy(&shown), expected);
         }
     }
@@ -371,7 +361,14 @@ mod tests {
         let (output, mut lines) = mpsc::channel(16);
         let (warnings, _) = mpsc::channel(1);
         let (vertices, mut updates) = mpsc::channel(16);
-        let watcher = Watcher { output, live: None, warnings, vertices, prefix: String::new() };
+        let watcher = Watcher {
+            output,
+            live: None,
+            warnings,
+            vertices,
+            prefix: String::new(),
+            masks: Masks::default(),
+        };
         let mut progress = Progress::new(&watcher);
         let at = |seconds| Some(Timestamp { seconds, nanos: 0 });
         let vertex = |started, completed| Vertex {
