@@ -28,7 +28,6 @@ pub(crate) enum Outcome {
     Stopped,
     /// The deployment could not be followed any more.
     Lost,
-    #[serde(rename = "not-begun")]
     NotStarted,
 }
 
