@@ -1,8 +1,10 @@
 //! `.runner/`: the working directory, which one run uses at a time.
 
 use crate::exit::Failure;
-use crate::files::{self, TEMPORARY};
+use crate::files::{Directory, Readers, TEMPORARY};
 use crate::process::owner::{Fate, Owner};
+use rustix::fs::OFlags;
+use serde::Serialize;
 use std::fs::File;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -15,6 +17,14 @@ pub(crate) const WORK_DIRECTORY: &str = ".runner";
 const LOCK: &str = "lock";
 /// The directory for files that do not outlive a run.
 const TEMPORARY_DIRECTORY: &str = "tmp";
+/// The file that makes git ignore the directory.
+const IGNORE: &str = ".gitignore";
+/// The directory for requests that local mode does not send to ECS.
+const ECS_DIRECTORY: &str = "ecs";
+/// The directory for notifications that local mode does not send.
+pub(crate) const NOTIFICATIONS_DIRECTORY: &str = "notifications";
+/// The largest content of the lock file that is read, in bytes.
+const MAX_LOCK: u64 = 4096;
 /// How long to wait for the processes of a killed run: longer than most grace periods.
 const KILLED_RUN_TIMEOUT: Duration = Duration::from_secs(20);
 
@@ -24,7 +34,7 @@ pub(crate) const NOT_WRITABLE: &str = "check that the disk is not full and the d
 /// `.runner/`, locked by this run.
 #[derive(Debug)]
 pub(crate) struct Work {
-    pub(crate) path: PathBuf,
+    pub(crate) directory: Directory,
     /// Held until the run has finished and everything that it started is gone.
     pub(crate) lock: Arc<File>,
 }
@@ -34,15 +44,16 @@ impl Work {
     /// Removes the temporary files of killed runs, because they may contain secrets.
     pub(crate) async fn acquire(path: PathBuf) -> Result<Self, Failure> {
         let unusable = |error: io::Error| unusable(&path, &error);
-        std::fs::create_dir_all(&path).map_err(unusable)?;
+        let directory = Directory::create(&path).map_err(unusable)?;
         let begin = Instant::now();
         let lock = loop {
-            if let Some(lock) = lock(&path).map_err(unusable)? {
+            if let Some(lock) = lock(&directory).map_err(unusable)? {
                 break lock;
             }
             // The guards of a killed run hold the lock until they have ended its processes.
-            let holder = std::fs::read_to_string(path.join(LOCK)).unwrap_or_default();
-            let gone = Owner::parse(holder.trim()).is_some_and(|owner| owner.fate() == Fate::Gone);
+            let holder = directory.read_small(LOCK, MAX_LOCK).unwrap_or_default();
+            let gone = Owner::parse(String::from_utf8_lossy(&holder).trim())
+                .is_some_and(|owner| owner.fate() == Fate::Gone);
             if !gone || begin.elapsed() > KILLED_RUN_TIMEOUT {
                 let message = format!("another runner is using {}", path.display());
                 let help = "wait until it has finished, or run in another copy of the source";
@@ -53,30 +64,24 @@ impl Work {
         let owner = Owner::current().map(|owner| owner.to_string()).unwrap_or_default();
         let mut file = &lock;
         file.set_len(0).and_then(|()| file.write_all(owner.as_bytes())).map_err(unusable)?;
-        let ignore = path.join(".gitignore");
-        if !ignore.exists() {
-            files::write_whole(&ignore, b"*\n", files::Readers::All)?;
+        if !directory.contains(IGNORE) {
+            directory.write_whole(IGNORE, b"*\n", Readers::All)?;
         }
-        let work = Self { path, lock: Arc::new(lock) };
-        work.clear();
+        directory.remove(TEMPORARY_DIRECTORY).map_err(unusable)?;
+        let work = Self { directory, lock: Arc::new(lock) };
         work.create_temporary()?;
         Ok(work)
     }
 
-    /// The state that the calls of a build share.
-    pub(crate) fn state(&self) -> PathBuf {
-        self.path.join("state.json")
-    }
-
-    fn temporary(&self) -> PathBuf {
-        self.path.join(TEMPORARY_DIRECTORY)
+    /// Opens a directory below, and creates what is missing.
+    pub(crate) fn within(&self, below: impl AsRef<Path>) -> Result<Directory, Failure> {
+        let path = self.directory.path().join(&below);
+        self.directory.within(below).map_err(|error| unusable(&path, &error))
     }
 
     /// Creates the directory for temporary files, which a command such as `git clean` may have removed.
     fn create_temporary(&self) -> Result<PathBuf, Failure> {
-        let directory = self.temporary();
-        std::fs::create_dir_all(&directory).map_err(|error| unusable(&directory, &error))?;
-        Ok(directory)
+        Ok(self.within(TEMPORARY_DIRECTORY)?.path().to_owned())
     }
 
     /// Creates a temporary directory, which is removed when it is dropped.
@@ -92,36 +97,47 @@ impl Work {
         file.map_err(|error| unusable(&directory, &error))
     }
 
-    fn clear(&self) {
-        let _ = std::fs::remove_dir_all(self.temporary());
+    /// Writes a request that local mode does not send to ECS, and returns its path. Names come from outside, so they
+    /// cannot be paths.
+    pub(crate) fn write_ecs(&self, name: &str, request: &impl Serialize) -> Result<PathBuf, Failure> {
+        let directory = self.within(ECS_DIRECTORY)?;
+        let file = ecs_file(name);
+        directory.write_json(&file, request, Readers::Owner)?;
+        Ok(directory.path().join(file))
     }
 
-    /// The file for a request that local mode does not send to ECS. Names come from outside, so they cannot be paths.
-    pub(crate) fn ecs_file(&self, name: &str) -> PathBuf {
-        let safe: String = name
-            .chars()
-            .map(|c| if c.is_ascii_alphanumeric() || "_-".contains(c) { c } else { '_' })
-            .collect();
-        self.path.join("ecs").join(format!("{safe}.json"))
+    /// The same for a request that a build may make more than once: a number makes its name unique.
+    pub(crate) fn write_new_ecs(&self, name: &str, request: &impl Serialize) -> Result<PathBuf, Failure> {
+        let directory = self.within(ECS_DIRECTORY)?;
+        let numbered = (2..).map(|number| format!("{name}-{number}"));
+        let mut names = std::iter::once(name.to_owned()).chain(numbered);
+        let free = names.find(|name| !directory.contains(&ecs_file(name)));
+        self.write_ecs(&free.unwrap_or_else(|| name.to_owned()), request)
     }
 
-    /// The same for a request that a build may make more than once: the path does not exist yet.
-    pub(crate) fn new_ecs_file(&self, name: &str) -> PathBuf {
-        let numbered = (2..).map(|number| self.ecs_file(&format!("{name}-{number}")));
-        let mut paths = std::iter::once(self.ecs_file(name)).chain(numbered);
-        paths.find(|path| !path.exists()).unwrap_or_else(|| self.ecs_file(name))
+    /// Removes the requests that an earlier build would have sent.
+    pub(crate) fn remove_requests(&self) {
+        for stale in [NOTIFICATIONS_DIRECTORY, ECS_DIRECTORY] {
+            let _ = self.directory.remove(stale);
+        }
     }
+}
+
+fn ecs_file(name: &str) -> String {
+    let is_safe = |c: char| c.is_ascii_alphanumeric() || "_-".contains(c);
+    let safe: String = name.chars().map(|c| if is_safe(c) { c } else { '_' }).collect();
+    format!("{safe}.json")
 }
 
 impl Drop for Work {
     fn drop(&mut self) {
-        self.clear();
+        let _ = self.directory.remove(TEMPORARY_DIRECTORY);
     }
 }
 
 /// Locks `.runner/`. Returns `None` if another process holds the lock.
-fn lock(directory: &Path) -> io::Result<Option<File>> {
-    let lock = File::options().create(true).append(true).open(directory.join(LOCK))?;
+fn lock(directory: &Directory) -> io::Result<Option<File>> {
+    let lock = directory.file(LOCK, OFlags::WRONLY | OFlags::APPEND | OFlags::CREATE, 0o666)?;
     match rustix::fs::flock(&lock, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => Ok(Some(lock)),
         Err(rustix::io::Errno::WOULDBLOCK) => Ok(None),
@@ -131,7 +147,10 @@ fn lock(directory: &Path) -> io::Result<Option<File>> {
 
 /// The failure for a file or directory that cannot be created or written.
 pub(crate) fn unusable(directory: &Path, error: &io::Error) -> Failure {
-    Failure::environment(format!("cannot use {}: {error}", directory.display())).help(NOT_WRITABLE)
+    // Something else has the name, perhaps from a hostile checkout.
+    let is_other = error.kind() == io::ErrorKind::InvalidInput;
+    let help = if is_other { "remove it; runner follows no links there" } else { NOT_WRITABLE };
+    Failure::environment(format!("cannot use {}: {error}", directory.display())).help(help)
 }
 
 /// The temporary files that [`remove_temporary`] found.
@@ -143,33 +162,22 @@ pub(crate) enum Files {
 
 /// Removes the temporary files of killed runs: in `.runner/`, and next to the files for CodePipeline.
 pub(crate) fn remove_temporary(work: &Path, artifacts: &Path) -> io::Result<Files> {
-    if !work.is_dir() {
-        return Ok(Files::Removed(Vec::new()));
-    }
-    let Some(_lock) = lock(work)? else { return Ok(Files::InUse) };
+    let directory = match Directory::open(work) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Files::Removed(Vec::new())),
+        opened => opened?,
+    };
+    let Some(_lock) = lock(&directory)? else { return Ok(Files::InUse) };
     let mut removed = Vec::new();
-    let temporary = work.join(TEMPORARY_DIRECTORY);
-    if temporary.is_dir() {
-        std::fs::remove_dir_all(&temporary)?;
-        removed.push(temporary);
+    if directory.remove(TEMPORARY_DIRECTORY)? {
+        removed.push(work.join(TEMPORARY_DIRECTORY));
     }
-    let mut found = Vec::new();
-    find_temporary(work, true, &mut found);
-    find_temporary(artifacts, false, &mut found);
-    for path in found {
-        std::fs::remove_file(&path)?;
-        removed.push(path);
-    }
-    Ok(Files::Removed(removed))
-}
-
-fn find_temporary(directory: &Path, deep: bool, found: &mut Vec<PathBuf>) {
-    for entry in std::fs::read_dir(directory).into_iter().flatten().flatten() {
-        let Ok(kind) = entry.file_type() else { continue };
-        if kind.is_dir() && deep {
-            find_temporary(&entry.path(), deep, found);
-        } else if kind.is_file() && entry.file_name().to_string_lossy().starts_with(TEMPORARY) {
-            found.push(entry.path());
+    directory.remove_temporary(&mut removed)?;
+    for entry in std::fs::read_dir(artifacts).into_iter().flatten().flatten() {
+        let is_file = entry.file_type().is_ok_and(|kind| kind.is_file());
+        if is_file && entry.file_name().to_string_lossy().starts_with(TEMPORARY) {
+            std::fs::remove_file(entry.path())?;
+            removed.push(entry.path());
         }
     }
+    Ok(Files::Removed(removed))
 }

@@ -86,7 +86,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("engine", &["backoff", "docker", "duration", "event", "exit", "files", "process", "secret", "work"]),
     ("event", &["exit", "secret"]),
     ("exit", &[]),
-    ("files", &[]),
+    ("files", &["random"]),
     ("http", &["tls"]),
     ("language", &["address", "duration", "secret", "text"]),
     ("origin", &["address", "language", "plan"]),

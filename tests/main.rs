@@ -32,6 +32,7 @@ mod faults;
 mod golden;
 mod handing_on;
 mod harness;
+mod hostile_work;
 mod image_tests;
 mod json_output;
 mod language;

@@ -3,15 +3,17 @@
 use crate::docker::{DockerError, Engine, daemon};
 use crate::event::Events;
 use crate::exit::Failure;
+use crate::files::Directory;
 use crate::process::Stopping;
 use crate::process::detached::Detached;
 use crate::work::unusable;
+use rustix::fs::OFlags;
 use rustix::process::Pid;
-use std::fs::File;
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
+/// The name of the log of an engine that runner started, in `.runner/`.
+const LOG: &str = "dockerd.log";
 /// The interval at which a starting `dockerd` is polled.
 const POLL: Duration = Duration::from_millis(100);
 
@@ -19,7 +21,7 @@ const POLL: Duration = Duration::from_millis(100);
 pub(crate) struct DockerdStart {
     pub(crate) events: Events,
     pub(crate) stopping: Stopping,
-    pub(crate) work: PathBuf,
+    pub(crate) work: Directory,
 }
 
 impl DockerdStart {
@@ -27,7 +29,7 @@ impl DockerdStart {
     /// its images.
     pub(crate) async fn start(&self, dockerd: &Path) -> Result<Engine, Failure> {
         let begin = Instant::now();
-        let log = self.work.join("dockerd.log");
+        let log = self.work.path().join(LOG);
         let other = daemon::running().and_then(Pid::from_raw).map(Detached::of).filter(Detached::lives);
         let own = other.is_none();
         let process = match other {
@@ -72,7 +74,8 @@ impl DockerdStart {
     }
 
     async fn launch(&self, dockerd: &Path, log: &Path) -> Result<Detached, Failure> {
-        let file = File::options().create(true).write(true).truncate(true).mode(0o600).open(log);
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC;
+        let file = self.work.file(LOG, flags, 0o600);
         let file = file.map_err(|error| unusable(log, &error))?;
         let program = dockerd.to_owned();
         let start = move || Detached::start(&program, daemon::ARGUMENTS, daemon::ENVIRONMENT, file);

@@ -9,7 +9,7 @@ mod run;
 mod state;
 
 pub(crate) use run::{EndsSoon, Run, Setup};
-pub(crate) use state::{Identity, State};
+pub(crate) use state::{FILE as STATE, Identity, State};
 
 use crate::backoff::Backoff;
 use crate::event::{Events, Id, SkipCode};

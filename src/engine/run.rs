@@ -5,13 +5,13 @@ use super::state::State;
 use super::{Attempt, Cancellation, Item, Phase, Task, Work};
 use crate::event::{Ending, Events, Id, Kind, Node, SkipCode, SkipReason, StepStarted};
 use crate::exit::{Exit, Failure};
+use crate::files::Directory;
 use crate::process::Stopping;
 use crate::secret::{Masks, Shown};
 use futures_util::StreamExt;
 use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
 use serde_json::{Map, Value};
-use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
@@ -30,7 +30,8 @@ pub(crate) struct Setup<'r> {
     pub(crate) cancellation: &'r Cancellation,
     pub(crate) masks: &'r Masks,
     pub(crate) state: State,
-    pub(crate) state_file: PathBuf,
+    /// The directory of the state file.
+    pub(crate) work: Directory,
     /// Returns the results of steps, for the state file. The keys are those that [`State::join`] returned.
     pub(crate) results: Box<dyn Fn() -> Map<String, Value> + 'r>,
     /// The names of all phases of the file, including those of other calls.
@@ -57,7 +58,7 @@ pub(crate) struct Run<'r> {
     cancellation: &'r Cancellation,
     masks: &'r Masks,
     state: Mutex<State>,
-    state_file: PathBuf,
+    work: Directory,
     results: Box<dyn Fn() -> Map<String, Value> + 'r>,
     all_phases: Vec<String>,
     deadline: Deadline,
@@ -98,7 +99,7 @@ fn finally_token(
 impl<'r> Run<'r> {
     /// Starts the clock.
     pub(crate) fn start(setup: Setup<'r>) -> Self {
-        let Setup { events, cancellation, masks, state, state_file, results, all_phases, timeout, ends_soon } =
+        let Setup { events, cancellation, masks, state, work, results, all_phases, timeout, ends_soon } =
             setup;
         let mut deadline = Deadline::start("the run", timeout, &cancellation.stopping.soft);
         if let Some(ends_soon) = ends_soon {
@@ -110,7 +111,7 @@ impl<'r> Run<'r> {
             cancellation,
             masks,
             state: Mutex::new(state),
-            state_file,
+            work,
             results,
             all_phases,
             deadline,
@@ -482,7 +483,7 @@ impl<'r> Run<'r> {
         let results = (self.results)();
         let mut state = self.state();
         state.events = self.events.last_number();
-        Ok(state.save(&self.state_file, results)?)
+        Ok(state.save(&self.work, results)?)
     }
 }
 

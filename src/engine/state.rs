@@ -1,12 +1,16 @@
 //! `.runner/state.json`: the state that the calls of a build share.
 
 use crate::exit::{Exit, Failure, FailureKind};
-use crate::files::{self, Readers, WriteError};
+use crate::files::{Directory, Readers, WriteError};
 use crate::secret::Masks;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
+/// The name of the file in `.runner/`.
+pub(crate) const FILE: &str = "state.json";
+/// The largest state that is read, in bytes.
+const LARGEST: u64 = 64 * 1024 * 1024;
 /// The version of the file's format.
 const VERSION: u32 = 1;
 
@@ -82,13 +86,17 @@ impl State {
     ///
     /// In CodeBuild a call continues the same build. Elsewhere it continues a build of the same file, commit and mode
     /// in which none of its phases has run.
-    pub(crate) fn join(path: &Path, identity: &Identity, phases: &[String]) -> Result<Joined, Failure> {
-        let mut found = match read(path) {
+    pub(crate) fn join(
+        directory: &Directory,
+        identity: &Identity,
+        phases: &[String],
+    ) -> Result<Joined, Failure> {
+        let mut found = match read(directory, FILE) {
             // Whether an earlier call has failed is unknown, and a deployment may depend on it.
             Err(reason) if identity.continues || identity.build_id.is_some() => {
                 let message = format!(
                     "cannot read {}, which holds the results of earlier calls of this build: {reason}",
-                    path.display()
+                    directory.path().join(FILE).display()
                 );
                 return Err(Failure::environment(message).help("remove it to start over"));
             }
@@ -97,8 +105,8 @@ impl State {
         if let Some((other, _)) = found.take_if(|(state, _)| state.pipeline != identity.pipeline) {
             // The build of another pipeline file in this directory may continue later. Ours may have been set aside
             // before.
-            let _ = std::fs::rename(path, set_aside(path, &other.pipeline));
-            found = read(&set_aside(path, &identity.pipeline))
+            let _ = directory.rename(FILE, &set_aside(&other.pipeline));
+            found = read(directory, &set_aside(&identity.pipeline))
                 .ok()
                 .flatten()
                 .filter(|(state, _)| state.pipeline == identity.pipeline);
@@ -158,18 +166,18 @@ impl State {
     }
 
     /// Writes the file, which only its owner may read. `results` are those of steps.
-    pub(crate) fn save(&self, path: &Path, results: Map<String, Value>) -> Result<(), WriteError> {
+    pub(crate) fn save(&self, directory: &Directory, results: Map<String, Value>) -> Result<(), WriteError> {
         let mut document = serde_json::to_value(self).unwrap_or_default();
         if let Some(fields) = document.as_object_mut() {
             fields.extend(results);
         }
-        files::write_json(path, &document, Readers::Owner)
+        directory.write_json(FILE, &document, Readers::Owner)
     }
 }
 
 /// Reads a state file with the results of steps.
-fn read(path: &Path) -> Result<Option<Joined>, String> {
-    let bytes = match std::fs::read(path) {
+fn read(directory: &Directory, name: &str) -> Result<Option<Joined>, String> {
+    let bytes = match directory.read_small(name, LARGEST) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(error.to_string()),
         Ok(bytes) => bytes,
@@ -184,10 +192,10 @@ fn read(path: &Path) -> Result<Option<Joined>, String> {
     Ok(Some((state, results)))
 }
 
-/// The path of a pipeline file's state while another pipeline file of the same directory runs.
-fn set_aside(path: &Path, pipeline: &str) -> PathBuf {
+/// The name of a pipeline file's state while another pipeline file of the same directory runs.
+fn set_aside(pipeline: &str) -> String {
     let name = Path::new(pipeline).file_name().unwrap_or_default();
-    path.with_file_name(format!("state-{}.json", name.to_string_lossy()))
+    format!("state-{}.json", name.to_string_lossy())
 }
 
 /// The prefix of build ids outside of CodeBuild.
@@ -212,23 +220,23 @@ mod tests {
         }
     }
 
-    fn join(path: &Path, identity: &Identity, phases: &[String]) -> Result<State, Failure> {
-        State::join(path, identity, phases).map(|(state, _)| state)
+    fn join(work: &Directory, identity: &Identity, phases: &[String]) -> Result<State, Failure> {
+        State::join(work, identity, phases).map(|(state, _)| state)
     }
 
-    fn after_build(identity: &Identity) -> (tempfile::TempDir, std::path::PathBuf, String) {
+    fn after_build(identity: &Identity) -> (tempfile::TempDir, Directory, String) {
         let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("state.json");
-        let mut state = join(&path, identity, &["build".to_owned()]).unwrap();
+        let work = Directory::open(directory.path()).unwrap();
+        let mut state = join(&work, identity, &["build".to_owned()]).unwrap();
         state.phases.push("build".to_owned());
-        state.save(&path, Map::new()).unwrap();
-        (directory, path, state.build_id)
+        state.save(&work, Map::new()).unwrap();
+        (directory, work, state.build_id)
     }
 
     #[test]
     fn a_call_joins_the_same_commit_once_for_each_phase() {
-        let (_directory, path, id) = after_build(&identity(None, "a"));
-        let call = |commit, phase: &str| join(&path, &identity(None, commit), &[phase.to_owned()]).unwrap();
+        let (_directory, work, id) = after_build(&identity(None, "a"));
+        let call = |commit, phase: &str| join(&work, &identity(None, commit), &[phase.to_owned()]).unwrap();
         assert_eq!(call("a", "post_build").build_id, id);
         assert!(call("a", "build").phases.is_empty());
         assert!(call("b", "post_build").phases.is_empty());
@@ -236,45 +244,45 @@ mod tests {
 
     #[test]
     fn a_state_of_another_build_is_never_used() {
-        let (_directory, path, _) = after_build(&identity(Some("web:1"), "a"));
+        let (_directory, work, _) = after_build(&identity(Some("web:1"), "a"));
         assert_eq!(
-            join(&path, &identity(Some("web:1"), "a"), &["post_build".to_owned()]).unwrap().phases,
+            join(&work, &identity(Some("web:1"), "a"), &["post_build".to_owned()]).unwrap().phases,
             ["build"]
         );
         assert!(
-            join(&path, &identity(Some("web:2"), "a"), &["post_build".to_owned()]).unwrap().phases.is_empty()
+            join(&work, &identity(Some("web:2"), "a"), &["post_build".to_owned()]).unwrap().phases.is_empty()
         );
-        assert!(join(&path, &identity(None, "a"), &["post_build".to_owned()]).unwrap().phases.is_empty());
+        assert!(join(&work, &identity(None, "a"), &["post_build".to_owned()]).unwrap().phases.is_empty());
     }
 
     #[test]
     fn pipelines_of_one_directory_keep_apart() {
-        let (_directory, path, id) = after_build(&identity(None, "a"));
+        let (_directory, work, id) = after_build(&identity(None, "a"));
         let other = Identity { pipeline: "other.yml".to_owned(), ..identity(None, "a") };
-        let state = join(&path, &other, &["post_build".to_owned()]).unwrap();
+        let state = join(&work, &other, &["post_build".to_owned()]).unwrap();
         assert!(state.phases.is_empty());
-        state.save(&path, Map::new()).unwrap();
-        assert_eq!(join(&path, &identity(None, "a"), &["post_build".to_owned()]).unwrap().build_id, id);
+        state.save(&work, Map::new()).unwrap();
+        assert_eq!(join(&work, &identity(None, "a"), &["post_build".to_owned()]).unwrap().build_id, id);
     }
 
     #[test]
     fn an_unreadable_state_is_never_continued() {
         let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("state.json");
-        std::fs::write(&path, "{ half").unwrap();
-        assert!(join(&path, &identity(None, "a"), &["build".to_owned()]).is_err());
+        let work = Directory::open(directory.path()).unwrap();
+        work.write_whole(FILE, b"{ half", Readers::Owner).unwrap();
+        assert!(join(&work, &identity(None, "a"), &["build".to_owned()]).is_err());
         let whole = Identity { continues: false, ..identity(None, "a") };
-        assert!(join(&path, &whole, &["build".to_owned()]).unwrap().phases.is_empty());
+        assert!(join(&work, &whole, &["build".to_owned()]).unwrap().phases.is_empty());
     }
 
     #[test]
     fn results_of_steps_are_kept_beside_the_state() {
-        let (_directory, path, _) = after_build(&identity(None, "a"));
-        let (state, _) = State::join(&path, &identity(None, "a"), &["post_build".to_owned()]).unwrap();
+        let (_directory, work, _) = after_build(&identity(None, "a"));
+        let (state, _) = State::join(&work, &identity(None, "a"), &["post_build".to_owned()]).unwrap();
         let results: Map<String, Value> =
             [("images".to_owned(), serde_json::json!({ "app": 1 }))].into_iter().collect();
-        state.save(&path, results.clone()).unwrap();
-        let (state, found) = State::join(&path, &identity(None, "a"), &["post_build".to_owned()]).unwrap();
+        state.save(&work, results.clone()).unwrap();
+        let (state, found) = State::join(&work, &identity(None, "a"), &["post_build".to_owned()]).unwrap();
         assert_eq!((state.calls, found), (3, results));
     }
 }

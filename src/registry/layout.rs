@@ -6,27 +6,30 @@ use super::compress::Compression;
 use super::known::KnownBlobs;
 use super::manifest::{INDEX_TYPE, Index, Manifest, Stored};
 use super::source::{self, Exported, ImageSource};
-use crate::files::{self, Readers};
+use crate::files::{self, Directory, Readers};
 use serde_json::{Value, json};
 use std::collections::HashSet;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 /// The annotation with the tag of an image.
 const REF_NAME: &str = "org.opencontainers.image.ref.name";
 
+/// The largest index that is read, in bytes.
+const MAX_INDEX: u64 = 64 * 1024 * 1024;
+
 #[derive(Debug, Clone)]
 pub(crate) struct Layout {
-    root: PathBuf,
+    root: Directory,
     blobs: PathBuf,
 }
 
 impl Layout {
     /// Opens a layout, and creates it if it does not exist.
-    pub(crate) fn create(root: &Path) -> Result<Self, RegistryError> {
-        let blobs = root.join("blobs/sha256");
-        fs::create_dir_all(&blobs).map_err(RegistryError::file(&blobs))?;
-        let layout = Self { root: root.to_owned(), blobs };
+    pub(crate) fn create(root: &Directory) -> Result<Self, RegistryError> {
+        let blobs = root.path().join("blobs/sha256");
+        let blobs = root.within("blobs/sha256").map_err(RegistryError::file(&blobs))?.path().to_owned();
+        let layout = Self { root: root.clone(), blobs };
         layout.write("oci-layout", &json!({ "imageLayoutVersion": "1.0.0" }))?;
         Ok(layout)
     }
@@ -131,7 +134,8 @@ impl Layout {
 
     /// Returns the entries of the index.
     fn manifests(&self) -> Vec<Value> {
-        fs::read(self.root.join("index.json"))
+        self.root
+            .read_small("index.json", MAX_INDEX)
             .ok()
             .and_then(|bytes| serde_json::from_slice::<Value>(&bytes).ok())
             .and_then(|index| index.get("manifests").and_then(Value::as_array).cloned())
@@ -139,7 +143,8 @@ impl Layout {
     }
 
     fn write(&self, name: &str, value: &Value) -> Result<(), RegistryError> {
-        files::write_json(&self.root.join(name), value, Readers::All)
+        self.root
+            .write_json(name, value, Readers::All)
             .map_err(|error| RegistryError::File { path: error.path, source: error.source })
     }
 }

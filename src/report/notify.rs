@@ -3,11 +3,10 @@
 use super::{Sink, human_duration};
 use crate::event::{BuildOpened, Cause, Ending, Event, Kind};
 use crate::exit::Failure;
-use crate::files::{self, Readers};
+use crate::files::{Directory, Readers};
 use crate::http::{self, Redirects};
 use crate::secret::Secret;
 use serde_json::{Value, json};
-use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::task::JoinHandle;
@@ -84,9 +83,9 @@ impl Receivers {
         Ok(Self { receivers, delivery: Delivery::Send(client) })
     }
 
-    /// Writes the payloads to files in a directory instead of sending them.
-    pub(crate) fn written_to(receivers: Vec<Receiver>, directory: PathBuf) -> Self {
-        Self { receivers, delivery: Delivery::Write(directory) }
+    /// Writes the payloads to files instead of sending them, in the directory `name` of `work`.
+    pub(crate) fn written_to(receivers: Vec<Receiver>, work: Directory, name: &'static str) -> Self {
+        Self { receivers, delivery: Delivery::Write(work, name) }
     }
 }
 
@@ -94,7 +93,8 @@ impl Receivers {
 #[derive(Debug, Clone)]
 enum Delivery {
     Send(reqwest::Client),
-    Write(PathBuf),
+    /// The working directory, and the name of the directory in it.
+    Write(Directory, &'static str),
 }
 
 /// Running deliveries, and the warnings of finished ones.
@@ -264,9 +264,10 @@ async fn deliver(
     file: &str,
 ) -> Result<(), String> {
     let client = match delivery {
-        Delivery::Write(directory) => {
-            return files::write_json(&directory.join(file), payload, Readers::Owner)
-                .map_err(|error| crate::exit::chain(&error));
+        Delivery::Write(work, name) => {
+            let directory = work.within(name).map_err(|error| crate::exit::chain(&error))?;
+            let written = directory.write_json(file, payload, Readers::Owner);
+            return written.map_err(|error| crate::exit::chain(&error));
         }
         Delivery::Send(client) => client,
     };

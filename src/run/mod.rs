@@ -10,7 +10,7 @@ use crate::duration;
 use crate::engine::{self, Cancellation, Identity, Setup, State};
 use crate::event::{BuildOpened, Events, Id, Kind, Source};
 use crate::exit::Failure;
-use crate::files;
+use crate::files::Readers;
 use crate::language::pipeline::template::Builtin;
 use crate::plan::facts::Facts;
 use crate::plan::scope::Values;
@@ -61,9 +61,10 @@ pub(crate) async fn prepare(mut job: Job) -> Result<Prepared, Failure> {
         continues: job.plan.single_phases,
     };
     let phases: Vec<String> = job.plan.phases.iter().map(ToString::to_string).collect();
-    let (mut state, results) = State::join(&work.state(), &identity, &phases)?;
+    let (mut state, results) = State::join(&work.directory, &identity, &phases)?;
     let results = Results::read(results).map_err(|reason| {
-        Failure::environment(format!("cannot read {}: {reason}", work.state().display()))
+        let state = work.directory.path().join(engine::STATE);
+        Failure::environment(format!("cannot read {}: {reason}", state.display()))
             .help("remove it to start over")
     })?;
     job.project.build_id.clone_from(&state.build_id);
@@ -81,7 +82,7 @@ pub(crate) async fn prepare(mut job: Job) -> Result<Prepared, Failure> {
             // CodeBuild may still run the next phase, which must know that this one failed.
             state.phases.extend(phases);
             state.record(&failure, None, &job.project.masks);
-            state.save(&work.state(), results.to_fields())?;
+            state.save(&work.directory, results.to_fields())?;
             return Err(failure);
         }
     };
@@ -103,7 +104,7 @@ async fn resolve(job: &mut Job, connections: &Connections) -> Result<Vec<String>
 impl Prepared {
     /// The receivers of notifications about this run.
     pub(crate) fn receivers(&self) -> Result<Receivers, Failure> {
-        notify::receivers(&self.job)
+        notify::receivers(&self.job, &self.work)
     }
 
     /// The number of this call in the build, and the number of the previous call's last event.
@@ -119,14 +120,12 @@ impl Prepared {
         let dockerd_start = DockerdStart {
             events: events.clone(),
             stopping: cancellation.stopping.clone(),
-            work: work.path.clone(),
+            work: work.directory.clone(),
         };
         let first = !std::mem::replace(&mut state.announced, true);
         if first && project.mode == Mode::Local {
             // These are the requests that an earlier build would have sent.
-            for stale in ["notifications", "ecs"] {
-                let _ = std::fs::remove_dir_all(work.path.join(stale));
-            }
+            work.remove_requests();
         }
         events.send(Kind::BuildOpened(Box::new(opened(&project, events, first)))).await;
         let call = events.of(Id::call(events.call()));
@@ -135,7 +134,7 @@ impl Prepared {
         for warning in warnings {
             call.warn(warning).await;
         }
-        let state_file = work.state();
+        let directory = work.directory.clone();
         // From here on steps may change the values, which they share.
         let shared = Shared::new(project, connections.starting_dockerd(dockerd_start), work, values, results);
         let project = &shared.project;
@@ -144,7 +143,7 @@ impl Prepared {
             cancellation,
             masks: &project.masks,
             state,
-            state_file,
+            work: directory,
             results: Box::new(|| shared.kept_results()),
             all_phases: project.pipeline.phases.iter().map(|phase| phase.name.to_string()).collect(),
             // The shorter one applies.
@@ -234,5 +233,5 @@ async fn export(shared: &Shared, events: &Events, last: bool) -> Result<(), Fail
             None => {}
         }
     }
-    Ok(files::write_whole(&shared.work.path.join("exports.sh"), text.as_bytes(), files::Readers::Owner)?)
+    Ok(shared.work.directory.write_whole("exports.sh", text.as_bytes(), Readers::Owner)?)
 }

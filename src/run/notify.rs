@@ -7,10 +7,10 @@ use crate::language::pipeline::template::Template;
 use crate::plan::{self, Mode};
 use crate::report::notify::{Occasion, Receiver, ReceiverKind, Receivers};
 use crate::secret::{MaybeSecret, Secret};
-use crate::work::WORK_DIRECTORY;
+use crate::work::{NOTIFICATIONS_DIRECTORY, Work};
 
 /// Resolves the receivers that this build notifies, and masks their URLs and headers.
-pub(crate) fn receivers(job: &Job) -> Result<Receivers, Failure> {
+pub(crate) fn receivers(job: &Job, work: &Work) -> Result<Receivers, Failure> {
     let project = &job.project;
     let mut receivers = Vec::new();
     let notified = |notify: &&_| plan::condition::notifies(notify, &project.context);
@@ -38,10 +38,7 @@ pub(crate) fn receivers(job: &Job) -> Result<Receivers, Failure> {
         receivers.push(Receiver { kind, url, on: notify.on.iter().copied().map(occasion).collect() });
     }
     match project.mode {
-        Mode::Local => {
-            let directory = project.directory.join(WORK_DIRECTORY).join("notifications");
-            Ok(Receivers::written_to(receivers, directory))
-        }
+        Mode::Local => Ok(Receivers::written_to(receivers, work.directory.clone(), NOTIFICATIONS_DIRECTORY)),
         Mode::Publish => Receivers::sent(receivers, &job.settings.authorities()),
     }
 }

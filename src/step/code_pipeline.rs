@@ -38,7 +38,7 @@ struct ImageDetail<'a> {
 /// Returns the path of a file: an artifact when publishing, a work file in local mode.
 fn path(cx: &StepScope<'_>, name: &str) -> PathBuf {
     match cx.project.mode {
-        Mode::Local => cx.work.path.join(name),
+        Mode::Local => cx.work.directory.path().join(name),
         Mode::Publish => cx.project.artifacts.join(name),
     }
 }

@@ -5,7 +5,6 @@ use crate::deployment::{
     AfterDeploy, CodeDeployGroup, DeployOptions, DeployRequest, ServiceSet, failure_of, results,
 };
 use crate::exit::Failure;
-use crate::files::{self, Readers};
 use crate::language::pipeline::model::Deploy;
 use crate::plan::Mode;
 
@@ -54,8 +53,7 @@ fn code_deploy_group(cx: &StepScope<'_>, deploy: &Deploy) -> Result<Option<CodeD
 async fn plan(cx: &StepScope<'_>, request: &DeployRequest, family: &str) -> Result<(), Failure> {
     let ServiceSet { cluster, services } = &request.target;
     for service in services {
-        let path = cx.work.new_ecs_file(&format!("deploy-{cluster}-{service}"));
-        files::write_json(&path, &request.local_plan(service), Readers::Owner)?;
+        cx.work.write_new_ecs(&format!("deploy-{cluster}-{service}"), &request.local_plan(service))?;
         results::planned_deployment(&cx.events, service, family).await;
     }
     Ok(())

@@ -111,7 +111,7 @@ async fn to_layout(
     // the tag.
     let repository = repository.replace(':', "-");
     // The checks of the file have ensured that the name contains no `..`.
-    let layout = Layout::create(&cx.work.path.join("registry").join(&repository))?;
+    let layout = Layout::create(&cx.work.within(std::path::Path::new("registry").join(&repository))?)?;
     let mut manifests = Vec::new();
     for (platform, id) in images {
         manifests.push((platform.as_str(), store(cx, &layout, compression(image), id).await?));

@@ -12,7 +12,6 @@ use crate::ecs::service::{Network, Placement};
 use crate::ecs::task::{Container, NotStarted, Task};
 use crate::ecs::task_definition::{TaskDefinitionError, described};
 use crate::exit::{Exit, Failure, chain};
-use crate::files::{self, Readers};
 use crate::language::pipeline::model::{LaunchType, RunTask, TaskPlace};
 use crate::plan::Mode;
 use crate::random;
@@ -108,14 +107,13 @@ async fn start(cx: &StepScope<'_>, aws: &Aws, request: &TaskRequest) -> Result<T
 
 /// Writes the task to a file, in local mode.
 async fn plan(cx: &StepScope<'_>, request: &TaskRequest, family: &str) -> Result<(), Failure> {
-    let path = cx.work.new_ecs_file(&format!("run-task-{}-{family}", request.cluster));
     let environment: serde_json::Map<String, Value> =
         request.environment.iter().map(|(name, value)| (name.clone(), Value::from(value.as_str()))).collect();
     let planned = json!({
         "cluster": request.cluster, "taskDefinition": request.definition, "container": request.container,
         "command": request.command, "environment": environment,
     });
-    files::write_json(&path, &planned, Readers::Owner)?;
+    cx.work.write_new_ecs(&format!("run-task-{}-{family}", request.cluster), &planned)?;
     results::planned_task(&cx.events, family, &request.cluster).await;
     Ok(())
 }

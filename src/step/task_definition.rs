@@ -5,7 +5,6 @@ use super::{StepScope, code_pipeline};
 use crate::deployment::{Registered, read_definition, results};
 use crate::ecs::task_definition::{ContainerPatch, Patch, Request};
 use crate::exit::Failure;
-use crate::files::{self, Readers};
 use crate::language::diagnostic::Diagnostic;
 use crate::language::pipeline::model::{ContainerChange, TaskDefinition, TaskDefinitionBase};
 use crate::language::pipeline::template::Template;
@@ -32,8 +31,7 @@ pub(crate) async fn run(cx: &StepScope<'_>, definition: &TaskDefinition) -> Resu
     let family = request.family().to_owned();
     let registered = match cx.project.mode {
         Mode::Local => {
-            let path = cx.work.ecs_file(&family);
-            files::write_json(&path, &request.into_json(), Readers::Owner)?;
+            let path = cx.work.write_ecs(&family, &request.into_json())?;
             results::rendered(&cx.events, &family, &path).await;
             family.clone()
         }
@@ -68,8 +66,7 @@ async fn planned(cx: &StepScope<'_>, definition: &TaskDefinition, patch: &Patch)
         "memory": patch.memory,
         "tags": object(&patch.tags),
     });
-    let path = cx.work.ecs_file(&format!("{name}-changes"));
-    files::write_json(&path, &without_nulls(changes), Readers::Owner)?;
+    let path = cx.work.write_ecs(&format!("{name}-changes"), &without_nulls(changes))?;
     cx.events
         .note("local mode does not read the current task definition from ECS; only the changes are written")
         .await;

@@ -18,6 +18,8 @@ use futures_util::future::{join_all, try_join_all};
 use indexmap::IndexMap;
 use std::path::PathBuf;
 
+/// The directory of reports in `.runner/`.
+const REPORTS: &str = "reports";
 /// The largest file of results that is read, in bytes.
 const MAX_RESULTS: u64 = 64 * 1024 * 1024;
 
@@ -33,15 +35,16 @@ pub(crate) async fn run(
         out.push(CopyOut { from: from.clone(), to: cx.path(to)? });
     }
     // CodeBuild's `reports` can find them here.
-    let reports = cx.work.path.join("reports").join(&test.image.value);
+    let reports = cx.work.directory.path().join(REPORTS).join(&test.image.value);
     let copy_out_count = out.len();
     for from in cx.request_all(&test.junit)? {
         out.push(CopyOut { from, to: reports.clone() });
     }
     if !test.junit.is_empty() {
         // Results of an earlier attempt say nothing about this one.
-        let _ = std::fs::remove_dir_all(&reports);
-        std::fs::create_dir_all(&reports).map_err(|error| unusable(&reports, &error))?;
+        let directory = cx.work.within(REPORTS)?;
+        let _ = directory.remove(&test.image.value);
+        directory.within(&test.image.value).map_err(|error| unusable(&reports, &error))?;
     }
     let started = Kind::TestStarted { image: cx.events.shown(&test.image.value) };
     cx.events.send_for(cx.events.id().inner(&test.image.value), started).await;

@@ -1,5 +1,9 @@
 //! Reading small files, and atomic writes: a reader sees either the old content or the new one.
 
+mod directory;
+
+pub(crate) use directory::Directory;
+
 use rustix::fs::{Mode, OFlags};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::PermissionsExt;
@@ -17,6 +21,15 @@ pub(crate) enum Readers {
     Owner,
 }
 
+impl Readers {
+    fn mode(self) -> u32 {
+        match self {
+            Self::All => 0o644,
+            Self::Owner => 0o600,
+        }
+    }
+}
+
 /// A file that could not be written.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot write {}", path.display())]
@@ -29,7 +42,10 @@ pub(crate) struct WriteError {
 /// Reads a regular file of at most `limit` bytes. Pipes and devices are rejected because they may be endless.
 pub(crate) fn read_small(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
     let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
-    let file = std::fs::File::from(rustix::fs::open(path, flags, Mode::empty())?);
+    read_open(std::fs::File::from(rustix::fs::open(path, flags, Mode::empty())?), limit)
+}
+
+fn read_open(file: std::fs::File, limit: u64) -> io::Result<Vec<u8>> {
     if !file.metadata()?.is_file() {
         return Err(io::Error::other("it is not a regular file"));
     }
@@ -46,13 +62,9 @@ pub(crate) fn write_whole(path: &Path, content: &[u8], readers: Readers) -> Resu
     let write = || -> io::Result<()> {
         let directory = path.parent().unwrap_or(Path::new("."));
         std::fs::create_dir_all(directory)?;
-        let mode = match readers {
-            Readers::All => 0o644,
-            Readers::Owner => 0o600,
-        };
         let mut file = tempfile::Builder::new()
             .prefix(TEMPORARY)
-            .permissions(std::fs::Permissions::from_mode(mode))
+            .permissions(std::fs::Permissions::from_mode(readers.mode()))
             .tempfile_in(directory)?;
         file.write_all(content)?;
         file.persist(path).map_err(|error| error.error)?;
@@ -67,8 +79,13 @@ pub(crate) fn write_json(
     value: &impl serde::Serialize,
     readers: Readers,
 ) -> Result<(), WriteError> {
-    let mut content = serde_json::to_vec_pretty(value)
-        .map_err(|source| WriteError { path: path.to_owned(), source: source.into() })?;
-    content.push(b'\n');
+    let content = json(value).map_err(|source| WriteError { path: path.to_owned(), source })?;
     write_whole(path, &content, readers)
+}
+
+/// An indented JSON document with a final newline.
+fn json(value: &impl serde::Serialize) -> io::Result<Vec<u8>> {
+    let mut content = serde_json::to_vec_pretty(value)?;
+    content.push(b'\n');
+    Ok(content)
 }
