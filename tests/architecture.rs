@@ -78,7 +78,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "text",
         ],
     ),
-    ("docker", &["docker_config", "exit", "random", "secret", "text", "tls"]),
+    ("docker", &["docker_config", "exit", "files", "random", "secret", "text", "tls"]),
     ("docker_config", &["secret"]),
     ("document", &[]),
     ("duration", &[]),

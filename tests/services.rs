@@ -106,16 +106,40 @@ fn files_go_in_and_out_whether_the_test_passes_or_fails() {
     .file("testdata/in.txt", "of-this-machine\n")
     .file("testdata/sub/other", "");
     let run = project.runner("run").run().exits(4).says("of-this-machine\nof-this-machine\nother\n");
-    run.says("`copy-out` found nothing at /nowhere in the container");
+    run.says("`copy-out` found nothing at /nowhere in the container")
+        .says("not copied out of the container: out/link: it is a link that leads out of the directory");
     assert_eq!(project.read("results/deep/file"), "from-inside\n");
     assert_eq!(project.read("single.txt"), "from-inside\n");
-    assert!(!project.exists("results/link"), "links are not followed, nor made");
+    assert!(!project.exists("results/link"), "a link that leads out is not made");
     assert_eq!(project.read("testdata/in.txt"), "of-this-machine\n", "a copy is a copy");
     assert_eq!(project.read("testdata/written"), "of-this-machine\n");
     let project = self::project("      - { test: app, command: [\"true\"], volumes: [\"nowhere:/data\"] }\n");
     project.runner("run").run().exits(3).ends_with("nowhere");
     let project = self::project("      - { test: app, command: [\"true\"], volumes: [\"testdata\"] }\n");
     project.runner("run").run().exits(2).says("pipeline.yml:9:").says("is not a volume");
+}
+
+/// Findings, C7.
+#[test]
+fn volumes_follow_a_link_and_replace_no_directory() {
+    let own = |volume: &str, script: &str| {
+        let project = project(&format!(
+            "      - {{ test: app, volumes: [\"{volume}\"], command: [sh, -c, \"{script}\"] }}\n"
+        ));
+        let project = project.file("real/file", "content\n").file("real/sub/other", "");
+        std::os::unix::fs::symlink("real", project.path("link")).unwrap();
+        std::os::unix::fs::symlink("real/file", project.path("file-link")).unwrap();
+        project
+    };
+    for (volume, script) in [
+        ("link:/data", "cat /data/file && ls /data/sub/other"),
+        ("file-link:/data", "cat /data"),
+        ("real/file:/etc", "cat /etc/file && test -f /etc/passwd"),
+        ("real/file:/new/name", "cat /new/name"),
+    ] {
+        own(volume, script).runner("run").run().exits(0).says("content\n");
+    }
+    own("real:/etc/passwd", "true").runner("run").run().exits(3).says("copy files into a container");
 }
 
 #[test]

@@ -62,7 +62,7 @@ fn a_second_run_in_the_same_directory_is_refused() {
 #[test]
 fn a_directory_that_cannot_be_written_is_named() {
     let project = Project::phases(PHASES).file(".runner", "a file");
-    project.runner("run").run().exits(3).complains(".runner").complains("check that the disk is not full");
+    project.runner("run").run().exits(3).complains(".runner").complains("remove it");
 }
 
 #[test]

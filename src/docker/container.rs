@@ -59,6 +59,8 @@ pub(crate) struct ContainerEnd {
     pub(crate) out_of_memory: bool,
     /// The files that were copied out of it, for each [`CopyOut`].
     pub(crate) files: Vec<Vec<PathBuf>>,
+    /// What could not be copied out of it, with the reasons.
+    pub(crate) left_out: Vec<String>,
     /// The first error of copying.
     pub(crate) not_copied: Option<DockerError>,
 }
@@ -96,7 +98,10 @@ impl Engine {
         for copy in out {
             let copied = self.copy_out(id, copy).await;
             end.files.push(match copied {
-                Ok(files) => files,
+                Ok(unpacked) => {
+                    end.left_out.extend(unpacked.left_out);
+                    unpacked.files
+                }
                 Err(error) => {
                     end.not_copied.get_or_insert(error);
                     Vec::new()
@@ -180,7 +185,7 @@ impl Engine {
             tokio::time::sleep(OOM_POLL_INTERVAL).await;
             out_of_memory = self.is_out_of_memory(id).await?;
         }
-        Ok(ContainerEnd { code, out_of_memory, files: Vec::new(), not_copied: None })
+        Ok(ContainerEnd { code, out_of_memory, files: Vec::new(), left_out: Vec::new(), not_copied: None })
     }
 
     async fn is_out_of_memory(&self, id: &str) -> Result<bool, DockerError> {

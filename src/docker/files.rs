@@ -1,11 +1,12 @@
 //! Copying files into and out of containers.
 
+use super::unpack::{CopyTarget, Unpacked, unpack};
 use super::{DockerError, Engine};
 use bollard::errors::Error as BollardError;
 use bollard::query_parameters::{DownloadFromContainerOptions, UploadToContainerOptions};
 use futures_util::TryStreamExt;
 use std::io;
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 use tokio::sync::mpsc;
 use tokio_util::io::{StreamReader, SyncIoBridge};
 
@@ -25,10 +26,11 @@ pub(crate) struct Volume {
 pub(crate) struct CopyOut {
     /// A path in the container. `*` in its last part matches any text.
     pub(crate) from: String,
-    /// A directory or file of this machine.
-    pub(crate) to: PathBuf,
+    pub(crate) to: CopyTarget,
 }
 
+/// How many links in a container are followed, one after the other, until a file is found.
+const MAX_LINKS: usize = 8;
 /// The size of a piece of an archive, in bytes.
 const CHUNK: usize = 64 * 1024;
 
@@ -37,15 +39,22 @@ impl Engine {
     pub(crate) async fn copy_in(&self, id: &str, volume: &Volume) -> Result<(), DockerError> {
         let failed =
             |source: io::Error| DockerError::Files { path: volume.from.display().to_string(), source };
-        let name = PathBuf::from(volume.to.trim_matches('/'));
-        let from = volume.from.clone();
-        if !from.exists() {
-            return Err(failed(io::ErrorKind::NotFound.into()));
+        let mut name = PathBuf::from(volume.to.trim_matches('/'));
+        // The volume is what a link leads to. Links inside of it stay links.
+        let from = volume.from.canonicalize().map_err(failed)?;
+        if !from.is_dir()
+            && self.is_directory(id, &volume.to).await
+            && let Some(own) = volume.from.file_name()
+        {
+            name.push(own);
         }
         let (sender, receiver) = mpsc::channel::<bytes::Bytes>(2);
         let written = tokio::task::spawn_blocking(move || archive(&from, &name, Pipe { sender }));
-        let options =
-            UploadToContainerOptions { path: "/".to_owned(), ..UploadToContainerOptions::default() };
+        let options = UploadToContainerOptions {
+            path: "/".to_owned(),
+            no_overwrite_dir_non_dir: Some("true".to_owned()),
+            ..UploadToContainerOptions::default()
+        };
         let body = tokio_stream::wrappers::ReceiverStream::new(receiver);
         let body = bollard::body_stream(body);
         let sent = self.client.upload_to_container(id, Some(options), body).await;
@@ -54,8 +63,36 @@ impl Engine {
         sent.map_err(DockerError::api("copy files into a container"))
     }
 
-    /// Copies files out of a container. Returns the copied files, which may be none.
-    pub(crate) async fn copy_out(&self, id: &str, copy: &CopyOut) -> Result<Vec<PathBuf>, DockerError> {
+    /// Whether a container has a directory at a path.
+    async fn is_directory(&self, id: &str, path: &str) -> bool {
+        /// The place of an entry's type in its header, and the type of a directory (tar(5)).
+        const TYPE: (usize, u8) = (156, b'5');
+        let options = DownloadFromContainerOptions { path: path.to_owned() };
+        let mut archive = Box::pin(self.client.download_from_container(id, Some(options)));
+        let mut head = Vec::new();
+        while head.len() <= TYPE.0
+            && let Ok(Some(piece)) = archive.try_next().await
+        {
+            head.extend_from_slice(&piece);
+        }
+        head.get(TYPE.0) == Some(&TYPE.1)
+    }
+
+    /// Copies files out of a container, which may be none. Follows links in the container.
+    pub(crate) async fn copy_out(&self, id: &str, copy: &CopyOut) -> Result<Unpacked, DockerError> {
+        let mut copy = copy.clone();
+        for _ in 0..MAX_LINKS {
+            let unpacked = self.copy_once(id, &copy).await?;
+            let Some(link) = &unpacked.link else { return Ok(unpacked) };
+            // As in the container: a relative link begins at the directory that has it.
+            let parent = Path::new(&copy.from).parent().unwrap_or(Path::new("/"));
+            copy.from = parent.join(link).to_string_lossy().into_owned();
+        }
+        let left_out = vec![format!("{}: too many links", copy.from)];
+        Ok(Unpacked { left_out, ..Unpacked::default() })
+    }
+
+    async fn copy_once(&self, id: &str, copy: &CopyOut) -> Result<Unpacked, DockerError> {
         let (directory, pattern) = match copy.from.rsplit_once('/') {
             Some((directory, last)) if last.contains('*') => (format!("{directory}/"), Some(last.to_owned())),
             _ => (copy.from.clone(), None),
@@ -72,8 +109,8 @@ impl Engine {
         // The first piece shows whether the path exists.
         let first = match stream.try_next().await {
             Ok(Some(first)) => first,
-            Ok(None) => return Ok(Vec::new()),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Ok(None) => return Ok(Unpacked::default()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Unpacked::default()),
             Err(error) => return Err(failed(error)),
         };
         let whole = futures_util::stream::once(std::future::ready(Ok(first)));
@@ -113,104 +150,4 @@ fn archive(from: &Path, name: &Path, out: impl io::Write) -> io::Result<()> {
     }
     archive.into_inner()?.into_inner().map_err(io::IntoInnerError::into_error)?;
     Ok(())
-}
-
-/// Unpacks an archive of one file or directory. The names come from the container and are not trusted: none of them can
-/// lead out of the target.
-fn unpack(reader: impl io::Read, to: &Path, pattern: Option<&str>) -> io::Result<Vec<PathBuf>> {
-    let mut archive = tar::Archive::new(reader);
-    let mut files = Vec::new();
-    for entry in archive.entries()? {
-        let mut entry = entry?;
-        let name = entry.path()?.into_owned();
-        // The first part is the name of the requested file or directory.
-        let rest: PathBuf = name.components().skip(1).collect();
-        if rest.components().any(|part| !matches!(part, Component::Normal(_))) {
-            continue;
-        }
-        let kind = entry.header().entry_type();
-        if let Some(pattern) = pattern {
-            let matches = rest.components().count() == 1 && glob(pattern, &rest.to_string_lossy());
-            if !kind.is_file() || !matches {
-                continue;
-            }
-        }
-        let target = if rest.as_os_str().is_empty() { to.to_owned() } else { to.join(&rest) };
-        if kind.is_dir() {
-            std::fs::create_dir_all(&target)?;
-        } else if kind.is_file() {
-            // A file that is copied into an existing directory keeps its name.
-            let target = match name.file_name() {
-                Some(own) if rest.as_os_str().is_empty() && target.is_dir() => target.join(own),
-                _ => target,
-            };
-            if let Some(above) = target.parent() {
-                std::fs::create_dir_all(above)?;
-            }
-            // Never write through a link that an earlier entry or another process has created.
-            let _ = std::fs::remove_file(&target);
-            let mut file = std::fs::File::options().write(true).create_new(true).open(&target)?;
-            io::copy(&mut entry, &mut file)?;
-            files.push(target);
-        }
-    }
-    Ok(files)
-}
-
-/// Whether a name matches a pattern in which `*` matches any text.
-fn glob(pattern: &str, name: &str) -> bool {
-    let mut parts = pattern.split('*');
-    let first = parts.next().unwrap_or_default();
-    let Some(mut rest) = name.strip_prefix(first) else { return false };
-    let mut parts: Vec<&str> = parts.collect();
-    let Some(last) = parts.pop() else { return rest.is_empty() };
-    for part in parts {
-        let Some(at) = rest.find(part) else { return false };
-        rest = &rest[at + part.len()..];
-    }
-    rest.ends_with(last)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn patterns_match_whole_names() {
-        for (pattern, name, expected) in [
-            ("*.xml", "a.xml", true),
-            ("*.xml", "a.xml.gz", false),
-            ("TEST-*.xml", "TEST-a.b.xml", true),
-            ("a*a", "a", false),
-            ("*", "anything", true),
-            ("plain", "plain", true),
-            ("plain", "plainer", false),
-        ] {
-            assert_eq!(glob(pattern, name), expected, "{pattern} {name}");
-        }
-    }
-
-    #[test]
-    fn an_archive_does_not_lead_out_of_its_target() {
-        let outside = tempfile::tempdir().unwrap();
-        let target = outside.path().join("target");
-        std::fs::create_dir(&target).unwrap();
-        std::os::unix::fs::symlink(outside.path(), target.join("link")).unwrap();
-        std::fs::write(outside.path().join("kept"), "kept").unwrap();
-        std::os::unix::fs::symlink(outside.path().join("kept"), target.join("file")).unwrap();
-        let mut builder = tar::Builder::new(Vec::new());
-        for name in ["dir/file", "dir/../../escaped"] {
-            let mut header = tar::Header::new_gnu();
-            header.set_size(1);
-            header.set_mode(0o644);
-            header.as_gnu_mut().unwrap().name[..name.len()].copy_from_slice(name.as_bytes());
-            header.set_cksum();
-            builder.append(&header, &b"x"[..]).unwrap();
-        }
-        let bytes = builder.into_inner().unwrap();
-        let files = unpack(bytes.as_slice(), &target, None).unwrap();
-        assert_eq!(files, [target.join("file")]);
-        assert_eq!(std::fs::read_to_string(outside.path().join("kept")).unwrap(), "kept");
-        assert!(!outside.path().join("escaped").exists());
-    }
 }

@@ -18,6 +18,7 @@ pub(crate) mod sizes;
 pub(crate) mod solver;
 mod ssh;
 pub(crate) mod storage;
+pub(crate) mod unpack;
 
 pub(crate) use owned::{OWNER_LABEL, stage_name};
 

@@ -3,6 +3,7 @@
 use super::{Readers, TEMPORARY, WriteError, json, read_open};
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags};
 use rustix::io::Errno;
+use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::OwnedFd;
@@ -30,6 +31,13 @@ impl Directory {
             Ok(()) | Err(Errno::EXIST) => Self::open(path),
             Err(error) => Err(error.into()),
         }
+    }
+
+    /// Opens a directory, and creates it if it does not exist. Links in its path are followed.
+    pub(crate) fn create_following(path: &Path) -> io::Result<Self> {
+        std::fs::create_dir_all(path)?;
+        let handle = rustix::fs::open(path, OFlags::CLOEXEC | OFlags::DIRECTORY, Mode::empty())?;
+        Ok(Self { handle: Arc::new(handle), path: path.to_owned() })
     }
 
     /// Opens a directory. The last part of the path must not be a link.
@@ -81,6 +89,34 @@ impl Directory {
     /// Whether there is anything of that name, links included.
     pub(crate) fn contains(&self, name: &str) -> bool {
         rustix::fs::statat(&self.handle, name, AtFlags::SYMLINK_NOFOLLOW).is_ok()
+    }
+
+    /// Whether a path below is a directory, and no link.
+    pub(crate) fn is_directory(&self, path: &Path) -> bool {
+        let found = rustix::fs::statat(&self.handle, path, AtFlags::SYMLINK_NOFOLLOW);
+        found.is_ok_and(|found| FileType::from_raw_mode(found.st_mode) == FileType::Directory)
+    }
+
+    /// Puts a copy of a file into this directory. Replaces whatever file or link has the name.
+    pub(crate) fn place(&self, file: &Path, name: &OsStr) -> io::Result<()> {
+        let temporary = format!("{TEMPORARY}{}", crate::random::id());
+        let copy = || -> io::Result<()> {
+            let mut source = File::open(file)?;
+            let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL;
+            let mut copy = self.file(&temporary, flags, 0o600)?;
+            io::copy(&mut source, &mut copy)?;
+            copy.set_permissions(source.metadata()?.permissions())?;
+            Ok(rustix::fs::renameat(&self.handle, &temporary, &self.handle, name)?)
+        };
+        copy().inspect_err(|_| drop(self.remove(&temporary)))
+    }
+
+    /// Creates a symbolic link. Replaces whatever file or link has the name.
+    pub(crate) fn link(&self, target: &Path, name: &OsStr) -> io::Result<()> {
+        let temporary = format!("{TEMPORARY}{}", crate::random::id());
+        rustix::fs::symlinkat(target, &self.handle, &temporary)?;
+        let renamed = rustix::fs::renameat(&self.handle, &temporary, &self.handle, name);
+        Ok(renamed.inspect_err(|_| drop(self.remove(&temporary)))?)
     }
 
     /// Writes a file atomically. Replaces whatever file or link has its name.

@@ -6,6 +6,7 @@ use crate::address::ImageReference;
 use crate::docker::container::ContainerRun;
 use crate::docker::files::{CopyOut, Volume};
 use crate::docker::service::{Probe, Service};
+use crate::docker::unpack::CopyTarget;
 use crate::docker::{DockerError, Engine};
 use crate::event::{CaseStatus, Counts, Kind, TestCase, Tested};
 use crate::exit::{Exit, Failure, FailureKind};
@@ -16,7 +17,8 @@ use crate::secret::Secret;
 use crate::work::unusable;
 use futures_util::future::{join_all, try_join_all};
 use indexmap::IndexMap;
-use std::path::PathBuf;
+use std::path::{Component, Path, PathBuf};
+use tempfile::TempDir;
 
 /// The directory of reports in `.runner/`.
 const REPORTS: &str = "reports";
@@ -30,15 +32,17 @@ pub(crate) async fn run(
 ) -> Result<(), Failure> {
     let engine = cx.connections.docker().await?.clone();
     let container = container(cx, test, env)?;
+    let staging = cx.work.temporary_directory()?;
     let mut out = Vec::new();
     for (from, to) in &test.copy_out {
-        out.push(CopyOut { from: from.clone(), to: cx.path(to)? });
+        out.push(CopyOut { from: from.clone(), to: copy_target(cx, &cx.request(to)?, &staging)? });
     }
     // CodeBuild's `reports` can find them here.
     let reports = cx.work.directory.path().join(REPORTS).join(&test.image.value);
     let copy_out_count = out.len();
     for from in cx.request_all(&test.junit)? {
-        out.push(CopyOut { from, to: reports.clone() });
+        let to = CopyTarget { base: reports.clone(), below: PathBuf::new(), staging: new_staging(&staging)? };
+        out.push(CopyOut { from, to });
     }
     if !test.junit.is_empty() {
         // Results of an earlier attempt say nothing about this one.
@@ -67,6 +71,9 @@ pub(crate) async fn run(
     for (from, _) in missing {
         cx.events.warn(format!("`copy-out` found nothing at {from} in the container")).await;
     }
+    for left_out in end.left_out {
+        cx.events.warn(format!("not copied out of the container: {left_out}")).await;
+    }
     let results = read_results(cx, test, &results.concat()).await;
     let result = evaluate(cx, test, end.code, end.out_of_memory, results).await;
     match (result, end.not_copied) {
@@ -77,6 +84,28 @@ pub(crate) async fn run(
         }
         (result, None) => result,
     }
+}
+
+/// The target of `copy-out`. A path of the project stays below the project: no link leads out of it.
+fn copy_target(cx: &StepScope<'_>, to: &str, staging: &TempDir) -> Result<CopyTarget, Failure> {
+    let to = Path::new(to);
+    let is_below = to.components().all(|part| matches!(part, Component::Normal(_) | Component::CurDir));
+    let (base, below) = if is_below {
+        (cx.project.directory.clone(), to.components().filter(|part| *part != Component::CurDir).collect())
+    } else {
+        let whole = cx.project.directory.join(to);
+        match (whole.parent(), whole.file_name()) {
+            (Some(parent), Some(name)) => (parent.to_owned(), PathBuf::from(name)),
+            _ => (whole, PathBuf::new()),
+        }
+    };
+    Ok(CopyTarget { base, below, staging: new_staging(staging)? })
+}
+
+/// Creates an empty directory for arriving files.
+fn new_staging(staging: &TempDir) -> Result<PathBuf, Failure> {
+    let created = tempfile::tempdir_in(staging.path()).map(TempDir::keep);
+    created.map_err(|error| unusable(staging.path(), &error))
 }
 
 /// Reports the results. The exit code decides whether the test has passed.
