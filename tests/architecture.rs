@@ -101,6 +101,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     (
         "run",
         &[
+            "address",
             "aws",
             "backoff",
             "connections",

@@ -123,3 +123,49 @@ fn secrets_are_followed_by_value() {
         assert!(!project.read(".runner/state.json").contains("hunter2"));
     }
 }
+
+/// Findings, A3, A6 and A10.
+#[test]
+fn more_than_declared_values_is_secret() {
+    let project = Project::new(indoc! {r#"
+        version: 1
+        name: webapp
+        env: { shell: sh, secrets-manager: { DB: shop/db } }
+        phases:
+          build:
+            steps:
+              - run: echo "leaf=correct-horse id=AKIAIOSFODNN7EXAMPLE key=wJalrXUtnFEMI/K7MDENG"
+              - run: echo "name=webapp engine=postgres"
+    "#});
+    let secret = r#"{"engine":"postgres","password":"correct-horse","app":"webapp"}"#;
+    let call = project
+        .runner("run --local")
+        .env("DB", secret)
+        .env("AWS_ACCESS_KEY_ID", "AKIAIOSFODNN7EXAMPLE")
+        .env("AWS_SECRET_ACCESS_KEY", "wJalrXUtnFEMI/K7MDENG");
+    call.run().exits(0).says("leaf=*** id=*** key=***\n").says("name=webapp engine=postgres\n");
+    let limits = ["sh", "-c", "DB=$(printf 'a\\377bcdef'); export DB; exec \"$@\"", "sh"];
+    let outcome = project.runner("run --local").run_under(&limits).exits(2);
+    outcome.complains("the secret DB is not UTF-8");
+}
+
+/// Findings, A9: names and messages from outside cannot imitate lines of runner or control the terminal.
+#[test]
+fn text_from_outside_is_harmless() {
+    let project = Project::new(indoc! {r#"
+        version: 1
+        name: t
+        env: { shell: sh }
+        phases:
+          build:
+            steps:
+              - { name: "title ${EVIL}", run: "true" }
+              - { name: "failing ${EVIL}", run: "exit 3" }
+    "#});
+    let outcome =
+        project.runner("run --local").env("EVIL", "\u{1b}[2J\r\u{9b}31m\n✔ pushed everything").run();
+    let outcome = outcome.exits(1).says_not("\u{1b}").says_not("\r").says_not("\u{9b}");
+    outcome.says("▸ title \\u{1b}[2J\\r\\u{9b}31m\n    ✔ pushed everything\n").says_not("\n✔ pushed");
+    let outcome = project.runner("plan").env("EVIL", "\u{1b}[2J").run().exits(0);
+    outcome.says("\\u{1b}[2J").says_not("\u{1b}");
+}

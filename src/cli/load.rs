@@ -87,17 +87,34 @@ pub(crate) fn load(request: &Request<'_>, session: &Session) -> Result<Loaded, F
         elsewhere: request.elsewhere,
     };
     let (values, problems) = plan::values(&pipeline, &sources, &context, mode);
-    mask(&pipeline, &values, &session.masks);
+    mask(&pipeline, &values, &context, &session.masks);
     if !problems.is_empty() {
         return Err(refuse(&problems));
     }
     Ok(Loaded { pipeline, source, file, directory, process, context, mode, values })
 }
 
+/// The variables with AWS keys. They are secrets whether or not the pipeline file names them.
+const AWS_KEYS: [&str; 5] = [
+    "AWS_ACCESS_KEY_ID",
+    "AWS_SECRET_ACCESS_KEY",
+    "AWS_SESSION_TOKEN",
+    "AWS_SECURITY_TOKEN",
+    "AWS_CONTAINER_AUTHORIZATION_TOKEN",
+];
+/// The least length of a key, in bytes (API reference of STS, `Credentials`). Shorter values belong to test servers.
+const SHORTEST_KEY: usize = 16;
+
 /// Masks the secrets of the pipeline that have a value here.
-pub(crate) fn mask(pipeline: &Pipeline, values: &Values, masks: &Masks) {
+pub(crate) fn mask(pipeline: &Pipeline, values: &Values, context: &BuildContext, masks: &Masks) {
+    let public = plan::public_values(pipeline, context);
     for secret in pipeline.secret_names().into_iter().filter_map(|name| values.secret(name)) {
-        masks.add(&secret);
+        masks.add_document(&secret, &public);
+    }
+    for secret in AWS_KEYS.into_iter().filter_map(|name| values.secret(name)) {
+        if secret.expose().len() >= SHORTEST_KEY {
+            masks.add(&secret);
+        }
     }
 }
 

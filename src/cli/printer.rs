@@ -2,7 +2,7 @@
 
 use super::stdio;
 use crate::exit::Failure;
-use crate::secret::Masks;
+use crate::secret::{Masks, visible};
 use crate::style::Styles;
 use serde::Serialize;
 use serde_json::Value;
@@ -29,7 +29,8 @@ impl Printer {
 
     /// Prints the result of a command to stdout.
     pub(crate) fn result(&self, text: &str) -> Result<(), Failure> {
-        stdio::write_stdout(&self.masks.text(text))
+        let masked = self.masks.text(text);
+        stdio::write_stdout(&if self.color { masked.into() } else { visible(&masked) })
     }
 
     /// Prints a result that repeats the caller's own arguments and is read by scripts: nothing in it is masked.
@@ -58,21 +59,23 @@ impl Printer {
 
     /// Prints a line to stderr.
     pub(crate) fn message(&self, text: &str) {
-        stdio::write_stderr(&self.masks.text(text));
+        let masked = self.masks.text(text);
+        // Diagnostics have colours on a terminal. Their text is harmless already.
+        stdio::write_stderr(&if self.stderr_color { masked.into() } else { visible(&masked) });
     }
 
     /// Prints a warning to stderr.
     pub(crate) fn warning(&self, text: &str) {
-        self.message(&format!("warning: {text}"));
+        self.message(&format!("warning: {}", visible(text)));
     }
 
     /// Prints a failure and its help to stderr.
     pub(crate) fn failure(&self, failure: &Failure) {
         let Styles { error, yellow, .. } = Styles::new(self.stderr_color);
-        let message = self.masks.text(&failure.message);
+        let message = self.masks.shown(&failure.message).replace('\n', "\n  ");
         stdio::write_stderr(&format!("{error}error:{error:#} {message}"));
         if let Some(help) = &failure.help {
-            let help = self.masks.text(help);
+            let help = self.masks.shown(help).replace('\n', "\n  ");
             stdio::write_stderr(&format!("{yellow}help:{yellow:#} {help}"));
         }
     }

@@ -85,7 +85,7 @@ fn check(source: &SourceFile, path: &Path, masks: &Masks) -> Vec<Diagnostic> {
     let sources =
         Sources { process: load::process().into_iter().collect(), elsewhere: true, ..Sources::default() };
     let (values, problems) = plan::values(&pipeline, &sources, &BuildContext::default(), Mode::Publish);
-    load::mask(&pipeline, &values, masks);
+    load::mask(&pipeline, &values, &BuildContext::default(), masks);
     diagnostics.extend(problems);
     diagnostics.extend(plan::undefined_uses(&pipeline, Mode::Publish, &values, &HashMap::new()));
     let directory = path.parent().unwrap_or(Path::new(""));

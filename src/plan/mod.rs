@@ -61,6 +61,19 @@ impl Plan {
     }
 }
 
+/// Values that everyone knows: a document of secrets may contain them, but masking them would make logs unreadable.
+pub(crate) fn public_values(pipeline: &Pipeline, context: &BuildContext) -> HashSet<String> {
+    let repositories = pipeline.images.values().filter_map(|image| image.repository.as_literal());
+    let repositories = repositories.flat_map(|name| {
+        let last = name.rsplit('/').next().map(ToOwned::to_owned);
+        [Some(name), last].into_iter().flatten().collect::<Vec<_>>()
+    });
+    let literal = |template: &Option<Template>| template.as_ref().and_then(Template::as_literal);
+    let known = [&context.branch, &context.region, &context.account];
+    let known = known.into_iter().flatten().cloned().chain(literal(&pipeline.aws.region));
+    pipeline.images.keys().cloned().chain([pipeline.name.clone()]).chain(repositories).chain(known).collect()
+}
+
 /// The values before the run, and the mistakes in `env.variables`.
 pub(crate) fn values(
     pipeline: &Pipeline,

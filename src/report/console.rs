@@ -129,7 +129,10 @@ impl<W: Write> Console<W> {
     /// Writes one of runner's own lines about a step.
     fn note(&mut self, style: Style, step: &str, text: &str) {
         let prefix = self.prefixes.get(step).filter(|prefix| !prefix.is_empty());
-        let line = format!("{}{text}", prefix.map_or("  ", String::as_str));
+        let prefix = prefix.map_or("  ", String::as_str);
+        // Only the first line of a text can look like a line of runner.
+        let text = text.replace('\n', &format!("\n{prefix}  "));
+        let line = format!("{prefix}{text}");
         self.line(style, &line);
     }
 
@@ -152,9 +155,9 @@ impl<W: Write> Console<W> {
     }
 
     fn cause(&mut self, prefix: &str, cause: &Cause) {
-        self.line(self.styles.red, &format!("{prefix}{}", cause.text));
+        self.line(self.styles.red, &format!("{prefix}{}", indented(&cause.text)));
         if let Some(help) = &cause.help {
-            self.line(self.styles.yellow, &format!("  help: {help}"));
+            self.line(self.styles.yellow, &format!("  help: {}", indented(help)));
         }
     }
 
@@ -162,7 +165,7 @@ impl<W: Write> Console<W> {
         let prefix = if beside { prefix(title) } else { String::new() };
         self.prefixes.insert(step.to_owned(), prefix);
         let mark = if finally { "▸ finally: " } else { "▸ " };
-        self.line(self.styles.bold, &format!("{mark}{title}"));
+        self.line(self.styles.bold, &format!("{mark}{}", indented(title)));
     }
 
     fn finished(&mut self, step: &str, title: &Shown, ending: &Ending, took: &str) {
@@ -170,6 +173,7 @@ impl<W: Write> Console<W> {
         if let Some(view) = &mut self.view {
             view.lines.retain(|id, _| id != step);
         }
+        let title = indented(title);
         match ending {
             Ending::Succeeded => self.line(self.styles.green, &format!("✔ {title} ({took})")),
             Ending::Failed(cause) => self.cause(&format!("✘ {title} ({took}): "), cause),
@@ -184,7 +188,7 @@ impl<W: Write> Console<W> {
         self.line(self.styles.bold, "\n── summary");
         for result in std::mem::take(&mut self.summary).lines() {
             let line = format!("  {:<10} {:<12} {}", result.verb, result.subject, result.detail);
-            self.line(self.styles.green, line.trim_end());
+            self.line(self.styles.green, &indented(line.trim_end()));
         }
         match ending {
             Ending::Succeeded | Ending::Cancelled => {
@@ -208,6 +212,11 @@ impl<W: Write> Console<W> {
         );
         self.note(self.styles.yellow, event.id.of_step(), &text);
     }
+}
+
+/// A text whose further lines are indented, so that only its first line can look like a line of runner.
+fn indented(text: &str) -> String {
+    text.replace('\n', "\n    ")
 }
 
 /// The prefix of a parallel step's lines: its title, shortened.

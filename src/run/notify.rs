@@ -1,7 +1,9 @@
 //! The receivers of a run's notifications, with URLs and headers resolved.
 
 use super::Job;
+use crate::address::check_webhook;
 use crate::exit::Failure;
+use crate::language::diagnostic::Diagnostic;
 use crate::language::pipeline::model::{NotifyOn, NotifyTarget};
 use crate::language::pipeline::template::Template;
 use crate::plan::{self, Mode};
@@ -20,15 +22,26 @@ pub(crate) fn receivers(job: &Job, work: &Work) -> Result<Receivers, Failure> {
             Mode::Local => Ok(Secret::new("")),
             Mode::Publish => project.resolve(&job.values, template).map(MaybeSecret::into_secret),
         };
+        let address = |template: &Template| {
+            let url = secret(template)?;
+            match check_webhook(url.expose()) {
+                Err(reason) if project.mode == Mode::Publish => {
+                    let message = format!("this is not the address of a webhook: {reason}");
+                    let help = "write an address that begins with `https://`";
+                    Err(project.located(&Diagnostic::new(message, template.span).help(help)))
+                }
+                _ => Ok(url),
+            }
+        };
         let (kind, url) = match &notify.target {
-            NotifyTarget::Slack { url } => (ReceiverKind::Slack, secret(url)?),
+            NotifyTarget::Slack { url } => (ReceiverKind::Slack, address(url)?),
             NotifyTarget::Webhook { url, headers, .. } => {
                 let headers = headers.iter().map(|(name, value)| Ok((name.clone(), secret(value)?)));
                 let headers = headers.collect::<Result<Vec<_>, Failure>>()?;
                 for (_, value) in &headers {
                     project.masks.add(value);
                 }
-                (ReceiverKind::Webhook(headers), secret(url)?)
+                (ReceiverKind::Webhook(headers), address(url)?)
             }
             // A file with SNS is rejected before anything runs.
             NotifyTarget::Sns(_) => continue,

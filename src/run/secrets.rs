@@ -7,12 +7,13 @@ use crate::exit::Failure;
 use crate::language::diagnostic::Diagnostic;
 use crate::language::pipeline::reference::{SECRET_HELP, SecretReference};
 use crate::language::pipeline::template::{Builtin, Reference, Scope};
-use crate::plan::Mode;
+use crate::plan::{self, Mode};
 use crate::secret::{MaybeSecret, Secret, Unmasked};
 
 /// Sets the values of secret variables, and of the AWS built-ins that the pipeline uses. Returns warnings.
 pub(crate) async fn resolve(job: &mut Job, connections: &Connections) -> Result<Vec<String>, Failure> {
     let mut warnings = Vec::new();
+    not_text(job)?;
     let names: Vec<String> = job.project.pipeline.env.secret_names().map(ToOwned::to_owned).collect();
     for name in names {
         let value = if job.project.mode == Mode::Local || job.values.is_given(&name) {
@@ -42,8 +43,22 @@ pub(crate) async fn resolve(job: &mut Job, connections: &Connections) -> Result<
     Ok(warnings)
 }
 
+/// Refuses secrets that are not UTF-8: no mask would find them.
+fn not_text(job: &Job) -> Result<(), Failure> {
+    let secrets = job.project.pipeline.secret_names();
+    let is_secret = |name: &&str| job.project.not_text.iter().any(|(other, _)| other.to_str() == Some(name));
+    match secrets.into_iter().find(is_secret) {
+        None => Ok(()),
+        Some(name) => {
+            Err(Failure::usage(format!("the secret {name} is not UTF-8, so it could not be masked"))
+                .help("encode it, for example in base64, and decode it where it is used"))
+        }
+    }
+}
+
 fn mask(job: &Job, name: &str, secret: &Secret, warnings: &mut Vec<String>) {
-    match job.project.masks.add(secret) {
+    let public = plan::public_values(&job.project.pipeline, &job.project.context);
+    match job.project.masks.add_document(secret, &public) {
         Unmasked::Nothing => {}
         Unmasked::Everything => warnings.push(format!(
             "the secret {name} is not masked: it is shorter than four characters, or only brackets and commas"

@@ -1,6 +1,7 @@
 //! Secrets: a type that hides their values, and the masks that keep them out of all output.
 
 mod forms;
+mod leaves;
 mod lines;
 mod mask;
 mod maybe;
@@ -17,7 +18,7 @@ pub(crate) use mask::{Masker, Masks, Unmasked};
 pub(crate) use maybe::MaybeSecret;
 #[cfg(fuzzing)]
 pub(crate) use oracle::mask_slowly;
-pub(crate) use shown::Shown;
+pub(crate) use shown::{Shown, visible};
 
 use std::fmt;
 

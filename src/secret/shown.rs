@@ -1,8 +1,9 @@
-//! Text that may be shown: every secret in it has been replaced.
+//! Text that may be shown: every secret in it has been replaced, and every control character is visible.
 
 use super::Masks;
 use serde::{Serialize, Serializer};
 use serde_json::Value;
+use std::borrow::Cow;
 use std::fmt;
 use std::ops::Deref;
 use std::sync::Arc;
@@ -13,9 +14,9 @@ use std::sync::Arc;
 pub(crate) struct Shown(Arc<str>);
 
 impl Masks {
-    /// Replaces every secret in a string.
+    /// Replaces every secret in a string and makes its control characters visible.
     pub(crate) fn shown(&self, text: &str) -> Shown {
-        Shown(self.text(text).into())
+        Shown(visible(&self.text(text)).into())
     }
 
     /// Replaces every secret in the string values of a JSON document. Keys, numbers and booleans stay, so that the
@@ -30,6 +31,22 @@ impl Masks {
             Value::Null | Value::Bool(_) | Value::Number(_) => value,
         }
     }
+}
+
+/// Replaces control characters, which could move the cursor or hide text, by their escapes. Line feeds and tabs stay.
+/// Text from registries, AWS, test reports and names may contain any.
+pub(crate) fn visible(text: &str) -> Cow<'_, str> {
+    let is_hostile = |c: char| {
+        (c.is_control() && c != '\n' && c != '\t')
+            // Line separators, and characters that change the direction of text (Unicode, UAX #9).
+            || matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+    };
+    if !text.contains(is_hostile) {
+        return Cow::Borrowed(text);
+    }
+    let escaped =
+        text.chars().map(|c| if is_hostile(c) { c.escape_default().to_string() } else { c.to_string() });
+    Cow::Owned(escaped.collect())
 }
 
 impl Deref for Shown {
@@ -87,6 +104,14 @@ mod tests {
         assert_eq!(format!("{shown:>16}"), "  *** 1 is a ***");
         assert_eq!(serde_json::to_string(&shown).unwrap(), "\"*** 1 is a ***\"");
         assert_eq!(shown.clone(), shown);
+    }
+
+    /// Findings, A9.
+    #[test]
+    fn control_characters_become_visible() {
+        let shown =
+            Masks::default().shown("no\u{1b}[2J\r\u{7}\u{9b}31m\u{202e}x\ttab\nline\u{7f} \u{2028}ü·✔");
+        assert_eq!(&*shown, "no\\u{1b}[2J\\r\\u{7}\\u{9b}31m\\u{202e}x\ttab\nline\\u{7f} \\u{2028}ü·✔");
     }
 
     #[test]

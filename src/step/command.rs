@@ -5,7 +5,7 @@ use crate::event::{CommandEnd, Kind};
 use crate::exit::{Failure, FailureKind};
 use crate::files;
 use crate::language::pipeline::model::{Command, Shell, Step};
-use crate::plan::{Mode, environment};
+use crate::plan::{self, Mode, environment};
 use crate::process::{self, Ended, Ending, ProcessError};
 use crate::secret::{MaybeSecret, Secret};
 use crate::text::listed;
@@ -151,7 +151,8 @@ async fn import_variables(cx: &StepScope<'_>, path: &Path) -> Result<(), Failure
         let is_secret = cx.project.pipeline.secret_names().contains(&name.as_str());
         if is_secret {
             // A new value of a secret is a secret too.
-            cx.project.masks.add(&Secret::new(value.as_str()));
+            let public = plan::public_values(&cx.project.pipeline, &cx.project.context);
+            cx.project.masks.add_document(&Secret::new(value.as_str()), &public);
         }
         // Text that contains a secret is a secret, too.
         let is_secret = is_secret || cx.project.masks.text(&value) != value;

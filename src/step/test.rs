@@ -10,6 +10,7 @@ use crate::docker::unpack::CopyTarget;
 use crate::docker::{DockerError, Engine};
 use crate::event::{CaseStatus, Counts, Kind, TestCase, Tested};
 use crate::exit::{Exit, Failure, FailureKind};
+use crate::files::Readers;
 use crate::language::diagnostic::Diagnostic;
 use crate::language::pipeline::model::{self, Test};
 use crate::language::pipeline::template::Template;
@@ -179,13 +180,25 @@ async fn read_results(cx: &StepScope<'_>, test: &Test, files: &[PathBuf]) -> Opt
     let mut results = Results::default();
     for file in files {
         let read = crate::files::read_small(file, MAX_RESULTS).map_err(|error| error.to_string());
-        let read = read.and_then(|bytes| results.add(&String::from_utf8_lossy(&bytes)));
+        // CodeBuild shows these files to people.
+        let read = read.and_then(|bytes| masked(cx, file, &bytes));
+        let read = read.and_then(|text| results.add(&text));
         if let Err(reason) = read {
             let warning = format!("{} is not a valid JUnit file: {reason}", file.display());
             cx.events.warn(warning).await;
         }
     }
     Some(results)
+}
+
+/// Masks the secrets in a file of results.
+fn masked(cx: &StepScope<'_>, file: &Path, bytes: &[u8]) -> Result<String, String> {
+    let text = cx.project.masks.text(&String::from_utf8_lossy(bytes));
+    if text.as_bytes() != bytes {
+        let written = crate::files::write_whole(file, text.as_bytes(), Readers::All);
+        written.map_err(|error| crate::exit::chain(&error))?;
+    }
+    Ok(text)
 }
 
 /// Runs the test in a network with its services. Removes them and the network, however the test ends.

@@ -234,9 +234,11 @@ fn webhook(d: &mut Decoder<'_>, node: &Node) -> Option<NotifyTarget> {
 fn address(d: &mut Decoder<'_>, node: &Node) -> Option<Template> {
     let url = d.named_text(node)?;
     let shape = url.shape();
-    if !url.begins_with_reference() && !shape.starts_with("https://") && !shape.starts_with("http://") {
+    if !url.begins_with_reference()
+        && let Err(reason) = crate::address::check_webhook(&shape)
+    {
         d.problem(
-            Diagnostic::new("this is not the address of a webhook", url.span)
+            Diagnostic::new(format!("this is not the address of a webhook: {reason}"), url.span)
                 .help("write an address that begins with `https://`"),
         );
     }
