@@ -89,7 +89,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("files", &["random"]),
     ("http", &["tls"]),
     ("language", &["address", "duration", "secret", "text"]),
-    ("origin", &["address", "language", "plan"]),
+    ("origin", &["address", "exit", "language", "plan"]),
     ("plan", &["address", "duration", "language", "secret", "text"]),
     ("process", &[]),
     ("random", &[]),

@@ -177,3 +177,64 @@ fn steps_end_before_codebuild_ends_the_build() {
     call.run().exits(0).says_not("BatchGetBuilds");
     assert!(aws.calls().iter().any(|call| call.action == "codebuild:BatchGetBuilds"));
 }
+
+/// Findings, D20: who starts a build says its event.
+#[test]
+fn the_starter_of_a_build_names_its_event() {
+    let project = Project::phases(indoc! {r"
+        build:
+          steps:
+            - { name: on push, run: echo pushed, only: { events: push } }
+            - { name: on request, run: echo requested, only: { events: pull-request } }
+    "})
+    .git();
+    let call = |variables: &[(&str, &str)]| {
+        let call = project.runner("run --local").env("CODEBUILD_BUILD_ID", "web:1");
+        variables.iter().fold(call, |call, (name, value)| call.env(name, *value)).run()
+    };
+    call(&[("RUNNER_EVENT", "push"), ("RUNNER_BRANCH", "main")])
+        .exits(0)
+        .says("\npushed\n")
+        .says_not("\nrequested");
+    call(&[("RUNNER_EVENT", "pull-request"), ("RUNNER_BASE_BRANCH", "main"), ("RUNNER_BRANCH", "evil")])
+        .exits(0)
+        .says(" · main at ")
+        .says("\nrequested\n")
+        .says_not("\npushed");
+    call(&[("RUNNER_EVENT", "push"), ("CODEBUILD_SOURCE_VERSION", "pr/7")])
+        .exits(2)
+        .complains("RUNNER_EVENT is `push`, but this is a build of `pull-request`");
+    call(&[("RUNNER_EVENT", "pull-request"), ("CODEBUILD_WEBHOOK_EVENT", "PUSH")])
+        .exits(0)
+        .says("\nrequested\n");
+    // Without a source in CodeBuild, git knows the commit.
+    call(&[]).exits(0).says(" · commit ");
+}
+
+/// Findings, A15, and `--no-publish`.
+#[test]
+fn a_build_that_may_not_publish_skips_what_publishes() {
+    let project = Project::new(indoc! {r#"
+        version: 1
+        name: t
+        images: { app: { repository: shop/app, tags: ["${source.commit}"] } }
+        phases: { build: { steps: [{ run: "true" }, { build: app }, { push: app }] } }
+    "#})
+    .git();
+    let plan = |event: &str| {
+        project
+            .runner("plan")
+            .env("CODEBUILD_BUILD_ID", "web:1")
+            .env("CODEBUILD_WEBHOOK_EVENT", event)
+            .env("CODEBUILD_RESOLVED_SOURCE_VERSION", "0123456789abcdef0123456789abcdef01234567")
+    };
+    plan("WORKFLOW_JOB_QUEUED").run().exits(0).says("`WORKFLOW_JOB_QUEUED` is an unknown event of a webhook");
+    plan("PULL_REQUEST_MERGED").run().exits(0).says("CodeBuild names no merge commit");
+    plan("PUSH")
+        .env("RUNNER_EVENT", "nonsense")
+        .run()
+        .exits(0)
+        .says("`nonsense` in RUNNER_EVENT is not an event");
+    let plan = project.runner("plan --no-publish").run().exits(0);
+    plan.says("this project does not publish");
+}

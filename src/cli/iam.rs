@@ -65,6 +65,7 @@ pub(crate) fn main(arguments: &Arguments, session: &Session) -> Result<Exit, Fai
     let request = load::Request {
         file: &arguments.file,
         mode: Some(Mode::Publish),
+        no_publish: false,
         env_file: None,
         elsewhere: true,
         json: false,

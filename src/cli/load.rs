@@ -30,6 +30,8 @@ pub(crate) struct Request<'a> {
     pub(crate) file: &'a Path,
     /// `--publish` or `--local`. By default a run publishes in CodeBuild and stays local elsewhere.
     pub(crate) mode: Option<Mode>,
+    /// `--no-publish`
+    pub(crate) no_publish: bool,
     /// `--env-file`
     pub(crate) env_file: Option<&'a Path>,
     /// The run happens elsewhere: values that CodeBuild and git provide there count as known.
@@ -75,9 +77,12 @@ pub(crate) fn load(request: &Request<'_>, session: &Session) -> Result<Loaded, F
     let directory = file.parent().unwrap_or(Path::new("/")).to_owned();
     let mut process = process();
     let env_file = env_file(request.env_file)?;
-    let named = env_file.iter().filter(|(name, _)| name == "RUNNER_BRANCH").cloned();
+    let named = env_file.iter().filter(|(name, _)| origin::VARIABLES.contains(&name.as_str())).cloned();
     process.extend(named);
-    let context = origin::detect(&process, &directory);
+    let mut context = origin::detect(&process, &directory)?;
+    if request.no_publish {
+        context.publishes_nothing = Some("this project does not publish".to_owned());
+    }
     let publishes = context.in_codebuild() || request.elsewhere;
     let mode = request.mode.unwrap_or(if publishes { Mode::Publish } else { Mode::Local });
     let sources = Sources {

@@ -37,6 +37,9 @@ pub(crate) struct Arguments {
     /// Plan for a run that connects to nothing but Docker
     #[arg(long)]
     local: bool,
+    /// Skip the steps that publish, for a project that only tests
+    #[arg(long)]
+    no_publish: bool,
     /// Take variables and secrets from a file of KEY=value lines
     #[arg(long, value_name = "FILE")]
     env_file: Option<PathBuf>,
@@ -49,6 +52,7 @@ pub(crate) fn main(arguments: &Arguments, session: &Session) -> Result<Exit, Fai
     let request = load::Request {
         file: &arguments.file,
         mode: load::mode(arguments.publish, arguments.local),
+        no_publish: arguments.no_publish,
         env_file: arguments.env_file.as_deref(),
         elsewhere: true,
         json: arguments.json,

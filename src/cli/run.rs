@@ -40,6 +40,9 @@ pub(crate) struct Arguments {
     /// Connect only to Docker, and write to .runner/ what would be published (the default elsewhere)
     #[arg(long)]
     local: bool,
+    /// Skip the steps that publish, for a project that only tests
+    #[arg(long)]
+    no_publish: bool,
     /// Take variables and secrets from a file of KEY=value lines
     #[arg(long, value_name = "FILE")]
     env_file: Option<PathBuf>,
@@ -116,6 +119,7 @@ fn job(arguments: &Arguments, session: &Session) -> Result<Job, Failure> {
     let request = load::Request {
         file: &arguments.file,
         mode: load::mode(arguments.publish, arguments.local),
+        no_publish: arguments.no_publish,
         env_file: arguments.env_file.as_deref(),
         elsewhere: false,
         json: false,

@@ -39,7 +39,7 @@ pub(crate) fn left_out(verdicts: &HashMap<StepId, Verdict>) -> HashMap<StepId, S
     verdicts.iter().filter_map(|(step, verdict)| Some((*step, reason(verdict)?))).collect()
 }
 
-/// `outer` is the verdict on the group. `asked` is whether the `only` of the group names pull requests.
+/// `outer` is the verdict on the group. `asked` is whether the `only` of the group names the event of a pull request.
 fn visit(
     step: &Step,
     outer: Option<&Verdict>,
@@ -47,15 +47,12 @@ fn visit(
     context: &BuildContext,
     verdicts: &mut HashMap<StepId, Verdict>,
 ) {
-    let names_requests = |filter: &Option<Filter>| {
-        filter.as_ref().is_some_and(|only| only.events.contains(&EventKind::PullRequest))
-    };
-    let asked = asked || names_requests(&step.only);
-    let verdict = match outer {
-        Some(outer) if *outer != Verdict::Runs => outer.clone(),
-        _ if context.event == EventKind::PullRequest && step.action.publishes() && !asked => {
-            Verdict::LeftOut(PULL_REQUEST.to_owned())
-        }
+    let asked = asked || step.only.as_ref().is_some_and(|only| only.events.contains(&context.event));
+    let is_request = matches!(context.event, EventKind::PullRequest | EventKind::PullRequestMerged);
+    let verdict = match (outer, &context.publishes_nothing) {
+        (Some(outer), _) if *outer != Verdict::Runs => outer.clone(),
+        (_, Some(reason)) if step.action.publishes() => Verdict::LeftOut(reason.clone()),
+        _ if is_request && step.action.publishes() && !asked => Verdict::LeftOut(PULL_REQUEST.to_owned()),
         _ => judge(step.only.as_ref(), step.except.as_ref(), context),
     };
     if let Action::Parallel(steps) = &step.action {
@@ -159,6 +156,33 @@ mod tests {
     fn on(event: EventKind, branch: Option<&str>, tag: Option<&str>) -> BuildContext {
         let own = |text: Option<&str>| text.map(ToOwned::to_owned);
         BuildContext { event, branch: own(branch), tag: own(tag), ..BuildContext::default() }
+    }
+
+    /// Findings, D20: events × `only` × whether the build may publish at all.
+    #[test]
+    fn publishing_steps_of_pull_requests_have_to_name_the_event() {
+        let text = |only: &str| {
+            format!(
+                "version: 1\nname: t\nimages: {{ a: {{ repository: r }} }}\nphases: {{ build: {{ steps: [{{ push: a{only} }}] }} }}\n"
+            )
+        };
+        for event in EventKind::ALL {
+            for named in EventKind::ALL.map(Some).into_iter().chain([None]) {
+                let only = named.map(|event| format!(", only: {{ events: {} }}", event.as_str()));
+                let source = SourceFile::new("p", &text(&only.unwrap_or_default()));
+                // The push lacks its build, which is not the point.
+                let pipeline = pipeline::parse(&source).pipeline.unwrap();
+                let is_request = matches!(event, EventKind::PullRequest | EventKind::PullRequestMerged);
+                let expected =
+                    if is_request { named == Some(event) } else { named.is_none_or(|one| one == event) };
+                for publishes_nothing in [None, Some("no".to_owned())] {
+                    let expected = expected && publishes_nothing.is_none();
+                    let context = BuildContext { publishes_nothing, ..on(event, None, None) };
+                    let found = &verdicts(&pipeline, &context)[&StepId(0)];
+                    assert_eq!(*found == Verdict::Runs, expected, "{event:?} {named:?} {found:?}");
+                }
+            }
+        }
     }
 
     #[test]

@@ -16,6 +16,8 @@ pub(crate) struct BuildContext {
     pub(crate) branch: Option<String>,
     pub(crate) tag: Option<String>,
     pub(crate) event: EventKind,
+    /// Why this build publishes nothing, whatever its steps say.
+    pub(crate) publishes_nothing: Option<String>,
     /// CodeBuild reports that this build has failed before runner started.
     pub(crate) failing: bool,
     pub(crate) build_id: Option<String>,
@@ -62,6 +64,7 @@ impl BuildContext {
             (EventKind::Tag, Some(tag)) => format!("the tag `{tag}`"),
             (EventKind::Tag, None) => "a tag".to_owned(),
             (EventKind::PullRequest, _) => format!("a pull request{}", of("to")),
+            (EventKind::PullRequestMerged, _) => format!("a merged pull request{}", of("to")),
             (EventKind::Push, None) => format!("a push{}", of("to")),
             (EventKind::Push, Some(tag)) => format!("a push{} with the tag `{tag}`", of("to")),
             (EventKind::Manual, None) => format!("a manual build{}", of("of")),

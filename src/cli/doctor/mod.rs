@@ -116,6 +116,7 @@ pub(crate) async fn main(arguments: &Arguments, session: &Session) -> Result<Exi
             let request = load::Request {
                 file,
                 mode: Some(Mode::Publish),
+                no_publish: false,
                 env_file: arguments.env_file.as_deref(),
                 elsewhere: true,
                 json: arguments.json,

@@ -276,7 +276,13 @@ pub(crate) static FILTER: Table = Table {
         Key::new("tags", KeyKind::OneOrMore(&KeyKind::Glob), "Patterns for git tags.").example("[\"v*\"]"),
         Key::new(
             "events",
-            KeyKind::OneOrMore(&KeyKind::Choice(&["push", "pull-request", "tag", "manual"])),
+            KeyKind::OneOrMore(&KeyKind::Choice(&[
+                "push",
+                "pull-request",
+                "pull-request-merged",
+                "tag",
+                "manual",
+            ])),
             "The event that started the build.",
         )
         .example("[push, manual]"),

@@ -529,7 +529,8 @@ impl<'p> Decoder<'p> {
                 d.not_a_variable(&entry.key, entry.key_span);
             } else if entry.key.starts_with("RUNNER_") {
                 let message = format!("`{}`: names that begin with RUNNER_ are reserved", entry.key);
-                let help = if entry.key == "RUNNER_BRANCH" {
+                let of_starter = ["RUNNER_EVENT", "RUNNER_BRANCH", "RUNNER_BASE_BRANCH", "RUNNER_COMMIT"];
+                let help = if of_starter.contains(&entry.key.as_str()) {
                     "set it in the environment of runner, or in --env-file"
                 } else {
                     "use another name"

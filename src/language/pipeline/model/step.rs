@@ -131,10 +131,12 @@ pub(crate) enum EventKind {
     Push,
     Tag,
     PullRequest,
+    PullRequestMerged,
 }
 
 impl EventKind {
-    pub(crate) const ALL: [Self; 4] = [Self::Push, Self::PullRequest, Self::Tag, Self::Manual];
+    pub(crate) const ALL: [Self; 5] =
+        [Self::Push, Self::PullRequest, Self::PullRequestMerged, Self::Tag, Self::Manual];
 
     /// The name in files.
     pub(crate) fn as_str(self) -> &'static str {
@@ -143,6 +145,7 @@ impl EventKind {
             Self::Push => "push",
             Self::Tag => "tag",
             Self::PullRequest => "pull-request",
+            Self::PullRequestMerged => "pull-request-merged",
         }
     }
 }

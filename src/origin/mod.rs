@@ -2,23 +2,42 @@
 //!
 //! Source of the variables: the CodeBuild user guide, "Environment variables in build environments".
 
+mod event;
+
 use crate::address::Arn;
+use crate::exit::Failure;
 use crate::language::pipeline::model::EventKind;
 use crate::plan::context::BuildContext;
 use std::collections::HashMap;
 use std::path::Path;
 
-/// Reads the environment. Outside of CodeBuild, asks git in `directory`.
-pub(crate) fn detect(environment: &HashMap<String, String>, directory: &Path) -> BuildContext {
+/// The variables with which whoever starts a build describes its source.
+pub(crate) const VARIABLES: [&str; 4] = [event::VARIABLE, BRANCH, BASE_BRANCH, COMMIT];
+const BRANCH: &str = "RUNNER_BRANCH";
+const BASE_BRANCH: &str = "RUNNER_BASE_BRANCH";
+const COMMIT: &str = "RUNNER_COMMIT";
+
+/// Reads the environment. Asks git in `directory` for what CodeBuild does not know, and outside of CodeBuild.
+pub(crate) fn detect(
+    environment: &HashMap<String, String>,
+    directory: &Path,
+) -> Result<BuildContext, Failure> {
     let get = |name: &str| environment.get(name).filter(|value| !value.is_empty()).cloned();
+    let named = get(event::VARIABLE).filter(|name| !is_placeholder(name));
     let mut context = if environment.contains_key("CODEBUILD_BUILD_ID") {
-        from_codebuild(&get)
+        from_codebuild(&get, named.as_deref(), directory)?
     } else {
-        from_git(directory)
+        let context = from_git(directory);
+        let event = event::decide(None, context.event, named.as_deref())?;
+        BuildContext { event: event.kind, publishes_nothing: event.publishes_nothing, ..context }
     };
+    let is_request = matches!(context.event, EventKind::PullRequest | EventKind::PullRequestMerged);
     // CodeBuild's branch has precedence: a project-wide RUNNER_BRANCH must not turn every push into one to `main`.
     let asked = !context.in_codebuild() || (context.branch.is_none() && context.event != EventKind::Tag);
-    if let Some(branch) = get("RUNNER_BRANCH").filter(|_| asked).as_deref().and_then(named_branch) {
+    // The author of a pull request chooses the name of its branch, so only the base counts.
+    let base = get(BASE_BRANCH).filter(|_| is_request);
+    let branch = base.or_else(|| get(BRANCH));
+    if let Some(branch) = branch.filter(|_| asked).as_deref().and_then(named_branch) {
         context.branch = Some(branch);
     }
     context.region = get("AWS_REGION").or_else(|| get("AWS_DEFAULT_REGION"));
@@ -29,7 +48,12 @@ pub(crate) fn detect(environment: &HashMap<String, String>, directory: &Path) ->
     let named = get("CODEBUILD_SOURCE_REPO_URL");
     let named = named.or_else(|| git(directory, &["config", "--get", "remote.origin.url"]));
     context.repository = named.as_deref().and_then(web_address);
-    context
+    Ok(context)
+}
+
+/// Whether a value is a placeholder that CodePipeline did not resolve.
+fn is_placeholder(text: &str) -> bool {
+    text.starts_with("#{")
 }
 
 /// The web address of a repository, without credentials. `git@host:path` and `ssh://` mean the same host on the web.
@@ -73,12 +97,17 @@ fn git(directory: &Path, arguments: &[&str]) -> Option<String> {
 /// The branch in `RUNNER_BRANCH`. Returns `None` for an unresolved placeholder of CodePipeline and for invalid names.
 fn named_branch(text: &str) -> Option<String> {
     let name = text.strip_prefix("refs/heads/").unwrap_or(text);
-    let is_name = !name.starts_with("#{") && !name.contains(char::is_control);
+    let is_name = !is_placeholder(name) && !name.contains(char::is_control);
     (is_name && !name.is_empty()).then(|| name.to_owned())
 }
 
-fn from_codebuild(get: &dyn Fn(&str) -> Option<String>) -> BuildContext {
-    let commit = get("CODEBUILD_RESOLVED_SOURCE_VERSION").filter(|version| is_commit(version));
+fn from_codebuild(
+    get: &dyn Fn(&str) -> Option<String>,
+    named: Option<&str>,
+    directory: &Path,
+) -> Result<BuildContext, Failure> {
+    let resolved = get("CODEBUILD_RESOLVED_SOURCE_VERSION");
+    let commit = resolved.clone().filter(|version| is_commit(version));
     let source = get("CODEBUILD_SOURCE_VERSION");
     let webhook = get("CODEBUILD_WEBHOOK_EVENT").unwrap_or_default();
     let initiator = get("CODEBUILD_INITIATOR").unwrap_or_default();
@@ -87,7 +116,9 @@ fn from_codebuild(get: &dyn Fn(&str) -> Option<String>) -> BuildContext {
         ["pr/", "mr/", "refs/pull/", "refs/merge-requests/"].iter().any(|prefix| name.starts_with(prefix))
     };
     let trigger = get("CODEBUILD_WEBHOOK_TRIGGER");
-    let pull_request = webhook.starts_with("PULL_REQUEST") || source.iter().chain(&trigger).any(is_request);
+    let is_request = source.iter().chain(&trigger).any(is_request);
+    let merge_commit = get("CODEBUILD_WEBHOOK_MERGE_COMMIT").filter(|commit| is_commit(commit));
+    let pull_request = webhook.starts_with("PULL_REQUEST") || is_request;
     let reference = if pull_request {
         // The author of a pull request chooses the head's name, so only the base is trusted.
         get("CODEBUILD_WEBHOOK_BASE_REF")
@@ -105,21 +136,27 @@ fn from_codebuild(get: &dyn Fn(&str) -> Option<String>) -> BuildContext {
         get("CODEBUILD_WEBHOOK_HEAD_REF").or(triggered).or_else(|| source.filter(named))
     };
     let tag = reference.as_deref().and_then(|name| name.strip_prefix("refs/tags/"));
-    let event = if pull_request {
-        EventKind::PullRequest
-    } else if tag.is_some() {
-        EventKind::Tag
-    } else if webhook == "PUSH" || initiator.starts_with("codepipeline/") {
-        // A pipeline starts on source changes; a manual release looks the same.
-        EventKind::Push
-    } else {
-        EventKind::Manual
+    let proven = event::proven(&webhook, is_request, tag.is_some(), merge_commit.as_deref());
+    // A pipeline starts on source changes; a manual release looks the same.
+    let is_pipeline = initiator.starts_with("codepipeline/");
+    let assumed = if is_pipeline { EventKind::Push } else { EventKind::Manual };
+    let event = event::decide(proven, assumed, named)?;
+    let commit = match event.kind {
+        EventKind::PullRequestMerged => merge_commit.or(commit),
+        _ => commit,
     };
-    BuildContext {
+    // Without a source CodeBuild knows no commit; the build has fetched it by itself.
+    let commit = commit.or_else(|| get(COMMIT).filter(|commit| is_commit(commit)));
+    let commit = commit.or_else(|| {
+        let is_other_version = resolved.is_some();
+        (!is_other_version).then(|| head(directory, "HEAD")).flatten().map(|(commit, _)| commit)
+    });
+    Ok(BuildContext {
         branch: reference.as_deref().and_then(branch_of),
         tag: tag.map(|tag| without_commit(tag).to_owned()),
         commit,
-        event,
+        event: event.kind,
+        publishes_nothing: event.publishes_nothing,
         failing: get("CODEBUILD_BUILD_SUCCEEDING").as_deref() == Some("0"),
         build_id: get("CODEBUILD_BUILD_ID"),
         build_number: get("CODEBUILD_BUILD_NUMBER"),
@@ -129,7 +166,7 @@ fn from_codebuild(get: &dyn Fn(&str) -> Option<String>) -> BuildContext {
         account: get("CODEBUILD_BUILD_ARN")
             .and_then(|arn| Arn::parse(&arn)?.account().map(ToOwned::to_owned)),
         region: None,
-    }
+    })
 }
 
 /// A resolved source version may also be an S3 version or an image digest, which are not commits.
@@ -179,7 +216,7 @@ mod tests {
         let mut environment: HashMap<String, String> =
             variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
         environment.insert("CODEBUILD_BUILD_ID".to_owned(), "web:1".to_owned());
-        detect(&environment, Path::new("/"))
+        detect(&environment, Path::new("/")).unwrap()
     }
 
     #[test]
