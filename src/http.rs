@@ -1,5 +1,6 @@
 //! The set-up of HTTP clients for everything but the AWS SDK: registries, their token services, and webhooks.
 
+use crate::proxy::Proxies;
 use std::time::Duration;
 
 /// How long a connection may take to be established.
@@ -16,15 +17,22 @@ pub(crate) enum Redirects {
 
 /// Returns a client that trusts these authorities (certificates in DER form) and no others.
 ///
-/// This is the only place that configures a client. Proxy settings belong here as well.
+/// Requests go through the proxies of the environment.
 pub(crate) fn client(
     authorities: &[Vec<u8>],
     redirects: Redirects,
 ) -> Result<reqwest::Client, reqwest::Error> {
+    // Whether they are valid was checked when the environment was read.
+    let proxies = Proxies::from_environment().unwrap_or_default();
+    let proxy = reqwest::Proxy::custom(move |url| {
+        proxies.of(&url.as_str().parse().ok()?).map(|proxy| proxy.url().to_owned())
+    });
     let certificates = authorities.iter().filter_map(|der| reqwest::Certificate::from_der(der).ok());
     reqwest::Client::builder()
         .user_agent(concat!("codebuild-runner/", env!("CARGO_PKG_VERSION")))
         .connect_timeout(CONNECT_TIMEOUT)
+        .no_proxy()
+        .proxy(proxy)
         .tls_certs_only(certificates)
         // With HTTP/2, parallel requests share one connection and its flow-control window.
         .http1_only()

@@ -53,8 +53,8 @@
 //! - `address`, `document`, `duration`, `text`: names of images and ARNs, JSON and YAML passed through unchanged,
 //!   durations, words.
 //! - `files`, `work`: atomic writes, and `.runner/`.
-//! - `http`, `tls`, `backoff`, `random`, `style`: HTTP clients, certificate authorities, delays, random ids, terminal
-//!   styles.
+//! - `http`, `proxy`, `tls`, `backoff`, `random`, `style`: HTTP clients, proxies, certificate authorities, delays, random ids,
+//!   terminal styles.
 //!
 //! # Where to start
 //!
@@ -80,6 +80,7 @@ mod language;
 mod origin;
 mod plan;
 mod process;
+mod proxy;
 mod random;
 mod registry;
 mod report;

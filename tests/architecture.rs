@@ -6,7 +6,7 @@ use std::path::Path;
 /// The modules that each module may use.
 const MAY_USE: &[(&str, &[&str])] = &[
     ("address", &[]),
-    ("aws", &["address", "document", "ecs", "secret", "text", "tls"]),
+    ("aws", &["address", "document", "ecs", "proxy", "secret", "text", "tls"]),
     ("backoff", &["random"]),
     (
         "cli",
@@ -28,6 +28,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "origin",
             "plan",
             "process",
+            "proxy",
             "registry",
             "report",
             "run",
@@ -87,11 +88,12 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("event", &["exit", "secret"]),
     ("exit", &[]),
     ("files", &["random"]),
-    ("http", &["tls"]),
+    ("http", &["proxy", "tls"]),
     ("language", &["address", "duration", "secret", "text"]),
     ("origin", &["address", "exit", "language", "plan"]),
     ("plan", &["address", "duration", "language", "secret", "text"]),
     ("process", &[]),
+    ("proxy", &[]),
     ("random", &[]),
     (
         "registry",

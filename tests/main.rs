@@ -43,6 +43,7 @@ mod parallel;
 mod planning;
 mod policy;
 mod processes;
+mod proxy;
 mod publish;
 mod push;
 mod recorded_aws;

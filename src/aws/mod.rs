@@ -6,6 +6,7 @@ pub(crate) mod ecr;
 pub(crate) mod ecs;
 pub(crate) mod elb;
 pub(crate) mod events;
+mod http;
 pub(crate) mod iam;
 pub(crate) mod logs;
 mod raw;
@@ -18,8 +19,6 @@ use crate::address::partition_of;
 use crate::secret::Secret;
 use aws_config::{BehaviorVersion, Region, SdkConfig};
 use aws_credential_types::provider::ProvideCredentials;
-use aws_smithy_http_client::tls::rustls_provider::CryptoMode;
-use aws_smithy_http_client::tls::{Provider, TlsContext, TrustStore};
 use aws_smithy_runtime_api::client::result::SdkError;
 use aws_smithy_types::error::metadata::ProvideErrorMetadata;
 use aws_smithy_types::timeout::TimeoutConfig;
@@ -46,6 +45,8 @@ pub(crate) enum AwsError {
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+    #[error(transparent)]
+    Proxy(Box<dyn std::error::Error + Send + Sync>),
     #[error("cannot set up TLS for AWS")]
     Tls(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// The credentials are invalid or expired.
@@ -158,7 +159,7 @@ impl Aws {
             loader = loader.region(Region::new(region.to_owned()));
         }
         let config = loader
-            .http_client(http_client(authorities)?)
+            .http_client(http::client(authorities)?)
             .timeout_config(
                 TimeoutConfig::builder().connect_timeout(CONNECT).operation_attempt_timeout(ATTEMPT).build(),
             )
@@ -209,23 +210,6 @@ impl Aws {
         let config = self.config.to_builder().region(Region::new(region.to_owned())).build();
         Self { config, region: region.to_owned() }
     }
-}
-
-fn http_client(
-    authorities: &[Vec<u8>],
-) -> Result<aws_smithy_runtime_api::client::http::SharedHttpClient, AwsError> {
-    let mut store = TrustStore::empty();
-    for der in authorities {
-        store.add_pem_certificate(crate::tls::pem(der).into_bytes());
-    }
-    let context = TlsContext::builder()
-        .with_trust_store(store)
-        .build()
-        .map_err(|error| AwsError::Tls(Box::new(error)))?;
-    Ok(aws_smithy_http_client::Builder::new()
-        .tls_provider(Provider::Rustls(CryptoMode::AwsLc))
-        .tls_context(context)
-        .build_https())
 }
 
 /// AWS credentials, as environment variables hold them.

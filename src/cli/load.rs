@@ -14,6 +14,7 @@ use crate::origin;
 use crate::plan::context::BuildContext;
 use crate::plan::scope::{Sources, Values};
 use crate::plan::{self, Mode, environment};
+use crate::proxy::Proxies;
 use crate::secret::Masks;
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -278,6 +279,8 @@ const OFF: &str = "off";
 /// Reads the settings of connections from environment variables.
 pub(crate) fn settings(process: &HashMap<String, String>) -> Result<Settings, Failure> {
     let get = |name: &str| process.get(name).filter(|value| !value.is_empty());
+    Proxies::from_environment()
+        .map_err(|error| Failure::usage(error.to_string()).help("write `http://HOST:PORT`, or unset it"))?;
     let docker = get("DOCKER_CONFIG")
         .map(PathBuf::from)
         .or_else(|| get("HOME").map(|home| Path::new(home).join(".docker")));

@@ -242,6 +242,7 @@ impl From<AwsError> for Failure {
             AwsError::Service { action, code, .. } if code == QUOTA => failure.help(format!(
                 "`{action}` exceeded a quota: remove unused resources, or request an increase in Service Quotas"
             )),
+            AwsError::Proxy(_) => failure.help("write `http://HOST:PORT`, or unset it"),
             AwsError::Tls(_) | AwsError::UnusableSecret { .. } | AwsError::Service { .. } => failure,
         }
     }

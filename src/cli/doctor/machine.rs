@@ -5,6 +5,7 @@ use crate::connections::Settings;
 use crate::docker::{DockerError, Engine, daemon};
 use crate::exit::Failure;
 use crate::language::pipeline::model::{Action, Command, Pipeline, Shell};
+use crate::proxy::Proxies;
 use crate::text::human_size;
 use std::collections::HashMap;
 use std::path::Path;
@@ -52,6 +53,17 @@ pub(crate) async fn docker(checks: &mut Checks, settings: &Settings) {
         }
         Err(_) => checks.unknown("disk", format!("{} is not on this machine", about.root.display()), None),
     }
+}
+
+/// Names the proxies through which AWS, registries and webhooks are reached, if there are any.
+pub(crate) fn proxies(checks: &mut Checks) -> Result<(), Failure> {
+    let proxies = Proxies::from_environment().map_err(|error| Failure::usage(error.to_string()))?;
+    for (scheme, target) in [("https", "https://sts.amazonaws.com/"), ("http", "http://sts.amazonaws.com/")] {
+        if let Some(proxy) = target.parse().ok().and_then(|target| proxies.of(&target)) {
+            checks.good("proxy", format!("{proxy} for {scheme}"));
+        }
+    }
+    Ok(())
 }
 
 /// Reports why the engine does not respond, or that a run will start one.

@@ -142,6 +142,7 @@ async fn examine(loaded: Option<&Loaded>) -> Result<Checks, Failure> {
     let settings = loaded.map_or_else(|| load::settings(&process), Loaded::settings)?;
     let Some(loaded) = loaded else {
         machine::docker(&mut checks, &settings).await;
+        machine::proxies(&mut checks)?;
         checks.unknown(
             "pipeline",
             "there is no pipeline.yml here",
@@ -155,6 +156,7 @@ async fn examine(loaded: Option<&Loaded>) -> Result<Checks, Failure> {
     } else {
         checks.good("Docker Engine", "this pipeline does not use it");
     }
+    machine::proxies(&mut checks)?;
     machine::shell(&mut checks, &loaded.pipeline, &process);
     examination.examine(&mut checks).await;
     Ok(checks)
