@@ -51,8 +51,10 @@ impl Project {
         self
     }
 
-    /// Makes a git repository with one commit of it.
+    /// Makes a git repository with one commit of it. The home directory of calls is no part of it.
     pub fn git(self) -> Self {
+        std::fs::create_dir_all(self.path(".git/info")).unwrap();
+        std::fs::write(self.path(".git/info/exclude"), ".home\n").unwrap();
         for arguments in [
             ["init", "-q", "-b", "main"].as_slice(),
             &["add", "-A"],

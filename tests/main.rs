@@ -19,6 +19,7 @@ mod commands;
 mod context;
 mod deployments;
 mod deployments_with_failing_calls;
+mod dirty;
 mod docker;
 mod doctor;
 mod ecs;

@@ -147,7 +147,10 @@ pub(crate) fn context_sizes(
         if !context.is_dir() {
             return unknown("this directory does not exist here".to_owned());
         }
-        let ignore = IgnoreFile::read(dockerfile(image, values, directory).as_deref(), &context);
+        let ignore = match IgnoreFile::read(dockerfile(image, values, directory).as_deref(), &context) {
+            Ok(ignore) => ignore,
+            Err(error) => return unknown(crate::exit::chain(&error)),
+        };
         let (mut files, mut bytes) = (0, 0);
         let selection = Selection { exclude: ignore.patterns(), ..Selection::default() };
         let walked = context::walk(&context, &selection, &mut |stat| {

@@ -17,6 +17,7 @@ use std::path::PathBuf;
 
 /// Show what a run would do for this commit, branch and environment, and what it would change
 #[derive(Debug, Args)]
+#[expect(clippy::struct_excessive_bools, reason = "one for each flag")]
 #[command(after_help = "\
 Examples:
   runner plan            as CodeBuild would run it, with this commit and branch

@@ -7,8 +7,12 @@ use crate::duration;
 use crate::event::Events;
 use crate::exit::{Exit, Failure};
 use crate::language::diagnostic;
-use crate::language::pipeline::model::PhaseName;
-use crate::plan;
+use crate::language::pipeline::Pipeline;
+use crate::language::pipeline::model::{Action, Image, PhaseName};
+use crate::origin;
+use crate::plan::context::BuildContext;
+use crate::plan::scope::Values;
+use crate::plan::{self, Plan};
 use crate::process::Stopping;
 use crate::report::console::Console;
 use crate::report::json_lines::JsonLines;
@@ -17,11 +21,12 @@ use crate::report::{Reports, Sink};
 use crate::run::{self, Job};
 use crate::step::Project;
 use clap::{Args, ValueEnum};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// Run the pipeline, or some of its phases
 #[derive(Debug, Args)]
+#[expect(clippy::struct_excessive_bools, reason = "one for each flag")]
 #[command(after_help = "\
 Examples:
   runner run                  run the whole pipeline; publish in CodeBuild, stay local elsewhere
@@ -43,6 +48,9 @@ pub(crate) struct Arguments {
     /// Skip the steps that publish, for a project that only tests
     #[arg(long)]
     no_publish: bool,
+    /// Push although the working tree differs from its commit
+    #[arg(long)]
+    allow_dirty: bool,
     /// Take variables and secrets from a file of KEY=value lines
     #[arg(long, value_name = "FILE")]
     env_file: Option<PathBuf>,
@@ -138,6 +146,7 @@ fn job(arguments: &Arguments, session: &Session) -> Result<Job, Failure> {
         }
     };
     let artifacts = load::artifacts(&process, &directory);
+    let changes = changes(&pipeline, &plan, &context, &values, &directory);
     let facts = facts::facts(&pipeline, &values, &directory);
     let ecs_poll = settings.ecs_poll;
     let project = Project {
@@ -152,7 +161,7 @@ fn job(arguments: &Arguments, session: &Session) -> Result<Job, Failure> {
         not_text: load::not_text(),
         ecs_poll,
         masks: session.masks.clone(),
-        started: jiff::Timestamp::now(),
+        dirty: false,
     };
     Ok(Job {
         project,
@@ -162,6 +171,30 @@ fn job(arguments: &Arguments, session: &Session) -> Result<Job, Failure> {
         pipeline_file: file,
         settings,
         timeout: arguments.timeout,
+        changes,
+        allow_dirty: arguments.allow_dirty,
         arguments: std::env::args_os().map(|argument| argument.to_string_lossy().into_owned()).collect(),
     })
+}
+
+/// The files that differ from the commit, if this build pushes images under its name.
+fn changes(
+    pipeline: &Pipeline,
+    plan: &Plan,
+    context: &BuildContext,
+    values: &Values,
+    directory: &Path,
+) -> Vec<String> {
+    let pushes = pipeline.steps().filter(|step| plan.skip_reason(step).is_none());
+    let pushed = pushes.filter_map(|step| match &step.action {
+        Action::Push(images) => Some(images),
+        _ => None,
+    });
+    let images: Vec<&Image> = pushed.flatten().filter_map(|name| pipeline.images.get(&name.value)).collect();
+    let Some(commit) = context.commit.as_ref().filter(|_| !images.is_empty()) else { return Vec::new() };
+    let contexts = images.into_iter().flat_map(|image| image.contexts.values().chain([&image.context]));
+    let contexts = contexts.filter_map(|context| Some(context.resolve(values).ok()?.expose().to_owned()));
+    let contexts: Vec<PathBuf> =
+        contexts.filter(|context| !context.contains("://")).map(|context| directory.join(context)).collect();
+    origin::changes(directory, commit, &contexts)
 }

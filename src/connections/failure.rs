@@ -53,7 +53,7 @@ impl From<DockerError> for Failure {
         let exit = match &error {
             DockerError::Build(_) => Exit::StepFailed,
             DockerError::Start(_) | DockerError::Service { .. } => Exit::TestsFailed,
-            DockerError::NoDockerfile(_) | DockerError::Ssh(_) => Exit::Usage,
+            DockerError::NoDockerfile(_) | DockerError::NoStage(_) | DockerError::Ssh(_) => Exit::Usage,
             DockerError::Context(context)
                 if matches!(**context, ContextError::Name(_) | ContextError::Pattern(_)) =>
             {
@@ -121,9 +121,10 @@ fn docker_kind(error: &DockerError) -> FailureKind {
     match error {
         DockerError::Build(_) => FailureKind::BuildVertex,
         DockerError::Start(_) | DockerError::Service { .. } => FailureKind::Tests,
-        DockerError::NoDockerfile(_) | DockerError::Ssh(_) | DockerError::Address { .. } => {
-            FailureKind::BadInput
-        }
+        DockerError::NoDockerfile(_)
+        | DockerError::NoStage(_)
+        | DockerError::Ssh(_)
+        | DockerError::Address { .. } => FailureKind::BadInput,
         DockerError::Context(_) | DockerError::Files { .. } => FailureKind::Io,
         DockerError::NoImage(_) => FailureKind::NotFound,
         DockerError::Pull { .. } => FailureKind::RegistryRefused,

@@ -1,7 +1,9 @@
 //! `.dockerignore` files, with the semantics of moby/patternmatcher: `**`, `!`, the last match wins, and a match of a
 //! directory applies to everything below it.
 
+use super::context::ContextError;
 use super::pattern::Matcher;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 /// The version of the pattern rules. Runner follows the docker command of the engine's release.
@@ -114,7 +116,7 @@ impl Pattern {
 
 /// The ignore file of a context: `<Dockerfile>.dockerignore`, or else `.dockerignore`. In builds the engine reads these
 /// files itself; this type is for operations without an engine and for messages.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(crate) struct IgnoreFile {
     path: PathBuf,
     /// The cleaned patterns with their line numbers.
@@ -122,22 +124,42 @@ pub(crate) struct IgnoreFile {
 }
 
 impl IgnoreFile {
-    /// Reads the file. Without a file nothing is ignored.
-    pub(crate) fn read(dockerfile: Option<&Path>, context: &Path) -> Self {
+    /// Reads the file. Without a file nothing is ignored; one that cannot be read is an error, because everything would be
+    /// sent.
+    pub(crate) fn read(dockerfile: Option<&Path>, context: &Path) -> Result<Self, ContextError> {
         let own = dockerfile.map(|path| {
             let mut name = path.as_os_str().to_owned();
             name.push(".dockerignore");
             PathBuf::from(name)
         });
-        let read = |path: PathBuf| Some((std::fs::read(&path).ok()?, path));
-        let Some((text, path)) = own.and_then(read).or_else(|| read(context.join(".dockerignore"))) else {
-            return Self::default();
-        };
+        let mut found = None;
+        for path in own.into_iter().chain([context.join(".dockerignore")]) {
+            match std::fs::read(&path) {
+                Ok(text) => {
+                    found = Some((text, path));
+                    break;
+                }
+                Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {}
+                Err(source) => return Err(ContextError::Read { path, source }),
+            }
+        }
+        let Some((text, path)) = found else { return Ok(Self::default()) };
         let text = String::from_utf8_lossy(&text);
         let lines = text.strip_prefix('\u{feff}').unwrap_or(&text).lines().enumerate();
         let patterns = lines.filter(|(_, line)| !line.starts_with('#'));
         let patterns = patterns.map(|(at, line)| (at + 1, normalize(line.trim())));
-        Self { path, patterns: patterns.filter(|(_, pattern)| !pattern.is_empty()).collect() }
+        Ok(Self { path, patterns: patterns.filter(|(_, pattern)| !pattern.is_empty()).collect() })
+    }
+
+    /// Checks the patterns by the rules of every engine: some engines end when they read a malformed one
+    /// (moby/moby#52203).
+    pub(crate) fn check(&self) -> Result<(), ContextError> {
+        for rules in [Rules::Before23, Rules::Current] {
+            let patterns = self.patterns.iter().map(|(_, pattern)| pattern.as_str());
+            Patterns::new(patterns, rules)
+                .map_err(|error| ContextError::Pattern(error).placed(|| self.clone()))?;
+        }
+        Ok(())
     }
 
     pub(crate) fn patterns(&self) -> Vec<String> {

@@ -124,6 +124,9 @@ pub(crate) enum DockerError {
     /// A Dockerfile is missing.
     #[error("there is no Dockerfile at {}", .0.display())]
     NoDockerfile(PathBuf),
+    /// A Dockerfile has no stage.
+    #[error("{} has no `FROM`, so there is nothing to build", .0.display())]
+    NoStage(PathBuf),
     /// A build context cannot be read.
     #[error(transparent)]
     Context(Arc<context::ContextError>),

@@ -50,9 +50,18 @@ impl Directory {
         &self.path
     }
 
+    /// This directory, created again if a command has removed it.
+    fn living(&self) -> io::Result<Self> {
+        if rustix::fs::fstat(&self.handle)?.st_nlink > 0 {
+            Ok(self.clone())
+        } else {
+            Self::create(&self.path)
+        }
+    }
+
     /// Opens a directory below this one, and creates what is missing. The path is relative and has no `..`.
     pub(crate) fn within(&self, below: impl AsRef<Path>) -> io::Result<Self> {
-        let mut directory = self.clone();
+        let mut directory = self.living()?;
         for part in below.as_ref().components() {
             let Component::Normal(name) = part else { return Err(Errno::INVAL.into()) };
             match rustix::fs::mkdirat(&directory.handle, name, Mode::from_raw_mode(0o777)) {
@@ -122,14 +131,12 @@ impl Directory {
     /// Writes a file atomically. Replaces whatever file or link has its name.
     pub(crate) fn write_whole(&self, name: &str, content: &[u8], readers: Readers) -> Result<(), WriteError> {
         let write = || -> io::Result<()> {
+            let directory = self.living()?;
             let temporary = format!("{TEMPORARY}{}", crate::random::id());
             let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL;
-            let mut file = self.file(&temporary, flags, readers.mode())?;
-            let written = file.write_all(content).and_then(|()| self.rename(&temporary, name));
-            if written.is_err() {
-                let _ = self.remove(&temporary);
-            }
-            written
+            let mut file = directory.file(&temporary, flags, readers.mode())?;
+            let written = file.write_all(content).and_then(|()| directory.rename(&temporary, name));
+            written.inspect_err(|_| drop(directory.remove(&temporary)))
         };
         write().map_err(|source| WriteError { path: self.path.join(name), source })
     }

@@ -2,7 +2,10 @@
 //!
 //! Source of the variables: the CodeBuild user guide, "Environment variables in build environments".
 
+mod changes;
 mod event;
+
+pub(crate) use changes::changes;
 
 use crate::address::Arn;
 use crate::exit::Failure;
@@ -82,6 +85,12 @@ fn head(directory: &Path, name: &str) -> Option<(String, i64)> {
 }
 
 fn git(directory: &Path, arguments: &[&str]) -> Option<String> {
+    let text = String::from_utf8_lossy(&git_bytes(directory, arguments)?).trim().to_owned();
+    (!text.is_empty()).then_some(text)
+}
+
+/// The output of git, if it succeeds.
+fn git_bytes(directory: &Path, arguments: &[&str]) -> Option<Vec<u8>> {
     let output = duct::cmd("git", arguments)
         .dir(directory)
         .stdin_null()
@@ -90,8 +99,7 @@ fn git(directory: &Path, arguments: &[&str]) -> Option<String> {
         .unchecked()
         .run()
         .ok()?;
-    let text = String::from_utf8_lossy(&output.stdout).trim().to_owned();
-    (output.status.success() && !text.is_empty()).then_some(text)
+    output.status.success().then_some(output.stdout)
 }
 
 /// The branch in `RUNNER_BRANCH`. Returns `None` for an unresolved placeholder of CodePipeline and for invalid names.

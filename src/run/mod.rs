@@ -17,7 +17,8 @@ use crate::plan::scope::Values;
 use crate::plan::{Mode, Plan};
 use crate::report::notify::Receivers;
 use crate::secret::MaybeSecret;
-use crate::step::{self, Project, Results, Shared};
+use crate::step::{self, DIRTY_LABEL, Project, Results, Shared};
+use crate::text::listed;
 use crate::work::{WORK_DIRECTORY, Work};
 use std::path::PathBuf;
 use std::time::{Duration, Instant, SystemTime};
@@ -36,6 +37,10 @@ pub(crate) struct Job {
     pub(crate) settings: Settings,
     /// How long this call may take. The `timeout` of the pipeline applies as well.
     pub(crate) timeout: Option<Duration>,
+    /// The files that differ from the commit under whose name images are pushed.
+    pub(crate) changes: Vec<String>,
+    /// Push nevertheless.
+    pub(crate) allow_dirty: bool,
     /// The arguments of this call, for events.
     pub(crate) arguments: Vec<String>,
 }
@@ -62,7 +67,7 @@ pub(crate) async fn prepare(mut job: Job) -> Result<Prepared, Failure> {
     };
     let phases: Vec<String> = job.plan.phases.iter().map(ToString::to_string).collect();
     let (mut state, results) = State::join(&work.directory, &identity, &phases)?;
-    let results = Results::read(results).map_err(|reason| {
+    let mut results = Results::read(results).map_err(|reason| {
         let state = work.directory.path().join(engine::STATE);
         Failure::environment(format!("cannot read {}: {reason}", state.display()))
             .help("remove it to start over")
@@ -76,8 +81,10 @@ pub(crate) async fn prepare(mut job: Job) -> Result<Prepared, Failure> {
         let failure = Failure::step("an earlier command of this CodeBuild build has failed");
         state.record(&failure, None, &project.masks);
     }
+    let dirty = dirty(&job, &mut results)?;
+    job.project.dirty = results.dirty;
     let warnings = match resolve(&mut job, &connections).await {
-        Ok(warnings) => warnings,
+        Ok(warnings) => [dirty, warnings].concat(),
         Err(failure) => {
             // CodeBuild may still run the next phase, which must know that this one failed.
             state.phases.extend(phases);
@@ -87,6 +94,26 @@ pub(crate) async fn prepare(mut job: Job) -> Result<Prepared, Failure> {
         }
     };
     Ok(Prepared { job, state, results, connections, warnings, work })
+}
+
+/// Judges the working tree before the first step of a build: what the build's own steps change does not count. Returns a
+/// warning if images are pushed although they may differ from the commit.
+fn dirty(job: &Job, results: &mut Results) -> Result<Vec<String>, Failure> {
+    let project = &job.project;
+    if project.mode == Mode::Local || job.changes.is_empty() || results.judged {
+        results.judged |= project.mode == Mode::Publish;
+        return Ok(Vec::new());
+    }
+    let names = listed(job.changes.iter().map(String::as_str));
+    let commit = project.context.commit.as_deref().unwrap_or_default();
+    let differs = format!("the working tree differs from the commit {commit:.7}: {names}");
+    if !job.allow_dirty && !project.context.in_codebuild() {
+        return Err(Failure::usage(format!("{differs}; nothing was run")).help(
+            "the images would be pushed under the name of the commit: commit or stash the changes, or run with --allow-dirty",
+        ));
+    }
+    (results.judged, results.dirty) = (true, true);
+    Ok(vec![format!("{differs}; images get the label {DIRTY_LABEL}")])
 }
 
 /// Resolves secrets and checks the access to AWS before anything runs. Returns warnings.
@@ -116,7 +143,7 @@ impl Prepared {
     pub(crate) async fn run(self, events: &Events, cancellation: &Cancellation) -> Result<(), Failure> {
         let start = Instant::now();
         let Self { job, mut state, results, connections, warnings, work } = self;
-        let Job { project, plan, facts: _, values, settings: _, timeout, pipeline_file: _, arguments } = job;
+        let Job { project, plan, values, timeout, arguments, .. } = job;
         let dockerd_start = DockerdStart {
             events: events.clone(),
             stopping: cancellation.stopping.clone(),

@@ -24,6 +24,8 @@ use std::time::Duration;
 
 /// How many slow instructions and grown layers the log names.
 const NAMED: usize = 3;
+/// The label of images that may differ from their commit.
+pub(crate) const DIRTY_LABEL: &str = "dev.runner.dirty";
 /// The build argument with the time for reproducible builds.
 const EPOCH: &str = "SOURCE_DATE_EPOCH";
 
@@ -160,8 +162,7 @@ impl ImageBuild<'_> {
     fn labels(&self) -> Result<Vec<(String, String)>, Failure> {
         let source = &self.cx.project.context;
         let created = source.commit_time.and_then(|time| jiff::Timestamp::from_second(time).ok());
-        // Without a commit there is no such label, because the current time would make equal builds different.
-        let created = created.or(source.commit.is_some().then_some(self.cx.project.started));
+        // Without the time of the commit there is no such label: the current time would make equal builds different.
         let created = created.map(|time| time.strftime("%Y-%m-%dT%H:%M:%SZ").to_string());
         let known = [
             ("revision", source.commit.clone()),
@@ -172,7 +173,8 @@ impl ImageBuild<'_> {
             let key = format!("org.opencontainers.image.{key}");
             value.filter(|_| !self.image.labels.contains_key(&key)).map(|value| (key, value))
         });
-        Ok(known.chain(self.cx.plain_pairs(&self.image.labels)?).collect())
+        let dirty = self.cx.project.dirty.then(|| (DIRTY_LABEL.to_owned(), "true".to_owned()));
+        Ok(known.chain(dirty).chain(self.cx.plain_pairs(&self.image.labels)?).collect())
     }
 
     /// Sets the sources and the destination of the cache, as far as this engine supports them.

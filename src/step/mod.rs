@@ -19,6 +19,7 @@ mod test;
 pub(crate) mod transfer;
 mod unchanged;
 
+pub(crate) use image::DIRTY_LABEL;
 pub(crate) use project::Project;
 pub(crate) use results::Results;
 pub(crate) use scope::{Shared, StepScope};

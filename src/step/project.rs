@@ -34,7 +34,8 @@ pub(crate) struct Project {
     /// The interval at which ECS is polled, if it is set.
     pub(crate) ecs_poll: Option<Duration>,
     pub(crate) masks: Masks,
-    pub(crate) started: jiff::Timestamp,
+    /// The working tree differed from its commit when the build began.
+    pub(crate) dirty: bool,
 }
 
 impl Project {

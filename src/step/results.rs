@@ -11,6 +11,12 @@ pub(crate) struct Results {
     pub(crate) images: IndexMap<String, ImageResult>,
     /// Registered revisions by family: the ARN, or the family alone in local mode.
     pub(crate) task_definitions: IndexMap<String, String>,
+    /// The working tree was compared with its commit.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) judged: bool,
+    /// It differed, so images may differ from the commit.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) dirty: bool,
     /// Variables that commands have set through `$RUNNER_ENV`.
     pub(crate) variables: IndexMap<String, String>,
 }

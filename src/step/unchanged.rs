@@ -286,7 +286,7 @@ async fn digest(
 ) -> Result<[u8; 32], NoFingerprint> {
     let rules = cx.connections.docker().await?.ignore_rules();
     hashed(move || {
-        let ignore = IgnoreFile::read(dockerfile.as_deref(), &root);
+        let ignore = IgnoreFile::read(dockerfile.as_deref(), &root)?;
         let selection = Selection { exclude: ignore.patterns(), rules, ..Selection::default() };
         context::digest(&root, &selection).map_err(|error| error.placed(|| ignore))
     })

@@ -48,7 +48,8 @@ pub(crate) async fn main(arguments: &Context, session: &Session) -> Result<Exit,
         return Err(Failure::usage(format!("there is no Dockerfile at {}", file.display())));
     }
     let dockerfile = arguments.file.clone().unwrap_or_else(|| directory.join("Dockerfile"));
-    let ignore = IgnoreFile::read(Some(&dockerfile), directory);
+    let ignore = IgnoreFile::read(Some(&dockerfile), directory)
+        .map_err(|error| Failure::usage(crate::exit::chain(&error)))?;
     let rules = if arguments.engine { rules().await? } else { Rules::default() };
     let selection = Selection { exclude: ignore.patterns(), rules, ..Selection::default() };
     let (mut sizes, mut list) = (Sizes::default(), String::new());

@@ -2,7 +2,7 @@
 //!
 //! The frontends of older engines do not support named contexts. All of them support stages.
 
-use super::{Build, StageImage};
+use super::StageImage;
 use crate::docker::DockerError;
 use crate::docker::context::ContextError;
 use bollard_buildkit_proto::fsutil::types::Stat;
@@ -27,9 +27,8 @@ pub(crate) struct Dockerfile {
 }
 
 impl Dockerfile {
-    /// Reads the Dockerfile and its own ignore file, and adds the build's stages.
-    pub(crate) fn read(build: &Build) -> Result<Self, DockerError> {
-        let path = build.dockerfile.as_path();
+    /// Reads the Dockerfile and its own ignore file, and adds stages.
+    pub(crate) fn read(path: &Path, stages: &[StageImage]) -> Result<Self, DockerError> {
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let read = |path: &Path| match fs::read(path) {
             Ok(content) => Ok(Some(content)),
@@ -45,7 +44,14 @@ impl Dockerfile {
         // encoding.
         let bytes = content.strip_prefix(BYTE_ORDER_MARK).unwrap_or(&content);
         let text: String = bytes.iter().map(|byte| char::from(*byte)).collect();
-        let (text, added) = with_stages(&text, &build.stages);
+        // Some engines end when they read a file without a stage (moby/moby#49858). The frontends of other languages have
+        // stages of their own.
+        let outline = Outline::parse(&text);
+        if outline.first.is_none() && outline.syntax.is_none_or(|syntax| syntax.contains("docker/dockerfile"))
+        {
+            return Err(DockerError::NoStage(path.to_owned()));
+        }
+        let (text, added) = with_stages(&text, stages);
         let content = if added.0 > 0 {
             text.chars().map(|character| u8::try_from(character).unwrap_or(b'?')).collect()
         } else {
@@ -130,20 +136,21 @@ impl Outline {
                 }
                 continue;
             }
+            let directive = directive(trimmed).filter(|_| directives);
+            // The first line that is no directive ends them (moby/moby#22268).
+            directives = directive.is_some();
             if trimmed.is_empty() || trimmed.starts_with('#') {
-                let directive = trimmed.trim_start_matches('#').split_once('=').filter(|_| directives);
-                if let Some((name, value)) = directive
-                    && name.trim().eq_ignore_ascii_case("escape")
-                {
-                    escape = value.trim().chars().next().unwrap_or(escape);
-                } else if let Some((name, value)) = directive
-                    && name.trim().eq_ignore_ascii_case("syntax")
-                {
-                    outline.syntax = value.split_whitespace().next().map(ToOwned::to_owned);
+                match directive {
+                    Some((name, value)) if name.eq_ignore_ascii_case("escape") => {
+                        escape = value.chars().next().unwrap_or(escape);
+                    }
+                    Some((name, value)) if name.eq_ignore_ascii_case("syntax") => {
+                        outline.syntax = value.split_whitespace().next().map(ToOwned::to_owned);
+                    }
+                    _ => {}
                 }
                 continue;
             }
-            directives = false;
             let content = trimmed.strip_suffix(escape);
             for word in content.unwrap_or(trimmed).split_whitespace() {
                 let begin = start + (word.as_ptr() as usize - line.as_ptr() as usize);
@@ -168,6 +175,15 @@ impl Outline {
         }
         outline
     }
+}
+
+/// The name and value of a directive: `# name=value`, and the name has only letters and digits.
+fn directive(line: &str) -> Option<(&str, &str)> {
+    let (name, value) = line.strip_prefix('#')?.split_once('=')?;
+    let (name, value) = (name.trim(), value.trim());
+    let is_name = name.starts_with(|c: char| c.is_ascii_alphabetic())
+        && name.chars().all(|c| c.is_ascii_alphanumeric());
+    (is_name && !value.is_empty()).then_some((name, value))
 }
 
 /// Returns the images that a Dockerfile uses in `FROM`, `COPY --from`, mounts and `# syntax=`, each once and without
@@ -344,6 +360,52 @@ mod tests {
         let text = "# escape=`\nFROM a\nCOPY `\n --from=0 C:\\ /b\n";
         let (text, _) = with_stages(text, &stages()[..1]);
         assert_eq!(text, "# escape=`\nFROM local.invalid/b:1 AS base\nFROM a\nCOPY `\n --from=1 C:\\ /b\n");
+    }
+
+    /// Findings, C1.
+    #[test]
+    fn directives_end_at_the_first_line_that_is_none() {
+        let escape = |head: &str| {
+            let text = format!("{head}FROM a\nCOPY \\\n --from=0 /a /b\nCOPY --from=0 /c /d\n");
+            Outline::parse(&text).numbers.len()
+        };
+        // With the backslash as the escape character both numbers are found in instructions.
+        for head in
+            ["", "# my app\n# escape=`\n", "\n# escape=`\n", "#\n# escape=`\n", "# a b=c\n# escape=`\n"]
+        {
+            let instructions = Outline::parse(&format!("{head}FROM a\nRUN \\\n x\n")).instructions.len();
+            assert_eq!((escape(head), instructions), (2, 2), "{head:?}");
+        }
+        for head in
+            ["# escape=`\n", "# syntax=docker/dockerfile:1\n#ESCAPE = `\n", "# check=skip=all\n# escape=`\n"]
+        {
+            let instructions = Outline::parse(&format!("{head}FROM a\nRUN \\\n x\n")).instructions.len();
+            assert_eq!(instructions, 3, "{head:?}");
+        }
+    }
+
+    /// Findings, C2.
+    #[test]
+    fn a_file_without_a_stage_is_refused() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("Dockerfile");
+        let read = |text: &str| {
+            fs::write(&path, text).unwrap();
+            Dockerfile::read(&path, &[]).map(|_| ())
+        };
+        for text in [
+            "ARG A=1\n",
+            "",
+            "# a comment\n",
+            "RUN true\n",
+            "# syntax=docker/dockerfile:1\nARG A\n",
+            "#FROM a\n",
+        ] {
+            assert!(matches!(read(text), Err(DockerError::NoStage(_))), "{text:?}");
+        }
+        for text in ["FROM scratch\n", "ARG A=1\nfrom ${A}\n", "# syntax=example.com/other\nversion: 1\n"] {
+            assert!(read(text).is_ok(), "{text:?}");
+        }
     }
 
     #[test]

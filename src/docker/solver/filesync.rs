@@ -80,9 +80,9 @@ impl Directories {
     /// Adds the file and line to an error about a pattern.
     fn placed(&self, error: ContextError, root: &Path) -> ContextError {
         let dockerfiles = lock(&self.dockerfiles).clone();
-        dockerfiles
-            .iter()
-            .fold(error, |error, dockerfile| error.placed(|| IgnoreFile::read(Some(dockerfile.path()), root)))
+        dockerfiles.iter().fold(error, |error, dockerfile| {
+            error.placed(|| IgnoreFile::read(Some(dockerfile.path()), root).unwrap_or_default())
+        })
     }
 
     /// Warns about a large context, which takes long to send.

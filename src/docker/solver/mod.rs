@@ -29,7 +29,7 @@ pub(crate) use session::BuildSession;
 pub(crate) use source::{ContextSource, is_remote};
 pub(crate) use ssh::SshAgent;
 use std::collections::HashMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -107,6 +107,12 @@ pub(crate) struct Built {
     pub(crate) summary: BuildSummary,
 }
 
+/// Reads the ignore file of a context, and checks it before an engine reads it.
+fn ignore_file(dockerfile: Option<&Path>, context: &Path) -> Result<IgnoreFile, DockerError> {
+    let ignore = IgnoreFile::read(dockerfile, context).and_then(|ignore| ignore.check().map(|()| ignore));
+    ignore.map_err(|error| DockerError::Context(Arc::new(error)))
+}
+
 impl Engine {
     /// Opens a session for builds that share the same files and secrets. Dropping the session closes it and ends
     /// everything that BuildKit still does for it.
@@ -143,7 +149,10 @@ impl Engine {
         stop: &CancellationToken,
     ) -> Result<(Result<LocalImage, DockerError>, BuildSummary), DockerError> {
         let dockerfile = match session.context {
-            ContextSource::Directory(_) => Some(Arc::new(Dockerfile::read(build)?)),
+            ContextSource::Directory(ref path) => {
+                ignore_file(Some(&build.dockerfile), path)?;
+                Some(Arc::new(Dockerfile::read(&build.dockerfile, &build.stages)?))
+            }
             ContextSource::Remote(_) => None,
         };
         let directory = dockerfile.clone().map(|dockerfile| session.directories.add(dockerfile));
@@ -177,8 +186,8 @@ impl Engine {
         stop: &CancellationToken,
     ) -> Result<(), DockerError> {
         let source = &share.context;
-        let exclude =
-            source.directory().map(|path| IgnoreFile::read(None, path).patterns()).unwrap_or_default();
+        let ignore = source.directory().map(|path| ignore_file(None, path)).transpose()?;
+        let exclude = ignore.map(|ignore| ignore.patterns()).unwrap_or_default();
         let session = self.session(share).await?;
         let names = [name.to_owned()];
         let request = control::SolveRequest {
