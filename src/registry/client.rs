@@ -1,8 +1,9 @@
 //! The API calls of a push.
 
 use super::RegistryError;
-use super::connection::{Answer, RepositoryClient, Trouble};
+use super::connection::{Answer, RepositoryClient};
 use super::manifest::{Descriptor, INDEX_TYPE, MANIFEST_TYPE, Stored, digest_of};
+use super::retries::Trouble;
 use bytes::Bytes;
 use futures_util::TryStreamExt;
 use reqwest::header::{ACCEPT, CONTENT_LENGTH, CONTENT_TYPE, LOCATION};

@@ -5,6 +5,7 @@
 //! or stored in an OCI [`layout`] on disk for local mode. Both create the same blobs, and so the same digest. Layers
 //! that are [`known`] from earlier images are not compressed again.
 
+mod authorization;
 pub(crate) mod blob;
 pub(crate) mod client;
 pub(crate) mod compress;
@@ -16,6 +17,8 @@ pub(crate) mod layout;
 pub(crate) mod login;
 pub(crate) mod manifest;
 pub(crate) mod push;
+mod refusal;
+mod retries;
 pub(crate) mod source;
 
 use crate::address::InvalidName;
