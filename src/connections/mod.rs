@@ -13,7 +13,7 @@ use crate::exit::{Exit, Failure};
 use crate::plan::Mode;
 use crate::registry;
 use crate::registry::connection::Renew;
-use crate::registry::login;
+use crate::registry::login::{self, LoginError};
 use crate::secret::{Login, Masks, Secret};
 use crate::tls;
 use dockerd::DockerdStart;
@@ -23,6 +23,9 @@ use std::path::PathBuf;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 use tokio::sync::{Mutex, OnceCell};
+
+/// What to do about a login of Docker's configuration that cannot be used.
+const LOGIN_HELP: &str = "install the helper and log in again, or correct `credHelpers`, `credsStore` and `auths` in Docker's config.json";
 
 /// The settings of all connections.
 #[derive(Debug, Clone)]
@@ -131,11 +134,21 @@ impl Connections {
 
     /// The login for a registry: for ECR a token from AWS when publishing, otherwise that of Docker's configuration.
     pub(crate) async fn login(&self, host: &str, access: &Access) -> Result<Option<Login>, Failure> {
+        let login = self.configured_login(host, access).await?;
+        login.map_err(|error| Failure::caused(Exit::Environment, &error).help(LOGIN_HELP))
+    }
+
+    /// The login for a registry, or why the one that Docker's configuration names cannot be used.
+    async fn configured_login(
+        &self,
+        host: &str,
+        access: &Access,
+    ) -> Result<Result<Option<Login>, LoginError>, Failure> {
         match EcrRegistry::parse(host) {
             Some(ecr) if self.mode == Mode::Publish => {
                 let login = self.ecr_login(host, &ecr.region, access).await?;
                 self.masks.add(&login.password);
-                Ok(Some(login))
+                Ok(Ok(Some(login)))
             }
             _ => self.docker_login(host).await,
         }
@@ -147,14 +160,14 @@ impl Connections {
         host: &str,
         access: &Access,
     ) -> Result<registry::connection::RegistryAccess, Failure> {
-        let login = self.login(host, access).await?;
+        let login = self.configured_login(host, access).await?;
         self.registry_with(login, host, access)
     }
 
-    /// The access to a registry with a known login.
+    /// The access to a registry with a known login. The registry may need none, so it is no failure if there is none.
     pub(crate) fn registry_with(
         &self,
-        login: Option<Login>,
+        login: Result<Option<Login>, LoginError>,
         host: &str,
         access: &Access,
     ) -> Result<registry::connection::RegistryAccess, Failure> {
@@ -167,9 +180,14 @@ impl Connections {
                 connections.login(&host, &access).await.ok().flatten()
             })
         });
+        let (login, problem) = match login {
+            Ok(login) => (login, None),
+            Err(error) => (None, Some(error)),
+        };
         Ok(registry::connection::RegistryAccess {
             http,
             login,
+            problem,
             renew,
             timeout: self.settings.registry_timeout,
         })
@@ -187,7 +205,10 @@ impl Connections {
     }
 
     /// The login for a registry in Docker's configuration.
-    pub(crate) async fn docker_login(&self, host: &str) -> Result<Option<Login>, Failure> {
+    pub(crate) async fn docker_login(
+        &self,
+        host: &str,
+    ) -> Result<Result<Option<Login>, LoginError>, Failure> {
         let read = || async {
             let config = match &self.settings.docker.configuration {
                 Some(directory) => DockerConfig::read(directory).map_err(|error| {
@@ -201,8 +222,9 @@ impl Connections {
         let config = self.docker_config.get_or_try_init(read).await?.clone();
         let host = host.to_owned();
         // A credential helper is another program, which may take long.
-        let login = tokio::task::spawn_blocking(move || login::login(&config, &host)).await.ok().flatten();
-        if let Some(login) = &login {
+        let login =
+            tokio::task::spawn_blocking(move || login::login(&config, &host)).await.unwrap_or(Ok(None));
+        if let Ok(Some(login)) = &login {
             self.masks.add(&login.password);
         }
         Ok(login)

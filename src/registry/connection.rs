@@ -2,6 +2,7 @@
 
 use super::RegistryError;
 use super::authorization::Authorization;
+use super::login::LoginError;
 use super::retries::Trouble;
 use crate::address::{InvalidName, Repository};
 use crate::http::{self, Redirects};
@@ -33,6 +34,8 @@ pub(crate) struct RegistryAccess {
     /// An HTTP client from [`http_client`], which trusts the registry's certificate authority.
     pub(crate) http: reqwest::Client,
     pub(crate) login: Option<Login>,
+    /// Why there is no login, although one is configured.
+    pub(crate) problem: Option<LoginError>,
     /// Replaces an expired login.
     pub(crate) renew: Renew,
     /// How long the registry may take to respond.
@@ -59,6 +62,8 @@ pub(crate) struct RepositoryClient {
     pub(super) others: Vec<String>,
     pub(super) authorization: Mutex<Authorization>,
     pub(super) renew: Renew,
+    /// Why there is no login, although one is configured.
+    problem: Option<LoginError>,
     pub(super) timeout: Duration,
     /// Problems that did not fail the push.
     pub(super) notes: StdMutex<Vec<String>>,
@@ -89,6 +94,7 @@ impl RepositoryClient {
                 ..Authorization::default()
             }),
             renew: access.renew.clone(),
+            problem: access.problem.clone(),
             timeout: access.timeout,
             notes: StdMutex::default(),
         };
@@ -180,10 +186,12 @@ impl RepositoryClient {
         if let Some(challenge) = answer.header(WWW_AUTHENTICATE.as_str()).filter(|_| is_registry) {
             challenge.clone_into(&mut authorization.challenge);
         }
-        let had_one = authorization.header.is_some();
-        let reason =
-            if had_one { "the login is not valid" } else { "it requires a login, and there is none for it" };
-        Err(Trouble::Login(generation, self.denied(reason)))
+        let reason = match (&authorization.header, &self.problem) {
+            (Some(_), _) => "the login is not valid".to_owned(),
+            (None, Some(problem)) => format!("it requires a login, and {problem}"),
+            (None, None) => "it requires a login, and there is none for it".to_owned(),
+        };
+        Err(Trouble::Login(generation, self.denied(&reason)))
     }
 
     /// Sends a request, with retries.

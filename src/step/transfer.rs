@@ -205,8 +205,8 @@ impl ImagePush {
         })?;
         let (host, own) = (&self.repository.host, Access::default());
         let access = match connections.docker_login(host).await? {
-            Some(login) => connections.registry_with(Some(login), host, &own)?,
-            None => connections.registry(host, &own).await?,
+            Ok(Some(login)) => connections.registry_with(Ok(Some(login)), host, &own)?,
+            _ => connections.registry(host, &own).await?,
         };
         let client = RepositoryClient::connect(&access, &self.repository, &[]).await?;
         let blobs = tempfile::tempdir()
