@@ -14,6 +14,7 @@ use crate::plan::Mode;
 use crate::registry;
 use crate::registry::connection::Renew;
 use crate::registry::login::{self, LoginError};
+use crate::registry::retries::OnWait;
 use crate::secret::{Login, Masks, Secret};
 use crate::tls;
 use dockerd::DockerdStart;
@@ -36,6 +37,8 @@ pub(crate) struct Settings {
     pub(crate) in_codebuild: bool,
     /// How long a registry may be silent.
     pub(crate) registry_timeout: Duration,
+    /// How long calls of a registry that may succeed later are retried.
+    pub(crate) registry_patience: Duration,
     /// The interval at which deployments are polled. By default it grows from one second to five.
     pub(crate) ecs_poll: Option<Duration>,
     /// The value of `PATH`.
@@ -154,14 +157,15 @@ impl Connections {
         }
     }
 
-    /// The access to a registry, with its login.
+    /// The access to a registry, with its login. `on_wait` reports waits while they last.
     pub(crate) async fn registry(
         &self,
         host: &str,
         access: &Access,
+        on_wait: OnWait,
     ) -> Result<registry::connection::RegistryAccess, Failure> {
         let login = self.configured_login(host, access).await?;
-        self.registry_with(login, host, access)
+        self.registry_with(login, host, access, on_wait)
     }
 
     /// The access to a registry with a known login. The registry may need none, so it is no failure if there is none.
@@ -170,6 +174,7 @@ impl Connections {
         login: Result<Option<Login>, LoginError>,
         host: &str,
         access: &Access,
+        on_wait: OnWait,
     ) -> Result<registry::connection::RegistryAccess, Failure> {
         let http = registry::connection::http_client(host, self.settings.authorities())?;
         let (connections, access, own_host) = (self.clone(), access.clone(), host.to_owned());
@@ -190,6 +195,8 @@ impl Connections {
             problem,
             renew,
             timeout: self.settings.registry_timeout,
+            patience: self.settings.registry_patience,
+            on_wait,
         })
     }
 

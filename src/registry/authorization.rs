@@ -1,19 +1,23 @@
-//! Authentication at a registry: the login, the challenge, and tokens from a token service.
+//! Authentication at a registry: the login, and tokens from a token service.
 
 use super::RegistryError;
+use super::challenge::Asked;
 use super::connection::{Answer, RepositoryClient};
 use crate::secret::{Login, Secret};
 use base64::Engine;
 use reqwest::header::{AUTHORIZATION, CONTENT_TYPE};
 use reqwest::{StatusCode, Url};
 use serde::Deserialize;
+use serde_json::Value;
 use std::time::{Duration, Instant};
 
 /// Tokens are renewed this long before they expire.
 const EXPIRY_MARGIN: Duration = Duration::from_secs(10);
 /// The lifetime of a token, in seconds, if the token service does not return one:
 /// <https://distribution.github.io/distribution/spec/auth/token/>.
-const TOKEN_LIFETIME: u64 = 60;
+const TOKEN_LIFETIME: f64 = 60.0;
+/// The longest lifetime that is believed, in seconds. It is longer than a run.
+const MAX_TOKEN_LIFETIME: f64 = 86_400.0;
 const FORM: &str = "application/x-www-form-urlencoded";
 
 /// The state of authentication.
@@ -21,19 +25,41 @@ const FORM: &str = "application/x-www-form-urlencoded";
 pub(super) struct Authorization {
     pub(super) login: Option<Login>,
     pub(super) header: Option<Secret>,
-    /// The registry's last `WWW-Authenticate` header.
-    pub(super) challenge: String,
+    /// The login that the registry asked for last.
+    pub(super) asked: Asked,
     pub(super) expires: Option<Instant>,
     /// How often the header has been renewed.
     pub(super) generation: u64,
 }
 
-/// The response of a token service.
-#[derive(Deserialize)]
+/// The response of a token service. What is empty or null is absent.
+#[derive(Default, Deserialize)]
 struct TokenResponse {
     token: Option<String>,
     access_token: Option<String>,
-    expires_in: Option<u64>,
+    expires_in: Option<Value>,
+}
+
+impl TokenResponse {
+    fn token(&self) -> Option<&str> {
+        [&self.token, &self.access_token]
+            .into_iter()
+            .flatten()
+            .map(String::as_str)
+            .find(|token| !token.is_empty())
+    }
+
+    /// How long the token is used.
+    fn lifetime(&self) -> Duration {
+        let seconds = match &self.expires_in {
+            Some(Value::Number(number)) => number.as_f64(),
+            Some(Value::String(text)) => text.trim().parse().ok(),
+            _ => None,
+        };
+        let seconds = seconds.filter(|seconds| !seconds.is_nan()).unwrap_or(TOKEN_LIFETIME);
+        let life = Duration::from_secs_f64(seconds.clamp(0.0, MAX_TOKEN_LIFETIME));
+        life.saturating_sub(EXPIRY_MARGIN).max(EXPIRY_MARGIN)
+    }
 }
 
 impl RepositoryClient {
@@ -45,48 +71,72 @@ impl RepositoryClient {
             return Ok(true);
         }
         let first = authorization.header.is_none();
-        let bearer = strip_scheme(&authorization.challenge, "bearer").map(ToOwned::to_owned);
-        let Some(parameters) = bearer else {
-            if !first {
-                authorization.login = (self.renew)().await;
+        let (realm, service) = match authorization.asked.clone() {
+            Asked::Token { realm, service } => (realm, service),
+            Asked::Unsupported(schemes) => {
+                return Err(
+                    self.denied(&format!("it only accepts logins that runner does not support: {schemes}"))
+                );
             }
-            let Some(header) = authorization.login.as_ref().map(basic) else { return Ok(false) };
-            authorization.header = Some(header);
-            authorization.generation += 1;
-            return Ok(true);
+            Asked::Basic | Asked::Unknown => {
+                if !first {
+                    authorization.login = (self.renew)().await;
+                }
+                let Some(header) = authorization.login.as_ref().map(basic) else { return Ok(false) };
+                authorization.header = Some(header);
+                authorization.generation += 1;
+                return Ok(true);
+            }
         };
-        let mut answer = self.token(&parameters, authorization.login.as_ref()).await?;
+        let mut answer = self.token(&realm, service.as_deref(), authorization.login.as_ref()).await?;
         if answer.status == StatusCode::UNAUTHORIZED && !first {
             authorization.login = (self.renew)().await;
-            answer = self.token(&parameters, authorization.login.as_ref()).await?;
+            answer = self.token(&realm, service.as_deref(), authorization.login.as_ref()).await?;
         }
         if !answer.status.is_success() {
-            return Err(self.denied("its token service rejects the login"));
+            return Err(self.token_refusal(&answer, authorization.login.is_some()));
         }
-        let answer: Option<TokenResponse> = serde_json::from_slice(&answer.body).ok();
-        let life = answer.as_ref().and_then(|answer| answer.expires_in).unwrap_or(TOKEN_LIFETIME);
-        let token = answer.and_then(|answer| answer.token.or(answer.access_token));
-        let token = token.ok_or_else(|| self.denied("its token service returned no token"))?;
+        let response = serde_json::from_slice::<TokenResponse>(&answer.body).unwrap_or_default();
+        let token =
+            response.token().ok_or_else(|| self.broken("has a token service that returned no token"))?;
         authorization.header = Some(Secret::new(format!("Bearer {token}")));
-        authorization.expires =
-            Some(Instant::now() + Duration::from_secs(life).saturating_sub(EXPIRY_MARGIN).max(EXPIRY_MARGIN));
+        authorization.expires = Some(Instant::now() + response.lifetime());
         authorization.generation += 1;
         Ok(true)
     }
 
-    /// Requests a token from the service that the registry's challenge names.
-    async fn token(&self, parameters: &str, login: Option<&Login>) -> Result<Answer, RegistryError> {
-        let realm = parameter(parameters, "realm").unwrap_or_default();
-        let mut url =
-            Url::parse(&realm).map_err(|_| self.denied("its token service has no valid address"))?;
-        if self.base.scheme() == "https" && url.scheme() != "https" {
-            return Err(self.denied("its token service asks for the login over plain HTTP"));
+    /// The error for a response of the token service without a token.
+    fn token_refusal(&self, answer: &Answer, has_login: bool) -> RegistryError {
+        match (self.refusal(answer, "give a token"), &self.problem) {
+            (RegistryError::Denied { reason, .. }, None) if has_login => {
+                self.denied(&format!("its token service rejects the login: {reason}"))
+            }
+            (RegistryError::Denied { .. }, Some(problem)) => {
+                self.denied(&format!("its token service requires a login, and {problem}"))
+            }
+            (RegistryError::Denied { reason, .. }, None) => self
+                .denied(&format!("its token service requires a login, and there is none for it: {reason}")),
+            (other, _) => other,
         }
+    }
+
+    /// Requests a token from the service that the registry names.
+    async fn token(
+        &self,
+        realm: &str,
+        service: Option<&str>,
+        login: Option<&Login>,
+    ) -> Result<Answer, RegistryError> {
+        let mut url = self
+            .base
+            .join(realm)
+            .map_err(|_| self.broken("names a token service without a valid address"))?;
+        self.check_target(&url, "the login")?;
         let own = format!("repository:{}:pull,push", self.repository.path);
         let others = self.others.iter().map(|other| format!("repository:{other}:pull"));
         let mut asked: Vec<(&str, String)> =
             std::iter::once(own).chain(others).map(|own| ("scope", own)).collect();
-        asked.extend(parameter(parameters, "service").map(|service| ("service", service)));
+        asked.extend(service.map(|service| ("service", service.to_owned())));
         let identity = login.filter(|login| login.is_identity_token());
         if identity.is_none() {
             url.query_pairs_mut().extend_pairs(&asked);
@@ -107,7 +157,7 @@ impl RepositoryClient {
             request = request.timeout(self.timeout);
             let answer = match request.send().await {
                 Ok(answer) => self.collect(answer).await,
-                Err(error) => Err(self.unreachable(error)),
+                Err(error) => Err(self.unreachable(error, &url)),
             };
             let trouble = match answer {
                 Ok(answer) => return Ok(answer),
@@ -140,29 +190,42 @@ fn basic(login: &Login) -> Secret {
     Secret::new(format!("Basic {}", base64::engine::general_purpose::STANDARD.encode(pair)))
 }
 
-/// Returns the parameters of a challenge if it has this scheme.
-fn strip_scheme<'c>(challenge: &'c str, scheme: &str) -> Option<&'c str> {
-    let (name, rest) = challenge.split_once(' ')?;
-    name.eq_ignore_ascii_case(scheme).then_some(rest)
-}
-
-/// Returns the value of `name="value"` in a challenge.
-fn parameter(parameters: &str, name: &str) -> Option<String> {
-    let start = parameters.find(&format!("{name}=\""))? + name.len() + 2;
-    let rest = &parameters[start..];
-    Some(rest[..rest.find('"')?].to_owned())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn response(text: &str) -> TokenResponse {
+        serde_json::from_str(text).unwrap()
+    }
+
+    /// Findings, B5.
     #[test]
-    fn challenges_are_parsed() {
-        let challenge = "Bearer realm=\"https://auth.example/token\",service=\"r.example\"";
-        let parameters = strip_scheme(challenge, "bearer").unwrap();
-        assert_eq!(parameter(parameters, "realm").unwrap(), "https://auth.example/token");
-        assert_eq!(parameter(parameters, "service").unwrap(), "r.example");
-        assert!(strip_scheme("Basic realm=\"r\"", "bearer").is_none());
+    fn an_empty_token_is_absent() {
+        assert_eq!(response(r#"{"token":"","access_token":"T"}"#).token(), Some("T"));
+        assert_eq!(response(r#"{"token":null,"access_token":"T"}"#).token(), Some("T"));
+        assert_eq!(response(r#"{"token":"A","access_token":"T"}"#).token(), Some("A"));
+        assert_eq!(response(r#"{"token":"A","access_token":null,"expires_in":null}"#).token(), Some("A"));
+        assert_eq!(response(r#"{"token":"","access_token":""}"#).token(), None);
+    }
+
+    /// Findings, B6.
+    #[test]
+    fn a_lifetime_is_clamped() {
+        let seconds = |text: &str| response(&format!("{{\"expires_in\":{text}}}")).lifetime().as_secs();
+        let longest = 86_400 - 10;
+        assert_eq!(seconds("300"), 290);
+        for huge in
+            ["9223372036854775807", "18446744073709551616", "1e300", "\"9223372036854775807\"", "\"inf\""]
+        {
+            assert_eq!(seconds(huge), longest, "{huge}");
+        }
+        for short in ["0", "-1", "-9223372036854775808", "1.5"] {
+            assert_eq!(seconds(short), 10, "{short}");
+        }
+        for none in ["null", "\"\"", "\"NaN\"", "[]", "true"] {
+            assert_eq!(seconds(none), 50, "{none}");
+        }
+        assert_eq!(seconds("\"300\""), 290);
+        assert_eq!(response("{}").lifetime().as_secs(), 50);
     }
 }

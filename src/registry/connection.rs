@@ -2,17 +2,20 @@
 
 use super::RegistryError;
 use super::authorization::Authorization;
+use super::challenge::Asked;
 use super::login::LoginError;
-use super::retries::Trouble;
+use super::retries::{OnWait, Trouble, retry_after};
+use super::saving::LostTime;
 use crate::address::{InvalidName, Repository};
 use crate::http::{self, Redirects};
 use crate::secret::Login;
 use crate::tls::load_certificates;
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
+use jiff::Timestamp;
 use reqwest::header::{AUTHORIZATION, HeaderMap, RETRY_AFTER, WWW_AUTHENTICATE};
 use reqwest::{Method, RequestBuilder, Response, StatusCode, Url};
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::path::Path;
 use std::sync::{Arc, Mutex as StdMutex};
 use std::time::{Duration, Instant};
@@ -40,6 +43,10 @@ pub(crate) struct RegistryAccess {
     pub(crate) renew: Renew,
     /// How long the registry may take to respond.
     pub(crate) timeout: Duration,
+    /// How long a call is retried.
+    pub(crate) patience: Duration,
+    /// Reports waits before retries.
+    pub(crate) on_wait: OnWait,
 }
 
 /// Returns a client for a registry. It trusts the given authorities and those that Docker is configured with for this
@@ -63,15 +70,23 @@ pub(crate) struct RepositoryClient {
     pub(super) authorization: Mutex<Authorization>,
     pub(super) renew: Renew,
     /// Why there is no login, although one is configured.
-    problem: Option<LoginError>,
+    pub(super) problem: Option<LoginError>,
     pub(super) timeout: Duration,
     /// Problems that did not fail the push.
     pub(super) notes: StdMutex<Vec<String>>,
+    /// How long a call is retried.
+    pub(super) patience: Duration,
+    pub(super) on_wait: OnWait,
+    /// The end of the wait that was reported last.
+    pub(super) waits_until: StdMutex<Option<Instant>>,
+    pub(super) lost_time: StdMutex<LostTime>,
 }
 
 /// A response with its whole body.
 pub(crate) struct Answer {
     pub(crate) status: StatusCode,
+    /// The URL of the request, after redirects.
+    pub(crate) url: Url,
     headers: HeaderMap,
     pub(crate) body: Bytes,
 }
@@ -97,9 +112,13 @@ impl RepositoryClient {
             problem: access.problem.clone(),
             timeout: access.timeout,
             notes: StdMutex::default(),
+            patience: access.patience,
+            on_wait: access.on_wait.clone(),
+            waits_until: StdMutex::default(),
+            lost_time: StdMutex::default(),
         };
         // Like the docker command, use plain HTTP only for this machine, and only if the registry does not use TLS.
-        if is_loopback(&repository.host) && !client.supports_tls().await {
+        if is_loopback(&client.base) && !client.supports_tls().await {
             client.base = base(repository.api_host(), "http")?;
         }
         let mut retries = client.retries_at_first_contact();
@@ -128,7 +147,7 @@ impl RepositoryClient {
         let is_head = method == Method::HEAD;
         let (request, generation) = self.request(method, url).await?;
         let request = more(request).timeout(self.timeout);
-        let answer = request.send().await.map_err(|error| self.unreachable(error))?;
+        let answer = request.send().await.map_err(|error| self.unreachable(error, url))?;
         self.read(answer, generation, is_head).await
     }
 
@@ -150,18 +169,19 @@ impl RepositoryClient {
 
     /// Reads a whole response.
     pub(super) async fn collect(&self, mut answer: Response) -> Result<Answer, Trouble> {
-        let (status, headers) = (answer.status(), answer.headers().clone());
+        let (status, headers, url) = (answer.status(), answer.headers().clone(), answer.url().clone());
         let mut body = Vec::new();
-        while let Some(piece) = answer.chunk().await.map_err(|error| self.unreachable(error))? {
+        while let Some(piece) = answer.chunk().await.map_err(|error| self.unreachable(error, &url))? {
             body.extend_from_slice(&piece);
             if body.len() > MAX_RESPONSE {
-                return Err(self.denied("its response is too large").into());
+                return Err(self.broken("sent a response that is too large").into());
             }
         }
-        let answer = Answer { status, headers, body: body.into() };
+        let answer = Answer { status, url, headers, body: body.into() };
         if status.is_server_error() || matches!(status.as_u16(), 408 | 425 | 429) {
-            let wait = answer.header(RETRY_AFTER.as_str()).and_then(|text| text.trim().parse().ok());
-            return Err(Trouble::Failed(self.refusal(&answer, "serve"), wait.map(Duration::from_secs)));
+            let wait =
+                answer.header(RETRY_AFTER.as_str()).and_then(|text| retry_after(text, Timestamp::now()));
+            return Err(Trouble::Failed(self.refusal(&answer, "serve"), wait));
         }
         Ok(answer)
     }
@@ -183,8 +203,9 @@ impl RepositoryClient {
             return Ok(answer);
         }
         let mut authorization = self.authorization.lock().await;
-        if let Some(challenge) = answer.header(WWW_AUTHENTICATE.as_str()).filter(|_| is_registry) {
-            challenge.clone_into(&mut authorization.challenge);
+        if is_registry && answer.headers.contains_key(WWW_AUTHENTICATE) {
+            let headers = answer.headers.get_all(WWW_AUTHENTICATE).iter();
+            authorization.asked = Asked::read(headers.filter_map(|header| header.to_str().ok()));
         }
         let reason = match (&authorization.header, &self.problem) {
             (Some(_), _) => "the login is not valid".to_owned(),
@@ -210,8 +231,13 @@ impl RepositoryClient {
         }
     }
 
-    pub(crate) fn unreachable(&self, error: reqwest::Error) -> Trouble {
-        let host = self.repository.host.clone();
+    /// The failure of a request to this URL without a response.
+    pub(crate) fn unreachable(&self, error: reqwest::Error, url: &Url) -> Trouble {
+        let host = if url.origin() == self.base.origin() {
+            self.repository.host.clone()
+        } else {
+            format!("{} (at {})", self.repository.host, url.authority())
+        };
         let error = if error.is_timeout() {
             RegistryError::Silent { host, seconds: self.timeout.as_secs() }
         } else {
@@ -220,8 +246,14 @@ impl RepositoryClient {
         Trouble::Failed(error, None)
     }
 
-    pub(crate) fn denied(&self, reason: &str) -> RegistryError {
-        RegistryError::Denied { host: self.repository.host.clone(), reason: reason.to_owned() }
+    /// Refuses to send logins or layers in clear to another machine. The URL is one that the registry has named.
+    pub(crate) fn check_target(&self, url: &Url, what: &str) -> Result<(), RegistryError> {
+        let is_local = self.base.scheme() == "http" && url.scheme() == "http" && is_loopback(url);
+        if url.scheme() == "https" || is_local {
+            return Ok(());
+        }
+        let target = url.host_str().unwrap_or_default();
+        Err(self.broken(format!("asks for {what} over plain HTTP at {target}, where others can read them")))
     }
 
     pub(crate) fn url(&self, path: &str) -> Result<Url, RegistryError> {
@@ -237,11 +269,6 @@ impl RepositoryClient {
     /// Returns the repositories from which blobs may be mounted.
     pub(crate) fn others(&self) -> &[String] {
         &self.others
-    }
-
-    /// Returns the URL of the registry's API.
-    pub(crate) fn base(&self) -> &Url {
-        &self.base
     }
 
     /// Returns how long the registry may take to respond.
@@ -264,9 +291,12 @@ fn invalid_host(host: &str) -> RegistryError {
     InvalidName { what: "registry host", name: host.to_owned() }.into()
 }
 
-fn is_loopback(host: &str) -> bool {
-    let name = host.rsplit_once(':').map_or(host, |(name, _)| name);
-    name == "localhost" || name == "[::1]" || name.parse().is_ok_and(|ip: Ipv4Addr| ip.is_loopback())
+/// Whether a URL leads to this machine.
+fn is_loopback(url: &Url) -> bool {
+    let host = url.host_str().unwrap_or_default();
+    // IPv6 addresses are in brackets.
+    let ip = host.trim_start_matches('[').trim_end_matches(']').parse();
+    host == "localhost" || ip.is_ok_and(|ip: IpAddr| ip.is_loopback())
 }
 
 #[cfg(test)]
@@ -275,7 +305,14 @@ mod tests {
 
     #[test]
     fn plain_http_is_limited_to_this_machine() {
-        assert!(is_loopback("localhost:5000") && is_loopback("127.0.0.1"));
-        assert!(!is_loopback("r.example:127") && !is_loopback("127.example.com:80"));
+        let is_loopback = |host: &str| is_loopback(&base(host, "http").unwrap());
+        for own in ["localhost:5000", "LOCALHOST", "127.0.0.1", "127.1.2.3:80", "[::1]", "[::1]:5000"] {
+            assert!(is_loopback(own), "{own}");
+        }
+        for other in
+            ["r.example:127", "127.example.com:80", "[::2]:5000", "localhost.example", "0.0.0.0:5000"]
+        {
+            assert!(!is_loopback(other), "{other}");
+        }
     }
 }

@@ -1,25 +1,32 @@
-//! Retries: which failures may pass, and how long to wait for that. Their causes are kept for the log.
+//! Retries: which failures may pass, and how long to wait for that. Waits are reported while they last, and the causes
+//! are kept for the log.
 
 use super::RegistryError;
 use super::connection::RepositoryClient;
 use crate::backoff::Backoff;
-use std::sync::PoisonError;
+use crate::exit;
+use futures_util::future::BoxFuture;
+use jiff::Timestamp;
+use jiff::fmt::rfc2822::DateTimeParser;
+use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
-/// The number of attempts of a call. With [`BACKOFF`] they take about a minute.
-const MAX_ATTEMPTS: u32 = 12;
-/// The number of attempts once a call has been failing for [`SLOW_AFTER`], because the attempts themselves are slow.
-const MAX_SLOW_ATTEMPTS: u32 = 3;
-const SLOW_AFTER: Duration = Duration::from_mins(1);
-/// The number of attempts if a retry hardly helps: no response at first contact, or a blob that arrived damaged.
+/// The least number of attempts: each of them may take long.
+const MIN_ATTEMPTS: u32 = 3;
+/// The number of attempts if a retry hardly helps: nothing listens at first contact, or a blob arrived damaged.
 const MAX_DOUBTFUL_ATTEMPTS: u32 = 4;
 /// The delays between attempts.
-const BACKOFF: Backoff =
+pub(super) const BACKOFF: Backoff =
     Backoff { first: Duration::from_millis(250), factor: 2.0, maximum: Duration::from_secs(8), jitter: 0.25 };
 /// The longest `Retry-After` that is honoured.
 const MAX_RETRY_AFTER: Duration = Duration::from_mins(2);
+/// Shorter waits are not reported. Jitter makes a wait of one second shorter.
+const REPORTED: Duration = Duration::from_millis(700);
 /// How often one call renews the login. Parallel calls share a login, and a token may expire while a call waits.
 const MAX_RENEWALS: u32 = 3;
+
+/// Reports a wait while it lasts.
+pub(crate) type OnWait = Arc<dyn Fn(String) -> BoxFuture<'static, ()> + Send + Sync>;
 
 /// A failed attempt that may be retried.
 pub(crate) enum Trouble {
@@ -37,7 +44,8 @@ pub(crate) struct Retries<'c> {
     /// When the first attempt failed.
     since: Option<Instant>,
     renewals: u32,
-    max_attempts: u32,
+    /// Nothing has been received from the registry yet.
+    is_first_contact: bool,
 }
 
 impl Retries<'_> {
@@ -56,17 +64,21 @@ impl Retries<'_> {
         };
         self.failed += 1;
         let since = *self.since.get_or_insert_with(Instant::now);
-        let max_attempts = match retry(&error) {
-            RetryChance::Hopeless => return Err(error),
-            RetryChance::Doubtful => self.max_attempts.min(MAX_DOUBTFUL_ATTEMPTS),
-            RetryChance::Likely if since.elapsed() > SLOW_AFTER => self.max_attempts.min(MAX_SLOW_ATTEMPTS),
-            RetryChance::Likely => self.max_attempts,
+        // No delay at all would only add to the load.
+        let asked = retry_after.filter(|wait| !wait.is_zero()).map(|wait| wait.min(MAX_RETRY_AFTER));
+        let delay = asked.unwrap_or_else(|| BACKOFF.delay(self.failed));
+        let is_in_time = since.elapsed() + delay <= self.client.patience;
+        let may_retry = match retry(&error) {
+            RetryChance::Hopeless => false,
+            RetryChance::NothingListens if self.is_first_contact => self.failed < MAX_DOUBTFUL_ATTEMPTS,
+            RetryChance::Doubtful => self.failed < MAX_DOUBTFUL_ATTEMPTS,
+            RetryChance::NothingListens | RetryChance::Likely => self.failed < MIN_ATTEMPTS || is_in_time,
         };
-        if self.failed >= max_attempts {
+        if !may_retry {
             return Err(error);
         }
-        self.client.note(format!("tried again, because {}", crate::exit::chain(&error)));
-        let delay = retry_after.map_or_else(|| BACKOFF.delay(self.failed), |wait| wait.min(MAX_RETRY_AFTER));
+        self.client.note(format!("tried again, because {}", exit::chain(&error)));
+        self.client.report_wait(delay, &error).await;
         tokio::time::sleep(delay).await;
         // The token may have expired in the meantime.
         self.renewals = 0;
@@ -78,37 +90,85 @@ impl Retries<'_> {
 enum RetryChance {
     Hopeless,
     Doubtful,
+    /// A connection cannot be established: the registry restarts, or the name is wrong.
+    NothingListens,
     Likely,
 }
 
 fn retry(error: &RegistryError) -> RetryChance {
     match error {
+        RegistryError::Unreachable { source, .. } if source.is_connect() => RetryChance::NothingListens,
         RegistryError::Unreachable { .. } | RegistryError::Silent { .. } => RetryChance::Likely,
-        RegistryError::Refused { status: 408 | 425 | 429 | 500 | 502 | 503 | 504, .. } => RetryChance::Likely,
-        RegistryError::Refused { code, .. } => match code.as_str() {
-            "TOOMANYREQUESTS" => RetryChance::Likely,
+        RegistryError::Lost { .. } => RetryChance::Doubtful,
+        // 501 means that the registry will never do it.
+        RegistryError::Refused { status: 408 | 425 | 429 | 500 | 502..=599, .. } => RetryChance::Likely,
+        RegistryError::Refused { codes, .. } => {
+            let has = |code: &str| codes.iter().any(|known| known == code);
             // The upload was lost or damaged in transit. A retry starts a new one.
-            "BLOB_UPLOAD_UNKNOWN"
-            | "BLOB_UPLOAD_INVALID"
-            | "DIGEST_INVALID"
-            | "SIZE_INVALID"
-            | "RANGE_INVALID"
-            | "MANIFEST_INVALID"
-            | "MANIFEST_BLOB_UNKNOWN" => RetryChance::Doubtful,
-            _ => RetryChance::Hopeless,
-        },
+            let is_doubtful = [
+                "BLOB_UPLOAD_UNKNOWN",
+                "BLOB_UPLOAD_INVALID",
+                "DIGEST_INVALID",
+                "SIZE_INVALID",
+                "RANGE_INVALID",
+                "MANIFEST_INVALID",
+                "MANIFEST_BLOB_UNKNOWN",
+            ];
+            match () {
+                () if has("TOOMANYREQUESTS") => RetryChance::Likely,
+                () if is_doubtful.into_iter().any(has) => RetryChance::Doubtful,
+                () => RetryChance::Hopeless,
+            }
+        }
         _ => RetryChance::Hopeless,
     }
 }
 
+/// Returns the delay of a `Retry-After` header: a number of seconds, or a time.
+pub(super) fn retry_after(header: &str, now: Timestamp) -> Option<Duration> {
+    let header = header.trim();
+    if let Ok(seconds) = header.parse() {
+        return Some(Duration::from_secs(seconds));
+    }
+    let until = DateTimeParser::new().parse_timestamp(header).ok()?;
+    Some(Duration::try_from(until.duration_since(now)).unwrap_or_default())
+}
+
+/// The cause of a wait, in a few words about the registry.
+fn cause(error: &RegistryError) -> String {
+    match error {
+        RegistryError::Refused { status, reason, .. } => format!("it answered {status} {reason}"),
+        RegistryError::Silent { seconds, .. } => format!("it did not answer for {seconds} s"),
+        other => exit::chain(other),
+    }
+}
+
 impl RepositoryClient {
-    /// The retries of the first call, whose failure is more likely to be final.
+    /// The retries of the first call.
     pub(super) fn retries_at_first_contact(&self) -> Retries<'_> {
-        Retries { max_attempts: MAX_DOUBTFUL_ATTEMPTS, ..self.retries() }
+        Retries { is_first_contact: true, ..self.retries() }
     }
 
     pub(crate) fn retries(&self) -> Retries<'_> {
-        Retries { client: self, failed: 0, since: None, renewals: 0, max_attempts: MAX_ATTEMPTS }
+        Retries { client: self, failed: 0, since: None, renewals: 0, is_first_contact: false }
+    }
+
+    /// Reports a wait, unless a parallel call is reported to wait for as long.
+    async fn report_wait(&self, delay: Duration, error: &RegistryError) {
+        if delay < REPORTED {
+            return;
+        }
+        let until = Instant::now() + delay;
+        {
+            let mut reported = self.waits_until.lock().unwrap_or_else(PoisonError::into_inner);
+            if reported.is_some_and(|reported| reported + REPORTED > until) {
+                return;
+            }
+            *reported = Some(until);
+        }
+        let seconds = delay.as_secs_f64().round();
+        let host = &self.repository.host;
+        (self.on_wait)(format!("waiting {seconds} s for {host}, because {}", cause(error))).await;
     }
 
     /// Records a problem that does not fail the push.
@@ -137,5 +197,47 @@ impl RepositoryClient {
 impl From<RegistryError> for Trouble {
     fn from(error: RegistryError) -> Self {
         Self::Failed(error, None)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Findings, B8.
+    #[test]
+    fn retry_after_is_a_number_of_seconds_or_a_time() {
+        let now: Timestamp = "2026-09-21T14:13:00Z".parse().unwrap();
+        let seconds = |header: &str| retry_after(header, now).map(|wait| wait.as_secs());
+        assert_eq!(seconds("1"), Some(1));
+        assert_eq!(seconds(" 30 "), Some(30));
+        assert_eq!(seconds("Mon, 21 Sep 2026 14:13:20 GMT"), Some(20));
+        assert_eq!(seconds("Mon, 21 Sep 2026 14:12:00 GMT"), Some(0));
+        assert_eq!(seconds("18446744073709551615"), Some(u64::MAX));
+        for wrong in ["", "-1", "soon", "99999999999999999999999"] {
+            assert_eq!(seconds(wrong), None, "{wrong}");
+        }
+    }
+
+    #[test]
+    fn what_may_pass_is_retried() {
+        let refused = |status: u16, codes: &[&str]| {
+            let codes = codes.iter().map(ToString::to_string).collect();
+            retry(&RegistryError::Refused {
+                host: String::new(),
+                doing: String::new(),
+                status,
+                codes,
+                reason: String::new(),
+            })
+        };
+        for status in [408, 425, 429, 500, 502, 503, 504, 507, 520, 599] {
+            assert!(matches!(refused(status, &[]), RetryChance::Likely), "{status}");
+        }
+        for status in [400, 404, 405, 409, 412, 501] {
+            assert!(matches!(refused(status, &[]), RetryChance::Hopeless), "{status}");
+        }
+        assert!(matches!(refused(400, &["UNKNOWN", "DIGEST_INVALID"]), RetryChance::Doubtful));
+        assert!(matches!(refused(403, &["DENIED", "TOOMANYREQUESTS"]), RetryChance::Likely));
     }
 }
