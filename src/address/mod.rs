@@ -6,5 +6,5 @@ mod image;
 pub(crate) use arn::{Arn, is_account, partition_of, short_name, split_parameter, split_secret};
 pub(crate) use image::{
     EcrRegistry, ImageReference, ImageRepository, InvalidName, LATEST, LOCAL_HOST, Repository, check_tag,
-    split_tag,
+    is_ecr_public, split_tag,
 };

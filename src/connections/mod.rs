@@ -3,7 +3,7 @@
 pub(crate) mod dockerd;
 pub(crate) mod failure;
 
-use crate::address::EcrRegistry;
+use crate::address::{EcrRegistry, is_ecr_public};
 use crate::aws::Aws;
 use crate::docker::host::Endpoint;
 use crate::docker::solver::Logins;
@@ -135,7 +135,8 @@ impl Connections {
         Ok(aws)
     }
 
-    /// The login for a registry: for ECR a token from AWS when publishing, otherwise that of Docker's configuration.
+    /// The login for a registry that images are pulled from: for ECR a token from AWS when publishing, otherwise that of
+    /// Docker's configuration. ECR Public needs none.
     pub(crate) async fn login(&self, host: &str, access: &Access) -> Result<Option<Login>, Failure> {
         let login = self.configured_login(host, access).await?;
         login.map_err(|error| Failure::caused(Exit::Environment, &error).help(LOGIN_HELP))
@@ -149,9 +150,7 @@ impl Connections {
     ) -> Result<Result<Option<Login>, LoginError>, Failure> {
         match EcrRegistry::parse(host) {
             Some(ecr) if self.mode == Mode::Publish => {
-                let login = self.ecr_login(host, &ecr.region, access).await?;
-                self.masks.add(&login.password);
-                Ok(Ok(Some(login)))
+                Ok(Ok(Some(self.ecr_login(host, Some(&ecr.region), access).await?)))
             }
             _ => self.docker_login(host).await,
         }
@@ -168,6 +167,27 @@ impl Connections {
         self.registry_with(login, host, access, on_wait)
     }
 
+    /// The access to a registry that images are pushed to. For ECR Public, whose images everyone may pull, the login
+    /// comes from AWS if Docker's configuration has none.
+    pub(crate) async fn registry_to_push(
+        &self,
+        host: &str,
+        access: &Access,
+        on_wait: OnWait,
+    ) -> Result<registry::connection::RegistryAccess, Failure> {
+        let login = match self.configured_login(host, access).await? {
+            Ok(None) | Err(_) if self.gets_public_token(host) => {
+                Ok(Some(self.ecr_login(host, None, access).await?))
+            }
+            login => login,
+        };
+        self.registry_with(login, host, access, on_wait)
+    }
+
+    fn gets_public_token(&self, host: &str) -> bool {
+        self.mode == Mode::Publish && is_ecr_public(host)
+    }
+
     /// The access to a registry with a known login. The registry may need none, so it is no failure if there is none.
     pub(crate) fn registry_with(
         &self,
@@ -182,6 +202,10 @@ impl Connections {
             let (connections, access, host) = (connections.clone(), access.clone(), own_host.clone());
             Box::pin(async move {
                 connections.ecr_logins.lock().await.remove(&(access.clone(), host.clone()));
+                // Only a push sends a login to ECR Public.
+                if connections.gets_public_token(&host) {
+                    return connections.ecr_login(&host, None, &access).await.ok();
+                }
                 connections.login(&host, &access).await.ok().flatten()
             })
         });
@@ -200,13 +224,19 @@ impl Connections {
         })
     }
 
-    async fn ecr_login(&self, host: &str, region: &str, access: &Access) -> Result<Login, Failure> {
+    /// A token of ECR in this region, or of ECR Public.
+    async fn ecr_login(&self, host: &str, region: Option<&str>, access: &Access) -> Result<Login, Failure> {
         let mut logins = self.ecr_logins.lock().await;
         let key = (access.clone(), host.to_owned());
         if let Some(login) = logins.get(&key) {
             return Ok(login.clone());
         }
-        let login = self.aws(access).await?.in_region(region).ecr_login().await?;
+        let aws = self.aws(access).await?;
+        let login = match region {
+            Some(region) => aws.in_region(region).ecr_login().await?,
+            None => aws.ecr_public_login().await?,
+        };
+        self.masks.add(&login.password);
         logins.insert(key, login.clone());
         Ok(login)
     }

@@ -208,7 +208,7 @@ impl ImagePush {
         let (host, own) = (&self.repository.host, Access::default());
         let access = match connections.docker_login(host).await? {
             Ok(Some(login)) => connections.registry_with(Ok(Some(login)), host, &own, on_wait)?,
-            _ => connections.registry(host, &own, on_wait).await?,
+            _ => connections.registry_to_push(host, &own, on_wait).await?,
         };
         let client = RepositoryClient::connect(&access, &self.repository, &[]).await?;
         let blobs = tempfile::tempdir()

@@ -163,7 +163,7 @@ async fn in_time<T>(call: impl Future<Output = Result<T, Failure>>) -> Result<T,
 async fn client(cx: &StepScope<'_>, image: &Image) -> Result<Option<RepositoryClient>, Failure> {
     let Some(address) = push::address(cx, image).await? else { return Ok(None) };
     let Some(repository) = Repository::parse(&address)? else { return Ok(None) };
-    let access = cx.connections.registry(&repository.host, &cx.access()?, cx.on_wait()).await?;
+    let access = cx.connections.registry_to_push(&repository.host, &cx.access()?, cx.on_wait()).await?;
     Ok(Some(RepositoryClient::connect(&access, &repository, &[]).await?))
 }
 

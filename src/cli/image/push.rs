@@ -1,6 +1,6 @@
 //! `runner image push`.
 
-use crate::address::{self, LATEST, Repository, split_tag};
+use crate::address::{self, ImageRepository, LATEST, Repository, split_tag};
 use crate::cli::load;
 use crate::cli::session::{Session, cancel_on_signals};
 use crate::exit::{Exit, Failure};
@@ -110,8 +110,12 @@ fn destination(text: &str) -> Result<(Repository, String), Failure> {
     if let Some((_, scheme_less)) = text.split_once("://") {
         return Err(usage(format!("write `{scheme_less}`: a destination has no URL scheme")));
     }
-    let repository = Repository::parse(name).map_err(|error| usage(error.to_string()))?;
-    let repository = repository.ok_or_else(|| usage(format!("`{text}` names no registry")))?;
+    let repository = match ImageRepository::parse(name).map_err(|error| usage(error.to_string()))? {
+        ImageRepository::PrivateEcr { repository, .. }
+        | ImageRepository::PublicEcr(repository)
+        | ImageRepository::Elsewhere(repository) => repository,
+        ImageRepository::Bare(_) => return Err(usage(format!("`{text}` names no registry"))),
+    };
     address::check_tag(tag).map_err(|error| usage(error.to_string()))?;
     Ok((repository, tag.to_owned()))
 }
