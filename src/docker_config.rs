@@ -7,6 +7,9 @@ use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 
+/// The key of the proxies for all engines that have no own ones.
+const DEFAULT_PROXIES: &str = "default";
+
 /// The parts of `config.json` that runner uses. A key that is missing or null has its default value, and the case of
 /// its letters does not matter, as for Docker.
 #[derive(Debug, Default)]
@@ -19,7 +22,13 @@ pub(crate) struct DockerConfig {
     pub(crate) creds_store: String,
     /// The name of the current docker context; empty for the default one.
     pub(crate) current_context: String,
+    /// Proxies for builds and containers, by the engine's address.
+    proxies: BTreeMap<String, Proxies>,
 }
+
+/// The proxies of one engine, as variables with their values.
+#[derive(Default)]
+struct Proxies([(&'static str, String); 5]);
 
 /// A login of `auths`.
 #[derive(Default)]
@@ -44,7 +53,28 @@ impl<'de> Deserialize<'de> for DockerConfig {
                 .collect(),
             creds_store: fields.take("credsStore")?,
             current_context: fields.take("currentContext")?,
+            proxies: fields.take("proxies")?,
         })
+    }
+}
+
+impl<'de> Deserialize<'de> for Proxies {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let mut fields = Fields::deserialize(deserializer)?;
+        Ok(Self([
+            ("HTTP_PROXY", fields.take("httpProxy")?),
+            ("HTTPS_PROXY", fields.take("httpsProxy")?),
+            ("NO_PROXY", fields.take("noProxy")?),
+            ("FTP_PROXY", fields.take("ftpProxy")?),
+            ("ALL_PROXY", fields.take("allProxy")?),
+        ]))
+    }
+}
+
+impl std::fmt::Debug for Proxies {
+    /// An address may contain a password.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Proxies(***)")
     }
 }
 
@@ -103,6 +133,21 @@ impl DockerConfig {
     /// Reads `config.json` in Docker's configuration directory. Returns `None` if there is no such file.
     pub(crate) fn read(directory: &Path) -> Result<Option<Self>, DockerConfigError> {
         read_json(&directory.join("config.json"))
+    }
+
+    /// Returns the proxy variables for builds and containers of the engine at this address, in upper and lower case:
+    /// those of the address, or else the default ones.
+    pub(crate) fn proxies(&self, address: &str) -> Vec<(String, String)> {
+        let Some(Proxies(variables)) =
+            self.proxies.get(address).or_else(|| self.proxies.get(DEFAULT_PROXIES))
+        else {
+            return Vec::new();
+        };
+        let set = variables.iter().filter(|(_, value)| !value.is_empty());
+        set.flat_map(|(name, value)| {
+            [(*name).to_owned(), name.to_lowercase()].map(|name| (name, value.clone()))
+        })
+        .collect()
     }
 }
 
@@ -169,6 +214,28 @@ mod tests {
         // An exact key comes first.
         let config = read(r#"{"CredsStore": "other", "credsStore": "own"}"#).unwrap().unwrap();
         assert_eq!(config.creds_store, "own");
+    }
+
+    /// Findings, B14.
+    #[test]
+    fn proxies_are_those_of_the_engine_or_the_default_ones() {
+        let text = r#"{"proxies": {
+            "default": {"httpProxy": "http://p:1", "noProxy": "a,b", "ftpProxy": "", "allProxy": null},
+            "tcp://other:2375": {"httpsProxy": "http://q:2"}
+        }}"#;
+        let config = read(text).unwrap().unwrap();
+        let of = |address: &str| {
+            let proxies = config.proxies(address);
+            proxies.iter().map(|(name, value)| format!("{name}={value}")).collect::<Vec<_>>().join(" ")
+        };
+        let default = "HTTP_PROXY=http://p:1 http_proxy=http://p:1 NO_PROXY=a,b no_proxy=a,b";
+        assert_eq!(of("unix:///var/run/docker.sock"), default);
+        assert_eq!(of("tcp://other:2375"), "HTTPS_PROXY=http://q:2 https_proxy=http://q:2");
+        for none in [r#"{"proxies": null}"#, r#"{"proxies": {"tcp://other:2375": {"httpProxy": "x"}}}"#, "{}"]
+        {
+            assert!(read(none).unwrap().unwrap().proxies("unix:///x").is_empty(), "{none}");
+        }
+        assert!(!format!("{config:?}").contains("p:1"));
     }
 
     #[test]

@@ -226,12 +226,12 @@ fn a_push_to_a_full_address_needs_fewer_permissions() {
 /// Findings, B15.
 #[test]
 fn a_push_to_ecr_public_has_its_own_permissions() {
-    let project = Project::new(indoc! {r#"
+    let project = Project::new(indoc! {r"
         version: 1
         name: t
         images: { app: { repository: public.ecr.aws/alias/team/app, skip-unchanged: true } }
         phases: { build: { steps: [{ build: app }, { push: app }] } }
-    "#})
+    "})
     .file("Dockerfile", "FROM scratch\nCOPY Dockerfile /\n")
     .git();
     let token = r#"{"authorizationData":{"authorizationToken":"QVdTOnRoZS10b2tlbg==","expiresAt":1}}"#;

@@ -149,7 +149,7 @@ fn answer(mut request: tiny_http::Request, held: &Mutex<Held>, script: &Script, 
     };
     std::thread::sleep(said.delay);
     let body = String::from_utf8(said.body).map(|text| text.replace("HOST", host).into_bytes());
-    let body = body.unwrap_or_else(|error| error.into_bytes());
+    let body = body.unwrap_or_else(std::string::FromUtf8Error::into_bytes);
     let mut response = Response::from_data(body).with_status_code(said.status);
     for (name, value) in said.headers {
         response.add_header(Header::from_bytes(name, value.replace("HOST", host)).unwrap());

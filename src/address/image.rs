@@ -124,12 +124,12 @@ fn is_host(part: &str) -> bool {
 /// A host is a domain name, an IPv4 address or an IPv6 address in brackets, and may have a port. Its grammar is that of
 /// <https://pkg.go.dev/github.com/distribution/reference>.
 fn check_host(host: &str) -> Result<(), InvalidName> {
-    let (name, port) = match host.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
-        Some((ip, port)) => (is_ipv6(ip), port),
-        None => {
-            let (name, _) = host.split_once(':').unwrap_or((host, ""));
-            (name.split('.').all(is_domain_label), &host[name.len()..])
-        }
+    let (name, port) = if let Some((ip, port)) = host.strip_prefix('[').and_then(|rest| rest.split_once(']'))
+    {
+        (is_ipv6(ip), port)
+    } else {
+        let name = host.split(':').next().unwrap_or(host);
+        (name.split('.').all(is_domain_label), &host[name.len()..])
     };
     let port = match port.strip_prefix(':') {
         Some(port) => {

@@ -107,7 +107,17 @@ impl Connections {
     }
 
     pub(crate) async fn docker(&self) -> Result<&Engine, Failure> {
-        self.docker.get_or_try_init(|| self.connect()).await
+        let connect = || async {
+            let engine = self.connect().await?;
+            // Builds and containers may print their proxies.
+            for (_, address) in engine.proxies() {
+                if let Some(password) = password(address) {
+                    self.masks.add(&password);
+                }
+            }
+            Ok(engine)
+        };
+        self.docker.get_or_try_init(connect).await
     }
 
     async fn connect(&self) -> Result<Engine, Failure> {
@@ -292,6 +302,14 @@ impl Connections {
         });
         BuildLogins { logins, failures }
     }
+}
+
+/// The password in a URL.
+fn password(url: &str) -> Option<Secret> {
+    let (_, rest) = url.split_once("://")?;
+    let (login, _) = rest.split('/').next()?.rsplit_once('@')?;
+    let (_, password) = login.split_once(':')?;
+    (!password.is_empty()).then(|| Secret::new(password))
 }
 
 /// The logins of builds that run together, and the logins that failed.
