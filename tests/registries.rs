@@ -280,6 +280,22 @@ fn neither_a_login_nor_a_layer_goes_to_another_machine_in_clear() {
     assert!(requests.iter().all(|asked| asked.login.is_empty()), "{requests:?}");
 }
 
+#[test]
+fn an_identity_token_does_not_follow_a_redirect() {
+    let other = ScriptedRegistry::start(|_| Some(said(200).body(r#"{"access_token":"T"}"#)));
+    let elsewhere = format!("http://{}/token", other.host);
+    let registry = ScriptedRegistry::start(move |asked| match asked.path.as_str() {
+        "/token" => Some(said(307).header("Location", elsewhere.clone())),
+        _ => (asked.login != "Bearer T").then(|| said(401).header("WWW-Authenticate", BEARER)),
+    });
+    let config = r#"{"auths": {"HOST": {"identitytoken": "my-identity"}}}"#.replace("HOST", &registry.host);
+    let project = project(&registry).file(".home/.docker/config.json", config);
+    let call = format!("image push {} {}/team/app:v1", *IMAGE, registry.host);
+    let outcome = project.runner(&call).run().exits(3).says_not("my-identity");
+    outcome.complains("refused to give a token: 307 Temporary Redirect");
+    assert!(other.requests().is_empty());
+}
+
 /// Findings, B7.
 #[test]
 fn a_tag_that_cannot_be_moved_is_one_case_whatever_the_status() {
@@ -367,9 +383,12 @@ fn a_credential_helper_that_is_missing_or_fails_is_named() {
         let project = project(&registry).file(".home/.docker/config.json", config);
         project.runner(&format!("image push {} {}/team/app:v1", *IMAGE, registry.host)).run().exits(3)
     };
-    let missing = "it requires a login, and the credential helper docker-credential-runner-none, which Docker's configuration names for it, is not installed";
-    push(r#"{"credHelpers": {"HOST": "runner-none"}}"#).complains(missing);
-    push(r#"{"credsStore": "runner-none"}"#).complains(missing);
+    let missing = format!(
+        "it requires a login, and the credential helper docker-credential-runner-none, which Docker's configuration names for {}, is not installed",
+        registry.host
+    );
+    push(r#"{"credHelpers": {"HOST": "runner-none"}}"#).complains(&missing);
+    push(r#"{"credsStore": "runner-none"}"#).complains(&missing);
     push(r#"{"credHelpers": null, "auths": {"HOST": null}}"#)
         .complains("it requires a login, and there is none");
     push(r#"{"auths": {"HOST": {"auth": "bm8gY29sb24="}}}"#).complains("is not `user:password` in base64");
@@ -377,6 +396,25 @@ fn a_credential_helper_that_is_missing_or_fails_is_named() {
     let open = ScriptedRegistry::start(|_| None);
     let project = project(&open).file(".home/.docker/config.json", r#"{"credsStore": "runner-none"}"#);
     project.runner(&format!("image push {} {}/team/app:v1", *IMAGE, open.host)).run().exits(0);
+}
+
+#[test]
+fn a_service_that_cannot_be_pulled_without_its_credential_helper_names_it() {
+    let project = Project::new(indoc! {r#"
+        version: 1
+        name: t
+        images: { app: { repository: helpers, tags: ["${TAG:-t}"] } }
+        phases:
+          build:
+            steps:
+              - build: app
+              - test: app
+                services: { db: { image: "127.0.0.1:1/none:1" } }
+    "#})
+    .file(".home/.docker/config.json", r#"{"credsStore": "runner-none"}"#)
+    .file("Dockerfile", "FROM scratch\nCOPY Dockerfile /\n");
+    let outcome = project.runner("run").run().exits(3).says("pulling 127.0.0.1:1/none:1");
+    outcome.says("docker-credential-runner-none").says("if the registry requires a login");
 }
 
 /// Findings, B1.

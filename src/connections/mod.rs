@@ -12,7 +12,7 @@ use crate::docker_config::DockerConfig;
 use crate::exit::{Exit, Failure};
 use crate::plan::Mode;
 use crate::registry;
-use crate::registry::connection::Renew;
+use crate::registry::connection::{Renew, exchange_client, http_client};
 use crate::registry::login::{self, LoginError};
 use crate::registry::retries::OnWait;
 use crate::secret::{Login, Masks, Secret};
@@ -26,7 +26,7 @@ use std::time::Duration;
 use tokio::sync::{Mutex, OnceCell};
 
 /// What to do about a login of Docker's configuration that cannot be used.
-const LOGIN_HELP: &str = "install the helper and log in again, or correct `credHelpers`, `credsStore` and `auths` in Docker's config.json";
+const LOGIN_HELP: &str = "if the registry requires a login, install the helper and log in again, or correct `credHelpers`, `credsStore` and `auths` in Docker's config.json";
 
 /// The settings of all connections.
 #[derive(Debug, Clone)]
@@ -145,15 +145,9 @@ impl Connections {
         Ok(aws)
     }
 
-    /// The login for a registry that images are pulled from: for ECR a token from AWS when publishing, otherwise that of
-    /// Docker's configuration. ECR Public needs none.
-    pub(crate) async fn login(&self, host: &str, access: &Access) -> Result<Option<Login>, Failure> {
-        let login = self.configured_login(host, access).await?;
-        login.map_err(|error| Failure::caused(Exit::Environment, &error).help(LOGIN_HELP))
-    }
-
-    /// The login for a registry, or why the one that Docker's configuration names cannot be used.
-    async fn configured_login(
+    /// The login for a registry that images are pulled from, or why the one that Docker's configuration names cannot be
+    /// used: for ECR a token from AWS when publishing, otherwise that of Docker's configuration. ECR Public needs none.
+    pub(crate) async fn login(
         &self,
         host: &str,
         access: &Access,
@@ -173,7 +167,7 @@ impl Connections {
         access: &Access,
         on_wait: OnWait,
     ) -> Result<registry::connection::RegistryAccess, Failure> {
-        let login = self.configured_login(host, access).await?;
+        let login = self.login(host, access).await?;
         self.registry_with(login, host, access, on_wait)
     }
 
@@ -185,7 +179,7 @@ impl Connections {
         access: &Access,
         on_wait: OnWait,
     ) -> Result<registry::connection::RegistryAccess, Failure> {
-        let login = match self.configured_login(host, access).await? {
+        let login = match self.login(host, access).await? {
             Ok(None) | Err(_) if self.gets_public_token(host) => {
                 Ok(Some(self.ecr_login(host, None, access).await?))
             }
@@ -206,7 +200,11 @@ impl Connections {
         access: &Access,
         on_wait: OnWait,
     ) -> Result<registry::connection::RegistryAccess, Failure> {
-        let http = registry::connection::http_client(host, self.settings.authorities())?;
+        let has_identity = matches!(&login, Ok(Some(login)) if login.is_identity_token());
+        let authorities = self.settings.authorities();
+        // Reading certificates takes time, and few registries have identity tokens.
+        let exchange = has_identity.then(|| exchange_client(host, authorities.clone())).transpose()?;
+        let http = http_client(host, authorities)?;
         let (connections, access, own_host) = (self.clone(), access.clone(), host.to_owned());
         let renew: Renew = Arc::new(move || {
             let (connections, access, host) = (connections.clone(), access.clone(), own_host.clone());
@@ -216,7 +214,7 @@ impl Connections {
                 if connections.gets_public_token(&host) {
                     return connections.ecr_login(&host, None, &access).await.ok();
                 }
-                connections.login(&host, &access).await.ok().flatten()
+                connections.login(&host, &access).await.ok()?.ok().flatten()
             })
         });
         let (login, problem) = match login {
@@ -225,6 +223,7 @@ impl Connections {
         };
         Ok(registry::connection::RegistryAccess {
             http,
+            exchange,
             login,
             problem,
             renew,
@@ -285,19 +284,20 @@ impl Connections {
     /// Logins for builds. A build requests one by host name when it pulls a private image.
     pub(crate) fn logins(&self, access: Access) -> BuildLogins {
         let connections = self.clone();
-        let failures = Arc::<std::sync::Mutex<HashMap<String, Failure>>>::default();
+        let failures = Arc::<std::sync::Mutex<LoginFailures>>::default();
         let recorded = failures.clone();
         let logins: Logins = Arc::new(move |host| {
             let (connections, access, recorded) = (connections.clone(), access.clone(), recorded.clone());
             Box::pin(async move {
-                match connections.login(&host, &access).await {
-                    Ok(login) => login,
-                    Err(failure) => {
-                        // The build continues without a login. If it then fails at this registry, this is the cause.
-                        recorded.lock().unwrap_or_else(PoisonError::into_inner).insert(host, failure);
-                        None
-                    }
+                let login = connections.login(&host, &access).await;
+                let mut failures = recorded.lock().unwrap_or_else(PoisonError::into_inner);
+                // The build continues without a login. If it then fails at this registry, this is the cause.
+                match login {
+                    Ok(Ok(login)) => return login,
+                    Ok(Err(problem)) => drop(failures.problems.insert(host, problem)),
+                    Err(failure) => drop(failures.failures.insert(host, failure)),
                 }
+                None
             })
         });
         BuildLogins { logins, failures }
@@ -312,21 +312,43 @@ fn password(url: &str) -> Option<Secret> {
     (!password.is_empty()).then(|| Secret::new(password))
 }
 
+/// The logins that failed, by host.
+#[derive(Default)]
+struct LoginFailures {
+    failures: HashMap<String, Failure>,
+    /// Logins of Docker's configuration. The registry may need none.
+    problems: HashMap<String, LoginError>,
+}
+
 /// The logins of builds that run together, and the logins that failed.
 pub(crate) struct BuildLogins {
     pub(crate) logins: Logins,
-    failures: Arc<std::sync::Mutex<HashMap<String, Failure>>>,
+    failures: Arc<std::sync::Mutex<LoginFailures>>,
 }
 
 impl BuildLogins {
     /// The failure of a build. If the error names a registry whose login failed, that is the failure.
     pub(crate) fn build_failure(&self, error: DockerError) -> Failure {
+        let mut problem = None;
         if let DockerError::Build(text) = &error {
             let failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
-            if let Some((_, failure)) = failures.iter().find(|(host, _)| text.contains(host.as_str())) {
+            if let Some((_, failure)) =
+                failures.failures.iter().find(|(host, _)| text.contains(host.as_str()))
+            {
                 return failure.clone();
             }
+            let of_host = failures.problems.iter().find(|(host, _)| text.contains(host.as_str()));
+            problem = of_host.map(|(_, problem)| problem.clone());
         }
-        error.into()
+        pull_failure(error, problem)
+    }
+}
+
+/// The failure of a pull or build. `problem` is why it had no login.
+pub(crate) fn pull_failure(error: DockerError, problem: Option<LoginError>) -> Failure {
+    let failure = Failure::from(error);
+    match problem {
+        Some(problem) if failure.help.is_none() => failure.help(format!("{problem}; {LOGIN_HELP}")),
+        _ => failure,
     }
 }

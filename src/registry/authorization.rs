@@ -145,7 +145,9 @@ impl RepositoryClient {
         loop {
             let mut request = match (identity, login) {
                 (Some(identity), _) => self
-                    .http
+                    .exchange
+                    .as_ref()
+                    .unwrap_or(&self.http)
                     .post(url.clone())
                     .body(exchange(&url, &asked, identity))
                     .header(CONTENT_TYPE, FORM),

@@ -36,6 +36,8 @@ pub(crate) type Renew = Arc<dyn Fn() -> BoxFuture<'static, Option<Login>> + Send
 pub(crate) struct RegistryAccess {
     /// An HTTP client from [`http_client`], which trusts the registry's certificate authority.
     pub(crate) http: reqwest::Client,
+    /// The client for exchanging an identity token, from [`exchange_client`]; absent if there is none.
+    pub(crate) exchange: Option<reqwest::Client>,
     pub(crate) login: Option<Login>,
     /// Why there is no login, although one is configured.
     pub(crate) problem: Option<LoginError>,
@@ -51,18 +53,32 @@ pub(crate) struct RegistryAccess {
 
 /// Returns a client for a registry. It trusts the given authorities and those that Docker is configured with for this
 /// host.
-pub(crate) fn http_client(
+pub(crate) fn http_client(host: &str, authorities: Vec<Vec<u8>>) -> Result<reqwest::Client, RegistryError> {
+    client(host, authorities, Redirects::Follow)
+}
+
+/// Returns a client that follows no redirect, because its requests have the login in their bodies.
+pub(crate) fn exchange_client(
+    host: &str,
+    authorities: Vec<Vec<u8>>,
+) -> Result<reqwest::Client, RegistryError> {
+    client(host, authorities, Redirects::Refuse)
+}
+
+fn client(
     host: &str,
     mut authorities: Vec<Vec<u8>>,
+    redirects: Redirects,
 ) -> Result<reqwest::Client, RegistryError> {
     authorities.extend(load_certificates(&Path::new(CERTS_D).join(host)));
-    http::client(&authorities, Redirects::Follow)
+    http::client(&authorities, redirects)
         .map_err(|source| RegistryError::Unreachable { host: host.to_owned(), source })
 }
 
 /// An authenticated connection to a repository.
 pub(crate) struct RepositoryClient {
     pub(super) http: reqwest::Client,
+    pub(super) exchange: Option<reqwest::Client>,
     pub(super) base: Url,
     pub(super) repository: Repository,
     /// Other repositories of the registry, from which blobs may be mounted.
@@ -101,6 +117,7 @@ impl RepositoryClient {
     ) -> Result<Self, RegistryError> {
         let mut client = Self {
             http: access.http.clone(),
+            exchange: access.exchange.clone(),
             base: base(repository.api_host(), "https")?,
             repository: repository.clone(),
             others: others.iter().filter(|other| **other != repository.path).cloned().collect(),

@@ -32,10 +32,12 @@ const BASE64: GeneralPurpose = GeneralPurpose::new(
 /// Why a configured login cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum LoginError {
-    #[error("the credential helper {program}, which Docker's configuration names for it, is not installed")]
-    NoHelper { program: String },
-    #[error("the credential helper {program} failed: {reason}")]
-    Helper { program: String, reason: String },
+    #[error(
+        "the credential helper {program}, which Docker's configuration names for {host}, is not installed"
+    )]
+    NoHelper { program: String, host: String },
+    #[error("the credential helper {program} failed for {host}: {reason}")]
+    Helper { program: String, host: String, reason: String },
     #[error("the login of `{key}` in Docker's configuration is not `user:password` in base64")]
     Entry { key: String },
 }
@@ -121,10 +123,13 @@ fn hostname(key: &str) -> &str {
 
 fn run_helper(helper: &str, host: &str) -> Result<Option<Login>, LoginError> {
     let program = format!("docker-credential-{helper}");
-    let failed = |reason: String| LoginError::Helper { program: program.clone(), reason };
+    let failed =
+        |reason: String| LoginError::Helper { program: program.clone(), host: host.to_owned(), reason };
     let reader = duct::cmd(&program, ["get"]).stdin_bytes(host).stderr_null().unchecked().reader().map_err(
         |error| match error.kind() {
-            io::ErrorKind::NotFound => LoginError::NoHelper { program: program.clone() },
+            io::ErrorKind::NotFound => {
+                LoginError::NoHelper { program: program.clone(), host: host.to_owned() }
+            }
             _ => failed(error.to_string()),
         },
     )?;
@@ -222,7 +227,7 @@ mod tests {
         let error = |config: &str| {
             login(&serde_json::from_str(config).unwrap(), "r.example").unwrap_err().to_string()
         };
-        let missing = "the credential helper docker-credential-runner-none, which Docker's configuration names for it, is not installed";
+        let missing = "the credential helper docker-credential-runner-none, which Docker's configuration names for r.example, is not installed";
         assert_eq!(error(r#"{"credHelpers": {"r.example": "runner-none"}}"#), missing);
         assert_eq!(error(r#"{"credsStore": "runner-none"}"#), missing);
         let wrong = error(r#"{"auths": {"r.example": {"auth": "bm8gY29sb24="}}}"#);
