@@ -93,7 +93,7 @@ fn a_registry_that_stays_busy_fails_the_push_after_the_patience() {
         let registry = ScriptedRegistry::start(move |asked| (asked.path == "/v2/").then(|| said(status)));
         let started = Instant::now();
         push(&registry).exits(3).complains(&format!("refused to serve: {status}"));
-        assert!(started.elapsed() < Duration::from_secs(10), "{status}");
+        assert!(started.elapsed() < Duration::from_secs(30), "{status}");
         assert!((3..8).contains(&registry.count("GET", "/v2/")), "{:?}", registry.requests());
     }
 }
@@ -148,7 +148,7 @@ fn calls_that_only_save_work_do_not_delay_a_push() {
     });
     let started = Instant::now();
     let outcome = is_complete(&registry, push(&registry), "silent");
-    assert!(started.elapsed() < Duration::from_secs(15), "{:?}", started.elapsed());
+    assert!(started.elapsed() < Duration::from_secs(25), "{:?}", started.elapsed());
     assert!(outcome.stderr.contains("continued without the layers of earlier images"), "{outcome}");
     assert!(outcome.stderr.contains("did not serve it within 1 s"), "{outcome}");
 }
