@@ -14,6 +14,10 @@ pub fn aws_calls(method: &str, url: &str, head: &[(String, String)], body: &str)
     let json: Value = serde_json::from_str(body).unwrap();
     match service {
         "AmazonEC2ContainerRegistry_V20150921" => vec![ecr(operation, &json)],
+        // ECR Public. Its token is a bearer token of STS.
+        "SpencerFrontendService" => {
+            vec![call("ecr-public", operation, "*"), call("sts", "GetServiceBearerToken", "*")]
+        }
         "CodeBuild_20161006" => {
             let build = text(&json["ids"][0]);
             let project = build.split(':').next().unwrap_or_default();

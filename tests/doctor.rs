@@ -2,7 +2,7 @@
 
 use crate::harness::{Outcome, Project, ecs, secrets_manager, unique};
 use crate::recorded_aws::RecordedAws;
-use indoc::formatdoc;
+use indoc::{formatdoc, indoc};
 use serde_json::{Value, json};
 
 fn checks(outcome: &Outcome) -> Vec<(String, String, String)> {
@@ -109,6 +109,29 @@ fn denied_reads_are_no_failure() {
     let aws = RecordedAws::start(Some("ecr:DescribeRepositories"));
     let outcome = project.runner("doctor --json").aws().env("AWS_ENDPOINT_URL", &aws.endpoint).run().exits(0);
     has(&checks(&outcome), &format!("repository {name}"), "could-not-check", "ecr:DescribeRepositories");
+}
+
+/// Findings, B15.
+#[test]
+fn a_repository_of_ecr_public_is_checked_by_its_login() {
+    let project = Project::new(indoc! {r"
+        version: 1
+        name: t
+        images: { app: { repository: public.ecr.aws/alias/app } }
+        phases: { build: { steps: [{ build: app }, { push: app }] } }
+    "});
+    let doctor = |aws: &RecordedAws| {
+        project.runner("doctor --json").aws().env("AWS_ENDPOINT_URL", &aws.endpoint).run().exits(0)
+    };
+    let token = r#"{"authorizationData":{"authorizationToken":"QVdTOnRoZS10b2tlbg=="}}"#;
+    let aws = RecordedAws::scripted(None, move |action, _| {
+        (action == "ecr-public:GetAuthorizationToken").then(|| (200, token.to_owned()))
+    });
+    let subject = "repository public.ecr.aws/alias/app";
+    has(&checks(&doctor(&aws).says_not("the-token")), subject, "good", "");
+    let denied = RecordedAws::start(Some("ecr-public:GetAuthorizationToken"));
+    let checks = checks(&doctor(&denied));
+    has(&checks, subject, "could-not-check", "ecr-public:GetAuthorizationToken");
 }
 
 #[test]

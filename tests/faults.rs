@@ -348,7 +348,8 @@ fn a_permanent_fault_fails_the_push_and_sets_no_tag() {
         "})
         .file(".home/.docker/config.json", config);
         let repository = unique("faults");
-        let outcome = project.runner(&format!("image push {image} {}/{repository}:v1", proxy.address)).run();
+        let call = project.runner(&format!("image push {image} {}/{repository}:v1", proxy.address));
+        let outcome = call.env("RUNNER_REGISTRY_PATIENCE", "1s").run();
         let outcome = outcome.exits(3).complains("error: the registry");
         assert!(outcome.stderr.contains(cause), "{fault:?}: {outcome}");
         assert!(registry.manifest(&repository, "v1").is_none(), "{fault:?}: a tag is there");

@@ -72,3 +72,39 @@ fn an_image_that_was_not_built_is_named() {
         .ends_with("has not been built")
         .ends_with("put `build: app` before this step");
 }
+
+/// Findings, B14.
+#[test]
+fn proxies_of_dockers_configuration_reach_builds_and_containers() {
+    let config = r#"{"proxies": {"default": {"httpProxy": "http://me:pass-word-1@proxy.invalid:1", "httpsProxy": "http://proxy.invalid:2", "noProxy": "a.invalid"}}}"#;
+    let project = Project::new(indoc! {r#"
+        version: 1
+        name: t
+        images:
+          app: { repository: proxies, tags: ["${TAG:-t}"], args: { no_proxy: own.invalid } }
+        phases:
+          build:
+            steps:
+              - build: app
+              - test: app
+                env: { NO_PROXY: test.invalid }
+    "#})
+    .file(".home/.docker/config.json", config)
+    // The engine caches what it has built once, whatever the proxies were.
+    .file("unique", unique("proxies"))
+    .file(
+        "Dockerfile",
+        indoc! {r#"
+            FROM busybox:1.36
+            COPY unique /
+            RUN echo "built with <$HTTPS_PROXY> <$https_proxy> <$NO_PROXY> <$no_proxy> <$http_proxy> <$FTP_PROXY>"
+            CMD ["sh", "-c", "echo \"tested with <$HTTPS_PROXY> <$https_proxy> <$NO_PROXY> <$no_proxy> <$http_proxy> <$ALL_PROXY>\""]
+        "#},
+    );
+    let outcome = project.runner("run").run().exits(0).says_not("pass-word-1");
+    let proxy = "<http://proxy.invalid:2> <http://proxy.invalid:2>";
+    let masked = "<http://me:***@proxy.invalid:1> <>";
+    outcome
+        .says(&format!("built with {proxy} <own.invalid> <own.invalid> {masked}"))
+        .says(&format!("tested with {proxy} <test.invalid> <a.invalid> {masked}"));
+}

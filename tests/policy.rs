@@ -51,12 +51,14 @@ pub fn allows_all(policy: &Value, calls: &[AwsCall]) {
 }
 
 /// Actions that take no resource, by the service authorization reference.
-const WITHOUT_RESOURCE: [&str; 5] = [
+const WITHOUT_RESOURCE: [&str; 7] = [
+    "ecr-public:GetAuthorizationToken",
     "ecr:GetAuthorizationToken",
     "ecs:DescribeTaskDefinition",
     "ecs:ListTasks",
     "elasticloadbalancing:DescribeTargetGroups",
     "ssm:DescribeParameters",
+    "sts:GetServiceBearerToken",
 ];
 
 /// Sufficient: every call is allowed. Minimal: every action and every resource is needed by some call, and `*` stands only
@@ -219,6 +221,63 @@ fn a_push_to_a_full_address_needs_fewer_permissions() {
     let (policy, calls) = push_calls(pipeline, &name, &[]);
     fits(&policy, &calls);
     assert!(!policy.to_string().contains("DescribeRepositories"), "{policy:#}");
+}
+
+/// Findings, B15.
+#[test]
+fn a_push_to_ecr_public_has_its_own_permissions() {
+    let project = Project::new(indoc! {r"
+        version: 1
+        name: t
+        images: { app: { repository: public.ecr.aws/alias/team/app, skip-unchanged: true } }
+        phases: { build: { steps: [{ build: app }, { push: app }] } }
+    "})
+    .file("Dockerfile", "FROM scratch\nCOPY Dockerfile /\n")
+    .git();
+    let token = r#"{"authorizationData":{"authorizationToken":"QVdTOnRoZS10b2tlbg==","expiresAt":1}}"#;
+    let aws = RecordedAws::scripted(None, move |action, _| {
+        (action == "ecr-public:GetAuthorizationToken").then(|| (200, token.to_owned()))
+    });
+    let run = |aws: &RecordedAws| {
+        let run = project.runner("run --publish").aws().env("AWS_ENDPOINT_URL", &aws.endpoint);
+        run.env("RUNNER_REGISTRY_PATIENCE", "1s").run()
+    };
+    // The bed has no way to the registry itself.
+    let outcome = run(&aws).exits(3).says_not("the-token");
+    outcome.ends_with("the registry public.ecr.aws cannot be reached");
+    let public = "arn:aws:ecr-public::123456789012:repository/team/app";
+    let mut calls = aws.calls();
+    assert!(calls.contains(&call("ecr-public:GetAuthorizationToken", "*")), "{calls:?}");
+    for action in
+        ["BatchCheckLayerAvailability", "InitiateLayerUpload", "UploadLayerPart", "CompleteLayerUpload"]
+    {
+        calls.push(call(&format!("ecr-public:{action}"), public));
+    }
+    calls.push(call("ecr-public:PutImage", public));
+    fits(&policy(&project, ""), &calls);
+    // Without the permission the error names it.
+    let aws = RecordedAws::start(Some("sts:GetServiceBearerToken"));
+    run(&aws).exits(3).says("sts:GetServiceBearerToken");
+}
+
+/// A pull from ECR Public needs no permission and no login, and neither does a push elsewhere.
+#[test]
+fn a_pull_from_ecr_public_needs_no_permission() {
+    let project = Project::new(indoc! {r#"
+        version: 1
+        name: t
+        images: { app: { repository: r.example/app, cache: { from: ["public.ecr.aws/alias/app:latest"] } } }
+        phases:
+          build:
+            steps:
+              - build: app
+              - test: app
+                services: { db: { image: "public.ecr.aws/docker/library/postgres:16" } }
+              - push: app
+    "#})
+    .file("Dockerfile", "FROM public.ecr.aws/docker/library/busybox:1.36\n");
+    let policy = policy(&project, "");
+    assert_eq!(policy["Statement"], json!([]), "{policy:#}");
 }
 
 #[test]

@@ -37,12 +37,25 @@ pub(crate) enum ImageRepository {
 impl ImageRepository {
     /// Reads `HOST/PATH` or `PATH`, without a tag.
     pub(crate) fn parse(name: &str) -> Result<Self, InvalidName> {
-        let Some(repository) = Repository::parse(name)? else { return Ok(Self::Bare(name.to_owned())) };
-        Ok(match EcrRegistry::parse(&repository.host) {
-            Some(registry) => Self::PrivateEcr { registry, repository },
-            None if ECR_PUBLIC.contains(&repository.host.as_str()) => Self::PublicEcr(repository),
-            None => Self::Elsewhere(repository),
-        })
+        let Some(repository) = Repository::parse(name)? else {
+            check_ecr_path(name, name)?;
+            return Ok(Self::Bare(name.to_owned()));
+        };
+        if let Some(registry) = EcrRegistry::parse(&repository.host) {
+            check_ecr_path(&repository.path, name)?;
+            check_ecr_length(&repository.path, name)?;
+            return Ok(Self::PrivateEcr { registry, repository });
+        }
+        if is_ecr_public(&repository.host) {
+            // The first part is the registry's alias.
+            let what = "repository of ECR Public, which is `public.ecr.aws/ALIAS/NAME`";
+            let (_, path) =
+                repository.path.split_once('/').ok_or_else(|| InvalidName { what, name: name.to_owned() })?;
+            check_ecr_path(&repository.path, name)?;
+            check_ecr_length(path, name)?;
+            return Ok(Self::PublicEcr(repository));
+        }
+        Ok(Self::Elsewhere(repository))
     }
 
     /// The name in the engine: bare names get [`LOCAL_HOST`], because the engine would take them for Docker Hub.
@@ -98,38 +111,88 @@ impl fmt::Display for Repository {
     }
 }
 
+/// Whether a host is that of Amazon ECR Public.
+pub(crate) fn is_ecr_public(host: &str) -> bool {
+    ECR_PUBLIC.contains(&host)
+}
+
 /// Docker's rule: a host has a dot or a port, or is `localhost`.
 fn is_host(part: &str) -> bool {
     part == "localhost" || part.contains(['.', ':'])
 }
 
+/// A host is a domain name, an IPv4 address or an IPv6 address in brackets, and may have a port. Its grammar is that of
+/// <https://pkg.go.dev/github.com/distribution/reference>.
 fn check_host(host: &str) -> Result<(), InvalidName> {
+    let (name, port) = if let Some((ip, port)) = host.strip_prefix('[').and_then(|rest| rest.split_once(']'))
+    {
+        (is_ipv6(ip), port)
+    } else {
+        let name = host.split(':').next().unwrap_or(host);
+        (name.split('.').all(is_domain_label), &host[name.len()..])
+    };
+    let port = match port.strip_prefix(':') {
+        Some(port) => {
+            port.bytes().all(|byte| byte.is_ascii_digit()) && port.parse().is_ok_and(|port: u16| port > 0)
+        }
+        None => port.is_empty(),
+    };
+    let what = "registry host (a domain name or an IP address, with a port from 1 to 65535 or without one)";
+    if name && port { Ok(()) } else { Err(InvalidName { what, name: host.to_owned() }) }
+}
+
+fn is_domain_label(label: &str) -> bool {
     let ends = |character: Option<char>| character.is_some_and(|c| c.is_ascii_alphanumeric());
-    let valid = ends(host.chars().next())
-        && ends(host.chars().last())
-        && host.chars().all(|c| c.is_ascii_alphanumeric() || ".-:".contains(c));
-    if valid { Ok(()) } else { Err(InvalidName { what: "registry host", name: host.to_owned() }) }
+    ends(label.chars().next())
+        && ends(label.chars().last())
+        && label.chars().all(|c| c.is_ascii_alphanumeric() || c == '-')
+}
+
+/// Whether a text is an IPv6 address: eight groups of hexadecimal digits, of which one `::` may replace some.
+fn is_ipv6(text: &str) -> bool {
+    let groups = |half: &str| {
+        let mut groups = half.split(':').filter(|_| !half.is_empty());
+        let valid = groups.clone().all(|group| {
+            (1..=4).contains(&group.len()) && group.bytes().all(|byte| byte.is_ascii_hexdigit())
+        });
+        valid.then(|| groups.by_ref().count())
+    };
+    match *text.split("::").map(groups).collect::<Vec<_>>() {
+        [Some(all)] => all == 8,
+        [Some(before), Some(after)] => before + after < 8,
+        _ => false,
+    }
 }
 
 fn check_path(path: &str) -> Result<(), InvalidName> {
-    let valid = !path.is_empty()
-        && path.len() <= 255
-        && path.split('/').all(|component| {
-            let ends = |character: Option<char>| character.is_some_and(|c| c.is_ascii_alphanumeric());
-            ends(component.chars().next())
-                && ends(component.chars().last())
-                && component
-                    .chars()
-                    .all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || "._-".contains(c))
-        });
-    if valid {
-        Ok(())
-    } else {
-        Err(InvalidName {
-            what: "repository name (lower-case letters, digits, `.`, `_`, `-` and `/`)",
-            name: path.to_owned(),
-        })
-    }
+    let is_separator = |text: &str| matches!(text, "." | "_" | "__") || text.bytes().all(|byte| byte == b'-');
+    let valid = path.len() <= 255 && path.split('/').all(|component| is_component(component, &is_separator));
+    let what = "repository name (lower-case letters and digits, separated by `/`, `.`, `_`, `__` or `-`)";
+    if valid { Ok(()) } else { Err(InvalidName { what, name: path.to_owned() }) }
+}
+
+/// ECR's own rule, which is narrower: the pattern of `repositoryName` in its API reference. The error shows the whole
+/// name.
+fn check_ecr_path(path: &str, whole: &str) -> Result<(), InvalidName> {
+    let is_separator = |text: &str| matches!(text, "." | "_" | "-");
+    let what =
+        "repository name of ECR (lower-case letters and digits, separated by single `/`, `.`, `_` or `-`)";
+    let valid = path.split('/').all(|component| is_component(component, &is_separator));
+    if valid { Ok(()) } else { Err(InvalidName { what, name: whole.to_owned() }) }
+}
+
+/// ECR's shortest name. A name without a registry may be shorter, because local mode does not ask ECR.
+fn check_ecr_length(path: &str, whole: &str) -> Result<(), InvalidName> {
+    let what = "repository name of ECR (at least 2 characters)";
+    if path.len() >= 2 { Ok(()) } else { Err(InvalidName { what, name: whole.to_owned() }) }
+}
+
+/// Whether a text consists of lower-case letters and digits, with separators between them.
+fn is_component(component: &str, is_separator: &dyn Fn(&str) -> bool) -> bool {
+    let is_plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
+    component.starts_with(is_plain)
+        && component.ends_with(is_plain)
+        && component.split(is_plain).filter(|between| !between.is_empty()).all(is_separator)
 }
 
 /// The tag of a reference without tag and digest.
@@ -246,6 +309,81 @@ mod tests {
             assert!(check_tag(tag).is_err(), "{tag}");
         }
         assert!(check_tag("v1.2_x-3").is_ok());
+    }
+
+    /// Findings, B11.
+    #[test]
+    fn hosts_follow_the_grammar_of_references() {
+        for host in [
+            "docker..io",
+            ".io",
+            "io.",
+            "-a.example",
+            "a-.example",
+            "a_b.example",
+            "host:",
+            "host:0",
+            "host:65536",
+            "host:99999",
+            "host:+80",
+            "host:80:90",
+            "a.example:x",
+            "[::1",
+            "[::1]x",
+            "[::1]:",
+            "[::1]:99999",
+            "[]",
+            "[:::]",
+            "[1::2::3]",
+            "[12345::]",
+            "[1:2:3:4:5:6:7]",
+            "[::g]",
+            "[1:2:3:4:5:6:7::8]",
+            "::1",
+        ] {
+            let name = format!("{host}/x");
+            assert!(Repository::parse(&name).is_err(), "{name}");
+        }
+        for host in [
+            "docker.io",
+            "LOCALHOST:1",
+            "localhost",
+            "xn--a.example:65535",
+            "1.2.3.4",
+            "[::1]:5000",
+            "[::1]",
+            "[fe80::A:1]",
+            "[1:2:3:4:5:6:7:8]:80",
+            "[::]",
+        ] {
+            let name = format!("{host}/x");
+            assert_eq!(Repository::parse(&name).unwrap().unwrap().host, host, "{name}");
+        }
+        let reference = ImageReference::parse("[::1]:5000/x:v1");
+        assert_eq!((reference.name, reference.tag), ("[::1]:5000/x", Some("v1")));
+    }
+
+    #[test]
+    fn paths_follow_the_grammar_of_references_and_of_ecr() {
+        let elsewhere = |path: &str| ImageRepository::parse(&format!("r.example/{path}")).is_ok();
+        let ecr = |path: &str| {
+            ImageRepository::parse(&format!("123456789012.dkr.ecr.eu-west-1.amazonaws.com/{path}")).is_ok()
+        };
+        let bare = |path: &str| ImageRepository::parse(path).is_ok();
+        for path in ["a__b", "a--b", "a---b/c"] {
+            assert!(elsewhere(path) && !ecr(path) && !bare(path), "{path}");
+        }
+        for path in ["a___b", "a..b", "a._b", "a.-b", "a-", "_a", "a/", "/a", "a//b", "a/-b", "A", "ä", ""] {
+            assert!(!elsewhere(path) && !ecr(path) && !bare(path), "{path}");
+        }
+        for path in ["ab", "a.b-c_d/e1", "a/b/c", "0a"] {
+            assert!(elsewhere(path) && ecr(path), "{path}");
+        }
+        assert!(elsewhere("a") && bare("a") && !ecr("a"));
+        assert!(elsewhere(&"a".repeat(255)) && !elsewhere(&"a".repeat(256)));
+        let public = |path: &str| ImageRepository::parse(&format!("public.ecr.aws/{path}")).is_ok();
+        assert!(public("alias/web") && public("alias/team/web"));
+        assert!(!public("web") && !public("alias/a__b") && !public("alias/a"));
     }
 
     #[test]

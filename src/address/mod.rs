@@ -6,7 +6,7 @@ mod image;
 pub(crate) use arn::{Arn, is_account, partition_of, short_name, split_parameter, split_secret};
 pub(crate) use image::{
     EcrRegistry, ImageReference, ImageRepository, InvalidName, LATEST, LOCAL_HOST, Repository, check_tag,
-    split_tag,
+    is_ecr_public, split_tag,
 };
 
 /// Checks the address of a webhook. Without TLS its path and headers, which are secrets, could be read on the way.

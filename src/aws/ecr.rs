@@ -9,6 +9,9 @@ use aws_sdk_ecr::types::{
 };
 use base64::Engine;
 
+/// The region of ECR Public's API: <https://docs.aws.amazon.com/general/latest/gr/ecr-public.html>.
+const ECR_PUBLIC_REGION: &str = "us-east-1";
+
 /// The settings of a repository to create.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct NewRepository {
@@ -54,17 +57,20 @@ impl Aws {
             .send()
             .await
             .map_err(|failed| error(ACTION, "*", failed))?;
-        let pair = answer
-            .authorization_data()
-            .first()
-            .and_then(|data| data.authorization_token())
-            .and_then(|token| base64::engine::general_purpose::STANDARD.decode(token).ok())
-            .and_then(|bytes| String::from_utf8(bytes).ok());
-        let (user, password) = pair
-            .as_deref()
-            .and_then(|pair| pair.split_once(':'))
-            .ok_or_else(|| AwsError::without(ACTION, "token"))?;
-        Ok(Login { user: user.to_owned(), password: Secret::new(password) })
+        let token = answer.authorization_data().first().and_then(|data| data.authorization_token());
+        login(token).ok_or_else(|| AwsError::without(ACTION, "token"))
+    }
+
+    /// A login for ECR Public, which has its API in one region only, and its own permissions.
+    pub(crate) async fn ecr_public_login(&self) -> Result<Login, AwsError> {
+        const ACTION: &str = "ecr-public:GetAuthorizationToken";
+        let answer = aws_sdk_ecrpublic::Client::new(&self.in_region(ECR_PUBLIC_REGION).config)
+            .get_authorization_token()
+            .send()
+            .await
+            .map_err(|failed| error(ACTION, "*", failed))?;
+        let token = answer.authorization_data().and_then(|data| data.authorization_token());
+        login(token).ok_or_else(|| AwsError::without(ACTION, "token"))
     }
 
     /// The address (`HOST/NAME`) of a repository. Returns `None` if there is no repository with this name.
@@ -201,6 +207,14 @@ impl Aws {
                 .map_err(|failed| error("ecr:StartImageScan", &self.repository_arn(name), failed)),
         }
     }
+}
+
+/// The login in an authorization token.
+fn login(token: Option<&str>) -> Option<Login> {
+    let bytes = base64::engine::general_purpose::STANDARD.decode(token?).ok()?;
+    let pair = String::from_utf8(bytes).ok()?;
+    let (user, password) = pair.split_once(':')?;
+    Some(Login { user: user.to_owned(), password: Secret::new(password) })
 }
 
 fn basic(finding: &ImageScanFinding) -> Finding {

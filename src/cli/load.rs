@@ -269,6 +269,10 @@ pub(crate) fn artifacts(process: &HashMap<String, String>, directory: &Path) -> 
 const REGISTRY_TIMEOUT: &str = "RUNNER_REGISTRY_TIMEOUT";
 const DEFAULT_REGISTRY_TIMEOUT: Duration = Duration::from_mins(1);
 
+/// The variable for how long calls of a registry are retried, and its default.
+const REGISTRY_PATIENCE: &str = "RUNNER_REGISTRY_PATIENCE";
+const DEFAULT_REGISTRY_PATIENCE: Duration = Duration::from_mins(1);
+
 /// The variable for the interval at which deployments are polled, in milliseconds. By default it grows from one second to five.
 const ECS_POLL: &str = "RUNNER_ECS_POLL";
 
@@ -310,6 +314,7 @@ pub(crate) fn settings(process: &HashMap<String, String>) -> Result<Settings, Fa
         aws_ca_bundle: get("AWS_CA_BUNDLE").map(PathBuf::from),
         in_codebuild: process.contains_key("CODEBUILD_BUILD_ID"),
         registry_timeout: time(REGISTRY_TIMEOUT)?.unwrap_or(DEFAULT_REGISTRY_TIMEOUT),
+        registry_patience: time(REGISTRY_PATIENCE)?.unwrap_or(DEFAULT_REGISTRY_PATIENCE),
         ecs_poll: ecs_poll.map(Duration::from_millis),
         path: get("PATH").map(OsString::from).unwrap_or_default(),
     })

@@ -178,6 +178,12 @@ impl From<RegistryError> for Failure {
             RegistryError::NoRepository { repository, .. } => failure.help(format!(
                 "create it (`aws ecr create-repository --repository-name {repository}`), or write `create: true` for the image"
             )),
+            RegistryError::Protocol { .. } => failure.help(
+                "check that the address in `repository` is a registry's, and what proxies before it do",
+            ),
+            RegistryError::Lost { .. } => {
+                failure.help("push again; if it happens again, check the registry's storage")
+            }
             RegistryError::Unreachable { .. } => {
                 failure.help("check the name in `repository`, the network and the proxy settings")
             }

@@ -3,7 +3,7 @@
 pub(crate) mod dockerd;
 pub(crate) mod failure;
 
-use crate::address::EcrRegistry;
+use crate::address::{EcrRegistry, is_ecr_public};
 use crate::aws::Aws;
 use crate::docker::host::Endpoint;
 use crate::docker::solver::Logins;
@@ -12,8 +12,9 @@ use crate::docker_config::DockerConfig;
 use crate::exit::{Exit, Failure};
 use crate::plan::Mode;
 use crate::registry;
-use crate::registry::connection::Renew;
-use crate::registry::login;
+use crate::registry::connection::{Renew, exchange_client, http_client};
+use crate::registry::login::{self, LoginError};
+use crate::registry::retries::OnWait;
 use crate::secret::{Login, Masks, Secret};
 use crate::tls;
 use dockerd::DockerdStart;
@@ -24,6 +25,9 @@ use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 use tokio::sync::{Mutex, OnceCell};
 
+/// What to do about a login of Docker's configuration that cannot be used.
+const LOGIN_HELP: &str = "if the registry requires a login, install the helper and log in again, or correct `credHelpers`, `credsStore` and `auths` in Docker's config.json";
+
 /// The settings of all connections.
 #[derive(Debug, Clone)]
 pub(crate) struct Settings {
@@ -33,6 +37,8 @@ pub(crate) struct Settings {
     pub(crate) in_codebuild: bool,
     /// How long a registry may be silent.
     pub(crate) registry_timeout: Duration,
+    /// How long calls of a registry that may succeed later are retried.
+    pub(crate) registry_patience: Duration,
     /// The interval at which deployments are polled. By default it grows from one second to five.
     pub(crate) ecs_poll: Option<Duration>,
     /// The value of `PATH`.
@@ -101,7 +107,17 @@ impl Connections {
     }
 
     pub(crate) async fn docker(&self) -> Result<&Engine, Failure> {
-        self.docker.get_or_try_init(|| self.connect()).await
+        let connect = || async {
+            let engine = self.connect().await?;
+            // Builds and containers may print their proxies.
+            for (_, address) in engine.proxies() {
+                if let Some(password) = password(address) {
+                    self.masks.add(&password);
+                }
+            }
+            Ok(engine)
+        };
+        self.docker.get_or_try_init(connect).await
     }
 
     async fn connect(&self) -> Result<Engine, Failure> {
@@ -129,65 +145,116 @@ impl Connections {
         Ok(aws)
     }
 
-    /// The login for a registry: for ECR a token from AWS when publishing, otherwise that of Docker's configuration.
-    pub(crate) async fn login(&self, host: &str, access: &Access) -> Result<Option<Login>, Failure> {
+    /// The login for a registry that images are pulled from, or why the one that Docker's configuration names cannot be
+    /// used: for ECR a token from AWS when publishing, otherwise that of Docker's configuration. ECR Public needs none.
+    pub(crate) async fn login(
+        &self,
+        host: &str,
+        access: &Access,
+    ) -> Result<Result<Option<Login>, LoginError>, Failure> {
         match EcrRegistry::parse(host) {
             Some(ecr) if self.mode == Mode::Publish => {
-                let login = self.ecr_login(host, &ecr.region, access).await?;
-                self.masks.add(&login.password);
-                Ok(Some(login))
+                Ok(Ok(Some(self.ecr_login(host, Some(&ecr.region), access).await?)))
             }
             _ => self.docker_login(host).await,
         }
     }
 
-    /// The access to a registry, with its login.
+    /// The access to a registry, with its login. `on_wait` reports waits while they last.
     pub(crate) async fn registry(
         &self,
         host: &str,
         access: &Access,
+        on_wait: OnWait,
     ) -> Result<registry::connection::RegistryAccess, Failure> {
         let login = self.login(host, access).await?;
-        self.registry_with(login, host, access)
+        self.registry_with(login, host, access, on_wait)
     }
 
-    /// The access to a registry with a known login.
-    pub(crate) fn registry_with(
+    /// The access to a registry that images are pushed to. For ECR Public, whose images everyone may pull, the login
+    /// comes from AWS if Docker's configuration has none.
+    pub(crate) async fn registry_to_push(
         &self,
-        login: Option<Login>,
         host: &str,
         access: &Access,
+        on_wait: OnWait,
     ) -> Result<registry::connection::RegistryAccess, Failure> {
-        let http = registry::connection::http_client(host, self.settings.authorities())?;
+        let login = match self.login(host, access).await? {
+            Ok(None) | Err(_) if self.gets_public_token(host) => {
+                Ok(Some(self.ecr_login(host, None, access).await?))
+            }
+            login => login,
+        };
+        self.registry_with(login, host, access, on_wait)
+    }
+
+    fn gets_public_token(&self, host: &str) -> bool {
+        self.mode == Mode::Publish && is_ecr_public(host)
+    }
+
+    /// The access to a registry with a known login. The registry may need none, so it is no failure if there is none.
+    pub(crate) fn registry_with(
+        &self,
+        login: Result<Option<Login>, LoginError>,
+        host: &str,
+        access: &Access,
+        on_wait: OnWait,
+    ) -> Result<registry::connection::RegistryAccess, Failure> {
+        let has_identity = matches!(&login, Ok(Some(login)) if login.is_identity_token());
+        let authorities = self.settings.authorities();
+        // Reading certificates takes time, and few registries have identity tokens.
+        let exchange = has_identity.then(|| exchange_client(host, authorities.clone())).transpose()?;
+        let http = http_client(host, authorities)?;
         let (connections, access, own_host) = (self.clone(), access.clone(), host.to_owned());
         let renew: Renew = Arc::new(move || {
             let (connections, access, host) = (connections.clone(), access.clone(), own_host.clone());
             Box::pin(async move {
                 connections.ecr_logins.lock().await.remove(&(access.clone(), host.clone()));
-                connections.login(&host, &access).await.ok().flatten()
+                // Only a push sends a login to ECR Public.
+                if connections.gets_public_token(&host) {
+                    return connections.ecr_login(&host, None, &access).await.ok();
+                }
+                connections.login(&host, &access).await.ok()?.ok().flatten()
             })
         });
+        let (login, problem) = match login {
+            Ok(login) => (login, None),
+            Err(error) => (None, Some(error)),
+        };
         Ok(registry::connection::RegistryAccess {
             http,
+            exchange,
             login,
+            problem,
             renew,
             timeout: self.settings.registry_timeout,
+            patience: self.settings.registry_patience,
+            on_wait,
         })
     }
 
-    async fn ecr_login(&self, host: &str, region: &str, access: &Access) -> Result<Login, Failure> {
+    /// A token of ECR in this region, or of ECR Public.
+    async fn ecr_login(&self, host: &str, region: Option<&str>, access: &Access) -> Result<Login, Failure> {
         let mut logins = self.ecr_logins.lock().await;
         let key = (access.clone(), host.to_owned());
         if let Some(login) = logins.get(&key) {
             return Ok(login.clone());
         }
-        let login = self.aws(access).await?.in_region(region).ecr_login().await?;
+        let aws = self.aws(access).await?;
+        let login = match region {
+            Some(region) => aws.in_region(region).ecr_login().await?,
+            None => aws.ecr_public_login().await?,
+        };
+        self.masks.add(&login.password);
         logins.insert(key, login.clone());
         Ok(login)
     }
 
     /// The login for a registry in Docker's configuration.
-    pub(crate) async fn docker_login(&self, host: &str) -> Result<Option<Login>, Failure> {
+    pub(crate) async fn docker_login(
+        &self,
+        host: &str,
+    ) -> Result<Result<Option<Login>, LoginError>, Failure> {
         let read = || async {
             let config = match &self.settings.docker.configuration {
                 Some(directory) => DockerConfig::read(directory).map_err(|error| {
@@ -201,8 +268,9 @@ impl Connections {
         let config = self.docker_config.get_or_try_init(read).await?.clone();
         let host = host.to_owned();
         // A credential helper is another program, which may take long.
-        let login = tokio::task::spawn_blocking(move || login::login(&config, &host)).await.ok().flatten();
-        if let Some(login) = &login {
+        let login =
+            tokio::task::spawn_blocking(move || login::login(&config, &host)).await.unwrap_or(Ok(None));
+        if let Ok(Some(login)) = &login {
             self.masks.add(&login.password);
         }
         Ok(login)
@@ -216,40 +284,71 @@ impl Connections {
     /// Logins for builds. A build requests one by host name when it pulls a private image.
     pub(crate) fn logins(&self, access: Access) -> BuildLogins {
         let connections = self.clone();
-        let failures = Arc::<std::sync::Mutex<HashMap<String, Failure>>>::default();
+        let failures = Arc::<std::sync::Mutex<LoginFailures>>::default();
         let recorded = failures.clone();
         let logins: Logins = Arc::new(move |host| {
             let (connections, access, recorded) = (connections.clone(), access.clone(), recorded.clone());
             Box::pin(async move {
-                match connections.login(&host, &access).await {
-                    Ok(login) => login,
-                    Err(failure) => {
-                        // The build continues without a login. If it then fails at this registry, this is the cause.
-                        recorded.lock().unwrap_or_else(PoisonError::into_inner).insert(host, failure);
-                        None
-                    }
+                let login = connections.login(&host, &access).await;
+                let mut failures = recorded.lock().unwrap_or_else(PoisonError::into_inner);
+                // The build continues without a login. If it then fails at this registry, this is the cause.
+                match login {
+                    Ok(Ok(login)) => return login,
+                    Ok(Err(problem)) => drop(failures.problems.insert(host, problem)),
+                    Err(failure) => drop(failures.failures.insert(host, failure)),
                 }
+                None
             })
         });
         BuildLogins { logins, failures }
     }
 }
 
+/// The password in a URL.
+fn password(url: &str) -> Option<Secret> {
+    let (_, rest) = url.split_once("://")?;
+    let (login, _) = rest.split('/').next()?.rsplit_once('@')?;
+    let (_, password) = login.split_once(':')?;
+    (!password.is_empty()).then(|| Secret::new(password))
+}
+
+/// The logins that failed, by host.
+#[derive(Default)]
+struct LoginFailures {
+    failures: HashMap<String, Failure>,
+    /// Logins of Docker's configuration. The registry may need none.
+    problems: HashMap<String, LoginError>,
+}
+
 /// The logins of builds that run together, and the logins that failed.
 pub(crate) struct BuildLogins {
     pub(crate) logins: Logins,
-    failures: Arc<std::sync::Mutex<HashMap<String, Failure>>>,
+    failures: Arc<std::sync::Mutex<LoginFailures>>,
 }
 
 impl BuildLogins {
     /// The failure of a build. If the error names a registry whose login failed, that is the failure.
     pub(crate) fn build_failure(&self, error: DockerError) -> Failure {
+        let mut problem = None;
         if let DockerError::Build(text) = &error {
             let failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
-            if let Some((_, failure)) = failures.iter().find(|(host, _)| text.contains(host.as_str())) {
+            if let Some((_, failure)) =
+                failures.failures.iter().find(|(host, _)| text.contains(host.as_str()))
+            {
                 return failure.clone();
             }
+            let of_host = failures.problems.iter().find(|(host, _)| text.contains(host.as_str()));
+            problem = of_host.map(|(_, problem)| problem.clone());
         }
-        error.into()
+        pull_failure(error, problem)
+    }
+}
+
+/// The failure of a pull or build. `problem` is why it had no login.
+pub(crate) fn pull_failure(error: DockerError, problem: Option<LoginError>) -> Failure {
+    let failure = Failure::from(error);
+    match problem {
+        Some(problem) if failure.help.is_none() => failure.help(format!("{problem}; {LOGIN_HELP}")),
+        _ => failure,
     }
 }

@@ -17,8 +17,10 @@ use crate::language::pipeline::reference::SecretReference;
 use crate::plan::policy::TASKS;
 use crate::registry::connection::RepositoryClient;
 use crate::registry::inspect::Inspected;
+use crate::registry::retries::OnWait;
 use futures_util::future::{BoxFuture, join_all};
 use serde_json::{Map, Value};
+use std::sync::Arc;
 use std::time::Duration;
 
 /// How long one check may take: an unreachable registry must not delay the deployment.
@@ -234,7 +236,10 @@ impl Deployer<'_> {
         reference: &str,
     ) -> Result<Option<Inspected>, InspectError> {
         let unknown = |failure: Failure| InspectError::Unknown(failure.message);
-        let access = self.connections.registry(&repository.host, &self.access).await.map_err(unknown)?;
+        // A check is over before a wait would be of interest.
+        let on_wait: OnWait = Arc::new(|_| Box::pin(async {}));
+        let access = self.connections.registry(&repository.host, &self.access, on_wait).await;
+        let access = access.map_err(unknown)?;
         let client = RepositoryClient::connect(&access, repository, &[]).await;
         let client = client.map_err(|error| unknown(error.into()))?;
         let found = client.inspect(reference).await.map_err(|error| unknown(error.into()))?;

@@ -118,7 +118,9 @@ impl Engine {
         network: Option<&str>,
         name: Option<&str>,
     ) -> Result<String, DockerError> {
-        let body = body(container, network, name);
+        let is_set = |name: &str| container.env.iter().any(|(variable, _)| variable == name);
+        let proxies: Vec<_> = self.missing_proxies(is_set).collect();
+        let body = body(container, &proxies, network, name);
         let created = self.client.create_container(None, body).await;
         Ok(created.map_err(|error| creation_error(container, error))?.id)
     }
@@ -206,8 +208,15 @@ impl Engine {
     }
 }
 
-fn body(container: &ContainerRun, network: Option<&str>, name: Option<&str>) -> ContainerCreateBody {
-    let env = container.env.iter().map(|(name, value)| format!("{name}={}", value.expose())).collect();
+fn body(
+    container: &ContainerRun,
+    proxies: &[&(String, String)],
+    network: Option<&str>,
+    name: Option<&str>,
+) -> ContainerCreateBody {
+    let proxies = proxies.iter().map(|(name, value)| format!("{name}={value}"));
+    let own = container.env.iter().map(|(name, value)| format!("{name}={}", value.expose()));
+    let env = proxies.chain(own).collect();
     let binds = container.volumes.iter().filter(|volume| volume.bind);
     let host = HostConfig {
         memory: container.memory.and_then(|bytes| i64::try_from(bytes).ok()),

@@ -5,6 +5,7 @@ use super::certificates::{Certificates, Tls};
 use super::connection::Connection;
 use super::docker_context::{self, DockerContext};
 use super::ssh::Destination;
+use crate::docker_config::DockerConfig;
 use rustix::net::sockopt;
 use std::fmt;
 use std::io;
@@ -61,6 +62,14 @@ impl Endpoint {
             Some(_) => Ok(None),
             None => docker_context::current(self.configuration.as_deref(), self.context.as_deref()),
         }
+    }
+
+    /// Returns the proxy variables that Docker's configuration sets in builds and containers of an engine. A broken
+    /// configuration sets none: it is reported when a login is needed.
+    pub(crate) fn proxies(&self, host: &Host) -> Vec<(String, String)> {
+        let read = |directory: &Path| DockerConfig::read(directory).ok().flatten();
+        let config = self.configuration.as_deref().and_then(read).unwrap_or_default();
+        config.proxies(&host.url())
     }
 
     /// Parses the address of the docker context or of the environment, and reads the certificates if it uses TLS.
@@ -161,6 +170,17 @@ impl Host {
         source: impl Into<Box<dyn std::error::Error + Send + Sync>>,
     ) -> DockerError {
         DockerError::Unreachable { address: self.to_string(), source: source.into() }
+    }
+}
+
+impl Host {
+    /// The address as a URL, in the form of `DOCKER_HOST`.
+    fn url(&self) -> String {
+        match self {
+            Self::Unix(path) => format!("unix://{}", path.display()),
+            Self::Tcp(address) | Self::Tls { address, .. } => format!("tcp://{address}"),
+            Self::Ssh(destination) => destination.to_string(),
+        }
     }
 }
 

@@ -46,6 +46,8 @@ pub(crate) struct Engine {
     context: Option<String>,
     /// Whether images may be read from its storage directory.
     reads_storage: bool,
+    /// The proxy variables of Docker's configuration for builds and containers.
+    proxies: Arc<Vec<(String, String)>>,
     /// Its description, after the first request for it.
     about: Arc<OnceCell<About>>,
 }
@@ -201,6 +203,10 @@ impl Engine {
             Ok(host) => Self::reach(host, endpoint.reads_storage).await,
             Err(error) => Err(error),
         };
+        let connected = connected.map(|engine| {
+            let proxies = Arc::new(endpoint.proxies(&engine.host));
+            Self { proxies, ..engine }
+        });
         match context {
             Some(DockerContext { name, .. }) => connected
                 .map(|engine| Self { context: Some(name.clone()), ..engine })
@@ -230,7 +236,24 @@ impl Engine {
             let version = version.unwrap_or_else(|| "of unknown version".to_owned());
             return Err(DockerError::TooOld { version, found: spoken.to_string() });
         }
-        Ok(Self { client, host, context: None, reads_storage, about: Arc::default() })
+        Ok(Self {
+            client,
+            host,
+            context: None,
+            reads_storage,
+            proxies: Arc::default(),
+            about: Arc::default(),
+        })
+    }
+
+    /// The proxy variables of Docker's configuration for builds and containers.
+    pub(crate) fn proxies(&self) -> &[(String, String)] {
+        &self.proxies
+    }
+
+    /// Returns the proxy variables that are not among these variables, which override them.
+    fn missing_proxies(&self, set: impl Fn(&str) -> bool) -> impl Iterator<Item = &(String, String)> {
+        self.proxies.iter().filter(move |(name, _)| !set(name))
     }
 }
 

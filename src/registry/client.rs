@@ -1,11 +1,13 @@
 //! The API calls of a push.
 
 use super::RegistryError;
-use super::connection::{Answer, RepositoryClient, Trouble};
+use super::connection::{Answer, RepositoryClient};
 use super::manifest::{Descriptor, INDEX_TYPE, MANIFEST_TYPE, Stored, digest_of};
+use super::retries::Trouble;
+use super::saving::Saving;
 use bytes::Bytes;
 use futures_util::TryStreamExt;
-use reqwest::header::{ACCEPT, CONTENT_LENGTH, CONTENT_TYPE, LOCATION};
+use reqwest::header::{ACCEPT, CONTENT_LENGTH, CONTENT_TYPE, LOCATION, RANGE};
 use reqwest::{Method, RequestBuilder, StatusCode, Url};
 use serde::Deserialize;
 use std::path::Path;
@@ -41,39 +43,83 @@ struct TagList {
 }
 
 impl RepositoryClient {
-    /// Whether the repository has a blob with its full size.
-    pub(crate) async fn has_blob(&self, blob: &Descriptor) -> Result<bool, RegistryError> {
+    /// Whether the repository is known to have a blob with its full size.
+    pub(crate) async fn has_blob(&self, blob: &Descriptor) -> bool {
+        self.saving(Saving::BlobLookup, self.size_of_blob(blob))
+            .await
+            .is_some_and(|there| there == Some(true))
+    }
+
+    /// Asks whether the repository has a blob with its full size. Returns `None` if the response does not say so.
+    async fn size_of_blob(&self, blob: &Descriptor) -> Result<Option<bool>, RegistryError> {
         let url = self.url(&format!("blobs/{}", blob.digest))?;
-        match self.call(Method::HEAD, &url, |request| request).await {
-            Ok(answer) => {
-                // Some servers return 0 instead of the size.
-                let size = answer.header(CONTENT_LENGTH.as_str()).and_then(|size| size.parse().ok());
-                let is_whole = size.is_none_or(|size: u64| size == 0 || size == blob.size);
-                Ok(answer.status.is_success() && is_whole)
+        let answer = self.call(Method::HEAD, &url, |request| request).await?;
+        // Some servers return 0 instead of the size.
+        let size = answer.header(CONTENT_LENGTH.as_str()).and_then(|size| size.parse().ok());
+        let is_whole = size.is_none_or(|size: u64| size == 0 || size == blob.size);
+        Ok(answer.status.is_success().then_some(is_whole))
+    }
+
+    /// Verifies that the repository has a blob that it has accepted: some registries lose it without a word.
+    async fn confirm(&self, blob: &Descriptor) -> Result<(), Trouble> {
+        let head = self.saving(Saving::BlobLookup, self.size_of_blob(blob)).await.flatten();
+        let is_there = match head {
+            Some(is_whole) => Some(is_whole),
+            // Not every registry answers HEAD.
+            None => self.saving(Saving::Confirmation, self.serves_blob(blob)).await.flatten(),
+        };
+        match is_there {
+            Some(false) => {
+                let (host, digest) = (self.repository().host.clone(), blob.digest.clone());
+                Err(RegistryError::Lost { host, digest }.into())
             }
-            // A response to HEAD has no body with the reason. The response to the next call has one.
-            Err(RegistryError::Denied { .. }) => Ok(false),
-            Err(error) => Err(error),
+            // A registry that says neither refuses the manifest if the blob is missing.
+            Some(true) | None => Ok(()),
+        }
+    }
+
+    /// Asks for the first byte of a blob. The response may have all of them, which are not read.
+    async fn serves_blob(&self, blob: &Descriptor) -> Result<Option<bool>, RegistryError> {
+        let url = self.url(&format!("blobs/{}", blob.digest))?;
+        let mut retries = self.retries();
+        loop {
+            let trouble = match self.request(Method::GET, &url).await {
+                Ok((request, _)) => match request.header(RANGE, "bytes=0-0").send().await {
+                    Ok(answer) => {
+                        return Ok(match answer.status() {
+                            StatusCode::NOT_FOUND | StatusCode::GONE => Some(false),
+                            status => status.is_success().then_some(true),
+                        });
+                    }
+                    Err(error) => self.unreachable(error, &url),
+                },
+                Err(trouble) => trouble,
+            };
+            retries.wait(trouble).await?;
         }
     }
 
     /// Mounts a blob from another repository of the registry. A refusal is not an error.
-    pub(crate) async fn mount(&self, digest: &str) -> Result<bool, RegistryError> {
+    pub(crate) async fn mount(&self, blob: &Descriptor) -> bool {
         for other in self.others() {
-            let mut url = self.url("blobs/uploads/")?;
-            url.query_pairs_mut().append_pair("mount", digest).append_pair("from", other);
-            let requested = self.call(Method::POST, &url, |request| request.header(CONTENT_LENGTH, 0)).await;
-            let answer = match requested {
-                Err(RegistryError::Denied { .. } | RegistryError::Refused { .. }) => continue,
-                answer => answer?,
-            };
-            if answer.status == StatusCode::CREATED {
-                return Ok(true);
+            let mounted = self.saving(Saving::Mount, self.mount_from(other, &blob.digest)).await;
+            if mounted.unwrap_or_default() && self.confirm(blob).await.is_ok() {
+                return true;
             }
-            // The registry has started an upload instead. Cancel it.
-            if let Some(url) = self.location(&answer) {
-                let _ = self.once(Method::DELETE, &url, |request| request).await;
-            }
+        }
+        false
+    }
+
+    async fn mount_from(&self, other: &str, digest: &str) -> Result<bool, RegistryError> {
+        let mut url = self.url("blobs/uploads/")?;
+        url.query_pairs_mut().append_pair("mount", digest).append_pair("from", other);
+        let answer = self.call(Method::POST, &url, |request| request.header(CONTENT_LENGTH, 0)).await?;
+        if answer.status == StatusCode::CREATED {
+            return Ok(true);
+        }
+        // The registry has started an upload instead. Cancel it.
+        if let Some(url) = location(&answer).filter(|url| self.check_target(url, "the layers").is_ok()) {
+            let _ = self.once(Method::DELETE, &url, |request| request).await;
         }
         Ok(false)
     }
@@ -90,15 +136,19 @@ impl RepositoryClient {
         let mut mounted = false;
         loop {
             // Checked before every attempt: the response to a successful upload may have been lost.
-            if self.has_blob(blob).await? {
+            if self.has_blob(blob).await {
                 let done = if retries.failed > 0 { Uploaded::Sent } else { Uploaded::Present };
                 return Ok(done);
             }
-            if !std::mem::replace(&mut mounted, true) && self.mount(&blob.digest).await? {
+            if !std::mem::replace(&mut mounted, true) && self.mount(blob).await {
                 return Ok(Uploaded::Mounted);
             }
             let counted = Arc::new(AtomicU64::new(0));
-            match self.put_blob(blob, path, [&counted, sent]).await {
+            let stored = match self.put_blob(blob, path, [&counted, sent]).await {
+                Ok(()) => self.confirm(blob).await,
+                Err(trouble) => Err(trouble),
+            };
+            match stored {
                 Ok(()) => return Ok(Uploaded::Sent),
                 Err(trouble) => {
                     sent.fetch_sub(counted.load(Ordering::Relaxed), Ordering::Relaxed);
@@ -119,10 +169,8 @@ impl RepositoryClient {
         let answer = self.once(Method::POST, &url, |request| request.header(CONTENT_LENGTH, 0)).await?;
         let answer = self.check(answer, "start an upload")?;
         let mut url =
-            self.location(&answer).ok_or_else(|| self.denied("it returned no URL for the upload"))?;
-        if self.base().scheme() == "https" && url.scheme() != "https" {
-            return Err(self.denied("it asks for the layers over plain HTTP").into());
-        }
+            location(&answer).ok_or_else(|| self.broken("started an upload, but returned no URL for it"))?;
+        self.check_target(&url, "the layers")?;
         url.query_pairs_mut().append_pair("digest", &blob.digest);
         let file = tokio::fs::File::open(path).await.map_err(RegistryError::file(path))?;
         let [counted, _] = counters;
@@ -138,7 +186,7 @@ impl RepositoryClient {
             .header(CONTENT_LENGTH, blob.size)
             .body(reqwest::Body::wrap_stream(body));
         let mut sending = pin!(async {
-            let answer = request.send().await.map_err(|error| self.unreachable(error))?;
+            let answer = request.send().await.map_err(|error| self.unreachable(error, &url))?;
             self.read(answer, generation, false).await
         });
         // The timeout restarts while bytes are sent. After the last byte the registry has to verify the blob.
@@ -161,11 +209,6 @@ impl RepositoryClient {
         };
         self.check(answer, "store a layer")?;
         Ok(())
-    }
-
-    /// Returns the URL in the `Location` header.
-    fn location(&self, answer: &Answer) -> Option<Url> {
-        answer.header(LOCATION.as_str()).and_then(|location| self.base().join(location).ok())
     }
 
     /// Puts a manifest under a tag or its own digest.
@@ -192,10 +235,9 @@ impl RepositoryClient {
     pub(crate) async fn manifest(&self, name: &str) -> Result<Option<Stored>, RegistryError> {
         let url = self.url(&format!("manifests/{name}"))?;
         let answer = self.call(Method::GET, &url, |request| request.header(ACCEPT, ACCEPTED)).await?;
-        if !answer.status.is_success() {
-            return Ok(None);
-        }
-        let media_type = match answer.header(CONTENT_TYPE.as_str()) {
+        let Some(answer) = self.found(answer, &format!("serve the image `{name}`"))? else { return Ok(None) };
+        let media_type = answer.header(CONTENT_TYPE.as_str()).and_then(|value| value.split(';').next());
+        let media_type = match media_type.map(str::trim) {
             Some(INDEX_TYPE) => INDEX_TYPE,
             _ => MANIFEST_TYPE,
         };
@@ -215,7 +257,7 @@ impl RepositoryClient {
     pub(crate) async fn blob(&self, digest: &str) -> Result<Option<Bytes>, RegistryError> {
         let url = self.url(&format!("blobs/{digest}"))?;
         let answer = self.call(Method::GET, &url, |request| request).await?;
-        Ok(answer.status.is_success().then_some(answer.body))
+        Ok(self.found(answer, "serve a blob")?.map(|answer| answer.body))
     }
 
     /// Returns the first page of the repository's tags, in the registry's order.
@@ -227,15 +269,32 @@ impl RepositoryClient {
 
     /// Returns the digest of a tag, or `None` if the tag does not exist.
     pub(crate) async fn tag_digest(&self, tag: &str) -> Result<Option<String>, RegistryError> {
-        let url = self.url(&format!("manifests/{tag}"))?;
-        let answer = self.call(Method::HEAD, &url, |request| request.header(ACCEPT, ACCEPTED)).await?;
-        if !answer.status.is_success() {
-            return Ok(None);
+        if let Some(digest) = self.saving(Saving::ManifestLookup, self.digest_in_head(tag)).await.flatten() {
+            return Ok(Some(digest));
         }
-        if let Some(digest) = answer.header(CONTENT_DIGEST) {
-            return Ok(Some(digest.to_owned()));
-        }
-        // The specification does not require the header.
+        // Some registries do not answer HEAD, and the specification does not require the header with the digest.
         Ok(self.manifest(tag).await?.map(|manifest| manifest.digest))
     }
+
+    async fn digest_in_head(&self, tag: &str) -> Result<Option<String>, RegistryError> {
+        let url = self.url(&format!("manifests/{tag}"))?;
+        let answer = self.call(Method::HEAD, &url, |request| request.header(ACCEPT, ACCEPTED)).await?;
+        let digest = answer.header(CONTENT_DIGEST).filter(|digest| digest.starts_with("sha256:"));
+        Ok(digest.filter(|_| answer.status.is_success()).map(ToOwned::to_owned))
+    }
+
+    /// Returns `None` if the response says that something does not exist.
+    fn found(&self, answer: Answer, doing: &str) -> Result<Option<Answer>, RegistryError> {
+        match answer.status {
+            StatusCode::NOT_FOUND | StatusCode::GONE => Ok(None),
+            _ => self.check(answer, doing).map(Some),
+        }
+    }
+}
+
+/// Returns the URL in the `Location` header. It is relative to the request
+/// (<https://www.rfc-editor.org/rfc/rfc9110#section-10.2.2>).
+fn location(answer: &Answer) -> Option<Url> {
+    let location = answer.header(LOCATION.as_str()).map(str::trim).filter(|location| !location.is_empty())?;
+    answer.url.join(location).ok()
 }

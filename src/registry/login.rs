@@ -1,10 +1,14 @@
 //! Logins from Docker's own configuration: `auths`, `credHelpers` and `credsStore` of `config.json`.
 
-use crate::docker_config::DockerConfig;
+use crate::docker_config::{AuthEntry, DockerConfig};
 use crate::secret::{Login, Secret};
+use crate::text::shortened;
 use base64::Engine;
+use base64::alphabet::STANDARD;
+use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use serde::Deserialize;
-use std::io::Read;
+use std::collections::BTreeMap;
+use std::io::{self, Read};
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
@@ -12,45 +16,99 @@ use std::time::Duration;
 const HELPER_TIMEOUT: Duration = Duration::from_mins(1);
 /// The largest response of a credential helper that is read, in bytes.
 const MAX_RESPONSE: u64 = 1024 * 1024;
+/// How much of a helper's own words an error shows, in characters.
+const MAX_WORDS: usize = 200;
 /// Docker Hub's key in the configuration. It dates from the first version of the registry API.
 const HUB_KEY: &str = "https://index.docker.io/v1/";
+/// What a credential helper prints if it has no login for a registry: docker/docker-credential-helpers,
+/// `credentials/error.go`.
+const NOT_FOUND: &str = "credentials not found";
+/// Logins in base64, with or without padding.
+const BASE64: GeneralPurpose = GeneralPurpose::new(
+    &STANDARD,
+    GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
+);
+
+/// Why a configured login cannot be used.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum LoginError {
+    #[error(
+        "the credential helper {program}, which Docker's configuration names for {host}, is not installed"
+    )]
+    NoHelper { program: String, host: String },
+    #[error("the credential helper {program} failed for {host}: {reason}")]
+    Helper { program: String, host: String, reason: String },
+    #[error("the login of `{key}` in Docker's configuration is not `user:password` in base64")]
+    Entry { key: String },
+}
 
 /// The response of a credential helper.
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
 struct HelperResponse {
-    username: String,
-    secret: String,
+    username: Option<String>,
+    secret: Option<String>,
 }
 
 /// Returns the login for a registry's host. Runs the credential helper if one is configured, and blocks until it has
 /// answered.
-pub(crate) fn login(config: &DockerConfig, host: &str) -> Option<Login> {
+pub(crate) fn login(config: &DockerConfig, host: &str) -> Result<Option<Login>, LoginError> {
     let key = if is_hub(host) { HUB_KEY } else { host };
-    let matches = |name: &String| name == key || hostname(name) == hostname(key);
-    let helper = config
-        .cred_helpers
-        .iter()
-        .find(|(name, _)| matches(name))
-        .map(|(_, helper)| helper)
-        .or(config.creds_store.as_ref());
-    if let Some(login) = helper.and_then(|helper| run_helper(helper, key)) {
-        return Some(login);
+    let helper = find(&config.cred_helpers, key).map_or(&config.creds_store, |(_, helper)| helper);
+    let failed = match helper.as_str() {
+        "" => None,
+        helper => match run_helper(helper, key) {
+            Ok(Some(login)) => return Ok(Some(login)),
+            Ok(None) => None,
+            Err(error) => Some(error),
+        },
+    };
+    let found = match find(&config.auths, key) {
+        Some((name, entry)) => stored(name, entry)?,
+        None => None,
+    };
+    match (found, failed) {
+        (None, Some(error)) => Err(error),
+        (found, _) => Ok(found),
     }
-    let (_, entry) = config.auths.iter().find(|(name, _)| matches(name))?;
+}
+
+/// Returns the entry of a registry by Docker's rule: the exact key, or else one with the same host, which older versions
+/// of Docker wrote as a URL. If there are several of those, the one with `https://` comes first, and `http://` last.
+fn find<'c, T>(entries: &'c BTreeMap<String, T>, key: &str) -> Option<(&'c String, &'c T)> {
+    let rank = |name: &str| match name.split_once("://") {
+        Some((scheme, _)) if scheme.eq_ignore_ascii_case("https") => 0,
+        None => 1,
+        Some(_) => 2,
+    };
+    entries.get_key_value(key).or_else(|| {
+        entries
+            .iter()
+            .filter(|(name, _)| hostname(name).eq_ignore_ascii_case(hostname(key)))
+            .min_by_key(|(name, _)| (rank(name), name.len()))
+    })
+}
+
+/// Returns the login of an entry of `auths`. The entry is empty if a credential helper has the login.
+fn stored(key: &str, entry: &AuthEntry) -> Result<Option<Login>, LoginError> {
     if !entry.identitytoken.is_empty() {
-        return Some(Login {
+        return Ok(Some(Login {
             user: Login::IDENTITY_TOKEN.to_owned(),
             password: Secret::new(entry.identitytoken.as_str()),
-        });
+        }));
     }
-    if entry.auth.is_empty() && !entry.username.is_empty() {
+    if entry.auth.is_empty() {
         let password = Secret::new(entry.password.as_str());
-        return Some(Login { user: entry.username.clone(), password });
+        return Ok((!entry.username.is_empty()).then(|| Login { user: entry.username.clone(), password }));
     }
-    let decoded = base64::engine::general_purpose::STANDARD.decode(&entry.auth).ok()?;
-    let (user, password) = std::str::from_utf8(&decoded).ok()?.split_once(':')?;
-    Some(Login { user: user.to_owned(), password: Secret::new(password.trim_end_matches('\0')) })
+    let text: String = entry.auth.chars().filter(|c| !c.is_ascii_whitespace()).collect();
+    let decoded = BASE64.decode(text).ok().and_then(|bytes| String::from_utf8(bytes).ok());
+    match decoded.as_deref().and_then(|pair| pair.split_once(':')) {
+        Some((user, password)) if !user.is_empty() => {
+            Ok(Some(Login { user: user.to_owned(), password: Secret::new(password.trim_end_matches('\0')) }))
+        }
+        _ => Err(LoginError::Entry { key: key.to_owned() }),
+    }
 }
 
 fn is_hub(host: &str) -> bool {
@@ -63,13 +121,18 @@ fn hostname(key: &str) -> &str {
     key.split('/').next().unwrap_or(key)
 }
 
-fn run_helper(helper: &str, host: &str) -> Option<Login> {
-    let reader = duct::cmd(format!("docker-credential-{helper}"), ["get"])
-        .stdin_bytes(host)
-        .stderr_null()
-        .unchecked()
-        .reader()
-        .ok()?;
+fn run_helper(helper: &str, host: &str) -> Result<Option<Login>, LoginError> {
+    let program = format!("docker-credential-{helper}");
+    let failed =
+        |reason: String| LoginError::Helper { program: program.clone(), host: host.to_owned(), reason };
+    let reader = duct::cmd(&program, ["get"]).stdin_bytes(host).stderr_null().unchecked().reader().map_err(
+        |error| match error.kind() {
+            io::ErrorKind::NotFound => {
+                LoginError::NoHelper { program: program.clone(), host: host.to_owned() }
+            }
+            _ => failed(error.to_string()),
+        },
+    )?;
     // It is killed after the timeout, and also if its output has been read and it does not exit.
     let reader = Arc::new(reader);
     let (reading, (sender, response)) = (reader.clone(), mpsc::channel());
@@ -80,13 +143,43 @@ fn run_helper(helper: &str, host: &str) -> Option<Login> {
     });
     let response = response.recv_timeout(HELPER_TIMEOUT);
     let _ = reader.kill();
-    let response: HelperResponse = serde_json::from_slice(&response.ok()?.ok()?).ok()?;
-    Some(Login { user: response.username, password: Secret::new(response.secret) })
+    let response = response
+        .map_err(|_| failed(format!("it did not answer within {} s", HELPER_TIMEOUT.as_secs())))?
+        .map_err(|error| failed(error.to_string()))?;
+    match serde_json::from_slice::<HelperResponse>(&response) {
+        Ok(HelperResponse { username, secret: Some(secret) }) if !secret.is_empty() => {
+            Ok(Some(Login { user: username.unwrap_or_default(), password: Secret::new(secret) }))
+        }
+        Ok(_) => Ok(None),
+        Err(_) => {
+            let words = String::from_utf8_lossy(&response);
+            match words.trim() {
+                words if words.contains(NOT_FOUND) => Ok(None),
+                "" => Err(failed("it printed nothing".to_owned())),
+                // It may contain the secret.
+                words if words.starts_with('{') => Err(failed("its output is not a login".to_owned())),
+                words => Err(failed(shortened(&words.replace('\n', " "), MAX_WORDS))),
+            }
+        }
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn user(config: &str, host: &str) -> Option<String> {
+        let config = serde_json::from_str(config).unwrap();
+        login(&config, host).unwrap().map(|login| login.user)
+    }
+
+    fn entries(keys: &[&str]) -> String {
+        let entries: Vec<String> = keys
+            .iter()
+            .map(|key| format!(r#""{key}": {{"username": "of {key}", "password": "p"}}"#))
+            .collect();
+        format!(r#"{{"auths": {{{}}}}}"#, entries.join(", "))
+    }
 
     #[test]
     fn logins_are_found_by_host() {
@@ -94,11 +187,58 @@ mod tests {
             r#"{"auths": {"r.example:5000": {"auth": "dTpwOnc="}, "https://index.docker.io/v1/": {"auth": "aDpo"}, "plain.example": {"username": "n", "password": "s"}}}"#,
         );
         let config = config.unwrap();
-        let found = login(&config, "r.example:5000").unwrap();
+        let found = login(&config, "r.example:5000").unwrap().unwrap();
         assert_eq!((found.user.as_str(), found.password.expose()), ("u", "p:w"));
-        assert_eq!(login(&config, "registry-1.docker.io").unwrap().user, "h");
-        let plain = login(&config, "plain.example").unwrap();
+        assert_eq!(login(&config, "registry-1.docker.io").unwrap().unwrap().user, "h");
+        let plain = login(&config, "plain.example").unwrap().unwrap();
         assert_eq!((plain.user.as_str(), plain.password.expose()), ("n", "s"));
-        assert!(login(&config, "other").is_none());
+        assert!(login(&config, "other").unwrap().is_none());
+    }
+
+    /// Findings, B1.
+    #[test]
+    fn the_exact_key_comes_first() {
+        let user = |keys: &[&str], host: &str| user(&entries(keys), host).unwrap_or_default();
+        let all = ["http://r.example", "https://r.example/v1/", "r.example", "https://r.example"];
+        assert_eq!(user(&all, "r.example"), "of r.example");
+        assert_eq!(user(&["http://r.example:5000", "r.example:5000"], "r.example:5000"), "of r.example:5000");
+        let hub = ["http://index.docker.io", "index.docker.io", "https://index.docker.io/v1/"];
+        assert_eq!(user(&hub, "docker.io"), "of https://index.docker.io/v1/");
+        // Without an exact key it is always the same one.
+        let old = ["http://r.example", "r.example/v2/", "https://r.example/v1/"];
+        assert_eq!(user(&old, "r.example"), "of https://r.example/v1/");
+        assert_eq!(user(&old[..2], "r.example"), "of r.example/v2/");
+        assert_eq!(user(&old[..1], "r.example"), "of http://r.example");
+        // Another port is another registry.
+        assert_eq!(user(&["r.example:5001", "https://r.example"], "r.example:5000"), "");
+    }
+
+    #[test]
+    fn an_exact_key_without_a_login_means_none() {
+        let config = r#"{"auths": {"r.example": {}, "https://r.example/v1/": {"auth": "dTpw"}}}"#;
+        assert_eq!(user(config, "r.example"), None);
+        let config = r#"{"auths": {"r.example": null, "https://r.example/v1/": {"auth": "dTpw"}}}"#;
+        assert_eq!(user(config, "r.example"), None);
+    }
+
+    /// Findings, B12.
+    #[test]
+    fn a_login_that_cannot_be_used_is_named() {
+        let error = |config: &str| {
+            login(&serde_json::from_str(config).unwrap(), "r.example").unwrap_err().to_string()
+        };
+        let missing = "the credential helper docker-credential-runner-none, which Docker's configuration names for r.example, is not installed";
+        assert_eq!(error(r#"{"credHelpers": {"r.example": "runner-none"}}"#), missing);
+        assert_eq!(error(r#"{"credsStore": "runner-none"}"#), missing);
+        let wrong = error(r#"{"auths": {"r.example": {"auth": "bm8gY29sb24="}}}"#);
+        assert_eq!(
+            wrong,
+            "the login of `r.example` in Docker's configuration is not `user:password` in base64"
+        );
+        // An entry without a helper, or a login beside a helper that fails, is a login.
+        let config = r#"{"credHelpers": {"r.example": ""}, "credsStore": "runner-none", "auths": {"r.example": {"auth": "dTpw"}}}"#;
+        assert_eq!(user(config, "r.example").as_deref(), Some("u"));
+        let config = r#"{"credsStore": "runner-none", "auths": {"r.example": {"auth": "dTpw"}}}"#;
+        assert_eq!(user(config, "r.example").as_deref(), Some("u"));
     }
 }

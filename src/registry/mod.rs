@@ -5,7 +5,9 @@
 //! or stored in an OCI [`layout`] on disk for local mode. Both create the same blobs, and so the same digest. Layers
 //! that are [`known`] from earlier images are not compressed again.
 
+mod authorization;
 pub(crate) mod blob;
+mod challenge;
 pub(crate) mod client;
 pub(crate) mod compress;
 pub(crate) mod connection;
@@ -16,6 +18,9 @@ pub(crate) mod layout;
 pub(crate) mod login;
 pub(crate) mod manifest;
 pub(crate) mod push;
+mod refusal;
+pub(crate) mod retries;
+mod saving;
 pub(crate) mod source;
 
 use crate::address::InvalidName;
@@ -54,6 +59,12 @@ pub(crate) enum RegistryError {
     /// The registry rejects the login, or requires one.
     #[error("the registry {host} refuses access: {reason}")]
     Denied { host: String, reason: String },
+    /// The registry does not keep to its protocol. The problem follows its name.
+    #[error("the registry {host} {problem}")]
+    Protocol { host: String, problem: String },
+    /// The registry accepted a blob and then did not have it.
+    #[error("the registry {host} accepted the blob {digest}, but does not have it")]
+    Lost { host: String, digest: String },
     /// The repository has reached its quota of images.
     #[error("the repository `{repository}` of {host} is full: {reason}")]
     Full {
@@ -86,8 +97,8 @@ pub(crate) enum RegistryError {
         /// The operation that failed, as an infinitive.
         doing: String,
         status: u16,
-        /// The registry's error code, or empty.
-        code: String,
+        /// The registry's error codes.
+        codes: Vec<String>,
         reason: String,
     },
     /// The registry serves content with another digest.

@@ -8,19 +8,24 @@ use super::compress::Compression;
 use super::connection::RepositoryClient;
 use super::known::KnownBlobs;
 use super::manifest::{CONFIG_TYPE, Descriptor, Index, Stored};
+use super::retries::BACKOFF;
+use super::saving::Saving;
 use super::source::{self, Exported, ImageSource};
 use crate::exit;
 use crate::text::human_size;
 use futures_util::stream::FuturesUnordered;
-use futures_util::{StreamExt, TryStreamExt, stream};
+use futures_util::{StreamExt, stream};
 use std::cmp;
 use std::collections::{BinaryHeap, HashMap, HashSet};
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 use tokio::sync::mpsc;
 
+/// How long a refused tag may be looked up.
+const MAX_LOOKUP: Duration = Duration::from_secs(10);
 /// ECR's error code for an immutable tag.
 const TAG_INVALID: &str = "TAG_INVALID";
 /// How many blobs are uploaded in parallel.
@@ -127,9 +132,9 @@ impl RepositoryClient {
         tags: &[String],
         layers: &[String],
         compression: Compression,
-    ) -> Result<KnownBlobs, RegistryError> {
+    ) -> KnownBlobs {
         let mut known = KnownBlobs::new(compression);
-        let others = self.tags().await?;
+        let others = self.saving(Saving::EarlierImages, self.tags()).await.unwrap_or_default();
         // The next image to read is at the end.
         let own = tags.iter().rev().filter(|tag| others.contains(tag));
         let mut names: Vec<String> = others.iter().chain(own).cloned().collect();
@@ -142,15 +147,12 @@ impl RepositoryClient {
                 continue;
             }
             left -= 1;
-            match self.learn(&mut known, &name).await {
-                Ok(more) => names.extend(more),
-                Err(error) => {
-                    self.note(format!("earlier images could not be read: {}", exit::chain(&error)));
-                    break;
-                }
+            match self.saving(Saving::EarlierImages, self.learn(&mut known, &name)).await {
+                Some(more) => names.extend(more),
+                None => break,
             }
         }
-        Ok(known)
+        known
     }
 
     /// Adds the layers of an earlier image. Returns the digests of the images if it is an index.
@@ -173,23 +175,23 @@ impl RepositoryClient {
         &self,
         layers: &[String],
         known: &HashMap<String, Descriptor>,
-    ) -> Result<(HashMap<String, Descriptor>, usize), RegistryError> {
+    ) -> (HashMap<String, Descriptor>, usize) {
         let distinct: HashSet<&String> = layers.iter().collect();
         let known = distinct.into_iter().filter_map(|layer| Some((layer, known.get(layer)?)));
         let looked_up = stream::iter(known).map(async |(layer, blob)| {
-            let had = self.has_blob(blob).await?;
-            let there = had || self.mount(&blob.digest).await?;
-            Ok::<_, RegistryError>(there.then(|| (layer.clone(), blob.clone(), had)))
+            let had = self.has_blob(blob).await;
+            let there = had || self.mount(blob).await;
+            there.then(|| (layer.clone(), blob.clone(), had))
         });
         let mut looked_up = looked_up.buffer_unordered(LOOKUPS);
         let (mut present, mut mounted) = (HashMap::new(), 0);
-        while let Some(found) = looked_up.try_next().await? {
+        while let Some(found) = looked_up.next().await {
             if let Some((layer, blob, had)) = found {
                 present.insert(layer, blob);
                 mounted += usize::from(!had);
             }
         }
-        Ok((present, mounted))
+        (present, mounted)
     }
 
     /// Creates the blobs of an image in a directory and uploads them, without a manifest.
@@ -250,9 +252,10 @@ impl RepositoryClient {
         Ok((exported, summary))
     }
 
-    /// Uploads a manifest under its own digest: an index requires the manifests of its images. Its blobs must exist.
+    /// Uploads a manifest under its own digest and verifies it: an index requires the manifests of its images. Its
+    /// blobs must exist.
     pub(crate) async fn put(&self, manifest: &Stored) -> Result<(), RegistryError> {
-        self.put_manifest(&manifest.digest, manifest).await
+        self.tag(manifest, std::slice::from_ref(&manifest.digest)).await
     }
 
     /// Adds tags to an existing image.
@@ -277,6 +280,7 @@ impl RepositoryClient {
                     return Err(error);
                 }
                 self.note(format!("tried again, because {}", exit::chain(&error)));
+                tokio::time::sleep(BACKOFF.delay(TAG_ATTEMPTS - left)).await;
             }
         }
         Ok(())
@@ -295,24 +299,37 @@ impl RepositoryClient {
         }
     }
 
-    /// Uploads a manifest under a tag. An immutable tag is not an error if it already refers to this image.
+    /// Uploads a manifest under a tag. A tag that cannot be moved is not an error if it already refers to this image,
+    /// whatever the registry's words for that are.
     async fn put_tag(&self, manifest: &Stored, tag: &str) -> Result<(), RegistryError> {
         let refused = match self.put_manifest(tag, manifest).await {
             Ok(()) => return Ok(()),
-            Err(error @ RegistryError::Refused { .. }) => error,
-            Err(error) => return Err(error),
+            Err(error) => error,
         };
-        match self.tag_digest(tag).await? {
-            Some(existing) if existing == manifest.digest => Ok(()),
-            Some(existing) if matches!(&refused, RegistryError::Refused { code, .. } if code == TAG_INVALID) => {
-                Err(RegistryError::ImmutableTag {
-                    tag: tag.to_owned(),
-                    pushed: None,
-                    existing,
-                    digest: manifest.digest.clone(),
-                })
+        let is_immutable = match &refused {
+            RegistryError::Refused { codes, reason, .. } => {
+                codes.iter().any(|code| code == TAG_INVALID) || is_about_immutability(reason)
             }
+            RegistryError::Denied { reason, .. } => is_about_immutability(reason),
+            RegistryError::Full { .. } | RegistryError::NoRepository { .. } => false,
+            _ => return Err(refused),
+        };
+        let existing = tokio::time::timeout(MAX_LOOKUP, self.tag_digest(tag)).await;
+        match existing {
+            Ok(Ok(Some(existing))) if existing == manifest.digest => Ok(()),
+            Ok(Ok(Some(existing))) if is_immutable => Err(RegistryError::ImmutableTag {
+                tag: tag.to_owned(),
+                pushed: None,
+                existing,
+                digest: manifest.digest.clone(),
+            }),
             _ => Err(refused),
         }
     }
+}
+
+/// Whether a refusal is about a tag that cannot be moved. Registries have neither a status nor a code in common for it:
+/// 400 `TAG_INVALID` (ECR), 403 or 405 `DENIED` or `UNSUPPORTED`, 409, 412 `PRECONDITION` (Harbor).
+fn is_about_immutability(reason: &str) -> bool {
+    reason.to_ascii_lowercase().contains("immutable")
 }

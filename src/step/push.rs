@@ -43,7 +43,7 @@ pub(crate) async fn run(cx: &StepScope<'_>, names: &[Name]) -> Result<(), Failur
 async fn tag(cx: &StepScope<'_>, name: &Name, image: &Image, digest: &str) -> Result<String, Failure> {
     let tags = cx.tags(image)?;
     let (repository, aws) = target(cx, image).await?;
-    let access = cx.connections.registry(&repository.host, &cx.access()?).await?;
+    let access = cx.connections.registry_to_push(&repository.host, &cx.access()?, cx.on_wait()).await?;
     let client = RepositoryClient::connect(&access, &repository, &[]).await?;
     let tagged = client.tag_again(digest, &tags).await;
     warn(cx, &client).await;
@@ -166,7 +166,7 @@ async fn to_registry(
         tags: cx.events.shown_all(&tags),
     };
     cx.events.send_for(cx.events.id().inner(&name.value), started).await;
-    let access = cx.connections.registry(&repository.host, &cx.access()?).await?;
+    let access = cx.connections.registry_to_push(&repository.host, &cx.access()?, cx.on_wait()).await?;
     let mut pushed = cx.shared.pushed.lock().await;
     let pushed_blobs = pushed.entry(repository.host.clone()).or_default();
     let client = RepositoryClient::connect(&access, &repository, pushed_blobs.repositories()).await?;

@@ -14,12 +14,13 @@ use crate::language::pipeline::model::{AwsAccess, Step};
 use crate::language::pipeline::template::Template;
 use crate::plan::scope::Values;
 use crate::process::{Guards, Stopping};
+use crate::registry::retries::OnWait;
 use crate::secret::MaybeSecret;
 use crate::text::listed;
 use crate::work::Work;
 use std::collections::HashMap;
 use std::path::PathBuf;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::mpsc;
 
 /// The state that the steps of a run share. Steps may run in parallel, so it is behind locks.
@@ -117,6 +118,15 @@ impl<'a> StepScope<'a> {
         let aws = step.aws.as_ref().unwrap_or(&project.pipeline.aws);
         let (connections, work) = (&shared.connections, &shared.work);
         Ok(Self { project, connections, work, shared, values, events, output, stopping, aws })
+    }
+
+    /// Notes waits for a registry in the log while they last.
+    pub(crate) fn on_wait(&self) -> OnWait {
+        let events = self.events.clone();
+        Arc::new(move |text| {
+            let events = events.clone();
+            Box::pin(async move { events.note(text).await })
+        })
     }
 
     pub(crate) fn resolve(&self, template: &Template) -> Result<MaybeSecret, Failure> {

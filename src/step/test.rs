@@ -3,6 +3,7 @@
 use super::StepScope;
 use super::junit::{CaseResult, Results};
 use crate::address::ImageReference;
+use crate::connections::pull_failure;
 use crate::docker::container::ContainerRun;
 use crate::docker::files::{CopyOut, Volume};
 use crate::docker::service::{Probe, Service};
@@ -262,11 +263,15 @@ async fn service(
         if engine.image(&image).await.is_err() {
             let host = ImageReference::parse(&image).repository().map(|repository| repository.host);
             let host = host.as_deref().unwrap_or("docker.io");
-            let login = cx.connections.login(host, &cx.access()?).await?;
+            // The registry may need no login.
+            let (login, problem) = match cx.connections.login(host, &cx.access()?).await? {
+                Ok(login) => (login, None),
+                Err(problem) => (None, Some(problem)),
+            };
             cx.events.note(format!("pulling {image}")).await;
             let pull = engine.pull(&image, login.as_ref());
             tokio::select! {
-                pulled = pull => pulled?,
+                pulled = pull => pulled.map_err(|error| pull_failure(error, problem))?,
                 () = cx.stopping.soft.cancelled() => return Err(Failure::stopped()),
             }
         }

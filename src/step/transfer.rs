@@ -14,6 +14,7 @@ use crate::registry::connection::RepositoryClient;
 use crate::registry::manifest::chain_ids;
 use crate::registry::manifest::{Descriptor, Stored};
 use crate::registry::push::{Progress, PushSummary};
+use crate::registry::retries::OnWait;
 use crate::registry::source::{ImageSource, Open, Parts};
 use crate::secret::Masks;
 use std::collections::HashMap;
@@ -100,12 +101,12 @@ impl Transfer<'_> {
     ) -> Result<(Stored, PushSummary), Failure> {
         let Self { client, tags, compression, .. } = *self;
         let local = self.engine.image(image).await?;
-        let known = client.known(tags, &local.layers, compression).await?;
+        let known = client.known(tags, &local.layers, compression).await;
         // Blobs of other repositories can be mounted.
         let mut layers = pushed_blobs.layers.clone();
         layers.extend(known.layers().clone());
         layers.retain(|_, blob| blob.is_compressed_with(compression));
-        let (present, mounted) = client.present(&local.layers, &layers).await?;
+        let (present, mounted) = client.present(&local.layers, &layers).await;
         let is_whole = local.layers.iter().all(|layer| present.contains_key(layer));
         let (manifest, mut summary) = if let Some(whole) = known.whole(&local.id).filter(|_| is_whole) {
             let summary = PushSummary { present: whole.blobs().count(), ..PushSummary::default() };
@@ -183,7 +184,7 @@ pub(crate) struct ImagePushed {
 }
 
 impl ImagePush {
-    /// Pushes the image. Problems that do not fail the push go to `warn`.
+    /// Pushes the image. Problems that do not fail the push go to `warn`, and waits to `on_wait` while they last.
     pub(crate) async fn run(
         &self,
         settings: &Settings,
@@ -191,6 +192,7 @@ impl ImagePush {
         progress: &Progress,
         stop: &CancellationToken,
         warn: &mut dyn FnMut(String),
+        on_wait: OnWait,
     ) -> Result<ImagePushed, Failure> {
         let connections = Connections::alone(settings, masks);
         let engine = connections.docker().await?;
@@ -205,8 +207,8 @@ impl ImagePush {
         })?;
         let (host, own) = (&self.repository.host, Access::default());
         let access = match connections.docker_login(host).await? {
-            Some(login) => connections.registry_with(Some(login), host, &own)?,
-            None => connections.registry(host, &own).await?,
+            Ok(Some(login)) => connections.registry_with(Ok(Some(login)), host, &own, on_wait)?,
+            _ => connections.registry_to_push(host, &own, on_wait).await?,
         };
         let client = RepositoryClient::connect(&access, &self.repository, &[]).await?;
         let blobs = tempfile::tempdir()

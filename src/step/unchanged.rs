@@ -24,11 +24,15 @@ use serde::Serialize;
 use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 /// How many characters of a fingerprint its tag contains.
 const TAG_LENGTH: usize = 40;
 /// The version of the fingerprint: it changes whenever the inputs of a fingerprint do.
 const VERSION: &str = "3";
+
+/// How long a call may take that only saves work: without it, an image is built although it could be skipped.
+const MAX_CALL: Duration = Duration::from_secs(10);
 
 /// The reason why an image has no fingerprint.
 struct NoFingerprint(String);
@@ -106,13 +110,18 @@ pub(crate) async fn record(cx: &StepScope<'_>, name: &Name, passed: Option<StepI
         return Ok(());
     }
     let image = cx.image(name)?;
-    let Some(client) = client(cx, &image).await? else { return Ok(()) };
-    let recorded = client.tag_again(digest, &[tag(fingerprint)]).await;
-    if let Err(error) = recorded {
+    let tags = [tag(fingerprint)];
+    let recorded = in_time(async {
+        match client(cx, &image).await? {
+            Some(client) => Ok(client.tag_again(digest, &tags).await.map(drop)?),
+            None => Ok(()),
+        }
+    });
+    if let Err(failure) = recorded.await {
         // The image is pushed, and the next build is only slower.
-        let reason = crate::exit::chain(&error);
+        let (name, reason) = (&name.value, failure.message);
         cx.events
-            .warn(format!("could not tag {} with its fingerprint for `skip-unchanged`: {reason}", name.value))
+            .warn(format!("could not tag {name} with its fingerprint for `skip-unchanged`: {reason}"))
             .await;
     }
     Ok(())
@@ -133,17 +142,28 @@ async fn pushed_before(
     image: &Image,
     fingerprint: &str,
 ) -> Result<Option<String>, Failure> {
-    match client(cx, image).await? {
-        Some(client) => Ok(client.tag_digest(&tag(fingerprint)).await?),
-        None => Ok(None),
-    }
+    in_time(async {
+        match client(cx, image).await? {
+            Some(client) => Ok(client.tag_digest(&tag(fingerprint)).await?),
+            None => Ok(None),
+        }
+    })
+    .await
+}
+
+/// Bounds a call that only saves work.
+async fn in_time<T>(call: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
+    tokio::time::timeout(MAX_CALL, call).await.unwrap_or_else(|_| {
+        let seconds = MAX_CALL.as_secs();
+        Err(Failure::environment(format!("the registry did not serve it within {seconds} s")))
+    })
 }
 
 /// Connects to the image's repository. Returns `None` if it does not exist yet.
 async fn client(cx: &StepScope<'_>, image: &Image) -> Result<Option<RepositoryClient>, Failure> {
     let Some(address) = push::address(cx, image).await? else { return Ok(None) };
     let Some(repository) = Repository::parse(&address)? else { return Ok(None) };
-    let access = cx.connections.registry(&repository.host, &cx.access()?).await?;
+    let access = cx.connections.registry_to_push(&repository.host, &cx.access()?, cx.on_wait()).await?;
     Ok(Some(RepositoryClient::connect(&access, &repository, &[]).await?))
 }
 
@@ -314,17 +334,18 @@ async fn image_identity(cx: &StepScope<'_>, name: &str) -> Result<String, NoFing
     }
     let unknown = |reason: String| NoFingerprint(format!("cannot look up the image {name}: {reason}"));
     let repository = reference.repository().map_err(|error| unknown(error.to_string()))?;
-    let access = cx.connections.registry(&repository.host, &cx.access()?).await?;
+    let access = cx.connections.registry(&repository.host, &cx.access()?, cx.on_wait()).await?;
     let lookup = async {
         RepositoryClient::connect(&access, &repository, &[])
             .await?
             .tag_digest(reference.tag_or_digest())
             .await
+            .map_err(Failure::from)
     };
-    match lookup.await {
+    match in_time(lookup).await {
         Ok(Some(digest)) => Ok(digest),
         Ok(None) => Err(unknown("the registry does not have it".to_owned())),
-        Err(error) => Err(unknown(crate::exit::chain(&error))),
+        Err(failure) => Err(unknown(failure.message)),
     }
 }
 

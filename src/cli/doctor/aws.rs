@@ -1,7 +1,7 @@
 //! Checks of AWS: credentials, permissions, and the resources that the pipeline names.
 
 use super::Checks;
-use crate::address::{Arn, EcrRegistry, Repository, short_name, split_secret};
+use crate::address::{Arn, EcrRegistry, ImageRepository, is_ecr_public, short_name, split_secret};
 use crate::aws::{Aws, AwsError};
 use crate::cli::facts;
 use crate::cli::iam::pipeline_policies;
@@ -254,11 +254,21 @@ impl<'a> Examination<'a> {
             checks.unknown(subject, "its name is unknown before the run", None);
             return;
         }
-        if let Err(error) = Repository::parse(&name.to_string()) {
+        if let Err(error) = ImageRepository::parse(&name.to_string()) {
             checks.missing(subject, error.to_string(), "correct `repository` in the pipeline file");
             return;
         }
         let region = match name.host.as_deref().map(EcrRegistry::parse) {
+            Some(None) if name.host.as_deref().is_some_and(is_ecr_public) => {
+                let Some(aws) = self.connection(access, checks).await else {
+                    return;
+                };
+                match aws.ecr_public_login().await {
+                    Ok(_) => checks.good(subject, "in ECR Public; only the push shows whether it exists"),
+                    Err(failed) => checks.failed(subject, failed, String::new),
+                }
+                return;
+            }
             Some(None) => {
                 checks.unknown(subject, "outside of ECR; the login is only tried by the push", None);
                 return;

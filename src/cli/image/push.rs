@@ -1,16 +1,18 @@
 //! `runner image push`.
 
-use crate::address::{self, LATEST, Repository, split_tag};
+use crate::address::{self, ImageRepository, LATEST, Repository, split_tag};
 use crate::cli::load;
 use crate::cli::session::{Session, cancel_on_signals};
 use crate::exit::{Exit, Failure};
 use crate::process::Stopping;
 use crate::registry::compress::Compression;
 use crate::registry::push::Progress;
+use crate::registry::retries::OnWait;
 use crate::step::transfer::ImagePush;
 use crate::text::human_size;
 use clap::{Args, ValueEnum};
 use std::io::{IsTerminal, Write};
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -56,9 +58,19 @@ pub(crate) async fn main(arguments: &Push, session: &Session) -> Result<Exit, Fa
     let cancellation = cancel_on_signals(Stopping::default())?;
     let progress = Progress::default();
     let mut warn = |text: String| printer.warning(&text);
+    let on_wait: OnWait = Arc::new({
+        let printer = printer.clone();
+        move |text| {
+            if std::io::stderr().is_terminal() {
+                erase();
+            }
+            printer.message(&text);
+            Box::pin(async {})
+        }
+    });
     let stop = &cancellation.stopping.soft;
     let pushed = tokio::select! {
-        pushed = push.run(&settings, masks, &progress, stop, &mut warn) => pushed,
+        pushed = push.run(&settings, masks, &progress, stop, &mut warn, on_wait) => pushed,
         () = stop.cancelled() => Err(Failure::stopped()),
         () = draw(&progress), if std::io::stderr().is_terminal() => unreachable!("the bar is drawn until it is dropped"),
     };
@@ -98,8 +110,12 @@ fn destination(text: &str) -> Result<(Repository, String), Failure> {
     if let Some((_, scheme_less)) = text.split_once("://") {
         return Err(usage(format!("write `{scheme_less}`: a destination has no URL scheme")));
     }
-    let repository = Repository::parse(name).map_err(|error| usage(error.to_string()))?;
-    let repository = repository.ok_or_else(|| usage(format!("`{text}` names no registry")))?;
+    let repository = match ImageRepository::parse(name).map_err(|error| usage(error.to_string()))? {
+        ImageRepository::PrivateEcr { repository, .. }
+        | ImageRepository::PublicEcr(repository)
+        | ImageRepository::Elsewhere(repository) => repository,
+        ImageRepository::Bare(_) => return Err(usage(format!("`{text}` names no registry"))),
+    };
     address::check_tag(tag).map_err(|error| usage(error.to_string()))?;
     Ok((repository, tag.to_owned()))
 }

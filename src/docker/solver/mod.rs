@@ -156,7 +156,10 @@ impl Engine {
             ContextSource::Remote(_) => None,
         };
         let directory = dockerfile.clone().map(|dockerfile| session.directories.add(dockerfile));
-        let request = request(build, session, dockerfile.as_deref().zip(directory.as_deref()));
+        // BuildKit takes both cases of a name for the same proxy, in any order.
+        let is_set = |name: &str| build.args.iter().any(|(argument, _)| argument.eq_ignore_ascii_case(name));
+        let proxies: Vec<_> = self.missing_proxies(is_set).collect();
+        let request = request(build, &proxies, session, dockerfile.as_deref().zip(directory.as_deref()));
         let (solved, summary) = tokio::select! {
             solved = self.solve(request, &build.names, watcher) => solved?,
             () = stop.cancelled() => return Err(DockerError::Stopped),
@@ -274,6 +277,7 @@ impl Engine {
 /// Returns the request for a build. `dockerfile` comes with the name of its directory in the session.
 fn request(
     build: &Build,
+    proxies: &[&(String, String)],
     session: &BuildSession,
     dockerfile: Option<(&Dockerfile, &str)>,
 ) -> control::SolveRequest {
@@ -293,7 +297,8 @@ fn request(
     if let Some(platform) = &build.platform {
         set("platform", platform);
     }
-    for (name, value) in &build.args {
+    // BuildKit knows these arguments: they are neither kept in the image nor part of the cache's key.
+    for (name, value) in proxies.iter().copied().chain(&build.args) {
         set(&format!("build-arg:{name}"), value);
     }
     for (name, value) in &build.labels {

@@ -3,7 +3,7 @@
 use super::{
     Ask, AskKind, AskList, CACHE_TAG, Change, Direction, Location, RepositoryName, SOURCE_TAG, Unknowns,
 };
-use crate::address::{EcrRegistry, ImageReference, Repository};
+use crate::address::{EcrRegistry, ImageReference, Repository, is_ecr_public};
 use crate::language::pipeline::model::{CacheTo, Image, Name, Step, Test};
 use crate::plan::resource::Resource;
 
@@ -20,6 +20,8 @@ pub(super) struct RepositoryTarget {
     name: RepositoryName,
     /// The repository in ECR; absent for other registries.
     pub(super) arn: Option<Resource>,
+    /// The repository in ECR Public; absent for other registries.
+    public: Option<Resource>,
     /// The file names the registry.
     is_full: bool,
 }
@@ -78,6 +80,7 @@ impl<'a> AskList<'a> {
             address: name.clone(),
             name: repository_name(&name),
             arn,
+            public: in_ecr_public(&name, location),
             is_full,
         };
         match (in_ecr(&name), Repository::parse(&name)) {
@@ -100,6 +103,7 @@ impl<'a> AskList<'a> {
                     address: format!("{}/{name}", EcrRegistry::host(account, region)),
                     arn: Some(location.resource("ecr", format!("repository/{name}"))),
                     name: RepositoryName { host: None, path: name },
+                    public: None,
                     is_full: false,
                 }
             }
@@ -132,6 +136,9 @@ impl<'a> AskList<'a> {
                 }
             }
             asks.push(location.ask([("ecr:GetAuthorizationToken", Resource::Any)]));
+        }
+        asks.extend(target.public_token(location));
+        if target.arn.is_some() || target.public.is_some() {
             asks.push(target.transfer(transfer, &["ecr:BatchCheckLayerAvailability"], location));
         }
         let blobs = Change {
@@ -167,7 +174,20 @@ impl RepositoryTarget {
         actions: &[&'static str],
         location: &Location<'a>,
     ) -> Ask<'a> {
-        registry(transfer, self.name.clone(), self.arn.as_ref(), actions, location)
+        let Some(public) = &self.public else {
+            return registry(transfer, self.name.clone(), self.arn.as_ref(), actions, location);
+        };
+        let actions: Vec<&'static str> = actions.iter().filter_map(|action| public_action(action)).collect();
+        // Everyone may pull.
+        let arn = Some(public).filter(|_| !actions.is_empty());
+        registry(transfer, self.name.clone(), arn, &actions, location)
+    }
+
+    /// The token for pushes to ECR Public, which is a bearer token of AWS.
+    fn public_token<'a>(&self, location: &Location<'a>) -> Option<Ask<'a>> {
+        self.public.as_ref()?;
+        let actions = ["ecr-public:GetAuthorizationToken", "sts:GetServiceBearerToken"];
+        Some(location.ask(actions.map(|action| (action, Resource::Any))))
     }
 }
 
@@ -202,6 +222,7 @@ fn look_up<'a>(image: &Image, target: &RepositoryTarget, location: &Location<'a>
         return Vec::new();
     }
     let mut asks: Vec<Ask<'a>> = describe(target, location).into_iter().collect();
+    asks.extend(target.public_token(location));
     asks.push(target.transfer(Direction::Pull, &["ecr:BatchGetImage"], location));
     asks
 }
@@ -291,4 +312,31 @@ fn in_ecr(address: &str) -> Option<Resource> {
         account,
         name: format!("repository/{path}"),
     })
+}
+
+/// The repository of an address in ECR Public. Its API has one region, which its ARNs do not name.
+fn in_ecr_public(address: &str, location: &Location<'_>) -> Option<Resource> {
+    let (host, path) = address.split_once('/')?;
+    // The first part is the registry's alias.
+    let (_, name) = path.split_once('/')?;
+    is_ecr_public(host).then(|| Resource::Made {
+        service: "ecr-public",
+        region: None,
+        global: true,
+        account: location.account.clone(),
+        name: format!("repository/{name}"),
+    })
+}
+
+/// The action of ECR Public for a push, which private ECR has as well. Pulls need none.
+fn public_action(action: &str) -> Option<&'static str> {
+    [
+        "ecr-public:BatchCheckLayerAvailability",
+        "ecr-public:InitiateLayerUpload",
+        "ecr-public:UploadLayerPart",
+        "ecr-public:CompleteLayerUpload",
+        "ecr-public:PutImage",
+    ]
+    .into_iter()
+    .find(|public| public.split(':').nth(1) == action.split(':').nth(1))
 }

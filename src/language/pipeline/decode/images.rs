@@ -1,7 +1,7 @@
 //! Decodes `images`.
 
 use super::fields::{Decoder, Fields};
-use crate::address::{self, Repository, split_tag};
+use crate::address::{self, ImageRepository, split_tag};
 use crate::language::diagnostic::Diagnostic;
 use crate::language::pipeline::exposure::Exposure;
 use crate::language::pipeline::model::{
@@ -93,7 +93,7 @@ fn image(d: &mut Decoder<'_>, entry: &Entry) -> Option<Image> {
 /// Checks literal values. The others are checked when they are resolved.
 fn check_literals(d: &mut Decoder<'_>, repository: &Template, tags: &[Template]) {
     if let Some(name) = repository.as_literal().filter(|name| !name.is_empty())
-        && let Err(error) = Repository::parse(&name)
+        && let Err(error) = ImageRepository::parse(&name)
     {
         let help = if name.contains("://") {
             Some("remove the `https://`")
