@@ -40,7 +40,7 @@ pub(crate) fn sha256(app_spec: &str) -> String {
 
 impl Aws {
     fn codedeploy(&self) -> aws_sdk_codedeploy::Client {
-        aws_sdk_codedeploy::Client::new(&self.config)
+        client!(aws_sdk_codedeploy, self)
     }
 
     fn group_arn(&self, application: &str, group: &str) -> String {
@@ -88,10 +88,7 @@ impl Aws {
         ];
         let rollback =
             types::AutoRollbackConfiguration::builder().enabled(true).set_events(Some(events.into())).build();
-        let config = aws_sdk_codedeploy::config::Builder::from(&self.config)
-            .retry_config(RetryConfig::disabled())
-            .build();
-        let answer = aws_sdk_codedeploy::Client::from_conf(config)
+        let answer = client!(aws_sdk_codedeploy, self, RetryConfig::disabled())
             .create_deployment()
             .application_name(application)
             .deployment_group_name(group)
@@ -104,7 +101,9 @@ impl Aws {
                 let resource = self.group_arn(application, group);
                 missing(error(ACTION, &resource, failed), application, group)
             })?;
-        answer.deployment_id.ok_or_else(|| AwsError::without(ACTION, "deployment"))
+        let id = answer.deployment_id.ok_or_else(|| AwsError::without(ACTION, "deployment"))?;
+        self.made(&id);
+        Ok(id)
     }
 
     /// The current state of a deployment.

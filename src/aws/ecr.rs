@@ -49,7 +49,7 @@ impl Aws {
     /// A login for the region's registries, valid for twelve hours.
     pub(crate) async fn ecr_login(&self) -> Result<Login, AwsError> {
         const ACTION: &str = "ecr:GetAuthorizationToken";
-        let answer = aws_sdk_ecr::Client::new(&self.config)
+        let answer = client!(aws_sdk_ecr, self)
             .get_authorization_token()
             .send()
             .await
@@ -69,11 +69,7 @@ impl Aws {
 
     /// The address (`HOST/NAME`) of a repository. Returns `None` if there is no repository with this name.
     pub(crate) async fn ecr_repository(&self, name: &str) -> Result<Option<String>, AwsError> {
-        let answer = aws_sdk_ecr::Client::new(&self.config)
-            .describe_repositories()
-            .repository_names(name)
-            .send()
-            .await;
+        let answer = client!(aws_sdk_ecr, self).describe_repositories().repository_names(name).send().await;
         match answer {
             Ok(answer) => Ok(answer
                 .repositories()
@@ -102,7 +98,7 @@ impl Aws {
         new: &NewRepository,
     ) -> Result<String, AwsError> {
         const ACTION: &str = "ecr:CreateRepository";
-        let client = aws_sdk_ecr::Client::new(&self.config);
+        let client = client!(aws_sdk_ecr, self);
         let mut request = client.create_repository().repository_name(name);
         if new.scan_on_push {
             let scanning = ImageScanningConfiguration::builder().scan_on_push(true).build();
@@ -117,6 +113,7 @@ impl Aws {
             .repository
             .and_then(|repository| repository.repository_uri)
             .ok_or_else(|| AwsError::without(ACTION, "address"))?;
+        self.made(name);
         if let Some(policy) = &new.lifecycle_policy {
             let request = client.put_lifecycle_policy().repository_name(name).lifecycle_policy_text(policy);
             let answer = request.send().await;
@@ -128,7 +125,7 @@ impl Aws {
     /// The time at which an image was pushed. Returns `None` if ECR does not report it.
     pub(crate) async fn ecr_pushed_at(&self, name: &str, digest: &str) -> Option<jiff::Timestamp> {
         let id = ImageIdentifier::builder().image_digest(digest).build();
-        let request = aws_sdk_ecr::Client::new(&self.config).describe_images();
+        let request = client!(aws_sdk_ecr, self).describe_images();
         let answer = request.repository_name(name).image_ids(id).send().await.ok()?;
         let pushed = answer.image_details().first()?.image_pushed_at()?;
         jiff::Timestamp::from_second(pushed.secs()).ok()
@@ -136,7 +133,7 @@ impl Aws {
 
     /// The state of an image's scan: of basic scanning, or of enhanced scanning by Amazon Inspector.
     pub(crate) async fn ecr_scan(&self, name: &str, digest: &str) -> Result<Scan, AwsError> {
-        let client = aws_sdk_ecr::Client::new(&self.config);
+        let client = client!(aws_sdk_ecr, self);
         let mut found = Vec::new();
         let mut next = None;
         loop {
@@ -186,7 +183,7 @@ impl Aws {
     /// Starts a basic scan, unless ECR scans automatically or has scanned the image in the last 24 hours.
     pub(crate) async fn ecr_start_scan(&self, name: &str, digest: &str) -> Result<(), AwsError> {
         let id = ImageIdentifier::builder().image_digest(digest).build();
-        let request = aws_sdk_ecr::Client::new(&self.config).start_image_scan();
+        let request = client!(aws_sdk_ecr, self).start_image_scan();
         let answer = request.repository_name(name).image_id(id).send().await;
         match answer {
             Err(failed)

@@ -11,7 +11,7 @@ pub(crate) struct TargetGroup {
 
 impl Aws {
     pub(crate) async fn target_group(&self, arn: &str) -> Result<TargetGroup, AwsError> {
-        let answer = aws_sdk_elasticloadbalancingv2::Client::new(&self.config)
+        let answer = client!(aws_sdk_elasticloadbalancingv2, self)
             .describe_target_groups()
             .target_group_arns(arn)
             .send()

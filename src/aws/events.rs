@@ -51,7 +51,7 @@ impl Aws {
     }
 
     async fn event_buses(&self) -> Result<Vec<String>, AwsError> {
-        let client = aws_sdk_eventbridge::Client::new(&self.config);
+        let client = client!(aws_sdk_eventbridge, self);
         let (mut buses, mut token) = (Vec::new(), None);
         loop {
             let call = client.list_event_buses().set_next_token(token);
@@ -65,7 +65,7 @@ impl Aws {
     }
 
     async fn rules_by_target(&self, bus: &str, target: &str) -> Result<Vec<String>, AwsError> {
-        let client = aws_sdk_eventbridge::Client::new(&self.config);
+        let client = client!(aws_sdk_eventbridge, self);
         let (mut rules, mut token) = (Vec::new(), None);
         loop {
             let call = client.list_rule_names_by_target().event_bus_name(bus).target_arn(target);
@@ -85,7 +85,7 @@ impl Aws {
 
     async fn rule_targets(&self, bus: &str, rule: &str) -> Result<Vec<Value>, AwsError> {
         const ACTION: &str = "events:ListTargetsByRule";
-        let client = aws_sdk_eventbridge::Client::new(&self.config);
+        let client = client!(aws_sdk_eventbridge, self);
         let (mut targets, mut token) = (Vec::new(), None);
         loop {
             let raw = RawBody::default();
@@ -113,7 +113,7 @@ impl Aws {
     pub(crate) async fn put_rule_target(&self, target: &RuleTarget) -> Result<(), AwsError> {
         const ACTION: &str = "events:PutTargets";
         let body = json!({ "Rule": target.rule, "EventBusName": target.bus, "Targets": [target.target] });
-        let answer = aws_sdk_eventbridge::Client::new(&self.config)
+        let answer = client!(aws_sdk_eventbridge, self)
             .put_targets()
             .customize()
             .mutate_request(swap_body(&body))
@@ -129,6 +129,7 @@ impl Aws {
             action: ACTION,
             code: code.unwrap_or_else(|| "failed entry".to_owned()),
             message: message.unwrap_or_default(),
+            transient: false,
         })
     }
 }

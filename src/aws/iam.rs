@@ -14,7 +14,7 @@ pub(crate) struct Role {
 impl Aws {
     /// Returns `None` if there is no role with this name.
     pub(crate) async fn iam_role(&self, name: &str) -> Result<Option<Role>, AwsError> {
-        let answer = aws_sdk_iam::Client::new(&self.config).get_role().role_name(name).send().await;
+        let answer = client!(aws_sdk_iam, self).get_role().role_name(name).send().await;
         let role = match answer {
             Ok(answer) => answer.role,
             Err(failed) => match error("iam:GetRole", &self.arn("iam", &format!("role/{name}")), failed) {
@@ -47,7 +47,7 @@ impl Aws {
                 .context_key_values(service)
                 .build()
         });
-        let answer = aws_sdk_iam::Client::new(&self.config)
+        let answer = client!(aws_sdk_iam, self)
             .simulate_principal_policy()
             .set_context_entries(context.map(|entry| vec![entry]))
             .policy_source_arn(principal)

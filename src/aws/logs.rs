@@ -55,7 +55,7 @@ impl Aws {
 
     /// Whether a log group exists.
     pub(crate) async fn log_group_exists(&self, group: &str) -> Result<bool, AwsError> {
-        let answer = aws_sdk_cloudwatchlogs::Client::new(&self.config)
+        let answer = client!(aws_sdk_cloudwatchlogs, self)
             .describe_log_groups()
             .log_group_name_prefix(group)
             .send()
@@ -65,10 +65,7 @@ impl Aws {
     }
 
     fn log_events(&self, group: &str, stream: &str) -> GetLogEventsFluentBuilder {
-        aws_sdk_cloudwatchlogs::Client::new(&self.config)
-            .get_log_events()
-            .log_group_name(group)
-            .log_stream_name(stream)
+        client!(aws_sdk_cloudwatchlogs, self).get_log_events().log_group_name(group).log_stream_name(stream)
     }
 
     fn stream_arn(&self, group: &str, stream: &str) -> String {

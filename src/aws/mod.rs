@@ -1,5 +1,21 @@
 //! The AWS SDK: configuration and errors here, one file per service. The SDK's types never leave this module.
 
+/// A client of a service with the attempt policy. A second argument replaces its retries.
+macro_rules! client {
+    ($sdk:ident, $aws:expr) => {
+        client!($sdk, $aws, $aws.attempts.config())
+    };
+    ($sdk:ident, $aws:expr, $retries:expr) => {{
+        let attempts = $aws.attempts.of_client();
+        let config = $sdk::config::Builder::from(&$aws.config)
+            .retry_config($retries)
+            .retry_classifier(attempts.clone())
+            .interceptor(attempts);
+        $sdk::Client::from_conf(config.build())
+    }};
+}
+
+mod attempts;
 pub(crate) mod codebuild;
 pub(crate) mod codedeploy;
 pub(crate) mod ecr;
@@ -16,10 +32,12 @@ pub(crate) mod sts;
 
 use crate::address::partition_of;
 use crate::secret::Secret;
+use attempts::Attempts;
 use aws_config::{BehaviorVersion, Region, SdkConfig};
 use aws_credential_types::provider::ProvideCredentials;
 use aws_smithy_http_client::tls::rustls_provider::CryptoMode;
 use aws_smithy_http_client::tls::{Provider, TlsContext, TrustStore};
+use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
 use aws_smithy_runtime_api::client::result::SdkError;
 use aws_smithy_types::error::metadata::ProvideErrorMetadata;
 use aws_smithy_types::timeout::TimeoutConfig;
@@ -31,6 +49,7 @@ use std::time::Duration;
 pub(crate) struct Aws {
     config: SdkConfig,
     region: String,
+    attempts: Attempts,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -97,6 +116,8 @@ pub(crate) enum AwsError {
         action: &'static str,
         code: String,
         message: String,
+        /// The same call may succeed later.
+        transient: bool,
     },
 }
 
@@ -105,31 +126,8 @@ impl AwsError {
     fn without(action: &'static str, what: &str) -> Self {
         Self::UnexpectedResponse { action, message: format!("it has no {what}") }
     }
-
-    /// Whether the same call may succeed later. It may also have succeeded already, with its response lost.
-    pub(crate) fn is_transient(&self) -> bool {
-        match self {
-            Self::Unreachable { .. } | Self::UnexpectedResponse { .. } => true,
-            Self::Service { code, message, .. } => {
-                TRANSIENT.contains(&code.as_str()) || message.contains(CONCURRENT)
-            }
-            _ => false,
-        }
-    }
 }
 
-/// Error codes of throttling and of ECS's internal failures.
-const TRANSIENT: [&str; 7] = [
-    "ThrottlingException",
-    "Throttling",
-    "TooManyRequestsException",
-    "RequestLimitExceeded",
-    "ServerException",
-    "InternalFailure",
-    "ServiceUnavailable",
-];
-/// ECS's message, under a generic code, when two callers register revisions of a family concurrently.
-const CONCURRENT: &str = "Too many concurrent attempts to create a new revision";
 /// The time limit to connect.
 const CONNECT: Duration = Duration::from_secs(5);
 /// The time limit of one attempt of a call.
@@ -137,7 +135,10 @@ const ATTEMPT: Duration = Duration::from_secs(30);
 /// Error codes for missing permissions.
 const DENIED: [&str; 4] = ["AccessDenied", "AccessDeniedException", "UnauthorizedOperation", "NotAuthorized"];
 /// Error codes for invalid or expired credentials.
-const BAD_CREDENTIALS: [&str; 9] = [
+const BAD_CREDENTIALS: [&str; 12] = [
+    "AuthFailure",
+    "MissingAuthenticationToken",
+    "OptInRequired",
     "RequestExpired",
     "IncompleteSignature",
     "IncompleteSignatureException",
@@ -151,9 +152,15 @@ const BAD_CREDENTIALS: [&str; 9] = [
 
 impl Aws {
     /// Loads the configuration. Fails early if there is no region or there are no credentials. `region` overrides those
-    /// of the environment and the profile.
-    pub(crate) async fn connect(authorities: &[Vec<u8>], region: Option<&str>) -> Result<Self, AwsError> {
-        let mut loader = aws_config::defaults(BehaviorVersion::latest());
+    /// of the environment and the profile. `pace` replaces the delay before the first retry of a call.
+    pub(crate) async fn connect(
+        authorities: &[Vec<u8>],
+        region: Option<&str>,
+        pace: Option<Duration>,
+    ) -> Result<Self, AwsError> {
+        let attempts = Attempts::new(pace);
+        // Providers of credentials make calls, too.
+        let mut loader = aws_config::defaults(BehaviorVersion::latest()).retry_config(attempts.config());
         if let Some(region) = region {
             loader = loader.region(Region::new(region.to_owned()));
         }
@@ -172,7 +179,18 @@ impl Aws {
             .provide_credentials()
             .await
             .map_err(|error| AwsError::NoCredentials(Box::new(error)))?;
-        Ok(Self { config, region })
+        Ok(Self { config, region, attempts })
+    }
+
+    /// The same connection, which reports once while it waits that calls are being retried.
+    #[must_use]
+    pub(crate) fn noticing(&self, notice: impl Fn(String) + Send + Sync + 'static) -> Self {
+        Self { attempts: self.attempts.noticing(notice), ..self.clone() }
+    }
+
+    /// The run has made something of this name: until AWS knows it, calls that name it are retried.
+    pub(crate) fn made(&self, name: &str) {
+        self.attempts.made(name);
     }
 
     pub(crate) fn region(&self) -> &str {
@@ -207,7 +225,7 @@ impl Aws {
     #[must_use]
     pub(crate) fn in_region(&self, region: &str) -> Self {
         let config = self.config.to_builder().region(Region::new(region.to_owned())).build();
-        Self { config, region: region.to_owned() }
+        Self { config, region: region.to_owned(), attempts: self.attempts.clone() }
     }
 }
 
@@ -267,11 +285,11 @@ impl Denial {
 }
 
 /// Converts an SDK error. `resource` is the ARN for a denial, used only if AWS's message names none.
-fn error<E, R>(action: &'static str, resource: &str, error: SdkError<E, R>) -> AwsError
+fn error<E>(action: &'static str, resource: &str, error: SdkError<E, HttpResponse>) -> AwsError
 where
     E: std::error::Error + ProvideErrorMetadata + Send + Sync + 'static,
-    R: std::fmt::Debug + Send + Sync + 'static,
 {
+    let status = error.raw_response().map_or(0, |response| response.status().as_u16());
     let Some(service) = error.as_service_error() else {
         // The credentials come from a role, and renewing them was denied.
         if let Some(denied) = sts::denied_renewal(&error) {
@@ -280,8 +298,12 @@ where
         return AwsError::Unreachable { action, source: Box::new(error) };
     };
     let message = service.message().unwrap_or_default().to_owned();
+    let transient = attempts::is_transient(status, service.code(), &message);
     let Some(code) = service.code().map(ToOwned::to_owned) else {
         let message = if message.is_empty() { service.to_string() } else { message };
+        if !transient && status >= 400 {
+            return AwsError::Service { action, code: format!("HTTP {status}"), message, transient };
+        }
         return AwsError::UnexpectedResponse { action, message };
     };
     if DENIED.contains(&code.as_str()) {
@@ -291,7 +313,7 @@ where
     } else if BAD_CREDENTIALS.contains(&code.as_str()) {
         AwsError::BadCredentials { action, message }
     } else {
-        AwsError::Service { action, code, message }
+        AwsError::Service { action, code, message, transient }
     }
 }
 

@@ -21,8 +21,7 @@ pub(crate) struct SecretId {
 impl Aws {
     /// Whether a secret exists and is not marked for deletion. Does not read its value.
     pub(crate) async fn secret_exists(&self, id: &str) -> Result<bool, AwsError> {
-        let answer =
-            aws_sdk_secretsmanager::Client::new(&self.config).describe_secret().secret_id(id).send().await;
+        let answer = client!(aws_sdk_secretsmanager, self).describe_secret().secret_id(id).send().await;
         match answer.map_err(|failed| error("secretsmanager:DescribeSecret", id, failed)) {
             Ok(secret) => Ok(secret.deleted_date.is_none()),
             Err(AwsError::Service { code, .. }) if code == "ResourceNotFoundException" => Ok(false),
@@ -38,7 +37,7 @@ impl Aws {
         } else {
             self.arn("secretsmanager", &format!("secret:{}-??????", reference.id))
         };
-        let answer = aws_sdk_secretsmanager::Client::new(&self.config)
+        let answer = client!(aws_sdk_secretsmanager, self)
             .get_secret_value()
             .secret_id(&reference.id)
             .set_version_stage(reference.stage.clone())

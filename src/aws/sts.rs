@@ -17,7 +17,7 @@ pub(crate) struct Identity {
 impl Aws {
     /// The owner of the credentials.
     pub(crate) async fn identity(&self) -> Result<Identity, AwsError> {
-        let answer = aws_sdk_sts::Client::new(&self.config)
+        let answer = client!(aws_sdk_sts, self)
             .get_caller_identity()
             .send()
             .await
@@ -43,7 +43,7 @@ impl Aws {
             return Err(denied(&failed, role)
                 .unwrap_or_else(|| AwsError::Role { role: role.to_owned(), source: Box::new(failed) }));
         }
-        Ok(Self { config, region: self.region.clone() })
+        Ok(Self { config, ..self.clone() })
     }
 }
 

@@ -32,6 +32,8 @@ pub(crate) struct Follower<'a, C> {
     /// The verdict of the last successful poll.
     pub(crate) verdict: Verdict,
     pub(crate) failed_tasks: FailedTasks,
+    /// The service is to run no task.
+    pub(crate) is_idle: bool,
 }
 
 impl<'a, C: Controller> Follower<'a, C> {
@@ -43,7 +45,8 @@ impl<'a, C: Controller> Follower<'a, C> {
         controller: C,
     ) -> Self {
         let verdict = Verdict::InProgress;
-        Self { deployer, request, log, controller, wait, verdict, failed_tasks: FailedTasks::default() }
+        let failed_tasks = FailedTasks::default();
+        Self { deployer, request, log, controller, wait, verdict, failed_tasks, is_idle: false }
     }
 
     /// Follows the running deployment to its end.
@@ -70,11 +73,7 @@ impl<'a, C: Controller> Follower<'a, C> {
                         return FollowEnd::Hopeless(cause);
                     }
                 }
-                Err(error) if error.is_transient() => {
-                    if let Some(warning) = poller.failed(&error) {
-                        self.log.warn(warning).await;
-                    }
-                }
+                Err(error) if error.is_transient() => {}
                 Err(error) => return FollowEnd::Lost(error.into()),
             }
             if let Err(end) = poller.pause().await {
@@ -105,6 +104,7 @@ impl<'a, C: Controller> Follower<'a, C> {
             self.log.state(state).await;
         }
         if let Some(service) = &service {
+            self.is_idle = service.desired == 0 && service.running == 0;
             self.update_failed_tasks(service, &assessment.messages).await;
         }
         Ok(assessment.verdict)

@@ -29,6 +29,7 @@ pub(crate) use controller::CodeDeployGroup;
 pub(crate) use outcome::{Outcome, ServiceReport, failure_of};
 pub(crate) use plan::{DefinitionSource, Plan, PlannedService};
 pub(crate) use registration::{Registered, read_definition};
+pub(crate) use snapshot::deployable;
 pub(crate) use status::{PastDeployment, RunningContainer, ServiceStatus};
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;

@@ -93,7 +93,7 @@ impl Deployer<'_> {
             if !error.is_transient() {
                 return Err(error.into());
             }
-            self.events.warn(format!("retrying: {}", chain(&error))).await;
+            retry.report(self.events, &error).await;
             retry.back_off().await?;
             match self.registered_since(request, newest).await {
                 Ok(Some(revision)) => return Ok(revision),
@@ -120,6 +120,7 @@ impl Deployer<'_> {
             let found = Registered::read(&document).filter(|found| found.revision.number() > newest);
             let Some(found) = found else { return Ok(None) };
             if compare(&found.request, request).is_none() {
+                self.aws.made(&found.revision.arn);
                 return Ok(Some(found.revision));
             }
             if found.revision.number() == newest + 1 {

@@ -2,6 +2,7 @@
 //! warning.
 
 use super::controller::CodeDeployGroup;
+use super::rollback::is_active;
 use super::snapshot::ServiceSnapshot;
 use super::{DeployRequest, Deployer, short};
 use crate::address::{Arn, ImageReference, ImageRepository, Repository, short_name};
@@ -68,12 +69,19 @@ impl Deployer<'_> {
         Ok(())
     }
 
-    /// Warns if the images of the previous revision no longer exist.
+    /// Warns if the previous revision is no longer active, or its images no longer exist.
     async fn verify_rollback(&self, request: &DeployRequest, snapshot: &ServiceSnapshot) {
         let name = &snapshot.service.name;
         let previous = snapshot.previous.as_ref().filter(|previous| **previous != request.revision);
         let Some(previous) = previous else { return };
         let Ok(document) = self.aws.ecs_task_definition(previous).await else { return };
+        if !is_active(&document) {
+            let text = format!(
+                "{} of {name} is no longer active: a rollback would have to register its content again",
+                short(previous)
+            );
+            self.events.warn(text).await;
+        }
         for (container, image) in Needs::of(&described(document)).images {
             if matches!(self.inspect(&image).await, Err(InspectError::NotFound)) {
                 let text = format!(

@@ -1,6 +1,8 @@
 //! Turns any form of a task definition into a `RegisterTaskDefinition` request, as JSON to keep unknown fields.
 
 use super::fields;
+use super::model::REQUEST;
+use super::typed::typed;
 use serde_json::{Map, Value, json};
 
 /// Fields that `DescribeTaskDefinition` returns and `RegisterTaskDefinition` rejects.
@@ -22,6 +24,14 @@ pub(crate) enum TaskDefinitionError {
     /// The document lacks a required part.
     #[error("this is not a task definition: {0}")]
     Shape(&'static str),
+    /// A value has another type than ECS expects.
+    #[error("`{place}` must be {expected}, not {found}")]
+    Type {
+        /// The path of the field.
+        place: String,
+        expected: &'static str,
+        found: &'static str,
+    },
     /// A change names an unknown container.
     #[error("the task definition has no container `{name}`; it has {known}")]
     NoContainer {
@@ -97,6 +107,8 @@ impl Request {
         for name in READ_ONLY {
             fields.shift_remove(name);
         }
+        drop_nulls(&mut fields);
+        typed(&REQUEST, &mut fields)?;
         // AWS sets reserved tags (CloudFormation, Copilot) and rejects them in requests.
         if let Some(tags) = fields.get_mut("tags").and_then(Value::as_array_mut) {
             let is_aws = |tag: &Value| {
@@ -108,7 +120,6 @@ impl Request {
         if fields.get("tags").and_then(Value::as_array).is_some_and(Vec::is_empty) {
             fields.shift_remove("tags");
         }
-        drop_nulls(&mut fields);
         if !fields.get("containerDefinitions").is_some_and(Value::is_array) {
             return Err(TaskDefinitionError::Shape("it has no list `containerDefinitions`"));
         }

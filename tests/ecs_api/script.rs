@@ -408,6 +408,10 @@ pub(super) enum Kind {
     Denied,
     Garbage,
     Stale,
+    /// A status and a code, without an effect.
+    Error(u16, &'static str),
+    /// It takes effect, but the response is this error.
+    LostTo(u16, &'static str),
 }
 
 /// Failing calls of an action: by default the first one.
@@ -441,6 +445,16 @@ impl Fault {
     /// `AccessDeniedException`, always.
     pub fn denied(action: &str) -> Self {
         Self::new(action, Kind::Denied).always()
+    }
+
+    /// An error with this status and code, without an effect.
+    pub fn error(action: &str, status: u16, code: &'static str) -> Self {
+        Self::new(action, Kind::Error(status, code))
+    }
+
+    /// The call takes effect, but the caller gets an error with this status and code.
+    pub fn lost_to(action: &str, status: u16, code: &'static str) -> Self {
+        Self::new(action, Kind::LostTo(status, code))
     }
 
     /// Half of a JSON document.

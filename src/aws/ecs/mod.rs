@@ -21,7 +21,7 @@ impl Aws {
     pub(crate) async fn ecs_task_definition(&self, name: &str) -> Result<Value, AwsError> {
         const ACTION: &str = "ecs:DescribeTaskDefinition";
         let raw = RawBody::default();
-        let answer = aws_sdk_ecs::Client::new(&self.config)
+        let answer = client!(aws_sdk_ecs, self)
             .describe_task_definition()
             .task_definition(name)
             .include(aws_sdk_ecs::types::TaskDefinitionField::Tags)
@@ -47,25 +47,23 @@ impl Aws {
         const ACTION: &str = "ecs:RegisterTaskDefinition";
         let family = request.get("family").and_then(Value::as_str).unwrap_or("*");
         let resource = self.arn("ecs", &format!("task-definition/{family}:*"));
-        let answer = aws_sdk_ecs::Client::new(&self.config)
+        let answer = client!(aws_sdk_ecs, self, RetryConfig::disabled())
             .register_task_definition()
             .customize()
-            .config_override(aws_sdk_ecs::Config::builder().retry_config(RetryConfig::disabled()))
             .mutate_request(swap_body(request))
             .send()
             .await
             .map_err(|failed| error(ACTION, &resource, failed))?;
-        answer
-            .task_definition
-            .and_then(|definition| definition.task_definition_arn)
-            .map(|arn| Revision { arn })
-            .ok_or_else(|| AwsError::without(ACTION, "revision"))
+        let arn = answer.task_definition.and_then(|definition| definition.task_definition_arn);
+        let arn = arn.ok_or_else(|| AwsError::without(ACTION, "revision"))?;
+        self.made(&arn);
+        Ok(Revision { arn })
     }
 
     /// The active revisions of a family, newest first.
     pub(crate) async fn ecs_revisions(&self, family: &str) -> Result<Vec<Revision>, AwsError> {
         const ACTION: &str = "ecs:ListTaskDefinitions";
-        let answers = aws_sdk_ecs::Client::new(&self.config)
+        let answers = client!(aws_sdk_ecs, self)
             .list_task_definitions()
             .family_prefix(family)
             .status(TaskDefinitionStatus::Active)
@@ -87,7 +85,7 @@ impl Aws {
 
     /// Deregisters a revision: it can no longer start tasks.
     pub(crate) async fn ecs_deregister(&self, revision: &Revision) -> Result<(), AwsError> {
-        aws_sdk_ecs::Client::new(&self.config)
+        client!(aws_sdk_ecs, self)
             .deregister_task_definition()
             .task_definition(&revision.arn)
             .send()

@@ -20,7 +20,7 @@ const REVISIONS: usize = 20;
 impl Aws {
     /// The current state of a service, with its events.
     pub(crate) async fn ecs_service(&self, cluster: &str, service: &str) -> Result<Service, AwsError> {
-        let answer = aws_sdk_ecs::Client::new(&self.config)
+        let answer = client!(aws_sdk_ecs, self)
             .describe_services()
             .cluster(cluster)
             .services(service)
@@ -50,7 +50,7 @@ impl Aws {
     }
 
     /// Updates a service to a revision. With `force`, starts new tasks even if the service already runs that revision.
-    /// A forced update is never retried: if the response is lost, a retry would start a second deployment.
+    /// Never retried here: if the response is lost, a second forced update would start a second deployment.
     pub(crate) async fn ecs_update_service(
         &self,
         cluster: &str,
@@ -59,11 +59,7 @@ impl Aws {
         force: bool,
     ) -> Result<Service, AwsError> {
         const ACTION: &str = "ecs:UpdateService";
-        let mut config = aws_sdk_ecs::config::Builder::from(&self.config);
-        if force {
-            config = config.retry_config(RetryConfig::disabled());
-        }
-        let answer = aws_sdk_ecs::Client::from_conf(config.build())
+        let answer = client!(aws_sdk_ecs, self, RetryConfig::disabled())
             .update_service()
             .cluster(cluster)
             .service(service)
@@ -71,8 +67,14 @@ impl Aws {
             .force_new_deployment(force)
             .send()
             .await
-            .map_err(|failed| {
-                missing(error(ACTION, &self.service_arn(cluster, service), failed), cluster, service)
+            .map_err(|failed| match error(ACTION, &self.service_arn(cluster, service), failed) {
+                AwsError::Service { action, code, message, .. }
+                    if self.attempts.is_unknown_yet(revision, &code, &message)
+                        && !code.starts_with("Service") =>
+                {
+                    AwsError::Service { action, code, message, transient: true }
+                }
+                other => missing(other, cluster, service),
             })?;
         answer.service.map(read).ok_or_else(|| AwsError::without(ACTION, "service"))
     }
@@ -86,22 +88,26 @@ impl Aws {
         Ok(self.listed_deployments(cluster, service, None, None).await?.0)
     }
 
-    /// The ARN of the task definition revision that was deployed successfully last, except `but`.
-    pub(crate) async fn ecs_last_success(
+    /// The ARNs of the task definition revisions that were deployed successfully, the last one first, each once. Pages
+    /// are read until there are at least `enough`.
+    pub(crate) async fn ecs_successes(
         &self,
         cluster: &str,
         service: &str,
-        but: Option<&str>,
-    ) -> Result<Option<String>, AwsError> {
-        let mut next = None;
+        enough: usize,
+    ) -> Result<Vec<String>, AwsError> {
+        let (mut next, mut found) = (None, Vec::new());
         loop {
             let successful = Some(types::ServiceDeploymentStatus::Successful);
             let (page, more) = self.listed_deployments(cluster, service, successful, next).await?;
             let page = page.into_iter().filter(|deployment| deployment.state == DeploymentState::Successful);
             let targets: Vec<String> = page.filter_map(|deployment| deployment.target).collect();
-            let revisions = self.ecs_service_revisions(&targets).await?;
-            let found = revisions.into_iter().find(|revision| Some(revision.as_str()) != but);
-            if found.is_some() || more.is_none() {
+            for revision in self.ecs_service_revisions(&targets).await? {
+                if !found.contains(&revision) {
+                    found.push(revision);
+                }
+            }
+            if found.len() >= enough || more.is_none() {
                 return Ok(found);
             }
             next = more;
@@ -117,7 +123,7 @@ impl Aws {
         page: Option<String>,
     ) -> Result<(Vec<ServiceDeployment>, Option<String>), AwsError> {
         let resource = self.service_arn(cluster, service);
-        let answer = aws_sdk_ecs::Client::new(&self.config)
+        let answer = client!(aws_sdk_ecs, self)
             .list_service_deployments()
             .cluster(cluster)
             .service(service)
@@ -147,7 +153,7 @@ impl Aws {
 
     /// The current state of a service deployment.
     pub(crate) async fn ecs_service_deployment(&self, arn: &str) -> Result<ServiceDeployment, AwsError> {
-        let answer = aws_sdk_ecs::Client::new(&self.config)
+        let answer = client!(aws_sdk_ecs, self)
             .describe_service_deployments()
             .service_deployment_arns(arn)
             .send()
@@ -174,7 +180,7 @@ impl Aws {
     pub(crate) async fn ecs_service_revisions(&self, arns: &[String]) -> Result<Vec<String>, AwsError> {
         let mut definitions = Vec::with_capacity(arns.len());
         for some in arns.chunks(REVISIONS) {
-            let answer = aws_sdk_ecs::Client::new(&self.config)
+            let answer = client!(aws_sdk_ecs, self)
                 .describe_service_revisions()
                 .set_service_revision_arns(Some(some.to_vec()))
                 .send()
@@ -194,7 +200,7 @@ impl Aws {
 
     /// Rolls back a service deployment, even if ECS would not roll it back automatically.
     pub(crate) async fn ecs_roll_back(&self, arn: &str) -> Result<(), AwsError> {
-        aws_sdk_ecs::Client::new(&self.config)
+        client!(aws_sdk_ecs, self)
             .stop_service_deployment()
             .service_deployment_arn(arn)
             .stop_type(types::StopServiceDeploymentStopType::Rollback)

@@ -48,7 +48,7 @@ impl Aws {
             TaskFilter::StoppedOf(service) => (service, types::DesiredStatus::Stopped),
             TaskFilter::RunningOf(service) => (service, types::DesiredStatus::Running),
         };
-        let client = aws_sdk_ecs::Client::new(&self.config);
+        let client = client!(aws_sdk_ecs, self);
         let mut pages = client
             .list_tasks()
             .cluster(cluster)
@@ -80,7 +80,7 @@ impl Aws {
     pub(crate) async fn ecs_described(&self, cluster: &str, arns: &[String]) -> Result<Vec<Task>, AwsError> {
         let mut tasks = Vec::with_capacity(arns.len());
         for some in arns.chunks(AT_ONCE) {
-            let answer = aws_sdk_ecs::Client::new(&self.config)
+            let answer = client!(aws_sdk_ecs, self)
                 .describe_tasks()
                 .cluster(cluster)
                 .set_tasks(Some(some.to_vec()))
@@ -100,7 +100,7 @@ impl Aws {
         task: &RunTask,
     ) -> Result<Result<Task, Vec<NotStarted>>, AwsError> {
         let resource = self.arn("ecs", &format!("task-definition/{}", short_name(&task.definition)));
-        let mut call = aws_sdk_ecs::Client::new(&self.config)
+        let mut call = client!(aws_sdk_ecs, self)
             .run_task()
             .cluster(&task.cluster)
             .task_definition(&task.definition)
@@ -160,7 +160,9 @@ impl Aws {
             .await
             .map_err(|failed| missing(error("ecs:RunTask", &resource, failed), &task.cluster, ""))?;
         if let Some(started) = answer.tasks.unwrap_or_default().into_iter().next() {
-            return Ok(Ok(read(started)));
+            let started = read(started);
+            self.made(&started.arn);
+            return Ok(Ok(started));
         }
         let failures = answer.failures.unwrap_or_default().into_iter();
         Ok(Err(failures
@@ -169,7 +171,7 @@ impl Aws {
     }
 
     pub(crate) async fn ecs_stop_task(&self, cluster: &str, arn: &str, reason: &str) -> Result<(), AwsError> {
-        aws_sdk_ecs::Client::new(&self.config)
+        client!(aws_sdk_ecs, self)
             .stop_task()
             .cluster(cluster)
             .task(arn)
@@ -183,7 +185,7 @@ impl Aws {
 
 /// The error for a request that the SDK cannot build.
 fn unusable(message: String) -> AwsError {
-    AwsError::Service { action: "ecs:RunTask", code: "invalid request".to_owned(), message }
+    AwsError::Service { action: "ecs:RunTask", code: "invalid request".to_owned(), message, transient: false }
 }
 
 fn read(task: types::Task) -> Task {

@@ -16,7 +16,7 @@ const RECENT: usize = 5;
 impl Aws {
     /// The ARNs of all clusters of the account in the region.
     pub(crate) async fn ecs_clusters(&self) -> Result<Vec<String>, AwsError> {
-        aws_sdk_ecs::Client::new(&self.config)
+        client!(aws_sdk_ecs, self)
             .list_clusters()
             .into_paginator()
             .items()
@@ -28,7 +28,7 @@ impl Aws {
 
     /// The services of a cluster that are not deleted.
     pub(crate) async fn ecs_services(&self, cluster: &str) -> Result<Vec<Service>, AwsError> {
-        let client = aws_sdk_ecs::Client::new(&self.config);
+        let client = client!(aws_sdk_ecs, self);
         let arns: Vec<String> = client
             .list_services()
             .cluster(cluster)
@@ -61,7 +61,7 @@ impl Aws {
         cluster: &str,
         family: &str,
     ) -> Result<BTreeSet<String>, AwsError> {
-        let client = aws_sdk_ecs::Client::new(&self.config);
+        let client = client!(aws_sdk_ecs, self);
         let arns: Vec<String> = client
             .list_tasks()
             .cluster(cluster)
@@ -90,7 +90,7 @@ impl Aws {
     /// The source, target and rollback service revisions of service deployments.
     async fn revisions_of_deployments(&self, deployments: Vec<String>) -> Result<Vec<String>, AwsError> {
         let Some(first) = deployments.first().cloned() else { return Ok(Vec::new()) };
-        let answer = aws_sdk_ecs::Client::new(&self.config)
+        let answer = client!(aws_sdk_ecs, self)
             .describe_service_deployments()
             .set_service_deployment_arns(Some(deployments))
             .send()
