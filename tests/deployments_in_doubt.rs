@@ -212,3 +212,60 @@ fn services_of_different_families_need_a_file() {
     command("--image web=x --dry-run", [&web, &twin]).exits(0);
     command(&format!("--task-definition {}", web.definition), [&web, &worker]).exits(0);
 }
+
+/// Findings, D19: a service of an external controller has no revision to compare with.
+#[test]
+fn a_service_without_a_task_definition_is_reported_as_such() {
+    let service =
+        Service::fresh().controller("EXTERNAL").with("taskDefinition", json!("")).with("taskSets", json!([]));
+    let ecs = EcsApi::of(service.clone());
+    let file = json!({ "family": service.name, "containerDefinitions": [{ "name": "web", "image": "i", "memory": 64 }] });
+    let command = |call: &str| {
+        let call = format!("ecs {call} --cluster {0} --service {0}", service.name);
+        let project = crate::harness::Project::phases("build: { steps: [] }\n");
+        project.file("td.json", file.to_string()).runner(&call).on(&ecs).run()
+    };
+    let says = "has no task definition of its own: an external controller deploys it";
+    command("diff --file td.json").exits(3).complains(says);
+    command("status").exits(0).says("runs no task definition of its own");
+    let base = format!("{{ service: {{ cluster: {0}, name: {0} }} }}", service.name);
+    crate::ecs::project(&base).runner("run --publish").on(&ecs).run().exits(3).ends_with(says);
+}
+
+/// Findings, D6: a pause by a lifecycle hook is named, with the command that continues, and does not count.
+#[test]
+fn a_pause_does_not_count_against_the_time() {
+    let hooks =
+        json!({ "lifecycleHooks": [{ "targetType": "PAUSE", "lifecycleStages": ["POST_SCALE_UP"] }] });
+    let paused = || steps::progress(1, 0).stage("POST_SCALE_UP").paused("hook-7");
+    let service = |end: &[crate::ecs_api::Step]| {
+        Service::fresh()
+            .strategy("BLUE_GREEN")
+            .configuration(hooks.clone())
+            .deploys([vec![paused(); 150], end.to_vec()].concat())
+    };
+    let command = |service: &Service| {
+        format!(
+            "`aws ecs continue-service-deployment --service-deployment-arn arn:aws:ecs:us-east-1:123456789012:service-deployment/{0}/{0}/",
+            service.name
+        )
+    };
+    // 150 polls of 20 ms are longer than a second.
+    let own = service(&[steps::succeed()]);
+    let run = publish(&project(&[&own], "wait: 1s"), &EcsApi::of(own.clone()));
+    run.exits(0)
+        .says("a lifecycle hook pauses this deployment at post scale up until someone continues it with `aws ecs continue-service-deployment")
+        .says("that time does not count against `wait`")
+        .says(&command(&own))
+        .says("--hook-id hook-7`");
+    // The time runs again afterwards, and with the option all the time.
+    let own = service(&[steps::progress(1, 0)]);
+    publish(&project(&[&own], "wait: 1s"), &EcsApi::of(own.clone()))
+        .exits(5)
+        .ends_with("it took longer than 1s");
+    let own = service(&[steps::succeed()]);
+    let run = publish(&project(&[&own], "wait: 1s, wait-includes-pauses: true"), &EcsApi::of(own.clone()));
+    run.exits(5)
+        .says("that time counts against `wait`")
+        .ends_with("because it was paused and nothing continued it");
+}

@@ -275,3 +275,37 @@ fn a_value_of_the_wrong_type_is_named_with_its_place() {
         .exits(2)
         .complains("`containerDefinitions[0].environment` must be a list of objects");
 }
+
+/// Findings, D16 and D19: mistakes on the command line and in files are said in words.
+#[test]
+fn mistakes_of_commands_are_said_in_words() {
+    let file =
+        json!({ "family": "f", "containerDefinitions": [{ "name": "web", "image": "i" }] }).to_string();
+    let project = Project::phases("build: { steps: [] }\n")
+        .file("td.json", file)
+        .file("empty.json", "\n")
+        .file("comment.yml", "# later\n")
+        .file("role.yml", "family: f\ntaskRoleArn: ''\ncontainerDefinitions: [{ name: web, image: i }]\n");
+    let digest = format!("--file td.json --image web=sha256:{}", "a".repeat(64));
+    for (arguments, says) in [
+        ("--file td.json --image web=a --image web=b", "the image of the container `web` is given twice"),
+        (
+            "--file td.json --env web:A=1 --env web:A=2",
+            "the variable A of the container `web` is given twice",
+        ),
+        ("--file td.json --image web=/something", "is not a valid repository name"),
+        ("--file td.json --image web=a:abc/b", "is not a valid registry host"),
+        ("--file td.json --image web=a:b:c", "is not a valid"),
+        ("--file td.json --image web=a@sha256:1", "its digest is not sha256"),
+        (digest.as_str(), "a digest belongs after a repository"),
+        ("--file empty.json", "the task definition empty.json is empty"),
+        ("--file comment.yml", "the task definition comment.yml is empty"),
+        ("--file role.yml", "`taskRoleArn` is empty"),
+    ] {
+        project.runner(&format!("ecs render {arguments}")).run().exits(2).complains(says);
+    }
+    project
+        .runner("ecs render --file td.json --image web=localhost:5000/a.b__c-d:v1 --env web:A=")
+        .run()
+        .exits(0);
+}

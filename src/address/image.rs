@@ -105,9 +105,12 @@ fn is_host(part: &str) -> bool {
 
 fn check_host(host: &str) -> Result<(), InvalidName> {
     let ends = |character: Option<char>| character.is_some_and(|c| c.is_ascii_alphanumeric());
-    let valid = ends(host.chars().next())
-        && ends(host.chars().last())
-        && host.chars().all(|c| c.is_ascii_alphanumeric() || ".-:".contains(c));
+    let (name, port) = host.split_once(':').map_or((host, None), |(name, port)| (name, Some(port)));
+    let is_port = |port: &str| port.parse::<u16>().is_ok_and(|port| port > 0);
+    let valid = ends(name.chars().next())
+        && ends(name.chars().last())
+        && name.chars().all(|c| c.is_ascii_alphanumeric() || ".-".contains(c))
+        && port.is_none_or(is_port);
     if valid { Ok(()) } else { Err(InvalidName { what: "registry host", name: host.to_owned() }) }
 }
 
@@ -150,6 +153,24 @@ impl<'a> ImageReference<'a> {
         let (name, digest) = text.split_once('@').map_or((text, None), |(name, digest)| (name, Some(digest)));
         let (name, tag) = split_tag(name);
         Self { name, tag, digest }
+    }
+
+    /// Splits a reference and checks its parts by the grammar of references.
+    pub(crate) fn checked(text: &'a str) -> Result<Self, InvalidName> {
+        let invalid = |what| InvalidName { what, name: text.to_owned() };
+        let reference = Self::parse(text);
+        let is_digest = |hex: &str| hex.len() == 64 && hex.bytes().all(|byte| byte.is_ascii_hexdigit());
+        if reference.name == "sha256" && reference.tag.is_some_and(is_digest) {
+            return Err(invalid("image: a digest belongs after a repository, as in REPOSITORY@sha256:…"));
+        }
+        ImageRepository::parse(reference.name)?;
+        reference.tag.map_or(Ok(()), check_tag)?;
+        match reference.digest {
+            Some(digest) if !digest.strip_prefix("sha256:").is_some_and(is_digest) => {
+                Err(invalid("image: its digest is not sha256: with 64 hexadecimal digits"))
+            }
+            _ => Ok(reference),
+        }
     }
 
     /// The digest, or else the tag, or else `latest`.

@@ -249,7 +249,12 @@ impl From<AwsError> for Failure {
 
 impl From<TaskDefinitionError> for Failure {
     fn from(error: TaskDefinitionError) -> Self {
-        Self::caused(Exit::Usage, &error)
+        let failure = Self::caused(Exit::Usage, &error);
+        match error {
+            TaskDefinitionError::Empty(_) => failure.help("remove it, or give it a value"),
+            TaskDefinitionError::Type { .. } => failure.help("correct the task definition"),
+            _ => failure,
+        }
     }
 }
 

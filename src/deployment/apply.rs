@@ -236,7 +236,14 @@ impl<C: Controller> Follower<'_, C> {
                 return Outcome::Deployed;
             }
             FollowEnd::Wait(WaitEnd::TimedOut) => {
-                (Outcome::TimedOut, format!("it took longer than {}", duration::display(self.wait)))
+                let took = format!("it took longer than {}", duration::display(self.wait));
+                match self.continuing.take() {
+                    Some(command) => (
+                        Outcome::TimedOut,
+                        format!("{took}, because it was paused and nothing continued it: {command}"),
+                    ),
+                    None => (Outcome::TimedOut, took),
+                }
             }
             FollowEnd::Hopeless(reason) => (Outcome::Left, reason),
         };

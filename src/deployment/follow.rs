@@ -32,6 +32,8 @@ pub(crate) struct Follower<'a, C> {
     /// The verdict of the last successful poll.
     pub(crate) verdict: Verdict,
     pub(crate) failed_tasks: FailedTasks,
+    /// How to continue the deployment, if it is paused.
+    pub(crate) continuing: Option<String>,
     /// The service is to run no task.
     pub(crate) is_idle: bool,
 }
@@ -46,7 +48,17 @@ impl<'a, C: Controller> Follower<'a, C> {
     ) -> Self {
         let verdict = Verdict::InProgress;
         let failed_tasks = FailedTasks::default();
-        Self { deployer, request, log, controller, wait, verdict, failed_tasks, is_idle: false }
+        Self {
+            deployer,
+            request,
+            log,
+            controller,
+            wait,
+            verdict,
+            failed_tasks,
+            continuing: None,
+            is_idle: false,
+        }
     }
 
     /// Follows the running deployment to its end.
@@ -76,6 +88,8 @@ impl<'a, C: Controller> Follower<'a, C> {
                 Err(error) if error.is_transient() => {}
                 Err(error) => return FollowEnd::Lost(error.into()),
             }
+            let is_held = self.continuing.is_some() && !self.request.options.wait_includes_pauses;
+            poller.hold(is_held);
             if let Err(end) = poller.pause().await {
                 return FollowEnd::Wait(end);
             }
@@ -93,7 +107,13 @@ impl<'a, C: Controller> Follower<'a, C> {
 
     /// Polls once and reports everything new.
     async fn poll(&mut self) -> Result<Verdict, AwsError> {
-        let Observation { service, assessment } = self.controller.observe().await?;
+        let Observation { service, continuing, assessment } = self.controller.observe().await?;
+        if let Some(command) =
+            continuing.as_ref().filter(|command| Some(*command) != self.continuing.as_ref())
+        {
+            self.log.warn(format!("the deployment is paused until someone continues it: {command}")).await;
+        }
+        self.continuing = continuing;
         for stage in &assessment.stages {
             self.log.note(stage).await;
         }

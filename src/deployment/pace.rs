@@ -11,6 +11,8 @@ use tokio::time::Instant;
 /// The intervals between polls.
 const INTERVALS: Backoff =
     Backoff { first: Duration::from_secs(1), factor: 1.25, maximum: Duration::from_secs(5), jitter: 0.0 };
+/// How long a poll of a paused deployment may take.
+const HELD: Duration = Duration::from_mins(10);
 /// The delays before retries of a call that changes something, and how many there are: about as long as `aws` retries
 /// a call that only reads.
 const RETRY_DELAYS: Backoff =
@@ -30,11 +32,13 @@ pub(crate) struct Poller<'a> {
     deadline: Instant,
     /// How many polls there were.
     polls: u32,
+    /// The time that was left when a pause began that does not count.
+    left: Option<Duration>,
 }
 
 impl<'a> Poller<'a> {
     pub(crate) fn new(deployer: &'a Deployer<'a>, wait: Duration) -> Self {
-        Self { deployer, deadline: Instant::now() + wait, polls: 0 }
+        Self { deployer, deadline: Instant::now() + wait, polls: 0, left: None }
     }
 
     /// Polls once. A call that hangs delays neither the deadline nor a stop.
@@ -43,6 +47,23 @@ impl<'a> Poller<'a> {
         poll: impl Future<Output = Result<T, AwsError>>,
     ) -> Result<Result<T, AwsError>, WaitEnd> {
         self.until_end(poll).await
+    }
+
+    /// While the deployment is paused, the time does not run.
+    pub(crate) fn hold(&mut self, is_paused: bool) {
+        let now = Instant::now();
+        match (is_paused, self.left) {
+            (true, left) => {
+                let left = left.unwrap_or_else(|| self.deadline.saturating_duration_since(now));
+                self.left = Some(left);
+                self.deadline = now + left + HELD;
+            }
+            (false, Some(left)) => {
+                self.left = None;
+                self.deadline = now + left;
+            }
+            (false, None) => {}
+        }
     }
 
     async fn until_end<T>(&self, work: impl Future<Output = T>) -> Result<T, WaitEnd> {

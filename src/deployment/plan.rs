@@ -4,7 +4,7 @@ use super::after::{AfterDeploy, FollowUp};
 use super::controller::CodeDeployGroup;
 use super::registration::Registered;
 use super::revisions::Family;
-use super::snapshot::ServiceSnapshot;
+use super::snapshot::{ServiceSnapshot, definition_of};
 use super::{DEFAULT_WAIT, DeployOptions, DeployRequest, Deployer, ServiceSet};
 use crate::ecs::appspec::AppSpec;
 use crate::ecs::diff::compare;
@@ -177,8 +177,9 @@ impl Deployer<'_> {
         service: &str,
         request: &Request,
     ) -> Result<Option<String>, Failure> {
-        let running = self.aws.ecs_service(cluster, service).await?.task_definition;
-        let running = Request::from_document(self.aws.ecs_task_definition(&running).await?)?;
+        let service = self.aws.ecs_service(cluster, service).await?;
+        let running = self.aws.ecs_task_definition(definition_of(&service)?).await?;
+        let running = Request::from_document(running)?;
         Ok(compare(&running, request))
     }
 }

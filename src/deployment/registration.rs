@@ -18,6 +18,10 @@ pub(crate) fn read_definition(path: &Path) -> Result<Value, Failure> {
         Failure::usage(format!("could not read the task definition {}: {reason}", path.display()))
     };
     let text = std::fs::read_to_string(path).map_err(|error| unreadable(error.to_string()))?;
+    let is_blank = |line: &str| line.is_empty() || line.starts_with('#') || line == "---";
+    if text.trim_start_matches('\u{feff}').lines().all(|line| is_blank(line.trim())) {
+        return Err(Failure::usage(format!("the task definition {} is empty", path.display())));
+    }
     document::parse(&text).map_err(unreadable)
 }
 

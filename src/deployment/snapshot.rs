@@ -113,6 +113,20 @@ pub(crate) fn deployable(service: &Service) -> Result<(), Failure> {
         .help("create it again once it is gone (`aws ecs wait services-inactive`), or correct its name"))
 }
 
+/// The revision that a service runs, as an ARN. Fails if the service has none of its own.
+pub(crate) fn definition_of(service: &Service) -> Result<&str, Failure> {
+    if !service.task_definition.is_empty() {
+        return Ok(&service.task_definition);
+    }
+    let (name, controller) = (&service.name, service.controller);
+    let reason = match controller {
+        ControllerType::External => "an external controller deploys it, with task sets",
+        ControllerType::CodeDeploy | ControllerType::Ecs => "nothing has been deployed to it yet",
+    };
+    Err(Failure::environment(format!("the service {name} has no task definition of its own: {reason}"))
+        .help("name a family or a file instead of the service"))
+}
+
 /// Returns the deployed revision by the service's own status. During a deployment that is the revision before
 /// it. Without other sources (`is_only_source`) the revision of a running deployment is better than none.
 fn deployed_revision(service: &Service, is_only_source: bool) -> Option<String> {

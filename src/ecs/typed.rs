@@ -14,11 +14,33 @@ pub(super) fn typed(shape: &Shape, fields: &mut Map<String, Value>) -> Result<()
 fn object(place: &str, shape: &Shape, fields: &mut Map<String, Value>) -> Result<(), TaskDefinitionError> {
     for (name, value) in fields {
         if let Some(field) = shape.field(name) {
+            let is_needed = NEVER_EMPTY.contains(&(holder(place), field.name));
             let place = if place.is_empty() { name.clone() } else { format!("{place}.{name}") };
+            if is_needed && *value == "" {
+                return Err(TaskDefinitionError::Empty(place));
+            }
             of_kind(&place, &field.kind, value)?;
         }
     }
     Ok(())
+}
+
+/// Texts that ECS refuses if they are empty, by the field that holds the object.
+const NEVER_EMPTY: [(&str, &str); 8] = [
+    ("", "family"),
+    ("", "taskRoleArn"),
+    ("", "executionRoleArn"),
+    ("containerDefinitions", "name"),
+    ("containerDefinitions", "image"),
+    ("environment", "name"),
+    ("secrets", "name"),
+    ("secrets", "valueFrom"),
+];
+
+/// The field that holds an object, by the object's place: `environment` of `containerDefinitions[0].environment[1]`.
+fn holder(place: &str) -> &str {
+    let last = place.rsplit('.').next().unwrap_or_default();
+    last.split('[').next().unwrap_or_default()
 }
 
 fn of_kind(place: &str, kind: &Kind, value: &mut Value) -> Result<(), TaskDefinitionError> {
@@ -135,6 +157,28 @@ mod tests {
             let error = container(field).unwrap_err();
             assert!(error.contains(says), "{field}: {error}");
         }
+    }
+
+    /// Findings, D19.
+    #[test]
+    fn an_empty_text_that_ecs_needs_is_named() {
+        let written = |fields: &str| sent(&format!("family: f\n{fields}"));
+        for (fields, place) in [
+            ("taskRoleArn: ''\ncontainerDefinitions: []\n", "taskRoleArn"),
+            ("executionRoleArn: ''\ncontainerDefinitions: []\n", "executionRoleArn"),
+            ("containerDefinitions: [{ name: a, image: '' }]\n", "containerDefinitions[0].image"),
+            (
+                "containerDefinitions: [{ name: a, secrets: [{ name: S, valueFrom: '' }] }]\n",
+                "containerDefinitions[0].secrets[0].valueFrom",
+            ),
+        ] {
+            assert_eq!(written(fields), Err(format!("`{place}` is empty")));
+        }
+        // An empty value of a variable means something, and a response may spell out that there is no role.
+        assert!(
+            written("containerDefinitions: [{ name: a, environment: [{ name: A, value: '' }] }]\n").is_ok()
+        );
+        assert!(written("taskDefinitionArn: arn\ntaskRoleArn: ''\ncontainerDefinitions: []\n").is_ok());
     }
 
     /// Findings, D14.

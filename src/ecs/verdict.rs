@@ -117,6 +117,8 @@ pub(crate) struct EcsJudge {
     earlier: Vec<String>,
     /// The revision to which ECS rolls back, as an ARN.
     pub(crate) previous: Option<String>,
+    /// Tasks of our deployment have failed.
+    has_failures: bool,
     pub(crate) seen: SeenEvents,
     /// ECS was seen rolling back, or announced it.
     rolling_back: bool,
@@ -155,6 +157,7 @@ impl EcsJudge {
             id: None,
             earlier: before.deployments.iter().map(|deployment| deployment.id.clone()).collect(),
             previous: Some(before.task_definition.clone()),
+            has_failures: false,
             seen: SeenEvents::of(before),
             rolling_back: false,
             unseen: 0,
@@ -208,6 +211,8 @@ impl EcsJudge {
         let messages = self.seen.take(poll.service);
         self.rolling_back |= messages.iter().any(|message| announces_rollback(message));
         let state = self.state_of(poll).and_then(|state| self.state.change(state));
+        let own = poll.service.deployments.iter().find(|own| Some(&own.id) == self.id.as_ref());
+        self.has_failures |= own.is_some_and(|own| own.failed > 0);
         let reading = self.read(poll);
         let verdict = self.weigh(reading, poll);
         Assessment { verdict, messages, stages: Vec::new(), state }
@@ -270,12 +275,17 @@ impl EcsJudge {
         }
     }
 
-    /// Without service deployments, a rollback by ECS may show only in that the service runs the previous revision again.
+    /// Without service deployments, a rollback by ECS may show only in that the service runs the previous revision again:
+    /// in its earlier deployment, or in a new one after tasks of ours have failed.
     fn unannounced_rollback(&self, by: &str, poll: EcsPoll<'_>) -> Option<Verdict> {
         if poll.deployment.is_some() || self.previous.as_deref() != Some(by) {
             return None;
         }
         let primary = poll.service.primary();
+        let is_resumed = primary.is_some_and(|primary| self.is_earlier(&primary.id));
+        if !(is_resumed || self.has_failures) {
+            return None;
+        }
         let reason = || primary.and_then(|primary| primary.reason.clone());
         Some(match primary.and_then(|primary| primary.rollout.as_deref()) {
             Some("IN_PROGRESS") => Verdict::RollingBack,

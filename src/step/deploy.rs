@@ -19,6 +19,7 @@ pub(crate) async fn run(cx: &StepScope<'_>, deploy: &Deploy) -> Result<(), Failu
         revision,
         options: DeployOptions {
             wait: deploy.wait,
+            wait_includes_pauses: deploy.wait_includes_pauses,
             on_failure: deploy.on_failure,
             force: deploy.force,
             after: AfterDeploy { keep_revisions: deploy.keep_revisions, schedules: deploy.schedules },

@@ -2,7 +2,7 @@
 //! service.
 
 use super::{StepScope, code_pipeline};
-use crate::deployment::{Registered, deployable, read_definition, results};
+use crate::deployment::{Registered, definition_of, deployable, read_definition, results};
 use crate::ecs::task_definition::{ContainerPatch, Patch, Request};
 use crate::exit::Failure;
 use crate::files::{self, Readers};
@@ -165,7 +165,7 @@ async fn base(cx: &StepScope<'_>, base: &TaskDefinitionBase) -> Result<Option<Ba
             let (cluster, service) = (cx.request(cluster)?, cx.request(name)?);
             let service = aws.ecs_service(&cluster, &service).await?;
             deployable(&service)?;
-            service.task_definition
+            definition_of(&service)?.to_owned()
         }
         TaskDefinitionBase::File(_) => return Ok(None),
     };

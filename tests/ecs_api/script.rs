@@ -163,6 +163,7 @@ pub struct Step {
     pub(super) tasks: Vec<TaskOutcome>,
     pub(super) foreign: Option<String>,
     pub(super) deleted: bool,
+    pub(super) paused: Option<String>,
 }
 
 impl Step {
@@ -185,6 +186,12 @@ impl Step {
     /// How many tasks of the new revision run and are pending. Tasks start and stop to match.
     pub fn tasks(mut self, running: i64, pending: i64) -> Self {
         (self.running, self.pending) = (Some(running), Some(pending));
+        self
+    }
+
+    /// A lifecycle hook of this id pauses the deployment during this step.
+    pub fn paused(mut self, hook: &str) -> Self {
+        self.paused = Some(hook.to_owned());
         self
     }
 

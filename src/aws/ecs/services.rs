@@ -248,6 +248,13 @@ pub(crate) fn read(mut service: types::Service) -> Service {
     }
     let controller = service.deployment_controller.map(|controller| controller.r#type);
     let shifting = service.deployment_configuration.as_ref().map(shifting).unwrap_or_default();
+    let hooks = service.deployment_configuration.as_ref().map(|all| all.lifecycle_hooks().to_vec());
+    let pauses = hooks
+        .unwrap_or_default()
+        .into_iter()
+        .filter(|hook| hook.target_type == Some(types::DeploymentLifecycleHookTargetType::Pause));
+    let stages = pauses.flat_map(|hook| hook.lifecycle_stages.unwrap_or_default());
+    let pauses = stages.map(|stage| stage.as_str().to_owned()).collect();
     let breaker =
         service.deployment_configuration.and_then(|configuration| configuration.deployment_circuit_breaker);
     let target = |balancer: types::LoadBalancer| {
@@ -280,6 +287,7 @@ pub(crate) fn read(mut service: types::Service) -> Service {
         events: service.events.unwrap_or_default().into_iter().map(event).collect(),
         current_deployment: service.current_service_deployment,
         shifting,
+        pauses,
         breaker_rolls_back: breaker.is_some_and(|breaker| breaker.enable && breaker.rollback),
         targets: service.load_balancers.unwrap_or_default().into_iter().filter_map(target).collect(),
         placement: Placement {

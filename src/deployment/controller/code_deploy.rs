@@ -285,14 +285,18 @@ impl Controller for CodeDeploy<'_> {
         match self.aws().codedeploy_deployment(&self.id).await {
             Ok(deployment) => self.deployment = deployment,
             Err(AwsError::NotFound { .. }) if self.judge.missing() => {
-                return Ok(Observation { service: None, assessment: Verdict::Unclear.into() });
+                return Ok(Observation {
+                    service: None,
+                    continuing: None,
+                    assessment: Verdict::Unclear.into(),
+                });
             }
             Err(error) => return Err(error),
         }
         self.read_progress().await;
         let service = self.read_service().await;
         let assessment = self.judge.observe(&self.deployment, self.progress.as_ref(), service.as_ref());
-        Ok(Observation { service, assessment })
+        Ok(Observation { service, continuing: None, assessment })
     }
 
     fn unseen_events(&self, service: &Service) -> Vec<String> {

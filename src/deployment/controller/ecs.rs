@@ -9,7 +9,7 @@ use crate::deployment::rollback::{AfterFailure, RollbackStart};
 use crate::deployment::snapshot::ServiceSnapshot;
 use crate::deployment::{DeployRequest, Deployer, short};
 use crate::duration;
-use crate::ecs::service::{DeploymentState, Service, ServiceDeployment};
+use crate::ecs::service::{DeploymentState, Service, ServiceDeployment, continuing};
 use crate::ecs::verdict::{EcsJudge, EcsPoll};
 use crate::exit::{Failure, chain};
 use crate::language::pipeline::model::OnFailure;
@@ -93,6 +93,21 @@ impl<'a> Ecs<'a> {
         {
             let other = short(&running.task_definition);
             self.log.warn(format!("this deployment supersedes the running deployment of {other}")).await;
+        }
+        if !service.pauses.is_empty() {
+            let stages: Vec<String> =
+                service.pauses.iter().map(|stage| stage.to_lowercase().replace('_', " ")).collect();
+            let counts = if self.request.options.wait_includes_pauses {
+                "that time counts against `wait`"
+            } else {
+                "that time does not count against `wait`"
+            };
+            let text = format!(
+                "a lifecycle hook pauses this deployment at {} until someone continues it with {}; {counts}",
+                stages.join(", "),
+                continuing("ARN", "ID")
+            );
+            self.log.warn(text).await;
         }
         let wait = self.request.wait_for(service);
         if service.shifting >= wait {
@@ -312,14 +327,15 @@ impl Controller for Ecs<'_> {
             Ok(service) => service,
             Err(AwsError::NotFound { .. }) => {
                 let assessment = self.judge.missing().into();
-                return Ok(Observation { service: None, assessment });
+                return Ok(Observation { service: None, continuing: None, assessment });
             }
             Err(error) => return Err(error),
         };
         let is_current = self.read_deployment(&service).await;
         let deployment = self.deployment.as_ref();
         let assessment = self.judge.observe(EcsPoll { service: &service, deployment, is_current });
-        Ok(Observation { service: Some(service), assessment })
+        let continuing = deployment.and_then(ServiceDeployment::continuing);
+        Ok(Observation { service: Some(service), continuing, assessment })
     }
 
     fn unseen_events(&self, service: &Service) -> Vec<String> {

@@ -129,7 +129,8 @@ fn a_stale_response_does_not_supersede_until_it_stays() {
 fn without_service_deployments_the_previous_revision_is_a_rollback() {
     let back = |rollout: &str| vec![own("back", "PRIMARY", "old", rollout)];
     let mut judge = judge(Some("ours"));
-    assert_eq!(verdict(&mut judge, vec![own("ours", "PRIMARY", "new", "IN_PROGRESS")]), Verdict::InProgress);
+    let failing = Deployment { failed: 1, ..own("ours", "PRIMARY", "new", "IN_PROGRESS") };
+    assert_eq!(verdict(&mut judge, vec![failing]), Verdict::InProgress);
     assert_eq!(verdict(&mut judge, back("IN_PROGRESS")), Verdict::Unclear);
     assert_eq!(verdict(&mut judge, back("IN_PROGRESS")), Verdict::RollingBack);
     assert_eq!(verdict(&mut judge, back("COMPLETED")), Verdict::Ended(Ending::RolledBack(None)));
