@@ -1,6 +1,6 @@
 //! AWS CodeBuild: the current build.
 
-use super::{Aws, AwsError, error};
+use super::{Aws, AwsError};
 use std::time::{Duration, SystemTime};
 
 impl Aws {
@@ -10,7 +10,7 @@ impl Aws {
         build_id: &str,
     ) -> Result<Option<(SystemTime, Duration)>, AwsError> {
         let answer = client!(aws_sdk_codebuild, self).batch_get_builds().ids(build_id).send().await.map_err(
-            |failed| error("codebuild:BatchGetBuilds", &self.arn("codebuild", "project/*"), failed),
+            |failed| self.error("codebuild:BatchGetBuilds", &self.arn("codebuild", "project/*"), failed),
         )?;
         let build = answer.builds.unwrap_or_default().into_iter().next();
         Ok(build.and_then(|build| {

@@ -1,6 +1,6 @@
 //! Amazon Elastic Container Registry: logins, repositories and image scans.
 
-use super::{Aws, AwsError, error};
+use super::{Aws, AwsError};
 use crate::secret::{Login, Secret};
 use aws_sdk_ecr::operation::describe_image_scan_findings::DescribeImageScanFindingsError;
 use aws_sdk_ecr::types::{
@@ -53,7 +53,7 @@ impl Aws {
             .get_authorization_token()
             .send()
             .await
-            .map_err(|failed| error(ACTION, "*", failed))?;
+            .map_err(|failed| self.error(ACTION, "*", failed))?;
         let pair = answer
             .authorization_data()
             .first()
@@ -83,7 +83,7 @@ impl Aws {
             {
                 Ok(None)
             }
-            Err(failed) => Err(error("ecr:DescribeRepositories", &self.repository_arn(name), failed)),
+            Err(failed) => Err(self.error("ecr:DescribeRepositories", &self.repository_arn(name), failed)),
         }
     }
 
@@ -108,7 +108,7 @@ impl Aws {
             request = request.image_tag_mutability(ImageTagMutability::Immutable);
         }
         let answer =
-            request.send().await.map_err(|failed| error(ACTION, &self.repository_arn(name), failed))?;
+            request.send().await.map_err(|failed| self.error(ACTION, &self.repository_arn(name), failed))?;
         let address = answer
             .repository
             .and_then(|repository| repository.repository_uri)
@@ -117,7 +117,8 @@ impl Aws {
         if let Some(policy) = &new.lifecycle_policy {
             let request = client.put_lifecycle_policy().repository_name(name).lifecycle_policy_text(policy);
             let answer = request.send().await;
-            answer.map_err(|failed| error("ecr:PutLifecyclePolicy", &self.repository_arn(name), failed))?;
+            answer
+                .map_err(|failed| self.error("ecr:PutLifecyclePolicy", &self.repository_arn(name), failed))?;
         }
         Ok(address)
     }
@@ -150,7 +151,11 @@ impl Aws {
                     if service.is_some_and(DescribeImageScanFindingsError::is_image_not_found_exception) {
                         return Ok(Scan::InProgress("the image is not known yet".to_owned()));
                     }
-                    return Err(error("ecr:DescribeImageScanFindings", &self.repository_arn(name), failed));
+                    return Err(self.error(
+                        "ecr:DescribeImageScanFindings",
+                        &self.repository_arn(name),
+                        failed,
+                    ));
                 }
             };
             let state = answer.image_scan_status();
@@ -195,7 +200,7 @@ impl Aws {
             }
             answer => answer
                 .map(drop)
-                .map_err(|failed| error("ecr:StartImageScan", &self.repository_arn(name), failed)),
+                .map_err(|failed| self.error("ecr:StartImageScan", &self.repository_arn(name), failed)),
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Amazon `EventBridge`: rules that start tasks. Their targets are raw JSON, so that unknown fields survive an update.
 
 use super::raw::{RawBody, swap_body};
-use super::{Aws, AwsError, error};
+use super::{Aws, AwsError};
 use futures_util::stream::{self, StreamExt, TryStreamExt};
 use serde_json::{Value, json};
 
@@ -55,7 +55,8 @@ impl Aws {
         let (mut buses, mut token) = (Vec::new(), None);
         loop {
             let call = client.list_event_buses().set_next_token(token);
-            let answer = call.send().await.map_err(|failed| error("events:ListEventBuses", "*", failed))?;
+            let answer =
+                call.send().await.map_err(|failed| self.error("events:ListEventBuses", "*", failed))?;
             buses.extend(answer.event_buses.unwrap_or_default().into_iter().filter_map(|bus| bus.name));
             token = answer.next_token;
             if token.is_none() {
@@ -72,7 +73,7 @@ impl Aws {
             let answer = match call.set_next_token(token).send().await {
                 Ok(answer) => answer,
                 Err(failed) => {
-                    return present(error("events:ListRuleNamesByTarget", "*", failed), rules);
+                    return present(self.error("events:ListRuleNamesByTarget", "*", failed), rules);
                 }
             };
             rules.extend(answer.rule_names.unwrap_or_default());
@@ -92,7 +93,9 @@ impl Aws {
             let call = client.list_targets_by_rule().event_bus_name(bus).rule(rule).set_next_token(token);
             let answer = match call.customize().interceptor(raw.clone()).send().await {
                 Ok(answer) => answer,
-                Err(failed) => return present(error(ACTION, &self.rule_arn(bus, rule), failed), targets),
+                Err(failed) => {
+                    return present(self.error(ACTION, &self.rule_arn(bus, rule), failed), targets);
+                }
             };
             if let Some(found) = raw.json(ACTION)?.get_mut("Targets").and_then(Value::as_array_mut) {
                 targets.append(found);
@@ -119,7 +122,7 @@ impl Aws {
             .mutate_request(swap_body(&body))
             .send()
             .await
-            .map_err(|failed| error(ACTION, &self.rule_arn(&target.bus, &target.rule), failed))?;
+            .map_err(|failed| self.error(ACTION, &self.rule_arn(&target.bus, &target.rule), failed))?;
         if answer.failed_entry_count == 0 {
             return Ok(());
         }

@@ -1,6 +1,6 @@
 //! AWS Identity and Access Management: roles and simulated permissions.
 
-use super::{Aws, AwsError, error};
+use super::{Aws, AwsError};
 use aws_sdk_iam::types::{ContextEntry, ContextKeyTypeEnum, PolicyEvaluationDecisionType};
 use serde_json::Value;
 
@@ -17,7 +17,8 @@ impl Aws {
         let answer = client!(aws_sdk_iam, self).get_role().role_name(name).send().await;
         let role = match answer {
             Ok(answer) => answer.role,
-            Err(failed) => match error("iam:GetRole", &self.arn("iam", &format!("role/{name}")), failed) {
+            Err(failed) => match self.error("iam:GetRole", &self.arn("iam", &format!("role/{name}")), failed)
+            {
                 AwsError::Service { code, .. } if code.starts_with("NoSuchEntity") => return Ok(None),
                 other => return Err(other),
             },
@@ -55,7 +56,7 @@ impl Aws {
             .set_resource_arns(Some(resources.to_vec()))
             .send()
             .await
-            .map_err(|failed| error("iam:SimulatePrincipalPolicy", principal, failed))?;
+            .map_err(|failed| self.error("iam:SimulatePrincipalPolicy", principal, failed))?;
         let results = answer.evaluation_results.unwrap_or_default();
         if results.is_empty() {
             return Ok(None);

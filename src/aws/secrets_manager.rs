@@ -1,6 +1,6 @@
 //! AWS Secrets Manager.
 
-use super::{Aws, AwsError, error};
+use super::{Aws, AwsError};
 use crate::address::Arn;
 use crate::secret::Secret;
 
@@ -22,7 +22,7 @@ impl Aws {
     /// Whether a secret exists and is not marked for deletion. Does not read its value.
     pub(crate) async fn secret_exists(&self, id: &str) -> Result<bool, AwsError> {
         let answer = client!(aws_sdk_secretsmanager, self).describe_secret().secret_id(id).send().await;
-        match answer.map_err(|failed| error("secretsmanager:DescribeSecret", id, failed)) {
+        match answer.map_err(|failed| self.error("secretsmanager:DescribeSecret", id, failed)) {
             Ok(secret) => Ok(secret.deleted_date.is_none()),
             Err(AwsError::Service { code, .. }) if code == "ResourceNotFoundException" => Ok(false),
             Err(error) => Err(error),
@@ -44,9 +44,9 @@ impl Aws {
             .set_version_id(reference.version.clone())
             .send()
             .await
-            .map_err(|failed| match error(ACTION, &resource, failed) {
+            .map_err(|failed| match self.error(ACTION, &resource, failed) {
                 AwsError::Service { code, .. } if code == "ResourceNotFoundException" => {
-                    AwsError::NotFound { what: "secret", name: reference.id.clone() }
+                    self.not_found("secret", &reference.id)
                 }
                 AwsError::Service { code, message, .. } if code == INVALID && message.contains("marked") => {
                     let reason = "is marked for deletion".to_owned();

@@ -1,6 +1,6 @@
 //! AWS Systems Manager Parameter Store.
 
-use super::{Aws, AwsError, error};
+use super::{Aws, AwsError};
 use crate::address::Arn;
 use crate::secret::Secret;
 use aws_sdk_ssm::types::{Parameter, ParameterStringFilter};
@@ -29,7 +29,7 @@ impl Aws {
         let mut pages = client.describe_parameters().parameter_filters(filter).into_paginator().send();
         // A page may be empty although a later page is not.
         while let Some(page) = pages.next().await {
-            if !page.map_err(|failed| error(DESCRIBE, "*", failed))?.parameters().is_empty() {
+            if !page.map_err(|failed| self.error(DESCRIBE, "*", failed))?.parameters().is_empty() {
                 return Ok(true);
             }
         }
@@ -69,7 +69,7 @@ impl Aws {
             .with_decryption(true)
             .send()
             .await
-            .map_err(|failed| error(ACTION, &resource, failed))?;
+            .map_err(|failed| self.error(ACTION, &resource, failed))?;
         let found = answer.parameters.unwrap_or_default();
         let value_of = |wanted: &str| {
             let is_wanted = |parameter: &&Parameter| {
@@ -82,7 +82,9 @@ impl Aws {
             found.iter().find(is_wanted)?.value().map(Secret::new)
         };
         let pairs = names.iter().map(|name| {
-            value_of(name).map(|value| ((*name).to_owned(), value)).ok_or_else(|| not_found(name))
+            value_of(name)
+                .map(|value| ((*name).to_owned(), value))
+                .ok_or_else(|| self.not_found("parameter", name))
         });
         pairs.collect()
     }
@@ -95,11 +97,17 @@ impl Aws {
             .with_decryption(true)
             .send()
             .await
-            .map_err(|failed| match error("ssm:GetParameter", &self.parameter_arn(name), failed) {
-                AwsError::Service { code, .. } if code == "ParameterNotFound" => not_found(name),
+            .map_err(|failed| match self.error("ssm:GetParameter", &self.parameter_arn(name), failed) {
+                AwsError::Service { code, .. } if code == "ParameterNotFound" => {
+                    self.not_found("parameter", name)
+                }
                 other => other,
             })?;
-        answer.parameter.and_then(|parameter| parameter.value).map(Secret::new).ok_or_else(|| not_found(name))
+        answer
+            .parameter
+            .and_then(|parameter| parameter.value)
+            .map(Secret::new)
+            .ok_or_else(|| self.not_found("parameter", name))
     }
 
     fn parameter_arn(&self, name: &str) -> String {
@@ -108,8 +116,4 @@ impl Aws {
             None => self.arn("ssm", &format!("parameter/{}", name.trim_start_matches('/'))),
         }
     }
-}
-
-fn not_found(name: &str) -> AwsError {
-    AwsError::NotFound { what: "parameter", name: name.to_owned() }
 }

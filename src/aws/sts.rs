@@ -1,6 +1,6 @@
 //! AWS Security Token Service: the caller's identity and assumed roles.
 
-use super::{Aws, AwsError, Denial, error};
+use super::{Aws, AwsError, Denial};
 use aws_config::sts::AssumeRoleProvider;
 use aws_credential_types::provider::{ProvideCredentials, SharedCredentialsProvider};
 use aws_sdk_sts::operation::assume_role::AssumeRoleError;
@@ -21,7 +21,7 @@ impl Aws {
             .get_caller_identity()
             .send()
             .await
-            .map_err(|failed| error("sts:GetCallerIdentity", "*", failed))?;
+            .map_err(|failed| self.error("sts:GetCallerIdentity", "*", failed))?;
         Ok(Identity { account: answer.account.unwrap_or_default(), arn: answer.arn.unwrap_or_default() })
     }
 

@@ -234,8 +234,9 @@ impl From<AwsError> for Failure {
                 failure.help("check the network, the region and AWS_ENDPOINT_URL")
             }
             AwsError::NotFound { what, .. } => {
-                failure.help(format!("create the {what}, or correct its name"))
+                failure.help(format!("create the {what}, or correct its name or the region"))
             }
+            AwsError::Region { .. } => failure.help("write a region such as eu-central-1"),
             AwsError::Role { .. } => {
                 failure.help("check the ARN, the network, and the role's trust policy")
             }

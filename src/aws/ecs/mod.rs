@@ -10,7 +10,7 @@ pub(crate) use services::time;
 pub(crate) use tasks::{RunTask, TaskFilter};
 
 use super::raw::{RawBody, swap_body};
-use super::{Aws, AwsError, error};
+use super::{Aws, AwsError};
 use crate::ecs::revisions::Revision;
 use aws_sdk_ecs::types::{SortOrder, TaskDefinitionStatus};
 use aws_smithy_types::retry::RetryConfig;
@@ -31,9 +31,9 @@ impl Aws {
             .await;
         if let Err(failed) = answer {
             // ECS has no specific error for a missing task definition, and the call has no other client error.
-            return Err(match error(ACTION, "*", failed) {
+            return Err(match self.error(ACTION, "*", failed) {
                 AwsError::Service { code, .. } if code == "ClientException" => {
-                    AwsError::NotFound { what: "task definition", name: name.to_owned() }
+                    self.not_found("task definition", name)
                 }
                 other => other,
             });
@@ -53,7 +53,7 @@ impl Aws {
             .mutate_request(swap_body(request))
             .send()
             .await
-            .map_err(|failed| error(ACTION, &resource, failed))?;
+            .map_err(|failed| self.error(ACTION, &resource, failed))?;
         let arn = answer.task_definition.and_then(|definition| definition.task_definition_arn);
         let arn = arn.ok_or_else(|| AwsError::without(ACTION, "revision"))?;
         self.made(&arn);
@@ -73,7 +73,7 @@ impl Aws {
             .send()
             .collect::<Result<Vec<String>, _>>()
             .await
-            .map_err(|failed| error(ACTION, "*", failed))?;
+            .map_err(|failed| self.error(ACTION, "*", failed))?;
         // The prefix also matches longer family names.
         let revisions = answers.into_iter().map(|arn| Revision { arn });
         let own = format!("{family}:");
@@ -90,7 +90,7 @@ impl Aws {
             .task_definition(&revision.arn)
             .send()
             .await
-            .map_err(|failed| error("ecs:DeregisterTaskDefinition", "*", failed))?;
+            .map_err(|failed| self.error("ecs:DeregisterTaskDefinition", "*", failed))?;
         Ok(())
     }
 }

@@ -1,7 +1,7 @@
 //! Services, their deployments and revisions.
 
 use crate::address::{Arn, short_name};
-use crate::aws::{Aws, AwsError, error};
+use crate::aws::{Aws, AwsError};
 use crate::ecs::service::{
     ControllerType, Counts, Deployment, DeploymentState, Event, Network, Placement, Service,
     ServiceDeployment, TargetGroup, TaskSet,
@@ -27,8 +27,8 @@ impl Aws {
             .send()
             .await
             .map_err(|failed| {
-                missing(
-                    error("ecs:DescribeServices", &self.service_arn(cluster, service), failed),
+                self.missing(
+                    self.error("ecs:DescribeServices", &self.service_arn(cluster, service), failed),
                     cluster,
                     service,
                 )
@@ -39,7 +39,7 @@ impl Aws {
             .into_iter()
             .map(read)
             .find(|found| found.status != "INACTIVE")
-            .ok_or_else(|| AwsError::NotFound { what: "service", name: format!("{cluster}/{service}") })
+            .ok_or_else(|| self.not_found("service", &format!("{cluster}/{service}")))
     }
 
     pub(crate) fn service_arn(&self, cluster: &str, service: &str) -> String {
@@ -67,14 +67,14 @@ impl Aws {
             .force_new_deployment(force)
             .send()
             .await
-            .map_err(|failed| match error(ACTION, &self.service_arn(cluster, service), failed) {
+            .map_err(|failed| match self.error(ACTION, &self.service_arn(cluster, service), failed) {
                 AwsError::Service { action, code, message, .. }
                     if self.attempts.is_unknown_yet(revision, &code, &message)
                         && !code.starts_with("Service") =>
                 {
                     AwsError::Service { action, code, message, transient: true }
                 }
-                other => missing(other, cluster, service),
+                other => self.missing(other, cluster, service),
             })?;
         answer.service.map(read).ok_or_else(|| AwsError::without(ACTION, "service"))
     }
@@ -132,7 +132,7 @@ impl Aws {
             .set_next_token(page)
             .send()
             .await
-            .map_err(|failed| error("ecs:ListServiceDeployments", &resource, failed))?;
+            .map_err(|failed| self.error("ecs:ListServiceDeployments", &resource, failed))?;
         let mut found: Vec<ServiceDeployment> = answer
             .service_deployments
             .unwrap_or_default()
@@ -158,21 +158,21 @@ impl Aws {
             .service_deployment_arns(arn)
             .send()
             .await
-            .map_err(|failed| error("ecs:DescribeServiceDeployments", arn, failed))?;
+            .map_err(|failed| self.error("ecs:DescribeServiceDeployments", arn, failed))?;
         answer
             .service_deployments
             .unwrap_or_default()
             .into_iter()
             .map(read_deployment)
             .next()
-            .ok_or_else(|| AwsError::NotFound { what: "service deployment", name: arn.to_owned() })
+            .ok_or_else(|| self.not_found("service deployment", arn))
     }
 
     /// The ARN of the task definition revision in a service revision.
     pub(crate) async fn ecs_service_revision(&self, arn: &str) -> Result<String, AwsError> {
         let definitions = self.ecs_service_revisions(&[arn.to_owned()]).await?;
         let definition = definitions.into_iter().next();
-        definition.ok_or_else(|| AwsError::NotFound { what: "service revision", name: arn.to_owned() })
+        definition.ok_or_else(|| self.not_found("service revision", arn))
     }
 
     /// The ARNs of the task definition revisions in service revisions, in the same order. Skips service revisions that
@@ -186,7 +186,11 @@ impl Aws {
                 .send()
                 .await
                 .map_err(|failed| {
-                    error("ecs:DescribeServiceRevisions", some.first().map_or("*", String::as_str), failed)
+                    self.error(
+                        "ecs:DescribeServiceRevisions",
+                        some.first().map_or("*", String::as_str),
+                        failed,
+                    )
                 })?;
             let found = answer.service_revisions.unwrap_or_default();
             let of = |arn: &String| {
@@ -206,22 +210,24 @@ impl Aws {
             .stop_type(types::StopServiceDeploymentStopType::Rollback)
             .send()
             .await
-            .map_err(|failed| error("ecs:StopServiceDeployment", arn, failed))?;
+            .map_err(|failed| self.error("ecs:StopServiceDeployment", arn, failed))?;
         Ok(())
     }
 }
 
-/// Turns ECS's errors for a missing cluster or service into [`AwsError::NotFound`].
-pub(crate) fn missing(failed: AwsError, cluster: &str, service: &str) -> AwsError {
-    let AwsError::Service { code, .. } = &failed else {
-        return failed;
-    };
-    match code.as_str() {
-        "ClusterNotFoundException" => AwsError::NotFound { what: "cluster", name: cluster.to_owned() },
-        "ServiceNotFoundException" | "ServiceNotActiveException" => {
-            AwsError::NotFound { what: "service", name: format!("{cluster}/{service}") }
+impl Aws {
+    /// Turns ECS's errors for a missing cluster or service into [`AwsError::NotFound`].
+    pub(super) fn missing(&self, failed: AwsError, cluster: &str, service: &str) -> AwsError {
+        let AwsError::Service { code, .. } = &failed else {
+            return failed;
+        };
+        match code.as_str() {
+            "ClusterNotFoundException" => self.not_found("cluster", cluster),
+            "ServiceNotFoundException" | "ServiceNotActiveException" => {
+                self.not_found("service", &format!("{cluster}/{service}"))
+            }
+            _ => failed,
         }
-        _ => failed,
     }
 }
 

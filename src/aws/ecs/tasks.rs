@@ -1,8 +1,8 @@
 //! Tasks: listing, describing, starting and stopping them.
 
-use super::services::{missing, time};
+use super::services::time;
 use crate::address::short_name;
-use crate::aws::{Aws, AwsError, error};
+use crate::aws::{Aws, AwsError};
 use crate::ecs::service::Placement;
 use crate::ecs::task::{Container, NotStarted, Task};
 use aws_sdk_ecs::types;
@@ -59,7 +59,8 @@ impl Aws {
             .send();
         let mut arns = Vec::new();
         while let Some(arn) = pages.next().await {
-            let arn = arn.map_err(|failed| missing(error("ecs:ListTasks", "*", failed), cluster, service))?;
+            let arn = arn
+                .map_err(|failed| self.missing(self.error("ecs:ListTasks", "*", failed), cluster, service))?;
             if !known.contains(&arn) {
                 arns.push(arn);
             }
@@ -73,7 +74,7 @@ impl Aws {
     /// The current state of a task.
     pub(crate) async fn ecs_task(&self, cluster: &str, arn: &str) -> Result<Task, AwsError> {
         let found = self.ecs_described(cluster, &[arn.to_owned()]).await?;
-        found.into_iter().next().ok_or_else(|| AwsError::NotFound { what: "task", name: arn.to_owned() })
+        found.into_iter().next().ok_or_else(|| self.not_found("task", arn))
     }
 
     /// The tasks with these ARNs. Skips tasks that ECS no longer knows.
@@ -87,7 +88,7 @@ impl Aws {
                 .send()
                 .await
                 .map_err(|failed| {
-                    error("ecs:DescribeTasks", some.first().map_or("*", String::as_str), failed)
+                    self.error("ecs:DescribeTasks", some.first().map_or("*", String::as_str), failed)
                 })?;
             tasks.extend(answer.tasks.unwrap_or_default().into_iter().map(read));
         }
@@ -155,10 +156,9 @@ impl Aws {
                 .build();
             call = call.overrides(types::TaskOverride::builder().container_overrides(changed).build());
         }
-        let answer = call
-            .send()
-            .await
-            .map_err(|failed| missing(error("ecs:RunTask", &resource, failed), &task.cluster, ""))?;
+        let answer = call.send().await.map_err(|failed| {
+            self.missing(self.error("ecs:RunTask", &resource, failed), &task.cluster, "")
+        })?;
         if let Some(started) = answer.tasks.unwrap_or_default().into_iter().next() {
             let started = read(started);
             self.made(&started.arn);
@@ -178,7 +178,7 @@ impl Aws {
             .reason(reason)
             .send()
             .await
-            .map_err(|failed| error("ecs:StopTask", arn, failed))?;
+            .map_err(|failed| self.error("ecs:StopTask", arn, failed))?;
         Ok(())
     }
 }

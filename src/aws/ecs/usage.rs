@@ -1,7 +1,7 @@
 //! The users of task definition revisions: services, tasks and recent deployments.
 
-use super::services::{missing, read};
-use crate::aws::{Aws, AwsError, error};
+use super::services::read;
+use crate::aws::{Aws, AwsError};
 use crate::ecs::service::Service;
 use aws_sdk_ecs::types;
 use std::collections::BTreeSet;
@@ -23,7 +23,7 @@ impl Aws {
             .send()
             .collect::<Result<_, _>>()
             .await
-            .map_err(|failed| error("ecs:ListClusters", "*", failed))
+            .map_err(|failed| self.error("ecs:ListClusters", "*", failed))
     }
 
     /// The services of a cluster that are not deleted.
@@ -38,7 +38,7 @@ impl Aws {
             .send()
             .collect::<Result<_, _>>()
             .await
-            .map_err(|failed| missing(error("ecs:ListServices", "*", failed), cluster, ""))?;
+            .map_err(|failed| self.missing(self.error("ecs:ListServices", "*", failed), cluster, ""))?;
         let mut services = Vec::with_capacity(arns.len());
         for some in arns.chunks(SERVICES) {
             let resource = self.service_arn(cluster, "*");
@@ -48,7 +48,7 @@ impl Aws {
                 .set_services(Some(some.to_vec()))
                 .send()
                 .await
-                .map_err(|failed| error("ecs:DescribeServices", &resource, failed))?;
+                .map_err(|failed| self.error("ecs:DescribeServices", &resource, failed))?;
             services.extend(answer.services.unwrap_or_default().into_iter().map(read));
         }
         services.retain(|service| service.status != "INACTIVE");
@@ -72,7 +72,7 @@ impl Aws {
             .send()
             .collect::<Result<_, _>>()
             .await
-            .map_err(|failed| missing(error("ecs:ListTasks", "*", failed), cluster, ""))?;
+            .map_err(|failed| self.missing(self.error("ecs:ListTasks", "*", failed), cluster, ""))?;
         let mut revisions = BTreeSet::new();
         for task in self.ecs_described(cluster, &arns).await? {
             revisions.insert(task.definition);
@@ -95,7 +95,7 @@ impl Aws {
             .set_service_deployment_arns(Some(deployments))
             .send()
             .await
-            .map_err(|failed| error("ecs:DescribeServiceDeployments", &first, failed))?;
+            .map_err(|failed| self.error("ecs:DescribeServiceDeployments", &first, failed))?;
         let mut revisions = Vec::new();
         for deployment in answer.service_deployments.unwrap_or_default() {
             revisions.extend(deployment.target_service_revision.and_then(|target| target.arn));
