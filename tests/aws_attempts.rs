@@ -1,7 +1,7 @@
 //! The attempt policy of AWS calls outside of deployments: what is retried, how often, and how parameters are read.
 
 use crate::harness::{Project, ssm, unique};
-use crate::recorded_aws::RecordedAws;
+use crate::recorded_aws::{Answer, RecordedAws};
 use serde_json::json;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -80,6 +80,13 @@ fn parameters_are_read_one_by_one_if_only_that_is_allowed() {
         .run()
         .exits(0)
         .says("all of them\n");
+    // If neither is allowed, the statement is for the call that runner prefers.
+    let aws = RecordedAws::played(|calls, _| match calls[0].action.as_str() {
+        "ssm:GetParameters" | "ssm:GetParameter" => Answer::Denied(calls[0].clone()),
+        _ => Answer::Forwarded,
+    });
+    let denied = project.runner("run --publish").aws().env("AWS_ENDPOINT_URL", &aws.endpoint).run().exits(3);
+    denied.complains("AWS denies ssm:GetParameters").complains(r#""Action":"ssm:GetParameters""#);
     let missing = Project::new(
         "version: 1\nname: t\nenv: { shell: sh, parameter-store: { A: /not/there, B: arn:aws:ssm:us-east-1:123456789012:parameter/nor/there } }\n\
          phases: { build: { steps: [{ run: 'true' }] } }\n",

@@ -101,6 +101,36 @@ fn a_new_task_that_ecs_does_not_know_yet_is_waited_for() {
     }
 }
 
+/// Findings, D2: a second step of the same family is not misled by the family's revision before.
+#[test]
+fn a_family_whose_new_revision_is_not_shown_yet_gets_no_second_one() {
+    let service = Service::fresh();
+    let family = service.name.clone();
+    let old = crate::harness::ecs("DescribeTaskDefinition", &json!({ "taskDefinition": family }));
+    for answer in [
+        (200, old.to_string()),
+        (
+            400,
+            json!({ "__type": "ClientException", "message": "Unable to describe task definition." })
+                .to_string(),
+        ),
+    ] {
+        let own = family.clone();
+        let scenario = Scenario::new([service.clone()]).also(move |called, body| {
+            let asked: Value = serde_json::from_str(body).unwrap_or_default();
+            (called == "ecs:DescribeTaskDefinition" && asked["taskDefinition"] == own).then(|| answer.clone())
+        });
+        let ecs = scenario.start();
+        let before = revisions(&family);
+        let file = json!({ "family": family, "containerDefinitions": [{ "name": "web", "image": format!("new-{before}"), "memory": 64 }] });
+        let project = crate::harness::Project::phases(
+            "build: { steps: [{ task-definition: { file: td.json } }, { task-definition: { file: td.json } }] }\n",
+        );
+        project.file("td.json", file.to_string()).runner("run --publish").on(&ecs).run().exits(0);
+        assert_eq!((revisions(&family), ecs.count("ecs:RegisterTaskDefinition")), (before + 1, 1));
+    }
+}
+
 /// Findings, D9: nothing final follows from one response.
 #[test]
 fn one_response_that_something_is_missing_is_not_believed() {

@@ -128,6 +128,16 @@ impl Attempts {
         self.made.lock().unwrap_or_else(PoisonError::into_inner).insert(name.to_owned());
     }
 
+    /// The same policy in another account, where the run has made nothing yet.
+    pub(super) fn of_other_account(&self) -> Self {
+        Self { made: Arc::default(), ..self.clone() }
+    }
+
+    /// The names of what this run has made.
+    pub(super) fn all_made(&self) -> Vec<String> {
+        self.made.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned().collect()
+    }
+
     /// Whether an error says that something does not exist, and the request names something that this run has made.
     pub(super) fn is_unknown_yet(&self, request: &str, code: &str, message: &str) -> bool {
         let message = message.to_lowercase();

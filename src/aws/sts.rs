@@ -43,7 +43,7 @@ impl Aws {
             return Err(denied(&failed, role)
                 .unwrap_or_else(|| AwsError::Role { role: role.to_owned(), source: Box::new(failed) }));
         }
-        Ok(Self { config, ..self.clone() })
+        Ok(Self { config, attempts: self.attempts.of_other_account(), ..self.clone() })
     }
 }
 

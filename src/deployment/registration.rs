@@ -72,8 +72,23 @@ impl Deployer<'_> {
 
     /// Returns the family's latest revision, or `None` if there is none or it cannot be read.
     pub(crate) async fn latest(&self, request: &Request) -> Result<Option<Registered>, Failure> {
-        match self.aws.ecs_task_definition(request.family()).await {
+        let found = match self.aws.ecs_task_definition(request.family()).await {
             Ok(document) => Ok(Registered::read(&document)),
+            other => other.map(|_| None),
+        };
+        let made = self.aws.made_revision(request.family());
+        match found {
+            // ECS may show what this run has registered only after a moment.
+            Ok(_) | Err(AwsError::NotFound { .. })
+                if made.as_ref().is_some_and(|made| {
+                    let number = |found: &Registered| found.revision.number();
+                    made.number() > found.as_ref().ok().and_then(Option::as_ref).map_or(0, number)
+                }) =>
+            {
+                let arn = made.map(|made| made.arn).unwrap_or_default();
+                Ok(Registered::read(&self.aws.ecs_task_definition(&arn).await?))
+            }
+            Ok(found) => Ok(found),
             Err(AwsError::NotFound { .. }) => Ok(None),
             Err(error @ AwsError::Denied { .. }) => {
                 let text = format!("could not look for a revision with the same content: {}", chain(&error));

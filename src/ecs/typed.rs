@@ -26,15 +26,12 @@ fn object(place: &str, shape: &Shape, fields: &mut Map<String, Value>) -> Result
 }
 
 /// Texts that ECS refuses if they are empty, by the field that holds the object.
-const NEVER_EMPTY: [(&str, &str); 8] = [
+const NEVER_EMPTY: [(&str, &str); 5] = [
     ("", "family"),
     ("", "taskRoleArn"),
     ("", "executionRoleArn"),
     ("containerDefinitions", "name"),
     ("containerDefinitions", "image"),
-    ("environment", "name"),
-    ("secrets", "name"),
-    ("secrets", "valueFrom"),
 ];
 
 /// The field that holds an object, by the object's place: `environment` of `containerDefinitions[0].environment[1]`.
@@ -167,10 +164,7 @@ mod tests {
             ("taskRoleArn: ''\ncontainerDefinitions: []\n", "taskRoleArn"),
             ("executionRoleArn: ''\ncontainerDefinitions: []\n", "executionRoleArn"),
             ("containerDefinitions: [{ name: a, image: '' }]\n", "containerDefinitions[0].image"),
-            (
-                "containerDefinitions: [{ name: a, secrets: [{ name: S, valueFrom: '' }] }]\n",
-                "containerDefinitions[0].secrets[0].valueFrom",
-            ),
+            ("containerDefinitions: [{ name: '', image: i }]\n", "containerDefinitions[0].name"),
         ] {
             assert_eq!(written(fields), Err(format!("`{place}` is empty")));
         }

@@ -11,7 +11,8 @@ pub(crate) use tasks::{RunTask, TaskFilter};
 
 use super::raw::{RawBody, swap_body};
 use super::{Aws, AwsError};
-use crate::ecs::revisions::Revision;
+use crate::address::Arn;
+use crate::ecs::revisions::{Revision, RevisionName};
 use aws_sdk_ecs::types::{SortOrder, TaskDefinitionStatus};
 use aws_smithy_types::retry::RetryConfig;
 use serde_json::Value;
@@ -39,6 +40,17 @@ impl Aws {
             });
         }
         raw.json(ACTION)
+    }
+
+    /// The latest revision of a family that this run has made here.
+    pub(crate) fn made_revision(&self, family: &str) -> Option<Revision> {
+        let is_here = |arn: &String| Arn::parse(arn).and_then(|arn| arn.region()) == Some(self.region());
+        let made = self.attempts.all_made().into_iter().filter(is_here).map(|arn| Revision { arn });
+        let own = made.filter(|made| {
+            let name = RevisionName::parse(&made.arn);
+            name.family == family && name.number.is_some()
+        });
+        own.max_by_key(Revision::number)
     }
 
     /// Registers exactly this request and returns the new revision. Never retried: if the response is lost, a retry

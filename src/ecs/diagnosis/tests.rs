@@ -67,8 +67,8 @@ fn an_image_of_another_registry_is_missing_not_denied() {
          CauseKind::ImageMissing, "`docker.io/acme/nope:v1`"),
         (format!("{retried} quay.io/acme/nope:v1: unexpected status from HEAD request: 401 UNAUTHORIZED: access to the requested resource is not authorized"),
          CauseKind::ImageMissing, "`quay.io/acme/nope:v1`"),
-        ("CannotPullContainerError: Error response from daemon: pull access denied for nope, repository does not exist or may require 'docker login'".into(),
-         CauseKind::ImageMissing, "`nope`"),
+        ("CannotPullContainerError: Error response from daemon: pull access denied for acme/nope, repository does not exist or may require 'docker login'".into(),
+         CauseKind::ImageMissing, "`acme/nope`"),
         (format!("{retried} ghcr.io/acme/nope:v1: failed to authorize: failed to fetch anonymous token: unexpected status: 403 Forbidden"),
          CauseKind::ImageDenied, "`ghcr.io/acme/nope:v1`"),
     ] {

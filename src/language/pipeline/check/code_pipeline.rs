@@ -3,11 +3,15 @@
 use super::{
     Action, Diagnostic, MAX_PROBLEMS, Pipeline, TaskDefinition, TaskDefinitionBase, task_definition,
 };
+use crate::language::diagnostic::Severity;
 use crate::language::pipeline::template::Template;
 
 /// Warns about a registered revision that nothing deploys, next to files for `CodePipeline`.
 pub(super) fn undeployed(pipeline: &Pipeline, problems: &mut Vec<Diagnostic>) {
-    if !pipeline.steps().any(|step| matches!(step.action, Action::ImageDefinitions(_))) {
+    // A step with a mistake may be incomplete here.
+    if problems.iter().any(|problem| matches!(problem.severity, Severity::Error))
+        || !pipeline.steps().any(|step| matches!(step.action, Action::ImageDefinitions(_)))
+    {
         return;
     }
     // The families that are used; `None` is whichever was registered.
@@ -91,7 +95,7 @@ mod tests {
     fn a_container_that_looks_misspelt_is_a_warning() {
         let deploy = "      - deploy: { cluster: c, service: s }\n";
         let steps = |name: &str| format!("{REVISION}      - image-definitions: {{ {name}: app }}\n{deploy}");
-        for name in ["wbe", "wb", "webb"] {
+        for name in ["wbe", "wep", "webb"] {
             let message = format!("no `task-definition` step mentions the container `{name}`");
             assert_eq!(warnings(&steps(name)), [message]);
         }
