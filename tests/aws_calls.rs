@@ -25,10 +25,14 @@ pub fn aws_calls(method: &str, url: &str, head: &[(String, String)], body: &str)
         }
         "AmazonEC2ContainerServiceV20141113" => ecs(operation, &json),
         "AmazonSSM" => {
-            let name = text(&json["Name"]);
-            let name = name.rsplit("parameter/").next().unwrap().trim_start_matches('/').to_owned();
-            let name = name.split(':').next().unwrap().to_owned();
-            vec![call("ssm", operation, of("ssm", &format!("parameter/{name}")))]
+            // GetParameters needs its action for every one of the parameters.
+            let names = json["Names"].as_array().cloned().unwrap_or_else(|| vec![json["Name"].clone()]);
+            let arn = |name: &Value| {
+                let name = text(name);
+                let name = name.rsplit("parameter/").next().unwrap().trim_start_matches('/').to_owned();
+                of("ssm", &format!("parameter/{}", name.split(':').next().unwrap()))
+            };
+            names.iter().map(|name| call("ssm", operation, arn(name))).collect()
         }
         "secretsmanager" => {
             let id = text(&json["SecretId"]);

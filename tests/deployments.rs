@@ -6,7 +6,7 @@ use indoc::formatdoc;
 use serde_json::{Value, json};
 
 /// Why the circuit breaker says that it rolls back.
-const BROKEN: &str = "Service deployment rolled back because the circuit breaker threshold was exceeded.";
+pub const BROKEN: &str = "Service deployment rolled back because the circuit breaker threshold was exceeded.";
 
 /// A task definition whose container has a log.
 fn definition(family: &str) -> Value {
@@ -16,7 +16,7 @@ fn definition(family: &str) -> Value {
 }
 
 /// A project that registers a revision and deploys it to services.
-fn project(services: &[&Service], options: &str) -> Project {
+pub fn project(services: &[&Service], options: &str) -> Project {
     let (cluster, family) = (&services[0].cluster, &services[0].name);
     let names: Vec<&str> = services.iter().map(|service| service.name.as_str()).collect();
     let names = names.join(", ");
@@ -33,7 +33,7 @@ fn project(services: &[&Service], options: &str) -> Project {
     .file("td.json", definition(family).to_string())
 }
 
-fn publish(project: &Project, ecs: &EcsApi) -> Outcome {
+pub fn publish(project: &Project, ecs: &EcsApi) -> Outcome {
     project.runner("run --publish").on(ecs).run()
 }
 
@@ -95,9 +95,9 @@ fn broken(step: &Step) -> Script {
     [steps::pending(), steps::progress(0, 1)].into_iter().chain(failing).chain(end).collect::<Vec<_>>().into()
 }
 
-const STUCK: &str = "wait: 1s";
+pub const STUCK: &str = "wait: 1s";
 const LEAVE: &str = "on-failure: leave";
-const WAIT: &str = "wait: 30s";
+pub const WAIT: &str = "wait: 30s";
 
 #[rustfmt::skip]
 pub fn cases() -> Vec<Case> {

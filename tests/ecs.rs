@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-fn project(step: &str) -> Project {
+pub fn project(step: &str) -> Project {
     Project::new(&formatdoc! {r"
         version: 1
         name: t
@@ -210,4 +210,102 @@ fn the_exit_code_of_diff_reports_changes() {
     assert_eq!(revisions(&name), 1);
     let missing = format!("ecs diff --cluster {name} --service none --file td.json");
     project.runner(&missing).aws().run().exits(3).complains(&format!("there is no service `{name}/none`"));
+}
+
+/// The table of ECS's fields is as its script writes it, if the model that it was made from is installed.
+#[test]
+fn the_table_of_fields_is_fresh() {
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/.dev.d/ecs-model");
+    let check = std::process::Command::new("python3").args([script, "--check"]).output().unwrap();
+    let code = check.status.code();
+    assert!(matches!(code, Some(0 | 3)), "src/ecs/model.rs is stale: run .dev.d/ecs-model, then cargo fmt");
+}
+
+/// Findings, D5: what ECS completes is not registered again, however often it is deployed.
+#[test]
+fn a_volume_that_ecs_completes_causes_one_revision() {
+    let family = crate::harness::unique("volume");
+    let file = json!({
+        "family": family,
+        "containerDefinitions": [{ "name": "web", "image": "i", "memory": 64,
+            "mountPoints": [{ "sourceVolume": "fs", "containerPath": "/d" }] }],
+        "volumes": [{ "name": "fs", "efsVolumeConfiguration": { "fileSystemId": "fs-1" } }],
+    });
+    let aws = RecordedAws::scripted(None, move |action, body| {
+        if action != "ecs:RegisterTaskDefinition" {
+            return None;
+        }
+        // ECS stores its defaults.
+        let mut asked: Value = serde_json::from_str(body).unwrap();
+        asked["volumes"][0]["efsVolumeConfiguration"]["rootDirectory"] = json!("/");
+        asked["volumes"][0]["efsVolumeConfiguration"]["transitEncryption"] = json!("DISABLED");
+        asked["containerDefinitions"][0]["mountPoints"][0]["readOnly"] = json!(false);
+        asked["containerDefinitions"][0]["linuxParameters"] = json!({ "initProcessEnabled": false });
+        Some((200, ecs("RegisterTaskDefinition", &asked).to_string()))
+    });
+    let project = project("{ file: td.json }").file("td.json", file.to_string());
+    for (count, verb) in [(1, "registered"), (1, "unchanged"), (1, "unchanged")] {
+        let run = project.runner("run --publish").aws().env("AWS_ENDPOINT_URL", &aws.endpoint).run();
+        run.exits(0).has_line(&[verb, &format!("{family}:1")]);
+        assert_eq!(revisions(&family), count);
+    }
+}
+
+/// Findings, D10: a wrong type is an error with the file's field, before ECS is asked.
+#[test]
+fn a_value_of_the_wrong_type_is_named_with_its_place() {
+    let family = crate::harness::unique("typed");
+    let yaml = |fields: &str| {
+        format!(
+            "family: {family}\ncpu: 256\nmemory: 512\ncontainerDefinitions:\n- name: web\n  image: i\n{fields}"
+        )
+    };
+    let render = |fields: &str| {
+        Project::phases("build: { steps: [] }\n")
+            .file("td.yml", yaml(fields))
+            .runner("ecs render --file td.yml")
+            .run()
+    };
+    let sent: Value =
+        serde_json::from_str(&render("  environment: [{ name: A, value: true }]\n").exits(0).stdout).unwrap();
+    assert_eq!((&sent["cpu"], &sent["memory"]), (&json!("256"), &json!("512")));
+    assert_eq!(sent["containerDefinitions"][0]["environment"][0]["value"], "true");
+    render("  memory: '64'\n").exits(2).complains("`containerDefinitions[0].memory` must be a number");
+    render("  environment: { A: b }\n")
+        .exits(2)
+        .complains("`containerDefinitions[0].environment` must be a list of objects");
+}
+
+/// Findings, D16 and D19: mistakes on the command line and in files are said in words.
+#[test]
+fn mistakes_of_commands_are_said_in_words() {
+    let file =
+        json!({ "family": "f", "containerDefinitions": [{ "name": "web", "image": "i" }] }).to_string();
+    let project = Project::phases("build: { steps: [] }\n")
+        .file("td.json", file)
+        .file("empty.json", "\n")
+        .file("comment.yml", "# later\n")
+        .file("role.yml", "family: f\ntaskRoleArn: ''\ncontainerDefinitions: [{ name: web, image: i }]\n");
+    let digest = format!("--file td.json --image web=sha256:{}", "a".repeat(64));
+    for (arguments, says) in [
+        ("--file td.json --image web=a --image web=b", "the image of the container `web` is given twice"),
+        (
+            "--file td.json --env web:A=1 --env web:A=2",
+            "the variable A of the container `web` is given twice",
+        ),
+        ("--file td.json --image web=/something", "is not a valid repository name"),
+        ("--file td.json --image web=a:abc/b", "is not a valid registry host"),
+        ("--file td.json --image web=a:b:c", "is not a valid"),
+        ("--file td.json --image web=a@sha256:1", "its digest is not sha256"),
+        (digest.as_str(), "a digest belongs after a repository"),
+        ("--file empty.json", "the task definition empty.json is empty"),
+        ("--file comment.yml", "the task definition comment.yml is empty"),
+        ("--file role.yml", "`taskRoleArn` is empty"),
+    ] {
+        project.runner(&format!("ecs render {arguments}")).run().exits(2).complains(says);
+    }
+    project
+        .runner("ecs render --file td.json --image web=localhost:5000/a.b__c-d:v1 --env web:A=")
+        .run()
+        .exits(0);
 }

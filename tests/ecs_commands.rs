@@ -123,6 +123,63 @@ fn a_rollback_targets_the_last_successful_deployment() {
     on(&EcsApi::of(fresh.clone()), &fresh, "rollback").exits(3).complains("has no other revision");
 }
 
+/// Findings, D4: a rollback deploys only what can be deployed.
+#[test]
+fn a_rollback_skips_inactive_revisions_or_registers_their_content_again() {
+    let deregister = |name: &str, number: u32| {
+        ecs("DeregisterTaskDefinition", &json!({ "taskDefinition": revision(name, number) }));
+    };
+    let deployed = || {
+        let service = Service::fresh();
+        let ecs = EcsApi::of(service.clone());
+        on(&ecs, &service, "deploy --image web=two").exits(0);
+        on(&ecs, &service, "deploy --image web=three").exits(0);
+        (service, ecs)
+    };
+    // The next successful revision that is active.
+    let (service, api) = deployed();
+    let name = &service.name;
+    deregister(name, 2);
+    let plan = on(&api, &service, "rollback --dry-run").exits(0);
+    plan.says(&format!("would deploy {name}:1 to {name} in place of {name}:3"))
+        .complains(&format!("{name}:2 cannot be deployed, because it is no longer active"));
+    on(&api, &service, "rollback").exits(0).says(&format!("{name} runs {name}:1"));
+    assert_eq!((api.runs(name), api.count("ecs:RegisterTaskDefinition")), (revision(name, 1), 2));
+    // None is active: the content of the last one is registered again.
+    let (service, api) = deployed();
+    let name = &service.name;
+    deregister(name, 1);
+    deregister(name, 2);
+    let plan = on(&api, &service, "rollback --dry-run").exits(0);
+    plan.says(&format!(
+        "would deploy the content of {name}:2, registered again, to {name} in place of {name}:3"
+    ));
+    let planned = document(&on(&api, &service, "rollback --dry-run --json").exits(0));
+    assert_eq!(planned["services"][0]["registersAgain"], true);
+    let told = document(&on(&api, &service, "rollback --json").exits(0));
+    assert_eq!((&told["registered"], &told["taskDefinition"]), (&json!(true), &json!(revision(name, 4))));
+    assert_eq!(api.runs(name), revision(name, 4));
+    let again = ecs("DescribeTaskDefinition", &json!({ "taskDefinition": revision(name, 4) }));
+    assert_eq!(again["taskDefinition"]["containerDefinitions"][0]["image"], "two");
+}
+
+/// Findings, D4: the automatic rollback has the same problem, and a deployment warns of it.
+#[test]
+fn a_failed_deployment_rolls_back_to_the_content_of_an_inactive_revision() {
+    let stopped = [steps::progress(0, 1), steps::stopped("broken")];
+    let service = Service::fresh().circuit_breaker(true, false).deploys(stopped).deploys([steps::succeed()]);
+    let (name, api) = (&service.name, EcsApi::of(service.clone()));
+    ecs("DeregisterTaskDefinition", &json!({ "taskDefinition": revision(name, 1) }));
+    on(&api, &service, "deploy --image web=two")
+        .exits(5)
+        .complains(&format!("{name}:1 of {name} is no longer active: a rollback would have to register"))
+        .complains("registering its content again");
+    let runs = api.runs(name);
+    let image = ecs("DescribeTaskDefinition", &json!({ "taskDefinition": runs }));
+    assert_eq!(image["taskDefinition"]["containerDefinitions"][0]["image"], "old");
+    assert_eq!(runs, revision(name, 3));
+}
+
 #[test]
 fn the_status_shows_the_revision_its_age_and_its_commit() {
     let service = Service::fresh().deploys([steps::succeed()]);

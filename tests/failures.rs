@@ -67,6 +67,44 @@ fn no_region_and_no_credentials() {
         .says_not("▸ build app");
 }
 
+/// Findings, D18: an empty variable is unset, and messages name the region and its source.
+#[test]
+fn the_region_is_named_with_its_source() {
+    let project = app(BUILD);
+    let bare = || project.runner("run --publish").env("AWS_EC2_METADATA_DISABLED", "true");
+    bare().env("AWS_REGION", "").run().exits(3).complains("no AWS region is set");
+    bare()
+        .env("AWS_REGION", "")
+        .env("AWS_DEFAULT_REGION", "")
+        .run()
+        .exits(3)
+        .complains("no AWS region is set");
+    let empty = bare().env("AWS_REGION", "").env("AWS_DEFAULT_REGION", "eu-west-1").run();
+    empty.exits(3).complains("there are no AWS credentials");
+    for (name, region) in
+        [("AWS_REGION", "Ireland"), ("AWS_DEFAULT_REGION", "eu_west_1"), ("AWS_REGION", "eu-west-1a")]
+    {
+        let run = bare().env(name, region).run().exits(3);
+        run.complains(&format!("`{region}` is not the name of a region (it comes from {name})"))
+            .complains("write a region such as eu-central-1");
+    }
+    // A wrong region has other clusters, and its own host.
+    let diff = |region: &str, endpoint: Option<&str>| {
+        let file = r#"{ "family": "f", "containerDefinitions": [] }"#;
+        let project = Project::phases("build: { steps: [] }\n").file("td.json", file);
+        let call = project.runner("ecs diff --cluster prod --service web --file td.json").aws();
+        let call = call.env("AWS_REGION", region).env("RUNNER_ECS_POLL", "20");
+        match endpoint {
+            Some(endpoint) => call.env("AWS_ENDPOINT_URL", endpoint).run(),
+            None => call.run(),
+        }
+    };
+    let missing = diff("eu-west-3", None).exits(3);
+    missing.complains("there is no cluster `prod` in eu-west-3 (from AWS_REGION)").complains("or the region");
+    let away = diff("eu-west-9", Some("http://127.0.0.1:1")).exits(3);
+    away.complains("cannot reach AWS for ecs:DescribeServices in eu-west-9 (from AWS_REGION)");
+}
+
 #[test]
 fn an_unreachable_aws_api() {
     let call = app(BUILD).runner("run --publish").aws().env("AWS_ENDPOINT_URL", "http://127.0.0.1:1").run();

@@ -8,6 +8,7 @@
 
 mod after_deploy;
 mod architecture;
+mod aws_attempts;
 mod aws_calls;
 mod bed;
 mod build;
@@ -18,6 +19,7 @@ mod codebuild;
 mod commands;
 mod context;
 mod deployments;
+mod deployments_in_doubt;
 mod deployments_with_failing_calls;
 mod dirty;
 mod docker;

@@ -403,7 +403,6 @@ fn any_call_that_is_denied_names_action_resource_and_statement() {
     "#})
     .file("Dockerfile", DOCKERFILE);
     for (action, resource) in [
-        ("ssm:GetParameter", arn("ssm", &format!("parameter/{name}"))),
         ("secretsmanager:GetSecretValue", arn("secretsmanager", &format!("secret:{name}-AbCdEf"))),
         ("sts:AssumeRole", role.to_owned()),
         ("ecr:DescribeRepositories", arn("ecr", &format!("repository/{name}"))),

@@ -32,6 +32,16 @@ fn played(task: OneOff, options: &str, faults: &[Fault]) -> (Outcome, EcsApi) {
     (project(&service, options).runner("run --publish").on(&ecs).run(), ecs)
 }
 
+/// With responses in place of the stand-in's own.
+pub fn played_with(
+    task: OneOff,
+    also: impl FnMut(&str, &str) -> Option<(u16, String)> + Send + 'static,
+) -> (Outcome, EcsApi) {
+    let service = Service::fresh().fargate();
+    let ecs = Scenario::new([service.clone()]).runs(task).also(also).start();
+    (project(&service, "").runner("run --publish").on(&ecs).run(), ecs)
+}
+
 #[test]
 fn a_task_runs_as_the_services_do_and_its_log_is_shown() {
     let (outcome, ecs) = played(OneOff::whole("web", &["migrating", "3 tables migrated"], 0), "", &[]);

@@ -60,6 +60,54 @@ fn roles_exist_and_trust_ecs() {
     );
 }
 
+/// Findings, D13: a role is its whole ARN, not only its last word.
+#[test]
+fn a_role_of_another_account_or_path_is_another_role() {
+    let name = unique("role");
+    task_role(&name);
+    for role in ["taskRoleArn", "executionRoleArn"] {
+        let with = |arn: &str| json!({ role: arn });
+        for (arn, says) in [
+            (format!("arn:aws:iam::123456789012:user/{name}"), "is not the ARN of a role"),
+            (format!("arn:aws:sts::123456789012:assumed-role/{name}/x"), "is not the ARN of a role"),
+            (format!("arn:aws:iam::123456789012:{name}"), "is not the ARN of a role"),
+            (format!("arn:aws:iam::210987654321:role/{name}"), "belongs to the account 210987654321"),
+            (format!("arn:aws:iam::123456789012:role/team/{name}"), "does not exist"),
+            (format!("team/{name}"), "does not exist"),
+        ] {
+            refused(&with(&arn), &json!({}), &[says]);
+        }
+        accepted(&with(&format!("arn:aws:iam::123456789012:role/{name}")), &json!({}));
+        accepted(&with(&name), &json!({}));
+    }
+    // A parameter of another account is not the one of the same name here.
+    let parameter = unique("parameter");
+    ssm("PutParameter", &json!({ "Name": parameter, "Value": "v", "Type": "String" }));
+    let arn = format!("arn:aws:ssm:us-east-1:210987654321:parameter/{parameter}");
+    let secret = json!({ "secrets": [{ "name": "S", "valueFrom": arn }] });
+    let (outcome, _) = deployed(Service::fresh(), &json!({}), &secret, &[]);
+    outcome.exits(0).says("not verified").says("it belongs to another account");
+}
+
+/// Findings, D16.
+#[test]
+fn an_image_that_is_no_reference_is_a_warning() {
+    for image in [
+        "/something",
+        "a:abc/b",
+        "Upper/case",
+        "web:",
+        "web@sha256:12",
+        &format!("sha256:{}", "a".repeat(64)),
+    ] {
+        let (outcome, _) = deployed(Service::fresh(), &json!({}), &json!({ "image": image }), &[]);
+        outcome.exits(0).says("not verified: the image of `web`: ").says("is not a valid ");
+    }
+    for image in ["web", "localhost:5000/a/b:v1", &format!("r.example/a@sha256:{}", "a".repeat(64))] {
+        accepted(&json!({}), &json!({ "image": image }));
+    }
+}
+
 #[test]
 fn secrets_and_their_keys_exist() {
     let name = unique("secret");

@@ -215,6 +215,24 @@ impl<'a> ImageReference<'a> {
         Self { name, tag, digest }
     }
 
+    /// Splits a reference and checks its parts by the grammar of references.
+    pub(crate) fn checked(text: &'a str) -> Result<Self, InvalidName> {
+        let invalid = |what| InvalidName { what, name: text.to_owned() };
+        let reference = Self::parse(text);
+        let is_digest = |hex: &str| hex.len() == 64 && hex.bytes().all(|byte| byte.is_ascii_hexdigit());
+        if reference.name == "sha256" && reference.tag.is_some_and(is_digest) {
+            return Err(invalid("image: a digest belongs after a repository, as in REPOSITORY@sha256:…"));
+        }
+        ImageRepository::parse(reference.name)?;
+        reference.tag.map_or(Ok(()), check_tag)?;
+        match reference.digest {
+            Some(digest) if !digest.strip_prefix("sha256:").is_some_and(is_digest) => {
+                Err(invalid("image: its digest is not sha256: with 64 hexadecimal digits"))
+            }
+            _ => Ok(reference),
+        }
+    }
+
     /// The digest, or else the tag, or else `latest`.
     pub(crate) fn tag_or_digest(&self) -> &'a str {
         self.digest.or(self.tag).unwrap_or(LATEST)

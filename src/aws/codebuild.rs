@@ -1,6 +1,6 @@
 //! AWS CodeBuild: the current build.
 
-use super::{Aws, AwsError, error};
+use super::{Aws, AwsError};
 use std::time::{Duration, SystemTime};
 
 impl Aws {
@@ -9,14 +9,9 @@ impl Aws {
         &self,
         build_id: &str,
     ) -> Result<Option<(SystemTime, Duration)>, AwsError> {
-        let answer = aws_sdk_codebuild::Client::new(&self.config)
-            .batch_get_builds()
-            .ids(build_id)
-            .send()
-            .await
-            .map_err(|failed| {
-                error("codebuild:BatchGetBuilds", &self.arn("codebuild", "project/*"), failed)
-            })?;
+        let answer = client!(aws_sdk_codebuild, self).batch_get_builds().ids(build_id).send().await.map_err(
+            |failed| self.error("codebuild:BatchGetBuilds", &self.arn("codebuild", "project/*"), failed),
+        )?;
         let build = answer.builds.unwrap_or_default().into_iter().next();
         Ok(build.and_then(|build| {
             let minutes = u64::try_from(build.timeout_in_minutes?).ok()?;

@@ -1,7 +1,7 @@
 //! AWS `CodeDeploy`: deployments to services of Amazon ECS.
 
 use super::ecs::time;
-use super::{Aws, AwsError, error};
+use super::{Aws, AwsError};
 use crate::ecs::code_deploy::{Deployment, DeploymentGroup, LifecycleEvent, Progress, Status, TaskSet};
 use crate::ecs::service::Counts;
 use crate::text::hex;
@@ -40,7 +40,7 @@ pub(crate) fn sha256(app_spec: &str) -> String {
 
 impl Aws {
     fn codedeploy(&self) -> aws_sdk_codedeploy::Client {
-        aws_sdk_codedeploy::Client::new(&self.config)
+        client!(aws_sdk_codedeploy, self)
     }
 
     fn group_arn(&self, application: &str, group: &str) -> String {
@@ -61,7 +61,11 @@ impl Aws {
             .send()
             .await
             .map_err(|failed| {
-                missing(error("codedeploy:GetDeploymentGroup", &resource, failed), application, group)
+                self.missing_target(
+                    self.error("codedeploy:GetDeploymentGroup", &resource, failed),
+                    application,
+                    group,
+                )
             })?;
         let services =
             answer.deployment_group_info.and_then(|info| info.ecs_services).unwrap_or_default().into_iter();
@@ -88,10 +92,7 @@ impl Aws {
         ];
         let rollback =
             types::AutoRollbackConfiguration::builder().enabled(true).set_events(Some(events.into())).build();
-        let config = aws_sdk_codedeploy::config::Builder::from(&self.config)
-            .retry_config(RetryConfig::disabled())
-            .build();
-        let answer = aws_sdk_codedeploy::Client::from_conf(config)
+        let answer = client!(aws_sdk_codedeploy, self, RetryConfig::disabled())
             .create_deployment()
             .application_name(application)
             .deployment_group_name(group)
@@ -102,22 +103,24 @@ impl Aws {
             .await
             .map_err(|failed| {
                 let resource = self.group_arn(application, group);
-                missing(error(ACTION, &resource, failed), application, group)
+                self.missing_target(self.error(ACTION, &resource, failed), application, group)
             })?;
-        answer.deployment_id.ok_or_else(|| AwsError::without(ACTION, "deployment"))
+        let id = answer.deployment_id.ok_or_else(|| AwsError::without(ACTION, "deployment"))?;
+        self.made(&id);
+        Ok(id)
     }
 
     /// The current state of a deployment.
     pub(crate) async fn codedeploy_deployment(&self, id: &str) -> Result<Deployment, AwsError> {
         let resource = self.arn("codedeploy", "deploymentgroup:*");
         let answer =
-            self.codedeploy().get_deployment().deployment_id(id).send().await.map_err(
-                |failed| match error("codedeploy:GetDeployment", &resource, failed) {
-                    AwsError::Service { code, .. } if code == "DeploymentDoesNotExistException" => gone(id),
-                    other => other,
-                },
-            )?;
-        answer.deployment_info.map(read).ok_or_else(|| gone(id))
+            self.codedeploy().get_deployment().deployment_id(id).send().await.map_err(|failed| match self
+                .error("codedeploy:GetDeployment", &resource, failed)
+            {
+                AwsError::Service { code, .. } if code == "DeploymentDoesNotExistException" => self.gone(id),
+                other => other,
+            })?;
+        answer.deployment_info.map(read).ok_or_else(|| self.gone(id))
     }
 
     /// The ids of a group's latest deployments, created at `since` or later.
@@ -138,7 +141,11 @@ impl Aws {
             .await
             .map_err(|failed| {
                 let resource = self.group_arn(application, group);
-                missing(error("codedeploy:ListDeployments", &resource, failed), application, group)
+                self.missing_target(
+                    self.error("codedeploy:ListDeployments", &resource, failed),
+                    application,
+                    group,
+                )
             })?;
         let mut ids = answer.deployments.unwrap_or_default();
         ids.truncate(LATEST);
@@ -154,7 +161,7 @@ impl Aws {
         let listed = self.codedeploy().list_deployment_targets().deployment_id(id).send().await;
         let ids = match listed {
             Ok(answer) => answer.target_ids.unwrap_or_default(),
-            Err(failed) => return not_yet(error("codedeploy:ListDeploymentTargets", "*", failed)),
+            Err(failed) => return not_yet(self.error("codedeploy:ListDeploymentTargets", "*", failed)),
         };
         if ids.is_empty() {
             return Ok(None);
@@ -163,7 +170,7 @@ impl Aws {
             self.codedeploy().batch_get_deployment_targets().deployment_id(id).set_target_ids(Some(ids));
         let answer = match call.send().await {
             Ok(answer) => answer,
-            Err(failed) => return not_yet(error("codedeploy:BatchGetDeploymentTargets", "*", failed)),
+            Err(failed) => return not_yet(self.error("codedeploy:BatchGetDeploymentTargets", "*", failed)),
         };
         let targets = answer.deployment_targets.unwrap_or_default();
         Ok(targets.into_iter().find_map(|target| target.ecs_target).map(read_progress))
@@ -177,27 +184,26 @@ impl Aws {
             .auto_rollback_enabled(true)
             .send()
             .await
-            .map_err(|failed| error("codedeploy:StopDeployment", "*", failed))?;
+            .map_err(|failed| self.error("codedeploy:StopDeployment", "*", failed))?;
         Ok(())
     }
 }
 
-fn gone(id: &str) -> AwsError {
-    AwsError::NotFound { what: "deployment of CodeDeploy", name: id.to_owned() }
-}
+impl Aws {
+    fn gone(&self, id: &str) -> AwsError {
+        self.not_found("deployment of CodeDeploy", id)
+    }
 
-/// Turns `CodeDeploy`'s errors for a missing application or group into [`AwsError::NotFound`].
-fn missing(failed: AwsError, application: &str, group: &str) -> AwsError {
-    let AwsError::Service { code, .. } = &failed else { return failed };
-    match code.as_str() {
-        "ApplicationDoesNotExistException" => {
-            AwsError::NotFound { what: "application of CodeDeploy", name: application.to_owned() }
+    /// Turns `CodeDeploy`'s errors for a missing application or group into [`AwsError::NotFound`].
+    fn missing_target(&self, failed: AwsError, application: &str, group: &str) -> AwsError {
+        let AwsError::Service { code, .. } = &failed else { return failed };
+        match code.as_str() {
+            "ApplicationDoesNotExistException" => self.not_found("application of CodeDeploy", application),
+            "DeploymentGroupDoesNotExistException" => {
+                self.not_found("deployment group of CodeDeploy", &format!("{application}/{group}"))
+            }
+            _ => failed,
         }
-        "DeploymentGroupDoesNotExistException" => AwsError::NotFound {
-            what: "deployment group of CodeDeploy",
-            name: format!("{application}/{group}"),
-        },
-        _ => failed,
     }
 }
 

@@ -1,6 +1,6 @@
 //! Amazon Elastic Container Registry: logins, repositories and image scans.
 
-use super::{Aws, AwsError, error};
+use super::{Aws, AwsError};
 use crate::secret::{Login, Secret};
 use aws_sdk_ecr::operation::describe_image_scan_findings::DescribeImageScanFindingsError;
 use aws_sdk_ecr::types::{
@@ -52,11 +52,11 @@ impl Aws {
     /// A login for the region's registries, valid for twelve hours.
     pub(crate) async fn ecr_login(&self) -> Result<Login, AwsError> {
         const ACTION: &str = "ecr:GetAuthorizationToken";
-        let answer = aws_sdk_ecr::Client::new(&self.config)
+        let answer = client!(aws_sdk_ecr, self)
             .get_authorization_token()
             .send()
             .await
-            .map_err(|failed| error(ACTION, "*", failed))?;
+            .map_err(|failed| self.error(ACTION, "*", failed))?;
         let token = answer.authorization_data().first().and_then(|data| data.authorization_token());
         login(token).ok_or_else(|| AwsError::without(ACTION, "token"))
     }
@@ -68,18 +68,14 @@ impl Aws {
             .get_authorization_token()
             .send()
             .await
-            .map_err(|failed| error(ACTION, "*", failed))?;
+            .map_err(|failed| self.error(ACTION, "*", failed))?;
         let token = answer.authorization_data().and_then(|data| data.authorization_token());
         login(token).ok_or_else(|| AwsError::without(ACTION, "token"))
     }
 
     /// The address (`HOST/NAME`) of a repository. Returns `None` if there is no repository with this name.
     pub(crate) async fn ecr_repository(&self, name: &str) -> Result<Option<String>, AwsError> {
-        let answer = aws_sdk_ecr::Client::new(&self.config)
-            .describe_repositories()
-            .repository_names(name)
-            .send()
-            .await;
+        let answer = client!(aws_sdk_ecr, self).describe_repositories().repository_names(name).send().await;
         match answer {
             Ok(answer) => Ok(answer
                 .repositories()
@@ -93,7 +89,7 @@ impl Aws {
             {
                 Ok(None)
             }
-            Err(failed) => Err(error("ecr:DescribeRepositories", &self.repository_arn(name), failed)),
+            Err(failed) => Err(self.error("ecr:DescribeRepositories", &self.repository_arn(name), failed)),
         }
     }
 
@@ -108,7 +104,7 @@ impl Aws {
         new: &NewRepository,
     ) -> Result<String, AwsError> {
         const ACTION: &str = "ecr:CreateRepository";
-        let client = aws_sdk_ecr::Client::new(&self.config);
+        let client = client!(aws_sdk_ecr, self);
         let mut request = client.create_repository().repository_name(name);
         if new.scan_on_push {
             let scanning = ImageScanningConfiguration::builder().scan_on_push(true).build();
@@ -118,15 +114,17 @@ impl Aws {
             request = request.image_tag_mutability(ImageTagMutability::Immutable);
         }
         let answer =
-            request.send().await.map_err(|failed| error(ACTION, &self.repository_arn(name), failed))?;
+            request.send().await.map_err(|failed| self.error(ACTION, &self.repository_arn(name), failed))?;
         let address = answer
             .repository
             .and_then(|repository| repository.repository_uri)
             .ok_or_else(|| AwsError::without(ACTION, "address"))?;
+        self.made(name);
         if let Some(policy) = &new.lifecycle_policy {
             let request = client.put_lifecycle_policy().repository_name(name).lifecycle_policy_text(policy);
             let answer = request.send().await;
-            answer.map_err(|failed| error("ecr:PutLifecyclePolicy", &self.repository_arn(name), failed))?;
+            answer
+                .map_err(|failed| self.error("ecr:PutLifecyclePolicy", &self.repository_arn(name), failed))?;
         }
         Ok(address)
     }
@@ -134,7 +132,7 @@ impl Aws {
     /// The time at which an image was pushed. Returns `None` if ECR does not report it.
     pub(crate) async fn ecr_pushed_at(&self, name: &str, digest: &str) -> Option<jiff::Timestamp> {
         let id = ImageIdentifier::builder().image_digest(digest).build();
-        let request = aws_sdk_ecr::Client::new(&self.config).describe_images();
+        let request = client!(aws_sdk_ecr, self).describe_images();
         let answer = request.repository_name(name).image_ids(id).send().await.ok()?;
         let pushed = answer.image_details().first()?.image_pushed_at()?;
         jiff::Timestamp::from_second(pushed.secs()).ok()
@@ -142,7 +140,7 @@ impl Aws {
 
     /// The state of an image's scan: of basic scanning, or of enhanced scanning by Amazon Inspector.
     pub(crate) async fn ecr_scan(&self, name: &str, digest: &str) -> Result<Scan, AwsError> {
-        let client = aws_sdk_ecr::Client::new(&self.config);
+        let client = client!(aws_sdk_ecr, self);
         let mut found = Vec::new();
         let mut next = None;
         loop {
@@ -159,7 +157,11 @@ impl Aws {
                     if service.is_some_and(DescribeImageScanFindingsError::is_image_not_found_exception) {
                         return Ok(Scan::InProgress("the image is not known yet".to_owned()));
                     }
-                    return Err(error("ecr:DescribeImageScanFindings", &self.repository_arn(name), failed));
+                    return Err(self.error(
+                        "ecr:DescribeImageScanFindings",
+                        &self.repository_arn(name),
+                        failed,
+                    ));
                 }
             };
             let state = answer.image_scan_status();
@@ -192,7 +194,7 @@ impl Aws {
     /// Starts a basic scan, unless ECR scans automatically or has scanned the image in the last 24 hours.
     pub(crate) async fn ecr_start_scan(&self, name: &str, digest: &str) -> Result<(), AwsError> {
         let id = ImageIdentifier::builder().image_digest(digest).build();
-        let request = aws_sdk_ecr::Client::new(&self.config).start_image_scan();
+        let request = client!(aws_sdk_ecr, self).start_image_scan();
         let answer = request.repository_name(name).image_id(id).send().await;
         match answer {
             Err(failed)
@@ -204,7 +206,7 @@ impl Aws {
             }
             answer => answer
                 .map(drop)
-                .map_err(|failed| error("ecr:StartImageScan", &self.repository_arn(name), failed)),
+                .map_err(|failed| self.error("ecr:StartImageScan", &self.repository_arn(name), failed)),
         }
     }
 }

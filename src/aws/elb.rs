@@ -1,6 +1,6 @@
 //! Elastic Load Balancing: target groups.
 
-use super::{Aws, AwsError, error};
+use super::{Aws, AwsError};
 
 /// The fields of a target group that diagnosis needs.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -11,21 +11,23 @@ pub(crate) struct TargetGroup {
 
 impl Aws {
     pub(crate) async fn target_group(&self, arn: &str) -> Result<TargetGroup, AwsError> {
-        let answer = aws_sdk_elasticloadbalancingv2::Client::new(&self.config)
+        let answer = client!(aws_sdk_elasticloadbalancingv2, self)
             .describe_target_groups()
             .target_group_arns(arn)
             .send()
             .await
-            .map_err(|failed| match error("elasticloadbalancing:DescribeTargetGroups", "*", failed) {
-                AwsError::Service { code, .. } if code == "TargetGroupNotFound" => missing(arn),
+            .map_err(|failed| match self.error("elasticloadbalancing:DescribeTargetGroups", "*", failed) {
+                AwsError::Service { code, .. } if code == "TargetGroupNotFound" => {
+                    self.not_found("target group", arn)
+                }
                 other => other,
             })?;
-        let group =
-            answer.target_groups.unwrap_or_default().into_iter().next().ok_or_else(|| missing(arn))?;
+        let group = answer
+            .target_groups
+            .unwrap_or_default()
+            .into_iter()
+            .next()
+            .ok_or_else(|| self.not_found("target group", arn))?;
         Ok(TargetGroup { health_path: group.health_check_path })
     }
-}
-
-fn missing(arn: &str) -> AwsError {
-    AwsError::NotFound { what: "target group", name: arn.to_owned() }
 }

@@ -1,7 +1,7 @@
 //! Amazon `EventBridge`: rules that start tasks. Their targets are raw JSON, so that unknown fields survive an update.
 
 use super::raw::{RawBody, swap_body};
-use super::{Aws, AwsError, error};
+use super::{Aws, AwsError};
 use futures_util::stream::{self, StreamExt, TryStreamExt};
 use serde_json::{Value, json};
 
@@ -51,11 +51,12 @@ impl Aws {
     }
 
     async fn event_buses(&self) -> Result<Vec<String>, AwsError> {
-        let client = aws_sdk_eventbridge::Client::new(&self.config);
+        let client = client!(aws_sdk_eventbridge, self);
         let (mut buses, mut token) = (Vec::new(), None);
         loop {
             let call = client.list_event_buses().set_next_token(token);
-            let answer = call.send().await.map_err(|failed| error("events:ListEventBuses", "*", failed))?;
+            let answer =
+                call.send().await.map_err(|failed| self.error("events:ListEventBuses", "*", failed))?;
             buses.extend(answer.event_buses.unwrap_or_default().into_iter().filter_map(|bus| bus.name));
             token = answer.next_token;
             if token.is_none() {
@@ -65,14 +66,14 @@ impl Aws {
     }
 
     async fn rules_by_target(&self, bus: &str, target: &str) -> Result<Vec<String>, AwsError> {
-        let client = aws_sdk_eventbridge::Client::new(&self.config);
+        let client = client!(aws_sdk_eventbridge, self);
         let (mut rules, mut token) = (Vec::new(), None);
         loop {
             let call = client.list_rule_names_by_target().event_bus_name(bus).target_arn(target);
             let answer = match call.set_next_token(token).send().await {
                 Ok(answer) => answer,
                 Err(failed) => {
-                    return present(error("events:ListRuleNamesByTarget", "*", failed), rules);
+                    return present(self.error("events:ListRuleNamesByTarget", "*", failed), rules);
                 }
             };
             rules.extend(answer.rule_names.unwrap_or_default());
@@ -85,14 +86,16 @@ impl Aws {
 
     async fn rule_targets(&self, bus: &str, rule: &str) -> Result<Vec<Value>, AwsError> {
         const ACTION: &str = "events:ListTargetsByRule";
-        let client = aws_sdk_eventbridge::Client::new(&self.config);
+        let client = client!(aws_sdk_eventbridge, self);
         let (mut targets, mut token) = (Vec::new(), None);
         loop {
             let raw = RawBody::default();
             let call = client.list_targets_by_rule().event_bus_name(bus).rule(rule).set_next_token(token);
             let answer = match call.customize().interceptor(raw.clone()).send().await {
                 Ok(answer) => answer,
-                Err(failed) => return present(error(ACTION, &self.rule_arn(bus, rule), failed), targets),
+                Err(failed) => {
+                    return present(self.error(ACTION, &self.rule_arn(bus, rule), failed), targets);
+                }
             };
             if let Some(found) = raw.json(ACTION)?.get_mut("Targets").and_then(Value::as_array_mut) {
                 targets.append(found);
@@ -113,13 +116,13 @@ impl Aws {
     pub(crate) async fn put_rule_target(&self, target: &RuleTarget) -> Result<(), AwsError> {
         const ACTION: &str = "events:PutTargets";
         let body = json!({ "Rule": target.rule, "EventBusName": target.bus, "Targets": [target.target] });
-        let answer = aws_sdk_eventbridge::Client::new(&self.config)
+        let answer = client!(aws_sdk_eventbridge, self)
             .put_targets()
             .customize()
             .mutate_request(swap_body(&body))
             .send()
             .await
-            .map_err(|failed| error(ACTION, &self.rule_arn(&target.bus, &target.rule), failed))?;
+            .map_err(|failed| self.error(ACTION, &self.rule_arn(&target.bus, &target.rule), failed))?;
         if answer.failed_entry_count == 0 {
             return Ok(());
         }
@@ -129,6 +132,7 @@ impl Aws {
             action: ACTION,
             code: code.unwrap_or_else(|| "failed entry".to_owned()),
             message: message.unwrap_or_default(),
+            transient: false,
         })
     }
 }

@@ -1,6 +1,6 @@
 //! AWS Identity and Access Management: roles and simulated permissions.
 
-use super::{Aws, AwsError, error};
+use super::{Aws, AwsError};
 use aws_sdk_iam::types::{ContextEntry, ContextKeyTypeEnum, PolicyEvaluationDecisionType};
 use serde_json::Value;
 
@@ -14,10 +14,11 @@ pub(crate) struct Role {
 impl Aws {
     /// Returns `None` if there is no role with this name.
     pub(crate) async fn iam_role(&self, name: &str) -> Result<Option<Role>, AwsError> {
-        let answer = aws_sdk_iam::Client::new(&self.config).get_role().role_name(name).send().await;
+        let answer = client!(aws_sdk_iam, self).get_role().role_name(name).send().await;
         let role = match answer {
             Ok(answer) => answer.role,
-            Err(failed) => match error("iam:GetRole", &self.arn("iam", &format!("role/{name}")), failed) {
+            Err(failed) => match self.error("iam:GetRole", &self.arn("iam", &format!("role/{name}")), failed)
+            {
                 AwsError::Service { code, .. } if code.starts_with("NoSuchEntity") => return Ok(None),
                 other => return Err(other),
             },
@@ -47,7 +48,7 @@ impl Aws {
                 .context_key_values(service)
                 .build()
         });
-        let answer = aws_sdk_iam::Client::new(&self.config)
+        let answer = client!(aws_sdk_iam, self)
             .simulate_principal_policy()
             .set_context_entries(context.map(|entry| vec![entry]))
             .policy_source_arn(principal)
@@ -55,7 +56,7 @@ impl Aws {
             .set_resource_arns(Some(resources.to_vec()))
             .send()
             .await
-            .map_err(|failed| error("iam:SimulatePrincipalPolicy", principal, failed))?;
+            .map_err(|failed| self.error("iam:SimulatePrincipalPolicy", principal, failed))?;
         let results = answer.evaluation_results.unwrap_or_default();
         if results.is_empty() {
             return Ok(None);

@@ -1,6 +1,6 @@
 //! Amazon CloudWatch Logs.
 
-use super::{Aws, AwsError, error};
+use super::{Aws, AwsError};
 use aws_sdk_cloudwatchlogs::error::SdkError;
 use aws_sdk_cloudwatchlogs::operation::get_log_events::builders::GetLogEventsFluentBuilder;
 use aws_sdk_cloudwatchlogs::operation::get_log_events::{GetLogEventsError, GetLogEventsOutput};
@@ -46,7 +46,7 @@ impl Aws {
         group: &str,
         stream: &str,
     ) -> Result<Option<GetLogEventsOutput>, AwsError> {
-        match answer.map_err(|failed| error(ACTION, &self.stream_arn(group, stream), failed)) {
+        match answer.map_err(|failed| self.error(ACTION, &self.stream_arn(group, stream), failed)) {
             Ok(answer) => Ok(Some(answer)),
             Err(AwsError::Service { code, .. }) if code == MISSING => Ok(None),
             Err(error) => Err(error),
@@ -55,20 +55,17 @@ impl Aws {
 
     /// Whether a log group exists.
     pub(crate) async fn log_group_exists(&self, group: &str) -> Result<bool, AwsError> {
-        let answer = aws_sdk_cloudwatchlogs::Client::new(&self.config)
+        let answer = client!(aws_sdk_cloudwatchlogs, self)
             .describe_log_groups()
             .log_group_name_prefix(group)
             .send()
             .await
-            .map_err(|failed| error("logs:DescribeLogGroups", "*", failed))?;
+            .map_err(|failed| self.error("logs:DescribeLogGroups", "*", failed))?;
         Ok(answer.log_groups().iter().any(|found| found.log_group_name() == Some(group)))
     }
 
     fn log_events(&self, group: &str, stream: &str) -> GetLogEventsFluentBuilder {
-        aws_sdk_cloudwatchlogs::Client::new(&self.config)
-            .get_log_events()
-            .log_group_name(group)
-            .log_stream_name(stream)
+        client!(aws_sdk_cloudwatchlogs, self).get_log_events().log_group_name(group).log_stream_name(stream)
     }
 
     fn stream_arn(&self, group: &str, stream: &str) -> String {

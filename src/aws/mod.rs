@@ -1,5 +1,21 @@
 //! The AWS SDK: configuration and errors here, one file per service. The SDK's types never leave this module.
 
+/// A client of a service with the attempt policy. A second argument replaces its retries.
+macro_rules! client {
+    ($sdk:ident, $aws:expr) => {
+        client!($sdk, $aws, $aws.attempts.config())
+    };
+    ($sdk:ident, $aws:expr, $retries:expr) => {{
+        let attempts = $aws.attempts.of_client();
+        let config = $sdk::config::Builder::from(&$aws.config)
+            .retry_config($retries)
+            .retry_classifier(attempts.clone())
+            .interceptor(attempts);
+        $sdk::Client::from_conf(config.build())
+    }};
+}
+
+mod attempts;
 pub(crate) mod codebuild;
 pub(crate) mod codedeploy;
 pub(crate) mod ecr;
@@ -17,8 +33,12 @@ pub(crate) mod sts;
 
 use crate::address::partition_of;
 use crate::secret::Secret;
+use attempts::Attempts;
+use aws_config::meta::region::RegionProviderChain;
+use aws_config::profile::ProfileFileRegionProvider;
 use aws_config::{BehaviorVersion, Region, SdkConfig};
 use aws_credential_types::provider::ProvideCredentials;
+use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
 use aws_smithy_runtime_api::client::result::SdkError;
 use aws_smithy_types::error::metadata::ProvideErrorMetadata;
 use aws_smithy_types::timeout::TimeoutConfig;
@@ -30,6 +50,9 @@ use std::time::Duration;
 pub(crate) struct Aws {
     config: SdkConfig,
     region: String,
+    /// The source of the region, for messages.
+    origin: String,
+    attempts: Attempts,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -63,10 +86,12 @@ pub(crate) enum AwsError {
         message: String,
     },
     /// No response: the call may still have taken effect.
-    #[error("cannot reach AWS for {action}")]
+    #[error("cannot reach AWS for {action} in {region}")]
     Unreachable {
         /// The action, as IAM spells it.
         action: &'static str,
+        /// The region, with its source.
+        region: String,
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
@@ -78,11 +103,20 @@ pub(crate) enum AwsError {
         message: String,
     },
     /// A resource that the pipeline names does not exist.
-    #[error("there is no {what} `{name}`")]
+    #[error("there is no {what} `{name}` in {region}")]
     NotFound {
         /// The kind of resource.
         what: &'static str,
         name: String,
+        /// The region, with its source.
+        region: String,
+    },
+    /// The name of the region cannot be one.
+    #[error("`{region}` is not the name of a region (it comes from {origin})")]
+    Region {
+        region: String,
+        /// Where it comes from.
+        origin: String,
     },
     /// A secret exists, but has no usable value.
     #[error("the secret `{name}` {reason}")]
@@ -98,6 +132,8 @@ pub(crate) enum AwsError {
         action: &'static str,
         code: String,
         message: String,
+        /// The same call may succeed later.
+        transient: bool,
     },
 }
 
@@ -106,31 +142,10 @@ impl AwsError {
     fn without(action: &'static str, what: &str) -> Self {
         Self::UnexpectedResponse { action, message: format!("it has no {what}") }
     }
-
-    /// Whether the same call may succeed later. It may also have succeeded already, with its response lost.
-    pub(crate) fn is_transient(&self) -> bool {
-        match self {
-            Self::Unreachable { .. } | Self::UnexpectedResponse { .. } => true,
-            Self::Service { code, message, .. } => {
-                TRANSIENT.contains(&code.as_str()) || message.contains(CONCURRENT)
-            }
-            _ => false,
-        }
-    }
 }
 
-/// Error codes of throttling and of ECS's internal failures.
-const TRANSIENT: [&str; 7] = [
-    "ThrottlingException",
-    "Throttling",
-    "TooManyRequestsException",
-    "RequestLimitExceeded",
-    "ServerException",
-    "InternalFailure",
-    "ServiceUnavailable",
-];
-/// ECS's message, under a generic code, when two callers register revisions of a family concurrently.
-const CONCURRENT: &str = "Too many concurrent attempts to create a new revision";
+/// The variables that set the region, in their order.
+const REGION_VARIABLES: [&str; 2] = ["AWS_REGION", "AWS_DEFAULT_REGION"];
 /// The time limit to connect.
 const CONNECT: Duration = Duration::from_secs(5);
 /// The time limit of one attempt of a call.
@@ -138,7 +153,10 @@ const ATTEMPT: Duration = Duration::from_secs(30);
 /// Error codes for missing permissions.
 const DENIED: [&str; 4] = ["AccessDenied", "AccessDeniedException", "UnauthorizedOperation", "NotAuthorized"];
 /// Error codes for invalid or expired credentials.
-const BAD_CREDENTIALS: [&str; 9] = [
+const BAD_CREDENTIALS: [&str; 12] = [
+    "AuthFailure",
+    "MissingAuthenticationToken",
+    "OptInRequired",
     "RequestExpired",
     "IncompleteSignature",
     "IncompleteSignatureException",
@@ -152,11 +170,30 @@ const BAD_CREDENTIALS: [&str; 9] = [
 
 impl Aws {
     /// Loads the configuration. Fails early if there is no region or there are no credentials. `region` overrides those
-    /// of the environment and the profile.
-    pub(crate) async fn connect(authorities: &[Vec<u8>], region: Option<&str>) -> Result<Self, AwsError> {
-        let mut loader = aws_config::defaults(BehaviorVersion::latest());
+    /// of the environment and the profile. `pace` replaces the delay before the first retry of a call.
+    pub(crate) async fn connect(
+        authorities: &[Vec<u8>],
+        region: Option<&str>,
+        pace: Option<Duration>,
+    ) -> Result<Self, AwsError> {
+        let attempts = Attempts::new(pace);
+        // Providers of credentials make calls, too.
+        let mut loader = aws_config::defaults(BehaviorVersion::latest()).retry_config(attempts.config());
+        let variable = |name: &&str| std::env::var(name).is_ok_and(|value| !value.is_empty());
+        let variable = REGION_VARIABLES.into_iter().find(variable);
+        let origin = match (region, variable) {
+            (Some(_), _) => "from `aws` in the pipeline file".to_owned(),
+            (None, Some(name)) => format!("from {name}"),
+            (None, None) => "from the profile or the instance".to_owned(),
+        };
         if let Some(region) = region {
             loader = loader.region(Region::new(region.to_owned()));
+        } else if REGION_VARIABLES.iter().any(|name| std::env::var(name).is_ok_and(|value| value.is_empty()))
+        {
+            // The SDK would take an empty variable for a region.
+            let named = variable.and_then(|name| std::env::var(name).ok()).map(Region::new);
+            loader = loader
+                .region(RegionProviderChain::first_try(named).or_else(ProfileFileRegionProvider::new()));
         }
         let config = loader
             .http_client(http::client(authorities)?)
@@ -165,7 +202,12 @@ impl Aws {
             )
             .load()
             .await;
-        let region = config.region().map(ToString::to_string).ok_or(AwsError::NoRegion)?;
+        let region = config
+            .region()
+            .map(ToString::to_string)
+            .filter(|region| !region.is_empty())
+            .ok_or(AwsError::NoRegion)?;
+        check_region(&region, &origin)?;
         let missing = || AwsError::NoCredentials("no provider is set up".into());
         config
             .credentials_provider()
@@ -173,7 +215,18 @@ impl Aws {
             .provide_credentials()
             .await
             .map_err(|error| AwsError::NoCredentials(Box::new(error)))?;
-        Ok(Self { config, region })
+        Ok(Self { config, region, origin, attempts })
+    }
+
+    /// The same connection, which reports once while it waits that calls are being retried.
+    #[must_use]
+    pub(crate) fn noticing(&self, notice: impl Fn(String) + Send + Sync + 'static) -> Self {
+        Self { attempts: self.attempts.noticing(notice), ..self.clone() }
+    }
+
+    /// The run has made something of this name: until AWS knows it, calls that name it are retried.
+    pub(crate) fn made(&self, name: &str) {
+        self.attempts.made(name);
     }
 
     pub(crate) fn region(&self) -> &str {
@@ -208,8 +261,24 @@ impl Aws {
     #[must_use]
     pub(crate) fn in_region(&self, region: &str) -> Self {
         let config = self.config.to_builder().region(Region::new(region.to_owned())).build();
-        Self { config, region: region.to_owned() }
+        let origin = "the region of the resource".to_owned();
+        Self { config, region: region.to_owned(), origin, attempts: self.attempts.clone() }
     }
+}
+
+/// Fails for text that cannot be a region, such as `eu_west_1` or `Ireland`. Without a dot and slash it cannot change the
+/// host that is called.
+fn check_region(region: &str, origin: &str) -> Result<(), AwsError> {
+    let parts: Vec<&str> = region.split('-').collect();
+    let is_word = |part: &&str| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_lowercase());
+    let is_region = match parts.as_slice() {
+        [words @ .., number] => words.len() >= 2 && words.iter().all(is_word) && number.parse::<u8>().is_ok(),
+        [] => false,
+    };
+    if is_region {
+        return Ok(());
+    }
+    Err(AwsError::Region { region: region.to_owned(), origin: origin.trim_start_matches("from ").to_owned() })
 }
 
 /// AWS credentials, as environment variables hold them.
@@ -250,32 +319,47 @@ impl Denial {
     }
 }
 
-/// Converts an SDK error. `resource` is the ARN for a denial, used only if AWS's message names none.
-fn error<E, R>(action: &'static str, resource: &str, error: SdkError<E, R>) -> AwsError
-where
-    E: std::error::Error + ProvideErrorMetadata + Send + Sync + 'static,
-    R: std::fmt::Debug + Send + Sync + 'static,
-{
-    let Some(service) = error.as_service_error() else {
-        // The credentials come from a role, and renewing them was denied.
-        if let Some(denied) = sts::denied_renewal(&error) {
-            return denied;
+impl Aws {
+    /// Converts an SDK error. `resource` is the ARN for a denial, used only if AWS's message names none.
+    fn error<E>(&self, action: &'static str, resource: &str, error: SdkError<E, HttpResponse>) -> AwsError
+    where
+        E: std::error::Error + ProvideErrorMetadata + Send + Sync + 'static,
+    {
+        let status = error.raw_response().map_or(0, |response| response.status().as_u16());
+        let Some(service) = error.as_service_error() else {
+            // The credentials come from a role, and renewing them was denied.
+            if let Some(denied) = sts::denied_renewal(&error) {
+                return denied;
+            }
+            return AwsError::Unreachable { action, region: self.place(), source: Box::new(error) };
+        };
+        let message = service.message().unwrap_or_default().to_owned();
+        let transient = attempts::is_transient(status, service.code(), &message);
+        let Some(code) = service.code().map(ToOwned::to_owned) else {
+            let message = if message.is_empty() { service.to_string() } else { message };
+            if !transient && status >= 400 {
+                return AwsError::Service { action, code: format!("HTTP {status}"), message, transient };
+            }
+            return AwsError::UnexpectedResponse { action, message };
+        };
+        if DENIED.contains(&code.as_str()) {
+            let denial = Denial::read(&message)
+                .unwrap_or_else(|| Denial { action: action.to_owned(), resource: resource.to_owned() });
+            AwsError::Denied { denial, message }
+        } else if BAD_CREDENTIALS.contains(&code.as_str()) {
+            AwsError::BadCredentials { action, message }
+        } else {
+            AwsError::Service { action, code, message, transient }
         }
-        return AwsError::Unreachable { action, source: Box::new(error) };
-    };
-    let message = service.message().unwrap_or_default().to_owned();
-    let Some(code) = service.code().map(ToOwned::to_owned) else {
-        let message = if message.is_empty() { service.to_string() } else { message };
-        return AwsError::UnexpectedResponse { action, message };
-    };
-    if DENIED.contains(&code.as_str()) {
-        let denial = Denial::read(&message)
-            .unwrap_or_else(|| Denial { action: action.to_owned(), resource: resource.to_owned() });
-        AwsError::Denied { denial, message }
-    } else if BAD_CREDENTIALS.contains(&code.as_str()) {
-        AwsError::BadCredentials { action, message }
-    } else {
-        AwsError::Service { action, code, message }
+    }
+
+    fn not_found(&self, what: &'static str, name: &str) -> AwsError {
+        AwsError::NotFound { what, name: name.to_owned(), region: self.place() }
+    }
+
+    /// The region with its source, for messages.
+    fn place(&self) -> String {
+        format!("{} ({})", self.region, self.origin)
     }
 }
 

@@ -1,7 +1,7 @@
 //! Amazon `EventBridge` Scheduler: schedules that start tasks, as raw JSON, so that unknown fields survive an update.
 
 use super::raw::{RawBody, swap_body};
-use super::{Aws, AwsError, error};
+use super::{Aws, AwsError};
 use crate::address::Arn;
 use serde_json::Value;
 
@@ -34,10 +34,10 @@ impl Schedule {
 impl Aws {
     /// The schedules that start ECS tasks in any cluster.
     pub(crate) async fn schedules_of_tasks(&self) -> Result<Vec<Schedule>, AwsError> {
-        let mut pages = aws_sdk_scheduler::Client::new(&self.config).list_schedules().into_paginator().send();
+        let mut pages = client!(aws_sdk_scheduler, self).list_schedules().into_paginator().send();
         let mut found = Vec::new();
         while let Some(page) = pages.next().await {
-            let page = page.map_err(|failed| error("scheduler:ListSchedules", "*", failed))?;
+            let page = page.map_err(|failed| self.error("scheduler:ListSchedules", "*", failed))?;
             for brief in page.schedules {
                 let target = brief.target.map(|target| target.arn).unwrap_or_default();
                 let is_cluster =
@@ -59,10 +59,10 @@ impl Aws {
     async fn schedule(&self, group: String, name: String) -> Result<Option<Schedule>, AwsError> {
         const ACTION: &str = "scheduler:GetSchedule";
         let raw = RawBody::default();
-        let call = aws_sdk_scheduler::Client::new(&self.config).get_schedule().group_name(&group).name(&name);
+        let call = client!(aws_sdk_scheduler, self).get_schedule().group_name(&group).name(&name);
         match call.customize().interceptor(raw.clone()).send().await {
             Ok(_) => Ok(Some(Schedule { document: raw.json(ACTION)?, group, name })),
-            Err(failed) => match error(ACTION, &self.schedule_arn(&group, &name), failed) {
+            Err(failed) => match self.error(ACTION, &self.schedule_arn(&group, &name), failed) {
                 AwsError::Service { code, .. } if code == GONE => Ok(None),
                 failed => Err(failed),
             },
@@ -76,7 +76,7 @@ impl Aws {
             fields.retain(|name, value| !value.is_null() && !READ_ONLY.contains(&name.as_str()));
             fields.insert("GroupName".to_owned(), Value::from(schedule.group.as_str()));
         }
-        aws_sdk_scheduler::Client::new(&self.config)
+        client!(aws_sdk_scheduler, self)
             .update_schedule()
             .name(&schedule.name)
             .customize()
@@ -85,7 +85,7 @@ impl Aws {
             .await
             .map_err(|failed| {
                 let resource = self.schedule_arn(&schedule.group, &schedule.name);
-                error("scheduler:UpdateSchedule", &resource, failed)
+                self.error("scheduler:UpdateSchedule", &resource, failed)
             })?;
         Ok(())
     }

@@ -1,6 +1,6 @@
 //! AWS Secrets Manager.
 
-use super::{Aws, AwsError, error};
+use super::{Aws, AwsError};
 use crate::address::Arn;
 use crate::secret::Secret;
 
@@ -21,9 +21,8 @@ pub(crate) struct SecretId {
 impl Aws {
     /// Whether a secret exists and is not marked for deletion. Does not read its value.
     pub(crate) async fn secret_exists(&self, id: &str) -> Result<bool, AwsError> {
-        let answer =
-            aws_sdk_secretsmanager::Client::new(&self.config).describe_secret().secret_id(id).send().await;
-        match answer.map_err(|failed| error("secretsmanager:DescribeSecret", id, failed)) {
+        let answer = client!(aws_sdk_secretsmanager, self).describe_secret().secret_id(id).send().await;
+        match answer.map_err(|failed| self.error("secretsmanager:DescribeSecret", id, failed)) {
             Ok(secret) => Ok(secret.deleted_date.is_none()),
             Err(AwsError::Service { code, .. }) if code == "ResourceNotFoundException" => Ok(false),
             Err(error) => Err(error),
@@ -38,16 +37,16 @@ impl Aws {
         } else {
             self.arn("secretsmanager", &format!("secret:{}-??????", reference.id))
         };
-        let answer = aws_sdk_secretsmanager::Client::new(&self.config)
+        let answer = client!(aws_sdk_secretsmanager, self)
             .get_secret_value()
             .secret_id(&reference.id)
             .set_version_stage(reference.stage.clone())
             .set_version_id(reference.version.clone())
             .send()
             .await
-            .map_err(|failed| match error(ACTION, &resource, failed) {
+            .map_err(|failed| match self.error(ACTION, &resource, failed) {
                 AwsError::Service { code, .. } if code == "ResourceNotFoundException" => {
-                    AwsError::NotFound { what: "secret", name: reference.id.clone() }
+                    self.not_found("secret", &reference.id)
                 }
                 AwsError::Service { code, message, .. } if code == INVALID && message.contains("marked") => {
                     let reason = "is marked for deletion".to_owned();

@@ -1,10 +1,13 @@
 //! AWS Systems Manager Parameter Store.
 
-use super::{Aws, AwsError, error};
+use super::{Aws, AwsError};
 use crate::address::Arn;
 use crate::secret::Secret;
-use aws_sdk_ssm::types::ParameterStringFilter;
+use aws_sdk_ssm::types::{Parameter, ParameterStringFilter};
+use std::collections::{BTreeSet, HashMap};
 
+/// How many parameters one call returns.
+const AT_ONCE: usize = 10;
 const DESCRIBE: &str = "ssm:DescribeParameters";
 
 impl Aws {
@@ -20,38 +23,97 @@ impl Aws {
             action: DESCRIBE,
             code: "invalid request".to_owned(),
             message: failed.to_string(),
+            transient: false,
         })?;
-        let client = aws_sdk_ssm::Client::new(&self.config);
+        let client = client!(aws_sdk_ssm, self);
         let mut pages = client.describe_parameters().parameter_filters(filter).into_paginator().send();
         // A page may be empty although a later page is not.
         while let Some(page) = pages.next().await {
-            if !page.map_err(|failed| error(DESCRIBE, "*", failed))?.parameters().is_empty() {
+            if !page.map_err(|failed| self.error(DESCRIBE, "*", failed))?.parameters().is_empty() {
                 return Ok(true);
             }
         }
         Ok(false)
     }
 
-    /// The decrypted value of a parameter.
-    pub(crate) async fn parameter(&self, name: &str) -> Result<Secret, AwsError> {
-        let resource = match Arn::parse(name) {
-            Some(_) => name.to_owned(),
-            None => self.arn("ssm", &format!("parameter/{}", name.trim_start_matches('/'))),
+    /// The decrypted values of parameters, by the names or ARNs that were asked for.
+    pub(crate) async fn parameters(&self, names: &[&str]) -> Result<HashMap<String, Secret>, AwsError> {
+        let mut values = HashMap::new();
+        for some in names.chunks(AT_ONCE) {
+            match self.parameters_at_once(some).await {
+                Ok(found) => values.extend(found),
+                // Policies from before runner 0.2 allow only the call for a single parameter.
+                Err(denied @ AwsError::Denied { .. }) => {
+                    for name in some {
+                        let value = match self.parameter(name).await {
+                            Err(AwsError::Denied { .. }) => return Err(denied),
+                            other => other?,
+                        };
+                        values.insert((*name).to_owned(), value);
+                    }
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(values)
+    }
+
+    async fn parameters_at_once(&self, names: &[&str]) -> Result<Vec<(String, Secret)>, AwsError> {
+        const ACTION: &str = "ssm:GetParameters";
+        // The call rejects a name that it gets twice.
+        let unique: BTreeSet<String> = names.iter().map(|name| (*name).to_owned()).collect();
+        let resource = names.first().map_or_else(|| "*".to_owned(), |name| self.parameter_arn(name));
+        let answer = client!(aws_sdk_ssm, self)
+            .get_parameters()
+            .set_names(Some(unique.into_iter().collect()))
+            .with_decryption(true)
+            .send()
+            .await
+            .map_err(|failed| self.error(ACTION, &resource, failed))?;
+        let found = answer.parameters.unwrap_or_default();
+        let value_of = |wanted: &str| {
+            let is_wanted = |parameter: &&Parameter| {
+                let selector = parameter.selector().unwrap_or_default();
+                [parameter.name(), parameter.arn()]
+                    .into_iter()
+                    .flatten()
+                    .any(|own| wanted == own || wanted.strip_suffix(selector) == Some(own))
+            };
+            found.iter().find(is_wanted)?.value().map(Secret::new)
         };
-        let answer = aws_sdk_ssm::Client::new(&self.config)
+        let pairs = names.iter().map(|name| {
+            value_of(name)
+                .map(|value| ((*name).to_owned(), value))
+                .ok_or_else(|| self.not_found("parameter", name))
+        });
+        pairs.collect()
+    }
+
+    /// The decrypted value of a parameter.
+    async fn parameter(&self, name: &str) -> Result<Secret, AwsError> {
+        let answer = client!(aws_sdk_ssm, self)
             .get_parameter()
             .name(name)
             .with_decryption(true)
             .send()
             .await
-            .map_err(|failed| match error("ssm:GetParameter", &resource, failed) {
-                AwsError::Service { code, .. } if code == "ParameterNotFound" => not_found(name),
+            .map_err(|failed| match self.error("ssm:GetParameter", &self.parameter_arn(name), failed) {
+                AwsError::Service { code, .. } if code == "ParameterNotFound" => {
+                    self.not_found("parameter", name)
+                }
                 other => other,
             })?;
-        answer.parameter.and_then(|parameter| parameter.value).map(Secret::new).ok_or_else(|| not_found(name))
+        answer
+            .parameter
+            .and_then(|parameter| parameter.value)
+            .map(Secret::new)
+            .ok_or_else(|| self.not_found("parameter", name))
     }
-}
 
-fn not_found(name: &str) -> AwsError {
-    AwsError::NotFound { what: "parameter", name: name.to_owned() }
+    fn parameter_arn(&self, name: &str) -> String {
+        match Arn::parse(name) {
+            Some(_) => name.to_owned(),
+            None => self.arn("ssm", &format!("parameter/{}", name.trim_start_matches('/'))),
+        }
+    }
 }

@@ -1,6 +1,6 @@
 //! AWS Security Token Service: the caller's identity and assumed roles.
 
-use super::{Aws, AwsError, Denial, error};
+use super::{Aws, AwsError, Denial};
 use aws_config::sts::AssumeRoleProvider;
 use aws_credential_types::provider::{ProvideCredentials, SharedCredentialsProvider};
 use aws_sdk_sts::operation::assume_role::AssumeRoleError;
@@ -17,11 +17,11 @@ pub(crate) struct Identity {
 impl Aws {
     /// The owner of the credentials.
     pub(crate) async fn identity(&self) -> Result<Identity, AwsError> {
-        let answer = aws_sdk_sts::Client::new(&self.config)
+        let answer = client!(aws_sdk_sts, self)
             .get_caller_identity()
             .send()
             .await
-            .map_err(|failed| error("sts:GetCallerIdentity", "*", failed))?;
+            .map_err(|failed| self.error("sts:GetCallerIdentity", "*", failed))?;
         Ok(Identity { account: answer.account.unwrap_or_default(), arn: answer.arn.unwrap_or_default() })
     }
 
@@ -43,7 +43,7 @@ impl Aws {
             return Err(denied(&failed, role)
                 .unwrap_or_else(|| AwsError::Role { role: role.to_owned(), source: Box::new(failed) }));
         }
-        Ok(Self { config, region: self.region.clone() })
+        Ok(Self { config, attempts: self.attempts.of_other_account(), ..self.clone() })
     }
 }
 

@@ -241,8 +241,9 @@ impl From<AwsError> for Failure {
                 failure.help("check the network, the region and AWS_ENDPOINT_URL")
             }
             AwsError::NotFound { what, .. } => {
-                failure.help(format!("create the {what}, or correct its name"))
+                failure.help(format!("create the {what}, or correct its name or the region"))
             }
+            AwsError::Region { .. } => failure.help("write a region such as eu-central-1"),
             AwsError::Role { .. } => {
                 failure.help("check the ARN, the network, and the role's trust policy")
             }
@@ -257,7 +258,12 @@ impl From<AwsError> for Failure {
 
 impl From<TaskDefinitionError> for Failure {
     fn from(error: TaskDefinitionError) -> Self {
-        Self::caused(Exit::Usage, &error)
+        let failure = Self::caused(Exit::Usage, &error);
+        match error {
+            TaskDefinitionError::Empty(_) => failure.help("remove it, or give it a value"),
+            TaskDefinitionError::Type { .. } => failure.help("correct the task definition"),
+            _ => failure,
+        }
     }
 }
 

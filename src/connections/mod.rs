@@ -137,7 +137,9 @@ impl Connections {
         if let Some(aws) = known.get(access) {
             return Ok(aws.clone());
         }
-        let mut aws = Aws::connect(&self.settings.authorities(), access.region.as_deref()).await?;
+        let mut aws =
+            Aws::connect(&self.settings.authorities(), access.region.as_deref(), self.settings.ecs_poll)
+                .await?;
         if let Some(role) = &access.role {
             aws = aws.assume(role, access.external_id.as_deref(), &self.session).await?;
         }

@@ -56,7 +56,7 @@ impl Deployer<'_> {
             return follow_up;
         }
         let first = request.target.services.first().map(String::as_str).unwrap_or_default();
-        let cluster = match self.aws.ecs_service(&request.target.cluster, first).await {
+        let cluster = match self.known_service(&request.target.cluster, first).await {
             Ok(service) => service.cluster,
             Err(error) if after.schedules => {
                 follow_up.failure = Some(error.into());
@@ -106,7 +106,7 @@ impl Deployer<'_> {
     /// each wrong one.
     async fn wrong_images(&self, request: &DeployRequest, name: &str) -> Result<Vec<String>, AwsError> {
         let cluster = &request.target.cluster;
-        let service = self.aws.ecs_service(cluster, name).await?;
+        let service = self.known_service(cluster, name).await?;
         let own = service.primary().filter(|primary| primary.task_definition == request.revision);
         let is_own = |task: &Task| {
             let is_of = own.zip(task.started_by.as_ref()).is_none_or(|(own, by)| own.id == *by);

@@ -9,7 +9,7 @@ use super::pace::WaitEnd;
 use super::plan::{DefinitionSource, Prepared};
 use super::registration::{Registered, Registration};
 use super::rollback::{AfterFailure, OTHER_FAILED};
-use super::snapshot::ServiceSnapshot;
+use super::snapshot::{ServiceSnapshot, deployable};
 use super::{DeployOptions, DeployRequest, Deployer, ServiceSet, short};
 use crate::duration;
 use crate::ecs::appspec::AppSpec;
@@ -97,8 +97,10 @@ impl Deployer<'_> {
             let mut report = ServiceReport::new(name, &request.revision, snapshot.previous.clone());
             let log = self.service_log(request, name);
             let wait = request.wait_for(&snapshot.service);
+            let is_idle = snapshot.service.desired == 0 && snapshot.service.running == 0;
             let controller = Ecs::new(self, request, log, snapshot);
             let mut follower = Follower::new(self, request, log, wait, controller);
+            follower.is_idle = is_idle;
             follower.run(&mut report, &failed).await;
             (follower, report)
         }))
@@ -116,6 +118,7 @@ impl Deployer<'_> {
     ) -> Result<ServiceReport, Failure> {
         let name = request.target.services.first().map(String::as_str).unwrap_or_default();
         let service = self.aws.ecs_service(&request.target.cluster, name).await?;
+        deployable(&service)?;
         if service.controller != service::ControllerType::CodeDeploy {
             return Err(Failure::usage(format!("the service {name} is not deployed by CodeDeploy"))
                 .help("remove `code-deploy`, or create the service with the controller CODE_DEPLOY"));
@@ -150,6 +153,14 @@ impl<C: Controller> Follower<'_, C> {
     /// Deploys to one service and follows that to its end. A failure cancels `failed`; if another service
     /// cancels it, this one ends.
     async fn run(&mut self, report: &mut ServiceReport, failed: &CancellationToken) {
+        self.deploy(report, failed).await;
+        report.is_idle = self.is_idle;
+        if self.is_idle && matches!(report.outcome, Outcome::Deployed | Outcome::Unchanged) {
+            self.log.warn(report.sentence()).await;
+        }
+    }
+
+    async fn deploy(&mut self, report: &mut ServiceReport, failed: &CancellationToken) {
         let start = Instant::now();
         match self.controller.start().await {
             Ok(true) => self.log.started(&self.request.target.cluster, report).await,
@@ -225,7 +236,14 @@ impl<C: Controller> Follower<'_, C> {
                 return Outcome::Deployed;
             }
             FollowEnd::Wait(WaitEnd::TimedOut) => {
-                (Outcome::TimedOut, format!("it took longer than {}", duration::display(self.wait)))
+                let took = format!("it took longer than {}", duration::display(self.wait));
+                match self.continuing.take() {
+                    Some(command) => (
+                        Outcome::TimedOut,
+                        format!("{took}, because it was paused and nothing continued it: {command}"),
+                    ),
+                    None => (Outcome::TimedOut, took),
+                }
             }
             FollowEnd::Hopeless(reason) => (Outcome::Left, reason),
         };

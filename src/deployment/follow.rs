@@ -32,6 +32,10 @@ pub(crate) struct Follower<'a, C> {
     /// The verdict of the last successful poll.
     pub(crate) verdict: Verdict,
     pub(crate) failed_tasks: FailedTasks,
+    /// How to continue the deployment, if it is paused.
+    pub(crate) continuing: Option<String>,
+    /// The service is to run no task.
+    pub(crate) is_idle: bool,
 }
 
 impl<'a, C: Controller> Follower<'a, C> {
@@ -43,7 +47,18 @@ impl<'a, C: Controller> Follower<'a, C> {
         controller: C,
     ) -> Self {
         let verdict = Verdict::InProgress;
-        Self { deployer, request, log, controller, wait, verdict, failed_tasks: FailedTasks::default() }
+        let failed_tasks = FailedTasks::default();
+        Self {
+            deployer,
+            request,
+            log,
+            controller,
+            wait,
+            verdict,
+            failed_tasks,
+            continuing: None,
+            is_idle: false,
+        }
     }
 
     /// Follows the running deployment to its end.
@@ -70,13 +85,11 @@ impl<'a, C: Controller> Follower<'a, C> {
                         return FollowEnd::Hopeless(cause);
                     }
                 }
-                Err(error) if error.is_transient() => {
-                    if let Some(warning) = poller.failed(&error) {
-                        self.log.warn(warning).await;
-                    }
-                }
+                Err(error) if error.is_transient() => {}
                 Err(error) => return FollowEnd::Lost(error.into()),
             }
+            let is_held = self.continuing.is_some() && !self.request.options.wait_includes_pauses;
+            poller.hold(is_held);
             if let Err(end) = poller.pause().await {
                 return FollowEnd::Wait(end);
             }
@@ -94,7 +107,13 @@ impl<'a, C: Controller> Follower<'a, C> {
 
     /// Polls once and reports everything new.
     async fn poll(&mut self) -> Result<Verdict, AwsError> {
-        let Observation { service, assessment } = self.controller.observe().await?;
+        let Observation { service, continuing, assessment } = self.controller.observe().await?;
+        if let Some(command) =
+            continuing.as_ref().filter(|command| Some(*command) != self.continuing.as_ref())
+        {
+            self.log.warn(format!("the deployment is paused until someone continues it: {command}")).await;
+        }
+        self.continuing = continuing;
         for stage in &assessment.stages {
             self.log.note(stage).await;
         }
@@ -105,6 +124,7 @@ impl<'a, C: Controller> Follower<'a, C> {
             self.log.state(state).await;
         }
         if let Some(service) = &service {
+            self.is_idle = service.desired == 0 && service.running == 0;
             self.update_failed_tasks(service, &assessment.messages).await;
         }
         Ok(assessment.verdict)

@@ -29,6 +29,7 @@ pub(crate) use controller::CodeDeployGroup;
 pub(crate) use outcome::{Outcome, ServiceReport, failure_of};
 pub(crate) use plan::{DefinitionSource, Plan, PlannedService};
 pub(crate) use registration::{Registered, read_definition};
+pub(crate) use snapshot::{definition_of, deployable};
 pub(crate) use status::{PastDeployment, RunningContainer, ServiceStatus};
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
@@ -48,6 +49,8 @@ pub(crate) struct DeployOptions {
     /// How long the deployment may take, and a rollback after it. `None` means [`DEFAULT_WAIT`] and the time
     /// for shifting traffic.
     pub(crate) wait: Option<Duration>,
+    /// Pauses by lifecycle hooks count against `wait`.
+    pub(crate) wait_includes_pauses: bool,
     pub(crate) on_failure: OnFailure,
     /// Register and deploy even if nothing differs.
     pub(crate) force: bool,

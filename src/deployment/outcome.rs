@@ -51,6 +51,8 @@ pub(crate) struct ServiceReport {
     /// The next step to take if no cause suggests one.
     pub(crate) advice: Option<String>,
     pub(crate) elapsed: Duration,
+    /// The desired count of the service is 0, so that no task was started.
+    pub(crate) is_idle: bool,
 }
 
 impl ServiceReport {
@@ -80,7 +82,8 @@ impl ServiceReport {
             Outcome::RollbackFailed | Outcome::Left => Exit::NotRolledBack,
             Outcome::TimedOut => Exit::Timeout,
             Outcome::Superseded => Exit::Superseded,
-            Outcome::Stopped | Outcome::Lost | Outcome::NotStarted => {
+            Outcome::Lost => Exit::Environment,
+            Outcome::Stopped | Outcome::NotStarted => {
                 self.failure.as_ref().map_or(Exit::Environment, |failure| failure.exit)
             }
         }
@@ -95,6 +98,9 @@ impl ServiceReport {
         let cause = cause.map(|cause| format!(": {cause}")).unwrap_or_default();
         let failure = failure.as_ref().map(|failure| failure.message.as_str()).unwrap_or_default();
         match self.outcome {
+            Outcome::Deployed | Outcome::Unchanged if self.is_idle => {
+                format!("{service} is set to {revision}, but no task was started: its desired count is 0")
+            }
             Outcome::Deployed => format!("{service} runs {revision}"),
             Outcome::Unchanged => format!("{service} already ran {revision}"),
             Outcome::Unconfirmed => format!("{service} is meant to run {revision}"),

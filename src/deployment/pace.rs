@@ -3,18 +3,21 @@
 use super::Deployer;
 use crate::aws::AwsError;
 use crate::backoff::Backoff;
-use crate::connections::failure::with_advice;
-use crate::exit::Failure;
+use crate::event::Events;
+use crate::exit::{Failure, chain};
 use std::time::Duration;
 use tokio::time::Instant;
 
 /// The intervals between polls.
 const INTERVALS: Backoff =
     Backoff { first: Duration::from_secs(1), factor: 1.25, maximum: Duration::from_secs(5), jitter: 0.0 };
-/// The delays before retries of a call that changes something, and how many there are.
+/// How long a poll of a paused deployment may take.
+const HELD: Duration = Duration::from_mins(10);
+/// The delays before retries of a call that changes something, and how many there are: about as long as `aws` retries
+/// a call that only reads.
 const RETRY_DELAYS: Backoff =
     Backoff { first: Duration::from_secs(1), factor: 2.0, maximum: Duration::from_secs(16), jitter: 0.0 };
-const RETRIES: u32 = 4;
+const RETRIES: u32 = 9;
 
 /// Why polling ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,13 +32,13 @@ pub(crate) struct Poller<'a> {
     deadline: Instant,
     /// How many polls there were.
     polls: u32,
-    /// The last poll failed.
-    failing: bool,
+    /// The time that was left when a pause began that does not count.
+    left: Option<Duration>,
 }
 
 impl<'a> Poller<'a> {
     pub(crate) fn new(deployer: &'a Deployer<'a>, wait: Duration) -> Self {
-        Self { deployer, deadline: Instant::now() + wait, polls: 0, failing: false }
+        Self { deployer, deadline: Instant::now() + wait, polls: 0, left: None }
     }
 
     /// Polls once. A call that hangs delays neither the deadline nor a stop.
@@ -43,9 +46,24 @@ impl<'a> Poller<'a> {
         &mut self,
         poll: impl Future<Output = Result<T, AwsError>>,
     ) -> Result<Result<T, AwsError>, WaitEnd> {
-        let result = self.until_end(poll).await?;
-        self.failing &= result.is_err();
-        Ok(result)
+        self.until_end(poll).await
+    }
+
+    /// While the deployment is paused, the time does not run.
+    pub(crate) fn hold(&mut self, is_paused: bool) {
+        let now = Instant::now();
+        match (is_paused, self.left) {
+            (true, left) => {
+                let left = left.unwrap_or_else(|| self.deadline.saturating_duration_since(now));
+                self.left = Some(left);
+                self.deadline = now + left + HELD;
+            }
+            (false, Some(left)) => {
+                self.left = None;
+                self.deadline = now + left;
+            }
+            (false, None) => {}
+        }
     }
 
     async fn until_end<T>(&self, work: impl Future<Output = T>) -> Result<T, WaitEnd> {
@@ -54,13 +72,6 @@ impl<'a> Poller<'a> {
             () = self.deployer.stop.cancelled() => Err(WaitEnd::Stopped),
             () = tokio::time::sleep_until(self.deadline) => Err(WaitEnd::TimedOut),
         }
-    }
-
-    /// Notes that a poll failed and will be retried. Returns a warning for the first of several failures in a
-    /// row.
-    pub(crate) fn failed(&mut self, error: &AwsError) -> Option<String> {
-        let is_first = !std::mem::replace(&mut self.failing, true);
-        is_first.then(|| format!("retrying: {}", with_advice(error)))
     }
 
     /// Sleeps until the next poll.
@@ -85,6 +96,13 @@ pub(crate) struct LostResponseRetry<'a> {
 impl<'a> LostResponseRetry<'a> {
     pub(crate) fn new(deployer: &'a Deployer<'a>) -> Self {
         Self { deployer, delays: 0, left: RETRIES }
+    }
+
+    /// Reports the first of several failures.
+    pub(crate) async fn report(&self, events: &Events, error: &AwsError) {
+        if self.delays == 0 {
+            events.warn(format!("retrying: {}", chain(error))).await;
+        }
     }
 
     /// Sleeps before the next attempt, twice as long each time. Fails if the run is stopped.

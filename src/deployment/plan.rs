@@ -4,7 +4,7 @@ use super::after::{AfterDeploy, FollowUp};
 use super::controller::CodeDeployGroup;
 use super::registration::Registered;
 use super::revisions::Family;
-use super::snapshot::ServiceSnapshot;
+use super::snapshot::{ServiceSnapshot, definition_of};
 use super::{DEFAULT_WAIT, DeployOptions, DeployRequest, Deployer, ServiceSet};
 use crate::ecs::appspec::AppSpec;
 use crate::ecs::diff::compare;
@@ -39,6 +39,8 @@ pub(crate) struct PlannedService {
     pub(crate) current: String,
     /// The revision that it would get: an ARN, or the family if one would be registered.
     pub(crate) new: String,
+    /// `new` is inactive: its content would be registered again.
+    pub(crate) registers_again: bool,
 }
 
 #[derive(Debug, Default)]
@@ -71,6 +73,7 @@ impl Deployer<'_> {
                 (document, Some(base))
             }
             DefinitionSource::Running => {
+                is_one_family(snapshots)?;
                 let document = self.aws.ecs_task_definition(running(snapshots)).await?;
                 let base = Registered::read(&document);
                 (document, base)
@@ -115,7 +118,12 @@ impl Deployer<'_> {
             cluster = of;
             previous.push(current.clone());
             if options.force || has_failed || same.as_ref() != Some(&current) {
-                plan.services.push(PlannedService { service, current, new: plan.revision.clone() });
+                plan.services.push(PlannedService {
+                    service,
+                    current,
+                    new: plan.revision.clone(),
+                    registers_again: false,
+                });
             }
         }
         plan.follow_up = self
@@ -169,10 +177,29 @@ impl Deployer<'_> {
         service: &str,
         request: &Request,
     ) -> Result<Option<String>, Failure> {
-        let running = self.aws.ecs_service(cluster, service).await?.task_definition;
-        let running = Request::from_document(self.aws.ecs_task_definition(&running).await?)?;
+        let service = self.aws.ecs_service(cluster, service).await?;
+        let running = self.aws.ecs_task_definition(definition_of(&service)?).await?;
+        let running = Request::from_document(running)?;
         Ok(compare(&running, request))
     }
+}
+
+/// Fails if services run different families: the revision of one does not belong to another.
+fn is_one_family(snapshots: &[ServiceSnapshot]) -> Result<(), Failure> {
+    let family =
+        |snapshot: &ServiceSnapshot| RevisionName::parse(&snapshot.service.task_definition).family.to_owned();
+    let first = snapshots.first().map(family);
+    if snapshots.iter().all(|snapshot| Some(family(snapshot)) == first) {
+        return Ok(());
+    }
+    let each: Vec<String> = snapshots
+        .iter()
+        .map(|snapshot| format!("{} runs {}", snapshot.service.name, family(snapshot)))
+        .collect();
+    let message = format!("the services run different task definitions: {}", each.join(", "));
+    Err(Failure::usage(message).help(
+        "deploy them one at a time, or select one task definition for all with --file or --task-definition",
+    ))
 }
 
 /// The revision of the first service, as an ARN.

@@ -18,6 +18,10 @@ pub(crate) fn read_definition(path: &Path) -> Result<Value, Failure> {
         Failure::usage(format!("could not read the task definition {}: {reason}", path.display()))
     };
     let text = std::fs::read_to_string(path).map_err(|error| unreadable(error.to_string()))?;
+    let is_blank = |line: &str| line.is_empty() || line.starts_with('#') || line == "---";
+    if text.trim_start_matches('\u{feff}').lines().all(|line| is_blank(line.trim())) {
+        return Err(Failure::usage(format!("the task definition {} is empty", path.display())));
+    }
     document::parse(&text).map_err(unreadable)
 }
 
@@ -68,8 +72,23 @@ impl Deployer<'_> {
 
     /// Returns the family's latest revision, or `None` if there is none or it cannot be read.
     pub(crate) async fn latest(&self, request: &Request) -> Result<Option<Registered>, Failure> {
-        match self.aws.ecs_task_definition(request.family()).await {
+        let found = match self.aws.ecs_task_definition(request.family()).await {
             Ok(document) => Ok(Registered::read(&document)),
+            other => other.map(|_| None),
+        };
+        let made = self.aws.made_revision(request.family());
+        match found {
+            // ECS may show what this run has registered only after a moment.
+            Ok(_) | Err(AwsError::NotFound { .. })
+                if made.as_ref().is_some_and(|made| {
+                    let number = |found: &Registered| found.revision.number();
+                    made.number() > found.as_ref().ok().and_then(Option::as_ref).map_or(0, number)
+                }) =>
+            {
+                let arn = made.map(|made| made.arn).unwrap_or_default();
+                Ok(Registered::read(&self.aws.ecs_task_definition(&arn).await?))
+            }
+            Ok(found) => Ok(found),
             Err(AwsError::NotFound { .. }) => Ok(None),
             Err(error @ AwsError::Denied { .. }) => {
                 let text = format!("could not look for a revision with the same content: {}", chain(&error));
@@ -93,7 +112,7 @@ impl Deployer<'_> {
             if !error.is_transient() {
                 return Err(error.into());
             }
-            self.events.warn(format!("retrying: {}", chain(&error))).await;
+            retry.report(self.events, &error).await;
             retry.back_off().await?;
             match self.registered_since(request, newest).await {
                 Ok(Some(revision)) => return Ok(revision),
@@ -120,6 +139,7 @@ impl Deployer<'_> {
             let found = Registered::read(&document).filter(|found| found.revision.number() > newest);
             let Some(found) = found else { return Ok(None) };
             if compare(&found.request, request).is_none() {
+                self.aws.made(&found.revision.arn);
                 return Ok(Some(found.revision));
             }
             if found.revision.number() == newest + 1 {

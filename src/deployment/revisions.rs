@@ -159,10 +159,8 @@ impl Deployer<'_> {
         for revision in self.aws.ecs_recent(cluster, &service.name).await.map_err(with_advice)? {
             uses.add(&revision, format!("it belongs to a recent deployment of {name}"));
         }
-        let but = Some(service.task_definition.as_str());
-        if let Some(revision) =
-            self.aws.ecs_last_success(cluster, &service.name, but).await.map_err(with_advice)?
-        {
+        let successes = self.aws.ecs_successes(cluster, &service.name, 2).await.map_err(with_advice)?;
+        if let Some(revision) = successes.into_iter().find(|revision| *revision != service.task_definition) {
             uses.add(&revision, format!("{name} can be rolled back to it"));
         }
         Ok(())

@@ -11,13 +11,17 @@ use super::{DeployOptions, DeployRequest, Deployer, ServiceSet, short};
 use crate::aws::AwsError;
 use crate::ecs::revisions::RevisionName;
 use crate::ecs::service::Service;
+use crate::ecs::task_definition::Request;
 use crate::ecs::verdict::{Ending, Verdict};
 use crate::exit::{Exit, Failure, chain};
 use crate::language::pipeline::model::OnFailure;
 use futures_util::future::join_all;
+use serde_json::Value;
 
 /// For a service that cannot be rolled back.
 const ANY_REVISION: &str = "`runner ecs deploy --task-definition FAMILY:N` deploys any revision";
+/// How many revisions are considered for a rollback.
+const CANDIDATES: usize = 10;
 /// Why the deployment of one service ends when another one fails.
 pub(crate) const OTHER_FAILED: &str = "another service of this step has failed";
 
@@ -156,9 +160,9 @@ impl Deployer<'_> {
     pub(crate) async fn plan_rollback(&self, target: &ServiceSet) -> Result<Plan, Failure> {
         let mut plan = Plan::default();
         for snapshot in self.snapshots(target).await? {
-            let new = self.earlier_revision(&target.cluster, &snapshot).await?;
+            let (new, registers_again) = self.earlier_revision(&target.cluster, &snapshot).await?;
             let Service { name: service, task_definition: current, .. } = snapshot.service;
-            plan.services.push(PlannedService { service, current, new });
+            plan.services.push(PlannedService { service, current, new, registers_again });
         }
         plan.revision = plan.services.first().map(|service| service.new.clone()).unwrap_or_default();
         Ok(plan)
@@ -172,9 +176,26 @@ impl Deployer<'_> {
     ) -> Result<Applied, Failure> {
         let plan = self.plan_rollback(target).await?;
         let mut applied = Applied { revision: plan.revision, ..Applied::default() };
-        for PlannedService { service, current, new } in plan.services {
+        for PlannedService { service, current, new, registers_again } in plan.services {
             let note = format!("rolling {service} back from {} to {}", short(&current), short(&new));
             self.events.note(note).await;
+            let new = if registers_again {
+                match self.register_again(&new).await {
+                    Ok(again) => again,
+                    Err(failure) => {
+                        applied.reports.push(ServiceReport::not_started(&service, &new, failure));
+                        continue;
+                    }
+                }
+            } else {
+                new
+            };
+            if registers_again {
+                applied.registered = true;
+            }
+            if applied.reports.is_empty() {
+                applied.revision.clone_from(&new);
+            }
             let request = DeployRequest {
                 target: ServiceSet { cluster: target.cluster.clone(), services: vec![service.clone()] },
                 revision: new,
@@ -198,18 +219,21 @@ impl Deployer<'_> {
         Ok(applied)
     }
 
-    /// Returns the last revision that was deployed successfully and is not the current one.
-    async fn earlier_revision(&self, cluster: &str, snapshot: &ServiceSnapshot) -> Result<String, Failure> {
+    /// Returns the last active revision that was deployed successfully and is not the current one. If none is active,
+    /// returns the last one and true: its content has to be registered again.
+    async fn earlier_revision(
+        &self,
+        cluster: &str,
+        snapshot: &ServiceSnapshot,
+    ) -> Result<(String, bool), Failure> {
         let service = &snapshot.service;
         let current = &service.task_definition;
         let none = || {
             let message = format!("{} has no other revision that was deployed successfully", service.name);
             Failure::environment(message).help(ANY_REVISION)
         };
-        match self.aws.ecs_last_success(cluster, &service.name, Some(current)).await {
-            Ok(Some(revision)) => Ok(revision),
-            // The current deployment may never have succeeded.
-            Ok(None) => snapshot.previous.clone().filter(|previous| previous != current).ok_or_else(none),
+        let mut candidates = match self.aws.ecs_successes(cluster, &service.name, CANDIDATES).await {
+            Ok(successes) => successes,
             // An API that does not know the call, such as a test bed, leaves only the numbers.
             Err(error @ AwsError::Unreachable { .. }) => {
                 let named = RevisionName::parse(current);
@@ -223,9 +247,63 @@ impl Deployer<'_> {
                     chain(&error)
                 );
                 self.events.warn(text).await;
-                Ok(found.arn)
+                return Ok((found.arn, false));
             }
-            Err(error) => Err(error.into()),
+            Err(error) => return Err(error.into()),
+        };
+        // The current deployment may never have succeeded.
+        candidates.extend(snapshot.previous.clone());
+        candidates.retain(|candidate| candidate != current);
+        candidates.dedup();
+        let (mut inactive, mut gone) = (Vec::<String>::new(), Vec::<String>::new());
+        for candidate in candidates.into_iter().take(CANDIDATES) {
+            match self.aws.ecs_task_definition(&candidate).await {
+                Ok(document) if is_active(&document) => {
+                    let skipped: Vec<String> = inactive.iter().chain(&gone).map(|one| short(one)).collect();
+                    if !skipped.is_empty() {
+                        let text = format!(
+                            "{} cannot be deployed, because it is no longer active; the last active one is {}",
+                            skipped.join(", "),
+                            short(&candidate)
+                        );
+                        self.events.warn(text).await;
+                    }
+                    return Ok((candidate, false));
+                }
+                Ok(_) => inactive.push(candidate),
+                // It was deleted.
+                Err(AwsError::NotFound { .. }) => gone.push(candidate),
+                Err(error) => return Err(error.into()),
+            }
         }
+        let last = inactive.into_iter().next().ok_or_else(none)?;
+        let text = format!(
+            "no revision that was deployed successfully is still active; the content of {} is registered again",
+            short(&last)
+        );
+        self.events.warn(text).await;
+        Ok((last, true))
     }
+
+    /// Returns a revision that can be deployed: the same one, or if it is inactive a new one with its content.
+    pub(crate) async fn deployable(&self, revision: &str) -> Result<String, Failure> {
+        if is_active(&self.aws.ecs_task_definition(revision).await?) {
+            return Ok(revision.to_owned());
+        }
+        let text = format!("{} is no longer active; registering its content again", short(revision));
+        self.events.note(text).await;
+        self.register_again(revision).await
+    }
+
+    /// Registers the content of an inactive revision again and returns the new revision, as an ARN.
+    async fn register_again(&self, revision: &str) -> Result<String, Failure> {
+        let request = Request::from_document(self.aws.ecs_task_definition(revision).await?)?;
+        Ok(self.register(None, &request, false).await?.revision)
+    }
+}
+
+/// Whether a response of `DescribeTaskDefinition` is about a revision that can start tasks.
+pub(crate) fn is_active(document: &Value) -> bool {
+    let status = document.get("taskDefinition").and_then(|definition| definition.get("status"));
+    status.is_none_or(|status| status == "ACTIVE")
 }

@@ -6,6 +6,10 @@ use crate::connections::failure::with_advice;
 use crate::ecs::service::{ControllerType, Service};
 use crate::exit::Failure;
 use futures_util::future::join_all;
+use std::time::Duration;
+
+/// The delay before the second look at a service that ECS suddenly does not know.
+const DOUBT: Duration = Duration::from_secs(2);
 
 pub(crate) struct ServiceSnapshot {
     pub(crate) service: Service,
@@ -20,6 +24,7 @@ pub(crate) struct ServiceSnapshot {
 impl Deployer<'_> {
     async fn snapshot(&self, cluster: &str, name: &str) -> Result<ServiceSnapshot, Failure> {
         let service = self.aws.ecs_service(cluster, name).await?;
+        deployable(&service)?;
         match service.controller {
             ControllerType::Ecs => {}
             ControllerType::CodeDeploy => {
@@ -47,11 +52,25 @@ impl Deployer<'_> {
             }
         }
         let previous = match &deployments {
-            Some(_) => self.aws.ecs_last_success(cluster, name, None).await.ok().flatten(),
+            Some(_) => {
+                let successes = self.aws.ecs_successes(cluster, name, 1).await;
+                successes.ok().and_then(|successes| successes.into_iter().next())
+            }
             None => None,
         };
         let previous = previous.or_else(|| deployed_revision(&service, deployments.is_none()));
         Ok(ServiceSnapshot { service, previous, deployments, may_list_deployments })
+    }
+
+    /// Reads a service that ECS knew before. A single response that it is missing is not believed.
+    pub(crate) async fn known_service(&self, cluster: &str, name: &str) -> Result<Service, AwsError> {
+        match self.aws.ecs_service(cluster, name).await {
+            Err(AwsError::NotFound { .. }) => {
+                tokio::time::sleep(self.poll.unwrap_or(DOUBT)).await;
+                self.aws.ecs_service(cluster, name).await
+            }
+            other => other,
+        }
     }
 
     pub(crate) async fn warn_no_service_deployments(&self, service: &str, error: &AwsError) {
@@ -82,6 +101,30 @@ impl Deployer<'_> {
         }
         Ok(snapshots)
     }
+}
+
+/// Fails if ECS is deleting a service. It would refuse to update it.
+pub(crate) fn deployable(service: &Service) -> Result<(), Failure> {
+    if service.status == "ACTIVE" {
+        return Ok(());
+    }
+    let (name, status) = (&service.name, &service.status);
+    Err(Failure::environment(format!("the service {name} is being deleted: its status is {status}"))
+        .help("create it again once it is gone (`aws ecs wait services-inactive`), or correct its name"))
+}
+
+/// The revision that a service runs, as an ARN. Fails if the service has none of its own.
+pub(crate) fn definition_of(service: &Service) -> Result<&str, Failure> {
+    if !service.task_definition.is_empty() {
+        return Ok(&service.task_definition);
+    }
+    let (name, controller) = (&service.name, service.controller);
+    let reason = match controller {
+        ControllerType::External => "an external controller deploys it, with task sets",
+        ControllerType::CodeDeploy | ControllerType::Ecs => "nothing has been deployed to it yet",
+    };
+    Err(Failure::environment(format!("the service {name} has no task definition of its own: {reason}"))
+        .help("name a family or a file instead of the service"))
 }
 
 /// Returns the deployed revision by the service's own status. During a deployment that is the revision before

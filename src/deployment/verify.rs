@@ -2,6 +2,7 @@
 //! warning.
 
 use super::controller::CodeDeployGroup;
+use super::rollback::is_active;
 use super::snapshot::ServiceSnapshot;
 use super::{DeployRequest, Deployer, short};
 use crate::address::{Arn, ImageReference, ImageRepository, Repository, short_name};
@@ -70,12 +71,19 @@ impl Deployer<'_> {
         Ok(())
     }
 
-    /// Warns if the images of the previous revision no longer exist.
+    /// Warns if the previous revision is no longer active, or its images no longer exist.
     async fn verify_rollback(&self, request: &DeployRequest, snapshot: &ServiceSnapshot) {
         let name = &snapshot.service.name;
         let previous = snapshot.previous.as_ref().filter(|previous| **previous != request.revision);
         let Some(previous) = previous else { return };
         let Ok(document) = self.aws.ecs_task_definition(previous).await else { return };
+        if !is_active(&document) {
+            let text = format!(
+                "{} of {name} is no longer active: a rollback would have to register its content again",
+                short(previous)
+            );
+            self.events.warn(text).await;
+        }
         for (container, image) in Needs::of(&described(document)).images {
             if matches!(self.inspect(&image).await, Err(InspectError::NotFound)) {
                 let text = format!(
@@ -195,6 +203,10 @@ impl Deployer<'_> {
 
     /// An image in ECR exists for the platform of the task.
     async fn image(&self, container: &str, image: &str, platform: Option<&str>) -> CheckResult {
+        // A warning: the placeholders of other tools, such as `<IMAGE1_NAME>`, are registered, too.
+        if let Err(error) = ImageReference::checked(image) {
+            return CheckResult::Unverified(format!("the image of `{container}`: {error}"));
+        }
         let inspected = match self.inspect(image).await {
             Ok(Some(inspected)) => inspected,
             Ok(None) => return CheckResult::Valid,
@@ -249,7 +261,27 @@ impl Deployer<'_> {
     async fn role(&self, role: &str) -> CheckResult {
         let name = short_name(role);
         let subject = format!("the role {name}");
+        if role.starts_with("arn:") {
+            let arn = Arn::parse(role);
+            let Some(arn) = arn.filter(|arn| arn.service() == "iam" && arn.resource().starts_with("role/"))
+            else {
+                return CheckResult::invalid(
+                    format!("{role} is not the ARN of a role"),
+                    "write arn:aws:iam::ACCOUNT:role/NAME, or the role's name",
+                );
+            };
+            if self.is_other_account(arn.account()).await {
+                return CheckResult::invalid(
+                    format!("{subject} belongs to the account {}", arn.account().unwrap_or_default()),
+                    "ECS accepts only roles of the service's own account: correct the task definition",
+                );
+            }
+        }
         match self.aws.iam_role(name).await {
+            Ok(Some(found)) if role.contains('/') && !is_role(role, &found.arn) => CheckResult::invalid(
+                format!("the role {role} does not exist"),
+                format!("the role of this name is {}: correct the task definition", found.arn),
+            ),
             Ok(Some(role)) if role.trusted.iter().any(|service| service == TASKS) => CheckResult::Valid,
             Ok(Some(_)) => CheckResult::invalid(
                 format!("{subject} does not trust ECS"),
@@ -289,6 +321,9 @@ impl Deployer<'_> {
                     return CheckResult::invalid(format!("{subject}: {reason}"), "correct `valueFrom`");
                 }
             }
+        } else if self.is_other_account(arn.and_then(|arn| arn.account())).await {
+            // Only parameters of this account are listed, and one of them may have the same name.
+            Ok(false)
         } else {
             aws.parameter_exists(reference).await
         };
@@ -329,6 +364,11 @@ impl Deployer<'_> {
             Err(error) => unreadable(&subject, error, ""),
         }
     }
+}
+
+/// Whether a role that is named by its ARN, or by path and name, is the role with this ARN.
+fn is_role(named: &str, arn: &str) -> bool {
+    named == arn || Arn::parse(arn).and_then(|arn| arn.resource().strip_prefix("role/")) == Some(named)
 }
 
 /// Why an image could not be inspected.

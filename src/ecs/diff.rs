@@ -1,37 +1,13 @@
 //! The differences between two task definitions, without those that have no meaning.
 
-use super::number;
+use super::normal::normal;
 use super::task_definition::Request;
 use crate::address::Arn;
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 use similar::TextDiff;
-
-/// Unordered lists, with the field by which they are sorted.
-const UNORDERED: [(&str, &str); 6] = [
-    ("containerDefinitions", "name"),
-    ("environment", "name"),
-    ("secrets", "name"),
-    ("secretOptions", "name"),
-    ("tags", "key"),
-    ("volumes", "name"),
-];
 
 /// Replaces the value of an unchanged variable.
 const UNCHANGED: &str = "(unchanged)";
-
-/// The default values of container fields, by the API reference.
-fn container_defaults() -> [(&'static str, Value); 8] {
-    [
-        ("cpu", json!(0)),
-        ("essential", json!(true)),
-        ("privileged", json!(false)),
-        ("readonlyRootFilesystem", json!(false)),
-        ("interactive", json!(false)),
-        ("pseudoTerminal", json!(false)),
-        ("disableNetworking", json!(false)),
-        ("versionConsistency", json!("enabled")),
-    ]
-}
 
 /// A unified diff of two definitions in normal form. Returns `None` if they are equivalent.
 pub(crate) fn compare(before: &Request, after: &Request) -> Option<String> {
@@ -75,84 +51,6 @@ fn variables(definition: &mut Map<String, Value>) -> impl Iterator<Item = (Value
     })
 }
 
-/// The normal form, which is equal for equivalent definitions.
-fn normal(request: &Request) -> Map<String, Value> {
-    let mut fields = request.fields().clone();
-    fields.values_mut().for_each(normal_numbers);
-    for (field, unit, per_unit) in [("cpu", "vcpu", 1024.0), ("memory", "gb", 1024.0)] {
-        if let Some(value) = fields.get_mut(field) {
-            *value = Value::from(amount(value, unit, per_unit));
-        }
-    }
-    let is_on_fargate = fields
-        .get("requiresCompatibilities")
-        .and_then(Value::as_array)
-        .is_some_and(|kinds| kinds.iter().any(|kind| kind == "FARGATE"));
-    if !is_on_fargate {
-        remove_default(&mut fields, "networkMode", &json!("bridge"));
-    }
-    remove_default(&mut fields, "enableFaultInjection", &json!(false));
-    if let Some(kinds) = fields.get_mut("requiresCompatibilities").and_then(Value::as_array_mut) {
-        kinds.sort_by_key(ToString::to_string);
-    }
-    // In other network modes, a container port without a host port gets a random one.
-    let shares_ports =
-        is_on_fargate || fields.get("networkMode").is_some_and(|mode| mode == "awsvpc" || mode == "host");
-    let containers = fields.get_mut("containerDefinitions").and_then(Value::as_array_mut);
-    for container in containers.into_iter().flatten().filter_map(Value::as_object_mut) {
-        normal_container(container, shares_ports);
-    }
-    sorted(fields)
-}
-
-/// 1.50 equals 1.5, and 1e3 equals 1000.
-fn normal_numbers(value: &mut Value) {
-    match value {
-        Value::Number(number) => *number = number::normal(number),
-        Value::Array(items) => items.iter_mut().for_each(normal_numbers),
-        Value::Object(fields) => fields.values_mut().for_each(normal_numbers),
-        Value::Null | Value::Bool(_) | Value::String(_) => {}
-    }
-}
-
-/// With `shares_ports`, the host port always equals the container port.
-fn normal_container(container: &mut Map<String, Value>, shares_ports: bool) {
-    for (field, default) in container_defaults() {
-        remove_default(container, field, &default);
-    }
-    let ports = container.get_mut("portMappings").and_then(Value::as_array_mut);
-    for port in ports.into_iter().flatten().filter_map(Value::as_object_mut) {
-        remove_default(port, "protocol", &json!("tcp"));
-        if shares_ports {
-            port.remove("hostPort");
-        }
-        remove_default(port, "hostPort", &json!(0));
-    }
-    if let Some(check) = container.get_mut("healthCheck").and_then(Value::as_object_mut) {
-        for (field, default) in [("interval", 30), ("timeout", 5), ("retries", 3), ("startPeriod", 0)] {
-            remove_default(check, field, &json!(default));
-        }
-    }
-    let mounts = container.get_mut("mountPoints").and_then(Value::as_array_mut);
-    for mount in mounts.into_iter().flatten().filter_map(Value::as_object_mut) {
-        remove_default(mount, "readOnly", &json!(false));
-    }
-}
-
-fn remove_default(fields: &mut Map<String, Value>, field: &str, default: &Value) {
-    if fields.get(field) == Some(default) {
-        fields.remove(field);
-    }
-}
-
-/// `0.25 vCPU` equals 256, and `1 GB` equals 1024.
-fn amount(value: &Value, unit: &str, per_unit: f64) -> String {
-    let text = value.as_str().map_or_else(|| value.to_string(), ToOwned::to_owned);
-    let lower = text.trim().to_ascii_lowercase();
-    let count = lower.strip_suffix(unit).and_then(|count| count.trim().parse::<f64>().ok());
-    count.map_or_else(|| text.trim().to_owned(), |count| format!("{}", (count * per_unit).round()))
-}
-
 /// If one side has a role's name and the other its ARN, both get the ARN.
 fn align_roles(before: &mut Map<String, Value>, after: &mut Map<String, Value>) {
     for field in ["taskRoleArn", "executionRoleArn"] {
@@ -170,40 +68,10 @@ fn align_roles(before: &mut Map<String, Value>, after: &mut Map<String, Value>) 
     }
 }
 
-/// Sorts objects and unordered lists by their keys, and removes empty values.
-fn sorted(fields: Map<String, Value>) -> Map<String, Value> {
-    let mut entries: Vec<(String, Value)> = fields.into_iter().collect();
-    entries.sort_by(|(one, _), (other, _)| one.cmp(other));
-    let whole = entries.into_iter().filter_map(|(name, value)| {
-        let value = match value {
-            Value::Object(fields) => Value::Object(sorted(fields)),
-            Value::Array(items) => Value::Array(sorted_list(&name, items)),
-            other => other,
-        };
-        let is_empty =
-            value.as_array().is_some_and(Vec::is_empty) || value.as_object().is_some_and(Map::is_empty);
-        (!is_empty).then_some((name, value))
-    });
-    whole.collect()
-}
-
-fn sorted_list(name: &str, items: Vec<Value>) -> Vec<Value> {
-    let mut items: Vec<Value> = items
-        .into_iter()
-        .map(|item| match item {
-            Value::Object(fields) => Value::Object(sorted(fields)),
-            other => other,
-        })
-        .collect();
-    if let Some((_, key)) = UNORDERED.iter().find(|(list, _)| *list == name) {
-        items.sort_by_key(|item| item.get(*key).map(ToString::to_string));
-    }
-    items
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use serde_json::json;
 
     fn request(document: Value) -> Request {
         Request::from_document(document).unwrap()

@@ -1,172 +1,86 @@
-//! The known fields of a `RegisterTaskDefinition` request, to detect typos. Source: API reference of Amazon ECS, 2026.
+//! The known fields of a `RegisterTaskDefinition` request: how `model.rs` describes them, and the detection of typos.
 //! Unknown fields are sent unchanged.
 
+use super::model::REQUEST;
 use crate::text::closest;
 use serde_json::{Map, Value};
 
-/// The fields of objects, by the field that holds the object or a list of objects. The request itself is first.
-const FIELDS: &[(&str, &[&str])] = &[
-    (
-        "",
-        &[
-            "containerDefinitions",
-            "cpu",
-            "enableFaultInjection",
-            "ephemeralStorage",
-            "executionRoleArn",
-            "family",
-            "inferenceAccelerators",
-            "ipcMode",
-            "memory",
-            "networkMode",
-            "pidMode",
-            "placementConstraints",
-            "proxyConfiguration",
-            "requiresCompatibilities",
-            "runtimePlatform",
-            "tags",
-            "taskRoleArn",
-            "volumes",
-        ],
-    ),
-    (
-        "containerDefinitions",
-        &[
-            "command",
-            "cpu",
-            "credentialSpecs",
-            "dependsOn",
-            "disableNetworking",
-            "dnsSearchDomains",
-            "dnsServers",
-            "dockerLabels",
-            "dockerSecurityOptions",
-            "entryPoint",
-            "environment",
-            "environmentFiles",
-            "essential",
-            "extraHosts",
-            "firelensConfiguration",
-            "healthCheck",
-            "hostname",
-            "image",
-            "interactive",
-            "links",
-            "linuxParameters",
-            "logConfiguration",
-            "memory",
-            "memoryReservation",
-            "mountPoints",
-            "name",
-            "portMappings",
-            "privileged",
-            "pseudoTerminal",
-            "readonlyRootFilesystem",
-            "repositoryCredentials",
-            "resourceRequirements",
-            "restartPolicy",
-            "secrets",
-            "startTimeout",
-            "stopTimeout",
-            "systemControls",
-            "ulimits",
-            "user",
-            "versionConsistency",
-            "volumesFrom",
-            "workingDirectory",
-        ],
-    ),
-    ("authorizationConfig", &["accessPointId", "credentialsParameter", "domain", "iam"]),
-    ("capabilities", &["add", "drop"]),
-    ("dependsOn", &["condition", "containerName"]),
-    ("devices", &["containerPath", "hostPath", "permissions"]),
-    ("dockerVolumeConfiguration", &["autoprovision", "driver", "driverOpts", "labels", "scope"]),
-    (
-        "efsVolumeConfiguration",
-        &[
-            "authorizationConfig",
-            "fileSystemId",
-            "rootDirectory",
-            "transitEncryption",
-            "transitEncryptionPort",
-        ],
-    ),
-    ("environment", &["name", "value"]),
-    ("environmentFiles", &["type", "value"]),
-    ("ephemeralStorage", &["sizeInGiB"]),
-    ("extraHosts", &["hostname", "ipAddress"]),
-    ("firelensConfiguration", &["options", "type"]),
-    ("fsxWindowsFileServerVolumeConfiguration", &["authorizationConfig", "fileSystemId", "rootDirectory"]),
-    ("healthCheck", &["command", "interval", "retries", "startPeriod", "timeout"]),
-    ("host", &["sourcePath"]),
-    ("inferenceAccelerators", &["deviceName", "deviceType"]),
-    (
-        "linuxParameters",
-        &[
-            "capabilities",
-            "devices",
-            "initProcessEnabled",
-            "maxSwap",
-            "sharedMemorySize",
-            "swappiness",
-            "tmpfs",
-        ],
-    ),
-    ("logConfiguration", &["logDriver", "options", "secretOptions"]),
-    ("mountPoints", &["containerPath", "readOnly", "sourceVolume"]),
-    ("placementConstraints", &["expression", "type"]),
-    ("portMappings", &["appProtocol", "containerPort", "containerPortRange", "hostPort", "name", "protocol"]),
-    ("properties", &["name", "value"]),
-    ("proxyConfiguration", &["containerName", "properties", "type"]),
-    ("repositoryCredentials", &["credentialsParameter"]),
-    ("resourceRequirements", &["type", "value"]),
-    ("restartPolicy", &["enabled", "ignoredExitCodes", "restartAttemptPeriod"]),
-    ("runtimePlatform", &["cpuArchitecture", "operatingSystemFamily"]),
-    (
-        "s3filesVolumeConfiguration",
-        &["accessPointArn", "fileSystemArn", "rootDirectory", "transitEncryptionPort"],
-    ),
-    ("secretOptions", &["name", "valueFrom"]),
-    ("secrets", &["name", "valueFrom"]),
-    ("systemControls", &["namespace", "value"]),
-    ("tags", &["key", "value"]),
-    ("tmpfs", &["containerPath", "mountOptions", "size"]),
-    ("ulimits", &["hardLimit", "name", "softLimit"]),
-    ("volumes", VOLUME),
-    ("volumesFrom", &["readOnly", "sourceContainer"]),
-];
-const VOLUME: &[&str] = &[
-    "configuredAtLaunch",
-    "dockerVolumeConfiguration",
-    "efsVolumeConfiguration",
-    "fsxWindowsFileServerVolumeConfiguration",
-    "host",
-    "name",
-    "s3filesVolumeConfiguration",
-];
+/// The fields of an object.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Shape(pub(super) &'static [Field]);
+
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Field {
+    pub(super) name: &'static str,
+    pub(super) kind: Kind,
+    pub(super) default: Default,
+}
+
+/// The type of a value.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Kind {
+    Text,
+    /// A whole number.
+    Whole,
+    /// `true` or `false`.
+    Flag,
+    List(&'static Kind),
+    /// An object with free names, whose values are texts.
+    Texts,
+    Object(&'static Shape),
+}
+
+/// The value that a missing field means, if the model states it.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Default {
+    None,
+    Text(&'static str),
+    Whole(u64),
+    Flag(bool),
+}
+
+impl Field {
+    pub(super) const fn new(name: &'static str, kind: Kind, default: Default) -> Self {
+        Self { name, kind, default }
+    }
+}
+
+impl Shape {
+    pub(super) fn field(&self, name: &str) -> Option<&'static Field> {
+        self.0.iter().find(|field| field.name == name)
+    }
+}
 
 /// A warning for each unknown field whose name resembles a known one.
 pub(crate) fn likely_typos(request: &Map<String, Value>) -> Vec<String> {
     let mut typos = Vec::new();
-    check("", request, &mut typos);
+    check("", &REQUEST, request, &mut typos);
     typos
 }
 
 /// Checks the object in the field `holder`, and its inner objects.
-fn check(holder: &str, object: &Map<String, Value>, typos: &mut Vec<String>) {
-    // Unlisted objects have free-form names or are newer than this list.
-    let Some((_, known)) = FIELDS.iter().find(|(name, _)| *name == holder) else { return };
-    for (field, value) in object {
-        if known.contains(&field.as_str()) {
-            let list = value.as_array().map(Vec::as_slice).unwrap_or_default();
-            let objects = value.as_object().into_iter().chain(list.iter().filter_map(Value::as_object));
-            objects.for_each(|inner| check(field, inner, typos));
-        } else if let Some(close) = closest(field, known.iter().copied()) {
+fn check(holder: &str, shape: &Shape, object: &Map<String, Value>, typos: &mut Vec<String>) {
+    for (name, value) in object {
+        if let Some(field) = shape.field(name) {
+            check_value(name, &field.kind, value, typos);
+        } else if let Some(close) = closest(name, shape.0.iter().map(|field| field.name)) {
             let at = if holder.is_empty() { String::new() } else { format!(" of `{holder}`") };
             typos.push(format!(
-                "ECS may not know the field `{field}`{at}, which is sent unchanged; did you mean `{close}`?"
+                "ECS may not know the field `{name}`{at}, which is sent unchanged; did you mean `{close}`?"
             ));
         }
+    }
+}
+
+fn check_value(name: &str, kind: &Kind, value: &Value, typos: &mut Vec<String>) {
+    match (kind, value) {
+        (Kind::List(inner), Value::Array(items)) => {
+            for item in items {
+                check_value(name, inner, item, typos);
+            }
+        }
+        (Kind::Object(shape), Value::Object(fields)) => check(name, shape, fields, typos),
+        _ => {}
     }
 }
 

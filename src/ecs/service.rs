@@ -30,6 +30,8 @@ pub(crate) struct Service {
     pub(crate) current_deployment: Option<String>,
     /// How long its deployments shift traffic and then keep the earlier tasks, by its configuration.
     pub(crate) shifting: Duration,
+    /// The lifecycle stages at which its deployments pause until someone continues them.
+    pub(crate) pauses: Vec<String>,
     /// The circuit breaker rolls back failed deployments.
     pub(crate) breaker_rolls_back: bool,
     /// The target groups of its tasks.
@@ -236,6 +238,12 @@ pub(crate) struct ServiceDeployment {
 }
 
 impl ServiceDeployment {
+    /// The commands that continue the deployment, if lifecycle hooks pause it.
+    pub(crate) fn continuing(&self) -> Option<String> {
+        let commands: Vec<String> = self.paused_by.iter().map(|hook| continuing(&self.arn, hook)).collect();
+        (!commands.is_empty()).then(|| commands.join(" and "))
+    }
+
     /// ECS's reasons for the end of the deployment.
     pub(crate) fn reasons(&self) -> Vec<&str> {
         let mut reasons: Vec<&str> =
@@ -266,6 +274,11 @@ impl ServiceDeployment {
         }
         parts.join(" · ")
     }
+}
+
+/// The command that continues a service deployment. With `--action ROLLBACK` it rolls back.
+pub(crate) fn continuing(deployment: &str, hook: &str) -> String {
+    format!("`aws ecs continue-service-deployment --service-deployment-arn {deployment} --hook-id {hook}`")
 }
 
 #[cfg(test)]

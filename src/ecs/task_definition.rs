@@ -1,6 +1,8 @@
 //! Turns any form of a task definition into a `RegisterTaskDefinition` request, as JSON to keep unknown fields.
 
 use super::fields;
+use super::model::REQUEST;
+use super::typed::typed;
 use serde_json::{Map, Value, json};
 
 /// Fields that `DescribeTaskDefinition` returns and `RegisterTaskDefinition` rejects.
@@ -22,6 +24,17 @@ pub(crate) enum TaskDefinitionError {
     /// The document lacks a required part.
     #[error("this is not a task definition: {0}")]
     Shape(&'static str),
+    /// A text is empty that ECS needs.
+    #[error("`{0}` is empty")]
+    Empty(String),
+    /// A value has another type than ECS expects.
+    #[error("`{place}` must be {expected}, not {found}")]
+    Type {
+        /// The path of the field.
+        place: String,
+        expected: &'static str,
+        found: &'static str,
+    },
     /// A change names an unknown container.
     #[error("the task definition has no container `{name}`; it has {known}")]
     NoContainer {
@@ -79,6 +92,9 @@ impl Request {
     /// Accepts the forms of files and responses: bare, wrapped in `taskDefinition` with the tags next to it, with
     /// read-only fields, with nulls. Zero, `false` and empty strings stay.
     pub(crate) fn from_document(document: Value) -> Result<Self, TaskDefinitionError> {
+        if document.is_null() {
+            return Err(TaskDefinitionError::Shape("it is empty"));
+        }
         let Value::Object(mut outer) = document else {
             return Err(TaskDefinitionError::Shape("it is not an object"));
         };
@@ -94,9 +110,19 @@ impl Request {
             Some(_) => return Err(TaskDefinitionError::Shape("`taskDefinition` is not an object")),
             None => outer,
         };
+        // Responses, and what people copied from them, may spell out a missing role.
+        if fields.contains_key("taskDefinitionArn") {
+            for role in ["taskRoleArn", "executionRoleArn"] {
+                if fields.get(role).is_some_and(|value| *value == "") {
+                    fields.shift_remove(role);
+                }
+            }
+        }
         for name in READ_ONLY {
             fields.shift_remove(name);
         }
+        drop_nulls(&mut fields);
+        typed(&REQUEST, &mut fields)?;
         // AWS sets reserved tags (CloudFormation, Copilot) and rejects them in requests.
         if let Some(tags) = fields.get_mut("tags").and_then(Value::as_array_mut) {
             let is_aws = |tag: &Value| {
@@ -108,7 +134,6 @@ impl Request {
         if fields.get("tags").and_then(Value::as_array).is_some_and(Vec::is_empty) {
             fields.shift_remove("tags");
         }
-        drop_nulls(&mut fields);
         if !fields.get("containerDefinitions").is_some_and(Value::is_array) {
             return Err(TaskDefinitionError::Shape("it has no list `containerDefinitions`"));
         }
@@ -152,8 +177,10 @@ impl Request {
             ("memory", &patch.memory),
         ];
         for (field, value) in texts {
-            if let Some(value) = value {
-                self.0.insert(field.to_owned(), Value::from(value.as_str()));
+            match value.as_deref() {
+                Some("") => return Err(TaskDefinitionError::Empty(field.to_owned())),
+                Some(value) => drop(self.0.insert(field.to_owned(), Value::from(value))),
+                None => {}
             }
         }
         set_pairs(&mut self.0, "tags", ["key", "value"], &patch.tags);

@@ -8,8 +8,11 @@ use std::collections::HashSet;
 const MAX_UNSEEN: u32 = 3;
 /// Polls in a row in which ECS may show the service as it was before the deployment.
 const MAX_STALE: u32 = 5;
-/// Initial `NotFound` responses that are tolerated: `CodeDeploy` may know a new deployment a moment later.
+/// `NotFound` responses in a row that are tolerated: `CodeDeploy` may know a new deployment a moment later.
 const MAX_MISSING: u32 = 5;
+/// Polls in a row that must show the service as deleted, or another deployment in place of ours. One may be stale.
+const MIN_GONE: u32 = 3;
+const MIN_REPLACED: u32 = 2;
 
 /// The state of a deployment at one poll.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -112,6 +115,10 @@ pub(crate) struct EcsJudge {
     id: Option<String>,
     /// The ids of the deployments that existed before it.
     earlier: Vec<String>,
+    /// The revision to which ECS rolls back, as an ARN.
+    pub(crate) previous: Option<String>,
+    /// Tasks of our deployment have failed.
+    has_failures: bool,
     pub(crate) seen: SeenEvents,
     /// ECS was seen rolling back, or announced it.
     rolling_back: bool,
@@ -119,6 +126,8 @@ pub(crate) struct EcsJudge {
     unseen: u32,
     /// Polls in a row that showed another deployment in its place.
     replaced: u32,
+    /// Polls in a row in which the service was missing or not active.
+    gone: u32,
     state: LastState,
 }
 
@@ -147,10 +156,13 @@ impl EcsJudge {
             revision: revision.to_owned(),
             id: None,
             earlier: before.deployments.iter().map(|deployment| deployment.id.clone()).collect(),
+            previous: Some(before.task_definition.clone()),
+            has_failures: false,
             seen: SeenEvents::of(before),
             rolling_back: false,
             unseen: 0,
             replaced: 0,
+            gone: 0,
             state: LastState::default(),
         }
     }
@@ -171,6 +183,7 @@ impl EcsJudge {
     /// A deployment of another revision takes its place, and is judged from now on.
     pub(crate) fn switch_to(&mut self, revision: String) -> String {
         self.rolling_back = false;
+        self.previous = None;
         self.state = LastState::default();
         self.clear_doubts();
         std::mem::replace(&mut self.revision, revision)
@@ -178,7 +191,7 @@ impl EcsJudge {
 
     /// Forgets polls that may have been stale.
     pub(crate) fn clear_doubts(&mut self) {
-        (self.unseen, self.replaced) = (0, 0);
+        (self.unseen, self.replaced, self.gone) = (0, 0, 0);
     }
 
     /// Whether a deployment existed before this one.
@@ -198,6 +211,8 @@ impl EcsJudge {
         let messages = self.seen.take(poll.service);
         self.rolling_back |= messages.iter().any(|message| announces_rollback(message));
         let state = self.state_of(poll).and_then(|state| self.state.change(state));
+        let own = poll.service.deployments.iter().find(|own| Some(&own.id) == self.id.as_ref());
+        self.has_failures |= own.is_some_and(|own| own.failed > 0);
         let reading = self.read(poll);
         let verdict = self.weigh(reading, poll);
         Assessment { verdict, messages, stages: Vec::new(), state }
@@ -213,23 +228,38 @@ impl EcsJudge {
         Some(RolloutState { text: format!("{state} · {}{failed}", own.counts), counts: Some(own.counts) })
     }
 
+    /// ECS does not know the service, or shows it as inactive.
+    pub(crate) fn missing(&mut self) -> Verdict {
+        self.gone += 1;
+        if self.gone >= MIN_GONE { Verdict::Ended(Ending::Deleted) } else { Verdict::Unclear }
+    }
+
     /// Weighs what one poll shows against earlier polls.
     fn weigh(&mut self, reading: PollResult, poll: EcsPoll<'_>) -> Verdict {
+        if let PollResult::Ended(Ending::Deleted) = reading {
+            return self.missing();
+        }
+        self.gone = 0;
         match reading {
             PollResult::Ended(Ending::Superseded(by)) => {
                 self.replaced += 1;
-                if self.replaced_by(poll.service).is_some() || self.replaced == MAX_STALE {
-                    return Verdict::Ended(Ending::Superseded(by));
+                let is_other = self.replaced_by(poll.service).is_some() && self.replaced >= MIN_REPLACED;
+                if !is_other && self.replaced < MAX_STALE {
+                    return Verdict::Unclear;
                 }
-                Verdict::Unclear
+                match self.unannounced_rollback(&by, poll) {
+                    Some(verdict) => verdict,
+                    None => Verdict::Ended(Ending::Superseded(by)),
+                }
             }
             PollResult::Ended(ending) => Verdict::Ended(ending),
             PollResult::Unseen => {
+                self.replaced = 0;
                 self.unseen += 1;
                 if self.unseen == MAX_UNSEEN { Verdict::Ended(Ending::Untraceable) } else { Verdict::Unclear }
             }
             PollResult::RollingBack => {
-                self.unseen = 0;
+                (self.unseen, self.replaced) = (0, 0);
                 self.rolling_back = true;
                 Verdict::RollingBack
             }
@@ -238,11 +268,30 @@ impl EcsJudge {
                 let by = self.replaced_by(poll.service).filter(|_| poll.is_current);
                 self.replaced = if by.is_some() { self.replaced + 1 } else { 0 };
                 match by {
-                    Some(by) if self.replaced >= 2 => Verdict::Ended(Ending::Superseded(by)),
+                    Some(by) if self.replaced >= MIN_REPLACED => Verdict::Ended(Ending::Superseded(by)),
                     _ => Verdict::InProgress,
                 }
             }
         }
+    }
+
+    /// Without service deployments, a rollback by ECS may show only in that the service runs the previous revision again:
+    /// in its earlier deployment, or in a new one after tasks of ours have failed.
+    fn unannounced_rollback(&self, by: &str, poll: EcsPoll<'_>) -> Option<Verdict> {
+        if poll.deployment.is_some() || self.previous.as_deref() != Some(by) {
+            return None;
+        }
+        let primary = poll.service.primary();
+        let is_resumed = primary.is_some_and(|primary| self.is_earlier(&primary.id));
+        if !(is_resumed || self.has_failures) {
+            return None;
+        }
+        let reason = || primary.and_then(|primary| primary.reason.clone());
+        Some(match primary.and_then(|primary| primary.rollout.as_deref()) {
+            Some("IN_PROGRESS") => Verdict::RollingBack,
+            Some("FAILED") => Verdict::Ended(Ending::RollbackFailed(reason())),
+            _ => Verdict::Ended(Ending::RolledBack(reason())),
+        })
     }
 
     fn read(&self, poll: EcsPoll<'_>) -> PollResult {
@@ -389,7 +438,7 @@ impl CodeDeployJudge {
         progress: Option<&Progress>,
         service: Option<&Service>,
     ) -> Assessment {
-        self.missing_left = 0;
+        self.clear_doubts();
         let messages = service.map(|service| self.seen.take(service)).unwrap_or_default();
         let stages = progress.into_iter().flat_map(|progress| &progress.events);
         let stages = stages.filter_map(LifecycleEvent::line);

@@ -205,6 +205,15 @@ impl Events {
         self.send(Kind::Warning(self.shown(text))).await;
     }
 
+    /// A function that sends a warning from code that cannot wait.
+    pub(crate) fn warning_later(&self) -> impl Fn(String) + Send + Sync + 'static {
+        let events = self.clone();
+        move |text| {
+            let events = events.clone();
+            tokio::spawn(async move { events.warn(text).await });
+        }
+    }
+
     /// Shows the current work on a terminal.
     pub(crate) async fn live(&self, lines: Vec<String>) {
         self.send(Kind::Live(self.shown_all(lines))).await;

@@ -9,14 +9,18 @@ use crate::language::pipeline::reference::{SECRET_HELP, SecretReference};
 use crate::language::pipeline::template::{Builtin, Reference, Scope};
 use crate::plan::{self, Mode};
 use crate::secret::{MaybeSecret, Secret, Unmasked};
+use std::collections::HashMap;
 
 /// Sets the values of secret variables, and of the AWS built-ins that the pipeline uses. Returns warnings.
 pub(crate) async fn resolve(job: &mut Job, connections: &Connections) -> Result<Vec<String>, Failure> {
     let mut warnings = Vec::new();
     not_text(job)?;
     let names: Vec<String> = job.project.pipeline.env.secret_names().map(ToOwned::to_owned).collect();
+    let mut parameters = fetch_parameters(job, connections).await?;
     for name in names {
-        let value = if job.project.mode == Mode::Local || job.values.is_given(&name) {
+        let value = if let Some(parameter) = parameters.remove(&name) {
+            Some(parameter)
+        } else if job.project.mode == Mode::Local || job.values.is_given(&name) {
             job.values.secret(&name)
         } else {
             Some(fetch(job, connections, &name).await?)
@@ -69,13 +73,30 @@ fn mask(job: &Job, name: &str, secret: &Secret, warnings: &mut Vec<String>) {
     }
 }
 
+/// Fetches the parameters that are not set in the environment, with few calls: the quota of calls is small. Returns
+/// them by variable.
+async fn fetch_parameters(job: &Job, connections: &Connections) -> Result<HashMap<String, Secret>, Failure> {
+    let mut wanted = Vec::new();
+    for (variable, template) in &job.project.pipeline.env.parameter_store {
+        if job.project.mode == Mode::Publish && !job.values.is_given(variable) {
+            wanted.push((variable, job.project.resolve(&job.values, template)?));
+        }
+    }
+    if wanted.is_empty() {
+        return Ok(HashMap::new());
+    }
+    let aws = connections.aws(&job.project.access(&job.values, &job.project.pipeline.aws)?).await?;
+    let names: Vec<&str> = wanted.iter().map(|(_, name)| name.expose()).collect();
+    let values = aws.parameters(&names).await?;
+    let of = |(variable, name): &(&String, MaybeSecret)| {
+        Some(((*variable).clone(), values.get(name.expose())?.clone()))
+    };
+    Ok(wanted.iter().filter_map(of).collect())
+}
+
 async fn fetch(job: &Job, connections: &Connections, name: &str) -> Result<Secret, Failure> {
     let env = &job.project.pipeline.env;
     let aws = connections.aws(&job.project.access(&job.values, &job.project.pipeline.aws)?).await?;
-    if let Some(parameter) = env.parameter_store.get(name) {
-        let parameter = job.project.resolve(&job.values, parameter)?;
-        return Ok(aws.parameter(parameter.expose()).await?);
-    }
     let Some(template) = env.secrets_manager.get(name) else {
         return Err(Failure::usage(format!("`env` has no secret `{name}`")));
     };

@@ -18,6 +18,7 @@ pub(crate) async fn run(cx: &StepScope<'_>, deploy: &Deploy) -> Result<(), Failu
         revision,
         options: DeployOptions {
             wait: deploy.wait,
+            wait_includes_pauses: deploy.wait_includes_pauses,
             on_failure: deploy.on_failure,
             force: deploy.force,
             after: AfterDeploy { keep_revisions: deploy.keep_revisions, schedules: deploy.schedules },
@@ -29,6 +30,8 @@ pub(crate) async fn run(cx: &StepScope<'_>, deploy: &Deploy) -> Result<(), Failu
         return plan(cx, &request, &family).await;
     }
     let aws = cx.aws().await?;
+    // An earlier phase may have registered it, in another process.
+    aws.made(&request.revision);
     let deployer = cx.deployer(&aws)?;
     let reports = deployer.deploy(&request).await?;
     for report in &reports {

@@ -11,7 +11,7 @@ use crate::ecs::needs::LogStream;
 use crate::ecs::service::{Network, Placement};
 use crate::ecs::task::{Container, NotStarted, Task};
 use crate::ecs::task_definition::{TaskDefinitionError, described};
-use crate::exit::{Exit, Failure, chain};
+use crate::exit::{Exit, Failure};
 use crate::language::pipeline::model::{LaunchType, RunTask, TaskPlace};
 use crate::plan::Mode;
 use crate::random;
@@ -24,10 +24,8 @@ use std::time::{Duration, Instant};
 const POLL: Duration = Duration::from_secs(2);
 /// How long the last log lines may take to reach `CloudWatch`.
 const LAST_LINES: Duration = Duration::from_secs(5);
-/// Initial `NotFound` responses that are tolerated.
-const MAX_MISSING: u32 = 5;
-/// How often a task is started, each time with the SDK's own retries.
-const ATTEMPTS: u32 = 3;
+/// `NotFound` responses in a row that are tolerated: ECS may know a new task only after a moment.
+const MAX_MISSING: u32 = 30;
 /// ECS's codes for a task that was stopped from outside. Its exit code means nothing then.
 const FROM_OUTSIDE: [&str; 4] =
     ["UserInitiated", "SpotInterruption", "TerminationNotice", "InfrastructureHealth"];
@@ -50,13 +48,15 @@ pub(crate) async fn run(cx: &StepScope<'_>, task: &RunTask) -> Result<(), Failur
         return plan(cx, &request, &family).await;
     }
     let aws = cx.aws().await?;
+    // An earlier phase may have registered it, in another process.
+    aws.made(&request.definition);
     request.placement = placement(cx, &aws, &request.cluster, &task.place).await?;
     let definition = Value::Object(described(aws.ecs_task_definition(&request.definition).await?));
     if let Some(wanted) = &request.container {
         known_container(&definition, wanted)?;
     }
     let start_time = Instant::now();
-    let started = start(cx, &aws, &request).await?;
+    let started = start(&aws, &request).await?;
     cx.events.note(format!("started task {} of {}", started.id(), short(&request.definition))).await;
     results::task_started(&cx.events, &started.arn, &request.cluster).await;
     let poll = cx.project.ecs_poll.unwrap_or(POLL);
@@ -91,18 +91,8 @@ pub(crate) async fn run(cx: &StepScope<'_>, task: &RunTask) -> Result<(), Failur
 
 /// Starts the task. Retries after a lost response are safe: by the token, ECS recognises a task that it has
 /// started.
-async fn start(cx: &StepScope<'_>, aws: &Aws, request: &TaskRequest) -> Result<Task, Failure> {
-    let mut attempt = 1;
-    loop {
-        match aws.ecs_run_task(request).await {
-            Ok(started) => return started.map_err(|reasons| not_started(&request.cluster, &reasons)),
-            Err(error) if error.is_transient() && attempt < ATTEMPTS => {
-                cx.events.warn(format!("retrying: {}", chain(&error))).await;
-            }
-            Err(error) => return Err(error.into()),
-        }
-        attempt += 1;
-    }
+async fn start(aws: &Aws, request: &TaskRequest) -> Result<Task, Failure> {
+    aws.ecs_run_task(request).await?.map_err(|reasons| not_started(&request.cluster, &reasons))
 }
 
 /// Writes the task to a file, in local mode.
@@ -210,17 +200,12 @@ impl Log {
 impl Running<'_> {
     /// Waits until the task has ended, and forwards the logs of its containers.
     async fn until_stopped(&mut self) -> Result<(), Failure> {
-        let (mut last_status, mut failing, mut missing) = (String::new(), false, 0);
+        let (mut last_status, mut missing) = (String::new(), 0);
         loop {
             match self.aws.ecs_task(self.cluster, &self.task.arn).await {
-                Ok(task) => (self.task, failing, missing) = (task, false, MAX_MISSING),
-                // ECS may know a new task only after a moment.
+                Ok(task) => (self.task, missing) = (task, 0),
                 Err(AwsError::NotFound { .. }) if missing < MAX_MISSING => missing += 1,
-                Err(error) if error.is_transient() => {
-                    if !std::mem::replace(&mut failing, true) {
-                        self.cx.events.warn(format!("retrying: {}", chain(&error))).await;
-                    }
-                }
+                Err(error) if error.is_transient() => {}
                 Err(error) => {
                     let help = format!("the task {} continues without runner", self.task.id());
                     return Err(Failure::from(error).help(help));

@@ -185,7 +185,8 @@ impl<'a> StepScope<'a> {
 
     /// The AWS clients for the step's access.
     pub(crate) async fn aws(&self) -> Result<Aws, Failure> {
-        self.connections.aws(&self.access()?).await
+        let aws = self.connections.aws(&self.access()?).await?;
+        Ok(aws.noticing(self.events.warning_later()))
     }
 
     /// A deployer with the step's access.

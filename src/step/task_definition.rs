@@ -2,7 +2,7 @@
 //! service.
 
 use super::{StepScope, code_pipeline};
-use crate::deployment::{Registered, read_definition, results};
+use crate::deployment::{Registered, definition_of, deployable, read_definition, results};
 use crate::ecs::task_definition::{ContainerPatch, Patch, Request};
 use crate::exit::Failure;
 use crate::language::diagnostic::Diagnostic;
@@ -160,7 +160,9 @@ async fn base(cx: &StepScope<'_>, base: &TaskDefinitionBase) -> Result<Option<Ba
         TaskDefinitionBase::Family(family) => cx.request(family)?,
         TaskDefinitionBase::Service { cluster, name } => {
             let (cluster, service) = (cx.request(cluster)?, cx.request(name)?);
-            aws.ecs_service(&cluster, &service).await?.task_definition
+            let service = aws.ecs_service(&cluster, &service).await?;
+            deployable(&service)?;
+            definition_of(&service)?.to_owned()
         }
         TaskDefinitionBase::File(_) => return Ok(None),
     };

@@ -258,7 +258,7 @@ fn failed_calls_during_a_deployment() {
         "wait: 60s",
         vec![Played::new(success())],
         |_| {},
-        vec![Fault::garbage("codedeploy:GetDeployment")],
+        vec![Fault::garbage("codedeploy:GetDeployment").at(1..6)],
     );
     play.run().exits(0).says("retrying: ").says("\n  deployed ");
     for action in ["codedeploy:GetDeployment", "codedeploy:ListDeploymentTargets", "ecs:DescribeServices"] {

@@ -162,6 +162,12 @@ impl Playing {
             ("stoppedAt", it.stopped.map(Value::from)),
             ("lifecycleStage", it.stage.clone().map(Value::from)),
             ("rollback", it.rollback.clone()),
+            (
+                "lifecycleHookDetails",
+                it.paused.as_ref().map(
+                    |hook| json!([{ "hookId": hook, "targetType": "PAUSE", "status": "AWAITING_ACTION" }]),
+                ),
+            ),
         ] {
             if let Some(value) = value {
                 json[field] = value;

@@ -159,6 +159,7 @@ impl Stage {
         let number = self.asked.iter().filter(|(own, _)| own == action).count();
         let fault = self.faults.iter().find(|fault| fault.strikes(action, number)).map(|fault| fault.kind);
         let lost = || json!({ "__type": "ServerException", "message": "Service Unavailable. Please try again later." });
+        let error = |code: &str| json!({ "__type": code, "message": "Not now." }).to_string();
         match fault {
             Some(Kind::Throttled) => Answer::Said(
                 400,
@@ -166,6 +167,11 @@ impl Stage {
             ),
             Some(Kind::ServerError) => Answer::Said(500, lost().to_string()),
             Some(Kind::Denied) => Answer::Denied(calls[0].clone()),
+            Some(Kind::Error(status, code)) => Answer::Said(status, error(code)),
+            Some(Kind::LostTo(status, code)) => match self.play(action, body, &json) {
+                Answer::Forwarded => Answer::Instead(status, error(code)),
+                _ => Answer::Said(status, error(code)),
+            },
             Some(Kind::Garbage) => Answer::Said(200, "{\"services\": [{\"serviceName\": ".to_owned()),
             Some(Kind::Lost) => match self.play(action, body, &json) {
                 Answer::Forwarded => Answer::Instead(500, lost().to_string()),

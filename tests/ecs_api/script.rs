@@ -163,6 +163,7 @@ pub struct Step {
     pub(super) tasks: Vec<TaskOutcome>,
     pub(super) foreign: Option<String>,
     pub(super) deleted: bool,
+    pub(super) paused: Option<String>,
 }
 
 impl Step {
@@ -185,6 +186,12 @@ impl Step {
     /// How many tasks of the new revision run and are pending. Tasks start and stop to match.
     pub fn tasks(mut self, running: i64, pending: i64) -> Self {
         (self.running, self.pending) = (Some(running), Some(pending));
+        self
+    }
+
+    /// A lifecycle hook of this id pauses the deployment during this step.
+    pub fn paused(mut self, hook: &str) -> Self {
+        self.paused = Some(hook.to_owned());
         self
     }
 
@@ -408,6 +415,10 @@ pub(super) enum Kind {
     Denied,
     Garbage,
     Stale,
+    /// A status and a code, without an effect.
+    Error(u16, &'static str),
+    /// It takes effect, but the response is this error.
+    LostTo(u16, &'static str),
 }
 
 /// Failing calls of an action: by default the first one.
@@ -441,6 +452,16 @@ impl Fault {
     /// `AccessDeniedException`, always.
     pub fn denied(action: &str) -> Self {
         Self::new(action, Kind::Denied).always()
+    }
+
+    /// An error with this status and code, without an effect.
+    pub fn error(action: &str, status: u16, code: &'static str) -> Self {
+        Self::new(action, Kind::Error(status, code))
+    }
+
+    /// The call takes effect, but the caller gets an error with this status and code.
+    pub fn lost_to(action: &str, status: u16, code: &'static str) -> Self {
+        Self::new(action, Kind::LostTo(status, code))
     }
 
     /// Half of a JSON document.

@@ -85,6 +85,8 @@ pub(super) struct Deployment {
     pub weight: Option<f64>,
     pub breaker: Value,
     pub alarms: Value,
+    /// The hook that pauses it.
+    pub paused: Option<String>,
     pub rollback: Option<Value>,
     pub configuration: Value,
     steps: VecDeque<Step>,
@@ -141,6 +143,7 @@ impl Deployment {
                 "status": watches(&configuration["alarms"]["enable"]), "alarmNames": configuration["alarms"]["alarmNames"],
                 "triggeredAlarmNames": [],
             }),
+            paused: None,
             rollback: None,
             configuration,
             steps: script.steps.into(),
@@ -448,6 +451,7 @@ impl Deployment {
     /// Applies the changes of a step, except for the status.
     fn take(&mut self, step: &Step) {
         self.updated = now();
+        self.paused.clone_from(&step.paused);
         self.reason = step.reason.clone().or(self.reason.take());
         self.stage = step.stage.clone().or(self.stage.take());
         self.running = step.running.unwrap_or(self.running);

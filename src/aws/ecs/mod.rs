@@ -10,8 +10,9 @@ pub(crate) use services::time;
 pub(crate) use tasks::{RunTask, TaskFilter};
 
 use super::raw::{RawBody, swap_body};
-use super::{Aws, AwsError, error};
-use crate::ecs::revisions::Revision;
+use super::{Aws, AwsError};
+use crate::address::Arn;
+use crate::ecs::revisions::{Revision, RevisionName};
 use aws_sdk_ecs::types::{SortOrder, TaskDefinitionStatus};
 use aws_smithy_types::retry::RetryConfig;
 use serde_json::Value;
@@ -21,7 +22,7 @@ impl Aws {
     pub(crate) async fn ecs_task_definition(&self, name: &str) -> Result<Value, AwsError> {
         const ACTION: &str = "ecs:DescribeTaskDefinition";
         let raw = RawBody::default();
-        let answer = aws_sdk_ecs::Client::new(&self.config)
+        let answer = client!(aws_sdk_ecs, self)
             .describe_task_definition()
             .task_definition(name)
             .include(aws_sdk_ecs::types::TaskDefinitionField::Tags)
@@ -31,14 +32,25 @@ impl Aws {
             .await;
         if let Err(failed) = answer {
             // ECS has no specific error for a missing task definition, and the call has no other client error.
-            return Err(match error(ACTION, "*", failed) {
+            return Err(match self.error(ACTION, "*", failed) {
                 AwsError::Service { code, .. } if code == "ClientException" => {
-                    AwsError::NotFound { what: "task definition", name: name.to_owned() }
+                    self.not_found("task definition", name)
                 }
                 other => other,
             });
         }
         raw.json(ACTION)
+    }
+
+    /// The latest revision of a family that this run has made here.
+    pub(crate) fn made_revision(&self, family: &str) -> Option<Revision> {
+        let is_here = |arn: &String| Arn::parse(arn).and_then(|arn| arn.region()) == Some(self.region());
+        let made = self.attempts.all_made().into_iter().filter(is_here).map(|arn| Revision { arn });
+        let own = made.filter(|made| {
+            let name = RevisionName::parse(&made.arn);
+            name.family == family && name.number.is_some()
+        });
+        own.max_by_key(Revision::number)
     }
 
     /// Registers exactly this request and returns the new revision. Never retried: if the response is lost, a retry
@@ -47,25 +59,23 @@ impl Aws {
         const ACTION: &str = "ecs:RegisterTaskDefinition";
         let family = request.get("family").and_then(Value::as_str).unwrap_or("*");
         let resource = self.arn("ecs", &format!("task-definition/{family}:*"));
-        let answer = aws_sdk_ecs::Client::new(&self.config)
+        let answer = client!(aws_sdk_ecs, self, RetryConfig::disabled())
             .register_task_definition()
             .customize()
-            .config_override(aws_sdk_ecs::Config::builder().retry_config(RetryConfig::disabled()))
             .mutate_request(swap_body(request))
             .send()
             .await
-            .map_err(|failed| error(ACTION, &resource, failed))?;
-        answer
-            .task_definition
-            .and_then(|definition| definition.task_definition_arn)
-            .map(|arn| Revision { arn })
-            .ok_or_else(|| AwsError::without(ACTION, "revision"))
+            .map_err(|failed| self.error(ACTION, &resource, failed))?;
+        let arn = answer.task_definition.and_then(|definition| definition.task_definition_arn);
+        let arn = arn.ok_or_else(|| AwsError::without(ACTION, "revision"))?;
+        self.made(&arn);
+        Ok(Revision { arn })
     }
 
     /// The active revisions of a family, newest first.
     pub(crate) async fn ecs_revisions(&self, family: &str) -> Result<Vec<Revision>, AwsError> {
         const ACTION: &str = "ecs:ListTaskDefinitions";
-        let answers = aws_sdk_ecs::Client::new(&self.config)
+        let answers = client!(aws_sdk_ecs, self)
             .list_task_definitions()
             .family_prefix(family)
             .status(TaskDefinitionStatus::Active)
@@ -75,7 +85,7 @@ impl Aws {
             .send()
             .collect::<Result<Vec<String>, _>>()
             .await
-            .map_err(|failed| error(ACTION, "*", failed))?;
+            .map_err(|failed| self.error(ACTION, "*", failed))?;
         // The prefix also matches longer family names.
         let revisions = answers.into_iter().map(|arn| Revision { arn });
         let own = format!("{family}:");
@@ -87,12 +97,12 @@ impl Aws {
 
     /// Deregisters a revision: it can no longer start tasks.
     pub(crate) async fn ecs_deregister(&self, revision: &Revision) -> Result<(), AwsError> {
-        aws_sdk_ecs::Client::new(&self.config)
+        client!(aws_sdk_ecs, self)
             .deregister_task_definition()
             .task_definition(&revision.arn)
             .send()
             .await
-            .map_err(|failed| error("ecs:DeregisterTaskDefinition", "*", failed))?;
+            .map_err(|failed| self.error("ecs:DeregisterTaskDefinition", "*", failed))?;
         Ok(())
     }
 }

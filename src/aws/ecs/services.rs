@@ -1,7 +1,7 @@
 //! Services, their deployments and revisions.
 
 use crate::address::{Arn, short_name};
-use crate::aws::{Aws, AwsError, error};
+use crate::aws::{Aws, AwsError};
 use crate::ecs::service::{
     ControllerType, Counts, Deployment, DeploymentState, Event, Network, Placement, Service,
     ServiceDeployment, TargetGroup, TaskSet,
@@ -20,15 +20,15 @@ const REVISIONS: usize = 20;
 impl Aws {
     /// The current state of a service, with its events.
     pub(crate) async fn ecs_service(&self, cluster: &str, service: &str) -> Result<Service, AwsError> {
-        let answer = aws_sdk_ecs::Client::new(&self.config)
+        let answer = client!(aws_sdk_ecs, self)
             .describe_services()
             .cluster(cluster)
             .services(service)
             .send()
             .await
             .map_err(|failed| {
-                missing(
-                    error("ecs:DescribeServices", &self.service_arn(cluster, service), failed),
+                self.missing(
+                    self.error("ecs:DescribeServices", &self.service_arn(cluster, service), failed),
                     cluster,
                     service,
                 )
@@ -39,7 +39,7 @@ impl Aws {
             .into_iter()
             .map(read)
             .find(|found| found.status != "INACTIVE")
-            .ok_or_else(|| AwsError::NotFound { what: "service", name: format!("{cluster}/{service}") })
+            .ok_or_else(|| self.not_found("service", &format!("{cluster}/{service}")))
     }
 
     pub(crate) fn service_arn(&self, cluster: &str, service: &str) -> String {
@@ -50,7 +50,7 @@ impl Aws {
     }
 
     /// Updates a service to a revision. With `force`, starts new tasks even if the service already runs that revision.
-    /// A forced update is never retried: if the response is lost, a retry would start a second deployment.
+    /// Never retried here: if the response is lost, a second forced update would start a second deployment.
     pub(crate) async fn ecs_update_service(
         &self,
         cluster: &str,
@@ -59,11 +59,7 @@ impl Aws {
         force: bool,
     ) -> Result<Service, AwsError> {
         const ACTION: &str = "ecs:UpdateService";
-        let mut config = aws_sdk_ecs::config::Builder::from(&self.config);
-        if force {
-            config = config.retry_config(RetryConfig::disabled());
-        }
-        let answer = aws_sdk_ecs::Client::from_conf(config.build())
+        let answer = client!(aws_sdk_ecs, self, RetryConfig::disabled())
             .update_service()
             .cluster(cluster)
             .service(service)
@@ -71,8 +67,14 @@ impl Aws {
             .force_new_deployment(force)
             .send()
             .await
-            .map_err(|failed| {
-                missing(error(ACTION, &self.service_arn(cluster, service), failed), cluster, service)
+            .map_err(|failed| match self.error(ACTION, &self.service_arn(cluster, service), failed) {
+                AwsError::Service { action, code, message, .. }
+                    if self.attempts.is_unknown_yet(revision, &code, &message)
+                        && !code.starts_with("Service") =>
+                {
+                    AwsError::Service { action, code, message, transient: true }
+                }
+                other => self.missing(other, cluster, service),
             })?;
         answer.service.map(read).ok_or_else(|| AwsError::without(ACTION, "service"))
     }
@@ -86,22 +88,26 @@ impl Aws {
         Ok(self.listed_deployments(cluster, service, None, None).await?.0)
     }
 
-    /// The ARN of the task definition revision that was deployed successfully last, except `but`.
-    pub(crate) async fn ecs_last_success(
+    /// The ARNs of the task definition revisions that were deployed successfully, the last one first, each once. Pages
+    /// are read until there are at least `enough`.
+    pub(crate) async fn ecs_successes(
         &self,
         cluster: &str,
         service: &str,
-        but: Option<&str>,
-    ) -> Result<Option<String>, AwsError> {
-        let mut next = None;
+        enough: usize,
+    ) -> Result<Vec<String>, AwsError> {
+        let (mut next, mut found) = (None, Vec::new());
         loop {
             let successful = Some(types::ServiceDeploymentStatus::Successful);
             let (page, more) = self.listed_deployments(cluster, service, successful, next).await?;
             let page = page.into_iter().filter(|deployment| deployment.state == DeploymentState::Successful);
             let targets: Vec<String> = page.filter_map(|deployment| deployment.target).collect();
-            let revisions = self.ecs_service_revisions(&targets).await?;
-            let found = revisions.into_iter().find(|revision| Some(revision.as_str()) != but);
-            if found.is_some() || more.is_none() {
+            for revision in self.ecs_service_revisions(&targets).await? {
+                if !found.contains(&revision) {
+                    found.push(revision);
+                }
+            }
+            if found.len() >= enough || more.is_none() {
                 return Ok(found);
             }
             next = more;
@@ -117,7 +123,7 @@ impl Aws {
         page: Option<String>,
     ) -> Result<(Vec<ServiceDeployment>, Option<String>), AwsError> {
         let resource = self.service_arn(cluster, service);
-        let answer = aws_sdk_ecs::Client::new(&self.config)
+        let answer = client!(aws_sdk_ecs, self)
             .list_service_deployments()
             .cluster(cluster)
             .service(service)
@@ -126,7 +132,7 @@ impl Aws {
             .set_next_token(page)
             .send()
             .await
-            .map_err(|failed| error("ecs:ListServiceDeployments", &resource, failed))?;
+            .map_err(|failed| self.error("ecs:ListServiceDeployments", &resource, failed))?;
         let mut found: Vec<ServiceDeployment> = answer
             .service_deployments
             .unwrap_or_default()
@@ -147,26 +153,26 @@ impl Aws {
 
     /// The current state of a service deployment.
     pub(crate) async fn ecs_service_deployment(&self, arn: &str) -> Result<ServiceDeployment, AwsError> {
-        let answer = aws_sdk_ecs::Client::new(&self.config)
+        let answer = client!(aws_sdk_ecs, self)
             .describe_service_deployments()
             .service_deployment_arns(arn)
             .send()
             .await
-            .map_err(|failed| error("ecs:DescribeServiceDeployments", arn, failed))?;
+            .map_err(|failed| self.error("ecs:DescribeServiceDeployments", arn, failed))?;
         answer
             .service_deployments
             .unwrap_or_default()
             .into_iter()
             .map(read_deployment)
             .next()
-            .ok_or_else(|| AwsError::NotFound { what: "service deployment", name: arn.to_owned() })
+            .ok_or_else(|| self.not_found("service deployment", arn))
     }
 
     /// The ARN of the task definition revision in a service revision.
     pub(crate) async fn ecs_service_revision(&self, arn: &str) -> Result<String, AwsError> {
         let definitions = self.ecs_service_revisions(&[arn.to_owned()]).await?;
         let definition = definitions.into_iter().next();
-        definition.ok_or_else(|| AwsError::NotFound { what: "service revision", name: arn.to_owned() })
+        definition.ok_or_else(|| self.not_found("service revision", arn))
     }
 
     /// The ARNs of the task definition revisions in service revisions, in the same order. Skips service revisions that
@@ -174,13 +180,17 @@ impl Aws {
     pub(crate) async fn ecs_service_revisions(&self, arns: &[String]) -> Result<Vec<String>, AwsError> {
         let mut definitions = Vec::with_capacity(arns.len());
         for some in arns.chunks(REVISIONS) {
-            let answer = aws_sdk_ecs::Client::new(&self.config)
+            let answer = client!(aws_sdk_ecs, self)
                 .describe_service_revisions()
                 .set_service_revision_arns(Some(some.to_vec()))
                 .send()
                 .await
                 .map_err(|failed| {
-                    error("ecs:DescribeServiceRevisions", some.first().map_or("*", String::as_str), failed)
+                    self.error(
+                        "ecs:DescribeServiceRevisions",
+                        some.first().map_or("*", String::as_str),
+                        failed,
+                    )
                 })?;
             let found = answer.service_revisions.unwrap_or_default();
             let of = |arn: &String| {
@@ -194,28 +204,30 @@ impl Aws {
 
     /// Rolls back a service deployment, even if ECS would not roll it back automatically.
     pub(crate) async fn ecs_roll_back(&self, arn: &str) -> Result<(), AwsError> {
-        aws_sdk_ecs::Client::new(&self.config)
+        client!(aws_sdk_ecs, self)
             .stop_service_deployment()
             .service_deployment_arn(arn)
             .stop_type(types::StopServiceDeploymentStopType::Rollback)
             .send()
             .await
-            .map_err(|failed| error("ecs:StopServiceDeployment", arn, failed))?;
+            .map_err(|failed| self.error("ecs:StopServiceDeployment", arn, failed))?;
         Ok(())
     }
 }
 
-/// Turns ECS's errors for a missing cluster or service into [`AwsError::NotFound`].
-pub(crate) fn missing(failed: AwsError, cluster: &str, service: &str) -> AwsError {
-    let AwsError::Service { code, .. } = &failed else {
-        return failed;
-    };
-    match code.as_str() {
-        "ClusterNotFoundException" => AwsError::NotFound { what: "cluster", name: cluster.to_owned() },
-        "ServiceNotFoundException" | "ServiceNotActiveException" => {
-            AwsError::NotFound { what: "service", name: format!("{cluster}/{service}") }
+impl Aws {
+    /// Turns ECS's errors for a missing cluster or service into [`AwsError::NotFound`].
+    pub(super) fn missing(&self, failed: AwsError, cluster: &str, service: &str) -> AwsError {
+        let AwsError::Service { code, .. } = &failed else {
+            return failed;
+        };
+        match code.as_str() {
+            "ClusterNotFoundException" => self.not_found("cluster", cluster),
+            "ServiceNotFoundException" | "ServiceNotActiveException" => {
+                self.not_found("service", &format!("{cluster}/{service}"))
+            }
+            _ => failed,
         }
-        _ => failed,
     }
 }
 
@@ -242,6 +254,13 @@ pub(crate) fn read(mut service: types::Service) -> Service {
     }
     let controller = service.deployment_controller.map(|controller| controller.r#type);
     let shifting = service.deployment_configuration.as_ref().map(shifting).unwrap_or_default();
+    let hooks = service.deployment_configuration.as_ref().map(|all| all.lifecycle_hooks().to_vec());
+    let pauses = hooks
+        .unwrap_or_default()
+        .into_iter()
+        .filter(|hook| hook.target_type == Some(types::DeploymentLifecycleHookTargetType::Pause));
+    let stages = pauses.flat_map(|hook| hook.lifecycle_stages.unwrap_or_default());
+    let pauses = stages.map(|stage| stage.as_str().to_owned()).collect();
     let breaker =
         service.deployment_configuration.and_then(|configuration| configuration.deployment_circuit_breaker);
     let target = |balancer: types::LoadBalancer| {
@@ -274,6 +293,7 @@ pub(crate) fn read(mut service: types::Service) -> Service {
         events: service.events.unwrap_or_default().into_iter().map(event).collect(),
         current_deployment: service.current_service_deployment,
         shifting,
+        pauses,
         breaker_rolls_back: breaker.is_some_and(|breaker| breaker.enable && breaker.rollback),
         targets: service.load_balancers.unwrap_or_default().into_iter().filter_map(target).collect(),
         placement: Placement {

@@ -1,8 +1,8 @@
 //! Tasks: listing, describing, starting and stopping them.
 
-use super::services::{missing, time};
+use super::services::time;
 use crate::address::short_name;
-use crate::aws::{Aws, AwsError, error};
+use crate::aws::{Aws, AwsError};
 use crate::ecs::service::Placement;
 use crate::ecs::task::{Container, NotStarted, Task};
 use aws_sdk_ecs::types;
@@ -48,7 +48,7 @@ impl Aws {
             TaskFilter::StoppedOf(service) => (service, types::DesiredStatus::Stopped),
             TaskFilter::RunningOf(service) => (service, types::DesiredStatus::Running),
         };
-        let client = aws_sdk_ecs::Client::new(&self.config);
+        let client = client!(aws_sdk_ecs, self);
         let mut pages = client
             .list_tasks()
             .cluster(cluster)
@@ -59,7 +59,8 @@ impl Aws {
             .send();
         let mut arns = Vec::new();
         while let Some(arn) = pages.next().await {
-            let arn = arn.map_err(|failed| missing(error("ecs:ListTasks", "*", failed), cluster, service))?;
+            let arn = arn
+                .map_err(|failed| self.missing(self.error("ecs:ListTasks", "*", failed), cluster, service))?;
             if !known.contains(&arn) {
                 arns.push(arn);
             }
@@ -73,21 +74,21 @@ impl Aws {
     /// The current state of a task.
     pub(crate) async fn ecs_task(&self, cluster: &str, arn: &str) -> Result<Task, AwsError> {
         let found = self.ecs_described(cluster, &[arn.to_owned()]).await?;
-        found.into_iter().next().ok_or_else(|| AwsError::NotFound { what: "task", name: arn.to_owned() })
+        found.into_iter().next().ok_or_else(|| self.not_found("task", arn))
     }
 
     /// The tasks with these ARNs. Skips tasks that ECS no longer knows.
     pub(crate) async fn ecs_described(&self, cluster: &str, arns: &[String]) -> Result<Vec<Task>, AwsError> {
         let mut tasks = Vec::with_capacity(arns.len());
         for some in arns.chunks(AT_ONCE) {
-            let answer = aws_sdk_ecs::Client::new(&self.config)
+            let answer = client!(aws_sdk_ecs, self)
                 .describe_tasks()
                 .cluster(cluster)
                 .set_tasks(Some(some.to_vec()))
                 .send()
                 .await
                 .map_err(|failed| {
-                    error("ecs:DescribeTasks", some.first().map_or("*", String::as_str), failed)
+                    self.error("ecs:DescribeTasks", some.first().map_or("*", String::as_str), failed)
                 })?;
             tasks.extend(answer.tasks.unwrap_or_default().into_iter().map(read));
         }
@@ -100,7 +101,7 @@ impl Aws {
         task: &RunTask,
     ) -> Result<Result<Task, Vec<NotStarted>>, AwsError> {
         let resource = self.arn("ecs", &format!("task-definition/{}", short_name(&task.definition)));
-        let mut call = aws_sdk_ecs::Client::new(&self.config)
+        let mut call = client!(aws_sdk_ecs, self)
             .run_task()
             .cluster(&task.cluster)
             .task_definition(&task.definition)
@@ -155,12 +156,13 @@ impl Aws {
                 .build();
             call = call.overrides(types::TaskOverride::builder().container_overrides(changed).build());
         }
-        let answer = call
-            .send()
-            .await
-            .map_err(|failed| missing(error("ecs:RunTask", &resource, failed), &task.cluster, ""))?;
+        let answer = call.send().await.map_err(|failed| {
+            self.missing(self.error("ecs:RunTask", &resource, failed), &task.cluster, "")
+        })?;
         if let Some(started) = answer.tasks.unwrap_or_default().into_iter().next() {
-            return Ok(Ok(read(started)));
+            let started = read(started);
+            self.made(&started.arn);
+            return Ok(Ok(started));
         }
         let failures = answer.failures.unwrap_or_default().into_iter();
         Ok(Err(failures
@@ -169,21 +171,21 @@ impl Aws {
     }
 
     pub(crate) async fn ecs_stop_task(&self, cluster: &str, arn: &str, reason: &str) -> Result<(), AwsError> {
-        aws_sdk_ecs::Client::new(&self.config)
+        client!(aws_sdk_ecs, self)
             .stop_task()
             .cluster(cluster)
             .task(arn)
             .reason(reason)
             .send()
             .await
-            .map_err(|failed| error("ecs:StopTask", arn, failed))?;
+            .map_err(|failed| self.error("ecs:StopTask", arn, failed))?;
         Ok(())
     }
 }
 
 /// The error for a request that the SDK cannot build.
 fn unusable(message: String) -> AwsError {
-    AwsError::Service { action: "ecs:RunTask", code: "invalid request".to_owned(), message }
+    AwsError::Service { action: "ecs:RunTask", code: "invalid request".to_owned(), message, transient: false }
 }
 
 fn read(task: types::Task) -> Task {

@@ -1,7 +1,7 @@
 //! The users of task definition revisions: services, tasks and recent deployments.
 
-use super::services::{missing, read};
-use crate::aws::{Aws, AwsError, error};
+use super::services::read;
+use crate::aws::{Aws, AwsError};
 use crate::ecs::service::Service;
 use aws_sdk_ecs::types;
 use std::collections::BTreeSet;
@@ -16,19 +16,19 @@ const RECENT: usize = 5;
 impl Aws {
     /// The ARNs of all clusters of the account in the region.
     pub(crate) async fn ecs_clusters(&self) -> Result<Vec<String>, AwsError> {
-        aws_sdk_ecs::Client::new(&self.config)
+        client!(aws_sdk_ecs, self)
             .list_clusters()
             .into_paginator()
             .items()
             .send()
             .collect::<Result<_, _>>()
             .await
-            .map_err(|failed| error("ecs:ListClusters", "*", failed))
+            .map_err(|failed| self.error("ecs:ListClusters", "*", failed))
     }
 
     /// The services of a cluster that are not deleted.
     pub(crate) async fn ecs_services(&self, cluster: &str) -> Result<Vec<Service>, AwsError> {
-        let client = aws_sdk_ecs::Client::new(&self.config);
+        let client = client!(aws_sdk_ecs, self);
         let arns: Vec<String> = client
             .list_services()
             .cluster(cluster)
@@ -38,7 +38,7 @@ impl Aws {
             .send()
             .collect::<Result<_, _>>()
             .await
-            .map_err(|failed| missing(error("ecs:ListServices", "*", failed), cluster, ""))?;
+            .map_err(|failed| self.missing(self.error("ecs:ListServices", "*", failed), cluster, ""))?;
         let mut services = Vec::with_capacity(arns.len());
         for some in arns.chunks(SERVICES) {
             let resource = self.service_arn(cluster, "*");
@@ -48,7 +48,7 @@ impl Aws {
                 .set_services(Some(some.to_vec()))
                 .send()
                 .await
-                .map_err(|failed| error("ecs:DescribeServices", &resource, failed))?;
+                .map_err(|failed| self.error("ecs:DescribeServices", &resource, failed))?;
             services.extend(answer.services.unwrap_or_default().into_iter().map(read));
         }
         services.retain(|service| service.status != "INACTIVE");
@@ -61,7 +61,7 @@ impl Aws {
         cluster: &str,
         family: &str,
     ) -> Result<BTreeSet<String>, AwsError> {
-        let client = aws_sdk_ecs::Client::new(&self.config);
+        let client = client!(aws_sdk_ecs, self);
         let arns: Vec<String> = client
             .list_tasks()
             .cluster(cluster)
@@ -72,7 +72,7 @@ impl Aws {
             .send()
             .collect::<Result<_, _>>()
             .await
-            .map_err(|failed| missing(error("ecs:ListTasks", "*", failed), cluster, ""))?;
+            .map_err(|failed| self.missing(self.error("ecs:ListTasks", "*", failed), cluster, ""))?;
         let mut revisions = BTreeSet::new();
         for task in self.ecs_described(cluster, &arns).await? {
             revisions.insert(task.definition);
@@ -90,12 +90,12 @@ impl Aws {
     /// The source, target and rollback service revisions of service deployments.
     async fn revisions_of_deployments(&self, deployments: Vec<String>) -> Result<Vec<String>, AwsError> {
         let Some(first) = deployments.first().cloned() else { return Ok(Vec::new()) };
-        let answer = aws_sdk_ecs::Client::new(&self.config)
+        let answer = client!(aws_sdk_ecs, self)
             .describe_service_deployments()
             .set_service_deployment_arns(Some(deployments))
             .send()
             .await
-            .map_err(|failed| error("ecs:DescribeServiceDeployments", &first, failed))?;
+            .map_err(|failed| self.error("ecs:DescribeServiceDeployments", &first, failed))?;
         let mut revisions = Vec::new();
         for deployment in answer.service_deployments.unwrap_or_default() {
             revisions.extend(deployment.target_service_revision.and_then(|target| target.arn));

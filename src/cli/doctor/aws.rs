@@ -70,7 +70,9 @@ impl<'a> Examination<'a> {
         }
         let region = self.pipeline().aws.region.as_ref().and_then(|region| self.text(region));
         let region = region.filter(|region| !region.is_empty());
-        let aws = match Aws::connect(&self.settings.authorities(), region.as_deref()).await {
+        let aws = match Aws::connect(&self.settings.authorities(), region.as_deref(), self.settings.ecs_poll)
+            .await
+        {
             Ok(aws) => aws,
             Err(failed) => {
                 let subject = if matches!(failed, AwsError::NoRegion) { "region" } else { "credentials" };
@@ -111,13 +113,15 @@ impl<'a> Examination<'a> {
             return known.clone();
         }
         let ResolvedAccess { region, role, external_id } = &access;
-        let connected = match Aws::connect(&self.settings.authorities(), region.as_deref()).await {
-            Ok(aws) => match role {
-                Some(role) => aws.assume(role, external_id.as_deref(), "runner-doctor").await,
-                None => Ok(aws),
-            },
-            Err(failed) => Err(failed),
-        };
+        let connected =
+            match Aws::connect(&self.settings.authorities(), region.as_deref(), self.settings.ecs_poll).await
+            {
+                Ok(aws) => match role {
+                    Some(role) => aws.assume(role, external_id.as_deref(), "runner-doctor").await,
+                    None => Ok(aws),
+                },
+                Err(failed) => Err(failed),
+            };
         let aws = match connected {
             Ok(aws) => {
                 if let Some(role) = role {
@@ -218,7 +222,7 @@ impl<'a> Examination<'a> {
                 continue;
             };
             let found = if is_parameter {
-                aws.parameter(&text).await.map(drop)
+                aws.parameters(&[&text]).await.map(drop)
             } else {
                 match SecretReference::parse(&text) {
                     Ok(reference) => aws.secret(&reference.into()).await.map(drop),

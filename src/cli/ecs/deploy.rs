@@ -36,10 +36,8 @@ pub(crate) struct Deploy {
     task_definition: Option<String>,
     #[command(flatten)]
     changes: Changes,
-    /// How long the deployment may take, and a rollback after it [default: 15m, plus the time for shifting
-    /// traffic]
-    #[arg(long, value_name = "DURATION", value_parser = duration::parse)]
-    wait: Option<Duration>,
+    #[command(flatten)]
+    limit: LimitArguments,
     /// What to do with a deployment that fails or takes too long
     #[arg(long, value_enum, default_value_t = FailureAction::Rollback)]
     on_failure: FailureAction,
@@ -54,6 +52,18 @@ pub(crate) struct Deploy {
     /// Print the outcome as one JSON document
     #[arg(long)]
     json: bool,
+}
+
+/// The time limit of the deployment.
+#[derive(Debug, Args)]
+struct LimitArguments {
+    /// How long the deployment may take, and a rollback after it [default: 15m, plus the time for shifting
+    /// traffic]
+    #[arg(long, value_name = "DURATION", value_parser = duration::parse)]
+    wait: Option<Duration>,
+    /// Count the time in which a lifecycle hook pauses the deployment against --wait
+    #[arg(long)]
+    wait_includes_pauses: bool,
 }
 
 /// The options for what follows a successful deployment.
@@ -82,9 +92,10 @@ pub(crate) async fn main(arguments: &Deploy, session: &Session) -> Result<Exit, 
         (None, Some(revision)) => DefinitionSource::Registered(revision.clone()),
         (None, None) => DefinitionSource::Running,
     };
-    let patch = arguments.changes.patch();
+    let patch = arguments.changes.patch()?;
     let options = DeployOptions {
-        wait: arguments.wait,
+        wait: arguments.limit.wait,
+        wait_includes_pauses: arguments.limit.wait_includes_pauses,
         on_failure: match arguments.on_failure {
             FailureAction::Rollback => OnFailure::Rollback,
             FailureAction::Leave => OnFailure::Leave,

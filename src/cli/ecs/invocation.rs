@@ -81,7 +81,7 @@ impl<'a> Invocation<'a> {
         command: impl AsyncFnOnce(&Deployer<'_>) -> Result<T, Failure>,
     ) -> Result<T, Failure> {
         let connections = Connections::alone(&self.settings, &self.session.masks);
-        let aws = connections.aws(&Access::default()).await?;
+        let aws = connections.aws(&Access::default()).await?.noticing(events.warning_later());
         let deployer = Deployer {
             aws: &aws,
             connections: &connections,

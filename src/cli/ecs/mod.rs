@@ -10,6 +10,7 @@ mod status;
 
 use super::printer::Printer;
 use super::session::Session;
+use crate::address::ImageReference;
 use crate::deployment::{ServiceSet, read_definition};
 use crate::ecs::task_definition::{ContainerPatch, Patch, Request};
 use crate::exit::{Exit, Failure};
@@ -82,7 +83,7 @@ struct Changes {
 impl DefinitionArguments {
     fn request(&self, printer: &Printer) -> Result<Request, Failure> {
         let mut request = Request::from_document(read_definition(&self.file)?)?;
-        request.apply(&self.changes.patch())?;
+        request.apply(&self.changes.patch()?)?;
         for typo in request.likely_typos() {
             printer.warning(&typo);
         }
@@ -91,7 +92,10 @@ impl DefinitionArguments {
 }
 
 impl Changes {
-    fn patch(&self) -> Patch {
+    /// Fails if something is given twice.
+    fn patch(&self) -> Result<Patch, Failure> {
+        let twice =
+            |what: String| Err(Failure::usage(format!("{what} is given twice")).help("keep one of them"));
         let mut containers: Vec<ContainerPatch> = Vec::new();
         let mut of = |name: &String| {
             containers.iter().position(|known| known.name == *name).unwrap_or_else(|| {
@@ -103,12 +107,20 @@ impl Changes {
         let variables: Vec<(usize, (String, String))> =
             self.env.iter().map(|(name, key, value)| (of(name), (key.clone(), value.clone()))).collect();
         for (at, uri) in images {
-            containers[at].image = Some(uri.clone());
+            if containers[at].image.replace(uri.clone()).is_some() {
+                return twice(format!("the image of the container `{}`", containers[at].name));
+            }
         }
         for (at, variable) in variables {
+            if containers[at].environment.iter().any(|(known, _)| *known == variable.0) {
+                return twice(format!(
+                    "the variable {} of the container `{}`",
+                    variable.0, containers[at].name
+                ));
+            }
             containers[at].environment.push(variable);
         }
-        Patch { containers, ..Patch::default() }
+        Ok(Patch { containers, ..Patch::default() })
     }
 }
 
@@ -116,6 +128,7 @@ impl Changes {
 fn pair(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
         Some((name, value)) if !name.is_empty() && !value.is_empty() => {
+            ImageReference::checked(value).map_err(|error| error.to_string())?;
             Ok((name.to_owned(), value.to_owned()))
         }
         _ => Err("write CONTAINER=URI, such as web=123456789012.dkr.ecr.eu-west-1.amazonaws.com/webapp:v1"

@@ -53,8 +53,9 @@ fn plan_text(plan: &Plan) -> String {
         let name = short(revision);
         if plan.registers { format!("the new revision of {name}") } else { name }
     };
-    for PlannedService { service, current, new } in &plan.services {
+    for PlannedService { service, current, new, registers_again } in &plan.services {
         let (current, new) = (short(current), new_name(new));
+        let new = if *registers_again { format!("the content of {new}, registered again,") } else { new };
         text.push_str(&format!("would deploy {new} to {service} in place of {current}\n"));
     }
     for name in &plan.follow_up.moved {
@@ -72,9 +73,13 @@ fn plan_text(plan: &Plan) -> String {
 fn document(done: &Done, cluster: &str) -> Value {
     match done {
         Done::Planned(Plan { revision, registers, difference, services, follow_up }) => {
-            let services = services.iter().map(|PlannedService { service, current, new }| {
-                json!({ "service": service, "taskDefinition": current, "gets": new })
-            });
+            let services =
+                services.iter().map(|PlannedService { service, current, new, registers_again }| {
+                    json!({
+                        "service": service, "taskDefinition": current, "gets": new,
+                        "registersAgain": registers_again,
+                    })
+                });
             let header = json!({
                 "version": 1, "dryRun": true, "cluster": cluster, "taskDefinition": revision,
                 "registered": registers, "difference": difference, "services": services.collect::<Vec<_>>(),

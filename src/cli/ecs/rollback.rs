@@ -35,8 +35,13 @@ pub(crate) struct Rollback {
 
 pub(crate) async fn main(arguments: &Rollback, session: &Session) -> Result<Exit, Failure> {
     let Rollback { wait, dry_run, .. } = *arguments;
-    let options =
-        DeployOptions { wait, on_failure: OnFailure::Leave, force: false, after: AfterDeploy::default() };
+    let options = DeployOptions {
+        wait,
+        wait_includes_pauses: false,
+        on_failure: OnFailure::Leave,
+        force: false,
+        after: AfterDeploy::default(),
+    };
     let target = arguments.target.service_set();
     let invocation = Invocation::new(session)?;
     let command = async |deployer: &Deployer<'_>| {

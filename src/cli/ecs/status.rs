@@ -71,7 +71,11 @@ fn text(cluster: &str, status: &ServiceStatus) -> String {
     if service.pending != 0 {
         text.push_str(&format!(", {} starting", service.pending));
     }
-    text.push_str(&format!("\nruns {} since {}", short(&service.task_definition), time(status.since())));
+    let revision = match service.task_definition.as_str() {
+        "" => "no task definition of its own".to_owned(),
+        revision => short(revision),
+    };
+    text.push_str(&format!("\nruns {revision} since {}", time(status.since())));
     let rollout = service.primary().and_then(|primary| primary.rollout.as_deref());
     if let Some(rollout) = rollout.filter(|rollout| *rollout != "COMPLETED") {
         text.push_str(&format!(", {}", rollout.to_lowercase().replace('_', " ")));

@@ -13,7 +13,7 @@ use crate::deployment::{DeployRequest, Deployer, short};
 use crate::ecs::code_deploy::{Deployment, Progress, Status, active_in};
 use crate::ecs::service::Service;
 use crate::ecs::verdict::{CodeDeployJudge, Verdict};
-use crate::exit::{Failure, chain};
+use crate::exit::Failure;
 use crate::language::pipeline::model::OnFailure;
 use crate::random;
 use jiff::{SignedDuration, Timestamp};
@@ -90,6 +90,7 @@ impl<'a> CodeDeploy<'a> {
     async fn started(&mut self, id: String) {
         let revision = short(&self.request.revision);
         self.log.note(format!("{revision} is being deployed by CodeDeploy: {id}")).await;
+        self.aws().made(&id);
         self.id = id;
     }
 
@@ -260,7 +261,7 @@ impl Controller for CodeDeploy<'_> {
                 error if error.is_transient() => {}
                 _ => return Err(error.into()),
             }
-            self.log.warn(format!("retrying: {}", chain(&error))).await;
+            retry.report(self.log.events, &error).await;
             let backed_off = retry.back_off().await;
             match self.find(&new.description).await {
                 Ok(Some(id)) => break id,
@@ -284,14 +285,18 @@ impl Controller for CodeDeploy<'_> {
         match self.aws().codedeploy_deployment(&self.id).await {
             Ok(deployment) => self.deployment = deployment,
             Err(AwsError::NotFound { .. }) if self.judge.missing() => {
-                return Ok(Observation { service: None, assessment: Verdict::Unclear.into() });
+                return Ok(Observation {
+                    service: None,
+                    continuing: None,
+                    assessment: Verdict::Unclear.into(),
+                });
             }
             Err(error) => return Err(error),
         }
         self.read_progress().await;
         let service = self.read_service().await;
         let assessment = self.judge.observe(&self.deployment, self.progress.as_ref(), service.as_ref());
-        Ok(Observation { service, assessment })
+        Ok(Observation { service, continuing: None, assessment })
     }
 
     fn unseen_events(&self, service: &Service) -> Vec<String> {

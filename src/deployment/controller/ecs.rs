@@ -9,14 +9,16 @@ use crate::deployment::rollback::{AfterFailure, RollbackStart};
 use crate::deployment::snapshot::ServiceSnapshot;
 use crate::deployment::{DeployRequest, Deployer, short};
 use crate::duration;
-use crate::ecs::service::{DeploymentState, Service, ServiceDeployment};
-use crate::ecs::verdict::{EcsJudge, EcsPoll, Ending, Verdict};
+use crate::ecs::service::{DeploymentState, Service, ServiceDeployment, continuing};
+use crate::ecs::verdict::{EcsJudge, EcsPoll};
 use crate::exit::{Failure, chain};
 use crate::language::pipeline::model::OnFailure;
 use jiff::{SignedDuration, Timestamp};
 
 /// Failed lookups in a row after which service deployments are no longer read.
 const MAX_LOOKUP_FAILURES: u32 = 2;
+/// How often in a row ECS may not know a service deployment that it has listed.
+const MAX_MISSING: u32 = 30;
 /// How much older than the service's own deployment its service deployment may be.
 const CLOCK_SKEW: SignedDuration = SignedDuration::from_secs(10);
 
@@ -34,6 +36,8 @@ pub(crate) struct Ecs<'a> {
     deployment: Option<ServiceDeployment>,
     /// Failed lookups of service deployments in a row.
     lookup_failures: u32,
+    /// How often in a row ECS did not know the service deployment.
+    missing: u32,
 }
 
 impl<'a> Ecs<'a> {
@@ -48,7 +52,8 @@ impl<'a> Ecs<'a> {
             (None, true) => 1,
             (Some(_), true) => 0,
         };
-        let judge = EcsJudge::new(&snapshot.service, &request.revision);
+        let mut judge = EcsJudge::new(&snapshot.service, &request.revision);
+        judge.previous.clone_from(&snapshot.previous);
         Self {
             deployer,
             request,
@@ -59,6 +64,7 @@ impl<'a> Ecs<'a> {
             arn: None,
             deployment: None,
             lookup_failures,
+            missing: 0,
         }
     }
 
@@ -88,6 +94,21 @@ impl<'a> Ecs<'a> {
             let other = short(&running.task_definition);
             self.log.warn(format!("this deployment supersedes the running deployment of {other}")).await;
         }
+        if !service.pauses.is_empty() {
+            let stages: Vec<String> =
+                service.pauses.iter().map(|stage| stage.to_lowercase().replace('_', " ")).collect();
+            let counts = if self.request.options.wait_includes_pauses {
+                "that time counts against `wait`"
+            } else {
+                "that time does not count against `wait`"
+            };
+            let text = format!(
+                "a lifecycle hook pauses this deployment at {} until someone continues it with {}; {counts}",
+                stages.join(", "),
+                continuing("ARN", "ID")
+            );
+            self.log.warn(text).await;
+        }
         let wait = self.request.wait_for(service);
         if service.shifting >= wait {
             let (shifting, wait) = (duration::display(service.shifting), duration::display(wait));
@@ -107,14 +128,15 @@ impl<'a> Ecs<'a> {
                 Ok(service) => break service,
                 Err(error) => error,
             };
-            if !error.is_transient() {
+            // ECS knew the service a moment ago.
+            if !error.is_transient() && !matches!(error, AwsError::NotFound { .. }) {
                 return Err(error.into());
             }
             // The update may have arrived, and only its response was lost.
             match aws.ecs_service(self.cluster(), self.name()).await {
                 Ok(service) if self.has_started(&service, force) => break service,
                 Ok(_) if retry.next() => {
-                    self.log.warn(format!("retrying: {}", chain(&error))).await;
+                    retry.report(self.log.events, &error).await;
                     // A stopped run still has to start its rollback, so the stop is ignored here.
                     let _ = retry.back_off().await;
                 }
@@ -151,6 +173,10 @@ impl<'a> Ecs<'a> {
             match self.find_deployment(service).await {
                 Ok(found) => {
                     self.lookup_failures = 0;
+                    // ECS may know it only after a moment.
+                    if let Some(arn) = &found {
+                        self.deployer.aws.made(arn);
+                    }
                     self.arn = found;
                 }
                 Err(error) => {
@@ -164,12 +190,17 @@ impl<'a> Ecs<'a> {
         let Some(arn) = &self.arn else { return false };
         match self.deployer.aws.ecs_service_deployment(arn).await {
             Ok(deployment) => {
-                self.lookup_failures = 0;
+                (self.lookup_failures, self.missing) = (0, 0);
                 self.deployment = Some(deployment);
                 true
             }
             // The last response stays valid for now.
             Err(error) if error.is_transient() => false,
+            // ECS may know it only after a moment, or forget it for one.
+            Err(AwsError::NotFound { .. }) if self.missing < MAX_MISSING => {
+                self.missing += 1;
+                false
+            }
             Err(error) => {
                 self.lookup_failures = MAX_LOOKUP_FAILURES;
                 self.deployment = None;
@@ -198,8 +229,11 @@ impl<'a> Ecs<'a> {
                 }
                 continue;
             };
-            if aws.ecs_service_revision(target).await? == self.judge.revision() {
-                return Ok(Some(candidate.arn));
+            match aws.ecs_service_revision(target).await {
+                Ok(revision) if revision == self.judge.revision() => return Ok(Some(candidate.arn)),
+                // ECS may know it only after a moment.
+                Ok(_) | Err(AwsError::NotFound { .. }) => {}
+                Err(error) => return Err(error),
             }
         }
         Ok(None)
@@ -237,6 +271,12 @@ impl<'a> Ecs<'a> {
         let Some(previous) = previous.filter(|previous| previous != self.judge.revision()) else {
             return RollbackStart::NoPrevious;
         };
+        // ECS refuses to deploy an inactive revision.
+        let previous = match self.deployer.deployable(&previous).await {
+            Ok(deployable) => deployable,
+            Err(failure) => return RollbackStart::Refused(failure),
+        };
+        self.snapshot.previous = Some(previous.clone());
         let failed = self.judge.switch_to(previous);
         let deployments = self.deployer.aws.ecs_service_deployments(self.cluster(), self.name()).await;
         self.snapshot.deployments = deployments.ok().map(|all| all.into_iter().map(|one| one.arn).collect());
@@ -286,15 +326,16 @@ impl Controller for Ecs<'_> {
         let service = match self.deployer.aws.ecs_service(self.cluster(), self.name()).await {
             Ok(service) => service,
             Err(AwsError::NotFound { .. }) => {
-                let assessment = Verdict::Ended(Ending::Deleted).into();
-                return Ok(Observation { service: None, assessment });
+                let assessment = self.judge.missing().into();
+                return Ok(Observation { service: None, continuing: None, assessment });
             }
             Err(error) => return Err(error),
         };
         let is_current = self.read_deployment(&service).await;
         let deployment = self.deployment.as_ref();
         let assessment = self.judge.observe(EcsPoll { service: &service, deployment, is_current });
-        Ok(Observation { service: Some(service), assessment })
+        let continuing = deployment.and_then(ServiceDeployment::continuing);
+        Ok(Observation { service: Some(service), continuing, assessment })
     }
 
     fn unseen_events(&self, service: &Service) -> Vec<String> {

@@ -17,6 +17,8 @@ pub(crate) use ecs::Ecs;
 pub(crate) struct Observation {
     /// The service, if it could be read and still matters.
     pub(crate) service: Option<Service>,
+    /// How to continue the deployment, if lifecycle hooks pause it.
+    pub(crate) continuing: Option<String>,
     pub(crate) assessment: Assessment,
 }
 

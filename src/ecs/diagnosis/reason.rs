@@ -61,6 +61,15 @@ const NO_IMAGE: [&str; 8] = [
     "invalid reference format",
 ];
 
+/// How registries hide whether an image does not exist or is private.
+const HIDDEN: [&str; 5] = [
+    "repository does not exist or may require",
+    "pull access denied",
+    "insufficient_scope",
+    "access to the requested resource is not authorized",
+    "requested access to the resource is denied",
+];
+
 /// The start of a help text about subnets without internet access. A list of services follows.
 pub(crate) const SUBNET_NEEDS: &str = "a private subnet needs a NAT gateway or VPC endpoints for";
 
@@ -201,20 +210,24 @@ impl StopMessage<'_> {
         if self.has(&["no space left on device"]) {
             return self.volume();
         }
-        if self.has(&DENIED) {
+        // Registries other than ECR answer like this if a repository does not exist.
+        let is_unknown = !self.is_of_ecr() && self.has(&HIDDEN);
+        if self.has(&DENIED) && !is_unknown {
             return self.image_denied(&image);
         }
-        if self.has(&NO_IMAGE) {
+        if is_unknown || self.has(&NO_IMAGE) {
             let sentence =
                 format!("{image} does not exist, or is private and the task has no login for its registry");
-            let sentence = if self.has(&["may require", "no pull access"]) {
+            let sentence = if is_unknown || self.has(&["may require", "no pull access"]) {
                 sentence
             } else {
                 format!("{image} does not exist")
             };
-            return self
-                .about(CauseKind::ImageMissing, sentence)
-                .help("push the image first, or correct `image`");
+            return self.about(CauseKind::ImageMissing, sentence).help(if is_unknown {
+                "correct `image`, or give the container a login for a private image (`repositoryCredentials`)"
+            } else {
+                "push the image first, or correct `image`"
+            });
         }
         if self.has(&[
             "pull access denied",
@@ -238,11 +251,27 @@ impl StopMessage<'_> {
 
     fn image_denied(&self, image: &str) -> Cause {
         let sentence = format!("no permission to pull {image}{}", self.denied());
+        if !self.is_of_ecr() {
+            return self.about(CauseKind::ImageDenied, sentence).help(
+                "give the container a login for its registry (`repositoryCredentials`), or correct `image`",
+            );
+        }
         self.about(CauseKind::ImageDenied, sentence).help(
             "allow the execution role ecr:BatchGetImage, ecr:GetDownloadUrlForLayer and \
              ecr:GetAuthorizationToken; a repository of another account must allow it as well, and \
              other registries need `repositoryCredentials`",
         )
+    }
+
+    /// Whether the image is in ECR, by the message or by the task definition.
+    fn is_of_ecr(&self) -> bool {
+        let image = self.container.and_then(|name| self.definition.image(name)).unwrap_or_default();
+        let is_ecr = |text: &str| {
+            [".dkr.ecr", "public.ecr.aws", "ecr:", "ecr registry auth", "api.ecr"]
+                .iter()
+                .any(|part| text.contains(part))
+        };
+        is_ecr(&self.lower) || is_ecr(image)
     }
 
     fn image_name(&self) -> String {

@@ -57,6 +57,30 @@ fn expect(cause: &Cause, kind: CauseKind, fragments: &[&str], from: &str) {
 }
 
 /// Fargate's messages are in `stoppedReason`, those of the agent on EC2 in the container's `reason`.
+/// Findings, D8: registries other than ECR do not say whether an image is missing or private, and no role helps there.
+#[test]
+fn an_image_of_another_registry_is_missing_not_denied() {
+    let retried =
+        "CannotPullContainerError: pull image manifest has been retried 1 time(s): failed to resolve ref";
+    for (message, kind, image) in [
+        (format!("{retried} docker.io/acme/nope:v1: pull access denied, repository does not exist or may require authorization: server message: insufficient_scope: authorization failed"),
+         CauseKind::ImageMissing, "`docker.io/acme/nope:v1`"),
+        (format!("{retried} quay.io/acme/nope:v1: unexpected status from HEAD request: 401 UNAUTHORIZED: access to the requested resource is not authorized"),
+         CauseKind::ImageMissing, "`quay.io/acme/nope:v1`"),
+        ("CannotPullContainerError: Error response from daemon: pull access denied for acme/nope, repository does not exist or may require 'docker login'".into(),
+         CauseKind::ImageMissing, "`acme/nope`"),
+        (format!("{retried} ghcr.io/acme/nope:v1: failed to authorize: failed to fetch anonymous token: unexpected status: 403 Forbidden"),
+         CauseKind::ImageDenied, "`ghcr.io/acme/nope:v1`"),
+    ] {
+        let definition = json!({ "containerDefinitions": [] });
+        let cause = reason::read(&message, None, &Definition(&definition)).unwrap();
+        let text = format!("{} — {}", cause.sentence, cause.help.unwrap_or_default());
+        assert_eq!(cause.kind, kind, "{message}\n{text}");
+        assert!(text.contains("`repositoryCredentials`") && !text.contains("ecr:"), "{text}");
+        assert!(text.contains(image), "{text}");
+    }
+}
+
 #[test]
 fn messages_about_images() {
     let retried = "CannotPullContainerError: pull image manifest has been retried";

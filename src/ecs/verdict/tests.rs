@@ -41,7 +41,6 @@ fn one_poll_of_a_service_alone() {
     let ours = |status: &str, rollout: &str| own("ours", status, "new", rollout);
     let old = |status: &str, rollout: &str| own("old", status, "old", rollout);
     let other = |rollout: &str| own("other", "PRIMARY", "old", rollout);
-    let superseded = || Verdict::Ended(Ending::Superseded("old".to_owned()));
     let rolled_back = || Verdict::Ended(Ending::RolledBack(None));
     for (deployments, breaker_rolls_back, announced, expected) in [
         (vec![ours("PRIMARY", "IN_PROGRESS"), old("ACTIVE", "COMPLETED")], true, false, Verdict::InProgress),
@@ -52,8 +51,9 @@ fn one_poll_of_a_service_alone() {
         (vec![old("PRIMARY", "COMPLETED"), ours("ACTIVE", "FAILED")], true, false, rolled_back()),
         // The failed deployment is no longer listed: only the announcement is left.
         (vec![old("PRIMARY", "COMPLETED")], true, true, rolled_back()),
-        (vec![other("COMPLETED")], true, false, superseded()),
-        (vec![other("IN_PROGRESS"), ours("ACTIVE", "IN_PROGRESS")], true, false, superseded()),
+        // One poll may be stale.
+        (vec![other("COMPLETED")], true, false, Verdict::Unclear),
+        (vec![other("IN_PROGRESS"), ours("ACTIVE", "IN_PROGRESS")], true, false, Verdict::Unclear),
         // The service may still be shown as it was before.
         (vec![old("PRIMARY", "COMPLETED")], true, false, Verdict::Unclear),
         (vec![old("PRIMARY", "FAILED")], true, true, Verdict::Ended(Ending::RollbackFailed(None))),
@@ -73,7 +73,10 @@ fn a_service_deployment_that_was_stopped_has_failed_or_was_superseded() {
         let deployment =
             ServiceDeployment { state, reason: Some("why".to_owned()), ..ServiceDeployment::default() };
         let poll = EcsPoll { service: &service, deployment: Some(&deployment), is_current: true };
-        judge(None).observe(poll).verdict
+        let mut judge = judge(None);
+        let first = judge.observe(poll).verdict;
+        // One poll may be stale.
+        if first == Verdict::Unclear { judge.observe(poll).verdict } else { first }
     };
     let why = || Some("why".to_owned());
     assert_eq!(judged("new", DeploymentState::Stopped), Verdict::Ended(Ending::Failed(why())));
@@ -85,7 +88,9 @@ fn a_service_deployment_that_was_stopped_has_failed_or_was_superseded() {
     assert_eq!(judged("old", DeploymentState::RollbackSuccessful), Verdict::Ended(Ending::RolledBack(why())));
     assert_eq!(judged("new", DeploymentState::Other("NEW_WORD".to_owned())), Verdict::InProgress);
     let inactive = Service { status: "INACTIVE".to_owned(), ..Service::default() };
-    assert_eq!(judge(None).observe(alone(&inactive)).verdict, Verdict::Ended(Ending::Deleted));
+    let mut judge = judge(None);
+    let verdicts = [(); 3].map(|()| judge.observe(alone(&inactive)).verdict);
+    assert_eq!(verdicts, [Verdict::Unclear, Verdict::Unclear, Verdict::Ended(Ending::Deleted)]);
 }
 
 #[test]
@@ -110,11 +115,43 @@ fn a_stale_response_does_not_supersede_until_it_stays() {
     for _ in 0..4 {
         assert_eq!(verdict(&mut judge, stale()), Verdict::Unclear);
     }
-    assert_eq!(verdict(&mut judge, stale()), Verdict::Ended(Ending::Superseded("old".to_owned())));
-    // A deployment that is new since counts at once.
+    // Findings, D17: the service runs the previous revision again, so ECS has rolled back.
+    assert_eq!(verdict(&mut judge, stale()), Verdict::Ended(Ending::RolledBack(None)));
+    // A deployment that is new since counts the second time.
     judge.clear_doubts();
-    let other = own("other", "PRIMARY", "other", "IN_PROGRESS");
-    assert_eq!(verdict(&mut judge, vec![other]), Verdict::Ended(Ending::Superseded("other".to_owned())));
+    let other = || vec![own("other", "PRIMARY", "other", "IN_PROGRESS")];
+    assert_eq!(verdict(&mut judge, other()), Verdict::Unclear);
+    assert_eq!(verdict(&mut judge, other()), Verdict::Ended(Ending::Superseded("other".to_owned())));
+}
+
+/// Findings, D17.
+#[test]
+fn without_service_deployments_the_previous_revision_is_a_rollback() {
+    let back = |rollout: &str| vec![own("back", "PRIMARY", "old", rollout)];
+    let mut judge = judge(Some("ours"));
+    let failing = Deployment { failed: 1, ..own("ours", "PRIMARY", "new", "IN_PROGRESS") };
+    assert_eq!(verdict(&mut judge, vec![failing]), Verdict::InProgress);
+    assert_eq!(verdict(&mut judge, back("IN_PROGRESS")), Verdict::Unclear);
+    assert_eq!(verdict(&mut judge, back("IN_PROGRESS")), Verdict::RollingBack);
+    assert_eq!(verdict(&mut judge, back("COMPLETED")), Verdict::Ended(Ending::RolledBack(None)));
+    judge.clear_doubts();
+    verdict(&mut judge, back("FAILED"));
+    assert_eq!(verdict(&mut judge, back("FAILED")), Verdict::Ended(Ending::RollbackFailed(None)));
+    // The revision before is not the one that ECS would roll back to.
+    judge.previous = Some("older".to_owned());
+    judge.clear_doubts();
+    verdict(&mut judge, back("COMPLETED"));
+    assert_eq!(verdict(&mut judge, back("COMPLETED")), Verdict::Ended(Ending::Superseded("old".to_owned())));
+}
+
+/// Findings, D9.
+#[test]
+fn a_service_is_deleted_after_three_polls_in_a_row() {
+    let mut judge = judge(Some("ours"));
+    assert_eq!((judge.missing(), judge.missing()), (Verdict::Unclear, Verdict::Unclear));
+    assert_eq!(verdict(&mut judge, vec![own("ours", "PRIMARY", "new", "IN_PROGRESS")]), Verdict::InProgress);
+    assert_eq!((judge.missing(), judge.missing()), (Verdict::Unclear, Verdict::Unclear));
+    assert_eq!(judge.missing(), Verdict::Ended(Ending::Deleted));
 }
 
 #[test]
@@ -177,8 +214,8 @@ fn code_deploy_may_not_know_a_new_deployment_at_once() {
     let mut deployment = code_deploy::Deployment::default();
     let first = judge.observe(&deployment, None, None);
     assert_eq!((first.verdict, first.state.unwrap().text), (Verdict::InProgress, "created".to_owned()));
-    // Once known it does not vanish.
-    assert!(!judge.missing());
+    // Findings, D9: once known it may vanish for a moment.
+    assert!(judge.missing());
     deployment.keeps_earlier = true;
     assert_eq!(judge.observe(&deployment, None, None).verdict, Verdict::TrafficMoved);
     deployment.status = Status::Stopped;

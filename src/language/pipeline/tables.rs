@@ -500,6 +500,12 @@ pub(crate) static DEPLOY: Table = Table {
             .example("webapp"),
         Key::new("wait", KeyKind::Duration, "Time limit of the deployment, and again of a rollback. If it is not given, the time in which the service shifts traffic is added to the default.").default("15m"),
         Key::new(
+            "wait-includes-pauses",
+            KeyKind::Boolean,
+            "Whether the time in which a lifecycle hook pauses the deployment counts against `wait`.",
+        )
+        .default("false"),
+        Key::new(
             "on-failure",
             KeyKind::Choice(&["rollback", "leave"]),
             "What to do if a deployment fails or takes too long: roll the services back to the last successful revision, or leave them as they are.",

@@ -261,7 +261,7 @@ impl<'a> AskList<'a> {
             let name = split_parameter(&text).0.to_owned();
             let resource =
                 location.arn_or(name, "ssm", |name| format!("parameter/{}", name.trim_start_matches('/')));
-            asks.push(location.ask([("ssm:GetParameter", resource)]));
+            asks.push(location.ask([("ssm:GetParameters", resource)]));
         }
         for secret in env.secrets_manager.values() {
             let text = self.text(secret, None);

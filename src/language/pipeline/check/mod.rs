@@ -1,6 +1,7 @@
 //! Checks the references between the parts of a pipeline: everything that is named must be defined, and made before it
 //! is used.
 
+mod code_pipeline;
 mod flow;
 mod images;
 mod secrets;
@@ -28,6 +29,7 @@ pub(crate) fn references(pipeline: &Pipeline, whole: bool, problems: &mut Vec<Di
         early(pipeline, used, problems);
     }
     if whole {
+        code_pipeline::undeployed(pipeline, problems);
         Flow::new(pipeline, &HashMap::new(), problems).check();
     }
 }
@@ -172,6 +174,9 @@ fn containers(pipeline: &Pipeline, problems: &mut Vec<Diagnostic>) {
     let named = pipeline.steps().flat_map(|step| match &step.action {
         Action::RunTask(task) => {
             task.container.iter().map(|name| (name.value.as_str(), name.span)).collect::<Vec<_>>()
+        }
+        Action::ImageDefinitions(pairs) => {
+            pairs.iter().map(|(container, image)| (container.as_str(), image.span)).collect()
         }
         _ => Vec::new(),
     });

@@ -377,6 +377,7 @@ fn deploy(d: &mut Decoder<'_>, node: &Node) -> Option<Deploy> {
     let wait = d.optional(&fields, "wait", Decoder::duration);
     let on_failure =
         d.optional(&fields, "on-failure", |d, node| d.choice(node, &on_failures)).unwrap_or_default();
+    let wait_includes_pauses = d.flag(&fields, "wait-includes-pauses");
     let keep_revisions = d.optional(&fields, "keep-revisions", |d, node| d.integer(node, 1, 1000));
     let schedules = d.flag(&fields, "schedules");
     let code_deploy = d.optional(&fields, "code-deploy", |d, node| {
@@ -397,6 +398,7 @@ fn deploy(d: &mut Decoder<'_>, node: &Node) -> Option<Deploy> {
         services: services?,
         task_definition,
         wait,
+        wait_includes_pauses,
         on_failure,
         keep_revisions,
         schedules,

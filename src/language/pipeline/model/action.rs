@@ -184,6 +184,8 @@ pub(crate) struct Deploy {
     pub(crate) task_definition: Option<Template>,
     /// The time limit of the deployment.
     pub(crate) wait: Option<Duration>,
+    /// Pauses by lifecycle hooks count against the time limit.
+    pub(crate) wait_includes_pauses: bool,
     pub(crate) on_failure: OnFailure,
     /// How many revisions to keep.
     pub(crate) keep_revisions: Option<u32>,
