@@ -169,6 +169,51 @@ fn secrets_reach_the_build_but_neither_image_nor_log() {
     assert!(!seen.contains("hunter2"));
 }
 
+/// Findings, A1: encoders print a long secret in several lines, and each gets the number of the step.
+#[test]
+fn a_secret_in_several_lines_of_a_build_is_masked() {
+    let own = unique("own");
+    let project = project(
+        &format!(
+            "FROM busybox:1.36\nRUN --mount=type=secret,id=NPM_TOKEN : {own}; cd /run/secrets; base64 NPM_TOKEN; od -An -tx1 NPM_TOKEN; echo the end\n"
+        ),
+        "secrets: [NPM_TOKEN]",
+        "",
+    );
+    let secret: String = ('a'..='z').cycle().take(150).collect();
+    let outcome = project.runner("run --local --env-file .env");
+    std::fs::write(project.path(".env"), format!("NPM_TOKEN={secret}\n")).unwrap();
+    let outcome = outcome.run().exits(0).says("the end\n");
+    // Pieces of the secret in base64, at the beginning of its lines, and in hexadecimal.
+    for piece in ["YWJjZGVm", "ZGVmZ2hp", "61 62 63 64", "71 72 73 74", "77 78 79 7a", &secret[..8]] {
+        assert!(!outcome.stdout.contains(piece), "{piece}: {outcome}");
+    }
+}
+
+/// Findings, A11: also in base64, at the end of a file, and across the pieces in which a file is sent.
+#[test]
+fn a_secret_in_the_context_causes_a_warning_with_the_file() {
+    let project = project("FROM scratch\nCOPY . /\n", "", "");
+    let text = project
+        .read("pipeline.yml")
+        .replace("env: { shell: sh,", "env: { shell: sh, parameter-store: { TOKEN: /t },");
+    let large = format!("{}hunter2-hunter2{}", "x".repeat(32 * 1024 - 7), "y".repeat(40_000));
+    let project = project
+        .file("pipeline.yml", text)
+        .file("a/config.json", "{ \"key\": \"hunter2-hunter2\" }")
+        .file("b", "aHVudGVyMi1odW50ZXIy")
+        .file("large", large)
+        .file("harmless", "hunter2");
+    let run = project.runner("run --local").env("TOKEN", "hunter2-hunter2").run().exits(0);
+    for file in ["a/config.json", "b", "large"] {
+        assert!(
+            run.stdout.contains(&format!("warning: {file} in the build context contains a secret")),
+            "{run}"
+        );
+    }
+    run.says_not("harmless in the build context");
+}
+
 #[test]
 fn a_secret_that_the_image_does_not_name_is_explained() {
     let project = project(

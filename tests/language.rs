@@ -219,3 +219,48 @@ fn a_phase_that_the_file_does_not_have_is_an_error() {
     project.runner("run --phase install").run().exits(2).complains("the pipeline has no phase `install`");
     project.runner("run --phase biuld").run().exits(2).complains("did you mean `build`?");
 }
+
+/// Findings, E7: a tag is refused or true, never dropped.
+#[test]
+fn tags_are_not_dropped() {
+    for (value, tag) in [
+        ("!!null 5s", "!!null"),
+        ("!!binary aGk=", "!!binary"),
+        ("!!python/object/apply:os.system [x]", "!!python/object/apply:os.system"),
+        ("!!int 5", "!!int"),
+        ("!!map 5s", "!!map"),
+        ("!Sub x", "!Sub"),
+    ] {
+        let text = format!("version: 1\nname: t\ntimeout: {value}\nphases: {{}}\n");
+        refused(&text, &["pipeline.yml:3:", &format!("the tag `{tag}` has no meaning here")]);
+    }
+    let project = Project::new(
+        "version: 1\nname: !!str t\nphases: !!map { build: { steps: !!seq [{ run: \"true\" }] } }\n",
+    );
+    project.runner("run").run().exits(0);
+}
+
+/// Findings, E3: no value can have a NUL.
+#[test]
+fn a_nul_is_refused_with_its_place() {
+    for step in [
+        r#"{ run: "echo a\0b" }"#,
+        r#"{ run: [echo, "a\0b"] }"#,
+        r#"{ run: "true", env: { A: "a\0b" } }"#,
+        r#"{ run: "true", dir: "a\0b" }"#,
+    ] {
+        let text = format!("version: 1\nname: t\nphases: {{ build: {{ steps: [{step}] }} }}\n");
+        refused(&text, &["pipeline.yml:3:", "this has a NUL character"]);
+    }
+}
+
+/// Findings, E6 and F.
+#[test]
+fn a_pipeline_may_come_from_a_pipe_and_its_other_spelling_is_named() {
+    let project = Project::new("version: 1\nname: t\nphases: { build: { steps: [{ run: pwd }] } }\n");
+    let limits = ["bash", "-c", "exec \"$1\" run --file <(cat pipeline.yml)", "bash"];
+    let root = project.root().canonicalize().unwrap().display().to_string();
+    project.runner("").run_under(&limits).exits(0).says(&format!("\n{root}\n"));
+    std::fs::rename(project.path("pipeline.yml"), project.path("pipeline.yaml")).unwrap();
+    project.runner("run").run().exits(2).complains("did you mean `pipeline.yaml`?");
+}

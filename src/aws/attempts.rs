@@ -35,6 +35,10 @@ const SILENT: u32 = 3;
 const FIRST: Duration = Duration::from_secs(1);
 const GROWTH: u32 = 16;
 
+/// Codes that say that a part of something is missing, which the run has not made with it.
+const OF_A_PART: [&str; 3] =
+    ["ScanNotFoundException", "LifecyclePolicyNotFoundException", "RepositoryPolicyNotFoundException"];
+
 /// Codes of throttling and of temporary failures that AWS may send with any status: AWS's common errors, and the lists
 /// of the SDK's own classifiers.
 const TRANSIENT: [&str; 23] = [
@@ -143,6 +147,7 @@ impl Attempts {
         let message = message.to_lowercase();
         let is_missing = ["NotFound", "DoesNotExist", "NotExist"].iter().any(|part| code.contains(part))
             || MISSING.iter().any(|words| message.contains(words));
+        let is_missing = is_missing && !OF_A_PART.contains(&code);
         let made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
         is_missing && made.iter().any(|name| names(request, name))
     }

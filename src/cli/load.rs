@@ -71,11 +71,16 @@ pub(crate) fn load(request: &Request<'_>, session: &Session) -> Result<Loaded, F
     let source = read(request.file)?;
     let refuse = |problems: &[Diagnostic]| refuse(&source, problems, request.json, &session.printer);
     let pipeline = pipeline::parse(&source).into_valid().map_err(|problems| refuse(&problems))?;
-    let file = request
-        .file
-        .canonicalize()
-        .map_err(|error| Failure::usage(format!("cannot read {}: {error}", request.file.display())))?;
-    let directory = file.parent().unwrap_or(Path::new("/")).to_owned();
+    let unreadable =
+        |error: std::io::Error| Failure::usage(format!("cannot read {}: {error}", request.file.display()));
+    // A pipe, such as the shell's `<(…)`, is in no directory of a project.
+    let (file, directory) = if request.file.is_file() {
+        let file = request.file.canonicalize().map_err(unreadable)?;
+        let directory = file.parent().unwrap_or(Path::new("/")).to_owned();
+        (file, directory)
+    } else {
+        (request.file.to_owned(), std::env::current_dir().map_err(unreadable)?)
+    };
     let mut process = process();
     let env_file = env_file(request.env_file)?;
     let named = env_file.iter().filter(|(name, _)| origin::VARIABLES.contains(&name.as_str())).cloned();
@@ -141,7 +146,14 @@ pub(crate) fn read(path: &Path) -> Result<SourceFile, Failure> {
     let unreadable =
         |reason: &str| Failure::usage(format!("cannot read the pipeline file {}: {reason}", path.display()));
     let metadata = std::fs::metadata(path).map_err(|error| {
-        unreadable(&error.to_string()).help(
+        let failure = unreadable(&error.to_string());
+        // The other usual spelling.
+        let other =
+            path.with_extension(if path.extension().is_some_and(|it| it == "yaml") { "yml" } else { "yaml" });
+        if other.is_file() {
+            return failure.help(format!("did you mean `{}`?", other.display()));
+        }
+        failure.help(
             "change to the directory of pipeline.yml, or name the file (`--file FILE`, `validate FILE`)",
         )
     })?;

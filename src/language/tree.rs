@@ -155,15 +155,19 @@ impl<'s> Reader<'s, '_> {
         self.count(1, span)?;
         let (node, anchor) = match event {
             Event::Scalar(text, style, anchor, tag) => {
-                check_tag(tag.as_ref(), span)?;
+                check_tag(tag.as_ref(), "str", span)?;
+                if text.contains('\0') {
+                    return Err(Diagnostic::new("this has a NUL character", span)
+                        .help("no argument, variable or path can have one; remove it"));
+                }
                 (self.scalar(&text, style, span), anchor)
             }
             Event::SequenceStart(anchor, tag) => {
-                check_tag(tag.as_ref(), span)?;
+                check_tag(tag.as_ref(), "seq", span)?;
                 (self.list(self.opening(span), depth)?, anchor)
             }
             Event::MappingStart(anchor, tag) => {
-                check_tag(tag.as_ref(), span)?;
+                check_tag(tag.as_ref(), "map", span)?;
                 (self.map(self.opening(span), depth)?, anchor)
             }
             Event::Alias(anchor) => {
@@ -330,14 +334,14 @@ fn merge(
     }
 }
 
-fn check_tag(tag: Option<&Cow<'_, Tag>>, span: Span) -> Result<(), Diagnostic> {
-    match tag {
-        Some(tag) if !tag.is_yaml_core_schema() => {
-            Err(Diagnostic::new(format!("the tag `{}{}` has no meaning here", tag.handle, tag.suffix), span)
-                .help("a pipeline file is plain YAML; remove the tag"))
-        }
-        _ => Ok(()),
-    }
+/// Refuses tags, which would change the meaning of a value, but for the one that says what the node is anyway.
+fn check_tag(tag: Option<&Cow<'_, Tag>>, own: &str, span: Span) -> Result<(), Diagnostic> {
+    let Some(tag) = tag.filter(|tag| !(tag.is_yaml_core_schema() && tag.suffix == own)) else {
+        return Ok(());
+    };
+    let handle = if tag.is_yaml_core_schema() { "!!" } else { &tag.handle };
+    Err(Diagnostic::new(format!("the tag `{handle}{}` has no meaning here", tag.suffix), span)
+        .help("a pipeline file is plain YAML; remove the tag"))
 }
 
 /// Converts offsets: the parser counts characters, spans count bytes.

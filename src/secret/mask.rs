@@ -64,6 +64,12 @@ impl Masks {
         unmasked(secret.expose())
     }
 
+    /// Returns a masker that only searches a stream, or `None` if there are no secrets.
+    pub(crate) fn finder(&self) -> Option<Masker> {
+        let masker = Masker::new(self);
+        (!matches!(*masker.detector, Detector::Empty)).then_some(masker)
+    }
+
     /// Replaces every secret in a string.
     pub(crate) fn text(&self, text: &str) -> String {
         let mut masker = Masker::new(self);
@@ -117,6 +123,8 @@ pub(crate) struct Masker {
     held: Vec<u8>,
     /// The parts of the held bytes that are secrets regardless of the next bytes.
     ranges: Vec<Range>,
+    /// A secret was found.
+    found: bool,
 }
 
 impl Masker {
@@ -128,7 +136,13 @@ impl Masker {
             cursor: None,
             held: Vec::new(),
             ranges: Vec::new(),
+            found: false,
         }
+    }
+
+    /// Whether the stream has had a secret, as far as it is decided.
+    pub(crate) fn has_found(&self) -> bool {
+        self.found
     }
 
     /// Takes the next bytes and returns the masked bytes that are decided.
@@ -184,6 +198,7 @@ impl Masker {
         let mut out = Vec::with_capacity(shown + MASK.len());
         let mut at = 0;
         for range in self.ranges.iter_mut().take_while(|range| range.start <= shown) {
+            self.found = true;
             if range.start > at {
                 out.extend_from_slice(&text[at..range.start]);
             }

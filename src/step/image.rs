@@ -118,6 +118,7 @@ impl ImageBuild<'_> {
             ssh: ssh(cx, image)?,
             logins: self.group.logins.logins.clone(),
             warnings: self.group.warnings.clone(),
+            masks: cx.project.masks.clone(),
         })
     }
 

@@ -1,9 +1,11 @@
 //! The file sync service: sends the directories of a build as BuildKit requests them.
 
+use super::Share;
 use super::dockerfile::Dockerfile;
 use crate::docker::context::{self, ContextError, Selection};
 use crate::docker::ignore::{IgnoreFile, Rules};
 use crate::docker::sizes::Sizes;
+use crate::secret::Masks;
 use crate::text::human_size;
 use bollard_buildkit_proto::fsutil::types::packet::PacketType;
 use bollard_buildkit_proto::fsutil::types::{Packet, Stat};
@@ -13,6 +15,7 @@ use futures_util::stream::{self, BoxStream};
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -37,6 +40,8 @@ const BATCH_BYTES: usize = 16 * 1024;
 const DOCKERFILE: &str = "dockerfile-";
 /// Contexts above this size cause a warning, in bytes.
 const LARGE: u64 = 200_000_000;
+/// How many files with a secret are named.
+const NAMED_FILES: usize = 3;
 /// How many files or directories the warning names.
 const LARGEST_ENTRIES: usize = 3;
 
@@ -51,12 +56,23 @@ pub(crate) struct Directories {
     failure: Arc<Mutex<Option<Arc<ContextError>>>>,
     /// Receives problems that do not fail the build.
     warnings: mpsc::Sender<String>,
+    /// The secrets that no file should contain.
+    masks: Masks,
+    /// How many files with a secret were named.
+    named: Arc<AtomicUsize>,
 }
 
 impl Directories {
-    pub(crate) fn new(context: Option<&Path>, rules: Rules, warnings: mpsc::Sender<String>) -> Self {
-        let context = context.map(Path::to_owned);
-        Self { context, rules, dockerfiles: Arc::default(), failure: Arc::default(), warnings }
+    pub(crate) fn new(share: &Share, rules: Rules) -> Self {
+        Self {
+            context: share.context.directory().map(Path::to_owned),
+            rules,
+            dockerfiles: Arc::default(),
+            failure: Arc::default(),
+            warnings: share.warnings.clone(),
+            masks: share.masks.clone(),
+            named: Arc::default(),
+        }
     }
 
     /// Adds a Dockerfile. Returns the name of its directory.
@@ -83,6 +99,16 @@ impl Directories {
         dockerfiles.iter().fold(error, |error, dockerfile| {
             error.placed(|| IgnoreFile::read(Some(dockerfile.path()), root).unwrap_or_default())
         })
+    }
+
+    /// Warns about a file with a secret. Its content may become part of an image.
+    fn warn_about_secret(&self, path: &str) {
+        if self.named.fetch_add(1, Ordering::Relaxed) < NAMED_FILES {
+            let warning = format!(
+                "{path} in the build context contains a secret, which may become part of the image; exclude it in `.dockerignore`, and give the secret to the build with `secrets`"
+            );
+            let _ = self.warnings.blocking_send(warning);
+        }
     }
 
     /// Warns about a large context, which takes long to send.
@@ -351,7 +377,8 @@ impl DirectoryTransfer {
     /// Adds a file to the batch. Sends the batch whenever it is full.
     fn read_file(&self, id: u32, batch: &mut Batch) -> Result<Result<(), Closed>, ContextError> {
         let Some((path, size)) = lock(&self.files).find(id) else { return Ok(Ok(())) };
-        let full = self.root.join(path);
+        let full = self.root.join(&path);
+        let mut finder = self.directories.masks.finder();
         let read = |source| ContextError::Read { path: full.clone(), source };
         let Some(mut file) = context::open(&full).map_err(read)? else {
             batch.push(id, Vec::new());
@@ -364,6 +391,15 @@ impl DirectoryTransfer {
             let length = read_full(&mut file, &mut data).map_err(read)?;
             let last = length < data.len();
             data.truncate(length);
+            if let Some(finder) = &mut finder {
+                finder.push(&data);
+                if last {
+                    finder.finish();
+                }
+                if last && finder.has_found() {
+                    self.directories.warn_about_secret(&path);
+                }
+            }
             if length > 0 {
                 batch.push(id, data);
             }

@@ -17,7 +17,7 @@ use super::ignore::IgnoreFile;
 use super::image::LocalImage;
 use super::{DockerError, Engine};
 use crate::random;
-use crate::secret::{Login, Secret};
+use crate::secret::{Login, Masks, Secret};
 use bollard_buildkit_proto::moby::buildkit::v1 as control;
 use control::control_client::ControlClient;
 use dockerfile::Dockerfile;
@@ -52,6 +52,8 @@ pub(crate) struct Share {
     pub(crate) logins: Logins,
     /// Receives problems that do not fail the build.
     pub(crate) warnings: mpsc::Sender<String>,
+    /// The secrets that no file of the context should contain.
+    pub(crate) masks: Masks,
 }
 
 /// An image to build.

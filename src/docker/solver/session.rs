@@ -58,7 +58,7 @@ pub(crate) struct BuildSession {
 
 /// Announces a session to the engine and serves it in the background.
 pub(crate) async fn open(host: &Host, share: &Share, rules: Rules) -> Result<BuildSession, DockerError> {
-    let directories = Directories::new(share.context.directory(), rules, share.warnings.clone());
+    let directories = Directories::new(share, rules);
     let id = random::id();
     let shared_key = shared_key(&share.context);
     let mut headers = vec![
