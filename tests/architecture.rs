@@ -71,6 +71,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "ecs",
             "event",
             "exit",
+            "files",
             "language",
             "plan",
             "random",

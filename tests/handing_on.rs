@@ -195,3 +195,23 @@ fn reserved_names_are_refused_and_stale_ones_ignored() {
     let project = Project::phases("build: { steps: [{ run: 'echo \"[$RUNNER_SOURCE_COMMIT]\"' }] }\n");
     project.runner("run").env("RUNNER_SOURCE_COMMIT", "stale").run().exits(0).says("\n[]\n");
 }
+
+/// Findings, E5: the step that makes the environment too large fails, not the next one.
+#[test]
+fn variables_that_no_program_could_get_are_refused() {
+    let project = Project::phases(indoc! {r#"
+        build:
+          steps:
+            - run: |
+                for n in 1 2 3 4 5 6 7; do echo "A$n=$(head -c 120000 /dev/zero | tr '\0' x)"; done >> "$RUNNER_ENV"
+            - run: |
+                for n in 1 2 3 4 5 6 7; do echo "B$n=$(head -c 120000 /dev/zero | tr '\0' x)"; done >> "$RUNNER_ENV"
+            - name: one too many
+              run: |
+                for n in 1 2 3 4 5 6 7; do echo "C$n=$(head -c 120000 /dev/zero | tr '\0' x)"; done >> "$RUNNER_ENV"
+            - { name: later, run: echo still-works, when: failure }
+    "#});
+    let limits = ["sh", "-c", "ulimit -s 8192; exec \"$@\"", "sh"];
+    let run = project.runner("run").run_under(&limits).exits(1);
+    run.has_line(&["✘ one too many", "all variables together would have 2.5 MB"]).says("\nstill-works\n");
+}

@@ -101,3 +101,17 @@ fn pipes_in_the_work_directory_do_not_hang_a_run() {
         assert!(matches!(outcome.code, Some(0 | 3)), "{name}: {outcome}");
     }
 }
+
+/// Findings, E2: files of the source that never end.
+#[test]
+fn devices_and_pipes_in_place_of_a_task_definition_are_refused() {
+    for target in ["/dev/zero", "/dev/random", "pipe"] {
+        let project = project();
+        crate::harness::shell("mkfifo", &[&project.path("clone/pipe").display().to_string()]);
+        std::fs::remove_file(project.path("clone/td.json")).unwrap();
+        symlink(target, project.path("clone/td.json")).unwrap();
+        let limits = ["sh", "-c", "ulimit -v 4000000; exec timeout 20 \"$@\"", "sh"];
+        let outcome = project.runner("run --file clone/pipeline.yml --local").run_under(&limits).exits(2);
+        outcome.says("td.json: it is not a regular file");
+    }
+}

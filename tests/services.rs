@@ -119,6 +119,40 @@ fn files_go_in_and_out_whether_the_test_passes_or_fails() {
     project.runner("run").run().exits(2).says("pipeline.yml:9:").says("is not a volume");
 }
 
+/// Findings, C4 and C5.
+#[test]
+fn services_that_are_done_or_slow_are_ready() {
+    let test = |command: &str, ready: &str| {
+        project(&format!(
+            "      - test: app\n        command: [echo, tested]\n        services:\n          db: {{ image: app, command: [sh, -c, {command:?}], ready: {ready} }}\n"
+        ))
+    };
+    let run = |command: &str, ready: &str| test(command, ready).runner("run").run();
+    run("echo migration done", "{ log: migration done }").exits(0).says("\ntested\n");
+    run("echo migration done; exit 3", "{ log: migration finished }").exits(4).says_not("\ntested");
+    run("echo something else", "{ log: migration done, timeout: 5s }")
+        .exits(4)
+        .says("ended with exit code 0");
+    let slow =
+        "while :; do (printf 'HTTP/1.0 20'; sleep 0.3; printf '0 OK\\r\\n\\r\\n') | nc -l -p 8080; done";
+    run(slow, "{ http: \":8080/\", timeout: 20s }").exits(0).says("\ntested\n");
+}
+
+/// Findings, C10: mistakes in the container's own settings fail the test, in words.
+#[test]
+fn users_groups_and_directories_that_do_not_exist_fail_the_test() {
+    for (field, words) in [
+        ("user: nosuch", "nosuch"),
+        ("user: \"0:nosuch\"", "nosuch"),
+        ("workdir: /etc/passwd", "/etc/passwd"),
+        ("command: [/etc]", "/etc"),
+    ] {
+        let project = project(&format!("      - {{ test: app, {field} }}\n"));
+        let outcome = project.runner("run").run().exits(4);
+        outcome.says(words).says_not("status code");
+    }
+}
+
 /// Findings, C7.
 #[test]
 fn volumes_follow_a_link_and_replace_no_directory() {
@@ -168,6 +202,16 @@ fn memory_is_limited_and_running_out_of_it_is_reported() {
         "      - { test: app, memory: 16m, command: [sh, -c, \"dd if=/dev/zero of=/dev/null bs=200M count=1\"] }\n",
     );
     project.runner("run").run().exits(4).says("out of memory");
+}
+
+/// Findings, C9.
+#[test]
+fn the_exit_code_decides_if_only_a_child_ran_out_of_memory() {
+    let project = project(
+        "      - { test: app, memory: 16m, command: [sh, -c, \"dd if=/dev/zero of=/dev/null bs=200M count=1; exit 0\"] }\n",
+    );
+    let outcome = project.runner("run").run().exits(0);
+    outcome.says("warning: a process of the container ran out of memory, but the test passed");
 }
 
 #[test]

@@ -258,6 +258,11 @@ fn creation_error(container: &ContainerRun, error: BollardError) -> DockerError 
             DockerError::NoImage(container.image.clone())
         }
         BollardError::DockerResponseServerError { status_code: 400, message } => DockerError::Start(message),
+        BollardError::DockerResponseServerError { status_code: 500, message }
+            if is_of_container(&message) =>
+        {
+            DockerError::Start(message)
+        }
         error => DockerError::api("create a container")(error),
     }
 }
@@ -268,6 +273,20 @@ fn start_error(error: BollardError) -> DockerError {
         BollardError::DockerResponseServerError { status_code: 400 | 404, message } => {
             DockerError::Start(message)
         }
+        BollardError::DockerResponseServerError { status_code: 500, message }
+            if is_of_container(&message) =>
+        {
+            DockerError::Start(message)
+        }
         error => DockerError::api("start a container")(error),
     }
+}
+
+/// Whether a message is about the container's own user, group, directory or command. The engine sends the same status as
+/// for its own failures.
+fn is_of_container(message: &str) -> bool {
+    let message = message.to_lowercase();
+    ["unable to find user", "unable to find group", "not a directory", "cannot mkdir", "oci runtime"]
+        .iter()
+        .any(|words| message.contains(words))
 }

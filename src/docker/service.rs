@@ -22,6 +22,8 @@ const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
 /// How many lines of a service's log are reported after a failure.
 const LOG_LINES: &str = "50";
 
+/// The longest status line of a response, in bytes.
+const MAX_STATUS_LINE: usize = 1024;
 /// The largest output of a command or log that is kept, in bytes.
 const MAX_OUTPUT: usize = 1024 * 1024;
 
@@ -123,6 +125,12 @@ impl Engine {
             let state = state.state.unwrap_or_default();
             if state.running == Some(false) {
                 let code = state.exit_code.unwrap_or_default();
+                // A service that only prepares something may be done.
+                if let (0, Probe::Log(text)) = (code, probe)
+                    && self.has_printed(id, text.as_bytes()).await
+                {
+                    return Ok(());
+                }
                 return Err(self.failed(service, id, format!("ended with exit code {code}")).await);
             }
             let ready = match probe {
@@ -253,9 +261,16 @@ async fn responds(address: &str, port: u16, path: &str) -> std::io::Result<bool>
     let mut stream = TcpStream::connect((address, port)).await?;
     let request = format!("GET {path} HTTP/1.0\r\nHost: {address}:{port}\r\nConnection: close\r\n\r\n");
     stream.write_all(request.as_bytes()).await?;
-    let mut head = vec![0; 64];
-    let read = stream.read(&mut head).await?;
-    let head = String::from_utf8_lossy(&head[..read]).into_owned();
+    // The status line may arrive in pieces.
+    let mut head = Vec::new();
+    let mut piece = [0; 64];
+    while head.len() < MAX_STATUS_LINE && !head.contains(&b'\n') {
+        match stream.read(&mut piece).await? {
+            0 => break,
+            read => head.extend_from_slice(&piece[..read]),
+        }
+    }
+    let head = String::from_utf8_lossy(&head).into_owned();
     let status = head.split_whitespace().nth(1).and_then(|status| status.parse::<u16>().ok());
     Ok(status.is_some_and(|status| (100..400).contains(&status)))
 }

@@ -8,7 +8,7 @@ use crate::language::pipeline::model::{Command, Shell, Step};
 use crate::plan::{self, Mode, environment};
 use crate::process::{self, Ended, Ending, ProcessError};
 use crate::secret::{MaybeSecret, Secret};
-use crate::text::listed;
+use crate::text::{human_size, listed};
 use crate::work::unusable;
 use indexmap::IndexMap;
 use std::ffi::OsString;
@@ -42,6 +42,11 @@ const NO_CREDENTIALS: [(&str, &str); 3] = [
 
 /// The kernel's limit for one argument, in bytes with the final NUL: `MAX_ARG_STRLEN` (execve(2)).
 const MAX_ARGUMENT: usize = 128 * 1024;
+/// Replaces a stack without a limit; the most that a program gets for arguments and variables, and the part of it that is
+/// kept for arguments, in bytes.
+const MAX_STACK: u64 = 1 << 40;
+const MAX_EXEC: u64 = 6 * 1024 * 1024;
+const FOR_ARGUMENTS: u64 = 256 * 1024;
 /// The largest file `$RUNNER_ENV` that is read, in bytes.
 const MAX_HANDED_ON: u64 = 1024 * 1024;
 
@@ -147,6 +152,7 @@ async fn import_variables(cx: &StepScope<'_>, path: &Path) -> Result<(), Failure
     };
     let text = String::from_utf8(text).map_err(|_| invalid("it is not UTF-8".to_owned()))?;
     let variables = environment::parse_handed_on(&text).map_err(|error| invalid(error.to_string()))?;
+    check_size(cx, &variables)?;
     for (name, value) in variables {
         let is_secret = cx.project.pipeline.secret_names().contains(&name.as_str());
         if is_secret {
@@ -168,6 +174,32 @@ async fn import_variables(cx: &StepScope<'_>, path: &Path) -> Result<(), Failure
         }
     }
     Ok(())
+}
+
+/// Fails if no later command could start: Linux gives a program a quarter of the stack's limit for its arguments and
+/// variables, and at most 6 MiB (execve(2)).
+fn check_size<'v>(
+    cx: &StepScope<'_>,
+    added: impl IntoIterator<Item = &'v (String, String)>,
+) -> Result<(), Failure> {
+    let stack = rustix::process::getrlimit(rustix::process::Resource::Stack).current.unwrap_or(MAX_STACK);
+    let limit = (stack.min(MAX_STACK) / 4).min(MAX_EXEC).saturating_sub(FOR_ARGUMENTS);
+    let mut environment = cx.shared.values().environment();
+    environment.extend(
+        added.into_iter().map(|(name, value)| (name.clone(), MaybeSecret::new(value.as_str(), true))),
+    );
+    // Each has a `=`, a NUL and a pointer.
+    let size = |(name, value): (&String, &MaybeSecret)| (name.len() + value.expose().len() + 10) as u64;
+    let total: u64 = environment.iter().map(size).sum();
+    if total <= limit {
+        return Ok(());
+    }
+    let message = format!(
+        "all variables together would have {}, but a program can get {}",
+        human_size(total),
+        human_size(limit)
+    );
+    Err(Failure::step(message).help("write data of this size to a file, and pass its name on"))
 }
 
 /// Adds the credentials of the step's role, and its region.

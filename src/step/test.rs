@@ -120,7 +120,11 @@ async fn evaluate(
 ) -> Result<(), Failure> {
     let image = &test.image.value;
     let counts = results.as_ref().map(|results| results.counts);
-    let failure = (code != 0 || out_of_memory).then(|| {
+    if out_of_memory && code == 0 {
+        cx.events.warn("a process of the container ran out of memory, but the test passed").await;
+    }
+    let out_of_memory = out_of_memory && code != 0;
+    let failure = (code != 0).then(|| {
         let reason = reason(test, code, out_of_memory);
         counts.map_or(reason.clone(), |counts| format!("{reason}, {}", counted(counts)))
     });
