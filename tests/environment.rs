@@ -97,6 +97,7 @@ fn a_missing_secret_is_an_error_if_a_typed_field_uses_it() {
     project.runner("run --local").run().exits(2).complains("`${TOKEN}` has no value");
 }
 
+/// Findings, A2.
 #[test]
 fn secrets_are_followed_by_value() {
     let exposed = [
