@@ -42,10 +42,11 @@ const NO_CREDENTIALS: [(&str, &str); 3] = [
 
 /// The kernel's limit for one argument, in bytes with the final NUL: `MAX_ARG_STRLEN` (execve(2)).
 const MAX_ARGUMENT: usize = 128 * 1024;
-/// Replaces a stack without a limit; the most that a program gets for arguments and variables, and the part of it that is
-/// kept for arguments, in bytes.
+/// The stack that is assumed if it has no limit, in bytes.
 const MAX_STACK: u64 = 1 << 40;
+/// The most that Linux gives a program for its arguments and variables, in bytes.
 const MAX_EXEC: u64 = 6 * 1024 * 1024;
+/// The part of it that is kept for arguments, in bytes.
 const FOR_ARGUMENTS: u64 = 256 * 1024;
 /// The largest file `$RUNNER_ENV` that is read, in bytes.
 const MAX_HANDED_ON: u64 = 1024 * 1024;
