@@ -7,6 +7,7 @@ slow moment of the machine hits both sides.
 """
 
 import json
+import base64
 import os
 import random
 import socket
@@ -135,6 +136,26 @@ def output():
         seconds, most, _ = peak(*project(name.replace(" ", "-"), [step], secrets=secrets))
         print(f"  {name}: {count / 1e6 / seconds:.0f} MB/s, peak memory {most:.0f} MB")
     os.remove(log)
+    zeros = base64.b64encode(bytes(12_000)).decode()
+    worst = {
+        "16,000 times one letter": ("a" * 16_000, "a" * 16_000),
+        "its base64": ("a" * 16_000, base64.b64encode(b"a" * 16_000).decode()),
+        "its base64 in lines": ("a" * 16_000, base64.encodebytes(b"a" * 16_002).decode()),
+        "its bytes in hex": ("a" * 16_000, "61 " * 16_000),
+        "a letter less": ("a" * 16_000 + "b", "a" * 16_000),
+        "base64 of zeros": (zeros, zeros),
+        "base64 of zeros in lines": (zeros, base64.encodebytes(bytes(12_000)).decode()),
+    }
+    print("  secrets that repeat themselves, in text that repeats them:")
+    for name, (secret, text) in worst.items():
+        with open(log, "w") as file:
+            file.write(text * ((1 << 28) // len(text)))
+        size = os.path.getsize(log)
+        directory = name.replace(" ", "-")
+        command = project(directory, ["cat ../log"], secrets=[("S", secret)])
+        found = medians(3, run=lambda: piped(*command))
+        print(f"    {name}: {size / 1e6 / found['run']:.0f} MB/s")
+        os.remove(log)
     # A few bytes without a newline, on their way from the command to the reader of the log.
     script = 'import time\\nfor _ in range(60): print(end=\\"<%d>\\" % time.monotonic_ns(), flush=True); time.sleep(0.02)'
     command, directory = project("bytes", [f'[python3, -c, "{script}"]'], secrets=secrets)

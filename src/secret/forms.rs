@@ -54,12 +54,13 @@ fn lines(text: &str) -> Vec<&str> {
 }
 
 /// Whether a string is long enough and not just punctuation. Lines of a JSON secret that consist of brackets and commas
-/// would mask every other JSON text.
+/// would mask every other JSON text. White space counts as one character, because all white space is the same.
 fn is_maskable(text: &str) -> bool {
-    text.chars().count() >= SHORTEST && !text.chars().all(|c| "{}[](),:\"' \t\r\n".contains(c))
+    let words = text.split_ascii_whitespace().map(|word| word.chars().count() + 1).sum::<usize>();
+    words > SHORTEST && !text.chars().all(|c| "{}[](),:\"' \t\r\n".contains(c))
 }
 
-/// Adds the base64 and hexadecimal forms of a value.
+/// Adds the forms of a value in base64 and as numbers.
 fn encoded(value: &[u8], forms: &mut Vec<Form>) {
     for offset in 0..3 {
         // Three bytes make four letters, so the encoding depends on the number of bytes before the value. Letters that
@@ -70,13 +71,12 @@ fn encoded(value: &[u8], forms: &mut Vec<Form>) {
         let letters = STANDARD_NO_PAD.encode(&bytes).into_bytes();
         let whole = bytes.len() / 3 * 4;
         let end = if bytes.len().is_multiple_of(3) { letters.len() } else { whole + bytes.len() % 3 };
-        for end in [end, letters.len()] {
-            if end >= skipped + SHORTEST {
-                forms.push(Form::new(FormKind::Base64, &letters[skipped..end]));
-            }
+        if letters.len() >= skipped + SHORTEST {
+            let form = Form::new(FormKind::Base64, &letters[skipped..]);
+            forms.push(form.or_beginning((end - skipped).max(SHORTEST)));
         }
     }
-    forms.push(Form::new(FormKind::Hex, value));
+    forms.extend([FormKind::Hex, FormKind::Decimal].map(|kind| Form::new(kind, value)));
 }
 
 #[cfg(test)]
@@ -85,7 +85,7 @@ mod tests {
 
     #[test]
     fn short_values_and_punctuation_have_no_forms() {
-        for value in ["", "abc", "äöü", "  x  ", "{}[],", "\n\n", "a\r\nb"] {
+        for value in ["", "abc", "äöü", "  x  ", "{}[],", "\n\n", "a\r\nb", "a    b"] {
             assert_eq!((forms(value).len(), unmasked(value)), (0, Unmasked::Everything), "{value:?}");
         }
         assert_eq!(unmasked("{\n  \"k\": \"longvalue\"\n}"), Unmasked::SomeLines);

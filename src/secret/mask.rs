@@ -50,7 +50,8 @@ enum Detector {
 }
 
 impl Masks {
-    /// Masks a value from now on in all its forms: its lines, base64, hexadecimal, percent-encoded, escaped and quoted.
+    /// Masks a value from now on in all its forms: its lines, base64, numbers of its bytes, percent-encoded, escaped and
+    /// quoted.
     /// Returns which part of it is not masked, because masking it would hide half of every log.
     pub(crate) fn add(&self, secret: &Secret) -> Unmasked {
         let forms: Vec<Arc<Form>> = forms(secret.expose()).into_iter().map(Arc::new).collect();
@@ -182,7 +183,7 @@ impl Masker {
             &held
         };
         let ranges = &mut self.ranges;
-        search.advance(&mut cursor, text, from, |start, end| add(ranges, start, end));
+        search.advance(&mut cursor, text, from, at_end, |start, end| add(ranges, start, end));
         let shown = if at_end { text.len() } else { text.len() - search.pending(&cursor, text) };
         let out = self.show(text, shown);
         self.held = text[shown..].to_vec();
@@ -221,15 +222,19 @@ impl Masker {
     }
 }
 
-/// Adds a match, which ends at or after the position of the search. Overlapping matches become one range.
-fn add(ranges: &mut Vec<Range>, mut start: usize, mut end: usize) {
-    let mut shown = false;
-    while let Some(last) = ranges.pop_if(|last| last.end > start) {
-        start = start.min(last.start);
-        end = end.max(last.end);
-        shown |= last.shown;
-    }
-    ranges.push(Range { start, end, shown });
+/// Adds a match. Overlapping matches become one range; the ranges stay in order.
+fn add(ranges: &mut Vec<Range>, start: usize, end: usize) {
+    let first = ranges.partition_point(|range| range.end <= start);
+    let after = ranges.partition_point(|range| range.start < end);
+    let merged =
+        ranges[first..after.max(first)].iter().fold(Range { start, end, shown: false }, |merged, range| {
+            Range {
+                start: merged.start.min(range.start),
+                end: merged.end.max(range.end),
+                shown: merged.shown || range.shown,
+            }
+        });
+    ranges.splice(first..after.max(first), [merged]);
 }
 
 #[cfg(test)]

@@ -7,17 +7,19 @@ mod mask;
 mod maybe;
 #[cfg(any(test, fuzzing))]
 mod oracle;
+mod reading;
 mod search;
 mod shown;
 mod spelling;
 #[cfg(test)]
 mod tests;
+mod token;
 
 pub(crate) use lines::MaskedLines;
 pub(crate) use mask::{Masker, Masks, Unmasked};
 pub(crate) use maybe::MaybeSecret;
 #[cfg(fuzzing)]
-pub(crate) use oracle::mask_slowly;
+pub(crate) use oracle::mask_whole;
 pub(crate) use shown::{Shown, visible};
 
 use std::fmt;

@@ -1,10 +1,11 @@
 //! Finds all forms of all secrets in one pass over a stream.
 //!
 //! An automaton (Aho-Corasick) matches the beginnings of forms. After a match the rest of the form is read
-//! ([`Form::read`]). Nearly all of a log contains no secret, so a filter comes first: the automaton is skipped if no
-//! form begins with the next four bytes.
+//! ([`Reader`]). Nearly all of a log contains no secret, so a filter comes first: the automaton is skipped if no form
+//! begins with the next four bytes.
 
-use super::spelling::{Form, Reading, SHORTEST};
+use super::reading::{Reader, Reading, Run, Track, equal_bytes};
+use super::spelling::{Form, SHORTEST};
 use aho_corasick::Anchored;
 use aho_corasick::automaton::{Automaton, StateID};
 use aho_corasick::nfa::contiguous::NFA;
@@ -14,6 +15,8 @@ use std::sync::Arc;
 /// The smallest and the largest size of the filter in bits, as powers of two: 16 and 512 KiB, which fit into the CPU
 /// caches.
 const FILTER_BITS: (u32, u32) = (17, 22);
+/// The longest period of a text whose repetitions the automaton skips, in bytes.
+const LONGEST_PERIOD: usize = 4096;
 /// Bits of the filter per beginning. With this many, little other text passes it.
 const SPARSE: usize = 64;
 
@@ -22,8 +25,9 @@ pub(crate) struct Search {
     start: StateID,
     /// By state: how many of the last bytes may begin a form.
     depths: Vec<u8>,
-    /// By pattern of the automaton: the forms that begin with it.
-    forms: Vec<Vec<Arc<Form>>>,
+    forms: Vec<Arc<Form>>,
+    /// By pattern of the automaton: the forms that begin with it, as indexes.
+    begun: Vec<Vec<usize>>,
     filter: Filter,
 }
 
@@ -36,36 +40,113 @@ struct Filter {
 /// The position of a search in a stream.
 pub(crate) struct Cursor {
     state: StateID,
-    /// Forms that have begun and match so far.
-    candidates: Vec<Candidate>,
+    /// By index of the form: the forms that have begun and wait for more text.
+    waiting: Vec<(usize, Vec<Reading>)>,
 }
 
-/// A form that has begun in the text.
-struct Candidate {
-    form: Arc<Form>,
-    start: usize,
-    readings: Vec<Reading>,
+/// The forms that have begun in a text.
+struct Begun<'a> {
+    forms: &'a [Arc<Form>],
+    text: &'a [u8],
+    at_end: bool,
+    found: &'a mut dyn FnMut(usize, usize),
+    waiting: Vec<(usize, Vec<Reading>)>,
+    /// The tracks of readings that have ended ahead of the automaton.
+    ended: Vec<(usize, Track)>,
+    quiet: Quiet,
 }
 
-impl Candidate {
-    /// Reads further. Returns whether the form may continue.
-    fn read(&mut self, text: &[u8], found: &mut impl FnMut(usize, usize)) -> bool {
-        let mut end = None;
-        self.form.read(text, &mut self.readings, |at| end = end.max(Some(at)));
-        if let Some(end) = end {
-            found(self.start, end);
+impl Begun<'_> {
+    /// Reads a form on. `at` is the position of the automaton.
+    fn read(&mut self, index: usize, mut readings: Vec<Reading>, at: usize) {
+        let mut ended = Vec::new();
+        Reader::new(&self.forms[index], self.text, self.at_end, self.found).read(
+            &mut readings,
+            &mut ended,
+            at,
+        );
+        self.ended.extend(ended.into_iter().map(|track| (index, track)));
+        if readings.is_empty() {
+            return;
         }
-        !self.readings.is_empty()
+        match self.waiting.iter_mut().find(|(other, _)| *other == index) {
+            Some((_, others)) => readings.into_iter().for_each(|reading| reading.join(others)),
+            None => self.waiting.push((index, readings)),
+        }
+    }
+
+    /// Begins a form, unless another reading has already tried this position.
+    fn begin(&mut self, index: usize, start: usize, at: usize) {
+        if let Some(run) = self.covers(index, start) {
+            self.quiet.covered(at, run);
+            return;
+        }
+        self.quiet = Quiet::default();
+        self.ended.retain(|(_, track)| track.end() > at);
+        self.read(index, vec![Reading::new(start)], at);
+    }
+
+    fn covers(&self, index: usize, start: usize) -> Option<Run> {
+        let waiting =
+            self.waiting.iter().filter(|(other, _)| *other == index).flat_map(|(_, readings)| readings);
+        let ended = self.ended.iter().filter(|(other, _)| *other == index);
+        waiting
+            .map(|reading| reading.covers(start))
+            .chain(ended.map(|(_, track)| track.covers(start)))
+            .find_map(|run| run)
+    }
+}
+
+/// A stretch of text in which no form began that was not being read already. If the text repeats itself there, the
+/// automaton does so as well, and can skip the repetitions.
+#[derive(Default)]
+struct Quiet {
+    /// Where the readings end that cover the stretch.
+    until: usize,
+    /// The distance of the tokens of these readings, in bytes, unless it is one.
+    stride: usize,
+    /// A position in the stretch, and the state of the automaton there.
+    mark: Option<(usize, StateID)>,
+}
+
+impl Quiet {
+    /// A form that begins here is being read already.
+    fn covered(&mut self, at: usize, run: Run) {
+        if self.until <= at {
+            *self = Self { until: run.end(), stride: run.stride, mark: None };
+        }
+        self.until = self.until.min(run.end());
+        if self.stride == 1 {
+            self.stride = run.stride;
+        } else if run.stride != 1 && run.stride != self.stride {
+            *self = Self::default();
+        }
+    }
+
+    /// Returns the number of bytes after a position that only repeat what was before it.
+    fn repeated(&mut self, text: &[u8], at: usize, state: StateID) -> usize {
+        let (mark, marked) = *self.mark.get_or_insert((at, state));
+        let period = at - mark;
+        if period == 0 || (state != marked && period < LONGEST_PERIOD) {
+            return 0;
+        }
+        self.mark = Some((at, state));
+        if state != marked || self.until <= at || self.stride == 0 || !period.is_multiple_of(self.stride) {
+            return 0;
+        }
+        let equal = equal_bytes(&text[at..self.until.min(text.len())], &text[mark..]);
+        equal - equal % period
     }
 }
 
 impl Search {
     /// Returns `None` if there are more forms than an automaton can hold.
     pub(crate) fn new(forms: impl Iterator<Item = Arc<Form>>) -> Option<Self> {
-        let mut begun: HashMap<Vec<u8>, Vec<Arc<Form>>> = HashMap::new();
-        for form in forms {
+        let forms: Vec<Arc<Form>> = forms.collect();
+        let mut begun: HashMap<Vec<u8>, Vec<usize>> = HashMap::new();
+        for (index, form) in forms.iter().enumerate() {
             for beginning in form.beginnings() {
-                begun.entry(beginning).or_default().push(form.clone());
+                begun.entry(beginning).or_default().push(index);
             }
         }
         let (beginnings, begun): (Vec<_>, Vec<_>) = begun.into_iter().unzip();
@@ -85,17 +166,18 @@ impl Search {
             }
             filter.add(beginning);
         }
-        Some(Self { automaton, start, depths, forms: begun, filter })
+        Some(Self { automaton, start, depths, forms, begun, filter })
     }
 
     /// Returns the cursor at the start of a stream.
     pub(crate) fn start(&self) -> Cursor {
-        Cursor { state: self.start, candidates: Vec::new() }
+        Cursor { state: self.start, waiting: Vec::new() }
     }
 
     /// Returns how many bytes at the end of the text may begin a form.
     pub(crate) fn pending(&self, cursor: &Cursor, text: &[u8]) -> usize {
-        let begun = cursor.candidates.iter().map(|candidate| text.len() - candidate.start).max();
+        let readings = cursor.waiting.iter().flat_map(|(_, readings)| readings);
+        let begun = readings.map(|reading| text.len() - reading.start()).max();
         self.depth(cursor.state).max(begun.unwrap_or_default())
     }
 
@@ -103,17 +185,28 @@ impl Search {
         self.depths.get(state.as_usize()).map_or(0, |depth| usize::from(*depth))
     }
 
-    /// Searches text from a position onwards. The bytes before it are those that were pending. Calls `found` with the
-    /// start and end of every form.
+    /// Searches text from a position onwards. The bytes before it are those that were pending. `at_end` says that no more
+    /// text follows. Calls `found` with the start and end of every form.
     pub(crate) fn advance(
         &self,
         cursor: &mut Cursor,
         text: &[u8],
         from: usize,
+        at_end: bool,
         mut found: impl FnMut(usize, usize),
     ) {
-        let mut candidates = std::mem::take(&mut cursor.candidates);
-        candidates.retain_mut(|candidate| candidate.read(text, &mut found));
+        let mut begun = Begun {
+            forms: &self.forms,
+            text,
+            at_end,
+            found: &mut found,
+            waiting: Vec::new(),
+            ended: Vec::new(),
+            quiet: Quiet::default(),
+        };
+        for (index, readings) in std::mem::take(&mut cursor.waiting) {
+            begun.read(index, readings, from);
+        }
         let mut state = cursor.state;
         let mut at = from;
         while at < text.len() {
@@ -133,14 +226,11 @@ impl Search {
                     for index in 0..self.automaton.match_len(state) {
                         let pattern = self.automaton.match_pattern(state, index);
                         let start = at - self.automaton.pattern_len(pattern);
-                        for form in &self.forms[pattern.as_usize()] {
-                            let readings = vec![Reading::new(start)];
-                            let mut candidate = Candidate { form: form.clone(), start, readings };
-                            if candidate.read(text, &mut found) {
-                                candidates.push(candidate);
-                            }
+                        for index in &self.begun[pattern.as_usize()] {
+                            begun.begin(*index, start, at);
                         }
                     }
+                    at += begun.quiet.repeated(text, at, state);
                 }
                 let depth = self.depth(state);
                 if at >= enough && depth < SHORTEST && at + SHORTEST <= text.len() {
@@ -150,16 +240,17 @@ impl Search {
                 }
             }
         }
-        *cursor = Cursor { state, candidates };
+        let mut waiting = begun.waiting;
+        waiting.iter_mut().flat_map(|(_, readings)| readings).for_each(Reading::forget);
+        *cursor = Cursor { state, waiting };
     }
 }
 
 impl Cursor {
     /// Adjusts the positions after the first bytes of the text were removed.
     pub(crate) fn shift(&mut self, by: usize) {
-        for candidate in &mut self.candidates {
-            candidate.start -= by;
-            candidate.readings.iter_mut().for_each(|reading| reading.shift(by));
+        for reading in self.waiting.iter_mut().flat_map(|(_, readings)| readings) {
+            reading.shift(by);
         }
     }
 }

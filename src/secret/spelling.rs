@@ -3,9 +3,9 @@
 //! Programs differ in the characters that they escape: percent-encoders, JSON libraries, shells and languages all have
 //! their own rules. Comparing text with the output of every encoder is therefore not enough. Instead, the text is
 //! decoded in all ways at once, and every spelling that decodes to the secret is the secret. A [`Form`] has few
-//! possible beginnings, which are precomputed; the rest is decoded byte by byte.
+//! possible beginnings, which are precomputed; the rest is decoded token by token ([`super::reading`]).
 
-use std::sync::Arc;
+use super::token::{ESCAPES, Filler, REFERENCES, is_plain, normal};
 
 /// The shortest value that is masked. Shorter ones would mask half of every log.
 pub(crate) const SHORTEST: usize = 4;
@@ -13,175 +13,117 @@ pub(crate) const SHORTEST: usize = 4;
 pub(crate) const BEGINNING: usize = 8;
 /// The shortest encoded value that is found across line breaks.
 const FOLDED: usize = 12;
-/// The longest run of bytes without meaning (quotes, separators, line breaks) in a form.
-const MEANINGLESS: u8 = 4;
 /// The maximum number of beginnings of a form, which no real value reaches.
 const MAX_BEGINNINGS: usize = 4000;
 
 /// The encoding of a form.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum FormKind {
-    /// The text itself: plain, percent-encoded, quoted, or escaped with backslashes as in JSON, shells and languages.
-    /// It may have any line endings.
+    /// The text itself: plain, percent-encoded, quoted, escaped with backslashes as in JSON, shells and languages, or
+    /// with the character references of XML. All white space is the same.
     Text,
     /// Letters of base64 in either alphabet, on one or more lines.
     Base64,
     /// The bytes of the text as pairs of hexadecimal digits, with or without separators.
     Hex,
+    /// The bytes of the text as a list of decimal numbers.
+    Decimal,
 }
 
 /// A form in which a secret may occur.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) struct Form {
     kind: FormKind,
-    meaning: Arc<[u8]>,
-}
-
-/// The progress of decoding a form in text.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Reading {
-    /// The next byte of the text.
-    at: usize,
-    /// The next byte of the meaning.
-    done: usize,
-    /// The number of meaningless bytes directly before.
-    meaningless: u8,
-}
-
-impl Reading {
-    /// Starts at this position of the text.
-    pub(crate) fn new(at: usize) -> Self {
-        Self { at, done: 0, meaningless: 0 }
-    }
-
-    /// Adjusts the position after the first bytes of the text were removed.
-    pub(crate) fn shift(&mut self, by: usize) {
-        self.at -= by;
-    }
+    meaning: Box<[u8]>,
+    /// How many of the first bytes of the meaning are enough to be the form.
+    enough: usize,
+    /// By number of bytes: the longest shorter beginning of the meaning that these bytes end with and that has another
+    /// next byte, plus one; zero if there is none. It is the table `next` of Knuth, Morris and Pratt 1977, "Fast pattern
+    /// matching in strings".
+    falls: Box<[u32]>,
+    /// The text has characters that shells quote.
+    quoted: bool,
 }
 
 impl Form {
+    /// The meaning is not empty.
     pub(crate) fn new(kind: FormKind, meaning: &[u8]) -> Self {
-        Self { kind, meaning: meaning.into() }
+        let is_quoted = |byte: &u8| !(byte.is_ascii_graphic() || *byte == b' ') || b"'\"\\".contains(byte);
+        let quoted = kind == FormKind::Text && meaning.iter().any(is_quoted);
+        let mut meaning: Vec<u8> = meaning.to_vec();
+        if kind == FormKind::Text {
+            for byte in &mut meaning {
+                *byte = normal(*byte);
+            }
+            meaning.dedup_by(|next, byte| *next == b' ' && *byte == b' ');
+        }
+        Self { kind, falls: falls(&meaning).into(), enough: meaning.len(), meaning: meaning.into(), quoted }
     }
 
-    /// Decodes further. Calls `ended` with every position at which the form is complete, and keeps the readings that
-    /// need more text.
-    pub(crate) fn read(&self, text: &[u8], readings: &mut Vec<Reading>, mut ended: impl FnMut(usize)) {
-        let mut open = std::mem::take(readings);
-        // Different readings may reach the same state. One of them is enough.
-        let mut seen: Vec<(usize, usize)> = Vec::new();
-        while let Some(mut reading) = open.pop() {
-            // Fast path: letters and digits have only one meaning.
-            while let (Some(byte), Some(meant)) = (text.get(reading.at), self.meaning.get(reading.done))
-                && byte == meant
-                && byte.is_ascii_alphanumeric()
-                && self.kind != FormKind::Hex
-            {
-                reading = Reading { at: reading.at + 1, done: reading.done + 1, meaningless: 0 };
-            }
-            if reading.done == self.meaning.len() {
-                ended(reading.at);
-            } else if reading.at == text.len() {
-                readings.push(reading);
-            } else if !seen.contains(&(reading.at, reading.done)) {
-                if !open.is_empty() {
-                    seen.push((reading.at, reading.done));
-                }
-                let mut next = |taken: usize, meant: usize| {
-                    let meaningless = if meant == 0 { reading.meaningless + 1 } else { 0 };
-                    if meaningless <= MEANINGLESS {
-                        open.push(Reading {
-                            at: reading.at + taken,
-                            done: reading.done + meant,
-                            meaningless,
-                        });
-                    }
-                };
-                let rest = &text[reading.at..];
-                let more = match self.kind {
-                    FormKind::Text => self.read_text(rest, reading.done, &mut next),
-                    FormKind::Base64 => self.read_base64(rest, reading.done, &mut next),
-                    FormKind::Hex => self.read_hex(rest, reading.done, &mut next),
-                };
-                if more {
-                    readings.push(reading);
-                }
-            }
+    /// Makes the first bytes enough to be the form, too.
+    pub(crate) fn or_beginning(mut self, enough: usize) -> Self {
+        self.enough = enough;
+        self
+    }
+
+    pub(super) fn kind(&self) -> FormKind {
+        self.kind
+    }
+
+    pub(super) fn meaning(&self) -> &[u8] {
+        &self.meaning
+    }
+
+    pub(super) fn enough(&self) -> usize {
+        self.enough
+    }
+
+    /// The next bytes of the meaning, up to the next point that is the form or the end.
+    pub(super) fn next_part(&self, done: usize) -> &[u8] {
+        let end = if done < self.enough { self.enough } else { self.meaning.len() };
+        &self.meaning[done..end]
+    }
+
+    /// Whether the byte, where it is the next byte of the meaning, can only be meant as itself. Plain bytes are, and so is
+    /// a blank: white space that continues white space is never the next byte.
+    pub(super) fn is_certain(&self, byte: u8) -> bool {
+        is_plain(self.kind, byte) || (self.kind == FormKind::Text && byte == b' ')
+    }
+
+    /// Returns the length of the longest beginning that the first `done` bytes end with, or are, and that has `next` as
+    /// its next byte.
+    pub(super) fn beginning_before(&self, mut done: usize, next: u8) -> Option<usize> {
+        while self.meaning[done] != next {
+            done = self.fall(done)?;
+        }
+        Some(done)
+    }
+
+    fn fall(&self, done: usize) -> Option<usize> {
+        (self.falls[done] as usize).checked_sub(1)
+    }
+
+    /// Returns the length of the longest shorter beginning that the whole meaning ends with.
+    pub(super) fn beginning_at_end(&self) -> usize {
+        self.fall(self.meaning.len()).unwrap_or_default()
+    }
+
+    /// Whether the byte is white space that continues the white space before it.
+    pub(super) fn is_blank_after(&self, done: usize, byte: u8) -> bool {
+        self.kind == FormKind::Text && byte == b' ' && done > 0 && self.meaning[done - 1] == b' '
+    }
+
+    /// Whether a filler may stand between the bytes.
+    pub(super) fn admits(&self, filler: Filler) -> bool {
+        match filler {
+            Filler::Quote => self.quoted,
+            Filler::Control | Filler::Separator => true,
+            Filler::Blank => self.kind != FormKind::Base64 || self.folds(),
         }
     }
 
-    /// Decodes one character in all ways. Calls `next` with the bytes that it uses of the text and of the meaning.
-    /// Returns whether there may be another way that needs more text.
-    fn read_text(&self, rest: &[u8], done: usize, next: &mut impl FnMut(usize, usize)) -> bool {
-        let meant = self.meaning[done];
-        let quoted = |byte: u8| !(byte.is_ascii_graphic() || byte == b' ') || b"'\"\\".contains(&byte);
-        let before = done.checked_sub(1).map(|before| self.meaning[before]);
-        if rest[0] == meant {
-            next(1, 1);
-        }
-        if rest[0] == b'+' && meant == b' ' {
-            next(1, 1);
-        }
-        // Shell quotes that end or begin inside the text.
-        if done > 0 && b"'\"$".contains(&rest[0]) && (quoted(meant) || before.is_some_and(quoted)) {
-            next(1, 0);
-        }
-        if meant == b'\n' && rest[0] == b'\r' {
-            next(1, 1);
-            next(1, 0);
-        }
-        unescape(rest, |taken, unit| {
-            let mut bytes = [0; 4];
-            let bytes: &[u8] = match unit {
-                Unit::Byte(byte) => {
-                    bytes[0] = byte;
-                    &bytes[..1]
-                }
-                Unit::Char(c) => c.encode_utf8(&mut bytes).as_bytes(),
-            };
-            if self.meaning[done..].starts_with(bytes) {
-                next(taken, bytes.len());
-            }
-            if meant == b'\n' && bytes == b"\r" {
-                next(taken, 1);
-                next(taken, 0);
-            }
-        })
-    }
-
-    fn read_base64(&self, rest: &[u8], done: usize, next: &mut impl FnMut(usize, usize)) -> bool {
-        let meant = self.meaning[done];
-        let is_meant =
-            |byte: u8| byte == meant || (meant == b'+' && byte == b'-') || (meant == b'/' && byte == b'_');
-        let folds = done > 0 && self.meaning.len() >= FOLDED;
-        let is_end = |byte: u8| folds && b"\r\n".contains(&byte);
-        if is_meant(rest[0]) {
-            next(1, 1);
-        }
-        if is_end(rest[0]) {
-            next(1, 0);
-        }
-        unescape(rest, |taken, unit| match unit {
-            Unit::Byte(byte) if is_meant(byte) => next(taken, 1),
-            Unit::Byte(byte) if is_end(byte) => next(taken, 0),
-            _ => {}
-        })
-    }
-
-    fn read_hex(&self, rest: &[u8], done: usize, next: &mut impl FnMut(usize, usize)) -> bool {
-        let pair = [rest[0], *rest.get(1).unwrap_or(&b'0')];
-        if rest.len() > 1 && hex(&pair) == Some(u32::from(self.meaning[done])) {
-            next(2, 1);
-        }
-        if done > 0 && b":- ,\r\n".contains(&rest[0]) {
-            next(1, 0);
-        }
-        // `\x61`, `0x61`
-        if done > 0 && (rest.starts_with(b"\\x") || rest.starts_with(b"0x")) {
-            next(2, 0);
-        }
-        rest.len() < 2
+    fn folds(&self) -> bool {
+        self.meaning.len() >= FOLDED
     }
 
     /// Returns the possible beginnings of the form, of four to eight bytes.
@@ -189,13 +131,15 @@ impl Form {
         let mut ways = Vec::new();
         let mut open = vec![(Vec::new(), 0, false)];
         while let Some((begun, done, folded)) = open.pop() {
-            if begun.len() >= SHORTEST || done == self.meaning.len() {
+            if begun.len() >= self.shortest_beginning() || done == self.meaning.len() {
                 ways.push(begun[..begun.len().min(BEGINNING)].to_vec());
                 continue;
             }
-            for (spelling, meant, folds) in self.spellings(done) {
+            // The plain spelling is the first one, and is never left out.
+            for (index, (spelling, meant, folds)) in self.spellings(done).into_iter().enumerate().rev() {
+                let has_room = index == 0 || open.len() + ways.len() < MAX_BEGINNINGS;
                 // A line has more than four letters, so there is at most one line break.
-                if !(folds && folded) && open.len() + ways.len() < MAX_BEGINNINGS {
+                if has_room && !(folds && folded) {
                     open.push(([begun.as_slice(), &spelling].concat(), done + meant, folded || folds));
                 }
             }
@@ -203,6 +147,11 @@ impl Form {
         ways.sort();
         ways.dedup();
         ways
+    }
+
+    /// A list of two or three decimal numbers is no more than a date or a version.
+    fn shortest_beginning(&self) -> usize {
+        if self.kind == FormKind::Decimal { BEGINNING } else { SHORTEST }
     }
 
     /// Returns the spellings of the next character: their bytes, the number of bytes that they mean, and whether a line
@@ -222,9 +171,12 @@ impl Form {
                 if letters.is_empty() {
                     letters.push(vec![rest[0]]);
                 }
-                let folds = done > 0 && self.meaning.len() >= FOLDED;
-                let ends: &[&str] =
-                    if folds { &["", "\n", "\r\n", "\\n", "\\r\\n", "%0A", "%0a"] } else { &[""] };
+                let folds = done > 0 && self.folds();
+                let ends: &[&str] = if folds {
+                    &["", "\n", "\r\n", "\\n", "\\r\\n", "%0A", "%0a", " ", "\n ", "\n  ", "\n\t"]
+                } else {
+                    &[""]
+                };
                 let spell = |end: &&str| {
                     letters
                         .iter()
@@ -245,11 +197,25 @@ impl Form {
                 };
                 between.iter().flat_map(spell).collect()
             }
+            FormKind::Decimal => {
+                let between: &[&str] = if done > 0 {
+                    &[
+                        ",", ", ", " ", "  ", "   ", "\n", "\n ", "\n  ", "\n   ", ",\n", ",\n ", ",\n  ",
+                        ",\n   ", ",\n    ",
+                    ]
+                } else {
+                    &[""]
+                };
+                between
+                    .iter()
+                    .map(|between| (format!("{between}{}", rest[0]).into_bytes(), 1, false))
+                    .collect()
+            }
         }
     }
 }
 
-/// Returns the spellings of the first character of a string, which may be inside quotes.
+/// Returns the spellings of the first character of a text, which may be inside quotes.
 fn spellings_of_text(rest: &[u8], inside: bool) -> Vec<(Vec<u8>, usize, bool)> {
     let length = match rest[0] {
         0..0x80 => 1,
@@ -259,157 +225,155 @@ fn spellings_of_text(rest: &[u8], inside: bool) -> Vec<(Vec<u8>, usize, bool)> {
     };
     let bytes = &rest[..length.min(rest.len())];
     let mut ways: Vec<Vec<u8>> = vec![bytes.to_vec()];
-    if !bytes[0].is_ascii_alphanumeric() {
-        let each = |spell: &dyn Fn(&u8) -> String| bytes.iter().map(spell).collect::<String>().into_bytes();
-        let mut words = vec![
-            each(&|byte| format!("%{byte:02X}")),
-            each(&|byte| format!("%{byte:02x}")),
-            each(&|byte| format!("%25{byte:02X}")),
-            each(&|byte| format!("%25{byte:02x}")),
-            each(&|byte| format!("\\{byte:03o}")),
-            each(&|byte| format!("\\x{byte:02x}")),
-            each(&|byte| format!("\\x{byte:02X}")),
-        ];
-        let text = String::from_utf8_lossy(bytes);
-        for backslashes in ["\\", "\\\\"] {
-            let units = |spell: &dyn Fn(u16) -> String| text.encode_utf16().map(spell).collect::<String>();
-            words.push(units(&|unit| format!("{backslashes}u{unit:04x}")).into_bytes());
-            words.push(units(&|unit| format!("{backslashes}u{unit:04X}")).into_bytes());
-            if let Some((_, letter)) = ESCAPES.iter().find(|(byte, _)| *byte == bytes[0]) {
-                words.push(format!("{backslashes}{letter}").into_bytes());
-            }
+    if bytes == b" " {
+        ways.extend(spellings_of_blank());
+    } else if !bytes[0].is_ascii_alphanumeric() {
+        ways.extend(escapes_of_char(bytes).into_iter().map(String::into_bytes));
+        if bytes[0].is_ascii_graphic() {
+            ways.extend(["\\", "\\\\", "\\\\\\"].map(|run| [run.as_bytes(), bytes].concat()));
         }
-        if bytes[0].is_ascii_graphic() || bytes[0] == b' ' {
-            words.extend(["\\", "\\\\", "\\\\\\"].map(|run| [run.as_bytes(), bytes].concat()));
-        }
-        match bytes[0] {
-            b' ' => words.push(b"+".to_vec()),
-            b'\n' => {
-                words.extend(
-                    ["\r\n", "\r", "%0D%0A", "%0d%0a", "\\r\\n", "\\\\r\\\\n"]
-                        .map(|end| end.as_bytes().to_vec()),
-                );
-            }
-            _ => {}
-        }
-        ways.extend(words);
-        if inside && (!bytes[0].is_ascii_graphic() || b"'\"\\".contains(&bytes[0])) && bytes != b" " {
-            let quotes = ["'", "\"", "'\"", "\"'", "''", "'$'"];
-            let quoted: Vec<Vec<u8>> = quotes
-                .iter()
-                .flat_map(|quote| ways.iter().map(|way| [quote.as_bytes(), way].concat()))
-                .collect();
-            ways.extend(quoted);
+        if inside && (!bytes[0].is_ascii_graphic() || b"'\"\\".contains(&bytes[0])) {
+            quote(&mut ways);
         }
     }
     ways.into_iter().map(|way| (way, bytes.len(), false)).collect()
 }
 
-/// Control characters and their letters after a backslash.
-const ESCAPES: [(u8, char); 8] =
-    [(b'\n', 'n'), (b'\r', 'r'), (b'\t', 't'), (8, 'b'), (12, 'f'), (7, 'a'), (11, 'v'), (27, 'E')];
-
-/// The meaning of an escape sequence.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Unit {
-    Byte(u8),
-    Char(char),
+/// Adds the spellings with a quote of the shell before them.
+fn quote(ways: &mut Vec<Vec<u8>>) {
+    let quotes = ["'", "\"", "'\"", "\"'", "''", "'$'"];
+    let in_shells = |way: &&Vec<u8>| way.len() <= 4 && !b"%&".contains(&way[0]);
+    let quoted = |quote: &str| {
+        ways.iter().filter(in_shells).map(|way| [quote.as_bytes(), way].concat()).collect::<Vec<_>>()
+    };
+    let quoted: Vec<_> = quotes.into_iter().flat_map(quoted).collect();
+    ways.extend(quoted);
 }
 
-/// Decodes the escape sequence at the start of a string in all ways. Calls `emit` with its length and meaning. Returns
-/// whether there may be another one that needs more text.
-fn unescape(text: &[u8], mut emit: impl FnMut(usize, Unit)) -> bool {
-    let byte = |digits: &[u8], radix| number(digits, radix).and_then(|number| u8::try_from(number).ok());
-    match text[0] {
-        b'%' => {
-            let Some(digits) = text.get(1..3) else { return true };
-            let Some(first) = byte(digits, 16) else { return false };
-            emit(3, Unit::Byte(first));
-            // Encoded twice.
-            if first == b'%' {
-                let Some(digits) = text.get(3..5) else { return true };
-                if let Some(second) = byte(digits, 16) {
-                    emit(5, Unit::Byte(second));
-                }
-            }
-            false
+/// Returns the escape sequences of a character.
+fn escapes_of_char(bytes: &[u8]) -> Vec<String> {
+    let text = String::from_utf8_lossy(bytes);
+    let each = |spell: &dyn Fn(&u8) -> String| bytes.iter().map(spell).collect::<String>();
+    let mut words = vec![
+        each(&|byte| format!("%{byte:02X}")),
+        each(&|byte| format!("%{byte:02x}")),
+        each(&|byte| format!("%25{byte:02X}")),
+        each(&|byte| format!("%25{byte:02x}")),
+    ];
+    let c = text.chars().next().unwrap_or_default();
+    let code = u32::from(c);
+    words.extend([
+        format!("&#{code};"),
+        format!("&#x{code:x};"),
+        format!("&#x{code:X};"),
+        format!("%u{code:04x}"),
+        format!("%u{code:04X}"),
+    ]);
+    words.extend(REFERENCES.iter().filter(|(known, _)| *known == c).map(|(_, name)| format!("&{name};")));
+    if let Ok(byte @ 0x80..) = u8::try_from(c) {
+        words.extend([format!("%{byte:02X}"), format!("%{byte:02x}")]);
+    }
+    for run in ["\\", "\\\\"] {
+        let units = |spell: &dyn Fn(u16) -> String| text.encode_utf16().map(spell).collect::<String>();
+        words.extend([
+            each(&|byte| format!("{run}{byte:03o}")),
+            each(&|byte| format!("{run}x{byte:02x}")),
+            each(&|byte| format!("{run}x{byte:02X}")),
+            units(&|unit| format!("{run}u{unit:04x}")),
+            units(&|unit| format!("{run}u{unit:04X}")),
+            format!("{run}U{code:08x}"),
+            format!("{run}U{code:08X}"),
+            format!("{run}u{{{code:x}}}"),
+            format!("{run}u{{{code:X}}}"),
+            format!("{run}u{{{code:04x}}}"),
+            format!("{run}u{{{code:04X}}}"),
+            format!("{run}u{{{code:06x}}}"),
+            format!("{run}u{{{code:06X}}}"),
+        ]);
+        if let Ok(byte @ 0x80..) = u8::try_from(c) {
+            words.extend([
+                format!("{run}x{byte:02x}"),
+                format!("{run}x{byte:02X}"),
+                format!("{run}{byte:03o}"),
+            ]);
         }
-        b'\\' => {
-            // JSON inside JSON doubles backslashes.
-            let run = text.iter().take(4).take_while(|byte| **byte == b'\\').count();
-            for pairs in [2, 4] {
-                if run >= pairs {
-                    emit(pairs, Unit::Byte(b'\\'));
-                }
-            }
-            let Some(escaped) = text.get(run) else { return true };
-            let after = run + 1;
-            match escaped {
-                b'u' => return unicode(text, run, emit),
-                b'x' => {
-                    let Some(digits) = text.get(after..after + 2) else { return true };
-                    if let Some(byte) = byte(digits, 16) {
-                        emit(after + 2, Unit::Byte(byte));
-                    }
-                }
-                b'0'..=b'7' => {
-                    let Some(digits) = text.get(run..run + 3) else { return true };
-                    if let Some(byte) = byte(digits, 8) {
-                        emit(run + 3, Unit::Byte(byte));
-                    }
-                }
-                b'e' => emit(after, Unit::Byte(27)),
-                letter if letter.is_ascii_alphabetic() => {
-                    if let Some((byte, _)) = ESCAPES.iter().find(|(_, known)| *known == char::from(*letter)) {
-                        emit(after, Unit::Byte(*byte));
-                    }
-                }
-                other if other.is_ascii() && !other.is_ascii_digit() && *other != b'\\' => {
-                    emit(after, Unit::Byte(*other));
-                }
-                _ => {}
-            }
-            false
+        words.extend(
+            ESCAPES.iter().filter(|(byte, _)| *byte == bytes[0]).map(|(_, letter)| format!("{run}{letter}")),
+        );
+    }
+    words
+}
+
+/// Returns the spellings of white space besides a single blank, as far as a beginning has room for them.
+fn spellings_of_blank() -> Vec<Vec<u8>> {
+    let runs = [" ", "\n", "\r", "\r\n", "\t", "\\n", "\\r\\n", "\\\\n", "\\\\r\\\\n"];
+    let indented = |run: &str| ["", " ", "  ", "\t", "\n"].map(|more| format!("{run}{more}"));
+    let mut ways: Vec<String> = runs.into_iter().flat_map(indented).collect();
+    ways.extend(["\x0b", "\x0c", "+"].map(str::to_owned));
+    for blank in [" ", "\n", "\t", "\r", "\r\n"] {
+        let each = |spell: &dyn Fn(&u8) -> String| blank.bytes().map(|byte| spell(&byte)).collect::<String>();
+        ways.extend([
+            each(&|byte| format!("%{byte:02X}")),
+            each(&|byte| format!("%{byte:02x}")),
+            each(&|byte| format!("%25{byte:02X}")),
+            each(&|byte| format!("%25{byte:02x}")),
+            each(&|byte| format!("&#{byte};")),
+            each(&|byte| format!("&#x{byte:x};")),
+            each(&|byte| format!("&#x{byte:X};")),
+        ]);
+        for run in ["\\", "\\\\"] {
+            ways.extend([
+                each(&|byte| {
+                    let letter = ESCAPES.iter().find(|(known, _)| known == byte);
+                    format!("{run}{}", letter.map_or(char::from(*byte), |(_, letter)| *letter))
+                }),
+                each(&|byte| format!("{run}u{byte:04x}")),
+                each(&|byte| format!("{run}u{byte:04X}")),
+                each(&|byte| format!("{run}x{byte:02x}")),
+                each(&|byte| format!("{run}{byte:03o}")),
+            ]);
         }
-        _ => false,
     }
+    // A line break that the shell quotes: `'$'\n''`.
+    ways.extend(["'$'\\n", "'\n", "\"\n"].map(str::to_owned));
+    ways.into_iter().map(String::into_bytes).collect()
 }
 
-/// Decodes `\u00e9` and surrogate pairs, after `run` backslashes.
-fn unicode(text: &[u8], run: usize, mut emit: impl FnMut(usize, Unit)) -> bool {
-    let unit = |at: usize| text.get(at..at + 4).map(hex);
-    let first = run + 1;
-    let Some(high) = unit(first) else { return true };
-    let Some(high) = high else { return false };
-    if let Some(c) = char::from_u32(high) {
-        emit(first + 4, Unit::Char(c));
-        return false;
+/// Returns the table [`Form::falls`].
+fn falls(meaning: &[u8]) -> Vec<u32> {
+    // The longest shorter beginning that the bytes before `at` end with.
+    let mut kept = 0;
+    let mut falls: Vec<Option<usize>> = vec![None];
+    for at in 1..meaning.len() {
+        let next = meaning[at];
+        falls.push(if meaning[kept] == next { falls[kept] } else { Some(kept) });
+        let mut shorter = Some(kept);
+        while let Some(length) = shorter
+            && meaning[length] != next
+        {
+            shorter = falls[length];
+        }
+        kept = shorter.map_or(0, |length| length + 1);
     }
-    let second = first + 4 + run + 1;
-    let Some(low) = unit(second) else { return true };
-    let units = [high, low.unwrap_or_default()].map(|unit| u16::try_from(unit).unwrap_or_default());
-    if let Some(Ok(c)) = char::decode_utf16(units).next() {
-        emit(second + 4, Unit::Char(c));
-    }
-    false
-}
-
-fn hex(digits: &[u8]) -> Option<u32> {
-    number(digits, 16)
-}
-
-fn number(digits: &[u8], radix: u32) -> Option<u32> {
-    digits.iter().try_fold(0, |number, digit| Some(number * radix + char::from(*digit).to_digit(radix)?))
+    falls.push(Some(kept));
+    // No secret has four billion bytes.
+    falls.into_iter().map(|fall| fall.map_or(0, |fall| u32::try_from(fall + 1).unwrap_or_default())).collect()
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::reading::{Reader, Reading};
     use super::*;
 
     /// Whether a whole text is a form and has one of its beginnings.
     fn reads(form: &Form, text: &str) -> bool {
         let mut ends = Vec::new();
-        form.read(text.as_bytes(), &mut vec![Reading::new(0)], |end| ends.push(end));
+        let mut found = |start, end| ends.extend((start == 0).then_some(end));
+        Reader::new(form, text.as_bytes(), true, &mut found).read(
+            &mut vec![Reading::new(0)],
+            &mut Vec::new(),
+            0,
+        );
         let begins = form.beginnings().iter().any(|beginning| text.as_bytes().starts_with(beginning));
         begins && ends.contains(&text.len())
     }

@@ -1,7 +1,7 @@
 //! Secrets in all forms and with every split of the stream. The encoders here are written separately from those of the
 //! masker, so that a mistake in one does not hide a mistake in the other.
 
-use super::oracle::mask_slowly;
+use super::oracle::mask_whole;
 use super::{Masker, Masks, Secret};
 
 /// Realistic secrets, with their kind.
@@ -237,7 +237,163 @@ fn the_masker_agrees_with_the_oracle() {
         // All forms in one text, so that they also overlap with each other's neighbours.
         let text = encodings(&value).into_iter().map(|(_, form)| form).collect::<Vec<_>>().join(" ");
         let masked = masked(&masks, text.as_bytes().chunks(7));
-        let expected = mask_slowly(std::slice::from_ref(&value), text.as_bytes());
+        let expected = mask_whole(std::slice::from_ref(&value), text.as_bytes());
         assert_eq!(String::from_utf8_lossy(&masked), String::from_utf8_lossy(&expected), "{kind}");
+    }
+}
+
+/// A sequence of pseudorandom numbers (Knuth's MMIX generator).
+struct Numbers(u64);
+
+impl Numbers {
+    fn below(&mut self, limit: usize) -> usize {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 33) as usize % limit
+    }
+}
+
+/// Secrets and texts of few different parts overlap with themselves and each other, and have many readings.
+#[test]
+fn repetitions_and_escapes_are_masked_as_the_oracle_does() {
+    let parts: [&[&str]; 6] = [
+        &["a", "b"],
+        &["a", "b", "%61", "%62", "\\x61", "\\u0062"],
+        &["a", "b", " ", "\n", "'", "\r\n"],
+        &["a", "\n", " ", "\\n", "\r\n", "'", "%20", "%61"],
+        &["YWFh", "YWJh", "\n", "\r\n", "61", " 62", "0x61, "],
+        &["a", "\u{e9}", "\\xe9", "%C3%A9", "\\351", "&eacute;", "&#xe9;", "\x1b[1m", "97, ", "195,169,"],
+    ];
+    let mut numbers = Numbers(7);
+    for round in 0..600 {
+        let parts = parts[round % parts.len()];
+        let text = |numbers: &mut Numbers, most: usize| {
+            let count = 1 + numbers.below(most);
+            (0..count).map(|_| parts[numbers.below(parts.len())]).collect::<String>()
+        };
+        let (secret, text) = (text(&mut numbers, 9), text(&mut numbers, 60));
+        let masks = Masks::default();
+        masks.add(&Secret::new(&*secret));
+        let whole = masked(&masks, std::iter::once(text.as_bytes()));
+        let expected = mask_whole(std::slice::from_ref(&secret), text.as_bytes());
+        let shown = String::from_utf8_lossy(&whole).into_owned();
+        assert_eq!(shown, String::from_utf8_lossy(&expected), "{secret:?} in {text:?}");
+        let pieces = masked(&masks, text.as_bytes().chunks(1 + numbers.below(9)));
+        assert_eq!(String::from_utf8_lossy(&pieces), shown, "{secret:?} in {text:?}, in pieces");
+    }
+}
+
+/// Masks a text that contains a form of a secret.
+fn shown(secret: &str, text: &str) -> String {
+    let masks = Masks::default();
+    masks.add(&Secret::new(secret));
+    masks.text(text)
+}
+
+/// Findings, A5.
+#[test]
+fn an_escape_sequence_may_be_a_byte_or_a_code_point() {
+    let secret = "p\u{e9}ss-\u{1f511}'w\u{f6}rd";
+    for text in [
+        r"p\xe9ss-\U0001f511'w\xf6rd",
+        r"p\xC3\xA9ss-\xF0\x9F\x94\x91'w\xC3\xB6rd",
+        r"p\u00e9ss-\ud83d\udd11\'w\u00F6rd",
+        r"p\u{e9}ss-\u{1F511}\'w\u{f6}rd",
+        r"p\u{0000e9}ss-\u{01f511}'w\u{00F6}rd",
+        r"p\U000000E9ss-\U0001F511\x27w\U000000f6rd",
+        r"p\351ss-\360\237\224\221\047w\366rd",
+        r"p\\u00e9ss-\\ud83d\\udd11'w\\u00f6rd",
+        "p%E9ss-%F0%9F%94%91%27w%F6rd",
+        "p%u00E9ss-%uD83D%uDD11%27w%u00F6rd",
+        "p&#233;ss-&#128273;&apos;w&#xF6;rd",
+        "p&#xe9;ss-&#x1f511;&#39;w&#246;rd",
+    ] {
+        assert_eq!(shown(secret, &format!("<{text}>")), "<***>", "{text}");
+    }
+    for (secret, text) in [
+        ("a&b<c>\"d'", "a&amp;b&lt;c&gt;&quot;d&apos;"),
+        ("a\tb\nc d", r"a\x09b\u{a}c\u0020d"),
+        ("\u{e9}\u{e9}\u{e9}\u{e9}", r"\xe9\u00e9\U000000e9\u{e9}"),
+        ("\u{7f}key\u{80}", r"\x7fkey\x80"),
+    ] {
+        assert_eq!(shown(secret, text), "***", "{text}");
+    }
+}
+
+/// Findings, A7.
+#[test]
+fn colours_and_other_white_space_inside_a_secret_are_masked() {
+    let secret = "correct horse battery staple";
+    for text in [
+        "correct horse\nbattery staple",
+        "correct\n  horse\n  battery\n  staple",
+        "correct\t horse  battery\r\nstaple",
+        "correct horse \\n battery staple",
+        "correct%20horse+battery%0A%20staple",
+        "\x1b[01;31m\x1b[Kcorrect\x1b[m\x1b[K horse battery staple",
+        "corr\x1b[1mect hor\x1b[0;38;5;208mse bat\x1b[mtery\x1b[K staple",
+    ] {
+        let shown = shown(secret, &format!("<{text}>"));
+        let rest = shown.replace("\x1b[01;31m", "").replace("\x1b[K", "");
+        assert_eq!(rest, "<***>", "{text:?}");
+    }
+    for text in ["correct horse batterystaple", "correct\u{8} horse battery stapl"] {
+        assert_eq!(shown(secret, text), text);
+    }
+}
+
+/// Findings, A7.
+#[test]
+fn lists_of_byte_values_are_masked() {
+    let secret = "hunter2!";
+    for text in [
+        "[104, 117, 110, 116, 101, 114, 50, 33]",
+        "[104,117,110,116,101,114,50,33]",
+        "[104 117 110 116 101 114 50 33]",
+        "[\n  104,\n  117,\n  110,\n  116,\n  101,\n  114,\n  50,\n  33\n]",
+        "{104 117 110  116 101 114\n  50  33}",
+    ] {
+        let shown = shown(secret, text);
+        let inner = shown.trim_matches(['[', ']', '{', '}']).trim();
+        assert_eq!(inner, "***", "{text:?}");
+    }
+    for text in ["[104, 117, 110]", "[104, 117, 110, 116, 101, 114, 50, 34]", "1041171101161011145033"] {
+        assert_eq!(shown(secret, text), text);
+    }
+}
+
+/// Findings, A8. With a quadratic search this takes hours, and the limit of the test runner ends it.
+#[test]
+fn a_secret_that_repeats_itself_takes_no_longer_than_others() {
+    let zeros = base64(&[0; 12_000], false);
+    let letters = "a".repeat(24_000);
+    for (secret, text, mask) in [
+        (letters.as_str(), letters.clone(), "***"),
+        (&"ab".repeat(12_000), "ab".repeat(12_000), "***"),
+        (&format!("{letters}b"), letters.clone(), ""),
+        (&letters, base64(letters.as_bytes(), false), "***"),
+        (
+            &letters,
+            base64(letters.as_bytes(), false)
+                .as_bytes()
+                .chunks(76)
+                .map(|line| format!("{}\n", String::from_utf8_lossy(line)))
+                .collect(),
+            "***",
+        ),
+        (&letters, "61".repeat(24_000), "***"),
+        (&letters, "97, ".repeat(24_000), "***"),
+        (&letters, "%61".repeat(24_000), ""),
+        (&zeros, zeros.clone(), "***"),
+        (&"a\n".repeat(12_000), "a\\n".repeat(12_000), "***"),
+    ] {
+        let text = text.repeat(40);
+        let masks = Masks::default();
+        masks.add(&Secret::new(secret));
+        let out = masked(&masks, text.as_bytes().chunks(8000));
+        if mask.is_empty() {
+            assert_eq!(out, text.as_bytes());
+        } else {
+            assert!(out.starts_with(mask.as_bytes()) && out.len() < 40, "{}", String::from_utf8_lossy(&out));
+        }
     }
 }
