@@ -12,15 +12,16 @@ cmd_soak() { # [SECONDS] [PART]...
     shift
     ;;
   esac
-  [ $# -gt 0 ] || set -- torture context faults deployments masker language
+  [ $# -gt 0 ] || set -- torture context faults deployments attacks masker language
   for part in "$@"; do
     case $part in
       torture) soak_tests torture "processes that try to outlive their step, and runs that are killed" ;;
       context) soak_tests context::generated "3,000 build contexts, compared with docker build" ;;
       deployments) soak_tests deployments_with_failing_calls:: "every deployment scenario with every fault at every call" ;;
       faults) soak_tests faults:: "pushes to a registry that fails in every way at every point" ;;
+      attacks) soak_tests attacks:: "secrets in every form of every encoder, by every way that output takes" ;;
       masker | language) soak_fuzz "$part" "$seconds" ;;
-      *) die 2 "unknown suite $part; the suites are torture, context, faults, deployments, masker and language." ;;
+      *) die 2 "unknown suite $part; the suites are torture, context, faults, deployments, attacks, masker and language." ;;
     esac
   done
 }

@@ -8,6 +8,7 @@
 
 mod after_deploy;
 mod architecture;
+mod attacks;
 mod aws_attempts;
 mod aws_calls;
 mod bed;

@@ -224,6 +224,10 @@ impl Masker {
 
 /// Adds a match. Overlapping matches become one range; the ranges stay in order.
 fn add(ranges: &mut Vec<Range>, start: usize, end: usize) {
+    if let Some(last) = ranges.last_mut().filter(|last| last.start <= start && start < last.end) {
+        last.end = last.end.max(end);
+        return;
+    }
     let first = ranges.partition_point(|range| range.end <= start);
     let after = ranges.partition_point(|range| range.start < end);
     let merged =

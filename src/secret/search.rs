@@ -53,6 +53,8 @@ struct Begun<'a> {
     waiting: Vec<(usize, Vec<Reading>)>,
     /// The tracks of readings that have ended ahead of the automaton.
     ended: Vec<(usize, Track)>,
+    /// By index of the form: the tokens that have covered its last beginning.
+    recent: Vec<(usize, Run)>,
     quiet: Quiet,
 }
 
@@ -77,7 +79,14 @@ impl Begun<'_> {
 
     /// Begins a form, unless another reading has already tried this position.
     fn begin(&mut self, index: usize, start: usize, at: usize) {
-        if let Some(run) = self.covers(index, start) {
+        let recent = self.recent.iter().find(|(other, run)| *other == index && run.begins(start));
+        let run = recent.map(|(_, run)| *run).or_else(|| {
+            let run = self.covers(index, start)?;
+            self.recent.retain(|(other, _)| *other != index);
+            self.recent.push((index, run));
+            Some(run)
+        });
+        if let Some(run) = run {
             self.quiet.covered(at, run);
             return;
         }
@@ -202,6 +211,7 @@ impl Search {
             found: &mut found,
             waiting: Vec::new(),
             ended: Vec::new(),
+            recent: Vec::new(),
             quiet: Quiet::default(),
         };
         for (index, readings) in std::mem::take(&mut cursor.waiting) {

@@ -131,6 +131,9 @@ impl Form {
         let mut ways = Vec::new();
         let mut open = vec![(Vec::new(), 0, false)];
         while let Some((begun, done, folded)) = open.pop() {
+            if self.kind == FormKind::Text {
+                ways.extend(before_control(&begun));
+            }
             if begun.len() >= self.shortest_beginning() || done == self.meaning.len() {
                 ways.push(begun[..begun.len().min(BEGINNING)].to_vec());
                 continue;
@@ -213,6 +216,17 @@ impl Form {
             }
         }
     }
+}
+
+/// Returns the beginnings in which a control sequence of the terminal comes next.
+fn before_control(begun: &[u8]) -> Vec<Vec<u8>> {
+    // There are few first bytes of a parameter, or of a sequence without parameters.
+    let rests: &[&str] = match begun.len() {
+        1 => &["0", "1", "2", "3", "4", "5", "6", "7", "8", "9", ";", "?", "m", "K"],
+        2 | 3 => &[""],
+        _ => &[],
+    };
+    rests.iter().map(|rest| [begun, b"\x1b[", rest.as_bytes()].concat()).collect()
 }
 
 /// Returns the spellings of the first character of a text, which may be inside quotes.
@@ -331,6 +345,10 @@ fn spellings_of_blank() -> Vec<Vec<u8>> {
                 each(&|byte| format!("{run}u{byte:04X}")),
                 each(&|byte| format!("{run}x{byte:02x}")),
                 each(&|byte| format!("{run}{byte:03o}")),
+                each(&|byte| format!("{run}U{byte:08x}")),
+                each(&|byte| format!("{run}U{byte:08X}")),
+                each(&|byte| format!("{run}u{{{byte:x}}}")),
+                each(&|byte| format!("{run}u{{{byte:X}}}")),
             ]);
         }
     }
