@@ -165,8 +165,8 @@ impl Form {
             FormKind::Text => spellings_of_text(rest, done > 0),
             FormKind::Base64 => {
                 let letters: &[&str] = match rest[0] {
-                    b'+' => &["+", "-", "%2B", "%2b"],
-                    b'/' => &["/", "_", "%2F", "%2f", "\\/"],
+                    b'+' => &["+", "-", "%2B", "%2b", "&#43;", "&#x2B;", "&#x2b;"],
+                    b'/' => &["/", "_", "%2F", "%2f", "\\/", "&#47;", "&#x2F;", "&#x2f;"],
                     _ => &[],
                 };
                 let mut letters: Vec<Vec<u8>> =
@@ -176,7 +176,10 @@ impl Form {
                 }
                 let folds = done > 0 && self.folds();
                 let ends: &[&str] = if folds {
-                    &["", "\n", "\r\n", "\\n", "\\r\\n", "%0A", "%0a", " ", "\n ", "\n  ", "\n\t"]
+                    &[
+                        "", "\n", "\r\n", "\\n", "\\r\\n", "%0A", "%0a", "&#10;", "&#xA;", "&#xa;", " ",
+                        "\n ", "\n  ", "\n\t",
+                    ]
                 } else {
                     &[""]
                 };
@@ -278,6 +281,7 @@ fn escapes_of_char(bytes: &[u8]) -> Vec<String> {
     let code = u32::from(c);
     words.extend([
         format!("&#{code};"),
+        format!("&#0{code};"),
         format!("&#x{code:x};"),
         format!("&#x{code:X};"),
         format!("%u{code:04x}"),
@@ -413,10 +417,14 @@ mod tests {
             r#"\303\251\'a+b/c="\\ \n\001\360\237\224\221"#,
             r#"\xc3\xa9\'a+b/c="\\ \n\x01\xf0\x9f\x94\x91"#,
             r#"é'"'"'a+b/c='"'\\ \n'$'\001''🔑"#,
+            "é&apos;a+b/c=&quot;\\ \n\u{1}🔑",
+            "&#233;&#039;a&#x2B;b&#x2f;c&#61;&#34;&#92; &#10;&#1;&#x1F511;",
+            "&#xE9;&#39;a+b/c=&#x22;\\&#32;&#13;&#10;&#x01;&#0128273;",
         ] {
             assert!(reads(&form, text), "{text}");
         }
-        for text in ["é'a+b/c=\"\\ \n\u{1}", "é'a+b/c=\"\\ \n\u{1}x", "e'a+b/c"] {
+        for text in ["é&#39'a+b/c=\"\\ \n\u{1}🔑", "é'a+b/c=\"\\ \n\u{1}", "é'a+b/c=\"\\ \n\u{1}x", "e'a+b/c"]
+        {
             assert!(!reads(&form, text), "{text}");
         }
     }

@@ -98,7 +98,6 @@ fn text_token(text: &[u8], mut emit: impl FnMut(usize, Meaning)) -> bool {
     match first {
         b'+' => emit(1, Meaning::Byte(b' ')),
         b'\'' | b'"' | b'$' => emit(1, Meaning::Filler(Filler::Quote)),
-        b'&' => return reference(text, emit),
         _ => {}
     }
     unescape(text, |taken, meaning| {
@@ -221,7 +220,7 @@ fn byte_or_char(taken: usize, number: Option<u32>, emit: &mut impl FnMut(usize, 
     }
 }
 
-/// Decodes the escape sequence at the start of a text in all ways. Returns whether there may be another one that needs
+/// Decodes the escape sequence or character reference at the start of a text in all ways. Returns whether there may be another one that needs
 /// more text.
 fn unescape(text: &[u8], mut emit: impl FnMut(usize, Meaning)) -> bool {
     match text[0] {
@@ -279,6 +278,7 @@ fn unescape(text: &[u8], mut emit: impl FnMut(usize, Meaning)) -> bool {
             }
             false
         }
+        b'&' => reference(text, emit),
         _ => false,
     }
 }
