@@ -21,8 +21,8 @@ const MAX_BEGINNINGS: usize = 4000;
 /// The encoding of a form.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum FormKind {
-    /// The text itself: plain, percent-encoded, quoted, or escaped with backslashes as in JSON, shells and languages.
-    /// It may have any line endings.
+    /// The text itself: plain, percent-encoded, quoted, with references as in XML, or escaped with backslashes as in
+    /// JSON, shells and languages. It may have any line endings.
     Text,
     /// Letters of base64 in either alphabet, on one or more lines.
     Base64,
@@ -69,8 +69,8 @@ impl Form {
     /// need more text.
     pub(crate) fn read(&self, text: &[u8], readings: &mut Vec<Reading>, mut ended: impl FnMut(usize)) {
         let mut open = std::mem::take(readings);
-        // Different readings may reach the same state. One of them is enough.
-        let mut seen: Vec<(usize, usize)> = Vec::new();
+        // Different ways may reach the same state. One of them is enough.
+        let mut seen: Vec<Reading> = Vec::new();
         while let Some(mut reading) = open.pop() {
             // Fast path: letters and digits have only one meaning.
             while let (Some(byte), Some(meant)) = (text.get(reading.at), self.meaning.get(reading.done))
@@ -84,9 +84,9 @@ impl Form {
                 ended(reading.at);
             } else if reading.at == text.len() {
                 readings.push(reading);
-            } else if !seen.contains(&(reading.at, reading.done)) {
+            } else if !seen.contains(&reading) {
                 if !open.is_empty() {
-                    seen.push((reading.at, reading.done));
+                    seen.push(reading);
                 }
                 let mut next = |taken: usize, meant: usize| {
                     let meaningless = if meant == 0 { reading.meaningless + 1 } else { 0 };
@@ -213,8 +213,8 @@ impl Form {
             FormKind::Text => spellings_of_text(rest, done > 0),
             FormKind::Base64 => {
                 let letters: &[&str] = match rest[0] {
-                    b'+' => &["+", "-", "%2B", "%2b"],
-                    b'/' => &["/", "_", "%2F", "%2f", "\\/"],
+                    b'+' => &["+", "-", "%2B", "%2b", "&#43;", "&#x2B;", "&#x2b;"],
+                    b'/' => &["/", "_", "%2F", "%2f", "\\/", "&#47;", "&#x2F;", "&#x2f;"],
                     _ => &[],
                 };
                 let mut letters: Vec<Vec<u8>> =
@@ -223,8 +223,11 @@ impl Form {
                     letters.push(vec![rest[0]]);
                 }
                 let folds = done > 0 && self.meaning.len() >= FOLDED;
-                let ends: &[&str] =
-                    if folds { &["", "\n", "\r\n", "\\n", "\\r\\n", "%0A", "%0a"] } else { &[""] };
+                let ends: &[&str] = if folds {
+                    &["", "\n", "\r\n", "\\n", "\\r\\n", "%0A", "%0a", "&#10;", "&#xA;", "&#xa;"]
+                } else {
+                    &[""]
+                };
                 let spell = |end: &&str| {
                     letters
                         .iter()
@@ -279,6 +282,20 @@ fn spellings_of_text(rest: &[u8], inside: bool) -> Vec<(Vec<u8>, usize, bool)> {
                 words.push(format!("{backslashes}{letter}").into_bytes());
             }
         }
+        for number in text.chars().map(u32::from) {
+            words.extend(
+                [
+                    format!("&#{number};"),
+                    format!("&#0{number};"),
+                    format!("&#x{number:x};"),
+                    format!("&#x{number:X};"),
+                ]
+                .map(String::into_bytes),
+            );
+        }
+        if let Some((_, name)) = ENTITIES.iter().find(|(byte, _)| *byte == bytes[0]) {
+            words.push(format!("&{name};").into_bytes());
+        }
         if bytes[0].is_ascii_graphic() || bytes[0] == b' ' {
             words.extend(["\\", "\\\\", "\\\\\\"].map(|run| [run.as_bytes(), bytes].concat()));
         }
@@ -308,6 +325,12 @@ fn spellings_of_text(rest: &[u8], inside: bool) -> Vec<(Vec<u8>, usize, bool)> {
 /// Control characters and their letters after a backslash.
 const ESCAPES: [(u8, char); 8] =
     [(b'\n', 'n'), (b'\r', 'r'), (b'\t', 't'), (8, 'b'), (12, 'f'), (7, 'a'), (11, 'v'), (27, 'E')];
+
+/// The entities that XML predefines.
+const ENTITIES: [(u8, &str); 5] =
+    [(b'&', "amp"), (b'<', "lt"), (b'>', "gt"), (b'"', "quot"), (b'\'', "apos")];
+/// The longest reference between `&` and `;`, in bytes. Some encoders add zeros.
+const LONGEST_REFERENCE: usize = 10;
 
 /// The meaning of an escape sequence.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -371,8 +394,28 @@ fn unescape(text: &[u8], mut emit: impl FnMut(usize, Unit)) -> bool {
             }
             false
         }
+        b'&' => reference(text, emit),
         _ => false,
     }
+}
+
+/// Decodes a reference of XML or HTML: `&lt;`, `&#60;`, `&#x3C;`.
+fn reference(text: &[u8], mut emit: impl FnMut(usize, Unit)) -> bool {
+    let rest = &text[1..text.len().min(LONGEST_REFERENCE + 2)];
+    let Some(length) = rest.iter().position(|byte| *byte == b';') else {
+        return rest.len() <= LONGEST_REFERENCE;
+    };
+    let name = &rest[..length];
+    let code = match name {
+        [b'#', b'x' | b'X', digits @ ..] => number(digits, 16),
+        [b'#', digits @ ..] => number(digits, 10),
+        _ => ENTITIES.iter().find(|(_, known)| known.as_bytes() == name).map(|(byte, _)| u32::from(*byte)),
+    };
+    if let Some(c) = code.and_then(char::from_u32) {
+        let unit = u8::try_from(c).ok().filter(u8::is_ascii).map_or(Unit::Char(c), Unit::Byte);
+        emit(length + 2, unit);
+    }
+    false
 }
 
 /// Decodes `\u00e9` and surrogate pairs, after `run` backslashes.
@@ -399,7 +442,9 @@ fn hex(digits: &[u8]) -> Option<u32> {
 }
 
 fn number(digits: &[u8], radix: u32) -> Option<u32> {
-    digits.iter().try_fold(0, |number, digit| Some(number * radix + char::from(*digit).to_digit(radix)?))
+    digits.iter().try_fold(0_u32, |number, digit| {
+        number.checked_mul(radix)?.checked_add(char::from(*digit).to_digit(radix)?)
+    })
 }
 
 #[cfg(test)]
@@ -431,10 +476,14 @@ mod tests {
             r#"\303\251\'a+b/c="\\ \n\001\360\237\224\221"#,
             r#"\xc3\xa9\'a+b/c="\\ \n\x01\xf0\x9f\x94\x91"#,
             r#"é'"'"'a+b/c='"'\\ \n'$'\001''🔑"#,
+            "é&apos;a+b/c=&quot;\\ \n\u{1}🔑",
+            "&#233;&#039;a&#x2B;b&#x2f;c&#61;&#34;&#92; &#10;&#1;&#x1F511;",
+            "&#xE9;&#39;a+b/c=&#x22;\\&#32;&#13;&#10;&#x01;&#0128273;",
         ] {
             assert!(reads(&form, text), "{text}");
         }
-        for text in ["é'a+b/c=\"\\ \n\u{1}", "é'a+b/c=\"\\ \n\u{1}x", "e'a+b/c"] {
+        for text in ["é'a+b/c=\"\\ \n\u{1}", "é'a+b/c=\"\\ \n\u{1}x", "e'a+b/c", "é&apos'a+b/c", "é&#;'a+b/c"]
+        {
             assert!(!reads(&form, text), "{text}");
         }
     }
@@ -448,6 +497,7 @@ mod tests {
             "a\nb+d/fgh\r\nijklmn",
             "ab%2Bd%2ffghij\\nklmn",
             "ab+d\\/fghijklmn",
+            "ab&#43;d&#x2F;fgh&#10;ijklmn",
         ] {
             assert!(reads(&form, text), "{text}");
         }
