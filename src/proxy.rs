@@ -27,6 +27,9 @@ pub(crate) struct InvalidProxy {
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Proxies {
     matcher: Option<Arc<Matcher>>,
+    /// The variables for http and https.
+    http: Option<&'static str>,
+    https: Option<&'static str>,
 }
 
 /// A proxy for a request. `Debug` and `Display` show no credentials.
@@ -36,6 +39,8 @@ pub(crate) struct Proxy {
     url: String,
     /// The host and port.
     name: String,
+    /// The variable that names it.
+    variable: &'static str,
 }
 
 impl Proxies {
@@ -51,6 +56,8 @@ impl Proxies {
                 .find_map(|name| Some((name, get(name).filter(|value| !value.trim().is_empty())?)))
         };
         let mut matcher = Matcher::builder();
+        let all = first(ALL).map(|(variable, _)| variable);
+        let [http, https] = [HTTP, HTTPS].map(|names| first(names).map(|(variable, _)| variable).or(all));
         for (names, set) in [
             (HTTP, Builder::http::<String> as fn(Builder, String) -> Builder),
             (HTTPS, Builder::https::<String>),
@@ -66,7 +73,7 @@ impl Proxies {
         if no.split(',').any(|host| host.trim() == "*") {
             return Ok(Self::default());
         }
-        Ok(Self { matcher: Some(Arc::new(matcher.no(no).build())) })
+        Ok(Self { matcher: Some(Arc::new(matcher.no(no).build())), http, https })
     }
 
     /// The proxy for a request, or `None` if it goes directly.
@@ -83,7 +90,8 @@ impl Proxies {
         if let Some((user, password)) = login(&found) {
             url.set_username(&user).and_then(|()| url.set_password(Some(&password))).ok()?;
         }
-        Some(Proxy { url: url.into(), name })
+        let variable = if target.scheme_str() == Some("https") { self.https } else { self.http };
+        Some(Proxy { url: url.into(), name, variable: variable? })
     }
 }
 
@@ -92,11 +100,21 @@ impl Proxy {
     pub(crate) fn url(&self) -> &str {
         &self.url
     }
+
+    /// The host and port.
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The variable that names it.
+    pub(crate) fn variable(&self) -> &'static str {
+        self.variable
+    }
 }
 
 impl fmt::Display for Proxy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.name)
+        write!(f, "the proxy {} ({})", self.name, self.variable)
     }
 }
 
@@ -104,6 +122,20 @@ impl fmt::Debug for Proxy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Proxy({})", self.name)
     }
+}
+
+/// The passwords of the proxies in the environment, without any encoding.
+pub(crate) fn passwords() -> Vec<String> {
+    passwords_in(|name| std::env::var(name).ok())
+}
+
+fn passwords_in(get: impl Fn(&str) -> Option<String>) -> Vec<String> {
+    let values = [HTTP, HTTPS, ALL].into_iter().flatten().filter_map(get);
+    let password = |value: String| {
+        let found = Matcher::builder().all(value).build().intercept(&Uri::from_static("http://any.invalid/"));
+        login(&found?).map(|(_, password)| password)
+    };
+    values.filter_map(password).filter(|password| !password.is_empty()).collect()
 }
 
 /// The user name and password of a proxy, which the matcher has encoded as a header.
@@ -146,16 +178,19 @@ mod tests {
     }
 
     fn of(variables: &[(&str, &str)], target: &str) -> Option<String> {
-        Some(proxies(variables).unwrap().of(&target.parse().unwrap())?.to_string())
+        let proxy = proxies(variables).unwrap().of(&target.parse().unwrap())?;
+        Some(format!("{} {}", proxy.name(), proxy.variable()))
     }
 
     /// Findings, B13.
     #[test]
     fn the_scheme_selects_the_proxy() {
-        let both = [("HTTPS_PROXY", "http://secure:1"), ("http_proxy", "plain:2")];
-        assert_eq!(of(&both, "https://ecr.example.com/").as_deref(), Some("secure:1"));
-        assert_eq!(of(&both, "http://ecr.example.com/").as_deref(), Some("plain:2"));
-        assert_eq!(of(&[("ALL_PROXY", "http://all:3")], "https://x.example.com/").as_deref(), Some("all:3"));
+        let both = [("HTTPS_PROXY", "http://secure:1"), ("http_proxy", "plain:2"), ("ALL_PROXY", "all:3")];
+        assert_eq!(of(&both, "https://ecr.example.com/").as_deref(), Some("secure:1 HTTPS_PROXY"));
+        assert_eq!(of(&both, "http://ecr.example.com/").as_deref(), Some("plain:2 http_proxy"));
+        let all = [("all_proxy", "http://all:3"), ("HTTP_PROXY", "plain:2")];
+        assert_eq!(of(&all, "https://x.example.com/").as_deref(), Some("all:3 all_proxy"));
+        assert_eq!(of(&all, "http://x.example.com/").as_deref(), Some("plain:2 HTTP_PROXY"));
         assert_eq!(of(&[("HTTPS_PROXY", "")], "https://x.example.com/"), None);
         assert_eq!(of(&[], "https://x.example.com/"), None);
     }
@@ -202,7 +237,13 @@ mod tests {
         let proxy = found.of(&"https://example.com/".parse().unwrap()).unwrap();
         assert_eq!(
             (format!("{proxy} {proxy:?}"), proxy.url()),
-            ("p:1 Proxy(p:1)".to_owned(), "http://user:p%40ss@p:1/")
+            ("the proxy p:1 (HTTPS_PROXY) Proxy(p:1)".to_owned(), "http://user:p%40ss@p:1/")
         );
+        let values = [("https_proxy", "user:p%40ss@p:1"), ("ALL_PROXY", "http://u@p"), ("HTTP_PROXY", "p:1")];
+        let get = |name: &str| {
+            let found = values.iter().find(|(variable, _)| *variable == name);
+            found.map(|(_, value)| (*value).to_owned())
+        };
+        assert_eq!(passwords_in(get), ["p@ss"]);
     }
 }

@@ -90,7 +90,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("exit", &[]),
     ("files", &["random"]),
     ("http", &["proxy", "tls"]),
-    ("language", &["address", "duration", "secret", "text"]),
+    ("language", &["address", "document", "duration", "secret", "text"]),
     ("origin", &["address", "exit", "language", "plan"]),
     ("plan", &["address", "duration", "language", "secret", "text"]),
     ("process", &[]),

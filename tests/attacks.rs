@@ -167,7 +167,7 @@ fn no_form_of_a_secret_passes_the_log_of_a_task() {
     let name = &service.name;
     let definition = json!({ "family": name, "containerDefinitions": [
         { "name": "web", "image": "new", "memory": 64, "logConfiguration": log_configuration() }] });
-    let project = Project::new(&formatdoc! {r#"
+    let project = Project::new(&formatdoc! {"
         version: 1
         name: attacks
         env: {{ shell: sh, parameter-store: {names} }}
@@ -176,7 +176,7 @@ fn no_form_of_a_secret_passes_the_log_of_a_task() {
             steps:
               - task-definition: {{ file: td.json }}
               - run-task: {{ cluster: {}, service: {name}, container: web, command: [./migrate] }}
-    "#, service.cluster})
+    ", service.cluster})
     .file("env", file)
     .file("td.json", definition.to_string());
     // All at once, line by line, and in two parts between which the log is read.

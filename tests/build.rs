@@ -356,6 +356,64 @@ fn with_ssh(project: Project, kind: &str) -> Project {
 
 const WITH_SSH: &str = "FROM busybox:1.36\nCOPY root /\nCOPY key.pub /\nRUN --mount=type=ssh,id=deploy,required ssh-add -l && echo text | ssh-keygen -Y sign -f /key.pub -n test && echo usable; ls /key\n";
 
+/// Findings, C13: equal sources make an equal image, whenever and wherever they are built. The second build is another
+/// checkout, whose files have other times, and nothing of the run gets into the image.
+#[test]
+fn equal_sources_make_equal_images() {
+    let base = formatdoc! {r#"
+        version: 1
+        name: t
+        env: {{ shell: sh }}
+        images: {{ app: {{ repository: {}, tags: ["${{TAG:-t}}"], dockerfile: app.docker }} }}
+        phases: {{ build: {{ steps: [{{ build: app }}, {{ push: app }}] }} }}
+    "#, unique("equal")};
+    let dockerfile =
+        format!("FROM busybox:1.36\nCOPY src /src\nRUN : {}; cat /src/a > /b\n", unique("equal"));
+    let sources = || {
+        let project = Project::new(&base).file("app.docker", &dockerfile).file("src/a", "a");
+        shell("touch", &["-d", "2001-01-01", project.path("src/a").to_str().unwrap()]);
+        project
+    };
+    let digest = |project: &Project, env: &[(&str, &str)]| {
+        let mut call = project.runner("run --local");
+        for (name, value) in env {
+            call = call.env(name, *value);
+        }
+        call.run().exits(0);
+        let uri = project.json(".runner/state.json")["images"]["app"]["uri"].as_str().unwrap().to_owned();
+        let (_, digest) = uri.split_once("@sha256:").unwrap();
+        (image_id(project), digest.to_owned())
+    };
+    // The source of a pipeline is a zip file, and other builds know neither commit nor repository.
+    let commit = "0123456789abcdef0123456789abcdef01234567";
+    let build = |id| [("CODEBUILD_BUILD_ID", id), ("CODEBUILD_RESOLVED_SOURCE_VERSION", commit)];
+    for (first, second) in [(build("t:1").to_vec(), build("t:2").to_vec()), (Vec::new(), Vec::new())] {
+        let (one, other) = (sources(), sources());
+        shell("touch", &[other.path("src/a").to_str().unwrap()]);
+        assert_eq!(digest(&one, &first), digest(&other, &second), "{first:?}");
+    }
+    let origin = sources().git();
+    let clones = tempfile::tempdir().unwrap();
+    let cloned = |name: &str| {
+        let clone = Project::new("");
+        std::fs::remove_file(clone.path("pipeline.yml")).unwrap();
+        let bare = clones.path().join("origin").display().to_string();
+        let url = format!("file://{bare}");
+        let root = clone.root().to_str().unwrap();
+        if name == "first" {
+            shell("git", &["clone", "-q", "--bare", origin.root().to_str().unwrap(), &bare]);
+        }
+        for arguments in
+            [&["init", "-q"] as &[&str], &["fetch", "-q", &url, "main"], &["checkout", "-q", "FETCH_HEAD"]]
+        {
+            shell("git", &[&["-C", root], arguments].concat());
+        }
+        clone
+    };
+    let (one, other) = (cloned("first"), cloned("second"));
+    assert_eq!(digest(&one, &[]), digest(&other, &build("t:3")[..1]));
+}
+
 #[test]
 fn the_build_can_use_a_key_without_seeing_it() {
     for kind in ["ed25519", "rsa", "ecdsa"] {

@@ -1,7 +1,7 @@
 //! Deployments whose state is in doubt for a moment: new things that AWS does not know yet, and single odd responses.
 
 use crate::deployments::{BROKEN, WAIT, project, publish};
-use crate::ecs_api::{EcsApi, Fault, OneOff, Scenario, Service, revision, steps};
+use crate::ecs_api::{EcsApi, Fault, OneOff, Scenario, Service, Step, TaskOutcome, revision, steps};
 use crate::harness::revisions;
 use serde_json::{Value, json};
 
@@ -185,6 +185,28 @@ fn a_rollback_by_ecs_is_recognised_without_service_deployments() {
         publish(&project(&[&service], WAIT), &ecs).exits(5).ends_with("was rolled back to");
         assert_eq!(ecs.runs(&service.name), revision(&service.name, 1));
     }
+}
+
+/// Findings, D17: a new deployment of the earlier revision is someone else's, unless ECS had a reason to roll back.
+/// Without service deployments, one after failed tasks may be either, and is a rollback in effect.
+#[test]
+fn a_deployment_of_the_earlier_revision_by_someone_else_supersedes() {
+    let case = |first: Step, faults: Vec<Fault>| {
+        let service = Service::fresh();
+        let replaced = steps::superseded(&revision(&service.name, 1));
+        let service = service.circuit_breaker(false, false);
+        let service = service.deploys([first, replaced, steps::progress(0, 1), steps::succeed()]);
+        let scenario = faults.into_iter().fold(Scenario::new([service.clone()]), Scenario::fault);
+        publish(&project(&[&service], WAIT), &scenario.start())
+    };
+    let quiet = || steps::progress(0, 1);
+    let failing = || steps::fail_task(TaskOutcome::exited("web", 1));
+    let denied = || vec![Fault::denied("ecs:ListServiceDeployments")];
+    let says = "was superseded by another one";
+    case(quiet(), denied()).exits(8).ends_with(says);
+    case(quiet(), Vec::new()).exits(8).ends_with(says);
+    case(failing(), Vec::new()).exits(8).ends_with(says);
+    case(failing(), denied()).exits(5).ends_with("was rolled back to");
 }
 
 /// Findings, D12: a service that is being deleted is refused before anything is registered.

@@ -2,7 +2,7 @@
 
 use crate::harness::{Project, ecs, ecs_service, revisions, ssm, task_role};
 use crate::recorded_aws::RecordedAws;
-use indoc::formatdoc;
+use indoc::{formatdoc, indoc};
 use serde_json::{Value, json};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -274,6 +274,89 @@ fn a_value_of_the_wrong_type_is_named_with_its_place() {
     render("  environment: { A: b }\n")
         .exits(2)
         .complains("`containerDefinitions[0].environment` must be a list of objects");
+}
+
+/// Findings, D10: the place is also the file's line and column, in every shape and syntax of a file.
+#[test]
+fn a_mistake_in_a_task_definition_has_its_line() {
+    let block = indoc! {r#"
+        family: f
+        containerDefinitions:
+          - name: web
+            image: i
+            x: "\ud83d\ude00"
+          - { name: "é\ud83d\ude00", image: i, cpu: '256' }
+    "#};
+    let nulls = indoc! {"
+        family: f
+        containerDefinitions:
+          - name: web
+            image: i
+            environment:
+              - null
+              - name: A
+                value: [b]
+    "};
+    let wrapped = "{\n\t\"tags\": [\n\t\t{ \"key\": \"a\", \"value\": {} }\n\t],\n\t\"taskDefinition\": { \"family\": \"f\", \"containerDefinitions\": [] }\n}\n";
+    let inner = "{\"taskDefinition\": {\n  \"family\": \"f\",\n  \"containerDefinitions\": [\n    { \"name\": \"\\ud83d\\ude00\", \"image\": \"i\", \"essential\": \"yes\" }\n  ] } }\n";
+    let alias =
+        "x-env: &env { A: b }\nfamily: f\ncontainerDefinitions: [{ name: a, image: i, environment: *env }]\n";
+    let labels =
+        "family: f\ncontainerDefinitions:\n- name: a\n  image: i\n  dockerLabels:\n    a.b:\n      c: d\n";
+    for (file, text, place, says) in [
+        (
+            "td.yml",
+            block,
+            "6:45",
+            "`containerDefinitions[1].cpu` must be a number without quotes, not a text",
+        ),
+        (
+            "td.yml",
+            nulls,
+            "8:16",
+            "`containerDefinitions[0].environment[1].value` must be a text, not a list",
+        ),
+        (
+            "td.yml",
+            alias,
+            "3:45",
+            "`containerDefinitions[0].environment` must be a list of objects, not an object",
+        ),
+        ("td.yml", labels, "6:5", "`containerDefinitions[0].dockerLabels.a.b` must be a text, not an object"),
+        (
+            "td.yml",
+            "\u{feff}family: f\r\ntaskRoleArn: ''\r\ncontainerDefinitions: []\r\n",
+            "2:14",
+            "`taskRoleArn` is empty",
+        ),
+        ("td.json", wrapped, "3:26", "`tags[0].value` must be a text, not an object"),
+        ("td.json", inner, "4:58", "`containerDefinitions[0].essential` must be true or false"),
+    ] {
+        let project = Project::phases(&format!(
+            "build: {{ steps: [{{ task-definition: {{ file: sub/{file}, containers: {{}} }} }}] }}\n"
+        ))
+        .file(&format!("sub/{file}"), text);
+        let rendered = project.runner(&format!("ecs render --file sub/{file}")).run().exits(2);
+        rendered.complains(&format!("error: sub/{file}:{place}: {says}"));
+        let deploy = format!("ecs deploy --cluster c --service s --file sub/{file}");
+        project.runner(&deploy).aws().run().exits(2).complains(&format!("sub/{file}:{place}: {says}"));
+        let run = project.runner("run").run().exits(2).says(&format!("/sub/{file}:{place}: {says}"));
+        run.says_not("relative to the directory");
+    }
+    // Other mistakes have at least the file, and that of a parser its own line and column.
+    for (text, says) in [
+        ("a: 1\n", "td.yml: this is not a task definition: it has no list `containerDefinitions`"),
+        ("- 1\n", "td.yml: this is not a task definition: it is not an object"),
+        (
+            "family: f\nx: \"\\ud83d\"\n",
+            "the task definition td.yml: found invalid Unicode character escape code at line 2 column 7",
+        ),
+        ("{\n  \"a\": \"\\ude00\"\n}", "line 2 column"),
+        ("family: f\ncontainerDefinitions: [\n", "line 3 column 1"),
+    ] {
+        let project = Project::phases("build: { steps: [] }\n").file("td.yml", text);
+        project.runner("ecs render --file td.yml").run().exits(2).complains(says);
+    }
 }
 
 /// Findings, D16 and D19: mistakes on the command line and in files are said in words.

@@ -73,6 +73,56 @@ fn an_image_that_was_not_built_is_named() {
         .ends_with("put `build: app` before this step");
 }
 
+/// Findings, A4: the copied files of results are for people, too. Each test case has the secret at another place or in
+/// another spelling.
+#[test]
+fn secrets_are_masked_in_copied_junit_files() {
+    let results = indoc! {r#"
+        <?xml version="1.0"?>
+        <testsuite name="s">
+          <properties><property name="token" value="p&amp;ss&lt;w0rd&gt;&quot;1&apos;é"/></properties>
+          <testcase name="text"><failure>got p&amp;ss&lt;w0rd>"1'é in 1 s</failure></testcase>
+          <testcase name="message"><failure message="got p&#38;ss&#x3C;w0rd&#62;&#34;1&#x27;&#233; in 2 s"/></testcase>
+          <testcase name="cdata"><error><![CDATA[got p&ss<w0rd>"1'é in 3 s]]></error></testcase>
+          <testcase name="base64"><failure>got cCZzczx3MHJkPiIxJ8Op in 4 s</failure></testcase>
+          <testcase name="of p&amp;ss&lt;w0rd&gt;&quot;1&#039;&#xe9;"/>
+          <system-out>p&amp;ss&lt;w0rd&gt;"1'&#xE9;</system-out>
+          <!-- p&ss<w0rd>"1'é -->
+        </testsuite>
+    "#};
+    let masked = indoc! {r#"
+        <?xml version="1.0"?>
+        <testsuite name="s">
+          <properties><property name="token" value="***"/></properties>
+          <testcase name="text"><failure>got *** in 1 s</failure></testcase>
+          <testcase name="message"><failure message="got *** in 2 s"/></testcase>
+          <testcase name="cdata"><error><![CDATA[got *** in 3 s]]></error></testcase>
+          <testcase name="base64"><failure>got *** in 4 s</failure></testcase>
+          <testcase name="of ***"/>
+          <system-out>***</system-out>
+          <!-- *** -->
+        </testsuite>
+    "#};
+    // What is not UTF-8 stays as it is.
+    let latin =
+        b"<?xml version=\"1.0\" encoding=\"ISO-8859-1\"?><testsuite><testcase name=\"caf\xe9\"/></testsuite>";
+    let project = project(
+        "      - test: app\n        command: exit 1\n        volumes: [\"results:/r\"]\n        reports: { junit: \"/r/*.xml\" }\n",
+    );
+    let text = project.read("pipeline.yml").replace("shell: sh", "shell: sh, parameter-store: { TOKEN: /t }");
+    let project = project
+        .file("pipeline.yml", text)
+        .file("results/a.xml", results)
+        .file("results/latin.xml", latin)
+        // It is no JUnit file, but CodeBuild shows it nevertheless.
+        .file("results/broken.xml", "<testsuite><failure>p&amp;ss&lt;w0rd&gt;&quot;1&apos;é");
+    let outcome = project.runner("run").env("TOKEN", "p&ss<w0rd>\"1'é").run().exits(4);
+    outcome.says("got *** in 1 s").says("got *** in 2 s").says("got *** in 3 s").says_not("w0rd");
+    assert_eq!(project.read(".runner/reports/app/a.xml"), masked);
+    assert_eq!(project.read(".runner/reports/app/broken.xml"), "<testsuite><failure>***");
+    assert_eq!(std::fs::read(project.path(".runner/reports/app/latin.xml")).unwrap(), latin);
+}
+
 /// Findings, B14.
 #[test]
 fn proxies_of_dockers_configuration_reach_builds_and_containers() {

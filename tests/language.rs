@@ -240,6 +240,76 @@ fn tags_are_not_dropped() {
     project.runner("run").run().exits(0);
 }
 
+/// Findings, E7: JSON's pairs of escapes are one character in double quotes, and text everywhere else.
+#[test]
+fn surrogate_pairs_are_characters() {
+    let project = Project::new(
+        r#"
+version: 1
+name: "\ud83d\ude00"
+x-"\ud83d\ude00": {}
+env: { shell: sh, variables: { A: "1\uD83D\uDE00\u00e9", B: '\ud83d\ude00', "C": "\\ud83d\\ude00", D: \ud83d\ude00 } }
+phases:
+  build:
+    steps:
+      - run: [echo, "\ud83d\ude02\ud83d\ude03", *missing]
+"#,
+    );
+    let written = project.read("pipeline.yml").replace(", *missing", "");
+    // An anchor that does not exist has its place in the file as it is written.
+    project
+        .runner("validate")
+        .run()
+        .exits(2)
+        .complains("pipeline.yml:9:")
+        .complains(r#"      - run: [echo, "\ud83d\ude02\ud83d\ude03", *missing]"#);
+    let more = r#"      - { name: "\ud83d\ude04", run: "echo \ud83d\ude05" }
+      - run: |
+          printf '%s\n' "$A" "$B" "$C" "$D" '"\ud83d\ude06"'
+"#;
+    let project = project.file("pipeline.yml", written + more);
+    project
+        .runner("run")
+        .run()
+        .exits(0)
+        .says(" · 😀 · ")
+        .says("\n😂😃\n")
+        .says("▸ 😄")
+        .says("\n😅\n")
+        .says("\n1😀é\n\\ud83d\\ude00\n\\ud83d\\ude00\n\\ud83d\\ude00\n\"\\ud83d\\ude06\"\n");
+}
+
+/// Findings, E7: places after a pair, in a file of JSON syntax too.
+#[test]
+fn places_after_surrogate_pairs_are_right() {
+    for (text, place, says) in [
+        (
+            r#"{ "version": 1, "name": "\ud83d\ude00", "nmae": "é" }"#,
+            "pipeline.yml:1:41",
+            "did you mean `name`?",
+        ),
+        (
+            "version: 1\nname: t\nphases: { build: { steps: [{ run: [\"é\\ud83d\\ude00\", 😀], rnu: x }] } }\n",
+            "pipeline.yml:3:57",
+            "did you mean `run`?",
+        ),
+        ("version: 1\nname: t\nenv: { variables: { \"\\ud83d\\ude00\": a } }\n", "pipeline.yml:3:21", "`😀`"),
+        (
+            "version: 1\nname: [\"\\ud83d\\ude00\", \"\\ud83d\"]\n",
+            "pipeline.yml:2:25",
+            r"`\ud83d` is only half",
+        ),
+        ("version: 1\n? \"\\ude00\\ud83d\"\n: x\n", "pipeline.yml:2:4", r"`\ude00` is only half"),
+        (
+            "version: 1\nx-a: '\\ud83d'\nx-b: \"\\\\ud83d é \\uDBFFx\"\n",
+            "pipeline.yml:3:17",
+            r"`\uDBFF` is only half",
+        ),
+    ] {
+        refused(text, &[place, says]);
+    }
+}
+
 /// Findings, E3: no value can have a NUL.
 #[test]
 fn a_nul_is_refused_with_its_place() {

@@ -51,6 +51,7 @@ mod proxy;
 mod publish;
 mod push;
 mod recorded_aws;
+mod refused_builds;
 mod registries;
 mod run_task;
 mod scan;

@@ -29,12 +29,12 @@ fn real_programs_do_not_bring_a_secret_into_any_sink() {
               printf '%s%s' "$long" "$value" | base64
               printf '%s%s' "$long" "$value" | openssl enc -base64
             done
-            python3 -c 'import os, urllib.parse, json; v = os.environb[b"V"]; print(v, repr(v.decode()), urllib.parse.quote(v), urllib.parse.quote_plus(v), urllib.parse.quote(urllib.parse.quote(v)), json.dumps(json.dumps(v.decode())), v.hex(":"), sep="\n")'
+            python3 -c 'import os, urllib.parse, json, html, xml.sax.saxutils as x; v = os.environb[b"V"]; print(v, html.escape(v.decode()), x.quoteattr(v.decode()), v.decode().encode("ascii", "xmlcharrefreplace"), repr(v.decode()), urllib.parse.quote(v), urllib.parse.quote_plus(v), urllib.parse.quote(urllib.parse.quote(v)), json.dumps(json.dumps(v.decode())), v.hex(":"), sep="\n")'
             (export LC_ALL=C; set -x; : "$value"; printf '%q\n' "$value"; declare -p value)
             printf '%s' "$value" | openssl enc -base64
             printf '%s' "$value" | jq -Rs .
             printf '%s' "$value" | jq -aRs '{v: .}'
-            printf '%s' "$value" | jq -Rsr '@uri, @sh, @base64, @json'
+            printf '%s' "$value" | jq -Rsr '@uri, @sh, @base64, @json, @html'
             printf '%s' "$value" | od -An -v -tx1 | tr -d ' \n'; echo
             printf '%q\n' "$value"
             printf '%s\n' "${value@Q}"

@@ -150,10 +150,142 @@ fn a_proxy_is_named_where_it_is_the_cause() {
     };
     call("doctor", "http://127.0.0.1:3")
         .exits(3)
-        .says("through the proxy 127.0.0.1:3")
-        .says("127.0.0.1:3 for https");
+        .says("through the proxy 127.0.0.1:3 (HTTPS_PROXY)")
+        .says("127.0.0.1:3 for https (HTTPS_PROXY)");
     for command in ["doctor", "run --publish"] {
         let outcome = call(command, "socks5://127.0.0.1:3").exits(2);
         outcome.complains("the variable HTTPS_PROXY names no HTTP proxy");
+    }
+}
+
+/// A server that answers every request, tunnels included, with this status line, or never if it is empty.
+fn refusing(status: &'static str) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    std::thread::spawn(move || {
+        let mut held = Vec::new();
+        for mut stream in listener.incoming().flatten() {
+            let _ = stream.read(&mut [0; 4096]);
+            if status.is_empty() {
+                held.push(stream);
+            } else {
+                let head = format!("HTTP/1.1 {status}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
+                let _ = stream.write_all(head.as_bytes());
+            }
+        }
+    });
+    address
+}
+
+/// Findings, B13: errors of registries name the proxy and its variable, and never a password.
+#[test]
+fn errors_of_registries_name_the_proxy() {
+    let (silent, refuses, asks) =
+        (refusing(""), refusing("403 Forbidden"), refusing("407 Proxy Authentication Required"));
+    let (unavailable, plain) = (refusing("502 Bad Gateway"), refusing("200 OK"));
+    let secure = "registry.invalid.example/app:t";
+    let on_loopback = format!("{plain}/app:t");
+    let cases = [
+        (
+            secure,
+            "HTTPS_PROXY",
+            "127.0.0.1:3",
+            "the registry registry.invalid.example cannot be reached through the proxy 127.0.0.1:3 (HTTPS_PROXY): ",
+        ),
+        (
+            secure,
+            "https_proxy",
+            &refuses,
+            &format!("cannot be reached through the proxy {refuses} (https_proxy): "),
+        ),
+        (secure, "ALL_PROXY", &asks, &format!("cannot be reached through the proxy {asks} (ALL_PROXY): ")),
+        (
+            secure,
+            "HTTPS_PROXY",
+            &silent,
+            &format!("did not respond for 1 s through the proxy {silent} (HTTPS_PROXY)"),
+        ),
+        (
+            secure,
+            "HTTPS_PROXY",
+            "proxy.invalid.example:1",
+            "through the proxy proxy.invalid.example:1 (HTTPS_PROXY): ",
+        ),
+        // The response to a request without TLS may be the proxy's own.
+        (
+            &on_loopback,
+            "HTTP_PROXY",
+            &unavailable,
+            &format!("502 Bad Gateway through the proxy {unavailable} (HTTP_PROXY)"),
+        ),
+        (
+            &on_loopback,
+            "http_proxy",
+            &refuses,
+            &format!("refuses access: Forbidden through the proxy {refuses} (http_proxy)"),
+        ),
+    ];
+    // Each waits for its retries.
+    std::thread::scope(|scope| {
+        for (destination, variable, proxy, says) in cases {
+            scope.spawn(move || {
+                let project = Project::new("");
+                let call = project
+                    .runner(&format!("image push busybox:1.36 {destination}"))
+                    .env(variable, format!("http://me:pass-word-1@{proxy}"))
+                    .env("RUNNER_REGISTRY_TIMEOUT", "1s")
+                    .env("RUNNER_REGISTRY_PATIENCE", "1s");
+                call.run().exits(3).complains(says).says_not("pass-word-1");
+            });
+        }
+    });
+    // A registry that is reached directly blames no proxy.
+    let project = Project::new("");
+    let direct = project
+        .runner("image push busybox:1.36 127.0.0.1:1/app:t")
+        .env("HTTPS_PROXY", "http://127.0.0.1:3")
+        .env("HTTP_PROXY", "http://127.0.0.1:3")
+        .env("NO_PROXY", "127.0.0.1")
+        .env("RUNNER_REGISTRY_PATIENCE", "1s");
+    direct.run().exits(3).complains("the registry 127.0.0.1:1 cannot be reached: ").says_not("proxy 127");
+}
+
+/// Findings, B13: errors of webhooks name it, too. Commands may print the variable, but not its password.
+#[test]
+fn errors_of_webhooks_name_the_proxy() {
+    let unavailable = refusing("502 Bad Gateway");
+    for (url, variable, proxy, says) in [
+        (
+            "https://hook.invalid.example/x",
+            "HTTPS_PROXY",
+            "127.0.0.1:3",
+            "the webhook notification was not delivered through the proxy 127.0.0.1:3 (HTTPS_PROXY): ",
+        ),
+        (
+            "https://hook.invalid.example/x",
+            "all_proxy",
+            &unavailable,
+            &format!("was not delivered through the proxy {unavailable} (all_proxy): "),
+        ),
+        (
+            "http://127.0.0.1:1/x",
+            "HTTP_PROXY",
+            &unavailable,
+            &format!(
+                "was not delivered through the proxy {unavailable} (HTTP_PROXY): the receiver responded with 502 Bad Gateway"
+            ),
+        ),
+        ("http://127.0.0.1:1/x", "HTTPS_PROXY", &unavailable, "the webhook notification was not delivered: "),
+    ] {
+        let project = Project::new(&formatdoc! {r#"
+            version: 1
+            name: t
+            env: {{ shell: sh }}
+            notify: [{{ webhook: {{ url: "{url}" }}, on: [succeeded] }}]
+            phases: {{ build: {{ steps: [{{ run: env | grep -i _proxy }}] }} }}
+        "#});
+        let call = project.runner("run --publish").env(variable, format!("http://me:p%40ss-w0rd@{proxy}"));
+        let outcome = call.run().exits(0).complains(says).says(&format!("{variable}=http://me:***@{proxy}"));
+        outcome.says_not("ss-w0rd");
     }
 }

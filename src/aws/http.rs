@@ -105,7 +105,7 @@ impl HttpConnector for Route {
 
 /// An error of a request that went through a proxy.
 #[derive(Debug, thiserror::Error)]
-#[error("through the proxy {proxy}")]
+#[error("through {proxy}")]
 struct ThroughProxy {
     proxy: Proxy,
     #[source]

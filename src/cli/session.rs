@@ -4,7 +4,7 @@ use super::printer::Printer;
 use crate::engine::Cancellation;
 use crate::exit::{Exit, Failure};
 use crate::process::Stopping;
-use crate::secret::Masks;
+use crate::secret::{Masks, Secret};
 use futures_util::FutureExt;
 use rustix::process::Pid;
 use std::process::ExitCode;
@@ -31,6 +31,10 @@ pub(crate) struct Session {
 /// Runs a command to its end, prints its failure, and returns the exit code of the process.
 pub(crate) fn run(no_color: bool, command: impl AsyncFnOnce(&Session) -> Result<Exit, Failure>) -> ExitCode {
     let masks = Masks::default();
+    // Errors and commands may print the proxies of the environment.
+    for password in crate::proxy::passwords() {
+        masks.add(&Secret::new(password));
+    }
     let printer = Printer::new(&masks, no_color);
     mask_panics(&printer);
     let session = Session { masks, printer };

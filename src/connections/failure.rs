@@ -54,11 +54,7 @@ impl From<DockerError> for Failure {
             DockerError::Build(_) => Exit::StepFailed,
             DockerError::Start(_) | DockerError::Service { .. } => Exit::TestsFailed,
             DockerError::NoDockerfile(_) | DockerError::NoStage(_) | DockerError::Ssh(_) => Exit::Usage,
-            DockerError::Context(context)
-                if matches!(**context, ContextError::Name(_) | ContextError::Pattern(_)) =>
-            {
-                Exit::Usage
-            }
+            DockerError::Context(context) if !matches!(**context, ContextError::Read { .. }) => Exit::Usage,
             _ => Exit::Environment,
         };
         let failure = Self::caused(exit, &error).kind(docker_kind(&error));

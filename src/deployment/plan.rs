@@ -18,8 +18,8 @@ use serde_json::{Value, json};
 /// The task definition that a deployment starts from.
 #[derive(Debug, Clone)]
 pub(crate) enum DefinitionSource {
-    /// A document from which a revision is registered.
-    Document(Value),
+    /// The content of a file, from which a revision is registered.
+    File(Request),
     /// A registered revision: a family, `FAMILY:N` or an ARN.
     Registered(String),
     /// The revision of the first service.
@@ -64,22 +64,21 @@ impl Deployer<'_> {
         source: DefinitionSource,
         patch: &Patch,
     ) -> Result<Prepared, Failure> {
-        let (document, base) = match source {
-            DefinitionSource::Document(document) => (document, None),
+        let (mut request, base) = match source {
+            DefinitionSource::File(request) => (request, None),
             DefinitionSource::Registered(name) => {
                 let document = self.aws.ecs_task_definition(&name).await?;
                 let base = Registered::read(&document)
                     .ok_or_else(|| Failure::usage(format!("{name} is no longer active")))?;
-                (document, Some(base))
+                (Request::from_document(document)?, Some(base))
             }
             DefinitionSource::Running => {
                 is_one_family(snapshots)?;
                 let document = self.aws.ecs_task_definition(running(snapshots)).await?;
                 let base = Registered::read(&document);
-                (document, base)
+                (Request::from_document(document)?, base)
             }
         };
-        let mut request = Request::from_document(document)?;
         request.apply(patch)?;
         for slip in request.likely_typos() {
             self.events.warn(slip).await;

@@ -4,42 +4,11 @@
 use super::pace::LostResponseRetry;
 use super::{Deployer, results};
 use crate::aws::AwsError;
-use crate::document;
 use crate::ecs::diff::compare;
 use crate::ecs::revisions::Revision;
 use crate::ecs::task_definition::Request;
 use crate::exit::{Failure, chain};
-use crate::files;
 use serde_json::Value;
-use std::fs::File;
-use std::io::Read;
-use std::path::Path;
-
-/// The largest task definition that is read, in bytes.
-const MAX_BYTES: u64 = 16 * 1024 * 1024;
-
-/// Reads a task definition from a file.
-pub(crate) fn read_definition(path: &Path) -> Result<Value, Failure> {
-    let unreadable = |reason: String| {
-        Failure::usage(format!("could not read the task definition {}: {reason}", path.display()))
-    };
-    // Another pipe than the shell's `<(…)` may never end.
-    let is_of_shell = path.starts_with("/dev/fd") || path.starts_with("/dev/stdin");
-    let bytes = if is_of_shell {
-        let mut bytes = Vec::new();
-        let read = File::open(path).and_then(|file| file.take(MAX_BYTES).read_to_end(&mut bytes));
-        read.map(|_| bytes)
-    } else {
-        files::read_small(path, MAX_BYTES)
-    };
-    let bytes = bytes.map_err(|error| unreadable(error.to_string()))?;
-    let text = String::from_utf8(bytes).map_err(|_| unreadable("it is not UTF-8".to_owned()))?;
-    let is_blank = |line: &str| line.is_empty() || line.starts_with('#') || line == "---";
-    if text.trim_start_matches('\u{feff}').lines().all(|line| is_blank(line.trim())) {
-        return Err(Failure::usage(format!("the task definition {} is empty", path.display())));
-    }
-    document::parse(&text).map_err(unreadable)
-}
 
 /// A revision to deploy.
 pub(crate) struct Registration {

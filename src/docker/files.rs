@@ -22,7 +22,7 @@ pub(crate) struct Volume {
 }
 
 /// Files to copy out of a container.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub(crate) struct CopyOut {
     /// A path in the container. `*` in its last part matches any text.
     pub(crate) from: String,

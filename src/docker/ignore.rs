@@ -151,15 +151,13 @@ impl IgnoreFile {
         Ok(Self { path, patterns: patterns.filter(|(_, pattern)| !pattern.is_empty()).collect() })
     }
 
-    /// Checks the patterns by the rules of every engine: some engines end when they read a malformed one
-    /// (moby/moby#52203).
-    pub(crate) fn check(&self) -> Result<(), ContextError> {
-        for rules in [Rules::Before23, Rules::Current] {
-            let patterns = self.patterns.iter().map(|(_, pattern)| pattern.as_str());
-            Patterns::new(patterns, rules)
-                .map_err(|error| ContextError::Pattern(error).placed(|| self.clone()))?;
+    /// Checks the patterns by the rules of an engine: some engines end when they read a malformed one (moby/moby#52203).
+    pub(crate) fn check(&self, rules: Rules) -> Result<(), ContextError> {
+        let patterns = self.patterns.iter().map(|(_, pattern)| pattern.as_str());
+        match Patterns::new(patterns, rules) {
+            Ok(_) => Ok(()),
+            Err(error) => Err(ContextError::Pattern(error).placed(|| self.clone())),
         }
-        Ok(())
     }
 
     pub(crate) fn patterns(&self) -> Vec<String> {

@@ -1,14 +1,15 @@
 //! Unpacks the archive of a container's file or directory: whole or not at all, and only below its target.
 
 use crate::files::Directory;
+use crate::secret::{Masker, Masks};
 use std::collections::HashMap;
 use std::fs::{self, File};
-use std::io;
+use std::io::{self, Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Component, Path, PathBuf};
 
 /// The target of files from a container.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub(crate) struct CopyTarget {
     /// An existing or new directory. Links in its path are followed.
     pub(crate) base: PathBuf,
@@ -16,6 +17,8 @@ pub(crate) struct CopyTarget {
     pub(crate) below: PathBuf,
     /// A directory for files until all of them have arrived.
     pub(crate) staging: PathBuf,
+    /// The secrets to mask in the files, if people read them.
+    pub(crate) masks: Option<Masks>,
 }
 
 /// The files of an archive.
@@ -32,6 +35,9 @@ pub(crate) struct Unpacked {
 /// The largest file that is kept only because a link may lead to it, in bytes.
 const MAX_UNWANTED: u64 = 64 * 1024 * 1024;
 
+/// The size of a piece of a file that is masked, in bytes.
+const CHUNK: usize = 64 * 1024;
+
 /// An entry that will be placed.
 enum Entry {
     Directory,
@@ -43,11 +49,7 @@ enum Entry {
 
 /// Unpacks an archive of one file or directory. With a pattern only the files in the directory that match it. The names
 /// come from the container and are not trusted: none of them can lead out of the target.
-pub(crate) fn unpack(
-    reader: impl io::Read,
-    target: &CopyTarget,
-    pattern: Option<&str>,
-) -> io::Result<Unpacked> {
+pub(crate) fn unpack(reader: impl Read, target: &CopyTarget, pattern: Option<&str>) -> io::Result<Unpacked> {
     let mut unpacked = Unpacked::default();
     let mut entries: Vec<(PathBuf, Entry)> = Vec::new();
     // The numbers of files by their whole names, for hard links.
@@ -69,7 +71,10 @@ pub(crate) fn unpack(
         });
         if kind.is_file() && (is_wanted || entry.size() <= MAX_UNWANTED) {
             let mut file = File::options().write(true).create_new(true).open(staged(target, number))?;
-            io::copy(&mut entry, &mut file)?;
+            match &target.masks {
+                Some(masks) => copy_masked(&mut entry, &mut file, Masker::new(masks))?,
+                None => drop(io::copy(&mut entry, &mut file)?),
+            }
             let executable = entry.header().mode().unwrap_or_default() & 0o111;
             file.set_permissions(fs::Permissions::from_mode(0o644 | executable))?;
             numbers.insert(name.clone(), number);
@@ -111,6 +116,19 @@ pub(crate) fn unpack(
     }
     place(target, own_name.as_deref(), entries, &mut unpacked)?;
     Ok(unpacked)
+}
+
+/// Copies text, with `***` in the place of secrets.
+fn copy_masked(reader: &mut impl Read, file: &mut File, mut masker: Masker) -> io::Result<()> {
+    let mut chunk = vec![0; CHUNK];
+    loop {
+        let length = match reader.read(&mut chunk) {
+            Ok(0) => break file.write_all(&masker.finish()),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            read => read?,
+        };
+        file.write_all(&masker.push(&chunk[..length]))?;
+    }
 }
 
 /// Replaces links by the files that they lead to, because a pattern may select only the link.
@@ -284,6 +302,7 @@ mod tests {
                 base: self.root.path().join("work"),
                 below: PathBuf::from(below),
                 staging: staging.path().to_owned(),
+                masks: None,
             };
             unpack(archive, &target, None)
         }
@@ -369,6 +388,7 @@ mod tests {
             base: place.root.path().join("work"),
             below: PathBuf::from("reports"),
             staging: place.staging.path().to_owned(),
+            masks: None,
         };
         let archive = archive(&[
             ("d/a.xml", EntryType::Symlink, "./raw/a.txt"),

@@ -5,6 +5,7 @@ pub(crate) mod appspec;
 pub(crate) mod code_deploy;
 pub(crate) mod diagnosis;
 pub(crate) mod diff;
+pub(crate) mod field_path;
 mod fields;
 mod model;
 pub(crate) mod needs;

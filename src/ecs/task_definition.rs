@@ -1,5 +1,6 @@
 //! Turns any form of a task definition into a `RegisterTaskDefinition` request, as JSON to keep unknown fields.
 
+use super::field_path::FieldPath;
 use super::fields;
 use super::model::REQUEST;
 use super::typed::typed;
@@ -26,15 +27,10 @@ pub(crate) enum TaskDefinitionError {
     Shape(&'static str),
     /// A text is empty that ECS needs.
     #[error("`{0}` is empty")]
-    Empty(String),
+    Empty(FieldPath),
     /// A value has another type than ECS expects.
     #[error("`{place}` must be {expected}, not {found}")]
-    Type {
-        /// The path of the field.
-        place: String,
-        expected: &'static str,
-        found: &'static str,
-    },
+    Type { place: FieldPath, expected: &'static str, found: &'static str },
     /// A change names an unknown container.
     #[error("the task definition has no container `{name}`; it has {known}")]
     NoContainer {
@@ -45,6 +41,16 @@ pub(crate) enum TaskDefinitionError {
     /// A change sets log options of a container without a log driver.
     #[error("the container `{0}` has no `logConfiguration` whose options could be changed")]
     NoLog(String),
+}
+
+impl TaskDefinitionError {
+    /// The field at fault, if a single one is.
+    pub(crate) fn place(&self) -> Option<&FieldPath> {
+        match self {
+            Self::Empty(place) | Self::Type { place, .. } => Some(place),
+            Self::Shape(_) | Self::NoContainer { .. } | Self::NoLog(_) => None,
+        }
+    }
 }
 
 /// Changes to a task definition; the rest stays. It has no `Debug`, because commands and variables may hold secrets.
@@ -178,7 +184,7 @@ impl Request {
         ];
         for (field, value) in texts {
             match value.as_deref() {
-                Some("") => return Err(TaskDefinitionError::Empty(field.to_owned())),
+                Some("") => return Err(TaskDefinitionError::Empty(FieldPath::default().field(field))),
                 Some(value) => drop(self.0.insert(field.to_owned(), Value::from(value))),
                 None => {}
             }

@@ -1,6 +1,7 @@
 //! Gives the values of a task definition the types that ECS expects. YAML reads `256` and `true` as a number and a
 //! boolean, and people leave empty list entries.
 
+use super::field_path::FieldPath;
 use super::fields::{Kind, Shape};
 use super::task_definition::TaskDefinitionError;
 use serde_json::{Map, Value};
@@ -8,14 +9,18 @@ use serde_json::{Map, Value};
 /// Writes numbers and booleans as texts if ECS expects a text, and drops nulls from lists. Any other wrong type is an
 /// error with its place.
 pub(super) fn typed(shape: &Shape, fields: &mut Map<String, Value>) -> Result<(), TaskDefinitionError> {
-    object("", shape, fields)
+    object(&FieldPath::default(), shape, fields)
 }
 
-fn object(place: &str, shape: &Shape, fields: &mut Map<String, Value>) -> Result<(), TaskDefinitionError> {
+fn object(
+    place: &FieldPath,
+    shape: &Shape,
+    fields: &mut Map<String, Value>,
+) -> Result<(), TaskDefinitionError> {
     for (name, value) in fields {
         if let Some(field) = shape.field(name) {
-            let is_needed = NEVER_EMPTY.contains(&(holder(place), field.name));
-            let place = if place.is_empty() { name.clone() } else { format!("{place}.{name}") };
+            let is_needed = NEVER_EMPTY.contains(&(place.holder(), field.name));
+            let place = place.field(name);
             if is_needed && *value == "" {
                 return Err(TaskDefinitionError::Empty(place));
             }
@@ -34,31 +39,25 @@ const NEVER_EMPTY: [(&str, &str); 5] = [
     ("containerDefinitions", "image"),
 ];
 
-/// The field that holds an object, by the object's place: `environment` of `containerDefinitions[0].environment[1]`.
-fn holder(place: &str) -> &str {
-    let last = place.rsplit('.').next().unwrap_or_default();
-    last.split('[').next().unwrap_or_default()
-}
-
-fn of_kind(place: &str, kind: &Kind, value: &mut Value) -> Result<(), TaskDefinitionError> {
+fn of_kind(place: &FieldPath, kind: &Kind, value: &mut Value) -> Result<(), TaskDefinitionError> {
     match (kind, value) {
         (Kind::Text, Value::String(_)) | (Kind::Whole, Value::Number(_)) | (Kind::Flag, Value::Bool(_)) => {}
         (Kind::Text, value @ (Value::Number(_) | Value::Bool(_))) => *value = Value::from(value.to_string()),
         (Kind::List(inner), Value::Array(items)) => {
-            items.retain(|item| !item.is_null());
-            for (at, item) in items.iter_mut().enumerate() {
-                of_kind(&format!("{place}[{at}]"), inner, item)?;
+            for (at, item) in items.iter_mut().enumerate().filter(|(_, item)| !item.is_null()) {
+                of_kind(&place.item(at), inner, item)?;
             }
+            items.retain(|item| !item.is_null());
         }
         (Kind::Texts, Value::Object(fields)) => {
             for (name, value) in fields {
-                of_kind(&format!("{place}.{name}"), &Kind::Text, value)?;
+                of_kind(&place.field(name), &Kind::Text, value)?;
             }
         }
         (Kind::Object(shape), Value::Object(fields)) => object(place, shape, fields)?,
         (_, value) => {
             let (expected, found) = (expected(kind), found(value));
-            return Err(TaskDefinitionError::Type { place: place.to_owned(), expected, found });
+            return Err(TaskDefinitionError::Type { place: place.clone(), expected, found });
         }
     }
     Ok(())

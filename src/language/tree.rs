@@ -5,6 +5,7 @@
 
 use super::diagnostic::Diagnostic;
 use super::source::{SourceFile, Span};
+use crate::document::{Surrogates, lone_half};
 use saphyr_parser::{Event, Parser, ScalarStyle, Span as Marks, Tag};
 use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
@@ -85,8 +86,10 @@ impl Node {
 
 /// Parses the document of a file. A syntax error ends the parsing; duplicate keys are collected in `problems`.
 pub(crate) fn parse(source: &SourceFile, problems: &mut Vec<Diagnostic>) -> Result<Node, Diagnostic> {
+    let surrogates = Surrogates::replace(&source.text);
     let mut reader = Reader {
-        parser: Parser::new_from_str(&source.text),
+        parser: Parser::new_from_str(surrogates.text()),
+        surrogates: &surrogates,
         offsets: Offsets::new(&source.text),
         text: &source.text,
         anchors: HashMap::new(),
@@ -98,6 +101,7 @@ pub(crate) fn parse(source: &SourceFile, problems: &mut Vec<Diagnostic>) -> Resu
 
 struct Reader<'s, 'p> {
     parser: Parser<'s, saphyr_parser::StrInput<'s>>,
+    surrogates: &'s Surrogates<'s>,
     offsets: Offsets,
     text: &'s str,
     anchors: HashMap<usize, Node>,
@@ -160,7 +164,7 @@ impl<'s> Reader<'s, '_> {
                     return Err(Diagnostic::new("this has a NUL character", span)
                         .help("no argument, variable or path can have one; remove it"));
                 }
-                (self.scalar(&text, style, span), anchor)
+                (self.scalar(&self.surrogates.restore(&text), style, span), anchor)
             }
             Event::SequenceStart(anchor, tag) => {
                 check_tag(tag.as_ref(), "seq", span)?;
@@ -279,6 +283,14 @@ fn syntax_error(text: &str, at: usize, info: &str) -> Diagnostic {
     if info.contains("recursion limit") {
         return Diagnostic::new("the file is nested too deeply", span)
             .help(format!("the limit is {MAX_DEPTH} levels"));
+    }
+    if info.contains("invalid Unicode character escape")
+        && let Some(half) = lone_half(text, at)
+    {
+        let span = Span { start: half, end: half + 6 };
+        let written = &text[span.start..span.end];
+        return Diagnostic::new(format!("`{written}` is only half of a character"), span)
+            .help("write both escapes, as in `\\ud83d\\ude00`, or the character itself");
     }
     if let Some(tab) = indenting_tab(text, at) {
         return Diagnostic::new(

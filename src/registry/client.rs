@@ -5,6 +5,7 @@ use super::connection::{Answer, RepositoryClient};
 use super::manifest::{Descriptor, INDEX_TYPE, MANIFEST_TYPE, Stored, digest_of};
 use super::retries::Trouble;
 use super::saving::Saving;
+use crate::http::through;
 use bytes::Bytes;
 use futures_util::TryStreamExt;
 use reqwest::header::{ACCEPT, CONTENT_LENGTH, CONTENT_TYPE, LOCATION, RANGE};
@@ -203,7 +204,7 @@ impl RepositoryClient {
                 Err(_) if counted.load(Ordering::Relaxed) > seen => {}
                 Err(_) => {
                     let (host, seconds) = (self.repository().host.clone(), self.timeout().as_secs());
-                    return Err(RegistryError::Silent { host, seconds }.into());
+                    return Err(RegistryError::Silent { host, through: through(&url), seconds }.into());
                 }
             }
         };

@@ -7,7 +7,7 @@ use super::login::LoginError;
 use super::retries::{OnWait, Trouble, retry_after};
 use super::saving::LostTime;
 use crate::address::{InvalidName, Repository};
-use crate::http::{self, Redirects};
+use crate::http::{self, Redirects, Through};
 use crate::secret::Login;
 use crate::tls::load_certificates;
 use bytes::Bytes;
@@ -71,8 +71,11 @@ fn client(
     redirects: Redirects,
 ) -> Result<reqwest::Client, RegistryError> {
     authorities.extend(load_certificates(&Path::new(CERTS_D).join(host)));
-    http::client(&authorities, redirects)
-        .map_err(|source| RegistryError::Unreachable { host: host.to_owned(), source })
+    http::client(&authorities, redirects).map_err(|source| RegistryError::Unreachable {
+        host: host.to_owned(),
+        through: Through::default(),
+        source,
+    })
 }
 
 /// An authenticated connection to a repository.
@@ -255,10 +258,11 @@ impl RepositoryClient {
         } else {
             format!("{} (at {})", self.repository.host, url.authority())
         };
+        let through = http::through(url);
         let error = if error.is_timeout() {
-            RegistryError::Silent { host, seconds: self.timeout.as_secs() }
+            RegistryError::Silent { host, through, seconds: self.timeout.as_secs() }
         } else {
-            RegistryError::Unreachable { host, source: error.without_url() }
+            RegistryError::Unreachable { host, through, source: error.without_url() }
         };
         Trouble::Failed(error, None)
     }

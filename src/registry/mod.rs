@@ -24,6 +24,7 @@ mod saving;
 pub(crate) mod source;
 
 use crate::address::InvalidName;
+use crate::http::Through;
 use std::io;
 use std::path::PathBuf;
 
@@ -47,15 +48,16 @@ pub(crate) enum RegistryError {
         source: io::Error,
     },
     /// The connection to the registry failed.
-    #[error("the registry {host} cannot be reached")]
+    #[error("the registry {host} cannot be reached{through}")]
     Unreachable {
         host: String,
+        through: Through,
         #[source]
         source: reqwest::Error,
     },
     /// The registry accepted the connection, but did not respond in time.
-    #[error("the registry {host} did not respond for {seconds} s")]
-    Silent { host: String, seconds: u64 },
+    #[error("the registry {host} did not respond for {seconds} s{through}")]
+    Silent { host: String, through: Through, seconds: u64 },
     /// The registry rejects the login, or requires one.
     #[error("the registry {host} refuses access: {reason}")]
     Denied { host: String, reason: String },

@@ -2,6 +2,7 @@
 
 use super::RegistryError;
 use super::connection::{Answer, RepositoryClient};
+use crate::http;
 use crate::text::shortened;
 use reqwest::StatusCode;
 use serde::Deserialize;
@@ -69,7 +70,11 @@ impl RepositoryClient {
     }
 
     pub(super) fn refusal(&self, answer: &Answer, doing: &str) -> RegistryError {
-        let (codes, reason) = reason(answer.status, &answer.body);
+        let (codes, mut reason) = reason(answer.status, &answer.body);
+        // Without TLS the response may be the proxy's own.
+        if answer.url.scheme() == "http" {
+            reason.push_str(&http::through(&answer.url).to_string());
+        }
         let (host, repository) = (self.repository.host.clone(), self.repository.path.clone());
         match answer.status {
             StatusCode::FORBIDDEN if reason.contains(QUOTA) => {

@@ -138,7 +138,9 @@ pub(super) fn retry_after(header: &str, now: Timestamp) -> Option<Duration> {
 fn cause(error: &RegistryError) -> String {
     match error {
         RegistryError::Refused { status, reason, .. } => format!("it answered {status} {reason}"),
-        RegistryError::Silent { seconds, .. } => format!("it did not answer for {seconds} s"),
+        RegistryError::Silent { seconds, through, .. } => {
+            format!("it did not answer for {seconds} s{through}")
+        }
         other => exit::chain(other),
     }
 }

@@ -4,7 +4,7 @@ use super::{Sink, human_duration};
 use crate::event::{BuildOpened, Cause, Ending, Event, Kind};
 use crate::exit::Failure;
 use crate::files::{Directory, Readers};
-use crate::http::{self, Redirects};
+use crate::http::{self, Redirects, Through};
 use crate::secret::Secret;
 use serde_json::{Value, json};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -24,6 +24,13 @@ pub(crate) struct Receiver {
     pub(crate) url: Secret,
     /// The occasions that it is notified of.
     pub(crate) on: Vec<Occasion>,
+}
+
+impl Receiver {
+    /// The proxy that it is reached through.
+    fn through(&self) -> Through {
+        reqwest::Url::parse(self.url.expose()).map(|url| http::through(&url)).unwrap_or_default()
+    }
 }
 
 /// The kinds of receivers.
@@ -160,11 +167,16 @@ impl Notifier {
             let file = format!("{:03}-{}-{name}.json", self.sequence, message.on.as_str());
             let task = async move {
                 let sent = deliver(&receiver, &delivery, &payload, &file);
-                match tokio::time::timeout(DELIVERY, sent).await {
-                    Ok(Ok(())) => None,
-                    Ok(Err(reason)) => Some(format!("the {name} notification was not delivered: {reason}")),
-                    Err(_) => Some(format!("the {name} notification was not delivered in time")),
-                }
+                let problem = match tokio::time::timeout(DELIVERY, sent).await {
+                    Ok(Ok(())) => return None,
+                    Ok(Err(reason)) => format!(": {reason}"),
+                    Err(_) => " in time".to_owned(),
+                };
+                let through = match &delivery {
+                    Delivery::Send(_) => receiver.through(),
+                    Delivery::Write(..) => Through::default(),
+                };
+                Some(format!("the {name} notification was not delivered{through}{problem}"))
             };
             self.deliveries
                 .running

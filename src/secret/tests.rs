@@ -80,6 +80,20 @@ fn json(text: &str, ascii: bool) -> String {
     out
 }
 
+/// Escapes for XML, with numbers for what is not ASCII or would not survive in an attribute.
+fn xml(text: &str, quote: &str, number: impl Fn(u32) -> String) -> String {
+    let letter = |c: char| match c {
+        '&' => "&amp;".to_owned(),
+        '<' => "&lt;".to_owned(),
+        '>' => "&gt;".to_owned(),
+        '"' => "&quot;".to_owned(),
+        '\'' => quote.to_owned(),
+        c if c.is_ascii_graphic() || c == ' ' => c.to_string(),
+        c => number(c.into()),
+    };
+    text.chars().map(letter).collect()
+}
+
 fn lines_of(text: &str, end: &str) -> String {
     text.replace("\r\n", "\n").trim_end_matches('\n').replace('\n', end)
 }
@@ -101,6 +115,9 @@ fn encodings(value: &str) -> Vec<(String, String)> {
         ("in JSON in JSON".to_owned(), json(&json(value, false), false)),
         ("in single quotes".to_owned(), value.replace('\'', "'\\''")),
         ("by shlex".to_owned(), value.replace('\'', "'\"'\"'")),
+        ("in XML".to_owned(), xml(value, "&apos;", |number| format!("&#{number};"))),
+        ("in hexadecimal XML".to_owned(), xml(value, "&#x27;", |number| format!("&#x{number:X};"))),
+        ("in HTML by PHP".to_owned(), xml(value, "&#039;", |number| format!("&#x{number:x};"))),
         ("in hex".to_owned(), value.bytes().map(|byte| format!("{byte:02x}")).collect()),
         ("in upper hex".to_owned(), value.bytes().map(|byte| format!("{byte:02X}")).collect()),
     ];
@@ -182,8 +199,8 @@ fn check(place: &str, form: &str, out: &[u8], before: &str, after: &str, value: 
     // Blanks and line breaks around the value may stay, in any form.
     let mut rest = inner.replace("***", "");
     for blank in [
-        "\\\\r", "\\r", "\\\\n", "\\n", "%0A", "%0a", "%0D", "%0d", "%20", "0a", "0A", "20", "+", "\r", "\n",
-        " ",
+        "\\\\r", "\\r", "\\\\n", "\\n", "%0A", "%0a", "%0D", "%0d", "%20", "&#10;", "&#13;", "&#xA;",
+        "&#xD;", "&#xa;", "&#xd;", "0a", "0A", "20", "+", "\r", "\n", " ",
     ] {
         rest = rest.replace(blank, "");
     }

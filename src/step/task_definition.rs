@@ -18,7 +18,7 @@ pub(crate) async fn run(cx: &StepScope<'_>, definition: &TaskDefinition) -> Resu
     let Some(base) = base(cx, &definition.base).await? else {
         return planned(cx, definition, &patch).await;
     };
-    let mut request = Request::from_document(base.document)?;
+    let mut request = base.request;
     request.apply(&patch)?;
     for slip in request.likely_typos() {
         cx.events.warn(slip).await;
@@ -46,7 +46,7 @@ pub(crate) async fn run(cx: &StepScope<'_>, definition: &TaskDefinition) -> Resu
 
 /// The task definition that a revision is made from.
 struct Base {
-    document: Value,
+    request: Request,
     /// The same as a registered revision, if it is one.
     registered: Option<Registered>,
 }
@@ -148,7 +148,10 @@ fn patch(cx: &StepScope<'_>, definition: &TaskDefinition) -> Result<Patch, Failu
 async fn base(cx: &StepScope<'_>, base: &TaskDefinitionBase) -> Result<Option<Base>, Failure> {
     if let TaskDefinitionBase::File(file) = base {
         return Ok(Some(Base {
-            document: read_definition(&cx.path(file)?).map_err(|failure| failure.help(HELP))?,
+            request: read_definition(&cx.path(file)?).map_err(|failure| match failure.help {
+                None => failure.help(HELP),
+                Some(_) => failure,
+            })?,
             registered: None,
         }));
     }
@@ -168,5 +171,5 @@ async fn base(cx: &StepScope<'_>, base: &TaskDefinitionBase) -> Result<Option<Ba
     };
     let document = aws.ecs_task_definition(&name).await?;
     let registered = Registered::read(&document);
-    Ok(Some(Base { document, registered }))
+    Ok(Some(Base { request: Request::from_document(document)?, registered }))
 }

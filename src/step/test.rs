@@ -11,7 +11,6 @@ use crate::docker::unpack::CopyTarget;
 use crate::docker::{DockerError, Engine};
 use crate::event::{CaseStatus, Counts, Kind, TestCase, Tested};
 use crate::exit::{Exit, Failure, FailureKind};
-use crate::files::Readers;
 use crate::language::diagnostic::Diagnostic;
 use crate::language::pipeline::model::{self, Test};
 use crate::language::pipeline::template::Template;
@@ -39,11 +38,16 @@ pub(crate) async fn run(
     for (from, to) in &test.copy_out {
         out.push(CopyOut { from: from.clone(), to: copy_target(cx, &cx.request(to)?, &staging)? });
     }
-    // CodeBuild's `reports` can find them here.
+    // CodeBuild's `reports` can find them here, and people read them.
     let reports = cx.work.directory.path().join(REPORTS).join(&test.image.value);
     let copy_out_count = out.len();
     for from in cx.request_all(&test.junit)? {
-        let to = CopyTarget { base: reports.clone(), below: PathBuf::new(), staging: new_staging(&staging)? };
+        let to = CopyTarget {
+            base: reports.clone(),
+            below: PathBuf::new(),
+            staging: new_staging(&staging)?,
+            masks: Some(cx.project.masks.clone()),
+        };
         out.push(CopyOut { from, to });
     }
     if !test.junit.is_empty() {
@@ -101,7 +105,7 @@ fn copy_target(cx: &StepScope<'_>, to: &str, staging: &TempDir) -> Result<CopyTa
             _ => (whole, PathBuf::new()),
         }
     };
-    Ok(CopyTarget { base, below, staging: new_staging(staging)? })
+    Ok(CopyTarget { base, below, staging: new_staging(staging)?, masks: None })
 }
 
 /// Creates an empty directory for arriving files.
@@ -185,25 +189,13 @@ async fn read_results(cx: &StepScope<'_>, test: &Test, files: &[PathBuf]) -> Opt
     let mut results = Results::default();
     for file in files {
         let read = crate::files::read_small(file, MAX_RESULTS).map_err(|error| error.to_string());
-        // CodeBuild shows these files to people.
-        let read = read.and_then(|bytes| masked(cx, file, &bytes));
-        let read = read.and_then(|text| results.add(&text));
+        let read = read.and_then(|bytes| results.add(&String::from_utf8_lossy(&bytes)));
         if let Err(reason) = read {
             let warning = format!("{} is not a valid JUnit file: {reason}", file.display());
             cx.events.warn(warning).await;
         }
     }
     Some(results)
-}
-
-/// Masks the secrets in a file of results.
-fn masked(cx: &StepScope<'_>, file: &Path, bytes: &[u8]) -> Result<String, String> {
-    let text = cx.project.masks.text(&String::from_utf8_lossy(bytes));
-    if text.as_bytes() != bytes {
-        let written = crate::files::write_whole(file, text.as_bytes(), Readers::All);
-        written.map_err(|error| crate::exit::chain(&error))?;
-    }
-    Ok(text)
 }
 
 /// Runs the test in a network with its services. Removes them and the network, however the test ends.

@@ -5,6 +5,8 @@
 
 #[path = "../../src/address/mod.rs"]
 mod address;
+#[path = "../../src/document/mod.rs"]
+mod document;
 #[path = "../../src/duration.rs"]
 mod duration;
 #[path = "../../src/language/mod.rs"]

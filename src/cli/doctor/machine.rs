@@ -60,7 +60,7 @@ pub(crate) fn proxies(checks: &mut Checks) -> Result<(), Failure> {
     let proxies = Proxies::from_environment().map_err(|error| Failure::usage(error.to_string()))?;
     for (scheme, target) in [("https", "https://sts.amazonaws.com/"), ("http", "http://sts.amazonaws.com/")] {
         if let Some(proxy) = target.parse().ok().and_then(|target| proxies.of(&target)) {
-            checks.good("proxy", format!("{proxy} for {scheme}"));
+            checks.good("proxy", format!("{} for {scheme} ({})", proxy.name(), proxy.variable()));
         }
     }
     Ok(())

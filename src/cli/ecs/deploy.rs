@@ -88,7 +88,7 @@ enum FailureAction {
 
 pub(crate) async fn main(arguments: &Deploy, session: &Session) -> Result<Exit, Failure> {
     let source = match (&arguments.file, &arguments.task_definition) {
-        (Some(file), _) => DefinitionSource::Document(read_definition(file)?),
+        (Some(file), _) => DefinitionSource::File(read_definition(file)?),
         (None, Some(revision)) => DefinitionSource::Registered(revision.clone()),
         (None, None) => DefinitionSource::Running,
     };

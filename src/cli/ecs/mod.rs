@@ -82,7 +82,7 @@ struct Changes {
 
 impl DefinitionArguments {
     fn request(&self, printer: &Printer) -> Result<Request, Failure> {
-        let mut request = Request::from_document(read_definition(&self.file)?)?;
+        let mut request = read_definition(&self.file)?;
         request.apply(&self.changes.patch()?)?;
         for typo in request.likely_typos() {
             printer.warning(&typo);

@@ -109,13 +109,14 @@ pub(crate) struct Built {
     pub(crate) summary: BuildSummary,
 }
 
-/// Reads the ignore file of a context, and checks it before an engine reads it.
-fn ignore_file(dockerfile: Option<&Path>, context: &Path) -> Result<IgnoreFile, DockerError> {
-    let ignore = IgnoreFile::read(dockerfile, context).and_then(|ignore| ignore.check().map(|()| ignore));
-    ignore.map_err(|error| DockerError::Context(Arc::new(error)))
-}
-
 impl Engine {
+    /// Reads the ignore file of a context, and checks it before this engine reads it.
+    fn ignore_file(&self, dockerfile: Option<&Path>, context: &Path) -> Result<IgnoreFile, DockerError> {
+        let ignore = IgnoreFile::read(dockerfile, context)?;
+        ignore.check(self.ignore_rules())?;
+        Ok(ignore)
+    }
+
     /// Opens a session for builds that share the same files and secrets. Dropping the session closes it and ends
     /// everything that BuildKit still does for it.
     pub(crate) async fn session(&self, share: &Share) -> Result<BuildSession, DockerError> {
@@ -152,7 +153,7 @@ impl Engine {
     ) -> Result<(Result<LocalImage, DockerError>, BuildSummary), DockerError> {
         let dockerfile = match session.context {
             ContextSource::Directory(ref path) => {
-                ignore_file(Some(&build.dockerfile), path)?;
+                self.ignore_file(Some(&build.dockerfile), path)?;
                 Some(Arc::new(Dockerfile::read(&build.dockerfile, &build.stages)?))
             }
             ContextSource::Remote(_) => None,
@@ -191,7 +192,7 @@ impl Engine {
         stop: &CancellationToken,
     ) -> Result<(), DockerError> {
         let source = &share.context;
-        let ignore = source.directory().map(|path| ignore_file(None, path)).transpose()?;
+        let ignore = source.directory().map(|path| self.ignore_file(None, path)).transpose()?;
         let exclude = ignore.map(|ignore| ignore.patterns()).unwrap_or_default();
         let session = self.session(share).await?;
         let names = [name.to_owned()];

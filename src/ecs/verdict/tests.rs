@@ -137,11 +137,17 @@ fn without_service_deployments_the_previous_revision_is_a_rollback() {
     judge.clear_doubts();
     verdict(&mut judge, back("FAILED"));
     assert_eq!(verdict(&mut judge, back("FAILED")), Verdict::Ended(Ending::RollbackFailed(None)));
+    // ECS has neither a reason to roll back nor announces that it does: someone else has deployed the revision again.
+    let mut other = self::judge(Some("ours"));
+    verdict(&mut other, vec![own("ours", "PRIMARY", "new", "IN_PROGRESS")]);
+    verdict(&mut other, back("IN_PROGRESS"));
+    let superseded = || Verdict::Ended(Ending::Superseded("old".to_owned()));
+    assert_eq!(verdict(&mut other, back("IN_PROGRESS")), superseded());
     // The revision before is not the one that ECS would roll back to.
     judge.previous = Some("older".to_owned());
     judge.clear_doubts();
     verdict(&mut judge, back("COMPLETED"));
-    assert_eq!(verdict(&mut judge, back("COMPLETED")), Verdict::Ended(Ending::Superseded("old".to_owned())));
+    assert_eq!(verdict(&mut judge, back("COMPLETED")), superseded());
 }
 
 /// Findings, D9.

@@ -1,6 +1,10 @@
 //! Lossless reading of JSON and YAML documents that are passed on to AWS. Numbers keep their spelling and keys their
 //! order, and documents that JSON cannot represent are errors. Pure.
 
+mod surrogates;
+
+pub(crate) use surrogates::{Surrogates, lone_half};
+
 use serde::Deserialize;
 use serde::de::{self, DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
@@ -23,83 +27,107 @@ pub(crate) fn parse(text: &str) -> Result<Value, String> {
 
 pub(crate) fn json(text: &str) -> serde_json::Result<Value> {
     let mut value = serde_json::from_str(text)?;
-    serde_json::from_str::<Lossless>(text)?;
+    let surrogates = &Surrogates::none();
+    Lossless { surrogates }.deserialize(&mut serde_json::Deserializer::from_str(text))?;
     let written = Respell { value: &mut value, source: Format::Json };
     written.deserialize(&mut serde_json::Deserializer::from_str(text))?;
     Ok(value)
 }
 
 fn yaml(text: &str) -> serde_yaml::Result<Value> {
+    let surrogates = &Surrogates::replace(text);
+    let text = surrogates.text();
     let mut value = serde_yaml::from_str(text)?;
-    serde_yaml::from_str::<Lossless>(text)?;
+    Lossless { surrogates }.deserialize(serde_yaml::Deserializer::from_str(text))?;
     let written = Respell { value: &mut value, source: Format::Yaml };
     written.deserialize(serde_yaml::Deserializer::from_str(text))?;
-    Ok(value)
+    Ok(restored(value, surrogates))
 }
 
-/// Checks that a document can be represented in JSON: it has no duplicate keys, and JSON has all of its numbers.
-struct Lossless;
-
-impl<'de> Deserialize<'de> for Lossless {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(Self)
+/// A value of a text whose surrogate pairs were replaced, with what they mean.
+fn restored(value: Value, surrogates: &Surrogates<'_>) -> Value {
+    match value {
+        Value::String(text) => Value::String(surrogates.restore(&text).into_owned()),
+        Value::Array(items) => items.into_iter().map(|item| restored(item, surrogates)).collect(),
+        Value::Object(fields) => {
+            let field = |(key, value): (String, Value)| {
+                (surrogates.restore(&key).into_owned(), restored(value, surrogates))
+            };
+            fields.into_iter().map(field).collect()
+        }
+        other => other,
     }
 }
 
-impl<'de> Visitor<'de> for Lossless {
-    type Value = Self;
+/// Checks that a document can be represented in JSON: it has no duplicate keys, and JSON has all of its numbers.
+#[derive(Clone, Copy)]
+struct Lossless<'s> {
+    surrogates: &'s Surrogates<'s>,
+}
+
+impl<'de> DeserializeSeed<'de> for Lossless<'_> {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Lossless<'_> {
+    type Value = ();
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("a document that JSON can represent")
     }
 
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self, A::Error> {
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
         let mut known = HashSet::new();
         while let Some(key) = map.next_key::<String>()? {
+            let key = self.surrogates.restore(&key).into_owned();
             if known.contains(&key) {
                 return Err(de::Error::custom(format!("the key `{key}` occurs twice")));
             }
             known.insert(key);
-            map.next_value::<Self>()?;
+            map.next_value_seed(self)?;
         }
-        Ok(self)
+        Ok(())
     }
 
-    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Self, A::Error> {
-        while items.next_element::<Self>()?.is_some() {}
-        Ok(self)
+    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<(), A::Error> {
+        while items.next_element_seed(self)?.is_some() {}
+        Ok(())
     }
 
-    fn visit_f64<E: de::Error>(self, value: f64) -> Result<Self, E> {
-        if value.is_finite() { Ok(self) } else { Err(E::custom("JSON has no number for `.inf` and `.nan`")) }
+    fn visit_f64<E: de::Error>(self, value: f64) -> Result<(), E> {
+        if value.is_finite() { Ok(()) } else { Err(E::custom("JSON has no number for `.inf` and `.nan`")) }
     }
 
-    fn visit_bool<E>(self, _: bool) -> Result<Self, E> {
-        Ok(self)
+    fn visit_bool<E>(self, _: bool) -> Result<(), E> {
+        Ok(())
     }
 
-    fn visit_i64<E>(self, _: i64) -> Result<Self, E> {
-        Ok(self)
+    fn visit_i64<E>(self, _: i64) -> Result<(), E> {
+        Ok(())
     }
 
-    fn visit_i128<E>(self, _: i128) -> Result<Self, E> {
-        Ok(self)
+    fn visit_i128<E>(self, _: i128) -> Result<(), E> {
+        Ok(())
     }
 
-    fn visit_u64<E>(self, _: u64) -> Result<Self, E> {
-        Ok(self)
+    fn visit_u64<E>(self, _: u64) -> Result<(), E> {
+        Ok(())
     }
 
-    fn visit_u128<E>(self, _: u128) -> Result<Self, E> {
-        Ok(self)
+    fn visit_u128<E>(self, _: u128) -> Result<(), E> {
+        Ok(())
     }
 
-    fn visit_str<E>(self, _: &str) -> Result<Self, E> {
-        Ok(self)
+    fn visit_str<E>(self, _: &str) -> Result<(), E> {
+        Ok(())
     }
 
-    fn visit_unit<E>(self) -> Result<Self, E> {
-        Ok(self)
+    fn visit_unit<E>(self) -> Result<(), E> {
+        Ok(())
     }
 }
 
@@ -257,6 +285,30 @@ mod tests {
     fn strings_keep_their_meaning() {
         let value = parse("\u{feff} {\"a\\/b\": \"\\u00e9 \\ud83d\\ude00 \\u0000 \\/\"}\n").unwrap();
         assert_eq!(value, serde_json::json!({ "a/b": "é 😀 \0 /" }));
+    }
+
+    /// Findings, E7.
+    #[test]
+    fn surrogate_pairs_of_yaml_are_characters_in_double_quotes() {
+        let yaml = r#"
+"k\ud83d\ude00": ["\uD83D\uDE00 \u00e9", "\\ud83d\\ude00", '\ud83d\ude00', \ud83d\ude00, { "\ud83d\ude01": 1.50 }]
+block: |
+  echo "\ud83d\ude00"
+"#;
+        let expected = serde_json::json!({
+            "k😀": ["😀 é", r"\ud83d\ude00", r"\ud83d\ude00", r"\ud83d\ude00", { "😁": Number::from_string_unchecked("1.50".to_owned()) }],
+            "block": "echo \"\\ud83d\\ude00\"\n",
+        });
+        assert_eq!(parse(yaml).unwrap(), expected);
+        for (yaml, says) in [
+            ("a: \"\\ud83d\"\n", "at line 1 column 4"),
+            ("a: \"\\ud83d\\ude00\"\nb: \"\\ude00\\ud83d\"\n", "at line 2 column 4"),
+            ("\"\\ud83d\\ude00\": 1\n😀: 2\n", "the key `😀` occurs twice"),
+            ("\"\\ud83d\\ude00\": 1\n\"\\ud83d\\ude00\": 2\n", "the key `😀` occurs twice"),
+        ] {
+            let error = parse(yaml).unwrap_err();
+            assert!(error.contains(says), "{yaml}: {error}");
+        }
     }
 
     #[test]
