@@ -117,7 +117,7 @@ leave_demo() {
 cmd_demo() {
   local runner=${RUNNER_BIN:-} ecs_api commit
   say "1. The test bed"
-  cmd_up
+  start_bed
   say "" && say "2. The binary"
   if [ -n "$runner" ]; then
     runner=$(realpath "$runner")

@@ -26,7 +26,7 @@ cmd_soak() { # [SECONDS] [PART]...
 }
 
 soak_tests() { # FILTER TITLE
-  cmd_up
+  start_bed
   say "soak: $2"
   cd "$ROOT"
   # A release build would only be faster.
