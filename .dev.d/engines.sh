@@ -172,17 +172,21 @@ load_base_image() {
     die_with_log "$ENGINES/$ENGINE/load.log" "the base image could not be loaded into the engine $ENGINE."
 }
 
-up_engine() { # ENGINE, beside the bed that is up
+prepare_root() { # of ENGINE, with relays to the bed's servers; needs the lock
   local wanted=()
-  is_root || die 3 "an engine in a root of its own needs root; run this as root."
+  is_root || die 3 "a root of its own for another engine can only be made by root; run this as root."
   have debootstrap || wanted+=(debootstrap)
   have socat || wanted+=(socat)
-  mkdir -p "$ENGINES"
-  lock "$ENGINES/lock"
   install_packages ${wanted[@]+"${wanted[@]}"}
   make_root
   trust_registry_in "$(engine_root)"
   start_relays
+}
+
+up_engine() { # ENGINE, beside the bed that is up
+  mkdir -p "$ENGINES"
+  lock "$ENGINES/lock"
+  prepare_root
   start_engine_in_root
   load_base_image
   in_engine curl -fsS --max-time 10 --cacert "$CA" -u "$LOGIN" "https://$HOST/v2/" >/dev/null ||
