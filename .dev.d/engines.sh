@@ -8,7 +8,7 @@
 #   .dev/engines/programs/28    docker, dockerd and the like from there, for PATH
 #   .dev/engines/debs/SUITE     downloaded packages
 #   .dev/engines/relays         the sockets of registry and moto
-#   .dev/engines/28-overlay2    one engine: its socket, settings and data
+#   .dev/engines/28-overlay2    one engine: its socket and settings, its data, and an empty directory
 # shellcheck shell=bash
 
 NUMBER='' STORE='' # what a command asks for
@@ -153,12 +153,13 @@ start_engine_in_root() {
   stop "engines/$ENGINE"
   remove_engine "$ENGINE"
   record engine "$ENGINE"
-  mkdir -p "$home/socket" "$home/data"
+  mkdir -p "$home/socket" "$home/data" "$home/view"
   engine_settings >"$home/socket/daemon.json"
-  # Containers of tests mount the engine's socket and directories of the tests.
+  # Containers of tests mount the engine's socket and directories of the tests. Some Dockerfiles end an engine, so it is
+  # revived: only the tests that run at that moment fail.
   start "engines/$ENGINE" unshare --net --mount --pid --fork --kill-child "$ROOT/.dev.d/enter-root" "$(engine_root)" \
     --bind "$home/socket" /socket --bind "$home/data" "$home/data" --bind "$tmp" "$tmp" \
-    --bind "$ENGINES/relays" /relays --relay 443 /relays/registry --relay 5555 /relays/moto -- \
+    --bind "$ENGINES/relays" /relays --relay 443 /relays/registry --relay 5555 /relays/moto --revive -- \
     dockerd --config-file /socket/daemon.json --host unix:///socket/docker.sock --host unix:///run/docker.sock \
     --data-root "$home/data" --cgroup-parent "/$(engine_cgroup "$ENGINE")"
   await 60 "engines/$ENGINE" engine_is_up "see the log above"
@@ -198,15 +199,10 @@ up_engine() { # ENGINE, beside the bed that is up
 # --- use --------------------------------------------------------------------------------------------------------------
 
 in_engine() { # COMMAND...: in the engine's network, with its socket and its docker programs in place of the machine's
-  local pid programs
+  local pid
   pid=$(cat "$ENGINES/$ENGINE.pid")
-  programs=$ENGINES/programs/$(engine_number)
-  # shellcheck disable=SC2016 # for the inner shell
-  nsenter --target "$pid" --net -- unshare --mount bash -c '
-    set -e
-    mount --bind "$1" /var/run/docker.sock
-    mount -t overlay overlay -o "lowerdir=$2/libexec:/usr/libexec" /usr/libexec
-    PATH=$2/bin:$PATH exec "${@:3}"' bash "$ENGINES/$ENGINE/socket/docker.sock" "$programs" "$@"
+  nsenter --target "$pid" --net -- \
+    unshare --mount "$ROOT/.dev.d/beside-engine" "$ENGINES/$ENGINE" "$ENGINES/programs/$(engine_number)" "$@"
 }
 
 cmd_exec() { # --engine NUMBER [--store STORE] COMMAND...
