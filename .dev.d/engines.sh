@@ -8,7 +8,7 @@
 #   .dev/engines/programs/28    docker, dockerd and the like from there, for PATH
 #   .dev/engines/debs/SUITE     downloaded packages
 #   .dev/engines/relays         the sockets of registry and moto
-#   .dev/engines/28-overlay2    one engine: its socket and settings, its data, and an empty directory
+#   .dev/engines/28-overlay2    one engine: its socket and settings, and its data
 # shellcheck shell=bash
 
 NUMBER='' STORE='' # what a command asks for
@@ -153,7 +153,7 @@ start_engine_in_root() {
   stop "engines/$ENGINE"
   remove_engine "$ENGINE"
   record engine "$ENGINE"
-  mkdir -p "$home/socket" "$home/data" "$home/view"
+  mkdir -p "$home/socket" "$home/data"
   engine_settings >"$home/socket/daemon.json"
   # Containers of tests mount the engine's socket and directories of the tests. Some Dockerfiles end an engine, so it is
   # revived: only the tests that run at that moment fail.
@@ -211,6 +211,19 @@ cmd_exec() { # --engine NUMBER [--store STORE] COMMAND...
   [ ${#REST[@]} -gt 0 ] || REST=("${SHELL:-bash}")
   engine_is_up || die 3 "the engine $ENGINE is not up; run \`./dev up --engine $NUMBER${STORE:+ --store $STORE}\`."
   in_bed "${REST[@]}"
+}
+
+engine_facts() { # prints what docs/engines.md says about versions
+  local component
+  printf 'Docker Engine\t%s\n' "$(engine_docker version --format '{{.Server.Version}}' | sed 's/+.*//')"
+  printf 'Image store\t%s\n' "${ENGINE#*-}"
+  printf 'Debian suite\t%s\n' "$(cat "$(engine_root).complete")"
+  printf 'API\t%s\n' "$(engine_docker version --format '{{.Server.MinAPIVersion}} to {{.Server.APIVersion}}')"
+  for component in containerd runc; do
+    engine_docker version --format '{{json .Server.Components}}' |
+      jq -r --arg name $component '.[] | select(.Name == $name) | "\(.Name)\t\(.Version | sub("[~+].*"; ""))"'
+  done
+  printf 'Storage driver\t%s\n' "$(engine_docker info --format '{{.Driver}}')"
 }
 
 # --- down -------------------------------------------------------------------------------------------------------------
