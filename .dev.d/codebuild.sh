@@ -21,7 +21,7 @@ codebuild_build() { # NUMBER COMMIT COMMAND...
   mapfile -t variables < <(codebuild_env "$1" "$2")
   shift 2
   env -i PATH="$PATH" LANG=C.UTF-8 "${BED_ENV[@]}" "${variables[@]}" \
-    unshare --net --mount --pid --fork --kill-child "$ROOT/.dev.d/enter-root" "$(engine_root)" \
+    setpriv --pdeathsig KILL unshare --net --mount --pid --fork --kill-child "$ROOT/.dev.d/enter-root" "$(engine_root)" \
     --tmpfs /var/lib --tmpfs /var/log --bind "$WORK/webapp" /codebuild/src --bind "$WORK/tools" /codebuild/tools \
     --bind "$ENGINES/relays" /relays --relay 443 /relays/registry --relay 5555 /codebuild/tools/aws -- \
     /codebuild/tools/codebuild-build /codebuild/tools/base.tar "$@"
@@ -61,7 +61,7 @@ sample_in_codebuild() { # with the root of ENGINE
   prepare_service
   start_ecs_api "$ECS_API_PROGRAM" 3 demo/webapp
   # The stand-in has an address of its own; in the root it takes moto's.
-  socat -t 600 "UNIX-LISTEN:$WORK/tools/aws,fork" "TCP:${ECS_API#http://}" &
+  setpriv --pdeathsig KILL socat -t 600 "UNIX-LISTEN:$WORK/tools/aws,fork" "TCP:${ECS_API#http://}" &
   AWS_RELAY_PID=$!
   say "" && say "3. runner run --local, in a build without an engine"
   codebuild_build 1 "$commit" /codebuild/tools/runner run --local

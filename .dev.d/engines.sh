@@ -78,9 +78,10 @@ debootstrap_root() { # SUITE ROOT
   [ "$1" = bookworm ] || packages+=,docker-cli,docker-buildx
   rm -rf "$2"
   mkdir -p "$2" "$debs"
-  # In mounts of its own: one that is killed leaves no /proc in the directory. Its exit code may be due to a package that
-  # has nothing to do with the engine.
-  unshare --mount debootstrap --variant=minbase --cache-dir="$debs" --include="$packages" "$1" "$2" "$(debian_mirror)" >"$log" 2>&1 ||
+  # It ends with this script, and with it the /proc that it mounts. Its exit code may be due to a package that has nothing
+  # to do with the engine.
+  setpriv --pdeathsig KILL unshare --mount --pid --fork --kill-child --mount-proc \
+    debootstrap --variant=minbase --cache-dir="$debs" --include="$packages" "$1" "$2" "$(debian_mirror)" >"$log" 2>&1 9>&- ||
     say "bed: debootstrap of Debian $1 reports errors (log: ${log#"$ROOT"/})"
   chroot "$2" dockerd --version >>"$log" 2>&1
 }
