@@ -237,12 +237,14 @@ remove_engine() { # ENGINE: its data, and the cgroups of containers that ended w
 }
 
 down_engines() { # NUMBER [STORE]: ends these engines and leaves the rest of the bed as it is; their root stays for the next time
-  local kind value pattern=^$1-${2:-}
-  # Nobody else may write .dev/changed meanwhile.
-  lock "$STATE/lock" 9
-  lock "$ENGINES/lock" 8
+  local kind value
+  if ! grep -q "^engine	$1-${2:-}" "$CHANGED" 2>/dev/null; then
+    say "down: this checkout has not started Docker Engine $1${2:+ with the store $2}"
+    return
+  fi
+  lock "$ENGINES/lock"
   while IFS=$'\t' read -r kind value; do
-    if [ "$kind" != engine ] || ! [[ $value =~ $pattern ]]; then continue; fi
+    if [ "$kind" != engine ] || [[ $value != "$1-${2:-}"* ]]; then continue; fi
     stop "engines/$value"
     remove_engine "$value"
     forget "process	engines/$value"
