@@ -227,6 +227,8 @@ engine_facts() { # prints what docs/engines.md says about versions
   printf 'Storage driver\t%s\n' "$(engine_docker info --format '{{.Driver}}')"
 }
 
+engine_ends() { grep -c '^enter-root: .* is started again$' "$ENGINES/$ENGINE.log" || true; } # how often, since it was started
+
 # --- down -------------------------------------------------------------------------------------------------------------
 
 remove_engine() { # ENGINE: its data, and the cgroups of containers that ended with it

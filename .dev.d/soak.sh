@@ -47,26 +47,33 @@ soak_engines() {
     say "soak: the tests that touch Docker, on Docker Engine $number with the store $store"
     soak_engine "$number" "$store" "$results/$ENGINE" || failed=yes
   done
-  "$ROOT/.dev.d/engine-matrix" "${directories[@]}" >"$results/engines.md"
-  cp "$results/engines.md" "$ROOT/docs/engines.md"
-  say "generated: docs/engines.md"
   say "soak: the sample in a root like CodeBuild's"
   select_engine 28 overlay2
-  (sample_in_codebuild) || failed=yes
+  if (sample_in_codebuild) >"$results/codebuild.log" 2>&1; then
+    echo passed >"$results/codebuild"
+  else
+    echo failed >"$results/codebuild"
+    failed=yes
+  fi
+  "$ROOT/.dev.d/engine-matrix" "$results/codebuild" "${directories[@]}" >"$results/engines.md"
+  cp "$results/engines.md" "$ROOT/docs/engines.md"
+  say "generated: docs/engines.md"
   [ -z "$failed" ] || die 1 "tests failed; docs/engines.md names them, and the logs are in .dev/engine-results."
 }
 
 soak_engine() { # NUMBER STORE DIRECTORY: fails if a test fails
-  local was_up='' status=0 junit=$TARGET/nextest/engines/junit.xml
+  local was_up='' status=0 ends junit=$TARGET/nextest/engines/junit.xml
   ! engine_is_up || was_up=yes
   start_bed
   cd "$ROOT"
   engine_facts >"$3/engine"
   in_bed .dev.d/engine-probes "$3/probes.log" >"$3/probes"
   rm -f "$junit"
+  ends=$(engine_ends)
   run_tests --profile engines >"$3/tests.log" 2>&1 || status=$?
   [ -s "$junit" ] || die_with_log "$3/tests.log" "the tests did not run on the engine $ENGINE."
   cp "$junit" "$3/junit.xml"
+  printf 'Times that a test ended it\t%s\n' $(($(engine_ends) - ends)) >>"$3/engine"
   grep -E '^ +Summary' "$3/tests.log" || true
   [ -n "$was_up" ] || down_engines "$1" "$2"
   return "$status"
