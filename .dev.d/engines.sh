@@ -166,7 +166,9 @@ start_engine_in_root() {
   await 60 "engines/$ENGINE" engine_is_up "see the log above"
 }
 
-engine_cgroup() { printf 'runner-bed-%s\n' "$1"; } # ENGINE: so that what it leaves there can be found
+engine_cgroup() { # ENGINE: prints a name that no other checkout uses
+  printf 'runner-bed-%s-%s\n' "$(cksum <<<"$ENGINES" | cut -d ' ' -f 1)" "$1"
+}
 
 load_base_image() {
   ! engine_docker image inspect "$BASE_IMAGE" >/dev/null 2>&1 || return 0
