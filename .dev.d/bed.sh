@@ -26,11 +26,15 @@ BED_ENV=(
   RUNNER_TEST_REGISTRY="$HOST" RUNNER_TEST_CA="$CA" RUNNER_TEST_AWS="$MOTO"
 )
 FOREIGN_ENV=(-u DOCKER_HOST -u AWS_PROFILE -u AWS_DEFAULT_REGION -u AWS_SESSION_TOKEN -u AWS_CA_BUNDLE)
-in_bed() { # [NAME=VALUE]... COMMAND...
-  env "${FOREIGN_ENV[@]}" "${BED_ENV[@]}" RUNNER_TEST_PYTHON="$(python_with_jsonschema)" "$@"
+in_bed() { # [NAME=VALUE]... COMMAND...: beside the engine ENGINE, or with the machine's own
+  ${ENGINE:+in_engine} env "${FOREIGN_ENV[@]}" "${BED_ENV[@]}" RUNNER_TEST_PYTHON="$(python_with_jsonschema)" "$@"
 }
 
 is_root() { [ "$(id -u)" = 0 ]; }
+lock() { # FILE: until descriptor 9 is closed
+  exec 9>"$1"
+  flock -w 1200 9 || die 3 "another ./dev has held ${1#"$ROOT"/} for twenty minutes; check what it is waiting for."
+}
 record() { printf '%s\t%s\n' "$1" "$2" >>"$CHANGED"; } # KIND VALUE; always before the change itself
 
 # --- processes -------------------------------------------------------------------------------------------------------
@@ -40,7 +44,9 @@ start() { # NAME COMMAND...: in a new session, so that it outlives this script a
   shift
   say "bed: starting $name (log: .dev/$name.log)"
   record process "$name"
-  setsid "$@" </dev/null >"$STATE/$name.log" 2>&1 9>&- &
+  # It notes its own id, so that it is found even if this script is killed at this moment.
+  # shellcheck disable=SC2016 # for the inner shell
+  setsid bash -c 'echo $$ >"$0" && exec "$@"' "$STATE/$name.pid" "$@" </dev/null >"$STATE/$name.log" 2>&1 9>&- &
   echo $! >"$STATE/$name.pid"
 }
 
@@ -59,12 +65,19 @@ await() { # SECONDS NAME CHECK ADVICE: until CHECK succeeds; fails if the proces
   done
 }
 
+addressee() { # PID: prints the process that a signal is meant for; `unshare --fork` passes none on to its child
+  case $(cat "/proc/$1/comm" 2>/dev/null) in
+    unshare) cat "/proc/$1/task/$1/children" ;;
+    *) printf '%s\n' "$1" ;;
+  esac
+}
+
 stop() { # NAME
   local pid i
   if started "$1"; then
     say "down: ending $1"
     pid=$(cat "$STATE/$1.pid")
-    kill -TERM "$pid" 2>/dev/null || true
+    kill -TERM "$(addressee "$pid")" 2>/dev/null || true
     for ((i = 0; i < 75; i++)); do
       started "$1" || break
       sleep 0.2
@@ -262,12 +275,17 @@ make_base_image() { # with the layout of the image on Docker Hub, so that the sa
   rm -rf "$dir"
 }
 
-cmd_up() {
+cmd_up() { # [--engine NUMBER [--store STORE]]
+  read_engine_options "$@"
+  [ ${#REST[@]} = 0 ] || die 2 "\`./dev up\` does not know ${REST[0]}."
+  start_bed
+}
+
+start_bed() { # and the engine ENGINE, unless it is empty
   local wanted
   require_root_or_nothing_to_do
   mkdir -p "$STATE"
-  exec 9>"$STATE/lock"
-  flock -w 600 9 || die 3 "another ./dev has held .dev/lock for ten minutes; check what it is waiting for."
+  lock "$STATE/lock"
   mapfile -t wanted < <(missing_packages | sort -u)
   install_packages "${wanted[@]}"
   start_engine
@@ -277,6 +295,7 @@ cmd_up() {
   make_base_image
   exec 9>&-
   say "bed: up (registry https://$HOST, AWS API $MOTO, engine $DOCKER_SOCKET)"
+  [ -z "$ENGINE" ] || up_engine
 }
 
 # --- down ------------------------------------------------------------------------------------------------------------
@@ -284,6 +303,7 @@ cmd_up() {
 undo() { # KIND VALUE
   case $1 in
     process) stop "$2" ;;
+    engine) remove_engine "$2" ;;
     image)
       say "down: removing the image $2"
       docker image rm "$2" >/dev/null 2>&1 || true
@@ -321,13 +341,22 @@ remove_packages() { # unless other packages need them by now, which apt-get repo
   fi
 }
 
-cmd_down() {
+cmd_down() { # [--engine NUMBER [--store STORE]] or [--keep-packages]
   local kind value
+  read_engine_options "$@"
+  if [ -n "$NUMBER" ]; then
+    down_engines "$NUMBER" "$STORE"
+    return
+  fi
+  case ${REST[*]} in '' | --keep-packages) ;; *) die 2 "\`./dev down\` does not know ${REST[*]}." ;; esac
   [ -s "$CHANGED" ] || { rm -rf "$STATE" && say "down: this checkout has started nothing" && return; }
   while IFS=$'\t' read -r kind value; do undo "$kind" "$value" </dev/null; done < <(tac "$CHANGED")
-  if [ "${1:-}" = --keep-packages ]; then # for the gate: ends all processes, and the next run need not download again
+  if [ "${REST[*]}" = --keep-packages ]; then # for the gate: ends all processes, and the next run need not download again
     sed -i '/^package\t/!d' "$CHANGED"
-    find "$STATE" -mindepth 1 -maxdepth 1 ! -name changed ! -name venv ! -name busybox -exec rm -rf {} +
+    find "$STATE" -mindepth 1 -maxdepth 1 ! -name changed ! -name venv ! -name busybox ! -name engines -exec rm -rf {} +
+    if [ -d "$ENGINES" ]; then
+      find "$ENGINES" -mindepth 1 -maxdepth 1 ! -name roots ! -name programs ! -name debs -exec rm -rf {} +
+    fi
     return
   fi
   remove_packages

@@ -22,7 +22,7 @@ cmd_bench() { # [PART]...
   WORK=$(mktemp -d)
   trap 'rm -rf "$WORK"' EXIT
   large_pipeline 5000 >"$WORK/start.yml"
-  cmd_up
+  start_bed
   in_bed RUNNER_TEST_ECS_API="$(grep '/ecs-api$' <<<"$programs")" \
     python3 "$ROOT/tests/bench.py" "$(realpath "$TARGET/release/runner")" "$WORK" "$@"
 }

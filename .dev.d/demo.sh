@@ -16,6 +16,7 @@ ecs() { # OPERATION JSON: moto reads the service from the credential scope and d
 start_ecs_api() { # PROGRAM SECONDS CLUSTER/SERVICE: sets ECS_API and ECS_API_PID
   local i program=$1
   shift
+  : >"$WORK/ecs-api"
   RUNNER_TEST_AWS=$MOTO "$program" "$@" >"$WORK/ecs-api" 2>"$WORK/ecs-api.log" &
   ECS_API_PID=$!
   for ((i = 0; i < 100; i++)); do
@@ -114,32 +115,37 @@ leave_demo() {
   rm -rf "$WORK"
 }
 
-cmd_demo() {
-  local runner=${RUNNER_BIN:-} ecs_api commit
-  say "1. The test bed"
-  cmd_up
-  say "" && say "2. The binary"
-  if [ -n "$runner" ]; then
-    runner=$(realpath "$runner")
-    say "$("$runner" --version), $(du -h "$runner" | cut -f1)"
-    ecs_api=$(built -p ecs-api)
+build_demo_programs() { # sets RUNNER and ECS_API_PROGRAM
+  local programs
+  if [ -n "${RUNNER_BIN:-}" ]; then
+    RUNNER=$(realpath "$RUNNER_BIN")
+    ECS_API_PROGRAM=$(built -p ecs-api)
+    say "$("$RUNNER" --version), $(du -h "$RUNNER" | cut -f1)"
   else
     # In the dev profile and in one call: `./dev test` then compiles nothing but the tests.
-    ecs_api=$(built -p codebuild-runner --bin runner -p ecs-api --bin ecs-api)
-    runner=$(grep '/runner$' <<<"$ecs_api")
-    ecs_api=$(grep '/ecs-api$' <<<"$ecs_api")
-    say "$("$runner" --version), a debug build"
+    programs=$(built -p codebuild-runner --bin runner -p ecs-api --bin ecs-api)
+    RUNNER=$(grep '/runner$' <<<"$programs")
+    ECS_API_PROGRAM=$(grep '/ecs-api$' <<<"$programs")
+    say "$("$RUNNER" --version), a debug build"
   fi
+}
+
+cmd_demo() {
+  local commit
+  say "1. The test bed"
+  start_bed
+  say "" && say "2. The binary"
+  build_demo_programs
   WORK=$(mktemp -d)
   trap leave_demo EXIT
   copy_sample
   commit=$(git rev-parse HEAD)
   say "" && say "3. runner run --local: the whole pipeline, and nothing leaves this machine"
-  clean_env "$runner" run --local
+  clean_env "$RUNNER" run --local
   say "" && say "4. runner run --publish: the same pipeline against the registry and the AWS API"
   prepare_service
-  start_ecs_api "$ecs_api" 3 demo/webapp
-  clean_env "${BED_ENV[@]}" AWS_ENDPOINT_URL="$ECS_API" "$runner" run --publish
+  start_ecs_api "$ECS_API_PROGRAM" 3 demo/webapp
+  clean_env "${BED_ENV[@]}" AWS_ENDPOINT_URL="$ECS_API" "$RUNNER" run --publish
   say "" && say "5. The image in the registry, in imagedefinitions.json and in the service"
   compare_digests "$commit"
   say "" && say "6. docker pull and run of exactly that image"

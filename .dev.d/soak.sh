@@ -20,19 +20,64 @@ cmd_soak() { # [SECONDS] [PART]...
       deployments) soak_tests deployments_with_failing_calls:: "every deployment scenario with every fault at every call" ;;
       faults) soak_tests faults:: "pushes to a registry that fails in every way at every point" ;;
       attacks) soak_tests attacks:: "secrets in every form of every encoder, by every way that output takes" ;;
+      engines) soak_engines ;;
       masker | language) soak_fuzz "$part" "$seconds" ;;
-      *) die 2 "unknown suite $part; the suites are torture, context, faults, deployments, attacks, masker and language." ;;
+      *) die 2 "unknown suite $part; the suites are torture, context, faults, deployments, attacks, engines, masker and language." ;;
     esac
   done
 }
 
 soak_tests() { # FILTER TITLE
-  cmd_up
+  start_bed
   say "soak: $2"
   cd "$ROOT"
   # A release build would only be faster.
   in_bed RUNNER_SOAK=full RUST_TEST_THREADS=1 \
     cargo test --test blackbox -- --nocapture "$1"
+}
+
+# Each engine is taken down before the next one, unless it was up before.
+soak_engines() {
+  local entry number store results=$STATE/engine-results directories=() failed=''
+  rm -rf "$results"
+  for entry in 20:overlay2 26:overlay2 28:overlay2 28:containerd; do
+    number=${entry%:*} store=${entry#*:}
+    select_engine "$number" "$store"
+    directories+=("$results/$ENGINE")
+    mkdir -p "$results/$ENGINE"
+    say "soak: the tests that touch Docker, on Docker Engine $number with the store $store"
+    soak_engine "$number" "$store" "$results/$ENGINE" || failed=yes
+  done
+  say "soak: the sample in a root like CodeBuild's"
+  select_engine 28 overlay2
+  if (sample_in_codebuild) >"$results/codebuild.log" 2>&1; then
+    echo passed >"$results/codebuild"
+  else
+    echo failed >"$results/codebuild"
+    failed=yes
+  fi
+  "$ROOT/.dev.d/engine-matrix" "$results/codebuild" "${directories[@]}" >"$results/engines.md"
+  cp "$results/engines.md" "$ROOT/docs/engines.md"
+  say "generated: docs/engines.md"
+  [ -z "$failed" ] || die 1 "tests failed; docs/engines.md names them, and the logs are in .dev/engine-results."
+}
+
+soak_engine() { # NUMBER STORE DIRECTORY: fails if a test fails
+  local was_up='' status=0 ends junit=$TARGET/nextest/engines/junit.xml
+  ! engine_is_up || was_up=yes
+  start_bed
+  cd "$ROOT"
+  engine_facts >"$3/engine"
+  in_bed .dev.d/engine-probes "$3/probes.log" >"$3/probes"
+  rm -f "$junit"
+  ends=$(engine_ends)
+  run_tests --profile engines >"$3/tests.log" 2>&1 || status=$?
+  [ -s "$junit" ] || die_with_log "$3/tests.log" "the tests did not run on the engine $ENGINE."
+  cp "$junit" "$3/junit.xml"
+  printf 'Times that a test ended it\t%s\n' $(($(engine_ends) - ends)) >>"$3/engine"
+  grep -E '^ +Summary' "$3/tests.log" || true
+  [ -n "$was_up" ] || down_engines "$1" "$2"
+  return "$status"
 }
 
 soak_fuzz() { # TARGET SECONDS
