@@ -2,6 +2,7 @@
 
 use crate::exit::Failure;
 use crate::files::{Directory, Readers, TEMPORARY};
+use crate::limits;
 use crate::process::owner::{Fate, Owner};
 use rustix::fs::OFlags;
 use serde::Serialize;
@@ -150,7 +151,8 @@ pub(crate) fn unusable(directory: &Path, error: &io::Error) -> Failure {
     // Something else has the name, perhaps from a hostile checkout.
     let is_other = error.kind() == io::ErrorKind::InvalidInput;
     let help = if is_other { "remove it; runner follows no links there" } else { NOT_WRITABLE };
-    Failure::environment(format!("cannot use {}: {error}", directory.display())).help(help)
+    let failure = Failure::environment(format!("cannot use {}: {error}", directory.display()));
+    failure.help(help).limited(limits::advice(error))
 }
 
 /// The temporary files that [`remove_temporary`] found.
