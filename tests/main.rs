@@ -35,6 +35,7 @@ mod failures;
 mod faults;
 mod golden;
 mod handing_on;
+mod hanging;
 mod harness;
 mod hostile_work;
 mod image_tests;

@@ -69,7 +69,9 @@ pub(crate) struct Loaded {
 /// Reads the file and joins it with the environment. Secrets that have a value here are masked from then on. Prints mistakes
 /// in the file, and fails if it has any.
 pub(crate) async fn load(request: &Request<'_>, session: &Session) -> Result<Loaded, Failure> {
-    let source = read(request.file)?;
+    // These files may be pipes, which must not keep a signal from ending the command.
+    let path = request.file.to_owned();
+    let source = blocking(move || read(&path)).await?;
     let refuse = |problems: &[Diagnostic]| refuse(&source, problems, request.json, &session.printer);
     let pipeline = pipeline::parse(&source).into_valid().map_err(|problems| refuse(&problems))?;
     let unreadable = |error: std::io::Error| {
@@ -85,7 +87,8 @@ pub(crate) async fn load(request: &Request<'_>, session: &Session) -> Result<Loa
         (request.file.to_owned(), std::env::current_dir().map_err(unreadable)?)
     };
     let mut process = process();
-    let env_file = env_file(request.env_file)?;
+    let path = request.env_file.map(Path::to_owned);
+    let env_file = blocking(move || env_file(path.as_deref())).await?;
     let named = env_file.iter().filter(|(name, _)| origin::VARIABLES.contains(&name.as_str())).cloned();
     process.extend(named);
     let mut context = origin::detect(&process, &directory).await?;
@@ -106,6 +109,14 @@ pub(crate) async fn load(request: &Request<'_>, session: &Session) -> Result<Loa
         return Err(refuse(&problems));
     }
     Ok(Loaded { pipeline, source, file, directory, process, context, mode, values })
+}
+
+/// Runs something that blocks on another thread.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, Failure> + Send + 'static,
+) -> Result<T, Failure> {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.unwrap_or_else(|error| Err(Failure::environment(format!("cannot read a file: {error}"))))
 }
 
 /// The variables with AWS keys. They are secrets whether or not the pipeline file names them.

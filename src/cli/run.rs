@@ -4,6 +4,7 @@ use super::load::{self, Loaded};
 use super::session::{Session, cancel_on_signals};
 use super::{facts, stdio};
 use crate::duration;
+use crate::engine::Deadline;
 use crate::event::Events;
 use crate::exit::{Exit, Failure};
 use crate::language::diagnostic;
@@ -85,17 +86,13 @@ pub(crate) fn phase(name: &str) -> Result<PhaseName, String> {
 
 /// Reads, plans and runs the pipeline. A failure before the run is returned; a later one is in the log and the exit code.
 pub(crate) async fn main(arguments: &Arguments, session: &Session) -> Result<Exit, Failure> {
-    let job = job(arguments, session).await?;
     let Session { masks, printer } = session;
     let stopping = Stopping { grace: arguments.grace, ..Stopping::default() };
     let cancellation = cancel_on_signals(stopping)?;
-    let prepared = tokio::select! {
-        prepared = run::prepare(job) => prepared?,
-        () = cancellation.stopping.soft.cancelled() => {
-            let signal = cancellation.signal().unwrap_or_default();
-            return Err(Failure::new(Exit::Signal(signal), "stopped before anything ran"));
-        }
-    };
+    let deadline = Deadline::start("the run", arguments.timeout, &cancellation.stopping.soft);
+    let job = job(arguments, session);
+    let job = cancellation.prepare(&deadline, "reading the pipeline file and asking git", job).await?;
+    let prepared = run::prepare(job, &cancellation, deadline).await?;
     let receivers = prepared.receivers()?;
     let deliveries = Deliveries::default();
     let log: Box<dyn Sink> = match arguments.json {
@@ -170,7 +167,6 @@ async fn job(arguments: &Arguments, session: &Session) -> Result<Job, Failure> {
         values,
         pipeline_file: file,
         settings,
-        timeout: arguments.timeout,
         changes,
         allow_dirty: arguments.allow_dirty,
         arguments: std::env::args_os().map(|argument| argument.to_string_lossy().into_owned()).collect(),

@@ -97,8 +97,8 @@ struct Done {
     block: Vec<u8>,
 }
 
-/// Compresses `source` on this many further threads and passes the output to `write` in order. Returns the digest of the input:
-/// the layer's diff id.
+/// Compresses `source` on this many further threads and passes the output to `write` in order. Returns the digest of
+/// the input: the layer's diff id.
 pub(crate) fn compress(
     source: &mut dyn Read,
     compression: Compression,
