@@ -65,9 +65,7 @@ impl Work {
         let owner = Owner::current().map(|owner| owner.to_string()).unwrap_or_default();
         let mut file = &lock;
         file.set_len(0).and_then(|()| file.write_all(owner.as_bytes())).map_err(unusable)?;
-        if !directory.contains(IGNORE) {
-            directory.write_whole(IGNORE, b"*\n", Readers::All)?;
-        }
+        ignore(&directory)?;
         directory.remove(TEMPORARY_DIRECTORY).map_err(unusable)?;
         let work = Self { directory, lock: Arc::new(lock) };
         work.create_temporary()?;
@@ -134,6 +132,22 @@ impl Drop for Work {
     fn drop(&mut self) {
         let _ = self.directory.remove(TEMPORARY_DIRECTORY);
     }
+}
+
+/// Opens the `.runner/` of a directory, perhaps another one than that of the pipeline file, and creates it.
+pub(crate) fn open(parent: &Path) -> Result<Directory, Failure> {
+    let path = parent.join(WORK_DIRECTORY);
+    let directory = Directory::create(&path).map_err(|error| unusable(&path, &error))?;
+    ignore(&directory)?;
+    Ok(directory)
+}
+
+/// Makes git ignore the directory.
+fn ignore(directory: &Directory) -> Result<(), Failure> {
+    if !directory.contains(IGNORE) {
+        directory.write_whole(IGNORE, b"*\n", Readers::All)?;
+    }
+    Ok(())
 }
 
 /// Locks `.runner/`. Returns `None` if another process holds the lock.

@@ -149,6 +149,7 @@ async fn job(arguments: &Arguments, session: &Session) -> Result<Job, Failure> {
     let project = Project {
         pipeline,
         source,
+        file,
         context,
         mode,
         // CodeBuild's, or the one that the state gives.
@@ -165,7 +166,6 @@ async fn job(arguments: &Arguments, session: &Session) -> Result<Job, Failure> {
         plan,
         facts,
         values,
-        pipeline_file: file,
         settings,
         changes,
         allow_dirty: arguments.allow_dirty,

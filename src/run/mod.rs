@@ -20,7 +20,6 @@ use crate::secret::MaybeSecret;
 use crate::step::{self, DIRTY_LABEL, Project, Results, Shared};
 use crate::text::listed;
 use crate::work::{WORK_DIRECTORY, Work};
-use std::path::PathBuf;
 use std::time::{Duration, Instant, SystemTime};
 
 /// Everything that a run needs.
@@ -32,8 +31,6 @@ pub(crate) struct Job {
     pub(crate) facts: Facts,
     /// The values of `${…}` and the environment of commands.
     pub(crate) values: Values,
-    /// The absolute path of the pipeline file, which is part of a build's identity.
-    pub(crate) pipeline_file: PathBuf,
     pub(crate) settings: Settings,
     /// The files that differ from the commit under whose name images are pushed.
     pub(crate) changes: Vec<String>,
@@ -68,7 +65,7 @@ pub(crate) async fn prepare(
     let work = cancellation.prepare(&deadline, "waiting for an earlier run to end", acquire).await?;
     let identity = Identity {
         build_id: job.project.context.build_id.clone(),
-        pipeline: job.pipeline_file.display().to_string(),
+        pipeline: job.project.file.display().to_string(),
         commit: job.project.context.commit.clone(),
         mode: job.project.mode.as_str().to_owned(),
         continues: job.plan.single_phases,
