@@ -195,6 +195,15 @@ impl Failure {
         self
     }
 
+    /// If an exhausted limit of the system is the cause, it is a failure of the environment with this advice.
+    #[must_use]
+    pub(crate) fn limited(self, advice: Option<String>) -> Self {
+        match advice {
+            Some(_) => Self { exit: Exit::Environment, kind: FailureKind::Io, help: advice, ..self },
+            None => self,
+        }
+    }
+
     /// Sets the kind.
     #[must_use]
     pub(crate) fn kind(mut self, kind: FailureKind) -> Self {

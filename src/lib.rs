@@ -53,6 +53,7 @@
 //! - `address`, `document`, `duration`, `text`: names of images and ARNs, JSON and YAML passed through unchanged,
 //!   durations, words.
 //! - `files`, `work`: atomic writes, and `.runner/`.
+//! - `limits`: the limits of the system on this process.
 //! - `http`, `proxy`, `tls`, `backoff`, `random`, `style`: HTTP clients, proxies, certificate authorities, delays, random ids,
 //!   terminal styles.
 //!
@@ -77,6 +78,7 @@ mod exit;
 mod files;
 mod http;
 mod language;
+mod limits;
 mod origin;
 mod plan;
 mod process;

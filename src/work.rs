@@ -2,6 +2,7 @@
 
 use crate::exit::Failure;
 use crate::files::{Directory, Readers, TEMPORARY};
+use crate::limits;
 use crate::process::owner::{Fate, Owner};
 use rustix::fs::OFlags;
 use serde::Serialize;
@@ -64,9 +65,7 @@ impl Work {
         let owner = Owner::current().map(|owner| owner.to_string()).unwrap_or_default();
         let mut file = &lock;
         file.set_len(0).and_then(|()| file.write_all(owner.as_bytes())).map_err(unusable)?;
-        if !directory.contains(IGNORE) {
-            directory.write_whole(IGNORE, b"*\n", Readers::All)?;
-        }
+        ignore(&directory)?;
         directory.remove(TEMPORARY_DIRECTORY).map_err(unusable)?;
         let work = Self { directory, lock: Arc::new(lock) };
         work.create_temporary()?;
@@ -135,6 +134,22 @@ impl Drop for Work {
     }
 }
 
+/// Opens the `.runner/` of a directory, perhaps another one than that of the pipeline file, and creates it.
+pub(crate) fn open(parent: &Path) -> Result<Directory, Failure> {
+    let path = parent.join(WORK_DIRECTORY);
+    let directory = Directory::create(&path).map_err(|error| unusable(&path, &error))?;
+    ignore(&directory)?;
+    Ok(directory)
+}
+
+/// Makes git ignore the directory.
+fn ignore(directory: &Directory) -> Result<(), Failure> {
+    if !directory.contains(IGNORE) {
+        directory.write_whole(IGNORE, b"*\n", Readers::All)?;
+    }
+    Ok(())
+}
+
 /// Locks `.runner/`. Returns `None` if another process holds the lock.
 fn lock(directory: &Directory) -> io::Result<Option<File>> {
     let lock = directory.file(LOCK, OFlags::WRONLY | OFlags::APPEND | OFlags::CREATE, 0o666)?;
@@ -150,7 +165,8 @@ pub(crate) fn unusable(directory: &Path, error: &io::Error) -> Failure {
     // Something else has the name, perhaps from a hostile checkout.
     let is_other = error.kind() == io::ErrorKind::InvalidInput;
     let help = if is_other { "remove it; runner follows no links there" } else { NOT_WRITABLE };
-    Failure::environment(format!("cannot use {}: {error}", directory.display())).help(help)
+    let failure = Failure::environment(format!("cannot use {}: {error}", directory.display()));
+    failure.help(help).limited(limits::advice(error))
 }
 
 /// The temporary files that [`remove_temporary`] found.

@@ -45,6 +45,57 @@ fn artifacts_are_where_codebuild_expects_them() {
     assert_eq!(crate::harness::served_digest(&repository, COMMIT), uri.split('@').nth(1).unwrap());
 }
 
+/// Findings, C15.
+#[test]
+fn pipelines_of_one_build_do_not_replace_each_others_files() {
+    let repository = unique("cb");
+    let pipeline = project(&repository).read("service/pipeline.yml");
+    let blue_green = pipeline.replace(
+        "{ image-definitions: { web: app } }",
+        "{ task-definition: { file: td.json, containers: { web: { image: app } }, code-pipeline: { container: web, port: 80 } } }",
+    );
+    let td = r#"{"family": "web", "containerDefinitions": [{"name": "web", "image": "x", "memory": 64, "portMappings": [{"containerPort": 80}]}]}"#;
+    let moving = "{ image-definitions: { web: app } }, { run: 'cd ..; mv imagedefinitions.json imageDetail.json service' }";
+    let project = project(&repository)
+        .file("service/other.yml", &pipeline)
+        .file("service/moving.yml", pipeline.replace("{ image-definitions: { web: app } }", moving))
+        .file("elsewhere/pipeline.yml", &pipeline)
+        .file("elsewhere/Dockerfile", "FROM busybox:1.36\n")
+        .file("blue/pipeline.yml", &blue_green)
+        .file("blue/td.json", td)
+        .file("blue/Dockerfile", "FROM busybox:1.36\n")
+        .file("green/pipeline.yml", &blue_green)
+        .file("green/td.json", td)
+        .file("green/Dockerfile", "FROM busybox:1.36\n");
+    let run = |build: &str, file: &str| {
+        let call = in_codebuild(project.runner(&format!("run --file {file}")), &project);
+        call.env("CODEBUILD_BUILD_ID", build).run()
+    };
+    let refused = |build: &str, file: &str, name: &str, other: &str| {
+        let outcome = run(build, file).exits(2);
+        let (own, other) = (project.path(file), project.path(other));
+        outcome
+            .ends_with(&format!("{} would replace {name}, which {} has", own.display(), other.display()))
+            .says("rename or remove the first in a `run` step");
+    };
+    run("web:1", "service/pipeline.yml").exits(0);
+    let first = project.read("imagedefinitions.json");
+    refused("web:1", "service/other.yml", "imagedefinitions.json", "service/pipeline.yml");
+    refused("web:1", "elsewhere/pipeline.yml", "imagedefinitions.json", "service/pipeline.yml");
+    refused("web:1", "blue/pipeline.yml", "imageDetail.json", "service/pipeline.yml");
+    assert_eq!(project.read("imagedefinitions.json"), first);
+    assert!(!project.exists("taskdef.json"));
+    // The same pipeline, another build.
+    run("web:1", "service/pipeline.yml").exits(0);
+    run("web:2", "blue/pipeline.yml").exits(0);
+    refused("web:2", "green/pipeline.yml", "taskdef.json", "blue/pipeline.yml");
+    // Files that were moved away are replaced by no one.
+    run("web:3", "service/moving.yml").exits(0);
+    run("web:3", "elsewhere/pipeline.yml").exits(0);
+    assert!(project.exists("service/imagedefinitions.json") && project.exists("imagedefinitions.json"));
+    assert_eq!(project.read(".runner/.gitignore"), "*\n");
+}
+
 #[test]
 fn a_pull_request_publishes_nothing() {
     let repository = unique("pr");

@@ -103,8 +103,9 @@ impl Project {
 impl Drop for Project {
     /// Takes the project's images out of the engine: those that the last build made, and all with its names.
     fn drop(&mut self) {
-        for state in [".runner/state.json", "service/.runner/state.json"] {
-            let state = std::fs::read(self.path(state)).unwrap_or_default();
+        let below = std::fs::read_dir(self.root()).into_iter().flatten().flatten().map(|entry| entry.path());
+        for directory in below.chain([self.root().to_owned()]) {
+            let state = std::fs::read(directory.join(".runner/state.json")).unwrap_or_default();
             let state: Value = serde_json::from_slice(&state).unwrap_or_default();
             for image in state["images"].as_object().into_iter().flat_map(|images| images.values()) {
                 // Its label makes it the image of this project alone.

@@ -4,8 +4,8 @@ use crate::aws_calls::aws_calls;
 use crate::bed::aws_endpoint;
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
-use std::sync::{Arc, Mutex};
-use std::time::Instant;
+use std::sync::{Arc, Condvar, Mutex};
+use std::time::{Duration, Instant};
 
 /// A call of AWS: the action as IAM spells it, and what it works on.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -33,6 +33,31 @@ pub struct RecordedAws {
     pub endpoint: String,
     server: Arc<tiny_http::Server>,
     threads: usize,
+    gate: Arc<Gate>,
+}
+
+/// Holds requests back until this many are there at the same time, for a moment.
+#[derive(Default)]
+struct Gate {
+    wanted: usize,
+    /// The requests that are being answered, and the most that there were.
+    pending: Mutex<(usize, usize)>,
+    changed: Condvar,
+}
+
+impl Gate {
+    fn enter(&self) {
+        let mut pending = self.pending.lock().unwrap();
+        pending.0 += 1;
+        pending.1 = pending.1.max(pending.0);
+        self.changed.notify_all();
+        let is_early = |(_, most): &mut (usize, usize)| *most < self.wanted;
+        drop(self.changed.wait_timeout_while(pending, Duration::from_secs(5), is_early).unwrap());
+    }
+
+    fn leave(&self) {
+        self.pending.lock().unwrap().0 -= 1;
+    }
 }
 
 #[derive(Default)]
@@ -69,17 +94,37 @@ impl RecordedAws {
 
     /// The same with so many requests at a time; `answer` still decides on one at a time.
     pub fn threaded(threads: usize, answer: impl FnMut(&[AwsCall], &str) -> Answer + Send + 'static) -> Self {
+        Self::gated(threads, 0, answer)
+    }
+
+    /// Answers the first requests only once this many are there at the same time, or after some seconds.
+    pub fn gathering(requests: usize) -> Self {
+        Self::gated(2 * requests, requests, |_, _| Answer::Forwarded)
+    }
+
+    /// The most requests that were there at the same time.
+    pub fn most_at_once(&self) -> usize {
+        self.gate.pending.lock().unwrap().1
+    }
+
+    fn gated(
+        threads: usize,
+        wanted: usize,
+        answer: impl FnMut(&[AwsCall], &str) -> Answer + Send + 'static,
+    ) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         // Accepted connections inherit the option: no response waits for an acknowledgement of its first half.
         rustix::net::sockopt::set_tcp_nodelay(&listener, true).unwrap();
         let endpoint = format!("http://{}", listener.local_addr().unwrap());
         let server = Arc::new(tiny_http::Server::from_listener(listener, None).unwrap());
         let (record, answer) = (Arc::<Mutex<Record>>::default(), Arc::new(Mutex::new(answer)));
+        let gate = Arc::new(Gate { wanted, ..Gate::default() });
         for _ in 0..threads {
             let (server, record, answer) = (server.clone(), record.clone(), answer.clone());
-            std::thread::spawn(move || serve(&server, &record, &answer));
+            let gate = gate.clone();
+            std::thread::spawn(move || serve(&server, &record, &gate, &answer));
         }
-        Self { record, endpoint, server, threads }
+        Self { record, endpoint, server, threads, gate }
     }
 
     pub fn calls(&self) -> Vec<AwsCall> {
@@ -162,6 +207,7 @@ impl Asked {
 fn serve(
     server: &tiny_http::Server,
     record: &Mutex<Record>,
+    gate: &Gate,
     answer: &Mutex<impl FnMut(&[AwsCall], &str) -> Answer>,
 ) {
     for mut request in server.incoming_requests() {
@@ -174,6 +220,7 @@ fn serve(
         }
         let calls = aws_calls(&asked.method, &asked.url, &asked.head, &asked.body);
         record.lock().unwrap().calls.extend(calls.iter().cloned());
+        gate.enter();
         // The lock is not held while the bed's API works.
         let decision = (*answer.lock().unwrap())(&calls, &asked.body);
         let (status, text) = match decision {
@@ -187,6 +234,7 @@ fn serve(
         };
         record.lock().unwrap().times.push((calls[0].action.clone(), begin.elapsed().as_secs_f64()));
         let response = tiny_http::Response::from_string(text).with_status_code(status);
+        gate.leave();
         let _ = request.respond(response);
     }
 }

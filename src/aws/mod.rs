@@ -150,6 +150,8 @@ const REGION_VARIABLES: [&str; 2] = ["AWS_REGION", "AWS_DEFAULT_REGION"];
 const CONNECT: Duration = Duration::from_secs(5);
 /// The time limit of one attempt of a call.
 const ATTEMPT: Duration = Duration::from_secs(30);
+/// How many calls that read values are made at once.
+pub(crate) const CALLS_AT_ONCE: usize = 8;
 /// Error codes for missing permissions.
 const DENIED: [&str; 4] = ["AccessDenied", "AccessDeniedException", "UnauthorizedOperation", "NotAuthorized"];
 /// Error codes for invalid or expired credentials.
@@ -222,6 +224,16 @@ impl Aws {
     #[must_use]
     pub(crate) fn noticing(&self, notice: impl Fn(String) + Send + Sync + 'static) -> Self {
         Self { attempts: self.attempts.noticing(notice), ..self.clone() }
+    }
+
+    /// The same connection, whose calls take at most this long with all their attempts.
+    #[must_use]
+    pub(crate) fn within(&self, time: Duration) -> Self {
+        let timeouts = TimeoutConfig::builder()
+            .connect_timeout(CONNECT)
+            .operation_attempt_timeout(ATTEMPT)
+            .operation_timeout(time);
+        Self { config: self.config.to_builder().timeout_config(timeouts.build()).build(), ..self.clone() }
     }
 
     /// The run has made something of this name: until AWS knows it, calls that name it are retried.

@@ -1,9 +1,10 @@
 //! AWS Systems Manager Parameter Store.
 
-use super::{Aws, AwsError};
+use super::{Aws, AwsError, CALLS_AT_ONCE};
 use crate::address::Arn;
 use crate::secret::Secret;
 use aws_sdk_ssm::types::{Parameter, ParameterStringFilter};
+use futures_util::{StreamExt, TryStreamExt};
 use std::collections::{BTreeSet, HashMap};
 
 /// How many parameters one call returns.
@@ -38,21 +39,22 @@ impl Aws {
 
     /// The decrypted values of parameters, by the names or ARNs that were asked for.
     pub(crate) async fn parameters(&self, names: &[&str]) -> Result<HashMap<String, Secret>, AwsError> {
-        let mut values = HashMap::new();
-        for some in names.chunks(AT_ONCE) {
-            match self.parameters_at_once(some).await {
-                Ok(found) => values.extend(found),
-                // Policies from before runner 0.2 allow only the call for a single parameter.
-                Err(denied @ AwsError::Denied { .. }) => {
-                    for name in some {
-                        let value = match self.parameter(name).await {
-                            Err(AwsError::Denied { .. }) => return Err(denied),
-                            other => other?,
-                        };
-                        values.insert((*name).to_owned(), value);
-                    }
-                }
-                Err(error) => return Err(error),
+        let calls = names.chunks(AT_ONCE).map(|some| self.some_parameters(some));
+        let parts: Vec<_> = futures_util::stream::iter(calls).buffered(CALLS_AT_ONCE).try_collect().await?;
+        Ok(parts.into_iter().flatten().collect())
+    }
+
+    async fn some_parameters(&self, names: &[&str]) -> Result<Vec<(String, Secret)>, AwsError> {
+        let denied = match self.parameters_at_once(names).await {
+            // Policies from before runner 0.2 allow only the call for a single parameter.
+            Err(denied @ AwsError::Denied { .. }) => denied,
+            other => return other,
+        };
+        let mut values = Vec::new();
+        for name in names {
+            match self.parameter(name).await {
+                Err(AwsError::Denied { .. }) => return Err(denied),
+                other => values.push(((*name).to_owned(), other?)),
             }
         }
         Ok(values)

@@ -61,7 +61,7 @@ fn region(name: &str) -> Result<String, String> {
     valid.then(|| name.to_owned()).ok_or_else(|| "expected a region such as eu-central-1".to_owned())
 }
 
-pub(crate) fn main(arguments: &Arguments, session: &Session) -> Result<Exit, Failure> {
+pub(crate) async fn main(arguments: &Arguments, session: &Session) -> Result<Exit, Failure> {
     let request = load::Request {
         file: &arguments.file,
         mode: Some(Mode::Publish),
@@ -70,7 +70,7 @@ pub(crate) fn main(arguments: &Arguments, session: &Session) -> Result<Exit, Fai
         elsewhere: true,
         json: false,
     };
-    let loaded = load::load(&request, session)?;
+    let loaded = load::load(&request, session).await?;
     let region = arguments.region.as_deref().or(loaded.context.region.as_deref());
     let account = arguments.account.as_deref().or(loaded.context.account.as_deref());
     let facts = facts::facts(&loaded.pipeline, &loaded.values, &loaded.directory);

@@ -10,6 +10,7 @@ use crate::language::diagnostic::{Diagnostic, Severity};
 use crate::language::pipeline::model::Pipeline;
 use crate::language::source::SourceFile;
 use crate::language::{MAX_BYTES, pipeline};
+use crate::limits;
 use crate::origin;
 use crate::plan::context::BuildContext;
 use crate::plan::scope::{Sources, Values};
@@ -67,12 +68,16 @@ pub(crate) struct Loaded {
 
 /// Reads the file and joins it with the environment. Secrets that have a value here are masked from then on. Prints mistakes
 /// in the file, and fails if it has any.
-pub(crate) fn load(request: &Request<'_>, session: &Session) -> Result<Loaded, Failure> {
-    let source = read(request.file)?;
+pub(crate) async fn load(request: &Request<'_>, session: &Session) -> Result<Loaded, Failure> {
+    // These files may be pipes, which must not keep a signal from ending the command.
+    let path = request.file.to_owned();
+    let source = blocking(move || read(&path)).await?;
     let refuse = |problems: &[Diagnostic]| refuse(&source, problems, request.json, &session.printer);
     let pipeline = pipeline::parse(&source).into_valid().map_err(|problems| refuse(&problems))?;
-    let unreadable =
-        |error: std::io::Error| Failure::usage(format!("cannot read {}: {error}", request.file.display()));
+    let unreadable = |error: std::io::Error| {
+        Failure::usage(format!("cannot read {}: {error}", request.file.display()))
+            .limited(limits::advice(&error))
+    };
     // A pipe, such as the shell's `<(…)`, is in no directory of a project.
     let (file, directory) = if request.file.is_file() {
         let file = request.file.canonicalize().map_err(unreadable)?;
@@ -82,10 +87,11 @@ pub(crate) fn load(request: &Request<'_>, session: &Session) -> Result<Loaded, F
         (request.file.to_owned(), std::env::current_dir().map_err(unreadable)?)
     };
     let mut process = process();
-    let env_file = env_file(request.env_file)?;
+    let path = request.env_file.map(Path::to_owned);
+    let env_file = blocking(move || env_file(path.as_deref())).await?;
     let named = env_file.iter().filter(|(name, _)| origin::VARIABLES.contains(&name.as_str())).cloned();
     process.extend(named);
-    let mut context = origin::detect(&process, &directory)?;
+    let mut context = origin::detect(&process, &directory).await?;
     if request.no_publish {
         context.publishes_nothing = Some("this project does not publish".to_owned());
     }
@@ -103,6 +109,14 @@ pub(crate) fn load(request: &Request<'_>, session: &Session) -> Result<Loaded, F
         return Err(refuse(&problems));
     }
     Ok(Loaded { pipeline, source, file, directory, process, context, mode, values })
+}
+
+/// Runs something that blocks on another thread.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, Failure> + Send + 'static,
+) -> Result<T, Failure> {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.unwrap_or_else(|error| Err(Failure::environment(format!("cannot read a file: {error}"))))
 }
 
 /// The variables with AWS keys. They are secrets whether or not the pipeline file names them.
@@ -170,7 +184,7 @@ pub(crate) fn read(path: &Path) -> Result<SourceFile, Failure> {
     let mut bytes = Vec::new();
     std::fs::File::open(path)
         .and_then(|file| file.take(MAX_BYTES + 1).read_to_end(&mut bytes))
-        .map_err(|error| unreadable(&error.to_string()))?;
+        .map_err(|error| unreadable(&error.to_string()).limited(limits::advice(&error)))?;
     // The size in the metadata is only right for regular files.
     if bytes.len() as u64 > MAX_BYTES {
         return Err(too_large());
@@ -264,7 +278,7 @@ fn env_file(path: Option<&Path>) -> Result<Vec<(String, String)>, Failure> {
     let mut text = String::new();
     std::fs::File::open(path)
         .and_then(|file| file.take(MAX_BYTES + 1).read_to_string(&mut text))
-        .map_err(|error| unreadable(error.to_string()))?;
+        .map_err(|error| unreadable(error.to_string()).limited(limits::advice(&error)))?;
     if text.len() as u64 > MAX_BYTES {
         return Err(unreadable(format!("it is larger than {} KiB", MAX_BYTES / 1024)));
     }

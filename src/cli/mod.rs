@@ -16,6 +16,7 @@ mod stdio;
 mod validate;
 
 use crate::exit::{Exit, Failure};
+use crate::limits;
 use crate::process::detached::{self, DETACHED};
 use crate::process::guard::{self, GUARD};
 use crate::process::init;
@@ -102,10 +103,10 @@ impl UserCommand {
     async fn run(self, session: &Session) -> Result<Exit, Failure> {
         match self {
             Self::Run(run) => run::main(&run, session).await,
-            Self::Plan(plan) => plan::main(&plan, session),
+            Self::Plan(plan) => plan::main(&plan, session).await,
             Self::Validate(validate) => validate::main(&validate, session),
             Self::Schema(schema) => schema::main(&schema, session),
-            Self::Iam(iam) => iam::main(&iam, session),
+            Self::Iam(iam) => iam::main(&iam, session).await,
             Self::Doctor(doctor) => doctor::main(&doctor, session).await,
             Self::Gc(gc) => gc::main(&gc, session).await,
             Self::Image(image) => image::main(&image, session).await,
@@ -119,6 +120,7 @@ fn exit_code(problem: &str, result: std::io::Result<u8>) -> ExitCode {
     result.map_or_else(
         |error| {
             let failure = Failure::environment(format!("{problem}: {error}"));
+            let failure = failure.limited(limits::start_advice(&error));
             Printer::new(&Masks::default(), false).failure(&failure);
             ExitCode::from(failure.exit.code())
         },

@@ -49,7 +49,7 @@ pub(crate) struct Arguments {
     json: bool,
 }
 
-pub(crate) fn main(arguments: &Arguments, session: &Session) -> Result<Exit, Failure> {
+pub(crate) async fn main(arguments: &Arguments, session: &Session) -> Result<Exit, Failure> {
     let request = load::Request {
         file: &arguments.file,
         mode: load::mode(arguments.publish, arguments.local),
@@ -58,7 +58,7 @@ pub(crate) fn main(arguments: &Arguments, session: &Session) -> Result<Exit, Fai
         elsewhere: true,
         json: arguments.json,
     };
-    let loaded = load::load(&request, session)?;
+    let loaded = load::load(&request, session).await?;
     let Loaded { pipeline, source, directory, context, mode, values, .. } = &loaded;
     let facts = facts::facts(pipeline, values, directory);
     let left_out = condition::left_out(&condition::verdicts(pipeline, context));

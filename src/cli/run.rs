@@ -4,6 +4,7 @@ use super::load::{self, Loaded};
 use super::session::{Session, cancel_on_signals};
 use super::{facts, stdio};
 use crate::duration;
+use crate::engine::Deadline;
 use crate::event::Events;
 use crate::exit::{Exit, Failure};
 use crate::language::diagnostic;
@@ -85,17 +86,13 @@ pub(crate) fn phase(name: &str) -> Result<PhaseName, String> {
 
 /// Reads, plans and runs the pipeline. A failure before the run is returned; a later one is in the log and the exit code.
 pub(crate) async fn main(arguments: &Arguments, session: &Session) -> Result<Exit, Failure> {
-    let job = job(arguments, session)?;
     let Session { masks, printer } = session;
     let stopping = Stopping { grace: arguments.grace, ..Stopping::default() };
     let cancellation = cancel_on_signals(stopping)?;
-    let prepared = tokio::select! {
-        prepared = run::prepare(job) => prepared?,
-        () = cancellation.stopping.soft.cancelled() => {
-            let signal = cancellation.signal().unwrap_or_default();
-            return Err(Failure::new(Exit::Signal(signal), "stopped before anything ran"));
-        }
-    };
+    let deadline = Deadline::start("the run", arguments.timeout, &cancellation.stopping.soft);
+    let job = job(arguments, session);
+    let job = cancellation.prepare(&deadline, "reading the pipeline file and asking git", job).await?;
+    let prepared = run::prepare(job, &cancellation, deadline).await?;
     let receivers = prepared.receivers()?;
     let deliveries = Deliveries::default();
     let log: Box<dyn Sink> = match arguments.json {
@@ -105,7 +102,7 @@ pub(crate) async fn main(arguments: &Arguments, session: &Session) -> Result<Exi
     let sinks = vec![log, Box::new(Notifier::new(receivers, &deliveries))];
     let (call, last) = prepared.numbers();
     let (events, reports) =
-        Reports::start(sinks, |wants, capacity| Events::open(wants, capacity, masks, call, last));
+        Reports::start(sinks, |wants, capacity| Events::open(wants, capacity, masks, call, last))?;
     let result = prepared.run(&events, &cancellation).await;
     // If the reader of the log has stopped reading, the rest of the log is dropped.
     let timeout = events.is_stalled().then_some(Duration::ZERO);
@@ -123,7 +120,7 @@ fn console(color: bool) -> Box<dyn Sink> {
 }
 
 /// Turns raw arguments and the environment into a job.
-fn job(arguments: &Arguments, session: &Session) -> Result<Job, Failure> {
+async fn job(arguments: &Arguments, session: &Session) -> Result<Job, Failure> {
     let request = load::Request {
         file: &arguments.file,
         mode: load::mode(arguments.publish, arguments.local),
@@ -132,7 +129,7 @@ fn job(arguments: &Arguments, session: &Session) -> Result<Job, Failure> {
         elsewhere: false,
         json: false,
     };
-    let loaded = load::load(&request, session)?;
+    let loaded = load::load(&request, session).await?;
     let settings = loaded.settings()?;
     let Loaded { pipeline, source, file, directory, process, context, mode, values } = loaded;
     let planned = plan::plan(&pipeline, &arguments.phases, &context, mode, &values);
@@ -146,12 +143,13 @@ fn job(arguments: &Arguments, session: &Session) -> Result<Job, Failure> {
         }
     };
     let artifacts = load::artifacts(&process, &directory);
-    let changes = changes(&pipeline, &plan, &context, &values, &directory);
+    let changes = changes(&pipeline, &plan, &context, &values, &directory).await?;
     let facts = facts::facts(&pipeline, &values, &directory);
     let ecs_poll = settings.ecs_poll;
     let project = Project {
         pipeline,
         source,
+        file,
         context,
         mode,
         // CodeBuild's, or the one that the state gives.
@@ -168,9 +166,7 @@ fn job(arguments: &Arguments, session: &Session) -> Result<Job, Failure> {
         plan,
         facts,
         values,
-        pipeline_file: file,
         settings,
-        timeout: arguments.timeout,
         changes,
         allow_dirty: arguments.allow_dirty,
         arguments: std::env::args_os().map(|argument| argument.to_string_lossy().into_owned()).collect(),
@@ -178,23 +174,23 @@ fn job(arguments: &Arguments, session: &Session) -> Result<Job, Failure> {
 }
 
 /// The files that differ from the commit, if this build pushes images under its name.
-fn changes(
+async fn changes(
     pipeline: &Pipeline,
     plan: &Plan,
     context: &BuildContext,
     values: &Values,
     directory: &Path,
-) -> Vec<String> {
+) -> Result<Vec<String>, Failure> {
     let pushes = pipeline.steps().filter(|step| plan.skip_reason(step).is_none());
     let pushed = pushes.filter_map(|step| match &step.action {
         Action::Push(images) => Some(images),
         _ => None,
     });
     let images: Vec<&Image> = pushed.flatten().filter_map(|name| pipeline.images.get(&name.value)).collect();
-    let Some(commit) = context.commit.as_ref().filter(|_| !images.is_empty()) else { return Vec::new() };
+    let Some(commit) = context.commit.as_ref().filter(|_| !images.is_empty()) else { return Ok(Vec::new()) };
     let contexts = images.into_iter().flat_map(|image| image.contexts.values().chain([&image.context]));
     let contexts = contexts.filter_map(|context| Some(context.resolve(values).ok()?.expose().to_owned()));
     let contexts: Vec<PathBuf> =
         contexts.filter(|context| !context.contains("://")).map(|context| directory.join(context)).collect();
-    origin::changes(directory, commit, &contexts)
+    origin::changes(directory, commit, &contexts).await
 }

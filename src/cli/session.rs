@@ -3,6 +3,7 @@
 use super::printer::Printer;
 use crate::engine::Cancellation;
 use crate::exit::{Exit, Failure};
+use crate::limits;
 use crate::process::Stopping;
 use crate::secret::{Masks, Secret};
 use futures_util::FutureExt;
@@ -10,7 +11,7 @@ use rustix::process::Pid;
 use std::process::ExitCode;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
-use tokio::runtime::Runtime;
+use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// Two signals that are closer together than this count as one.
@@ -19,6 +20,10 @@ const SAME_REQUEST: Duration = Duration::from_millis(200);
 const PARENT_POLL: Duration = Duration::from_millis(200);
 /// How long a run may take to report its end after the second signal.
 const LAST_WORDS: Duration = Duration::from_secs(1);
+
+/// How long an idle thread for blocking work stays: longer than any run. While there is one, tokio queues what it cannot
+/// start another thread for; otherwise it panics.
+const KEEP_ALIVE: Duration = Duration::from_hours(24 * 7);
 
 /// What every command works with.
 #[derive(Debug)]
@@ -36,9 +41,16 @@ pub(crate) fn run(no_color: bool, command: impl AsyncFnOnce(&Session) -> Result<
         masks.add(&Secret::new(password));
     }
     let printer = Printer::new(&masks, no_color);
+    limits::raise_open_files();
+    let runtime = runtime(&printer);
     mask_panics(&printer);
     let session = Session { masks, printer };
-    let result = block_on(command(&session));
+    let result = runtime.and_then(|runtime| {
+        let result = runtime.block_on(command(&session));
+        // Blocking work that was cancelled must not delay the exit.
+        runtime.shutdown_background();
+        result
+    });
     let exit = result.unwrap_or_else(|failure| {
         session.printer.failure(&failure);
         failure.exit
@@ -46,12 +58,30 @@ pub(crate) fn run(no_color: bool, command: impl AsyncFnOnce(&Session) -> Result<
     ExitCode::from(exit.code())
 }
 
-fn block_on(command: impl Future<Output = Result<Exit, Failure>>) -> Result<Exit, Failure> {
-    let runtime = Runtime::new().map_err(|error| Failure::environment(format!("cannot start: {error}")))?;
-    let result = runtime.block_on(command);
-    // Blocking work that was cancelled must not delay the exit.
-    runtime.shutdown_background();
-    result
+fn runtime(printer: &Printer) -> Result<Runtime, Failure> {
+    let workers = std::thread::available_parallelism().map_or(1, usize::from);
+    if let Some(lack) = limits::lack_of_memory(workers) {
+        return Err(Failure::environment(format!("cannot start: {lack}")).help(limits::memory()));
+    }
+    // Without a thread or a file for its own use, tokio panics, and then waits forever for threads that it has started.
+    let printer = printer.clone();
+    std::panic::set_hook(Box::new(move |_| {
+        let failure = Failure::environment("cannot start: a limit of the system is too low")
+            .help(limits::runtime_advice());
+        printer.failure(&failure);
+        std::process::exit(i32::from(failure.exit.code()));
+    }));
+    let started = Builder::new_multi_thread()
+        .worker_threads(workers)
+        .thread_stack_size(limits::STACK)
+        .thread_keep_alive(KEEP_ALIVE)
+        .enable_all()
+        .build();
+    let runtime = started.map_err(|error| {
+        Failure::environment(format!("cannot start: {error}")).limited(limits::start_advice(&error))
+    })?;
+    drop(runtime.spawn_blocking(|| ()));
+    Ok(runtime)
 }
 
 /// Panic messages may contain secrets.
@@ -67,8 +97,9 @@ fn mask_panics(printer: &Printer) {
 /// The first signal stops in order, the second at once. The death of the parent process counts as SIGHUP, because its
 /// result has no reader then. A process that ignores SIGHUP, as under `nohup`, outlives its parent.
 pub(crate) fn cancel_on_signals(stopping: Stopping) -> Result<Cancellation, Failure> {
-    let mut signals =
-        Signals::new().map_err(|error| Failure::environment(format!("cannot listen to signals: {error}")))?;
+    let mut signals = Signals::new().map_err(|error| {
+        Failure::environment(format!("cannot listen to signals: {error}")).limited(limits::advice(&error))
+    })?;
     let cancellation = Cancellation { stopping, ..Cancellation::default() };
     let cancelled = cancellation.clone();
     tokio::spawn(async move {

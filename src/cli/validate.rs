@@ -52,6 +52,7 @@ fn validate(path: &Path, json: bool, session: &Session) -> Result<FileReport, Fa
     let printer = &session.printer;
     let source = match load::read(path) {
         Ok(source) => source,
+        Err(failure) if failure.exit == Exit::Environment => return Err(failure),
         Err(failure) => {
             if !json {
                 printer.failure(&failure);

@@ -7,15 +7,22 @@ use crate::docker::context::ContextError;
 use crate::ecs::task_definition::TaskDefinitionError;
 use crate::exit::{Exit, Failure, FailureKind, chain};
 use crate::files::WriteError;
+use crate::limits;
 use crate::process::ProcessError;
 use crate::registry::RegistryError;
 use crate::work::NOT_WRITABLE;
 use std::borrow::Borrow;
+use std::error::Error;
 
 /// How to turn on privileged mode.
 const PRIVILEGED: &str = "turn it on for the CodeBuild project: Environment → Privileged in the console, `PrivilegedMode: true` in CloudFormation, `privileged_mode = true` in Terraform, or `aws codebuild update-project --name PROJECT --environment …,privilegedMode=true`";
 /// AWS's error code for a quota that is used up.
 const QUOTA: &str = "LimitExceededException";
+
+/// The failure for an error that an exhausted limit of the system caused.
+fn exhausted(error: &(dyn Error + 'static)) -> Option<Failure> {
+    limits::advice(error).map(|advice| Failure::caused(Exit::Environment, error).help(advice))
+}
 
 impl From<ProcessError> for Failure {
     fn from(error: ProcessError) -> Self {
@@ -30,16 +37,19 @@ impl From<ProcessError> for Failure {
             ProcessError::NoDirectory(_) => {
                 failure.help("`dir` is relative to the directory of the pipeline file")
             }
-            ProcessError::Start { .. } => failure,
-            ProcessError::Guard { .. } => failure.help(
-                "check that it was not killed, that memory and processes are left, and that /proc is mounted",
-            ),
+            ProcessError::Start { source, .. } => failure.limited(limits::start_advice(&source)),
+            ProcessError::Guard { source, .. } => failure
+                .help("check that it was not killed, that memory and processes are left, and that /proc is mounted")
+                .limited(limits::start_advice(&source)),
         }
     }
 }
 
 impl From<DockerError> for Failure {
     fn from(error: DockerError) -> Self {
+        if let Some(failure) = exhausted(&error) {
+            return failure;
+        }
         if let DockerError::OfContext { name, source } = error {
             let failure = Self::from(*source);
             return Self { message: format!("the docker context `{name}`: {}", failure.message), ..failure };
@@ -157,6 +167,9 @@ impl From<InvalidName> for Failure {
 
 impl From<RegistryError> for Failure {
     fn from(error: RegistryError) -> Self {
+        if let Some(failure) = exhausted(&error) {
+            return failure;
+        }
         let exit = match &error {
             RegistryError::Name(_) => Exit::Usage,
             RegistryError::Verification { .. } | RegistryError::ImmutableTag { .. } => Exit::StepFailed,
@@ -212,6 +225,9 @@ pub(crate) fn with_advice(error: impl Borrow<AwsError>) -> String {
 
 impl From<AwsError> for Failure {
     fn from(error: AwsError) -> Self {
+        if let Some(failure) = exhausted(&error) {
+            return failure;
+        }
         let exit = match &error {
             AwsError::Service { code, .. } if code != QUOTA && !error.is_transient() => Exit::StepFailed,
             _ => Exit::Environment,
@@ -265,6 +281,6 @@ impl From<TaskDefinitionError> for Failure {
 
 impl From<WriteError> for Failure {
     fn from(error: WriteError) -> Self {
-        Self::caused(Exit::Environment, &error).help(NOT_WRITABLE)
+        Self::caused(Exit::Environment, &error).help(NOT_WRITABLE).limited(limits::advice(&error))
     }
 }

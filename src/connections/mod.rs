@@ -268,10 +268,7 @@ impl Connections {
             Ok::<_, Failure>(Arc::new(config.unwrap_or_default()))
         };
         let config = self.docker_config.get_or_try_init(read).await?.clone();
-        let host = host.to_owned();
-        // A credential helper is another program, which may take long.
-        let login =
-            tokio::task::spawn_blocking(move || login::login(&config, &host)).await.unwrap_or(Ok(None));
+        let login = login::login(&config, host).await;
         if let Ok(Some(login)) = &login {
             self.masks.add(&login.password);
         }

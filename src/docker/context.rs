@@ -2,6 +2,7 @@
 
 use super::ignore::{IgnoreFile, Inherited, PatternError, Patterns, Rules, is_own_file};
 use super::pattern::Matcher;
+use crate::limits;
 use bollard_buildkit_proto::fsutil::types::Stat;
 use rustix::fs::OFlags;
 use rustix::io::Errno;
@@ -140,10 +141,14 @@ pub(crate) fn digest(root: &Path, selection: &Selection) -> Result<[u8; 32], Con
         Ok::<_, ContextError>(hashes)
     };
     let hashes = std::thread::scope(|scope| {
-        let workers: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
+        // This thread works as well, and alone if no other one can be started.
+        let workers: Vec<_> =
+            (1..threads).map_while(|_| limits::thread().spawn_scoped(scope, work).ok()).collect();
+        let own = work();
         workers
             .into_iter()
             .map(|worker| worker.join().unwrap_or_else(|_| Ok(Vec::new())))
+            .chain([own])
             .collect::<Result<Vec<_>, _>>()
     })?;
     let hashes: HashMap<usize, [u8; 32]> = hashes.into_iter().flatten().collect();

@@ -5,11 +5,13 @@ use crate::exit::{Exit, Failure};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 /// A time limit. Its token is cancelled when it expires, or when the run or phase that contains it is stopped.
 #[derive(Debug)]
 pub(crate) struct Deadline {
+    started: Instant,
     pub(crate) token: CancellationToken,
     /// Why it has expired.
     expired: Arc<OnceLock<String>>,
@@ -19,14 +21,22 @@ pub(crate) struct Deadline {
 impl Deadline {
     /// Starts now. Without a time it never expires by itself.
     pub(crate) fn start(subject: &'static str, time: Option<Duration>, outer: &CancellationToken) -> Self {
-        let mut deadline = Self { token: outer.child_token(), expired: Arc::default(), timers: Vec::new() };
+        let token = outer.child_token();
+        let mut deadline =
+            Self { started: Instant::now(), token, expired: Arc::default(), timers: Vec::new() };
         if let Some(time) = time {
-            deadline.expire_after(async move {
-                tokio::time::sleep(time).await;
-                Some(format!("{subject} took longer than {}", duration::display(time)))
-            });
+            deadline.limit(subject, time);
         }
         deadline
+    }
+
+    /// Also expires this long after its start.
+    pub(crate) fn limit(&mut self, subject: &'static str, time: Duration) {
+        let end = self.started + time;
+        self.expire_after(async move {
+            tokio::time::sleep_until(end).await;
+            Some(format!("{subject} took longer than {}", duration::display(time)))
+        });
     }
 
     /// Also expires when `reason` resolves to one.

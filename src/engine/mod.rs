@@ -8,12 +8,13 @@ pub(crate) mod gc;
 mod run;
 mod state;
 
+pub(crate) use deadline::Deadline;
 pub(crate) use run::{EndsSoon, Run, Setup};
 pub(crate) use state::{FILE as STATE, Identity, State};
 
 use crate::backoff::Backoff;
 use crate::event::{Events, Id, SkipCode};
-use crate::exit::Failure;
+use crate::exit::{Exit, Failure};
 use crate::process::Stopping;
 use futures_util::future::LocalBoxFuture;
 use std::sync::Arc;
@@ -34,6 +35,29 @@ impl Cancellation {
     /// The signal that requested the stop.
     pub(crate) fn signal(&self) -> Option<u8> {
         Some(self.signal.load(Ordering::SeqCst)).filter(|signal| *signal != 0)
+    }
+
+    /// Does something before the first item, until the deadline of the run expires or a signal comes. `activity` is for
+    /// the message, such as `reading secrets`.
+    pub(crate) async fn prepare<T>(
+        &self,
+        deadline: &Deadline,
+        activity: &str,
+        work: impl Future<Output = Result<T, Failure>>,
+    ) -> Result<T, Failure> {
+        tokio::select! {
+            biased;
+            result = work => result,
+            () = deadline.token.cancelled() => Err(match (self.signal(), deadline.failure()) {
+                (None, Some(expired)) => {
+                    let message = format!("{} while it was still {activity}; no step has run", expired.message);
+                    Failure { message, ..expired }
+                }
+                (signal, _) => {
+                    Failure::new(Exit::Signal(signal.unwrap_or_default()), "stopped before anything ran")
+                }
+            }),
+        }
     }
 }
 

@@ -36,8 +36,8 @@ pub(crate) struct Setup<'r> {
     pub(crate) results: Box<dyn Fn() -> Map<String, Value> + 'r>,
     /// The names of all phases of the file, including those of other calls.
     pub(crate) all_phases: Vec<String>,
-    /// How long the run may take.
-    pub(crate) timeout: Option<Duration>,
+    /// When the run has to end. It has started with the call.
+    pub(crate) deadline: Deadline,
     /// Creates the future that resolves when the host is about to end the build. Its argument is how long before the
     /// end.
     pub(crate) ends_soon: Option<Box<dyn FnOnce(Duration) -> EndsSoon + 'r>>,
@@ -97,11 +97,10 @@ fn finally_token(
 }
 
 impl<'r> Run<'r> {
-    /// Starts the clock.
+    /// Starts with the first phase.
     pub(crate) fn start(setup: Setup<'r>) -> Self {
-        let Setup { events, cancellation, masks, state, work, results, all_phases, timeout, ends_soon } =
+        let Setup { events, cancellation, masks, state, work, results, all_phases, mut deadline, ends_soon } =
             setup;
-        let mut deadline = Deadline::start("the run", timeout, &cancellation.stopping.soft);
         if let Some(ends_soon) = ends_soon {
             deadline.expire_after(ends_soon(RESERVE + cancellation.stopping.grace));
         }

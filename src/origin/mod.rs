@@ -10,9 +10,12 @@ pub(crate) use changes::changes;
 use crate::address::Arn;
 use crate::exit::Failure;
 use crate::language::pipeline::model::EventKind;
+use crate::limits;
 use crate::plan::context::BuildContext;
 use std::collections::HashMap;
 use std::path::Path;
+use std::process::Stdio;
+use tokio::process::Command;
 
 /// The variables with which whoever starts a build describes its source.
 pub(crate) const VARIABLES: [&str; 4] = [event::VARIABLE, BRANCH, BASE_BRANCH, COMMIT];
@@ -21,16 +24,16 @@ const BASE_BRANCH: &str = "RUNNER_BASE_BRANCH";
 const COMMIT: &str = "RUNNER_COMMIT";
 
 /// Reads the environment. Asks git in `directory` for what CodeBuild does not know, and outside of CodeBuild.
-pub(crate) fn detect(
+pub(crate) async fn detect(
     environment: &HashMap<String, String>,
     directory: &Path,
 ) -> Result<BuildContext, Failure> {
     let get = |name: &str| environment.get(name).filter(|value| !value.is_empty()).cloned();
     let named = get(event::VARIABLE).filter(|name| !is_placeholder(name));
     let mut context = if environment.contains_key("CODEBUILD_BUILD_ID") {
-        from_codebuild(&get, named.as_deref(), directory)?
+        from_codebuild(&get, named.as_deref(), directory).await?
     } else {
-        let context = from_git(directory);
+        let context = from_git(directory).await?;
         let event = event::decide(None, context.event, named.as_deref())?;
         BuildContext { event: event.kind, publishes_nothing: event.publishes_nothing, ..context }
     };
@@ -45,12 +48,14 @@ pub(crate) fn detect(
     }
     context.region = get("AWS_REGION").or_else(|| get("AWS_DEFAULT_REGION"));
     if let (true, Some(commit)) = (context.in_codebuild(), &context.commit) {
-        context.commit_time =
-            git(directory, &["show", "-s", "--format=%ct", commit]).and_then(|seconds| seconds.parse().ok());
+        let seconds = git(directory, &["show", "-s", "--format=%ct", commit]).await?;
+        context.commit_time = seconds.and_then(|seconds| seconds.parse().ok());
     }
-    let named = get("CODEBUILD_SOURCE_REPO_URL");
-    let named = named.or_else(|| git(directory, &["config", "--get", "remote.origin.url"]));
-    context.repository = named.as_deref().and_then(web_address);
+    let address = match get("CODEBUILD_SOURCE_REPO_URL") {
+        None => git(directory, &["config", "--get", "remote.origin.url"]).await?,
+        known => known,
+    };
+    context.repository = address.as_deref().and_then(web_address);
     Ok(context)
 }
 
@@ -78,28 +83,31 @@ fn web_address(url: &str) -> Option<String> {
 }
 
 /// The id and time of a commit. The output of `git log` and `git show` depends on the user's settings.
-fn head(directory: &Path, name: &str) -> Option<(String, i64)> {
-    let line = git(directory, &["rev-list", "-1", "--timestamp", name])?;
-    let (time, commit) = line.split_once(' ')?;
-    Some((commit.to_owned(), time.parse().ok()?))
+async fn head(directory: &Path, name: &str) -> Result<Option<(String, i64)>, Failure> {
+    let line = git(directory, &["rev-list", "-1", "--timestamp", name]).await?;
+    Ok(line.and_then(|line| {
+        let (time, commit) = line.split_once(' ')?;
+        Some((commit.to_owned(), time.parse().ok()?))
+    }))
 }
 
-fn git(directory: &Path, arguments: &[&str]) -> Option<String> {
-    let text = String::from_utf8_lossy(&git_bytes(directory, arguments)?).trim().to_owned();
-    (!text.is_empty()).then_some(text)
+async fn git(directory: &Path, arguments: &[&str]) -> Result<Option<String>, Failure> {
+    let bytes = git_bytes(directory, arguments).await?.unwrap_or_default();
+    let text = String::from_utf8_lossy(&bytes).trim().to_owned();
+    Ok((!text.is_empty()).then_some(text))
 }
 
-/// The output of git, if it succeeds.
-fn git_bytes(directory: &Path, arguments: &[&str]) -> Option<Vec<u8>> {
-    let output = duct::cmd("git", arguments)
-        .dir(directory)
-        .stdin_null()
-        .stdout_capture()
-        .stderr_null()
-        .unchecked()
-        .run()
-        .ok()?;
-    output.status.success().then_some(output.stdout)
+/// The output of git, if it succeeds. It is killed if the future is dropped.
+async fn git_bytes(directory: &Path, arguments: &[&str]) -> Result<Option<Vec<u8>>, Failure> {
+    let mut command = Command::new("git");
+    command.args(arguments).current_dir(directory).stdin(Stdio::null()).stderr(Stdio::null());
+    match command.kill_on_drop(true).output().await {
+        Ok(output) => Ok(output.status.success().then_some(output.stdout)),
+        Err(error) => match limits::start_advice(&error) {
+            None => Ok(None),
+            advice => Err(Failure::environment(format!("cannot run git: {error}")).limited(advice)),
+        },
+    }
 }
 
 /// The branch in `RUNNER_BRANCH`. Returns `None` for an unresolved placeholder of CodePipeline and for invalid names.
@@ -109,7 +117,7 @@ fn named_branch(text: &str) -> Option<String> {
     (is_name && !name.is_empty()).then(|| name.to_owned())
 }
 
-fn from_codebuild(
+async fn from_codebuild(
     get: &dyn Fn(&str) -> Option<String>,
     named: Option<&str>,
     directory: &Path,
@@ -155,10 +163,10 @@ fn from_codebuild(
     };
     // Without a source CodeBuild knows no commit; the build has fetched it by itself.
     let commit = commit.or_else(|| get(COMMIT).filter(|commit| is_commit(commit)));
-    let commit = commit.or_else(|| {
-        let is_other_version = resolved.is_some();
-        (!is_other_version).then(|| head(directory, "HEAD")).flatten().map(|(commit, _)| commit)
-    });
+    let commit = match commit {
+        None if resolved.is_none() => head(directory, "HEAD").await?.map(|(commit, _)| commit),
+        known => known,
+    };
     Ok(BuildContext {
         branch: reference.as_deref().and_then(branch_of),
         tag: tag.map(|tag| without_commit(tag).to_owned()),
@@ -200,18 +208,17 @@ fn branch_of(reference: &str) -> Option<String> {
     (!branch.is_empty()).then(|| branch.to_owned())
 }
 
-fn from_git(directory: &Path) -> BuildContext {
-    let git = |arguments: &[&str]| git(directory, arguments);
-    let Some((commit, time)) = head(directory, "HEAD") else {
-        return BuildContext::default();
+async fn from_git(directory: &Path) -> Result<BuildContext, Failure> {
+    let Some((commit, time)) = head(directory, "HEAD").await? else {
+        return Ok(BuildContext::default());
     };
-    BuildContext {
+    Ok(BuildContext {
         commit: Some(commit),
         commit_time: Some(time),
-        branch: git(&["symbolic-ref", "--quiet", "--short", "HEAD"]),
-        tag: git(&["describe", "--tags", "--exact-match", "HEAD"]),
+        branch: git(directory, &["symbolic-ref", "--quiet", "--short", "HEAD"]).await?,
+        tag: git(directory, &["describe", "--tags", "--exact-match", "HEAD"]).await?,
         ..BuildContext::default()
-    }
+    })
 }
 
 #[cfg(test)]
@@ -224,7 +231,8 @@ mod tests {
         let mut environment: HashMap<String, String> =
             variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
         environment.insert("CODEBUILD_BUILD_ID".to_owned(), "web:1".to_owned());
-        detect(&environment, Path::new("/")).unwrap()
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(detect(&environment, Path::new("/"))).unwrap()
     }
 
     #[test]

@@ -1,8 +1,10 @@
 //! Programs that outlive the run: in their own session, not descendants of runner, and without the variable by which
 //! `gc` finds the processes of a run.
 
+use super::OPEN_FILES;
 use super::owner::VARIABLE;
 use super::tree::{lives, stat};
+use crate::limits;
 use rustix::process::{Pid, child_subreaper, set_child_subreaper, setsid};
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
@@ -39,6 +41,7 @@ impl Detached {
             .args(arguments)
             .envs(environment)
             .env_remove(VARIABLE)
+            .envs(limits::given_open_files().map(|files| (OPEN_FILES, files)))
             .current_dir("/")
             .stdin(Stdio::null())
             .stderr(log);
@@ -69,12 +72,10 @@ pub(crate) fn main(argv: &[OsString]) -> io::Result<()> {
     setsid()?;
     let (program, arguments) = argv.split_first().ok_or(io::ErrorKind::InvalidInput)?;
     let log = || io::stderr().as_fd().try_clone_to_owned();
-    let child = Command::new::<&OsStr>(program)
-        .args(arguments)
-        .stdin(Stdio::null())
-        .stdout(log()?)
-        .stderr(log()?)
-        .spawn();
+    let mut command = Command::new::<&OsStr>(program);
+    command.args(arguments).env_remove(OPEN_FILES).stdin(Stdio::null()).stdout(log()?).stderr(log()?);
+    let given = std::env::var(OPEN_FILES).ok();
+    let child = limits::with_open_files(given.as_deref(), || command.spawn());
     let reply = child.map_or_else(|error| error.to_string(), |child| child.id().to_string());
     io::stdout().write_all(reply.as_bytes())
 }

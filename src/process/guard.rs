@@ -2,7 +2,8 @@
 //! ends all of them on request, and when runner exits, which closes the socket.
 
 use super::protocol::{Reply, Request, receive, send};
-use super::tree;
+use super::{OPEN_FILES, tree};
+use crate::limits;
 use rustix::process::{Pid, Signal, WaitOptions, WaitStatus, getpid, set_child_subreaper, setsid, wait};
 use std::ffi::OsString;
 use std::io;
@@ -53,10 +54,20 @@ pub(crate) fn main() -> io::Result<()> {
     let (messages, inbox) = mpsc::channel();
     let (first_child, children) = mpsc::channel();
     let (requests, reading) = (messages.clone(), socket.clone());
-    std::thread::spawn(move || read(&reading, &requests));
-    std::thread::spawn(move || reap(&children, &messages));
+    // The thread that reads starts last, because a guard without threads has to read the request that it refuses.
+    let reaping = limits::thread().spawn(move || reap(&children, &messages));
+    let started = reaping.and_then(|_| limits::thread().spawn(move || read(&reading, &requests)));
+    if let Err(error) = started {
+        return refuse(&socket, &error);
+    }
     Guard { socket, inbox, first_child, job: None, orphaned: false }.serve();
     Ok(())
+}
+
+/// Replies to the first request that no command can be started.
+fn refuse(socket: &UnixStream, error: &io::Error) -> io::Result<()> {
+    receive::<Request>(socket)?;
+    send(socket, &Reply::Failed { errno: error.raw_os_error().unwrap_or_default() })
 }
 
 /// Whether a process is a guard.
@@ -188,7 +199,7 @@ impl Guard {
         let mut argv = argv.into_iter();
         let program = argv.next().unwrap_or_default();
         // The expression owns the write end of the pipe. It must be dropped, or the output never ends.
-        let started = duct::cmd(program, argv)
+        let command = duct::cmd(program, argv)
             .dir(dir)
             .full_env(env)
             .stdin_null()
@@ -198,8 +209,10 @@ impl Guard {
             .before_spawn(|child| {
                 child.process_group(0);
                 Ok(())
-            })
-            .start();
+            });
+        let given = std::env::var(OPEN_FILES).ok();
+        let started = limits::with_open_files(given.as_deref(), || command.start());
+        drop(command);
         let handle = match started {
             Ok(handle) => handle,
             Err(error) => {

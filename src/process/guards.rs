@@ -4,7 +4,8 @@ use super::guard::{GUARD, KILL_TIMEOUT, NAME, PASS};
 use super::owner::{Owner, VARIABLE};
 use super::protocol::{Reply, Request, frame, send_with};
 use super::tree::{children, descendants, signal, stat};
-use super::{Command, Ended, Ending, ProcessError, Stopping};
+use super::{Command, Ended, Ending, OPEN_FILES, ProcessError, Stopping};
+use crate::limits;
 use futures_util::StreamExt;
 use rustix::process::{Pid, Signal, WaitOptions, getpid, getsid, set_child_subreaper, waitpid};
 use std::collections::HashSet;
@@ -96,9 +97,15 @@ impl Guards {
         let dir = command.dir.clone().into_os_string();
         let request = Request::Run { argv, dir, env, grace: stopping.grace };
         let lost = |source| ProcessError::Guard { what: "has ended", source };
-        let (reader, writer) = os_pipe::pipe().map_err(lost)?;
-        let mut guard = self.assign(&request, &OwnedFd::from(writer)).await?;
-        let reader = pipe::Receiver::from_owned_fd(OwnedFd::from(reader)).map_err(lost)?;
+        let output_pipe = || {
+            let (reader, writer) = os_pipe::pipe()?;
+            Ok((pipe::Receiver::from_owned_fd(reader.into())?, OwnedFd::from(writer)))
+        };
+        let failed = |source| ProcessError::Start { program: program.to_string_lossy().into_owned(), source };
+        let (reader, writer) = output_pipe().map_err(failed)?;
+        let mut guard = self.assign(&request, &writer).await?;
+        // The output ends when the last process has closed it.
+        drop(writer);
         match follow(&mut guard, reader, output, stopping).await {
             Ok(Response::Ended(ended)) => {
                 if ended.alive.is_empty() {
@@ -109,10 +116,11 @@ impl Guards {
             Ok(Response::Failed(errno)) => {
                 self.pool().idle.push(guard);
                 let source = io::Error::from_raw_os_error(errno);
-                let program = program.to_string_lossy().into_owned();
                 Err(match source.kind() {
-                    io::ErrorKind::NotFound => ProcessError::NoProgram(program),
-                    _ => ProcessError::Start { program, source },
+                    io::ErrorKind::NotFound => {
+                        ProcessError::NoProgram(program.to_string_lossy().into_owned())
+                    }
+                    _ => failed(source),
                 })
             }
             Err(source) => {
@@ -162,6 +170,7 @@ impl Guards {
                 .arg(GUARD)
                 .env_clear()
                 .env(VARIABLE, &*self.owner)
+                .envs(limits::given_open_files().map(|files| (OPEN_FILES, files)))
                 .stdin(OwnedFd::from(theirs))
                 .stdout(self.lock.try_clone()?)
                 .stderr(Stdio::null());
@@ -204,8 +213,11 @@ impl Guard {
         self.socket.as_mut().ok_or_else(|| io::ErrorKind::NotConnected.into())
     }
 
-    async fn send(&mut self, request: &Request) -> io::Result<()> {
-        self.socket()?.get_mut().write_all(&frame(request)?).await
+    /// Sends a request. If the guard has ended, its last reply or the end of the socket says more than this error.
+    async fn send(&mut self, request: &Request) {
+        if let (Ok(socket), Ok(bytes)) = (self.socket(), frame(request)) {
+            let _ = socket.get_mut().write_all(&bytes).await;
+        }
     }
 
     /// Sends a request with the file that receives the output of its command.
@@ -247,20 +259,25 @@ impl Guard {
     }
 
     fn wait(&mut self) {
-        if let Some(mut child) = self.child.take() {
-            let _ = child.wait();
-            self.pool.lock().unwrap_or_else(PoisonError::into_inner).pids.remove(&Pid::from_child(&child));
+        if let Some(child) = self.child.take() {
+            reap(child, &self.pool);
         }
     }
 }
 
+/// Waits for a guard to end.
+fn reap(mut child: Child, pool: &Mutex<Pool>) {
+    let _ = child.wait();
+    pool.lock().unwrap_or_else(PoisonError::into_inner).pids.remove(&Pid::from_child(&child));
+}
+
 impl Drop for Guard {
-    /// Ends the guard in the background. A thread reaps it.
+    /// Ends the guard in the background. A thread reaps it; without one it stays a zombie until this process ends.
     fn drop(&mut self) {
-        if self.child.is_some() {
-            let guard =
-                Self { child: self.child.take(), socket: self.socket.take(), pool: self.pool.clone() };
-            std::thread::spawn(|| guard.end());
+        drop(self.socket.take());
+        if let Some(child) = self.child.take() {
+            let pool = self.pool.clone();
+            let _ = limits::thread().spawn(move || reap(child, &pool));
         }
     }
 }
@@ -297,7 +314,7 @@ async fn follow(
             open &= !due;
         } else if status.is_some() && !swept && !stopped && (due || !open) {
             swept = true;
-            guard.send(&Request::Sweep).await?;
+            guard.send(&Request::Sweep).await;
         }
         let sleep = deadline.filter(|_| open && !pending && (clear.is_some() || !swept));
         tokio::select! {
@@ -325,16 +342,16 @@ async fn follow(
                 // If the command has ended by itself, only its descendants are stopped.
                 if status.is_some() {
                     swept = true;
-                    guard.send(&Request::Sweep).await?;
+                    guard.send(&Request::Sweep).await;
                 } else {
                     stopped = true;
-                    guard.send(&Request::Stop).await?;
+                    guard.send(&Request::Stop).await;
                 }
             }
             () = stopping.hard.cancelled(), if !killed && clear.is_none() => {
                 killed = true;
                 stopped |= status.is_none();
-                guard.send(&Request::Kill).await?;
+                guard.send(&Request::Kill).await;
             }
             _ = wake.tick() => guard.wake(),
             () = sleep_until(sleep.unwrap_or_else(Instant::now)), if sleep.is_some() => {}

@@ -1,6 +1,7 @@
 //! Runner as the first process of a container. The kernel makes it the parent of all orphans and ignores signals to it
 //! without a handler. A child does the work; this process forwards signals and reaps.
 
+use crate::limits;
 use rustix::process::{Pid, Signal, WaitOptions, WaitStatus, kill_process, wait};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2};
 use signal_hook::iterator::Signals;
@@ -18,15 +19,21 @@ pub(crate) fn main() -> io::Result<u8> {
     let mut signals = Signals::new([SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2])?;
     // In its own group it does not receive a terminal's signals to this process's group, which are forwarded to it
     // already.
-    let child = Command::new("/proc/self/exe").args(std::env::args_os().skip(1)).process_group(0).spawn()?;
+    let mut child =
+        Command::new("/proc/self/exe").args(std::env::args_os().skip(1)).process_group(0).spawn()?;
     let pid = Pid::from_child(&child);
-    std::thread::spawn(move || {
+    let forward = move || {
         for signal in &mut signals {
             if let Some(signal) = Signal::from_named_raw(signal) {
                 let _ = kill_process(pid, signal);
             }
         }
-    });
+    };
+    if let Err(error) = limits::thread().spawn(forward) {
+        // Nothing else would end it.
+        let _ = child.kill().and_then(|()| child.wait());
+        return Err(error);
+    }
     loop {
         match wait(WaitOptions::empty()) {
             Ok(Some((ended, status))) if ended == pid => return Ok(code(status)),

@@ -17,6 +17,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
+/// The environment variable that passes [`crate::limits::given_open_files`] on to a process of this program.
+const OPEN_FILES: &str = "RUNNER_OPEN_FILES";
+
 /// A command to run.
 #[derive(Debug, Clone)]
 pub(crate) struct Command {

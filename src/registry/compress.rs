@@ -3,6 +3,7 @@
 
 use super::RegistryError;
 use super::manifest::{GZIP_LAYER_TYPE, ZSTD_LAYER_TYPE, sha256_name};
+use crate::limits;
 use aws_lc_rs::digest::{Context, SHA256};
 use libdeflater::{CompressionLvl, Compressor};
 use std::collections::VecDeque;
@@ -96,23 +97,24 @@ struct Done {
     block: Vec<u8>,
 }
 
-/// Compresses `source` on this many threads and passes the output to `write` in order. Returns the digest of the input:
-/// the layer's diff id.
+/// Compresses `source` on this many further threads and passes the output to `write` in order. Returns the digest of
+/// the input: the layer's diff id.
 pub(crate) fn compress(
     source: &mut dyn Read,
     compression: Compression,
     threads: usize,
     write: &mut dyn FnMut(&[u8]) -> Result<(), RegistryError>,
 ) -> Result<String, RegistryError> {
-    let threads = threads.clamp(1, MAX_THREADS);
-    let (jobs, queue) = sync_channel::<BlockTask>(threads);
+    let threads = threads.min(MAX_THREADS);
+    let (jobs, queue) = sync_channel::<BlockTask>(threads.max(1));
     let queue = Mutex::new(queue);
     std::thread::scope(|scope| {
         // Moved into the closure, so that the workers end when it returns.
         let jobs = jobs;
-        for _ in 0..threads {
-            scope.spawn(|| work(&queue, compression));
-        }
+        let worker = || work(&queue, compression);
+        let workers = (0..threads).map_while(|_| limits::thread().spawn_scoped(scope, worker).ok());
+        // Without another thread, this one compresses as well.
+        let mut alone = (workers.count() == 0).then(|| compression.compressor());
         let mut hash = Context::new(&SHA256);
         let mut pending: VecDeque<Receiver<Result<Done, RegistryError>>> = VecDeque::new();
         let mut spare = Vec::new();
@@ -127,6 +129,12 @@ pub(crate) fn compress(
                 let (result, done) = sync_channel(1);
                 jobs.send(BlockTask { block, length, result }).map_err(|_| failed(&"no thread is left"))?;
                 pending.push_back(done);
+                if let Some(compressor) = &mut alone {
+                    let job = queue.lock().unwrap_or_else(PoisonError::into_inner).try_recv();
+                    if let Ok(job) = job {
+                        finish(compressor, job);
+                    }
+                }
             }
             first = false;
             while pending.len() > if last { 0 } else { 2 * threads } {
@@ -147,12 +155,16 @@ fn work(queue: &Mutex<Receiver<BlockTask>>, compression: Compression) {
     loop {
         // The lock is held while waiting. Other workers would only wait for the same job.
         let Ok(job) = queue.lock().unwrap_or_else(PoisonError::into_inner).recv() else { return };
-        let member = match &mut compressor {
-            Ok(compressor) => compressor.compress(&job.block[..job.length]),
-            Err(error) => Err(failed(&error.to_string())),
-        };
-        let _ = job.result.send(member.map(|member| Done { member, block: job.block }));
+        finish(&mut compressor, job);
     }
+}
+
+fn finish(compressor: &mut Result<BlockCompressor, RegistryError>, job: BlockTask) {
+    let member = match compressor {
+        Ok(compressor) => compressor.compress(&job.block[..job.length]),
+        Err(error) => Err(failed(&error.to_string())),
+    };
+    let _ = job.result.send(member.map(|member| Done { member, block: job.block }));
 }
 
 /// Returns the number of cores.
@@ -207,7 +219,7 @@ mod tests {
             let plain = layer(length);
             for compression in [Compression::Gzip, Compression::Zstd] {
                 let one = compressed(&plain, compression, 1);
-                for threads in [2, 7] {
+                for threads in [0, 2, 7] {
                     assert_eq!(one, compressed(&plain, compression, threads), "{length} {threads}");
                 }
                 let read = match compression {

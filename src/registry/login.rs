@@ -8,9 +8,11 @@ use base64::alphabet::STANDARD;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use serde::Deserialize;
 use std::collections::BTreeMap;
-use std::io::{self, Read};
-use std::sync::{Arc, mpsc};
+use std::io;
+use std::process::Stdio;
 use std::time::Duration;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::process::Command;
 
 /// How long a credential helper may take. Some of them ask the user.
 const HELPER_TIMEOUT: Duration = Duration::from_mins(1);
@@ -50,14 +52,13 @@ struct HelperResponse {
     secret: Option<String>,
 }
 
-/// Returns the login for a registry's host. Runs the credential helper if one is configured, and blocks until it has
-/// answered.
-pub(crate) fn login(config: &DockerConfig, host: &str) -> Result<Option<Login>, LoginError> {
+/// Returns the login for a registry's host. Runs the credential helper if one is configured.
+pub(crate) async fn login(config: &DockerConfig, host: &str) -> Result<Option<Login>, LoginError> {
     let key = if is_hub(host) { HUB_KEY } else { host };
     let helper = find(&config.cred_helpers, key).map_or(&config.creds_store, |(_, helper)| helper);
     let failed = match helper.as_str() {
         "" => None,
-        helper => match run_helper(helper, key) {
+        helper => match run_helper(helper, key).await {
             Ok(Some(login)) => return Ok(Some(login)),
             Ok(None) => None,
             Err(error) => Some(error),
@@ -121,31 +122,18 @@ fn hostname(key: &str) -> &str {
     key.split('/').next().unwrap_or(key)
 }
 
-fn run_helper(helper: &str, host: &str) -> Result<Option<Login>, LoginError> {
+async fn run_helper(helper: &str, host: &str) -> Result<Option<Login>, LoginError> {
     let program = format!("docker-credential-{helper}");
     let failed =
         |reason: String| LoginError::Helper { program: program.clone(), host: host.to_owned(), reason };
-    let reader = duct::cmd(&program, ["get"]).stdin_bytes(host).stderr_null().unchecked().reader().map_err(
-        |error| match error.kind() {
-            io::ErrorKind::NotFound => {
-                LoginError::NoHelper { program: program.clone(), host: host.to_owned() }
-            }
-            _ => failed(error.to_string()),
-        },
-    )?;
-    // It is killed after the timeout, and also if its output has been read and it does not exit.
-    let reader = Arc::new(reader);
-    let (reading, (sender, response)) = (reader.clone(), mpsc::channel());
-    std::thread::spawn(move || {
-        let mut bytes = Vec::new();
-        let read = (&*reading).take(MAX_RESPONSE).read_to_end(&mut bytes);
-        sender.send(read.map(|_| bytes))
-    });
-    let response = response.recv_timeout(HELPER_TIMEOUT);
-    let _ = reader.kill();
-    let response = response
-        .map_err(|_| failed(format!("it did not answer within {} s", HELPER_TIMEOUT.as_secs())))?
-        .map_err(|error| failed(error.to_string()))?;
+    let response = match tokio::time::timeout(HELPER_TIMEOUT, response_of(&program, host)).await {
+        Ok(Ok(response)) => response,
+        Ok(Err(error)) if error.kind() == io::ErrorKind::NotFound => {
+            return Err(LoginError::NoHelper { program, host: host.to_owned() });
+        }
+        Ok(Err(error)) => return Err(failed(error.to_string())),
+        Err(_) => return Err(failed(format!("it did not answer within {} s", HELPER_TIMEOUT.as_secs()))),
+    };
     match serde_json::from_slice::<HelperResponse>(&response) {
         Ok(HelperResponse { username, secret: Some(secret) }) if !secret.is_empty() => {
             Ok(Some(Login { user: username.unwrap_or_default(), password: Secret::new(secret) }))
@@ -164,9 +152,34 @@ fn run_helper(helper: &str, host: &str) -> Result<Option<Login>, LoginError> {
     }
 }
 
+/// What a helper prints. It is killed after that even if it does not exit, and if the future is dropped.
+async fn response_of(program: &str, host: &str) -> io::Result<Vec<u8>> {
+    let mut helper = Command::new(program)
+        .arg("get")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .kill_on_drop(true)
+        .spawn()?;
+    if let Some(mut stdin) = helper.stdin.take() {
+        // A helper may answer without reading the name.
+        let _ = stdin.write_all(host.as_bytes()).await;
+    }
+    let mut response = Vec::new();
+    if let Some(stdout) = helper.stdout.take() {
+        stdout.take(MAX_RESPONSE).read_to_end(&mut response).await?;
+    }
+    Ok(response)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn login(config: &DockerConfig, host: &str) -> Result<Option<Login>, LoginError> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        runtime.unwrap().block_on(super::login(config, host))
+    }
 
     fn user(config: &str, host: &str) -> Option<String> {
         let config = serde_json::from_str(config).unwrap();

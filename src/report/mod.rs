@@ -9,6 +9,9 @@ pub(crate) mod summary;
 
 pub(crate) use crate::duration::human as human_duration;
 use crate::event::{Event, Events, Wants};
+use crate::exit::Failure;
+use crate::limits;
+use std::io;
 use std::thread::JoinHandle;
 use std::time::Duration;
 use tokio::sync::mpsc;
@@ -37,17 +40,22 @@ impl Reports {
     pub(crate) fn start(
         sinks: Vec<Box<dyn Sink>>,
         open: impl FnOnce(&[Wants], usize) -> (Events, Vec<mpsc::Receiver<Event>>),
-    ) -> (Events, Self) {
+    ) -> Result<(Events, Self), Failure> {
         let wants: Vec<Wants> = sinks.iter().map(|sink| sink.wants()).collect();
         let (events, receivers) = open(&wants, WAITING);
         let follow = |(mut sink, mut events): (Box<dyn Sink>, mpsc::Receiver<Event>)| {
-            std::thread::spawn(move || {
+            limits::thread().spawn(move || {
                 while let Some(event) = events.blocking_recv() {
                     sink.event(&event);
                 }
             })
         };
-        (events, Self { threads: sinks.into_iter().zip(receivers).map(follow).collect() })
+        let threads: io::Result<_> = sinks.into_iter().zip(receivers).map(follow).collect();
+        let threads = threads.map_err(|error| {
+            Failure::environment(format!("cannot start the reports: {error}"))
+                .limited(limits::start_advice(&error))
+        })?;
+        Ok((events, Self { threads }))
     }
 
     /// Waits until every report has finished, or for the timeout. All senders must be dropped.

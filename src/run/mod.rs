@@ -7,7 +7,7 @@ mod secrets;
 use crate::connections::dockerd::DockerdStart;
 use crate::connections::{Access, Connections, Settings};
 use crate::duration;
-use crate::engine::{self, Cancellation, Identity, Setup, State};
+use crate::engine::{self, Cancellation, Deadline, Identity, Setup, State};
 use crate::event::{BuildOpened, Events, Id, Kind, Source};
 use crate::exit::Failure;
 use crate::files::Readers;
@@ -20,7 +20,6 @@ use crate::secret::MaybeSecret;
 use crate::step::{self, DIRTY_LABEL, Project, Results, Shared};
 use crate::text::listed;
 use crate::work::{WORK_DIRECTORY, Work};
-use std::path::PathBuf;
 use std::time::{Duration, Instant, SystemTime};
 
 /// Everything that a run needs.
@@ -32,11 +31,7 @@ pub(crate) struct Job {
     pub(crate) facts: Facts,
     /// The values of `${…}` and the environment of commands.
     pub(crate) values: Values,
-    /// The absolute path of the pipeline file, which is part of a build's identity.
-    pub(crate) pipeline_file: PathBuf,
     pub(crate) settings: Settings,
-    /// How long this call may take. The `timeout` of the pipeline applies as well.
-    pub(crate) timeout: Option<Duration>,
     /// The files that differ from the commit under whose name images are pushed.
     pub(crate) changes: Vec<String>,
     /// Push nevertheless.
@@ -53,14 +48,24 @@ pub(crate) struct Prepared {
     connections: Connections,
     warnings: Vec<String>,
     work: Work,
+    deadline: Deadline,
 }
 
-/// Prepares a job. Nothing has run yet, so a failure needs no report.
-pub(crate) async fn prepare(mut job: Job) -> Result<Prepared, Failure> {
-    let work = Work::acquire(job.project.directory.join(WORK_DIRECTORY)).await?;
+/// Prepares a job. Nothing has run yet, so a failure needs no report. `deadline` has started with the call.
+pub(crate) async fn prepare(
+    mut job: Job,
+    cancellation: &Cancellation,
+    mut deadline: Deadline,
+) -> Result<Prepared, Failure> {
+    // The shorter one applies.
+    if let Some(timeout) = job.project.pipeline.timeout {
+        deadline.limit("the run", timeout);
+    }
+    let acquire = Work::acquire(job.project.directory.join(WORK_DIRECTORY));
+    let work = cancellation.prepare(&deadline, "waiting for an earlier run to end", acquire).await?;
     let identity = Identity {
         build_id: job.project.context.build_id.clone(),
-        pipeline: job.pipeline_file.display().to_string(),
+        pipeline: job.project.file.display().to_string(),
         commit: job.project.context.commit.clone(),
         mode: job.project.mode.as_str().to_owned(),
         continues: job.plan.single_phases,
@@ -83,7 +88,10 @@ pub(crate) async fn prepare(mut job: Job) -> Result<Prepared, Failure> {
     }
     let dirty = dirty(&job, &mut results)?;
     job.project.dirty = results.dirty;
-    let warnings = match resolve(&mut job, &connections).await {
+    let resolve = resolve(&mut job, &connections);
+    let resolved =
+        cancellation.prepare(&deadline, "reading secrets and checking access to AWS", resolve).await;
+    let warnings = match resolved {
         Ok(warnings) => [dirty, warnings].concat(),
         Err(failure) => {
             // CodeBuild may still run the next phase, which must know that this one failed.
@@ -93,7 +101,7 @@ pub(crate) async fn prepare(mut job: Job) -> Result<Prepared, Failure> {
             return Err(failure);
         }
     };
-    Ok(Prepared { job, state, results, connections, warnings, work })
+    Ok(Prepared { job, state, results, connections, warnings, work, deadline })
 }
 
 /// Judges the working tree before the first step of a build: what the build's own steps change does not count. Returns a
@@ -142,8 +150,8 @@ impl Prepared {
     /// Runs the job to its end. The error is the first failure, or the signal that stopped the run.
     pub(crate) async fn run(self, events: &Events, cancellation: &Cancellation) -> Result<(), Failure> {
         let start = Instant::now();
-        let Self { job, mut state, results, connections, warnings, work } = self;
-        let Job { project, plan, values, timeout, arguments, .. } = job;
+        let Self { job, mut state, results, connections, warnings, work, deadline } = self;
+        let Job { project, plan, values, arguments, .. } = job;
         let dockerd_start = DockerdStart {
             events: events.clone(),
             stopping: cancellation.stopping.clone(),
@@ -173,8 +181,7 @@ impl Prepared {
             work: directory,
             results: Box::new(|| shared.kept_results()),
             all_phases: project.pipeline.phases.iter().map(|phase| phase.name.to_string()).collect(),
-            // The shorter one applies.
-            timeout: timeout.into_iter().chain(project.pipeline.timeout).min(),
+            deadline,
             ends_soon: ends_soon(&shared),
         });
         let phases = items::phases(&shared, &plan, &cancellation.stopping);

@@ -1,14 +1,16 @@
 //! The secrets of `env`: fetched from AWS when publishing, read from the environment in local mode, always masked.
 
 use super::Job;
+use crate::aws::CALLS_AT_ONCE;
 use crate::aws::secrets_manager::SecretId;
 use crate::connections::Connections;
 use crate::exit::Failure;
 use crate::language::diagnostic::Diagnostic;
 use crate::language::pipeline::reference::{SECRET_HELP, SecretReference};
-use crate::language::pipeline::template::{Builtin, Reference, Scope};
+use crate::language::pipeline::template::{Builtin, Reference, Scope, Template};
 use crate::plan::{self, Mode};
 use crate::secret::{MaybeSecret, Secret, Unmasked};
+use futures_util::{StreamExt, TryStreamExt};
 use std::collections::HashMap;
 
 /// Sets the values of secret variables, and of the AWS built-ins that the pipeline uses. Returns warnings.
@@ -16,16 +18,11 @@ pub(crate) async fn resolve(job: &mut Job, connections: &Connections) -> Result<
     let mut warnings = Vec::new();
     not_text(job)?;
     let names: Vec<String> = job.project.pipeline.env.secret_names().map(ToOwned::to_owned).collect();
-    let mut parameters = fetch_parameters(job, connections).await?;
+    let (mut parameters, mut secrets) =
+        tokio::try_join!(fetch_parameters(job, connections), fetch_secrets(job, connections))?;
     for name in names {
-        let value = if let Some(parameter) = parameters.remove(&name) {
-            Some(parameter)
-        } else if job.project.mode == Mode::Local || job.values.is_given(&name) {
-            job.values.secret(&name)
-        } else {
-            Some(fetch(job, connections, &name).await?)
-        };
-        match value {
+        let fetched = parameters.remove(&name).or_else(|| secrets.remove(&name));
+        match fetched.or_else(|| job.values.secret(&name)) {
             Some(secret) => {
                 job.values.set(&name, MaybeSecret::Secret(secret.clone()));
                 mask(job, &name, &secret, &mut warnings);
@@ -73,12 +70,16 @@ fn mask(job: &Job, name: &str, secret: &Secret, warnings: &mut Vec<String>) {
     }
 }
 
-/// Fetches the parameters that are not set in the environment, with few calls: the quota of calls is small. Returns
-/// them by variable.
+/// Whether the value of a variable comes from AWS: it is not set in the environment.
+fn is_fetched(job: &Job, variable: &str) -> bool {
+    job.project.mode == Mode::Publish && !job.values.is_given(variable)
+}
+
+/// Fetches the parameters with few calls, because the quota of calls is small. Returns them by variable.
 async fn fetch_parameters(job: &Job, connections: &Connections) -> Result<HashMap<String, Secret>, Failure> {
     let mut wanted = Vec::new();
     for (variable, template) in &job.project.pipeline.env.parameter_store {
-        if job.project.mode == Mode::Publish && !job.values.is_given(variable) {
+        if is_fetched(job, variable) {
             wanted.push((variable, job.project.resolve(&job.values, template)?));
         }
     }
@@ -94,12 +95,18 @@ async fn fetch_parameters(job: &Job, connections: &Connections) -> Result<HashMa
     Ok(wanted.iter().filter_map(of).collect())
 }
 
-async fn fetch(job: &Job, connections: &Connections, name: &str) -> Result<Secret, Failure> {
-    let env = &job.project.pipeline.env;
-    let aws = connections.aws(&job.project.access(&job.values, &job.project.pipeline.aws)?).await?;
-    let Some(template) = env.secrets_manager.get(name) else {
-        return Err(Failure::usage(format!("`env` has no secret `{name}`")));
+/// Fetches the secrets of Secrets Manager, several at once. Returns them by variable.
+async fn fetch_secrets(job: &Job, connections: &Connections) -> Result<HashMap<String, Secret>, Failure> {
+    let secrets = job.project.pipeline.env.secrets_manager.iter();
+    let wanted = secrets.filter(|(variable, _)| is_fetched(job, variable));
+    let fetch = |(variable, template)| async move {
+        Ok((String::clone(variable), fetch_secret(job, connections, template).await?))
     };
+    futures_util::stream::iter(wanted).map(fetch).buffered(CALLS_AT_ONCE).try_collect().await
+}
+
+async fn fetch_secret(job: &Job, connections: &Connections, template: &Template) -> Result<Secret, Failure> {
+    let aws = connections.aws(&job.project.access(&job.values, &job.project.pipeline.aws)?).await?;
     let text = job.project.resolve(&job.values, template)?;
     let text = text.expose();
     let reference = SecretReference::parse(text).map_err(|reason| {

@@ -15,7 +15,11 @@ use crate::files::{self, Readers};
 use crate::language::diagnostic::Diagnostic;
 use crate::language::pipeline::model::CodePipeline;
 use crate::plan::Mode;
-use serde::Serialize;
+use crate::work;
+use rustix::fs::OFlags;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::io::{self, Read, Seek, Write};
 use std::path::{Path, PathBuf};
 
 /// The maximum size of `imagedefinitions.json`, in bytes.
@@ -25,6 +29,10 @@ const TASK_DEFINITION_SIZE: usize = 64 * 1024;
 
 /// The largest `AppSpec` that is read, in bytes.
 const LARGEST_SPEC: u64 = 1024 * 1024;
+/// The file in `.runner/` of the directory for these files that says which pipeline has written them, and its largest
+/// size in bytes.
+const WRITTEN: &str = "artifacts.json";
+const MAX_WRITTEN: u64 = 64 * 1024;
 /// The first line of an `AppSpec` that runner wrote.
 const OWN: &str = "# Written by runner.";
 
@@ -33,6 +41,45 @@ const OWN: &str = "# Written by runner.";
 struct ImageDetail<'a> {
     #[serde(rename = "ImageURI")]
     image_uri: &'a str,
+}
+
+/// The files that the pipelines of a build have written, each with its pipeline file.
+#[derive(Default, Serialize, Deserialize)]
+struct Written {
+    build: String,
+    files: BTreeMap<String, PathBuf>,
+}
+
+/// Takes the names of files for this pipeline. Fails if another pipeline of the same build in CodeBuild has written one
+/// of them, which would be replaced: CodePipeline gets only what is there at the end.
+fn claim(cx: &StepScope<'_>, names: &[&str]) -> Result<(), Failure> {
+    let (Some(build), Mode::Publish) = (&cx.project.context.build_id, cx.project.mode) else {
+        return Ok(());
+    };
+    let directory = work::open(&cx.project.artifacts)?;
+    let path = directory.path().join(WRITTEN);
+    let unusable = |error: io::Error| work::unusable(&path, &error);
+    let mut file = directory.file(WRITTEN, OFlags::RDWR | OFlags::CREATE, 0o666).map_err(unusable)?;
+    // Pipelines in different directories may run at the same time.
+    file.lock().map_err(unusable)?;
+    let mut text = String::new();
+    (&file).take(MAX_WRITTEN).read_to_string(&mut text).map_err(unusable)?;
+    let known = serde_json::from_str(&text).unwrap_or_default();
+    let mut written = Some(known).filter(|known: &Written| known.build == *build).unwrap_or_default();
+    written.build.clone_from(build);
+    for name in names {
+        let other = written.files.insert((*name).to_owned(), cx.project.file.clone());
+        // A command of the other pipeline may have moved it to where CodePipeline looks for it.
+        let other =
+            other.filter(|other| *other != cx.project.file && cx.project.artifacts.join(name).exists());
+        if let Some(other) = other {
+            let (own, other) = (cx.project.file.display(), other.display());
+            return Err(Failure::usage(format!("{own} would replace {name}, which {other} has written in this build"))
+                .help(format!("CodePipeline would get only the last one: rename or remove the first in a `run` step of {other} (`mv {name} …`, and give the action that name), or put both into one pipeline")));
+        }
+    }
+    let text = serde_json::to_vec(&written).unwrap_or_default();
+    file.rewind().and_then(|()| file.set_len(0)).and_then(|()| file.write_all(&text)).map_err(unusable)
 }
 
 /// Returns the path of a file: an artifact when publishing, a work file in local mode.
@@ -65,6 +112,7 @@ pub(crate) fn image_definitions(
         return Err(Failure::usage(message)
             .help("name only the containers of one task definition; ECS accepts ten of them"));
     }
+    claim(cx, &["imagedefinitions.json", "imageDetail.json"])?;
     files::write_json(&path, &definitions, Readers::All)?;
     Ok(path)
 }
@@ -110,8 +158,12 @@ pub(crate) async fn blue_green(
         ..AppSpec::default()
     };
     let (taskdef, appspec) = (path(cx, "taskdef.json"), path(cx, "appspec.yaml"));
+    let keeps_spec = is_of_source(&appspec);
+    let names =
+        [Some("taskdef.json"), (!keeps_spec).then_some("appspec.yaml"), image.map(|_| "imageDetail.json")];
+    claim(cx, &names.into_iter().flatten().collect::<Vec<_>>())?;
     files::write_json(&taskdef, &definition, Readers::All)?;
-    if is_of_source(&appspec) {
+    if keeps_spec {
         cx.events.note(format!("keeping {} of the source", appspec.display())).await;
     } else {
         files::write_whole(&appspec, format!("{OWN}\n{}", spec.yaml()).as_bytes(), Readers::All)?;

@@ -21,6 +21,8 @@ pub(crate) struct Project {
     pub(crate) pipeline: Pipeline,
     /// The pipeline file, for the places of errors.
     pub(crate) source: SourceFile,
+    /// The absolute path of the pipeline file, which is part of a build's identity.
+    pub(crate) file: PathBuf,
     pub(crate) context: BuildContext,
     pub(crate) mode: Mode,
     /// The build's id, from CodeBuild or from runner.

@@ -20,6 +20,10 @@ use crate::plan::resource::Fill;
 use crate::plan::scope::Values;
 use indexmap::IndexMap;
 use std::collections::HashMap;
+use std::time::Duration;
+
+/// How long a call may take with all its attempts. A run waits longer, but people wait for an examination.
+const MAX_CALL: Duration = Duration::from_secs(20);
 
 /// The examination of a pipeline's access to AWS.
 pub(crate) struct Examination<'a> {
@@ -70,9 +74,7 @@ impl<'a> Examination<'a> {
         }
         let region = self.pipeline().aws.region.as_ref().and_then(|region| self.text(region));
         let region = region.filter(|region| !region.is_empty());
-        let aws = match Aws::connect(&self.settings.authorities(), region.as_deref(), self.settings.ecs_poll)
-            .await
-        {
+        let aws = match self.connect(region.as_deref()).await {
             Ok(aws) => aws,
             Err(failed) => {
                 let subject = if matches!(failed, AwsError::NoRegion) { "region" } else { "credentials" };
@@ -105,6 +107,11 @@ impl<'a> Examination<'a> {
         self.resources(checks).await;
     }
 
+    async fn connect(&self, region: Option<&str>) -> Result<Aws, AwsError> {
+        let aws = Aws::connect(&self.settings.authorities(), region, self.settings.ecs_poll).await?;
+        Ok(aws.within(MAX_CALL))
+    }
+
     /// The connection of a step. A failure is reported once.
     async fn connection(&mut self, access: &AwsAccess, checks: &mut Checks) -> Option<Aws> {
         // An access with unknown values cannot be checked.
@@ -113,15 +120,13 @@ impl<'a> Examination<'a> {
             return known.clone();
         }
         let ResolvedAccess { region, role, external_id } = &access;
-        let connected =
-            match Aws::connect(&self.settings.authorities(), region.as_deref(), self.settings.ecs_poll).await
-            {
-                Ok(aws) => match role {
-                    Some(role) => aws.assume(role, external_id.as_deref(), "runner-doctor").await,
-                    None => Ok(aws),
-                },
-                Err(failed) => Err(failed),
-            };
+        let connected = match self.connect(region.as_deref()).await {
+            Ok(aws) => match role {
+                Some(role) => aws.assume(role, external_id.as_deref(), "runner-doctor").await,
+                None => Ok(aws),
+            },
+            Err(failed) => Err(failed),
+        };
         let aws = match connected {
             Ok(aws) => {
                 if let Some(role) = role {

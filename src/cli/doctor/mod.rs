@@ -121,7 +121,7 @@ pub(crate) async fn main(arguments: &Arguments, session: &Session) -> Result<Exi
                 elsewhere: true,
                 json: arguments.json,
             };
-            Some(load::load(&request, session)?)
+            Some(load::load(&request, session).await?)
         }
         None => None,
     };

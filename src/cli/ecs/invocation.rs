@@ -5,7 +5,6 @@ use crate::cli::printer::Printer;
 use crate::cli::session::{Session, cancel_on_signals};
 use crate::connections::{Access, Connections, Settings};
 use crate::deployment::Deployer;
-use crate::engine::Cancellation;
 use crate::event::{Event, Events, Kind, Wants};
 use crate::exit::{Exit, Failure};
 use crate::process::Stopping;
@@ -53,12 +52,29 @@ impl<'a> Invocation<'a> {
         let cancellation = cancel_on_signals(Stopping::default())?;
         let (events, mut receivers) = Events::open(&[Wants::default()], MAX_PENDING_EVENTS, masks, 1, 0);
         let printing = receivers.pop().map(|receiver| tokio::spawn(print(receiver, printer.clone())));
+        let stop = &cancellation.stopping.soft;
         let grace = async {
-            cancellation.stopping.soft.cancelled().await;
+            stop.cancelled().await;
             tokio::time::sleep(if changes { GRACE } else { Duration::ZERO }).await;
         };
+        let (connections, access) = (Connections::alone(&self.settings, masks), Access::default());
+        let connected = tokio::select! {
+            connected = connections.aws(&access) => connected,
+            () = stop.cancelled() => Err(Failure::stopped()),
+        };
+        let run = async {
+            let deployer = Deployer {
+                aws: &connected?.noticing(events.warning_later()),
+                connections: &connections,
+                access: access.clone(),
+                events: &events,
+                stop,
+                poll: self.settings.ecs_poll,
+            };
+            command(&deployer).await
+        };
         let result = tokio::select! {
-            result = self.connected(&events, &cancellation, command) => result,
+            result = run => result,
             () = grace => Err(Failure::stopped()),
         };
         drop(events);
@@ -72,25 +88,6 @@ impl<'a> Invocation<'a> {
             (Err(_), Some(stopped)) => Err(stopped),
             (Err(failure), None) => Err(failure),
         }
-    }
-
-    async fn connected<T>(
-        &self,
-        events: &Events,
-        cancellation: &Cancellation,
-        command: impl AsyncFnOnce(&Deployer<'_>) -> Result<T, Failure>,
-    ) -> Result<T, Failure> {
-        let connections = Connections::alone(&self.settings, &self.session.masks);
-        let aws = connections.aws(&Access::default()).await?.noticing(events.warning_later());
-        let deployer = Deployer {
-            aws: &aws,
-            connections: &connections,
-            access: Access::default(),
-            events,
-            stop: &cancellation.stopping.soft,
-            poll: self.settings.ecs_poll,
-        };
-        command(&deployer).await
     }
 }
 
