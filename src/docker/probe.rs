@@ -149,7 +149,7 @@ pub(super) struct LogSearch<'a> {
     silence: Duration,
     /// The time of the last message, and how many messages have it.
     last: (String, usize),
-    /// While messages come again: how many of those with that time.
+    /// While known messages are repeated: how many of those with that time are left.
     again: Option<usize>,
 }
 
