@@ -10,6 +10,7 @@ use crate::ecs::revisions::Revision;
 use crate::ecs::task_definition::Request;
 use crate::exit::{Failure, chain};
 use crate::files;
+use crate::limits;
 use serde_json::Value;
 use std::fs::File;
 use std::io::Read;
@@ -32,7 +33,7 @@ pub(crate) fn read_definition(path: &Path) -> Result<Value, Failure> {
     } else {
         files::read_small(path, MAX_BYTES)
     };
-    let bytes = bytes.map_err(|error| unreadable(error.to_string()))?;
+    let bytes = bytes.map_err(|error| unreadable(error.to_string()).limited(limits::advice(&error)))?;
     let text = String::from_utf8(bytes).map_err(|_| unreadable("it is not UTF-8".to_owned()))?;
     let is_blank = |line: &str| line.is_empty() || line.starts_with('#') || line == "---";
     if text.trim_start_matches('\u{feff}').lines().all(|line| is_blank(line.trim())) {

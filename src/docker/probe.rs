@@ -103,8 +103,8 @@ impl Engine {
         if reach.is_here && (connects || refusals > 0) {
             return connects;
         }
-        // This machine may not reach the network, or have another one with the same addresses. The container's own list of
-        // sockets is in proc(5), `tcp`.
+        // This machine may not reach the network, or have another one with the same addresses. The container's own list
+        // of sockets is in proc(5), `tcp`.
         let argv = ["cat", "/proc/net/tcp", "/proc/net/tcp6"].map(ToOwned::to_owned).to_vec();
         match self.exec(id, argv).await {
             Some((_, table)) if table.contains("local_address") => {
@@ -203,8 +203,8 @@ impl<'a> LogSearch<'a> {
         }
     }
 
-    /// Follows the log from the second of the last message. It is opened again if it is silent, because engines may lose a
-    /// log that they rotate.
+    /// Follows the log from the second of the last message. It is opened again if it is silent, because engines may
+    /// lose a log that they rotate.
     fn open(&mut self) -> Follow {
         self.heard = Instant::now();
         self.again = (self.last.1 > 0).then_some(self.last.1);
@@ -276,8 +276,8 @@ impl<'t> Window<'t> {
     }
 }
 
-/// Whether the tables `tcp` and `tcp6` of proc(5) have a socket that listens on a port, at one of these addresses or at all
-/// of them. One that is bound to loopback accepts no connections from the network.
+/// Whether the tables `tcp` and `tcp6` of proc(5) have a socket that listens on a port, at one of these addresses or at
+/// all of them. One that is bound to loopback accepts no connections from the network.
 fn is_listening(tables: &str, port: u16, addresses: &[IpAddr]) -> bool {
     let is_open = |line: &str| {
         let fields: Vec<&str> = line.split_whitespace().take(4).collect();
