@@ -1,4 +1,5 @@
-//! The limits of the system on this process (getrlimit(2)): advice for an exhausted one, and the soft limit of open files.
+//! The limits of the system on this process (getrlimit(2)): advice for an exhausted one, and the soft limit of open
+//! files.
 
 use rustix::io::Errno;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -18,8 +19,8 @@ const THREADS: u64 = 4;
 /// The soft limit of open files that this process was started with. It is set once, like the limit itself.
 static GIVEN: OnceLock<Rlimit> = OnceLock::new();
 
-/// Raises the soft limit of open files to the hard one: parallel steps use several files each. The commands of steps get
-/// the given limit back, because a program that uses select(2) cannot handle more than 1024 files.
+/// Raises the soft limit of open files to the hard one: parallel steps use several files each. The commands of steps
+/// get the given limit back, because a program that uses select(2) cannot handle more than 1024 files.
 pub(crate) fn raise_open_files() {
     let given = GIVEN.get_or_init(|| getrlimit(Resource::Nofile));
     // Without the permission the given limit stays.

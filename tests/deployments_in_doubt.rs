@@ -230,6 +230,54 @@ fn a_service_that_is_being_deleted_is_refused() {
     assert_eq!((revisions(&service.name), ecs.count("ecs:UpdateService")), (1, 0));
 }
 
+/// Findings, D12: also if the revision comes from a file and the service is only named by a later step.
+#[test]
+fn nothing_is_registered_for_a_service_that_is_going_or_gone() {
+    let run = |status: &str, steps: &str, arguments: &str, exit: i32, registered: usize| {
+        let service = Service::fresh().with("status", json!(status));
+        let ecs = EcsApi::of(service.clone());
+        let file = json!({ "family": service.name, "containerDefinitions": [{ "name": "web", "image": "new", "memory": 64 }] });
+        let project = crate::harness::Project::phases(&steps.replace("SERVICE", &service.name));
+        let project = project.file("td.json", file.to_string());
+        let outcome = project.runner(&format!("run --publish {arguments}")).on(&ecs).run().exits(exit);
+        assert_eq!(ecs.count("ecs:RegisterTaskDefinition"), registered, "{outcome}");
+        outcome
+    };
+    let (base, deploy) =
+        ("{ task-definition: { file: td.json } }", "deploy: { cluster: SERVICE, service: SERVICE }");
+    let directly = format!("build: {{ steps: [{base}, {{ {deploy} }}] }}\n");
+    let later = format!("build: {{ steps: [{base}] }}\npost_build: {{ steps: [{{ {deploy} }}] }}\n");
+    let after_run = format!("build: {{ steps: [{base}, {{ run: 'true' }}, {{ {deploy} }}] }}\n");
+    let going = "is being deleted: its status is DRAINING";
+    for (steps, arguments) in [(&directly, ""), (&later, "--phase build"), (&after_run, "")] {
+        run("DRAINING", steps, arguments, 3, 0).ends_with(going);
+    }
+    run("INACTIVE", &directly, "", 3, 0).ends_with("there is no service");
+    // A command may create it, also one of the buildspec between two phases.
+    run("INACTIVE", &after_run, "", 3, 1).ends_with("there is no service");
+    run("INACTIVE", &later, "--phase build", 0, 1);
+    // Steps that do not deploy this family in this build do not count.
+    for other in [
+        format!("{deploy}, when: failure"),
+        format!("{deploy}, only: {{ events: [tag] }}"),
+        deploy.replace("service: SERVICE", "service: SERVICE, task-definition: another"),
+    ] {
+        let steps = directly.replace(deploy, &other);
+        let exit = if other.contains("another") { 2 } else { 0 };
+        run("DRAINING", &steps, "", exit, 1);
+    }
+    // Without the permission to look, the step that deploys decides.
+    let service = Service::fresh();
+    let scenario = Scenario::new([service.clone()]).fault(Fault::denied("ecs:DescribeServices"));
+    let ecs = scenario.start();
+    let file = json!({ "family": service.name, "containerDefinitions": [{ "name": "web", "image": "new", "memory": 64 }] });
+    let project = crate::harness::Project::phases(&directly.replace("SERVICE", &service.name));
+    let project = project.file("td.json", file.to_string());
+    let outcome = project.runner("run --publish").on(&ecs).run().exits(3);
+    outcome.ends_with("AWS denies ecs:DescribeServices");
+    assert_eq!(ecs.count("ecs:RegisterTaskDefinition"), 1);
+}
+
 /// Findings, D15.
 #[test]
 fn a_service_without_tasks_is_reported_as_such() {

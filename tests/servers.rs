@@ -10,6 +10,7 @@ use std::net::{Shutdown, TcpListener, TcpStream};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 /// A child process that ends with the test.
@@ -172,20 +173,28 @@ impl PlainRegistry {
 pub struct RecordedEngine {
     directory: tempfile::TempDir,
     asked: Arc<Mutex<Vec<u8>>>,
+    answered: Arc<AtomicU64>,
 }
 
 impl RecordedEngine {
     pub fn start() -> Self {
         let directory = tempfile::tempdir().unwrap();
         let listener = UnixListener::bind(directory.path().join("docker.sock")).unwrap();
-        let engine = Self { directory, asked: Arc::default() };
-        let asked = engine.asked.clone();
+        let engine = Self { directory, asked: Arc::default(), answered: Arc::default() };
+        let (asked, answered) = (engine.asked.clone(), engine.answered.clone());
         std::thread::spawn(move || {
             for client in listener.incoming().map(Result::unwrap) {
                 let server = UnixStream::connect("/var/run/docker.sock").unwrap();
                 let (mut answers, mut back) = (server.try_clone().unwrap(), client.try_clone().unwrap());
+                let answered = answered.clone();
                 std::thread::spawn(move || {
-                    let _ = std::io::copy(&mut answers, &mut back);
+                    let mut buffer = [0; 16384];
+                    while let Ok(length @ 1..) = answers.read(&mut buffer) {
+                        answered.fetch_add(length as u64, Ordering::SeqCst);
+                        if back.write_all(&buffer[..length]).is_err() {
+                            break;
+                        }
+                    }
                     let _ = back.shutdown(Shutdown::Both);
                 });
                 let (asked, mut from, mut to) = (asked.clone(), client, server);
@@ -207,6 +216,11 @@ impl RecordedEngine {
     /// For `DOCKER_HOST`.
     pub fn host(&self) -> String {
         format!("unix://{}", self.directory.path().join("docker.sock").display())
+    }
+
+    /// How many bytes went out.
+    pub fn answered(&self) -> u64 {
+        self.answered.load(Ordering::SeqCst)
     }
 
     /// Whether this text came in.

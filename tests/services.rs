@@ -1,6 +1,7 @@
 //! Tests in containers: services beside them, files in and out, results.
 
 use crate::harness::{Project, containers_of, docker, eventually, unique};
+use crate::servers::RecordedEngine;
 use indoc::formatdoc;
 use std::time::{Duration, Instant};
 
@@ -122,12 +123,7 @@ fn files_go_in_and_out_whether_the_test_passes_or_fails() {
 /// Findings, C4 and C5.
 #[test]
 fn services_that_are_done_or_slow_are_ready() {
-    let test = |command: &str, ready: &str| {
-        project(&format!(
-            "      - test: app\n        command: [echo, tested]\n        services:\n          db: {{ image: app, command: [sh, -c, {command:?}], ready: {ready} }}\n"
-        ))
-    };
-    let run = |command: &str, ready: &str| test(command, ready).runner("run").run();
+    let run = |command: &str, ready: &str| serving(command, ready).runner("run").run();
     run("echo migration done", "{ log: migration done }").exits(0).says("\ntested\n");
     run("echo migration done; exit 3", "{ log: migration finished }").exits(4).says_not("\ntested");
     run("echo something else", "{ log: migration done, timeout: 5s }")
@@ -136,6 +132,56 @@ fn services_that_are_done_or_slow_are_ready() {
     let slow =
         "while :; do (printf 'HTTP/1.0 20'; sleep 0.3; printf '0 OK\\r\\n\\r\\n') | nc -l -p 8080; done";
     run(slow, "{ http: \":8080/\", timeout: 20s }").exits(0).says("\ntested\n");
+}
+
+/// A test of the image with a service that runs this command and has this probe.
+fn serving(command: &str, ready: &str) -> Project {
+    project(&format!(
+        "      - test: app\n        command: [echo, tested]\n        services:\n          db: {{ image: app, command: [sh, -c, {command:?}], ready: {ready} }}\n"
+    ))
+}
+
+/// Findings, C6. The test reaches a service over the network, never over the service's own loopback.
+#[test]
+fn a_server_on_loopback_is_not_ready() {
+    let (port, http) = ("{ port: 8080, timeout: 3s }", "{ http: \":8080/\", timeout: 3s }");
+    // The engine's network is out of reach there, as it is if the engine is on another machine.
+    let elsewhere = ["unshare", "-n", "--"];
+    let loopback = "mkdir /www; echo page > /www/index.html; httpd -f -p 127.0.0.1:8080 -h /www";
+    for ready in [port, http] {
+        let outcome = serving(loopback, ready).runner("run").run().exits(4).says_not("\ntested");
+        outcome.ends_with("the service `db` was not ready within 3 s");
+    }
+    serving(loopback, port).runner("run").run_under(&elsewhere).exits(4).says_not("\ntested");
+    let all = loopback.replace("127.0.0.1:", "");
+    let own = loopback.replace("127.0.0.1", "$(hostname -i)");
+    for command in [&all, &own] {
+        serving(command, port).runner("run").run().exits(0).says("\ntested\n");
+        serving(command, http).runner("run").run().exits(0).says("\ntested\n");
+        serving(command, port).runner("run").run_under(&elsewhere).exits(0).says("\ntested\n");
+    }
+}
+
+/// Findings, C5.
+#[test]
+fn a_log_is_read_once_and_in_little_memory() {
+    let lines = "yes a line of a long log | head -c 4000000";
+    let one_line = "head -c 4000000 /dev/zero | tr '\\0' x";
+    for flood in [lines, one_line] {
+        let command = format!("{flood}; echo; sleep 8; printf 'now re'; sleep 1; echo ady; sleep 300");
+        let project = serving(&command, "{ log: now ready, timeout: 1m }");
+        let engine = RecordedEngine::start();
+        let call = project.runner("run").env("DOCKER_HOST", engine.host()).start();
+        let (outcome, peak) = call.finish_measured();
+        outcome.exits(0).says("\ntested\n");
+        assert!(peak < 100_000_000, "{peak} bytes of memory");
+        let read = engine.answered();
+        // Each message has its time; a log that the engine rotates is opened again.
+        assert!(read < 30_000_000, "{read} bytes read");
+    }
+    // Both streams of the output are read, and each by itself.
+    let mixed = "printf re; sleep 1; echo x >&2; echo ady; echo ready >&2; sleep 300";
+    serving(mixed, "{ log: ready, timeout: 10s }").runner("run").run().exits(0).says("\ntested\n");
 }
 
 /// Findings, C10: mistakes in the container's own settings fail the test, in words.

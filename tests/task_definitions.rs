@@ -189,7 +189,7 @@ fn features() -> Vec<(Value, Value)> {
             json!({ "repositoryCredentials": { "credentialsParameter": "arn:aws:secretsmanager:eu-west-1:123456789012:secret:s" } }),
         ),
         container(
-            json!({ "dependsOn": [{ "containerName": "side", "condition": "START" }], "image": "r.example/app@sha256:0" }),
+            json!({ "dependsOn": [{ "containerName": "side", "condition": "START" }], "image": format!("r.example/app@sha256:{:064}", 0) }),
         ),
         container(json!({ "links": null, "environment": null, "cpu": 128 })),
     ]

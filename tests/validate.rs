@@ -434,3 +434,55 @@ fn hostile_files_end_in_one_clear_error() {
         validate(name).exits(0);
     }
 }
+
+/// Findings, D11: the containers of `image-definitions` are compared with the files of task definitions.
+#[test]
+fn containers_that_no_task_definition_file_has_are_a_warning() {
+    let project = |pairs: &str, second: &str| {
+        let file = |containers: &str| {
+            let all: Vec<String> = containers
+                .split(' ')
+                .map(|name| format!("{{\"name\": \"{name}\", \"image\": \"i\"}}"))
+                .collect();
+            format!("{{\"family\": \"f\", \"containerDefinitions\": [{}]}}", all.join(", "))
+        };
+        Project::new(&formatdoc! {"
+            version: 1
+            name: t
+            images: {{ app: {{ repository: app }} }}
+            phases:
+              build:
+                steps:
+                  - build: app
+                  - push: app
+                  - task-definition: {{ file: one.json, containers: {{ web: {{ image: app }} }} }}
+            {second}      - image-definitions: {{ {pairs} }}
+        "})
+        .file("one.json", file("web log"))
+        .file("two.json", file("worker"))
+    };
+    let two = "      - task-definition: { file: two.json }\n";
+    let missing = |name: &str| format!("warning: the task definition's file has no container `{name}`");
+    let outcome = project("sidecar: app, web: app", "").runner("validate").run().exits(0);
+    outcome
+        .complains(&missing("sidecar"))
+        .complains("pipeline.yml:10:39")
+        .complains("it has `web` and `log`");
+    let outcome = project("lgo: app", "").runner("validate").run().exits(0);
+    outcome.complains(&missing("lgo")).complains("did you mean `log`?");
+    let outcome = project("sidecar: app", two).runner("validate").run().exits(0);
+    outcome.complains(&missing("sidecar")).complains("`worker`");
+    // One that looks like a container that a step mentions has one warning.
+    let outcome = project("wbe: app", "").runner("validate").run().exits(0);
+    outcome.complains("no `task-definition` step mentions the container `wbe`").says_not("has no container");
+    for (pairs, second) in [
+        ("web: app, log: app", ""),
+        ("worker: app", two),
+        ("sidecar: app", "      - task-definition: { family: other }\n"),
+        ("sidecar: app", "      - task-definition: { file: nowhere.json }\n"),
+    ] {
+        project(pairs, second).runner("validate").run().exits(0).says_not("has no container");
+    }
+    // A warning does not keep `plan` from its work.
+    project("sidecar: app", "").runner("plan").run().exits(0).says_not("has no container");
+}

@@ -2,7 +2,7 @@
 
 use crate::ecs_api::{EcsApi, Fault, Scenario, Service};
 use crate::harness::{
-    Outcome, Project, api_at, aws_endpoint, registry, secrets_manager, ssm, task_role, unique,
+    Outcome, Project, api_at, aws_endpoint, ecs, registry, secrets_manager, ssm, task_role, unique,
 };
 use indoc::formatdoc;
 use serde_json::{Value, json};
@@ -91,18 +91,68 @@ fn a_role_of_another_account_or_path_is_another_role() {
 
 /// Findings, D16.
 #[test]
-fn an_image_that_is_no_reference_is_a_warning() {
+fn an_image_that_is_no_reference_is_refused_unless_it_is_replaced() {
     for image in [
         "/something",
         "a:abc/b",
         "Upper/case",
         "web:",
         "web@sha256:12",
+        "${IMAGE}",
         &format!("sha256:{}", "a".repeat(64)),
     ] {
-        let (outcome, _) = deployed(Service::fresh(), &json!({}), &json!({ "image": image }), &[]);
-        outcome.exits(0).says("not verified: the image of `web`: ").says("is not a valid ");
+        let (outcome, ecs) = deployed(Service::fresh(), &json!({}), &json!({ "image": image }), &[]);
+        let says = format!("td.json: the image `{image}` of the container `web`: ");
+        let outcome = outcome.exits(2).ends_with(&says).ends_with("is not a valid ");
+        assert_eq!(ecs.count("ecs:RegisterTaskDefinition"), 0, "{outcome}");
     }
+    // A placeholder of CodePipeline is registered.
+    let (outcome, _) = deployed(Service::fresh(), &json!({}), &json!({ "image": "<IMAGE1_NAME>" }), &[]);
+    outcome.exits(0).says("not verified: the image of `web` is the placeholder <IMAGE1_NAME>");
+    // On a laptop and by `validate`, with the place. An image that the step sets is of no interest.
+    let step = |change: &str| {
+        let definition = json!({ "family": "f", "containerDefinitions": [
+            { "name": "web", "image": "a:abc/b", "memory": 64, "portMappings": [{ "containerPort": 80 }] },
+            { "name": "log", "image": "<IMAGE1_NAME>", "memory": 64 } ] });
+        Project::new(&formatdoc! {"
+            version: 1
+            name: t
+            images: {{ app: {{ repository: app }} }}
+            phases:
+              build:
+                steps:
+                  - build: app
+                  - push: app
+                  - task-definition: {{ file: td.json{change} }}
+        "})
+        .file("td.json", definition.to_string())
+        .file("Dockerfile", "FROM busybox:1.36\n")
+        .git()
+    };
+    let kept = step(", containers: { log: { image: app } }");
+    kept.runner("run").run().exits(2).ends_with("td.json: the image `a:abc/b` of the container `web`: ");
+    let outcome = kept.runner("validate").run().exits(2);
+    outcome
+        .complains("pipeline.yml:9:34")
+        .complains("the image `a:abc/b` of the container `web`: ")
+        .complains("write `image` for the container `web`")
+        .says_not("container `log`");
+    for replaced in [", containers: { web: { image: app } }", ", code-pipeline: { container: web, port: 80 }"]
+    {
+        let project = step(replaced);
+        let outcome = project.runner("validate").run().exits(0);
+        outcome.complains("the image `<IMAGE1_NAME>` of the container `log`: it is a placeholder");
+        project.runner("plan").run().exits(0);
+        project.runner("run").run().exits(0);
+    }
+    // The base may be a revision that someone else has registered.
+    let service = Service::fresh();
+    let wrong = json!({ "family": service.name, "containerDefinitions": [{ "name": "web", "image": "a:abc/b", "memory": 64 }] });
+    ecs("RegisterTaskDefinition", &wrong);
+    let base = format!("{{ family: {}, containers: {{ web: {{ cpu: 1 }} }} }}", service.name);
+    let api = EcsApi::of(service);
+    let run = crate::ecs::project(&base).runner("run --publish").on(&api).run().exits(3);
+    run.ends_with("nothing was changed: the image `a:abc/b` of `web`: ").ends_with("is not a valid ");
     for image in ["web", "localhost:5000/a/b:v1", &format!("r.example/a@sha256:{}", "a".repeat(64))] {
         accepted(&json!({}), &json!({ "image": image }));
     }

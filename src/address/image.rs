@@ -233,6 +233,11 @@ impl<'a> ImageReference<'a> {
         }
     }
 
+    /// Whether a text stands for an image that another tool fills in, such as `CodePipeline`'s `<IMAGE1_NAME>`.
+    pub(crate) fn is_placeholder(text: &str) -> bool {
+        text.starts_with('<') && text.ends_with('>')
+    }
+
     /// The digest, or else the tag, or else `latest`.
     pub(crate) fn tag_or_digest(&self) -> &'a str {
         self.digest.or(self.tag).unwrap_or(LATEST)

@@ -1,5 +1,6 @@
 //! Reads the facts of the source on which plans and policies depend. A file that cannot be read has no facts.
 
+use crate::address::ImageReference;
 use crate::docker::context::{self, Selection};
 use crate::docker::ignore::IgnoreFile;
 use crate::docker::solver::{self, is_remote};
@@ -8,7 +9,9 @@ use crate::ecs::needs::Needs;
 use crate::ecs::task_definition::Request;
 use crate::files;
 use crate::language::diagnostic::Diagnostic;
-use crate::language::pipeline::model::{Action, Image, Pipeline, RunTask, StepId, TaskDefinitionBase};
+use crate::language::pipeline::model::{
+    Action, Image, Pipeline, RunTask, StepId, TaskDefinition, TaskDefinitionBase,
+};
 use crate::language::pipeline::template::Template;
 use crate::language::source::Span;
 use crate::plan::facts::{Definition, Facts};
@@ -49,7 +52,7 @@ pub(crate) fn definitions(
         let request = Request::from_document(document::parse(&text).ok()?).ok()?;
         let needs = Needs::of(request.fields());
         Some(Definition {
-            images: needs.images.into_iter().map(|(_, image)| image).collect(),
+            images: needs.images,
             secrets: needs.secrets.into_iter().map(|(_, reference)| reference).collect(),
             family: Some(request.family().to_owned()),
             roles: needs.roles,
@@ -70,36 +73,64 @@ pub(crate) fn definitions(
     steps.filter_map(|(id, file)| Some((id, definition(&directory.join(file))?))).collect()
 }
 
-/// Reports containers of the pipeline that the task definition's file does not have.
-pub(crate) fn containers(pipeline: &Pipeline, definitions: &HashMap<StepId, Definition>) -> Vec<Diagnostic> {
+/// Compares the pipeline with its task definition files: containers that they do not have, and images in them that
+/// cannot be pulled. A container of `image-definitions` is a warning, because its service may run another definition.
+pub(crate) fn compare(pipeline: &Pipeline, definitions: &HashMap<StepId, Definition>) -> Vec<Diagnostic> {
     let mut problems = Vec::new();
-    let no_container = |name: &str, known: &Definition, span: Span| {
-        let names = || known.containers.iter().map(String::as_str);
-        let help = closest(name, names()).map_or_else(
-            || format!("it has {}", listed(names())),
-            |found| format!("did you mean `{found}`?"),
-        );
-        let message = format!("the task definition's file has no container `{name}`");
-        (!known.containers.iter().any(|own| own == name)).then(|| Diagnostic::new(message, span).help(help))
-    };
+    let registering = || pipeline.steps().filter(|step| matches!(step.action, Action::TaskDefinition(_)));
     // The task definition of a task is known if it is the pipeline's only one and a file.
-    let registers = pipeline.steps().filter(|step| matches!(step.action, Action::TaskDefinition(_))).count();
-    let only = definitions.values().next().filter(|_| registers == 1);
+    let only = definitions.values().next().filter(|_| registering().count() == 1);
+    let all: Option<Vec<&Definition>> = registering().map(|step| definitions.get(&step.id)).collect();
     for step in pipeline.steps() {
-        if let (Action::RunTask(RunTask { container: Some(container), .. }), Some(known)) =
-            (&step.action, only)
-        {
-            problems.extend(no_container(&container.value, known, container.span));
+        match &step.action {
+            Action::RunTask(RunTask { container: Some(container), .. }) => {
+                let known: Vec<&Definition> = only.into_iter().collect();
+                problems.extend(no_container(&container.value, &known, container.span));
+            }
+            Action::ImageDefinitions(pairs) => {
+                let known = all.as_deref().unwrap_or_default();
+                let missing = pairs.iter().filter_map(|(name, image)| no_container(name, known, image.span));
+                problems.extend(missing.map(Diagnostic::warning));
+            }
+            Action::TaskDefinition(definition) => {
+                let Some(known) = definitions.get(&step.id) else { continue };
+                let changed = definition.containers.iter();
+                problems
+                    .extend(changed.filter_map(|(name, change)| no_container(name, &[known], change.span)));
+                problems.extend(unusable_images(definition, known));
+            }
+            _ => {}
         }
-        let (Action::TaskDefinition(definition), Some(known)) = (&step.action, definitions.get(&step.id))
-        else {
-            continue;
-        };
-        problems.extend(
-            definition.containers.iter().filter_map(|(name, change)| no_container(name, known, change.span)),
-        );
     }
     problems
+}
+
+/// The problem if none of the task definitions has a container. Without any, nothing is known.
+fn no_container(name: &str, known: &[&Definition], span: Span) -> Option<Diagnostic> {
+    let names = || known.iter().flat_map(|known| known.containers.iter().map(String::as_str));
+    if known.is_empty() || names().any(|own| own == name) {
+        return None;
+    }
+    let help = closest(name, names())
+        .map_or_else(|| format!("it has {}", listed(names())), |found| format!("did you mean `{found}`?"));
+    Some(Diagnostic::new(format!("the task definition's file has no container `{name}`"), span).help(help))
+}
+
+/// Images of containers that keep them, and that cannot be pulled.
+fn unusable_images(definition: &TaskDefinition, known: &Definition) -> Vec<Diagnostic> {
+    let TaskDefinitionBase::File(file) = &definition.base else { return Vec::new() };
+    let kept = known.images.iter().filter(|(container, _)| definition.keeps_image(container));
+    let problem = |(container, image): &(String, String)| {
+        let error = ImageReference::checked(image).err()?;
+        let help = format!("correct it in the file, or write `image` for the container `{container}`");
+        let is_placeholder = ImageReference::is_placeholder(image);
+        let what = if is_placeholder { "it is a placeholder".to_owned() } else { error.to_string() };
+        let message =
+            format!("the task definition's file: the image `{image}` of the container `{container}`: {what}");
+        let problem = Diagnostic::new(message, file.span).help(help);
+        Some(if is_placeholder { problem.warning() } else { problem })
+    };
+    kept.filter_map(problem).collect()
 }
 
 /// The text of a field that names a file, if its values are known.

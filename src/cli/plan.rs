@@ -4,7 +4,7 @@ use super::load::{self, Loaded};
 use super::session::Session;
 use super::{facts, run};
 use crate::exit::{Exit, Failure};
-use crate::language::diagnostic;
+use crate::language::diagnostic::{self, Severity};
 use crate::language::pipeline;
 use crate::language::pipeline::model::{Action, PhaseName, TaskDefinitionBase};
 use crate::language::pipeline::template::{Builtin, Reference};
@@ -64,7 +64,8 @@ pub(crate) async fn main(arguments: &Arguments, session: &Session) -> Result<Exi
     let left_out = condition::left_out(&condition::verdicts(pipeline, context));
     let mut problems = plan::undefined_uses(pipeline, *mode, values, &left_out);
     problems.extend(pipeline::unmet(pipeline, &left_out));
-    problems.extend(facts::containers(pipeline, &facts.definitions));
+    problems.extend(facts::compare(pipeline, &facts.definitions));
+    problems.retain(|problem| problem.severity == Severity::Error);
     if let Some(phase) = arguments.phases.iter().find(|phase| pipeline.phase(**phase).is_none()) {
         return Err(Failure::usage(format!("the pipeline has no phase `{phase}`")));
     }

@@ -21,8 +21,8 @@ const PARENT_POLL: Duration = Duration::from_millis(200);
 /// How long a run may take to report its end after the second signal.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
-/// How long an idle thread for blocking work stays: longer than any run. While there is one, tokio queues what it cannot
-/// start another thread for; otherwise it panics.
+/// How long an idle thread for blocking work stays: longer than any run. While there is one, tokio queues work for which
+/// it cannot start another thread; otherwise it panics.
 const KEEP_ALIVE: Duration = Duration::from_hours(24 * 7);
 
 /// What every command works with.

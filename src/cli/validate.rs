@@ -90,7 +90,10 @@ fn check(source: &SourceFile, path: &Path, masks: &Masks) -> Vec<Diagnostic> {
     diagnostics.extend(problems);
     diagnostics.extend(plan::undefined_uses(&pipeline, Mode::Publish, &values, &HashMap::new()));
     let directory = path.parent().unwrap_or(Path::new(""));
-    diagnostics.extend(facts::containers(&pipeline, &facts::definitions(&pipeline, &values, directory)));
+    let compared = facts::compare(&pipeline, &facts::definitions(&pipeline, &values, directory));
+    // A container that looks misspelt already has a warning.
+    let known: Vec<_> = diagnostics.iter().map(|problem| problem.span).collect();
+    diagnostics.extend(compared.into_iter().filter(|problem| !known.contains(&problem.span)));
     // What this version cannot run yet is not a mistake; it is only of interest in a file without mistakes.
     if !diagnostics.iter().any(|diagnostic| diagnostic.severity == Severity::Error) {
         diagnostics.extend(pipeline.unready.into_iter().map(Diagnostic::warning));

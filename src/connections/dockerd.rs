@@ -4,6 +4,7 @@ use crate::docker::{DockerError, Engine, daemon};
 use crate::event::Events;
 use crate::exit::Failure;
 use crate::files::Directory;
+use crate::limits;
 use crate::process::Stopping;
 use crate::process::detached::Detached;
 use crate::work::unusable;
@@ -80,6 +81,9 @@ impl DockerdStart {
         let program = dockerd.to_owned();
         let start = move || Detached::start(&program, daemon::ARGUMENTS, daemon::ENVIRONMENT, file);
         let started = tokio::task::spawn_blocking(start).await.unwrap_or_else(|error| Err(error.into()));
-        started.map_err(|error| Failure::environment(format!("cannot start {}: {error}", dockerd.display())))
+        started.map_err(|error| {
+            let failure = Failure::environment(format!("cannot start {}: {error}", dockerd.display()));
+            failure.limited(limits::start_advice(&error))
+        })
     }
 }

@@ -7,6 +7,7 @@ use crate::exit::Failure;
 use crate::files;
 use crate::language::source::{SourceFile, Span};
 use crate::language::tree::{self, Node, Value};
+use crate::limits;
 use std::fs::File;
 use std::io::Read;
 use std::path::Path;
@@ -28,7 +29,7 @@ pub(crate) fn read_definition(path: &Path) -> Result<Request, Failure> {
     } else {
         files::read_small(path, MAX_BYTES)
     };
-    let bytes = bytes.map_err(|error| unreadable(error.to_string()))?;
+    let bytes = bytes.map_err(|error| unreadable(error.to_string()).limited(limits::advice(&error)))?;
     let text = String::from_utf8(bytes).map_err(|_| unreadable("it is not UTF-8".to_owned()))?;
     let is_blank = |line: &str| line.is_empty() || line.starts_with('#') || line == "---";
     if text.trim_start_matches('\u{feff}').lines().all(|line| is_blank(line.trim())) {

@@ -35,6 +35,17 @@ impl Deployer<'_> {
         request: &Request,
         force: bool,
     ) -> Result<Registration, Failure> {
+        self.register_after(async { Ok(()) }, base, request, force).await
+    }
+
+    /// The same, but if a revision is to be registered and `check` fails, it is not.
+    pub(crate) async fn register_after(
+        &self,
+        check: impl Future<Output = Result<(), Failure>>,
+        base: Option<Registered>,
+        request: &Request,
+        force: bool,
+    ) -> Result<Registration, Failure> {
         let latest = self.latest(request).await?;
         if let Some(same) = Registered::same_content(request, [&base, &latest]).filter(|_| !force) {
             results::unchanged(self.events, &same.revision).await;
@@ -49,6 +60,7 @@ impl Deployer<'_> {
             }
         }
         self.verify_definition(request.fields()).await?;
+        check.await?;
         let newest = latest.map_or(0, |latest| latest.revision.number());
         let revision = self.send(request, newest).await?;
         results::registered(self.events, &revision).await;

@@ -203,9 +203,14 @@ impl Deployer<'_> {
 
     /// An image in ECR exists for the platform of the task.
     async fn image(&self, container: &str, image: &str, platform: Option<&str>) -> CheckResult {
-        // A warning: the placeholders of other tools, such as `<IMAGE1_NAME>`, are registered, too.
+        if ImageReference::is_placeholder(image) {
+            return CheckResult::Unverified(format!(
+                "the image of `{container}` is the placeholder {image}: no task can start with it"
+            ));
+        }
         if let Err(error) = ImageReference::checked(image) {
-            return CheckResult::Unverified(format!("the image of `{container}`: {error}"));
+            let reason = format!("the image `{image}` of `{container}`: {error}");
+            return CheckResult::invalid(reason, "write REPOSITORY:TAG or REPOSITORY@sha256:…");
         }
         let inspected = match self.inspect(image).await {
             Ok(Some(inspected)) => inspected,

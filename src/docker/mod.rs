@@ -13,6 +13,7 @@ pub(crate) mod ignore;
 pub(crate) mod image;
 mod owned;
 mod pattern;
+pub(crate) mod probe;
 pub(crate) mod service;
 pub(crate) mod sizes;
 pub(crate) mod solver;

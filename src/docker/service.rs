@@ -2,17 +2,14 @@
 
 use super::container::ContainerRun;
 use super::owned::labels;
+use super::probe::{Found, LogSearch, MAX_OUTPUT, Probe, Reach};
 use super::{DockerError, Engine};
 use crate::secret::Login;
 use bollard::auth::DockerCredentials;
-use bollard::container::LogOutput;
-use bollard::exec::{StartExecOptions, StartExecResults};
-use bollard::models::{ExecConfig, HealthStatusEnum, NetworkCreateRequest};
+use bollard::models::{HealthStatusEnum, NetworkCreateRequest};
 use bollard::query_parameters::{CreateImageOptions, InspectContainerOptions, LogsOptions};
-use futures_util::{Stream, StreamExt, TryStreamExt};
+use futures_util::{StreamExt, TryStreamExt};
 use std::time::Duration;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep, timeout};
 
 /// The interval at which a service is polled until it is ready.
@@ -21,11 +18,6 @@ const POLL_INTERVAL: Duration = Duration::from_millis(250);
 const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
 /// How many lines of a service's log are reported after a failure.
 const LOG_LINES: &str = "50";
-
-/// The longest status line of a response, in bytes.
-const MAX_STATUS_LINE: usize = 1024;
-/// The largest output of a command or log that is kept, in bytes.
-const MAX_OUTPUT: usize = 1024 * 1024;
 
 /// A service to start.
 #[derive(Debug, Clone)]
@@ -37,21 +29,6 @@ pub(crate) struct Service {
     pub(crate) ready: Option<Probe>,
     /// How long it may take to become ready.
     pub(crate) timeout: Duration,
-}
-
-/// A readiness probe.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Probe {
-    /// The image's own health check.
-    Healthcheck,
-    /// A TCP port that accepts connections.
-    Port(u16),
-    /// A port and a path that return a status below 400.
-    Http(u16, String),
-    /// A string in the output.
-    Log(String),
-    /// A command in the container that exits with 0.
-    Command(Vec<String>),
 }
 
 impl Engine {
@@ -114,36 +91,37 @@ impl Engine {
         self.start(id).await?;
         let Some(probe) = &service.ready else { return Ok(()) };
         let start = Instant::now();
+        let mut log = match probe {
+            Probe::Log(text) => Some(LogSearch::new(self, id, text)),
+            _ => None,
+        };
         loop {
             let state = self.client.inspect_container(id, None::<InspectContainerOptions>).await;
             let state = state.map_err(DockerError::api("inspect a container"))?;
-            let address = state
-                .network_settings
-                .and_then(|settings| settings.networks)
-                .and_then(|networks| networks.into_values().find_map(|network| network.ip_address))
-                .filter(|address| !address.is_empty());
+            let reach = Reach::new(state.network_settings.and_then(|settings| settings.networks));
             let state = state.state.unwrap_or_default();
             if state.running == Some(false) {
                 let code = state.exit_code.unwrap_or_default();
-                // A service that only prepares something may be done.
-                if let (0, Probe::Log(text)) = (code, probe)
-                    && self.has_printed(id, text.as_bytes()).await
+                // A service that only prepares something may be done. Its output ends.
+                if let (0, Some(log)) = (code, &mut log)
+                    && log.search(service.timeout).await == Found::Yes
                 {
                     return Ok(());
                 }
                 return Err(self.failed(service, id, format!("ended with exit code {code}")).await);
             }
-            let ready = match probe {
-                Probe::Healthcheck => match state.health.and_then(|health| health.status) {
+            let ready = match (probe, &mut log) {
+                (Probe::Healthcheck, _) => match state.health.and_then(|health| health.status) {
                     Some(HealthStatusEnum::HEALTHY) => true,
                     None | Some(HealthStatusEnum::NONE) => {
                         return Err(self.failed(service, id, "has no health check".to_owned()).await);
                     }
                     Some(_) => false,
                 },
-                probe => timeout(PROBE_TIMEOUT, self.is_ready(probe, id, address.as_deref()))
-                    .await
-                    .unwrap_or(false),
+                (_, Some(log)) => log.search(POLL_INTERVAL).await == Found::Yes,
+                (probe, None) => {
+                    timeout(PROBE_TIMEOUT, self.is_ready(probe, id, &reach)).await.unwrap_or(false)
+                }
             };
             if ready {
                 return Ok(());
@@ -174,103 +152,16 @@ impl Engine {
         DockerError::Service { name: service.name.clone(), outcome, log: self.log(id).await }
     }
 
-    /// Streams the output of a container: all of it, or the last lines.
-    fn output(&self, id: &str, tail: &str) -> impl Stream<Item = bytes::Bytes> {
-        let options =
-            LogsOptions { stdout: true, stderr: true, tail: tail.to_owned(), ..LogsOptions::default() };
-        self.client
-            .logs(id, Some(options))
-            .filter_map(|piece| async { piece.ok().map(LogOutput::into_bytes) })
-    }
-
     async fn log(&self, id: &str) -> String {
-        let mut pieces = Box::pin(self.output(id, LOG_LINES));
+        let options =
+            LogsOptions { stdout: true, stderr: true, tail: LOG_LINES.to_owned(), ..LogsOptions::default() };
+        let mut pieces = Box::pin(self.client.logs(id, Some(options)));
         let mut text = Vec::new();
-        while let Some(piece) = pieces.next().await.filter(|_| text.len() < MAX_OUTPUT) {
-            text.extend_from_slice(&piece);
+        while let Some(Ok(piece)) = pieces.next().await
+            && text.len() < MAX_OUTPUT
+        {
+            text.extend_from_slice(&piece.into_bytes());
         }
         String::from_utf8_lossy(&text).into_owned()
     }
-
-    /// Whether the output of a container contains a string. Keeps only as much of the output as the string is long.
-    async fn has_printed(&self, id: &str, text: &[u8]) -> bool {
-        let mut pieces = Box::pin(self.output(id, "all"));
-        let mut window: Vec<u8> = Vec::new();
-        while let Some(piece) = pieces.next().await {
-            window.extend_from_slice(&piece);
-            if window.windows(text.len().max(1)).any(|part| part == text) {
-                return true;
-            }
-            window.drain(..window.len().saturating_sub(text.len()));
-        }
-        false
-    }
-
-    /// Runs a probe once. If the probe cannot run, the service is not ready.
-    async fn is_ready(&self, probe: &Probe, id: &str, address: Option<&str>) -> bool {
-        match probe {
-            Probe::Healthcheck => false,
-            Probe::Log(text) => self.has_printed(id, text.as_bytes()).await,
-            Probe::Command(argv) => self.exec(id, argv.clone()).await.is_some_and(|(code, _)| code == 0),
-            Probe::Port(port) => match address {
-                Some(address) if TcpStream::connect((address, *port)).await.is_ok() => true,
-                // This machine might not reach the network. The container's own list of sockets is in proc(5), `tcp`.
-                _ => {
-                    let argv = ["cat", "/proc/net/tcp", "/proc/net/tcp6"].map(ToOwned::to_owned).to_vec();
-                    let listening = format!(":{port:04X} ");
-                    let is_listening = |line: &str| {
-                        let mut fields = line.split_whitespace();
-                        let own = fields.nth(1).is_some_and(|own| format!("{own} ").ends_with(&listening));
-                        own && fields.nth(1) == Some("0A")
-                    };
-                    self.exec(id, argv).await.is_some_and(|(_, text)| text.lines().any(is_listening))
-                }
-            },
-            Probe::Http(port, path) => match address {
-                Some(address) => responds(address, *port, path).await.unwrap_or(false),
-                None => false,
-            },
-        }
-    }
-
-    /// Runs a command in a container. Returns its exit code and output.
-    async fn exec(&self, id: &str, argv: Vec<String>) -> Option<(i64, String)> {
-        let config = ExecConfig {
-            cmd: Some(argv),
-            attach_stdout: Some(true),
-            attach_stderr: Some(true),
-            ..ExecConfig::default()
-        };
-        let created = self.client.create_exec(id, config).await.ok()?.id;
-        let started = self.client.start_exec(&created, None::<StartExecOptions>).await.ok()?;
-        let mut text = Vec::new();
-        if let StartExecResults::Attached { mut output, .. } = started {
-            while let Some(Ok(piece)) = output.next().await {
-                let rest = MAX_OUTPUT.saturating_sub(text.len());
-                let bytes = piece.into_bytes();
-                text.extend_from_slice(&bytes[..bytes.len().min(rest)]);
-            }
-        }
-        let code = self.client.inspect_exec(&created).await.ok()?.exit_code?;
-        Some((code, String::from_utf8_lossy(&text).into_owned()))
-    }
-}
-
-/// Whether a web server returns a status below 400.
-async fn responds(address: &str, port: u16, path: &str) -> std::io::Result<bool> {
-    let mut stream = TcpStream::connect((address, port)).await?;
-    let request = format!("GET {path} HTTP/1.0\r\nHost: {address}:{port}\r\nConnection: close\r\n\r\n");
-    stream.write_all(request.as_bytes()).await?;
-    // The status line may arrive in pieces.
-    let mut head = Vec::new();
-    let mut piece = [0; 64];
-    while head.len() < MAX_STATUS_LINE && !head.contains(&b'\n') {
-        match stream.read(&mut piece).await? {
-            0 => break,
-            read => head.extend_from_slice(&piece[..read]),
-        }
-    }
-    let head = String::from_utf8_lossy(&head).into_owned();
-    let status = head.split_whitespace().nth(1).and_then(|status| status.parse::<u16>().ok());
-    Ok(status.is_some_and(|status| (100..400).contains(&status)))
 }

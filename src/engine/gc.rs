@@ -3,6 +3,7 @@
 use crate::docker::host::Endpoint;
 use crate::docker::{DockerError, Engine};
 use crate::exit::Failure;
+use crate::limits;
 use crate::process::guard::{PASS, is_guard};
 use crate::process::owner::{Fate, Owner, owned};
 use crate::process::tree;
@@ -49,7 +50,7 @@ pub(crate) async fn clear(directory: &Path, artifacts: &Path, docker: &Endpoint)
         }
         Err(error) => {
             let failure = Failure::environment(format!("cannot clear {}: {error}", work.display()));
-            return Err(failure.help("remove the directory as its owner"));
+            return Err(failure.help("remove the directory as its owner").limited(limits::advice(&error)));
         }
     }
     match Engine::connect(docker).await {

@@ -19,7 +19,8 @@ pub(crate) struct Definition {
     /// The task role and the execution role, as ARNs or names.
     pub(crate) roles: Vec<String>,
     pub(crate) log_groups: Vec<String>,
-    pub(crate) images: Vec<String>,
+    /// Containers with their images.
+    pub(crate) images: Vec<(String, String)>,
     /// The secrets and parameters in `valueFrom`.
     pub(crate) secrets: Vec<String>,
     pub(crate) containers: Vec<String>,

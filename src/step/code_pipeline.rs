@@ -74,8 +74,11 @@ fn claim(cx: &StepScope<'_>, names: &[&str]) -> Result<(), Failure> {
             other.filter(|other| *other != cx.project.file && cx.project.artifacts.join(name).exists());
         if let Some(other) = other {
             let (own, other) = (cx.project.file.display(), other.display());
-            return Err(Failure::usage(format!("{own} would replace {name}, which {other} has written in this build"))
-                .help(format!("CodePipeline would get only the last one: rename or remove the first in a `run` step of {other} (`mv {name} …`, and give the action that name), or put both into one pipeline")));
+            let message = format!("{own} would replace {name}, which {other} has written in this build");
+            return Err(Failure::usage(message).help(format!(
+                "CodePipeline would get only the last one: rename or remove the first in a `run` step of {other} \
+                 (`mv {name} …`, and give the action that name), or put both into one pipeline"
+            )));
         }
     }
     let text = serde_json::to_vec(&written).unwrap_or_default();

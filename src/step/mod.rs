@@ -70,7 +70,7 @@ pub(crate) async fn run(cx: &StepScope<'_>, step: &Step) -> Result<(), Failure> 
         }
         Action::Push(images) => push::run(cx, images).await,
         Action::ImageDefinitions(pairs) => image_definitions::run(cx, pairs).await,
-        Action::TaskDefinition(definition) => task_definition::run(cx, definition).await,
+        Action::TaskDefinition(definition) => task_definition::run(cx, step, definition).await,
         Action::RunTask(task) => run_task::run(cx, task).await,
         Action::Deploy(deploy) => deploy::run(cx, deploy).await,
         // The engine runs the members of a group.

@@ -1,24 +1,30 @@
 //! `task-definition`: registers a revision, made from a file, a family's latest revision or the revision of a
 //! service.
 
-use super::{StepScope, code_pipeline};
+use super::{StepScope, code_pipeline, deploy};
+use crate::address::ImageReference;
 use crate::deployment::{Registered, definition_of, deployable, read_definition, results};
+use crate::ecs::needs::Needs;
 use crate::ecs::task_definition::{ContainerPatch, Patch, Request};
 use crate::exit::Failure;
 use crate::language::diagnostic::Diagnostic;
-use crate::language::pipeline::model::{ContainerChange, TaskDefinition, TaskDefinitionBase};
+use crate::language::pipeline::model::{ContainerChange, Step, TaskDefinition, TaskDefinitionBase};
 use crate::language::pipeline::template::Template;
 use crate::plan::Mode;
 use serde_json::{Map, Value, json};
 
 /// The help for a file that cannot be read.
 const HELP: &str = "`file` is relative to the directory of the pipeline file";
-pub(crate) async fn run(cx: &StepScope<'_>, definition: &TaskDefinition) -> Result<(), Failure> {
+
+pub(crate) async fn run(cx: &StepScope<'_>, step: &Step, definition: &TaskDefinition) -> Result<(), Failure> {
     let patch = patch(cx, definition)?;
     let Some(base) = base(cx, &definition.base).await? else {
         return planned(cx, definition, &patch).await;
     };
     let mut request = base.request;
+    if let TaskDefinitionBase::File(file) = &definition.base {
+        check_images(&cx.request(file)?, definition, &request)?;
+    }
     request.apply(&patch)?;
     for slip in request.likely_typos() {
         cx.events.warn(slip).await;
@@ -37,10 +43,29 @@ pub(crate) async fn run(cx: &StepScope<'_>, definition: &TaskDefinition) -> Resu
         }
         Mode::Publish => {
             let aws = cx.aws().await?;
-            cx.deployer(&aws)?.register(base.registered, &request, definition.force).await?.revision
+            let check = deploy::check_services(cx, step, &family);
+            let deployer = cx.deployer(&aws)?;
+            deployer.register_after(check, base.registered, &request, definition.force).await?.revision
         }
     };
     cx.shared.results().task_definitions.insert(family, registered);
+    Ok(())
+}
+
+/// Refuses images in a file that cannot be pulled, of containers that keep them.
+fn check_images(file: &str, definition: &TaskDefinition, request: &Request) -> Result<(), Failure> {
+    for (container, image) in Needs::of(request.fields()).images {
+        // The verification warns about a placeholder.
+        if definition.keeps_image(&container)
+            && !ImageReference::is_placeholder(&image)
+            && let Err(error) = ImageReference::checked(&image)
+        {
+            let message = format!("{file}: the image `{image}` of the container `{container}`: {error}");
+            return Err(Failure::usage(message).help(format!(
+                "correct it in the file, or write `image` for the container `{container}` in the step"
+            )));
+        }
+    }
     Ok(())
 }
 

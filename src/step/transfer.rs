@@ -7,6 +7,7 @@ use crate::docker::image::LocalImage;
 use crate::docker::storage::StoredLayer;
 use crate::docker::{DockerError, Engine};
 use crate::exit::{Exit, Failure};
+use crate::limits;
 use crate::registry::RegistryError;
 use crate::registry::blob::BlobOptions;
 use crate::registry::compress::Compression;
@@ -211,8 +212,10 @@ impl ImagePush {
             _ => connections.registry_to_push(host, &own, on_wait).await?,
         };
         let client = RepositoryClient::connect(&access, &self.repository, &[]).await?;
-        let blobs = tempfile::tempdir()
-            .map_err(|error| Failure::environment(format!("cannot create a temporary directory: {error}")))?;
+        let blobs = tempfile::tempdir().map_err(|error| {
+            Failure::environment(format!("cannot create a temporary directory: {error}"))
+                .limited(limits::advice(&error))
+        })?;
         let tags = [self.tag.clone()];
         let transfer = Transfer {
             engine,

@@ -74,7 +74,7 @@ impl<'a> AskList<'a> {
             }
         }
         let images = facts.into_iter().flat_map(|facts| &facts.images);
-        asks.extend(images.map(|image| pull(image, location)));
+        asks.extend(images.map(|(_, image)| pull(image, location)));
         let mut secrets: Vec<String> = changed
             .flat_map(|container| container.secrets.values())
             .map(|reference| self.text(reference, own))

@@ -108,6 +108,13 @@ impl TaskDefinition {
     pub(crate) fn registers(&self) -> bool {
         self.code_pipeline.is_none()
     }
+
+    /// Whether a container keeps the image of the base.
+    pub(crate) fn keeps_image(&self, container: &str) -> bool {
+        let changed = self.containers.get(container).is_some_and(|change| change.image.is_some());
+        let replaced = self.code_pipeline.as_ref().is_some_and(|wanted| wanted.container.value == container);
+        !changed && !replaced
+    }
 }
 
 /// The base of a new revision.
