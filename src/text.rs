@@ -68,6 +68,11 @@ fn joined<'a>(names: impl IntoIterator<Item = &'a str>, word: &str, none: &str) 
     }
 }
 
+/// Puts a text on one line: white space becomes single blanks.
+pub(crate) fn one_line(text: &str) -> String {
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
 /// Truncates a string to this many characters, with an ellipsis if something is omitted.
 pub(crate) fn shortened(text: &str, characters: usize) -> String {
     match text.char_indices().nth(characters) {

@@ -105,7 +105,9 @@ impl Drop for Project {
     fn drop(&mut self) {
         let below = std::fs::read_dir(self.root()).into_iter().flatten().flatten().map(|entry| entry.path());
         for directory in below.chain([self.root().to_owned()]) {
-            let state = std::fs::read(directory.join(".runner/state.json")).unwrap_or_default();
+            let state = directory.join(".runner/state.json");
+            // It may be a pipe.
+            let state = if state.is_file() { std::fs::read(state).unwrap_or_default() } else { continue };
             let state: Value = serde_json::from_slice(&state).unwrap_or_default();
             for image in state["images"].as_object().into_iter().flat_map(|images| images.values()) {
                 // Its label makes it the image of this project alone.

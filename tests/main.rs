@@ -38,6 +38,7 @@ mod golden;
 mod handing_on;
 mod hanging;
 mod harness;
+mod hostile_text;
 mod hostile_work;
 mod image_tests;
 mod json_output;

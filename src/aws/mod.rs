@@ -33,6 +33,7 @@ pub(crate) mod sts;
 
 use crate::address::partition_of;
 use crate::secret::Secret;
+use crate::text::one_line;
 use attempts::Attempts;
 use aws_config::meta::region::RegionProviderChain;
 use aws_config::profile::ProfileFileRegionProvider;
@@ -345,7 +346,7 @@ impl Aws {
             }
             return AwsError::Unreachable { action, region: self.place(), source: Box::new(error) };
         };
-        let message = service.message().unwrap_or_default().to_owned();
+        let message = one_line(service.message().unwrap_or_default());
         let transient = attempts::is_transient(status, service.code(), &message);
         let Some(code) = service.code().map(ToOwned::to_owned) else {
             let message = if message.is_empty() { service.to_string() } else { message };

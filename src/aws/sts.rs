@@ -1,6 +1,7 @@
 //! AWS Security Token Service: the caller's identity and assumed roles.
 
 use super::{Aws, AwsError, Denial};
+use crate::text::one_line;
 use aws_config::sts::AssumeRoleProvider;
 use aws_credential_types::provider::{ProvideCredentials, SharedCredentialsProvider};
 use aws_sdk_sts::operation::assume_role::AssumeRoleError;
@@ -58,7 +59,7 @@ fn denied(failed: &(dyn std::error::Error + 'static), role: &str) -> Option<AwsE
     let mut cause = Some(failed);
     while let Some(current) = cause {
         if let Some(refused) = current.downcast_ref::<AssumeRoleError>() {
-            let message = refused.message().unwrap_or_default().to_owned();
+            let message = one_line(refused.message().unwrap_or_default());
             let denial = Denial::read(&message)
                 .unwrap_or_else(|| Denial { action: "sts:AssumeRole".to_owned(), resource: role.to_owned() });
             return (refused.code() == Some("AccessDenied")).then_some(AwsError::Denied { denial, message });

@@ -66,7 +66,7 @@ impl Printer {
 
     /// Prints a warning to stderr.
     pub(crate) fn warning(&self, text: &str) {
-        self.message(&format!("warning: {}", visible(text)));
+        self.message(&format!("warning: {}", visible(text).replace('\n', "\n  ")));
     }
 
     /// Prints a failure and its help to stderr.

@@ -4,6 +4,7 @@ use super::outcome::ServiceReport;
 use super::short;
 use crate::ecs::verdict::RolloutState;
 use crate::event::{Events, Kind};
+use crate::text::one_line;
 
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct ServiceLog<'a> {
@@ -47,7 +48,7 @@ impl ServiceLog<'_> {
 
     /// ECS reports an event of the service.
     pub(crate) async fn service_event(&self, message: &str) {
-        self.note(format!("ECS: {message}")).await;
+        self.note(format!("ECS: {}", one_line(message))).await;
     }
 
     fn line(&self, text: &str) -> String {

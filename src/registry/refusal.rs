@@ -3,7 +3,7 @@
 use super::RegistryError;
 use super::connection::{Answer, RepositoryClient};
 use crate::http;
-use crate::text::shortened;
+use crate::text::{one_line, shortened};
 use reqwest::StatusCode;
 use serde::Deserialize;
 use serde_json::Value;
@@ -56,7 +56,7 @@ fn reason(status: StatusCode, body: &[u8]) -> (Vec<String>, String) {
     }
     let text = if texts.is_empty() { String::from_utf8_lossy(body).into_owned() } else { texts.join("; ") };
     // A proxy may send a whole page.
-    let line = text.split_whitespace().collect::<Vec<_>>().join(" ");
+    let line = one_line(&text);
     let line = match line.as_str() {
         "" => status.canonical_reason().unwrap_or_default().to_owned(),
         line => shortened(line, MAX_REASON),

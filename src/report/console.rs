@@ -151,7 +151,7 @@ impl<W: Write> Console<W> {
             build.source.summary(),
             build.build_id
         );
-        self.line(self.styles.dim, &line);
+        self.line(self.styles.dim, &indented(&line));
     }
 
     fn cause(&mut self, prefix: &str, cause: &Cause) {
@@ -244,7 +244,7 @@ impl<W: Write + Send> Sink for Console<W> {
             Kind::BuildOpened(build) => self.opened(build),
             Kind::PhaseStarted => self.line(self.styles.bold, &format!("\n── {step}")),
             Kind::PhaseSkipped { reason } => {
-                self.line(self.styles.dim, &format!("\n── {step}: skipped, {}", reason.text));
+                self.line(self.styles.dim, &format!("\n── {step}: skipped, {}", indented(&reason.text)));
             }
             Kind::PhaseFinished { ending, elapsed } => {
                 let took = human_duration(*elapsed);
@@ -265,7 +265,8 @@ impl<W: Write + Send> Sink for Console<W> {
                 self.started(step, title, *finally, *beside);
             }
             Kind::StepSkipped { title, reason } => {
-                self.line(self.styles.dim, &format!("▹ {title}: skipped, {}", reason.text));
+                let (title, reason) = (indented(title), indented(&reason.text));
+                self.line(self.styles.dim, &format!("▹ {title}: skipped, {reason}"));
             }
             Kind::Output(chunk) => self.output(step, chunk.bytes()),
             Kind::Note(text) => self.note(self.styles.dim, step, text),

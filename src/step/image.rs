@@ -15,7 +15,7 @@ use crate::plan::Mode;
 use crate::plan::asks::CACHE_TAG;
 use crate::secret::{MaybeSecret, Secret};
 use crate::step::results::ImageResult;
-use crate::text::human_size;
+use crate::text::{human_size, one_line};
 use std::cmp::Ordering;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -386,10 +386,7 @@ fn grown(before: Vec<(String, u64)>, after: Vec<(String, u64)>) -> Vec<(String, 
         let more = size.saturating_sub(*old);
         *old = old.saturating_sub(size);
         if more > 0 {
-            grown.push((
-                step.split_whitespace().collect::<Vec<_>>().join(" ").chars().take(60).collect(),
-                more,
-            ));
+            grown.push((one_line(&step).chars().take(60).collect(), more));
         }
     }
     grown.sort_by_key(|(_, more)| std::cmp::Reverse(*more));

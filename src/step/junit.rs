@@ -1,6 +1,7 @@
 //! Reads JUnit files: the results of test cases, with the reasons of failures.
 
 use crate::event::Counts;
+use crate::text::{one_line, shortened};
 use quick_xml::Reader;
 use quick_xml::events::{BytesStart, Event};
 
@@ -102,7 +103,7 @@ impl Results {
                 let Some(case) = case.take() else { return };
                 let status = match case.reason {
                     _ if case.skipped => CaseResult::Skipped,
-                    Some(reason) => CaseResult::Failed(one_line(&reason)),
+                    Some(reason) => CaseResult::Failed(short_line(&reason)),
                     None => CaseResult::Passed,
                 };
                 self.counts.skipped += usize::from(status == CaseResult::Skipped);
@@ -140,9 +141,8 @@ fn append(case: &mut Option<Case>, text: &str) {
 }
 
 /// Shortens a string to one line for the summary.
-fn one_line(text: &str) -> String {
-    let words: Vec<&str> = text.split_whitespace().collect();
-    crate::text::shortened(&words.join(" "), LONGEST)
+fn short_line(text: &str) -> String {
+    shortened(&one_line(text), LONGEST)
 }
 
 #[cfg(test)]

@@ -1,13 +1,13 @@
 //! Extracts parts of messages.
 
-use crate::text::shortened;
+use crate::text::{one_line, shortened};
 
 /// The maximum length of a quoted message.
 const LONGEST: usize = 400;
 
 /// A message on one line, without a final full stop, shortened.
 pub(crate) fn excerpt(text: &str) -> String {
-    let line = text.split_whitespace().collect::<Vec<_>>().join(" ");
+    let line = one_line(text);
     shortened(line.trim_end_matches('.'), LONGEST)
 }
 

@@ -2,6 +2,7 @@
 
 use super::{Cause, ContainerLog, Evidence};
 use crate::ecs::task::Task;
+use crate::text::one_line;
 
 /// Tasks that stopped for the same reason.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -84,11 +85,8 @@ impl CauseGroup {
 
 /// ECS's message about the task, with the one about the container if that adds something.
 fn reason(task: &Task, of_container: Option<&str>) -> Option<String> {
-    let one_line = |text: &str| {
-        let text = text.split_whitespace().collect::<Vec<_>>().join(" ");
-        (!text.is_empty()).then_some(text)
-    };
-    match (task.stopped_reason.as_deref().and_then(one_line), of_container.and_then(one_line)) {
+    let line = |text: &str| Some(one_line(text)).filter(|text| !text.is_empty());
+    match (task.stopped_reason.as_deref().and_then(line), of_container.and_then(line)) {
         (Some(task), Some(container)) if !task.contains(&container) => Some(format!("{task}: {container}")),
         (task, container) => task.or(container),
     }
