@@ -103,8 +103,12 @@ fn the_first_image_that_fails_ends_the_others() {
     .file("bad/Dockerfile", format!("FROM busybox:1.36\nRUN : {name}; sleep 1; exit 5\n"))
     .file("slow/Dockerfile", format!("FROM busybox:1.36\nRUN : {name}; sleep 200\n"));
     let begin = std::time::Instant::now();
-    let outcome =
-        project.runner("run").run().exits(1).ends_with("bad: the build failed").ends_with("exit code: 5");
+    let outcome = project
+        .runner("run")
+        .run()
+        .exits(1)
+        .ends_with("bad: the build failed")
+        .ends_with("ended with exit code 5");
     assert!(begin.elapsed().as_secs() < 100, "{outcome}");
     outcome.says_not("late │");
 }
@@ -188,6 +192,29 @@ fn build_checks_see_only_the_dockerfile_of_the_user() {
     if knows_named_contexts() {
         outcome.says_not("local.invalid").says_not("warning").says("[context context-base] the image `base`");
     }
+}
+
+/// Findings, H12: with added stages or without, the place is that of the user's file.
+#[test]
+fn errors_have_the_line_of_the_dockerfile() {
+    let dockerfile = "FROM base AS base\nRUN echo a\nRUN exit 3\n";
+    let name = unique("lines");
+    let project = Project::new(&formatdoc! {"
+        version: 1
+        name: t
+        images:
+          base: {{ repository: {name}-base, dockerfile: base/Dockerfile, tags: [t] }}
+          app: {{ repository: {name}-app, dockerfile: app/Dockerfile, tags: [t], depends-on: base }}
+        phases: {{ build: {{ steps: [{{ build: app }}] }} }}
+    "})
+    .file("base/Dockerfile", "FROM busybox:1.36\n")
+    .file("app/Dockerfile", dockerfile);
+    let place = if knows_named_contexts() { "Dockerfile:3: " } else { "" };
+    let failed = format!("the build failed: {place}`exit 3` ended with exit code 3");
+    project.runner("run").run().exits(1).ends_with(&failed);
+    let project = project.file("app/Dockerfile", "FROM base\nRUN true\nCPY a b\n");
+    let outcome = project.runner("run").run().exits(1);
+    assert!(outcome.stdout.contains("line 3: unknown instruction"), "{outcome}");
 }
 
 /// Findings, H1: only the files that the build uses are sent.

@@ -7,6 +7,7 @@
 
 mod agent;
 mod dockerfile;
+mod failure;
 mod filesync;
 pub(crate) mod named;
 mod progress;
@@ -266,7 +267,7 @@ impl Engine {
         let (response, summary) = tokio::join!(client.solve(request), follow);
         let response = match response {
             Ok(response) => response.into_inner(),
-            Err(status) => return Ok((Err(solve_error(&status)), summary)),
+            Err(status) => return Ok((Err(failure::solve_error(&status)), summary)),
         };
         Ok((Ok(self.result(&response.exporter_response, names).await?), summary))
     }
@@ -398,15 +399,5 @@ fn export(session: &str, names: &[String]) -> control::SolveRequest {
         exporter_deprecated: "moby".to_owned(),
         exporter_attrs_deprecated: HashMap::from([("name".to_owned(), names.join(","))]),
         ..control::SolveRequest::default()
-    }
-}
-
-fn solve_error(status: &tonic::Status) -> DockerError {
-    let message = status.message().trim();
-    let message = message.strip_prefix("failed to solve: ").unwrap_or(message);
-    let message = message.strip_prefix("rpc error: code = Unknown desc = ").unwrap_or(message);
-    match status.code() {
-        tonic::Code::Unavailable => DockerError::Session(message.to_owned().into()),
-        _ => DockerError::Build(message.to_owned()),
     }
 }

@@ -1,5 +1,6 @@
 //! The progress of a build: its steps and their output, as lines for a log or as a short view for a terminal.
 
+use super::failure::command_failure;
 use crate::secret::{MaskedLines, Masks};
 use crate::text::human_size;
 use bollard_buildkit_proto::google::protobuf::Timestamp;
@@ -207,7 +208,7 @@ impl<'w> Progress<'w> {
         let end = Some(VertexEnd { cached: vertex.cached, error, elapsed: took });
         let _ = self.watcher.vertices.send(VertexUpdate { number, name: vertex.name.clone(), end }).await;
         let end = if failed {
-            format!("failed: {}", vertex.error)
+            format!("failed: {}", command_failure(&vertex.error).unwrap_or_else(|| vertex.error.clone()))
         } else if vertex.cached {
             "cached".to_owned()
         } else {
