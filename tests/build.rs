@@ -44,7 +44,7 @@ fn args_labels_target_and_tags() {
 fn a_failing_build_is_exit_1_with_its_output() {
     let project = project("FROM busybox:1.36\nRUN echo before-the-end && exit 9\n", "", "");
     let outcome = project.runner("run").run().exits(1).says("before-the-end\n");
-    outcome.ends_with("build › build app: the build failed").ends_with("exit code: 9");
+    outcome.ends_with("build › build app: the build failed").ends_with("ended with exit code 9");
 }
 
 #[test]

@@ -103,8 +103,12 @@ fn the_first_image_that_fails_ends_the_others() {
     .file("bad/Dockerfile", format!("FROM busybox:1.36\nRUN : {name}; sleep 1; exit 5\n"))
     .file("slow/Dockerfile", format!("FROM busybox:1.36\nRUN : {name}; sleep 200\n"));
     let begin = std::time::Instant::now();
-    let outcome =
-        project.runner("run").run().exits(1).ends_with("bad: the build failed").ends_with("exit code: 5");
+    let outcome = project
+        .runner("run")
+        .run()
+        .exits(1)
+        .ends_with("bad: the build failed")
+        .ends_with("ended with exit code 5");
     assert!(begin.elapsed().as_secs() < 100, "{outcome}");
     outcome.says_not("late │");
 }
@@ -164,6 +168,78 @@ fn named_contexts_are_directories_images_repositories_and_archives() {
     let project = project.file("pipeline.yml", pipeline);
     project.runner("run").run().exits(0).says(" remote\n");
     no_stage_is_left();
+}
+
+/// Findings, H1: nothing that runner adds breaks a build check, moves a line or shows up in the log.
+#[test]
+fn build_checks_see_only_the_dockerfile_of_the_user() {
+    let name = unique("checks");
+    let project = Project::new(&formatdoc! {"
+        version: 1
+        name: t
+        images:
+          base: {{ repository: {name}-base, dockerfile: base/Dockerfile, tags: [t] }}
+          app: {{ repository: {name}-app, dockerfile: app/Dockerfile, tags: [t], depends-on: base, contexts: {{ docs: docs }} }}
+        phases: {{ build: {{ steps: [{{ build: app }}, {{ test: app, command: [cat, /base, /own, /page] }}] }} }}
+    "})
+    .file("base/Dockerfile", "FROM busybox:1.36\nRUN echo of the base > /base\n")
+    .file("docs/page", "a page\n")
+    .file(
+        "app/Dockerfile",
+        "# check=error=true\nFROM base AS base\nRUN echo own > /own\nFROM base\nCOPY --from=docs page /\n",
+    );
+    let outcome = project.runner("run").run().exits(0).says("of the base\nown\na page\n");
+    if knows_named_contexts() {
+        outcome.says_not("local.invalid").says_not("warning").says("[context context-base] the image `base`");
+    }
+}
+
+/// Findings, H12: with added stages or without, the place is that of the user's file.
+#[test]
+fn errors_have_the_line_of_the_dockerfile() {
+    let dockerfile = "FROM base AS base\nRUN echo a\nRUN exit 3\n";
+    let name = unique("lines");
+    let project = Project::new(&formatdoc! {"
+        version: 1
+        name: t
+        images:
+          base: {{ repository: {name}-base, dockerfile: base/Dockerfile, tags: [t] }}
+          app: {{ repository: {name}-app, dockerfile: app/Dockerfile, tags: [t], depends-on: base }}
+        phases: {{ build: {{ steps: [{{ build: app }}] }} }}
+    "})
+    .file("base/Dockerfile", "FROM busybox:1.36\n")
+    .file("app/Dockerfile", dockerfile);
+    let place = if knows_named_contexts() { "Dockerfile:3: " } else { "" };
+    let failed = format!("the build failed: {place}`exit 3` ended with exit code 3");
+    project.runner("run").run().exits(1).ends_with(&failed);
+    let project = project.file("app/Dockerfile", "FROM base\nRUN true\nCPY a b\n");
+    let outcome = project.runner("run").run().exits(1);
+    assert!(outcome.stdout.contains("line 3: unknown instruction"), "{outcome}");
+}
+
+/// Findings, H1: only the files that the build uses are sent.
+#[test]
+fn of_a_named_context_only_what_the_build_uses_is_sent() {
+    if !knows_named_contexts() {
+        return;
+    }
+    let project = project("FROM scratch\nCOPY --from=docs small /\n", "contexts: { docs: docs }", "")
+        .file("docs/small", "small")
+        .file("docs/large", vec![b'x'; 30_000_000]);
+    let mut running = project.runner("run").start();
+    let mut most = 0;
+    while let Some(bytes) = running.has_read() {
+        most = bytes;
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+    running.finish().exits(0);
+    assert!(most < 10_000_000, "{most} bytes were read");
+}
+
+/// Whether the engine's frontend knows named contexts, as those since 23.0 do. For older ones runner adds stages.
+fn knows_named_contexts() -> bool {
+    let version = docker(&["version", "--format", "{{.Server.Version}}"]);
+    version.split('.').next().unwrap().parse::<u32>().unwrap() >= 23
 }
 
 #[test]

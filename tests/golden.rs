@@ -24,6 +24,8 @@ static CHANGING: LazyLock<Vec<(Regex, &str)>> = LazyLock::new(|| {
         (r"\b\d+ h \d+ min\b|\b\d+ min \d+ s\b|\b\d+(\.\d+)? m?s\b", "TIME"),
         (r"\b\d+(\.\d+)? [kMG]?B\b", "SIZE"),
         (r"\b127\.0\.0\.1:\d+\b", "ENDPOINT"),
+        // Engines before 23.0 do not name the place.
+        (r"the build failed: Dockerfile:\d+: ", "the build failed: "),
         (r"^runner \d+\.\d+\.\d+\b", "runner VERSION"),
     ];
     changing.into_iter().map(|(pattern, name)| (Regex::new(pattern).unwrap(), name)).collect()

@@ -471,6 +471,7 @@ fn an_image_is_the_same_from_the_engines_storage_and_from_its_export() {
     docker(&["rmi", "-f", &name]);
 }
 
+/// Findings, H10.
 #[test]
 fn an_image_without_layers_is_pushed_and_one_that_is_not_there_is_named() {
     let registry = PlainRegistry::start();

@@ -273,11 +273,12 @@ fn user() -> String {
 impl Engine {
     /// Returns the rules by which the docker command of this engine's release selects the files of a build context.
     pub(crate) fn ignore_rules(&self) -> ignore::Rules {
+        if self.is_at_least(1, 42) { ignore::Rules::Current } else { ignore::Rules::Before23 }
+    }
+
+    /// Whether the negotiated version of the API is at least this one.
+    fn is_at_least(&self, major: usize, minor: usize) -> bool {
         let spoken = self.client.client_version();
-        if (spoken.major_version, spoken.minor_version) < (1, 42) {
-            ignore::Rules::Before23
-        } else {
-            ignore::Rules::Current
-        }
+        (spoken.major_version, spoken.minor_version) >= (major, minor)
     }
 }

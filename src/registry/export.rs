@@ -23,7 +23,8 @@ const MAX_DOCUMENT: u64 = 4 * 1024 * 1024;
 #[serde(rename_all = "PascalCase")]
 struct Entry {
     config: String,
-    layers: Vec<String>,
+    /// Absent for an image without layers: Go writes an empty list as null.
+    layers: Option<Vec<String>>,
 }
 
 /// The content of an export under a path.
@@ -144,11 +145,12 @@ impl ExportReader<'_> {
             return Err(missing("the image's configuration"));
         };
         let expected = diff_ids(config).map_err(broken)?;
-        if expected.len() != image.layers.len() {
+        let paths = image.layers.unwrap_or_default();
+        if expected.len() != paths.len() {
             return Err(missing("a layer"));
         }
         let mut layers = Vec::new();
-        for (at, path) in image.layers.iter().enumerate() {
+        for (at, path) in paths.iter().enumerate() {
             let made;
             let layer = match self.find(path) {
                 // A small layer that looked like a JSON document.

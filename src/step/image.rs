@@ -3,9 +3,8 @@
 use super::StepScope;
 use super::build::BuildGroup;
 use crate::docker::image::LocalImage;
-use crate::docker::solver::{
-    Build, Built, CacheExport, ContextSource, Share, SshAgent, StageImage, Watcher, is_remote,
-};
+use crate::docker::solver::named::{NamedContext, NamedSource};
+use crate::docker::solver::{Build, Built, CacheExport, ContextSource, Share, SshAgent, Watcher, is_remote};
 use crate::docker::{Engine, context, stage_name};
 use crate::event::{self, Kind};
 use crate::exit::Failure;
@@ -71,9 +70,9 @@ impl ImageBuild<'_> {
             // The engine has one image per name: the first platform's.
             let suffix = own.map(|platform| format!("-{}", platform.replace('/', "-"))).unwrap_or_default();
             let names = build.names.iter().map(|name| format!("{name}{suffix}")).collect();
-            let mut stages = self.dependencies(&share, platform.as_deref()).await?;
-            stages.extend(contexts.iter().cloned());
-            let build = Build { platform: platform.clone(), names, stages, ..build.clone() };
+            let mut all = self.dependencies(&share, platform.as_deref()).await?;
+            all.extend(contexts.iter().cloned());
+            let build = Build { platform: platform.clone(), names, contexts: all, ..build.clone() };
             let built = self.engine.build(session, &build, &self.watcher, &group.stop).await;
             let built = built.map_err(|error| group.logins.build_failure(error))?;
             match own {
@@ -129,7 +128,7 @@ impl ImageBuild<'_> {
         let tags = cx.tags(image)?;
         Ok(Build {
             dockerfile: dockerfile(cx, image, context)?,
-            stages: Vec::new(),
+            contexts: Vec::new(),
             target: image.target.as_ref().map(|target| cx.request(target)).transpose()?,
             platform: None,
             args: self.args()?,
@@ -230,19 +229,21 @@ impl ImageBuild<'_> {
         &mut self,
         share: &Share,
         platform: Option<&str>,
-    ) -> Result<Vec<StageImage>, Failure> {
+    ) -> Result<Vec<NamedContext>, Failure> {
         let image = self.image;
-        let mut stages = Vec::new();
-        if matches!(share.context, ContextSource::Remote(_)) {
-            return Ok(stages);
+        let mut contexts = Vec::new();
+        if matches!(share.context, ContextSource::Remote(_)) && !self.engine.knows_named_contexts() {
+            return Ok(contexts);
         }
         for other in image.depends_on.iter().filter(|other| is_stage_name(&other.value)) {
             let id = self.built_for(other, platform).await?;
             let stage = self.temporary_name(TemporaryName::Dependency);
             self.engine.tag(&id, &stage).await?;
-            stages.push(StageImage { name: other.value.clone(), image: stage, platform: None });
+            let title = Some(format!("the image `{}`", other.value));
+            let source = NamedSource::Image { reference: stage, platform: None, title };
+            contexts.push(NamedContext { name: other.value.clone(), source });
         }
-        Ok(stages)
+        Ok(contexts)
     }
 
     /// The id of an image that this one depends on, for a platform.
@@ -270,10 +271,13 @@ impl ImageBuild<'_> {
     }
 
     /// The named contexts, with the names that the Dockerfile may use for them.
-    async fn contexts(&mut self, share: &Share) -> Result<Vec<StageImage>, Failure> {
+    async fn contexts(&mut self, share: &Share) -> Result<Vec<NamedContext>, Failure> {
         let Self { cx, image, .. } = *self;
-        let mut stages = Vec::new();
-        if let (ContextSource::Remote(url), false) = (&share.context, image.contexts.is_empty()) {
+        let mut contexts = Vec::new();
+        let knows_contexts = self.engine.knows_named_contexts();
+        if let (ContextSource::Remote(url), false, false) =
+            (&share.context, image.contexts.is_empty(), knows_contexts)
+        {
             let text = format!("the context `{url}` has its own Dockerfile, which cannot use other contexts");
             let help = "remove `contexts`, or check out the repository and build its directory";
             return Err(Failure::usage(text).help(help));
@@ -285,17 +289,28 @@ impl ImageBuild<'_> {
                     let problem = Diagnostic::new("`docker-image://` names no image", template.span);
                     return Err(cx.project.located(&problem.help("write `docker-image://NAME:TAG`")));
                 }
-                stages.push(StageImage { name: name.clone(), image: image.to_owned(), platform: None });
+                let source = NamedSource::Image { reference: image.to_owned(), platform: None, title: None };
+                contexts.push(NamedContext { name: name.clone(), source });
                 continue;
             }
-            let stage = self.temporary_name(TemporaryName::Files);
-            let share = Share { context: source(cx, template)?, ..share.clone() };
-            self.engine.image_of(&share, &stage, &self.watcher, &self.group.stop).await?;
-            // Files are the same for every platform.
-            let platform = Some(self.engine.about().await?.platform.clone());
-            stages.push(StageImage { name: name.clone(), image: stage, platform });
+            let files = source(cx, template)?;
+            let source = if knows_contexts {
+                NamedSource::Files(files)
+            } else {
+                self.image_of(name, Share { context: files, ..share.clone() }).await?
+            };
+            contexts.push(NamedContext { name: name.clone(), source });
         }
-        Ok(stages)
+        Ok(contexts)
+    }
+
+    /// Makes an image of a context, for an engine that knows no named contexts.
+    async fn image_of(&mut self, name: &str, share: Share) -> Result<NamedSource, Failure> {
+        let reference = self.temporary_name(TemporaryName::Files);
+        self.engine.image_of(&share, &reference, &self.watcher, &self.group.stop).await?;
+        // Files are the same for every platform.
+        let platform = Some(self.engine.about().await?.platform.clone());
+        Ok(NamedSource::Image { reference, platform, title: Some(format!("the context `{name}`")) })
     }
 
     /// Creates a name to remove after the build.

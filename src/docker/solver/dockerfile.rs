@@ -3,6 +3,7 @@
 //! The frontends of older engines do not support named contexts. All of them support stages.
 
 use super::StageImage;
+use super::named::{self, NamedContext};
 use crate::docker::DockerError;
 use crate::docker::context::ContextError;
 use bollard_buildkit_proto::fsutil::types::Stat;
@@ -29,6 +30,34 @@ pub(crate) struct Dockerfile {
 impl Dockerfile {
     /// Reads the Dockerfile and its own ignore file, and adds stages.
     pub(crate) fn read(path: &Path, stages: &[StageImage]) -> Result<Self, DockerError> {
+        let mut dockerfile = Self::load(path)?;
+        let (text, added) = with_stages(&dockerfile.text(), stages);
+        if added.0 > 0 {
+            dockerfile.set_text(&text);
+            dockerfile.added = added;
+        }
+        Ok(dockerfile)
+    }
+
+    /// The same for a frontend that knows named contexts. Returns the names under which the Dockerfile uses them.
+    pub(crate) fn read_with_contexts(
+        path: &Path,
+        contexts: &[NamedContext],
+        arguments: &[(String, String)],
+    ) -> Result<(Self, Vec<Option<String>>), DockerError> {
+        let mut dockerfile = Self::load(path)?;
+        let text = dockerfile.text();
+        let renamed = named::rename(&text, contexts, |word| {
+            let given = arguments.iter().cloned().collect();
+            expand(word, &Outline::parse(&text).arguments(&given)).unwrap_or_default()
+        });
+        if renamed.text != text {
+            dockerfile.set_text(&renamed.text);
+        }
+        Ok((dockerfile, renamed.names))
+    }
+
+    fn load(path: &Path) -> Result<Self, DockerError> {
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let read = |path: &Path| match fs::read(path) {
             Ok(content) => Ok(Some(content)),
@@ -40,25 +69,29 @@ impl Dockerfile {
         let ignore = format!("{name}.dockerignore");
         let mut files: BTreeMap<_, _> =
             read(&path.with_file_name(&ignore))?.map(|content| (ignore, content)).into_iter().collect();
-        // Bytes are mapped to characters and back. Only ASCII matters here, and other bytes are preserved in any
-        // encoding.
-        let bytes = content.strip_prefix(BYTE_ORDER_MARK).unwrap_or(&content);
-        let text: String = bytes.iter().map(|byte| char::from(*byte)).collect();
+        files.insert(name.clone(), content);
+        let dockerfile = Self { files, name, path: path.to_owned(), added: (0, 0) };
         // Some engines end when they read a file without a stage (moby/moby#49858). The frontends of other languages have
         // stages of their own.
-        let outline = Outline::parse(&text);
+        let outline = Outline::parse(&dockerfile.text());
         if outline.first.is_none() && outline.syntax.is_none_or(|syntax| syntax.contains("docker/dockerfile"))
         {
             return Err(DockerError::NoStage(path.to_owned()));
         }
-        let (text, added) = with_stages(&text, stages);
-        let content = if added.0 > 0 {
-            text.chars().map(|character| u8::try_from(character).unwrap_or(b'?')).collect()
-        } else {
-            content
-        };
-        files.insert(name.clone(), content);
-        Ok(Self { files, name, path: path.to_owned(), added })
+        Ok(dockerfile)
+    }
+
+    /// Returns the text. Bytes are mapped to characters and back: only ASCII matters here, and other bytes are preserved
+    /// in any encoding.
+    fn text(&self) -> String {
+        let content = self.files.get(&self.name).map(Vec::as_slice).unwrap_or_default();
+        let bytes = content.strip_prefix(BYTE_ORDER_MARK).unwrap_or(content);
+        bytes.iter().map(|byte| char::from(*byte)).collect()
+    }
+
+    fn set_text(&mut self, text: &str) {
+        let content = text.chars().map(|character| u8::try_from(character).unwrap_or(b'?')).collect();
+        self.files.insert(self.name.clone(), content);
     }
 
     /// Returns the file name for BuildKit.
@@ -175,6 +208,21 @@ impl Outline {
         }
         outline
     }
+
+    /// The arguments that `FROM` may use, with their values. `given` has those of the build.
+    fn arguments(&self, given: &HashMap<String, String>) -> HashMap<String, String> {
+        let mut known = HashMap::new();
+        let before =
+            self.instructions.iter().take_while(|(words, _)| words.first().is_none_or(|word| word != "FROM"));
+        for (words, _) in before.filter(|(words, _)| words.first().is_some_and(|word| word == "ARG")) {
+            for word in &words[1..] {
+                let (name, default) = word.split_once('=').unwrap_or((word, ""));
+                let default = expand(default.trim_matches(['"', '\'']), &known).unwrap_or_default();
+                known.insert(name.to_owned(), given.get(name).cloned().unwrap_or(default));
+            }
+        }
+        known
+    }
 }
 
 /// The name and value of a directive: `# name=value`, and the name has only letters and digits.
@@ -194,7 +242,7 @@ pub(crate) fn base_images(
     own: &[String],
 ) -> Vec<Result<String, String>> {
     let outline = Outline::parse(text);
-    let mut known = HashMap::new();
+    let known = outline.arguments(arguments);
     let (mut stages, mut images): (Vec<String>, Vec<_>) = (Vec::new(), Vec::new());
     images.extend(outline.syntax.map(Ok));
     let mut add = |word: &str, known: &HashMap<String, String>, stages: &[String]| {
@@ -209,13 +257,7 @@ pub(crate) fn base_images(
     };
     for (words, flags) in outline.instructions {
         let Some((instruction, words)) = words.split_first() else { continue };
-        if instruction == "ARG" && stages.is_empty() {
-            for word in words {
-                let (name, default) = word.split_once('=').unwrap_or((word, ""));
-                let default = expand(default.trim_matches(['"', '\'']), &known).unwrap_or_default();
-                known.insert(name.to_owned(), arguments.get(name).cloned().unwrap_or(default));
-            }
-        } else if instruction == "FROM" {
+        if instruction == "FROM" {
             add(words.first().map(String::as_str).unwrap_or_default(), &known, &stages);
             let stage = words.get(1).filter(|word| word.eq_ignore_ascii_case("as")).and(words.get(2));
             stages.push(stage.cloned().unwrap_or_default());

@@ -38,6 +38,8 @@ const BATCH_BYTES: usize = 16 * 1024;
 
 /// The prefix of the names of directories with Dockerfiles, which is followed by a number.
 const DOCKERFILE: &str = "dockerfile-";
+/// The same for the directories of named contexts.
+const NAMED: &str = "context-";
 /// Contexts above this size cause a warning, in bytes.
 const LARGE: u64 = 200_000_000;
 /// How many files with a secret are named.
@@ -52,6 +54,8 @@ pub(crate) struct Directories {
     rules: Rules,
     /// The Dockerfiles of the builds. The index is the number of the directory.
     dockerfiles: Arc<Mutex<Vec<Arc<Dockerfile>>>>,
+    /// The directories of named contexts. The index is the number of the directory.
+    named_contexts: Arc<Mutex<Vec<PathBuf>>>,
     /// The first error of reading the context, for the message to the user.
     failure: Arc<Mutex<Option<Arc<ContextError>>>>,
     /// Receives problems that do not fail the build.
@@ -68,6 +72,7 @@ impl Directories {
             context: share.context.directory().map(Path::to_owned),
             rules,
             dockerfiles: Arc::default(),
+            named_contexts: Arc::default(),
             failure: Arc::default(),
             warnings: share.warnings.clone(),
             masks: share.masks.clone(),
@@ -80,6 +85,26 @@ impl Directories {
         let mut dockerfiles = lock(&self.dockerfiles);
         dockerfiles.push(dockerfile);
         format!("{DOCKERFILE}{}", dockerfiles.len() - 1)
+    }
+
+    /// Adds the directory of a named context. Returns its name in the session.
+    pub(crate) fn add_context(&self, path: &Path) -> String {
+        let mut contexts = lock(&self.named_contexts);
+        let known = contexts.iter().position(|known| known == path);
+        let number = known.unwrap_or_else(|| {
+            contexts.push(path.to_owned());
+            contexts.len() - 1
+        });
+        format!("{NAMED}{number}")
+    }
+
+    /// Returns the directory of the context or of a named context.
+    fn context(&self, directory: &str) -> Option<PathBuf> {
+        if directory == "context" {
+            return self.context.clone();
+        }
+        let number: usize = directory.strip_prefix(NAMED)?.parse().ok()?;
+        lock(&self.named_contexts).get(number).cloned()
     }
 
     /// Returns the Dockerfile in a directory.
@@ -148,10 +173,10 @@ impl FileSync for Directories {
         let (batches, receiver) = mpsc::channel(WAITING);
         let (wanted, requests) = mpsc::unbounded_channel();
         tokio::spawn(read_requests(request.into_inner(), wanted, batches.clone()));
-        match (&self.context, self.dockerfile(&name)) {
-            (Some(root), _) if name == "context" => {
+        match (self.context(&name), self.dockerfile(&name)) {
+            (Some(root), _) => {
                 let transfer = Arc::new(DirectoryTransfer {
-                    root: root.clone(),
+                    root,
                     directories: self.clone(),
                     batches,
                     files: Mutex::default(),

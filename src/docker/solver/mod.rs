@@ -7,7 +7,9 @@
 
 mod agent;
 mod dockerfile;
+mod failure;
 mod filesync;
+pub(crate) mod named;
 mod progress;
 mod session;
 mod source;
@@ -23,6 +25,7 @@ use control::control_client::ControlClient;
 use dockerfile::Dockerfile;
 pub(crate) use dockerfile::base_images;
 use futures_util::future::BoxFuture;
+use named::{FrontendContexts, NamedContext};
 use progress::Progress;
 pub(crate) use progress::{BuildSummary, VertexEnd, VertexUpdate, Watcher};
 pub(crate) use session::BuildSession;
@@ -61,8 +64,9 @@ pub(crate) struct Share {
 pub(crate) struct Build {
     /// The path of the Dockerfile, inside or outside of the context. For a remote context, the path within it.
     pub(crate) dockerfile: PathBuf,
-    /// Names that the Dockerfile may use in `FROM` and `--from`.
-    pub(crate) stages: Vec<StageImage>,
+    /// Names that the Dockerfile may use in `FROM` and `--from`. Their files are images if the engine
+    /// [does not know](Engine::knows_named_contexts) named contexts.
+    pub(crate) contexts: Vec<NamedContext>,
     /// The stage to build; `None` for the last one.
     pub(crate) target: Option<String>,
     /// The platform as `os/arch[/variant]`; `None` for the engine's own.
@@ -117,6 +121,11 @@ impl Engine {
         Ok(ignore)
     }
 
+    /// Whether the engine's frontend knows named contexts: Dockerfile 1.4, which engines have since 23.0.
+    pub(crate) fn knows_named_contexts(&self) -> bool {
+        self.is_at_least(1, 42)
+    }
+
     /// Opens a session for builds that share the same files and secrets. Dropping the session closes it and ends
     /// everything that BuildKit still does for it.
     pub(crate) async fn session(&self, share: &Share) -> Result<BuildSession, DockerError> {
@@ -151,20 +160,42 @@ impl Engine {
         watcher: &Watcher,
         stop: &CancellationToken,
     ) -> Result<(Result<LocalImage, DockerError>, BuildSummary), DockerError> {
+        let mut names: Vec<_> = build.contexts.iter().map(|context| Some(context.name.clone())).collect();
         let dockerfile = match session.context {
             ContextSource::Directory(ref path) => {
                 self.ignore_file(Some(&build.dockerfile), path)?;
-                Some(Arc::new(Dockerfile::read(&build.dockerfile, &build.stages)?))
+                let dockerfile = if self.knows_named_contexts() {
+                    let (dockerfile, renamed) =
+                        Dockerfile::read_with_contexts(&build.dockerfile, &build.contexts, &build.args)?;
+                    names = renamed;
+                    dockerfile
+                } else {
+                    Dockerfile::read(&build.dockerfile, &named::stages(&build.contexts))?
+                };
+                Some(Arc::new(dockerfile))
             }
             ContextSource::Remote(_) => None,
         };
         let directory = dockerfile.clone().map(|dockerfile| session.directories.add(dockerfile));
+        let mut contexts = FrontendContexts::default();
+        if self.knows_named_contexts() {
+            for (name, context) in names.iter().zip(&build.contexts) {
+                let Some(name) = name else { continue };
+                contexts.add(name, &context.source, &session.id, |path| {
+                    self.ignore_file(None, path)?;
+                    Ok(session.directories.add_context(path))
+                })?;
+            }
+        }
         // BuildKit takes both cases of a name for the same proxy, in any order.
         let is_set = |name: &str| build.args.iter().any(|(argument, _)| argument.eq_ignore_ascii_case(name));
         let proxies: Vec<_> = self.missing_proxies(is_set).collect();
-        let request = request(build, &proxies, session, dockerfile.as_deref().zip(directory.as_deref()));
+        let mut request = request(build, &proxies, session, dockerfile.as_deref().zip(directory.as_deref()));
+        request.frontend_attrs.extend(contexts.attributes);
+        request.frontend_inputs = contexts.inputs;
+        let titles = named::titles(&build.contexts);
         let (solved, summary) = tokio::select! {
-            solved = self.solve(request, &build.names, watcher) => solved?,
+            solved = self.solve(request, &build.names, watcher, titles) => solved?,
             () = stop.cancelled() => return Err(DockerError::Stopped),
         };
         let solved = match (solved, session.directories.failure()) {
@@ -201,7 +232,7 @@ impl Engine {
             ..export(&session.id, &names)
         };
         let (solved, _) = tokio::select! {
-            solved = self.solve(request, &names, watcher) => solved?,
+            solved = self.solve(request, &names, watcher, Vec::new()) => solved?,
             () = stop.cancelled() => return Err(DockerError::Stopped),
         };
         match session.directories.failure() {
@@ -216,13 +247,14 @@ impl Engine {
         request: control::SolveRequest,
         names: &[String],
         watcher: &Watcher,
+        titles: Vec<(String, String)>,
     ) -> Result<(Result<LocalImage, DockerError>, BuildSummary), DockerError> {
         let channel = self.channel().await?;
         let mut follower = ControlClient::new(channel.clone());
         let mut client = ControlClient::new(channel);
         let status = control::StatusRequest { r#ref: request.r#ref.clone() };
         let follow = async {
-            let mut progress = Progress::new(watcher);
+            let mut progress = Progress::new(watcher, titles);
             // Progress ends with the stream, even if the stream fails. The response to `solve` decides the result.
             if let Ok(response) = follower.status(status).await {
                 let mut updates = response.into_inner();
@@ -235,7 +267,7 @@ impl Engine {
         let (response, summary) = tokio::join!(client.solve(request), follow);
         let response = match response {
             Ok(response) => response.into_inner(),
-            Err(status) => return Ok((Err(solve_error(&status)), summary)),
+            Err(status) => return Ok((Err(failure::solve_error(&status)), summary)),
         };
         Ok((Ok(self.result(&response.exporter_response, names).await?), summary))
     }
@@ -367,15 +399,5 @@ fn export(session: &str, names: &[String]) -> control::SolveRequest {
         exporter_deprecated: "moby".to_owned(),
         exporter_attrs_deprecated: HashMap::from([("name".to_owned(), names.join(","))]),
         ..control::SolveRequest::default()
-    }
-}
-
-fn solve_error(status: &tonic::Status) -> DockerError {
-    let message = status.message().trim();
-    let message = message.strip_prefix("failed to solve: ").unwrap_or(message);
-    let message = message.strip_prefix("rpc error: code = Unknown desc = ").unwrap_or(message);
-    match status.code() {
-        tonic::Code::Unavailable => DockerError::Session(message.to_owned().into()),
-        _ => DockerError::Build(message.to_owned()),
     }
 }

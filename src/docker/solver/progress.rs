@@ -1,5 +1,6 @@
 //! The progress of a build: its steps and their output, as lines for a log or as a short view for a terminal.
 
+use super::failure::command_failure;
 use crate::secret::{MaskedLines, Masks};
 use crate::text::human_size;
 use bollard_buildkit_proto::google::protobuf::Timestamp;
@@ -73,6 +74,8 @@ pub(crate) struct BuildSummary {
 pub(crate) struct Progress<'w> {
     watcher: &'w Watcher,
     steps: HashMap<String, Step>,
+    /// Names of images that mean nothing to people, with those for the log.
+    titles: Vec<(String, String)>,
     /// Whether the engine has truncated output.
     clipped: bool,
 }
@@ -104,8 +107,21 @@ impl Step {
 }
 
 impl<'w> Progress<'w> {
-    pub(crate) fn new(watcher: &'w Watcher) -> Self {
-        Self { watcher, steps: HashMap::new(), clipped: false }
+    /// `titles` has names of images that mean nothing to people, with those that the log shows instead.
+    pub(crate) fn new(watcher: &'w Watcher, titles: Vec<(String, String)>) -> Self {
+        Self { watcher, steps: HashMap::new(), titles, clipped: false }
+    }
+
+    /// A name or error of a step as the log shows it.
+    fn titled(&self, text: &str) -> String {
+        self.titles.iter().fold(text.to_owned(), |text, (name, title)| {
+            let Some((before, after)) = text.split_once(name.as_str()) else { return text };
+            // The engine adds the digest.
+            let after = after
+                .strip_prefix("@sha256:")
+                .map_or(after, |rest| rest.trim_start_matches(|c: char| c.is_ascii_hexdigit()));
+            format!("{before}{title}{after}")
+        })
     }
 
     async fn line(&self, text: String) {
@@ -117,7 +133,11 @@ impl<'w> Progress<'w> {
     }
 
     /// Processes an update of the stream.
-    pub(crate) async fn update(&mut self, update: StatusResponse) {
+    pub(crate) async fn update(&mut self, mut update: StatusResponse) {
+        for vertex in &mut update.vertexes {
+            vertex.name = self.titled(&vertex.name);
+            vertex.error = self.titled(&vertex.error);
+        }
         let started = |vertex: &&Vertex| vertex.started.is_some() || vertex.cached;
         for vertex in update.vertexes.iter().filter(started) {
             self.start(vertex).await;
@@ -188,7 +208,7 @@ impl<'w> Progress<'w> {
         let end = Some(VertexEnd { cached: vertex.cached, error, elapsed: took });
         let _ = self.watcher.vertices.send(VertexUpdate { number, name: vertex.name.clone(), end }).await;
         let end = if failed {
-            format!("failed: {}", vertex.error)
+            format!("failed: {}", command_failure(&vertex.error).unwrap_or_else(|| vertex.error.clone()))
         } else if vertex.cached {
             "cached".to_owned()
         } else {
@@ -342,7 +362,7 @@ mod tests {
             let vertices = mpsc::channel(16).0;
             let watcher =
                 Watcher { output, live, warnings, vertices, prefix: String::new(), masks: Masks::default() };
-            let mut progress = Progress::new(&watcher);
+            let mut progress = Progress::new(&watcher, Vec::new());
             for update in updates.clone() {
                 progress.update(update).await;
             }
@@ -369,7 +389,7 @@ mod tests {
             prefix: String::new(),
             masks: Masks::default(),
         };
-        let mut progress = Progress::new(&watcher);
+        let mut progress = Progress::new(&watcher, Vec::new());
         let at = |seconds| Some(Timestamp { seconds, nanos: 0 });
         let vertex = |started, completed| Vertex {
             digest: "d".to_owned(),

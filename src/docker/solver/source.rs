@@ -144,6 +144,20 @@ fn git_identifier(url: &str) -> String {
     )
 }
 
+/// Returns a git repository as the frontend takes it for a named context; `None` for what it does not know.
+pub(crate) fn git_context(url: &str) -> Option<String> {
+    let url = match url.strip_prefix("github.com/") {
+        Some(_) => format!("https://{url}"),
+        None => url.to_owned(),
+    };
+    let (repository, part) = url.split_at(url.find('#').unwrap_or(url.len()));
+    if !is_git(&url) && !repository.starts_with("https://github.com/") || url.starts_with("ssh://") {
+        return None;
+    }
+    let end = if repository.starts_with("https://") { ".git" } else { "" };
+    Some(format!("{}{end}{part}", repository.strip_suffix(end).unwrap_or(repository)))
+}
+
 fn full_url(url: &str) -> String {
     let url = url.split('#').next().unwrap_or_default();
     if url.starts_with("github.com/") { format!("https://{url}") } else { url.to_owned() }
