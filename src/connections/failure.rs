@@ -11,6 +11,7 @@ use crate::process::ProcessError;
 use crate::registry::RegistryError;
 use crate::work::NOT_WRITABLE;
 use std::borrow::Borrow;
+use std::io::ErrorKind;
 
 /// How to turn on privileged mode.
 const PRIVILEGED: &str = "turn it on for the CodeBuild project: Environment → Privileged in the console, `PrivilegedMode: true` in CloudFormation, `privileged_mode = true` in Terraform, or `aws codebuild update-project --name PROJECT --environment …,privilegedMode=true`";
@@ -30,7 +31,13 @@ impl From<ProcessError> for Failure {
             ProcessError::NoDirectory(_) => {
                 failure.help("`dir` is relative to the directory of the pipeline file")
             }
-            ProcessError::Start { .. } => failure,
+            ProcessError::Unusable { defect, .. } => failure.help(defect.help()),
+            ProcessError::Start { source, .. } => match source.kind() {
+                ErrorKind::PermissionDenied => failure.help(
+                    "make it executable (`chmod +x FILE`; `git update-index --chmod=+x FILE` keeps that in git)",
+                ),
+                _ => failure,
+            },
             ProcessError::Guard { .. } => failure.help(
                 "check that it was not killed, that memory and processes are left, and that /proc is mounted",
             ),
