@@ -30,6 +30,7 @@ mod ecs_commands;
 mod environment;
 mod event_summary;
 mod events;
+mod failing_builds;
 mod failures;
 mod faults;
 mod golden;

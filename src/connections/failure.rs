@@ -58,7 +58,7 @@ impl From<DockerError> for Failure {
             return Self::caused(Exit::Environment, &error).help(permission_advice(&denial));
         }
         let exit = match &error {
-            DockerError::Build(_) => Exit::StepFailed,
+            DockerError::Build(_) | DockerError::Explained { .. } => Exit::StepFailed,
             DockerError::Start(_) | DockerError::Service { .. } => Exit::TestsFailed,
             DockerError::NoDockerfile(_) | DockerError::NoStage(_) | DockerError::Ssh(_) => Exit::Usage,
             DockerError::Context(context) if !matches!(**context, ContextError::Read { .. }) => Exit::Usage,
@@ -108,9 +108,7 @@ impl From<DockerError> for Failure {
             DockerError::NoDockerfile(_) => failure.help(
                 "`dockerfile` is relative to the directory of the pipeline file; the default is `Dockerfile` in the context",
             ),
-            DockerError::Build(text) if text.contains("unknown instruction") => failure.help(
-                "engines before 23 need `# syntax=docker/dockerfile:1` in the first line for heredocs and other newer syntax",
-            ),
+            DockerError::Explained { help, .. } => failure.help(help.as_str()),
             DockerError::Build(text) if text.contains("exec format error") => failure.help(
                 "a `RUN` for another platform needs emulation on the engine's machine (binfmt_misc with QEMU)",
             ),
@@ -122,7 +120,7 @@ impl From<DockerError> for Failure {
 
 fn docker_kind(error: &DockerError) -> FailureKind {
     match error {
-        DockerError::Build(_) => FailureKind::BuildVertex,
+        DockerError::Build(_) | DockerError::Explained { .. } => FailureKind::BuildVertex,
         DockerError::Start(_) | DockerError::Service { .. } => FailureKind::Tests,
         DockerError::NoDockerfile(_)
         | DockerError::NoStage(_)

@@ -7,6 +7,7 @@
 
 mod agent;
 mod dockerfile;
+mod explain;
 mod filesync;
 mod progress;
 mod session;
@@ -23,8 +24,8 @@ use control::control_client::ControlClient;
 use dockerfile::Dockerfile;
 pub(crate) use dockerfile::base_images;
 use futures_util::future::BoxFuture;
-use progress::Progress;
 pub(crate) use progress::{BuildSummary, VertexEnd, VertexUpdate, Watcher};
+use progress::{Progress, SETTLED};
 pub(crate) use session::BuildSession;
 pub(crate) use source::{ContextSource, is_remote};
 pub(crate) use ssh::SshAgent;
@@ -151,12 +152,13 @@ impl Engine {
         watcher: &Watcher,
         stop: &CancellationToken,
     ) -> Result<(Result<LocalImage, DockerError>, BuildSummary), DockerError> {
-        let dockerfile = match session.context {
+        let (dockerfile, context) = match session.context {
             ContextSource::Directory(ref path) => {
-                self.ignore_file(Some(&build.dockerfile), path)?;
-                Some(Arc::new(Dockerfile::read(&build.dockerfile, &build.stages)?))
+                let ignore = self.ignore_file(Some(&build.dockerfile), path)?;
+                let dockerfile = Arc::new(Dockerfile::read(&build.dockerfile, &build.stages)?);
+                (Some(dockerfile), Some((path.as_path(), ignore)))
             }
-            ContextSource::Remote(_) => None,
+            ContextSource::Remote(_) => (None, None),
         };
         let directory = dockerfile.clone().map(|dockerfile| session.directories.add(dockerfile));
         // BuildKit takes both cases of a name for the same proxy, in any order.
@@ -175,8 +177,18 @@ impl Engine {
                 Err(DockerError::Context(error))
             }
             (Err(DockerError::Build(message)), _) => {
-                let own = dockerfile.map(|dockerfile| dockerfile.own_lines(&message));
-                Err(DockerError::Build(own.unwrap_or(message)))
+                let own = dockerfile.as_ref().map(|dockerfile| dockerfile.own_lines(&message));
+                let message = own.unwrap_or(message);
+                let context = context.as_ref().map(|(path, ignore)| (*path, ignore));
+                let inputs = explain::Inputs {
+                    dockerfile: dockerfile.as_deref(),
+                    context,
+                    rules: self.ignore_rules(),
+                };
+                Err(match inputs.help(&message) {
+                    Some(help) => DockerError::Explained { message, help },
+                    None => DockerError::Build(message),
+                })
             }
             (solved, _) => solved,
         };
@@ -226,8 +238,12 @@ impl Engine {
             // Progress ends with the stream, even if the stream fails. The response to `solve` decides the result.
             if let Ok(response) = follower.status(status).await {
                 let mut updates = response.into_inner();
-                while let Ok(Some(update)) = updates.message().await {
-                    progress.update(update).await;
+                loop {
+                    match tokio::time::timeout(SETTLED, updates.message()).await {
+                        Ok(Ok(Some(update))) => progress.update(update).await,
+                        Ok(_) => break,
+                        Err(_) => progress.settle().await,
+                    }
                 }
             }
             progress.finish().await
