@@ -8,6 +8,7 @@ use crate::duration;
 use crate::exit::Failure;
 use crate::language::diagnostic::{Diagnostic, Severity};
 use crate::language::pipeline::model::Pipeline;
+use crate::language::pipeline::starter;
 use crate::language::source::SourceFile;
 use crate::language::{MAX_BYTES, pipeline};
 use crate::origin;
@@ -83,7 +84,7 @@ pub(crate) fn load(request: &Request<'_>, session: &Session) -> Result<Loaded, F
     };
     let mut process = process();
     let env_file = env_file(request.env_file)?;
-    let named = env_file.iter().filter(|(name, _)| origin::VARIABLES.contains(&name.as_str())).cloned();
+    let named = env_file.iter().filter(|(name, _)| starter::VARIABLES.contains(&name.as_str())).cloned();
     process.extend(named);
     let mut context = origin::detect(&process, &directory)?;
     if request.no_publish {
