@@ -4,7 +4,7 @@ use crate::ecs_api::{EcsApi, Fault, Scenario, Service, TaskOutcome, revision, st
 use crate::harness::{
     Outcome, Project, api_at, ecs, ecs_service, registry, secrets_manager, served_digest, shell, unique,
 };
-use indoc::formatdoc;
+use indoc::{formatdoc, indoc};
 use serde_json::{Value, json};
 
 fn project() -> Project {
@@ -316,4 +316,29 @@ fn a_service_is_named_once() {
     on(&ecs, &service, "deploy --image web=new --service nobody").exits(3).complains("there is no service");
     on(&ecs, &service, &format!("rollback --service {}", service.name)).exits(2).complains("is named twice");
     assert_eq!(ecs.count("ecs:UpdateService") + ecs.count("ecs:RegisterTaskDefinition"), 0);
+}
+
+/// Findings, F: the help of a command has all of its exit codes.
+#[test]
+fn the_help_of_a_command_has_its_exit_codes() {
+    let project = crate::harness::Project::phases("build: { steps: [] }\n");
+    let codes = |command: &str| {
+        let help = project.runner(&format!("ecs {command} --help")).run().exits(0).stdout;
+        let (_, rest) = help.split_once("\nExit codes:\n").unwrap_or_else(|| panic!("{help}"));
+        rest.split("\n\n").next().unwrap().to_owned()
+    };
+    let expected = indoc! {"
+        0  the services run the revision
+          1  AWS refused a call
+          2  bad usage, or an invalid task definition
+          3  something is missing: credentials, a permission, the network, what the deployment needs
+          5  it failed or took too long, and was rolled back
+          6  it failed and was not rolled back
+          7  it took too long, and goes on
+          8  another deployment superseded it"};
+    assert_eq!(codes("deploy"), format!("  {expected}"));
+    let numbers = |command: &str| -> String {
+        codes(command).lines().filter_map(|line| line.trim().chars().next()).collect()
+    };
+    assert_eq!((numbers("rollback"), numbers("diff")), ("01235678".to_owned(), "0123".to_owned()));
 }

@@ -8,6 +8,7 @@ use crate::duration;
 use crate::exit::Failure;
 use crate::language::diagnostic::{Diagnostic, Severity};
 use crate::language::pipeline::model::Pipeline;
+use crate::language::pipeline::starter;
 use crate::language::source::SourceFile;
 use crate::language::{MAX_BYTES, pipeline};
 use crate::limits;
@@ -89,7 +90,7 @@ pub(crate) async fn load(request: &Request<'_>, session: &Session) -> Result<Loa
     let mut process = process();
     let path = request.env_file.map(Path::to_owned);
     let env_file = blocking(move || env_file(path.as_deref())).await?;
-    let named = env_file.iter().filter(|(name, _)| origin::VARIABLES.contains(&name.as_str())).cloned();
+    let named = env_file.iter().filter(|(name, _)| starter::VARIABLES.contains(&name.as_str())).cloned();
     process.extend(named);
     let mut context = origin::detect(&process, &directory).await?;
     if request.no_publish {

@@ -11,6 +11,7 @@ use crate::docker::{DockerError, Engine, daemon};
 use crate::docker_config::DockerConfig;
 use crate::exit::{Exit, Failure};
 use crate::plan::Mode;
+use crate::plan::asks::ResolvedAccess;
 use crate::registry;
 use crate::registry::connection::{Renew, exchange_client, http_client};
 use crate::registry::login::{self, LoginError};
@@ -61,6 +62,12 @@ pub(crate) struct Access {
     pub(crate) role: Option<String>,
     /// The external id that the role's trust policy requires.
     pub(crate) external_id: Option<String>,
+}
+
+impl From<ResolvedAccess> for Access {
+    fn from(ResolvedAccess { region, role, external_id }: ResolvedAccess) -> Self {
+        Self { region, role, external_id }
+    }
 }
 
 /// The connections of a run.

@@ -2,6 +2,7 @@
 
 use crate::exit::Failure;
 use crate::language::pipeline::model::EventKind;
+use crate::language::pipeline::starter::EVENT;
 
 /// What is known about the event of a build.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -10,9 +11,6 @@ pub(crate) struct Event {
     /// Why this build publishes nothing, whatever its steps say.
     pub(crate) publishes_nothing: Option<String>,
 }
-
-/// The variable with which whoever starts a build names its event.
-pub(crate) const VARIABLE: &str = "RUNNER_EVENT";
 
 /// Decides the event. `proven` is what the webhook or the source version proves; `assumed` applies if nothing says more.
 ///
@@ -29,7 +27,7 @@ pub(crate) fn decide(
     let known = EventKind::ALL.into_iter().find(|kind| kind.as_str() == name);
     let kind = known.unwrap_or(proven.as_ref().map_or(EventKind::Manual, |proven| proven.kind));
     if known.is_none() {
-        let reason = format!("`{name}` in {VARIABLE} is not an event");
+        let reason = format!("`{name}` in {EVENT} is not an event");
         return Ok(Event { kind, publishes_nothing: Some(reason) });
     }
     match proven {
@@ -37,10 +35,9 @@ pub(crate) fn decide(
         Some(proven) if rights(kind) < rights(proven.kind) => Ok(Event { kind, ..proven }),
         Some(proven) if rights(kind) == rights(proven.kind) => Ok(proven),
         Some(proven) => {
-            let message =
-                format!("{VARIABLE} is `{name}`, but this is a build of `{}`", proven.kind.as_str());
+            let message = format!("{EVENT} is `{name}`, but this is a build of `{}`", proven.kind.as_str());
             Err(Failure::usage(message)
-                .help(format!("{VARIABLE} can only take rights from such a build; remove it")))
+                .help(format!("{EVENT} can only take rights from such a build; remove it")))
         }
     }
 }

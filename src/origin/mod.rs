@@ -10,6 +10,7 @@ pub(crate) use changes::changes;
 use crate::address::Arn;
 use crate::exit::Failure;
 use crate::language::pipeline::model::EventKind;
+use crate::language::pipeline::starter::{BASE_BRANCH, BRANCH, COMMIT, EVENT};
 use crate::limits;
 use crate::plan::context::BuildContext;
 use std::collections::HashMap;
@@ -17,19 +18,13 @@ use std::path::Path;
 use std::process::Stdio;
 use tokio::process::Command;
 
-/// The variables with which whoever starts a build describes its source.
-pub(crate) const VARIABLES: [&str; 4] = [event::VARIABLE, BRANCH, BASE_BRANCH, COMMIT];
-const BRANCH: &str = "RUNNER_BRANCH";
-const BASE_BRANCH: &str = "RUNNER_BASE_BRANCH";
-const COMMIT: &str = "RUNNER_COMMIT";
-
 /// Reads the environment. Asks git in `directory` for what CodeBuild does not know, and outside of CodeBuild.
 pub(crate) async fn detect(
     environment: &HashMap<String, String>,
     directory: &Path,
 ) -> Result<BuildContext, Failure> {
     let get = |name: &str| environment.get(name).filter(|value| !value.is_empty()).cloned();
-    let named = get(event::VARIABLE).filter(|name| !is_placeholder(name));
+    let named = get(EVENT).filter(|name| !is_placeholder(name));
     let mut context = if environment.contains_key("CODEBUILD_BUILD_ID") {
         from_codebuild(&get, named.as_deref(), directory).await?
     } else {

@@ -28,7 +28,7 @@ use crate::connections::Access;
 use crate::exit::Failure;
 use crate::language::pipeline::model::{Action, Step};
 use crate::plan::Plan;
-use crate::plan::asks::{self, ResolvedAccess};
+use crate::plan::asks;
 use crate::plan::facts::Facts;
 use crate::plan::scope::Values;
 use std::time::Duration;
@@ -51,8 +51,7 @@ pub(crate) fn stop_timeout(action: &Action, grace: Duration) -> Duration {
 /// The accesses to AWS that the steps of a plan use, each once.
 pub(crate) fn accesses(project: &Project, plan: &Plan, values: &Values, facts: &Facts) -> Vec<Access> {
     let known = asks::accesses(&project.pipeline, plan, values, facts);
-    let access = |ResolvedAccess { region, role, external_id }| Access { region, role, external_id };
-    known.into_iter().map(access).collect()
+    known.into_iter().map(Access::from).collect()
 }
 
 /// Runs one attempt of a step.

@@ -7,6 +7,7 @@ use crate::language::pipeline::Pipeline;
 use crate::language::pipeline::model::AwsAccess;
 use crate::language::pipeline::template::{Template, Unresolved};
 use crate::language::source::SourceFile;
+use crate::plan::asks::ResolvedAccess;
 use crate::plan::context::BuildContext;
 use crate::plan::scope::Values;
 use crate::plan::{self, Mode};
@@ -48,16 +49,8 @@ impl Project {
 
     /// An access to AWS with every `${…}` resolved.
     pub(crate) fn access(&self, values: &Values, access: &AwsAccess) -> Result<Access, Failure> {
-        // An empty value is no value: `${ROLE:-}` asks for no role.
-        let resolve = |template: &Option<Template>| {
-            let text = template.as_ref().map(|template| self.resolve(values, template)).transpose();
-            text.map(|text| text.map(|text| text.expose().to_owned()).filter(|text| !text.is_empty()))
-        };
-        Ok(Access {
-            region: resolve(&access.region)?,
-            role: resolve(&access.role_arn)?,
-            external_id: resolve(&access.external_id)?,
-        })
+        let resolved = ResolvedAccess::resolve(access, values);
+        resolved.map(Access::from).map_err(|unresolved| self.unresolved(&unresolved, values))
     }
 
     /// The failure for a reference that cannot be replaced by its value.

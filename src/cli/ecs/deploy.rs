@@ -19,8 +19,15 @@ Deploys FILE, a registered revision, or by default the revision that the first s
 of --image and --env. A revision with the same content is not registered again, and a service that already runs \
 it is not changed.
 
-Exit codes: 0 the services run the revision, 5 failed and rolled back, 6 failed and not rolled back, \
-7 timed out and still deploying, 8 superseded by another deployment.
+Exit codes:
+  0  the services run the revision
+  1  AWS refused a call
+  2  bad usage, or an invalid task definition
+  3  something is missing: credentials, a permission, the network, what the deployment needs
+  5  it failed or took too long, and was rolled back
+  6  it failed and was not rolled back
+  7  it took too long, and goes on
+  8  another deployment superseded it
 
 Examples:
   runner ecs deploy --cluster prod --service webapp --image web=registry.example.com/webapp:v1

@@ -13,6 +13,12 @@ use clap::Args;
 Only content counts: the order of variables, defaults that ECS adds, and notations such as `0.25 vCPU` for 256 \
 are no difference.
 
+Exit codes:
+  0  no difference
+  1  differences, which are on stdout
+  2  bad usage, or an invalid task definition
+  3  something is missing: credentials, a permission, the network, the service
+
 Example:
   runner ecs diff --cluster prod --service webapp --file taskdef.json --image web=registry.example.com/webapp:v1")]
 pub(crate) struct Diff {

@@ -17,6 +17,16 @@ use std::time::Duration;
 That is the revision of the last successful deployment other than the current one, not simply the next lower \
 number.
 
+Exit codes:
+  0  the services run that revision
+  1  AWS refused a call
+  2  bad usage
+  3  something is missing: credentials, a permission, the network, a revision to roll back to
+  5  it failed, and ECS has rolled it back
+  6  it failed
+  7  it took too long, and goes on
+  8  another deployment superseded it
+
 Example:
   runner ecs rollback --cluster prod --service webapp --dry-run")]
 pub(crate) struct Rollback {

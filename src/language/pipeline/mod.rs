@@ -8,6 +8,7 @@ mod decode;
 pub(crate) mod exposure;
 pub(crate) mod model;
 pub(crate) mod reference;
+pub(crate) mod starter;
 pub(crate) mod tables;
 pub(crate) mod template;
 

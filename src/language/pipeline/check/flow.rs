@@ -4,6 +4,7 @@ use crate::language::diagnostic::Diagnostic;
 use crate::language::pipeline::model::{
     Action, Name, Phase, PhaseName, Pipeline, Step, StepId, Use, When, Zone,
 };
+use crate::language::pipeline::template::Template;
 use crate::language::source::Span;
 use std::collections::{BTreeMap, HashMap};
 
@@ -126,7 +127,7 @@ impl<'p, 'd> Flow<'p, 'd> {
             .collect();
         for (inner, position) in &steps {
             for (product, span) in self.needs(inner) {
-                self.need(&product, span, *position, made);
+                self.need(inner, &product, span, *position, made);
             }
         }
         for (inner, position) in steps {
@@ -189,7 +190,7 @@ impl<'p, 'd> Flow<'p, 'd> {
         needs
     }
 
-    fn need(&mut self, product: &Product, span: Span, position: Position, made: &Made) {
+    fn need(&mut self, step: &Step, product: &Product, span: Span, position: Position, made: &Made) {
         let makers = made.get(product).map(Vec::as_slice).unwrap_or_default();
         // After a failure an earlier step may have run or not. Only the run shows it.
         let reached = |maker: &Maker| match (maker.when, position.when) {
@@ -222,11 +223,26 @@ impl<'p, 'd> Flow<'p, 'd> {
             }
             (None, None) => {
                 let (message, help) = product.missing();
-                Diagnostic::new(message, span).help(help)
+                Diagnostic::new(message, span).help(deployed_again(step).unwrap_or(help))
             }
         };
         self.problems.push(problem);
     }
+}
+
+/// The help for a forced deployment without a task definition: it is meant to deploy again what the service runs.
+fn deployed_again(step: &Step) -> Option<String> {
+    let Action::Deploy(deploy) = &step.action else { return None };
+    let service = deploy.services.first().filter(|_| deploy.force)?;
+    let quoted = |template: &Template| {
+        let text = template.written();
+        let is_plain = text.chars().all(|c| c.is_ascii_alphanumeric() || "-_".contains(c));
+        if is_plain { text } else { format!("\"{text}\"") }
+    };
+    let (cluster, name) = (quoted(&deploy.cluster), quoted(service));
+    Some(format!(
+        "to deploy again what the service runs, put `task-definition: {{ service: {{ cluster: {cluster}, name: {name} }} }}` before this step"
+    ))
 }
 
 /// The step may run although the maker was skipped.

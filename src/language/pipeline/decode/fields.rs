@@ -6,6 +6,7 @@ use crate::language::glob::Glob;
 use crate::language::keys::{Table, alias};
 use crate::language::pipeline::exposure::Exposure;
 use crate::language::pipeline::model::{Name, StepId, Use, Zone};
+use crate::language::pipeline::starter;
 use crate::language::pipeline::template::{Template, is_variable_name};
 use crate::language::source::{Span, Spanned};
 use crate::language::tree::{Entry, Node, Value};
@@ -529,8 +530,7 @@ impl<'p> Decoder<'p> {
                 d.not_a_variable(&entry.key, entry.key_span);
             } else if entry.key.starts_with("RUNNER_") {
                 let message = format!("`{}`: names that begin with RUNNER_ are reserved", entry.key);
-                let of_starter = ["RUNNER_EVENT", "RUNNER_BRANCH", "RUNNER_BASE_BRANCH", "RUNNER_COMMIT"];
-                let help = if of_starter.contains(&entry.key.as_str()) {
+                let help = if starter::VARIABLES.contains(&entry.key.as_str()) {
                     "set it in the environment of runner, or in --env-file"
                 } else {
                     "use another name"
