@@ -35,14 +35,10 @@ leave_codebuild() {
 }
 
 cmd_codebuild() { # [--engine NUMBER]
+  local commit
   read_engine_options "$@"
   [ ${#REST[@]} = 0 ] || die 2 "\`./dev codebuild\` does not know ${REST[0]}."
   [ -n "$NUMBER" ] || select_engine 28 overlay2
-  sample_in_codebuild
-}
-
-sample_in_codebuild() { # with the root of ENGINE
-  local commit
   say "1. The test bed, and the root"
   ENGINE='' start_bed
   mkdir -p "$ENGINES"

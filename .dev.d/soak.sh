@@ -5,8 +5,10 @@
 FUZZ_FLAGS='-Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 -Cllvm-args=-sanitizer-coverage-inline-8bit-counters
   -Cllvm-args=-sanitizer-coverage-pc-table -Cllvm-args=-sanitizer-coverage-trace-compares -Ccodegen-units=1 --cfg fuzzing'
 
-cmd_soak() { # [SECONDS] [PART]...
+cmd_soak() { # [--engine NUMBER [--store STORE]] [SECONDS] [PART]...
   local seconds=600 part
+  read_engine_options "$@"
+  set -- "${REST[@]}"
   case ${1:-} in [0-9]*)
     seconds=$1
     shift
@@ -36,21 +38,22 @@ soak_tests() { # FILTER TITLE
     cargo test --test blackbox -- --nocapture "$1"
 }
 
-# Each engine is taken down before the next one, unless it was up before.
+# All engines, or only ENGINE: then the page has the earlier results of the others.
 soak_engines() {
-  local entry number store results=$STATE/engine-results directories=() failed=''
-  rm -rf "$results"
+  local entry number store results=$STATE/engine-results only=$ENGINE directories=() failed=''
   for entry in 20:overlay2 26:overlay2 28:overlay2 28:containerd; do
     number=${entry%:*} store=${entry#*:}
     select_engine "$number" "$store"
-    directories+=("$results/$ENGINE")
-    mkdir -p "$results/$ENGINE"
-    say "soak: the tests that touch Docker, on Docker Engine $number with the store $store"
-    soak_engine "$number" "$store" "$results/$ENGINE" || failed=yes
+    if [ -z "$only" ] || [ "$only" = "$ENGINE" ]; then
+      say "soak: the tests that touch Docker, on Docker Engine $number with the store $store"
+      rm -rf "${results:?}/$ENGINE"
+      mkdir -p "$results/$ENGINE"
+      soak_engine "$number" "$store" "$results/$ENGINE" || failed=yes
+    fi
+    if [ -s "$results/$ENGINE/junit.xml" ]; then directories+=("$results/$ENGINE"); fi
   done
   say "soak: the sample in a root like CodeBuild's"
-  select_engine 28 overlay2
-  if (sample_in_codebuild) >"$results/codebuild.log" 2>&1; then
+  if "$ROOT/dev" codebuild >"$results/codebuild.log" 2>&1; then
     echo passed >"$results/codebuild"
   else
     echo failed >"$results/codebuild"
@@ -62,7 +65,8 @@ soak_engines() {
   [ -z "$failed" ] || die 1 "tests failed; docs/engines.md names them, and the logs are in .dev/engine-results."
 }
 
-soak_engine() { # NUMBER STORE DIRECTORY: fails if a test fails
+# Takes the engine down, unless it was up before. Fails if a test fails.
+soak_engine() { # NUMBER STORE DIRECTORY
   local was_up='' status=0 ends junit=$TARGET/nextest/engines/junit.xml
   ! engine_is_up || was_up=yes
   start_bed

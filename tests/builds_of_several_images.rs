@@ -260,3 +260,28 @@ fn each_platform_is_built() {
     );
     docker(&["rmi", "-f", &other]);
 }
+
+/// Caches that cannot be read are warnings, which arrive while the log of other work waits for its reader.
+#[test]
+fn warnings_do_not_stall_builds_while_the_log_is_behind() {
+    let name = unique("behind");
+    let image = |image: &str| {
+        let caches: Vec<_> = (1..=8).map(|number| format!("\"localhost:1/{image}:{number}\"")).collect();
+        format!(
+            "  {image}: {{ repository: {name}-{image}, tags: [t], cache: {{ from: [{}] }} }}\n",
+            caches.join(", ")
+        )
+    };
+    let project = Project::new(&formatdoc! {"
+        version: 1
+        name: t
+        env: {{ shell: sh }}
+        images:
+        {images}phases: {{ build: {{ steps: [{{ parallel: [{{ run: seq 1 200000 }}, {{ build: [a, b, c, d] }}] }}] }} }}
+    ", images = ["a", "b", "c", "d"].map(image).concat()})
+    .file("Dockerfile", format!("FROM busybox:1.36\nRUN : {name}; seq 1 2000\n"));
+    let mut running = project.runner("run --timeout 60s").start();
+    let log = running.drain_slowly();
+    running.finish().exits(0);
+    assert_eq!(log.join().unwrap().matches(" cannot be read: ").count(), 32);
+}

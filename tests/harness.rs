@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fs::File;
-use std::io::Write;
+use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -242,6 +242,19 @@ impl Running {
     pub fn drain(&mut self) -> std::thread::JoinHandle<u64> {
         let mut out = self.child.stdout.take().unwrap();
         std::thread::spawn(move || std::io::copy(&mut out, &mut std::io::sink()).unwrap_or_default())
+    }
+
+    /// Reads the log so slowly that the run has to wait for its reader again and again.
+    pub fn drain_slowly(&mut self) -> std::thread::JoinHandle<String> {
+        let mut out = self.child.stdout.take().unwrap();
+        std::thread::spawn(move || {
+            let (mut log, mut piece) = (Vec::new(), [0; 4096]);
+            while let Ok(length @ 1..) = out.read(&mut piece) {
+                log.extend_from_slice(&piece[..length]);
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            String::from_utf8(log).unwrap()
+        })
     }
 
     /// How it ended, once it has.

@@ -16,7 +16,6 @@ use crate::secret::Secret;
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use std::collections::{HashMap, HashSet};
-use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::sync::{OnceCell, Semaphore, mpsc, watch};
@@ -38,7 +37,7 @@ pub(crate) async fn run(cx: &StepScope<'_>, images: &[Name]) -> Result<(), Failu
     let built = built(cx).await?;
     let mut waiting = cx.project.pipeline.in_order(images, &|name| built.contains(name));
     let fingerprints = unchanged::skip_unchanged(cx, &mut waiting).await?;
-    let (warnings, mut warning) = mpsc::channel::<String>(WARNINGS);
+    let (warnings, received) = mpsc::channel(WARNINGS);
     let group = BuildGroup {
         several: waiting.len() > 1,
         stop: cx.stopping.soft.child_token(),
@@ -49,19 +48,15 @@ pub(crate) async fn run(cx: &StepScope<'_>, images: &[Name]) -> Result<(), Failu
         fingerprints,
         permits: Semaphore::new(MAX_BUILDS),
     };
-    let mut building = pin!(group.build(cx, waiting));
-    let mut redraw = tokio::time::interval(REDRAW);
-    let result = loop {
-        tokio::select! {
-            biased;
-            Some(text) = warning.recv() => cx.events.warn(text).await,
-            result = &mut building => break result,
-            _ = redraw.tick(), if group.live.is_some() => group.show(cx).await,
-        }
+    let finished = CancellationToken::new();
+    let build = async {
+        let result = group.build(cx, waiting).await;
+        finished.cancel();
+        result
     };
-    while let Ok(text) = warning.try_recv() {
-        cx.events.warn(text).await;
-    }
+    // Both send events, one at a time. They are polled together: otherwise, one that waits for its turn could keep the
+    // other, whose turn it is, from sending.
+    let (result, ()) = tokio::join!(build, group.report(cx, received, &finished));
     if group.live.is_some() {
         cx.events.live(Vec::new()).await;
     }
@@ -227,6 +222,24 @@ impl BuildGroup {
             self.sessions.lock().unwrap_or_else(PoisonError::into_inner).entry(key).or_default().clone();
         session.get_or_try_init(|| engine.session(share)).await?;
         Ok(session)
+    }
+
+    /// Sends warnings, and shows the current work, until the builds are finished.
+    async fn report(
+        &self,
+        cx: &StepScope<'_>,
+        mut warnings: mpsc::Receiver<String>,
+        finished: &CancellationToken,
+    ) {
+        let mut redraw = tokio::time::interval(REDRAW);
+        loop {
+            tokio::select! {
+                biased;
+                Some(text) = warnings.recv() => cx.events.warn(text).await,
+                () = finished.cancelled() => return,
+                _ = redraw.tick(), if self.live.is_some() => self.show(cx).await,
+            }
+        }
     }
 
     /// Shows the current work of all builds.
