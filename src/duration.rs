@@ -52,6 +52,11 @@ fn too_long(text: &str) -> String {
 pub(crate) const HELP: &str =
     "write a number and a unit, the larger unit first (`d`, `h`, `m`, `s`): `90s`, `10m`, `1h30m`";
 
+/// Parses an argument of the command line. The error names the units.
+pub(crate) fn parse_argument(text: &str) -> Result<Duration, String> {
+    parse(text).map_err(|problem| format!("{problem}; {HELP}"))
+}
+
 /// A duration as files write it.
 pub(crate) fn display(duration: Duration) -> String {
     let mut rest = duration.as_secs();

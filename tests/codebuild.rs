@@ -249,7 +249,7 @@ fn the_starter_of_a_build_names_its_event() {
         .says_not("\nrequested");
     call(&[("RUNNER_EVENT", "pull-request"), ("RUNNER_BASE_BRANCH", "main"), ("RUNNER_BRANCH", "evil")])
         .exits(0)
-        .says(" · main at ")
+        .says(" · pull request to main at ")
         .says("\nrequested\n")
         .says_not("\npushed");
     call(&[("RUNNER_EVENT", "push"), ("CODEBUILD_SOURCE_VERSION", "pr/7")])

@@ -228,3 +228,75 @@ fn a_context_is_listed_with_its_size() {
         .exits(2)
         .complains("there is no Dockerfile at nowhere");
 }
+
+/// Findings, F: a file that is there but cannot be run says why, from a list and from a script.
+#[test]
+fn a_file_that_cannot_be_run_says_why() {
+    use std::os::unix::fs::PermissionsExt;
+    let project = Project::phases("build: { steps: [] }\n");
+    let mut elf = std::fs::read("/bin/true").unwrap();
+    // A loader that does not exist.
+    let loader = elf.windows(6).position(|window| window == b"/lib64").unwrap();
+    elf[loader + 1] = b'X';
+    let files: [(&str, &[u8]); 5] = [
+        ("crlf.sh", b"#!/bin/sh\r\necho hi\r\n"),
+        ("env.sh", b"#!/usr/bin/env sh\r\necho hi\r\n"),
+        ("missing.sh", b"#!/opt/no such/thing -e\necho hi\n"),
+        ("elf", &elf),
+        ("closed.sh", b"#!/bin/sh\necho hi\n"),
+    ];
+    std::fs::create_dir(project.path("bin")).unwrap();
+    for (name, content) in files {
+        std::fs::write(project.path(name), content).unwrap();
+        let mode = if name == "closed.sh" { 0o644 } else { 0o755 };
+        std::fs::set_permissions(project.path(name), PermissionsExt::from_mode(mode)).unwrap();
+    }
+    std::fs::copy(project.path("crlf.sh"), project.path("bin/tool")).unwrap();
+    let crlf = "has a Windows line end in its first line, which names its interpreter";
+    let unix = "convert the file to Unix line ends (`sed -i 's/\\r$//' FILE`), and keep them with `*.sh text eol=lf` in .gitattributes";
+    let list = |program: &str| format!("[{program}]");
+    for (run, code, says, help) in [
+        (list("./crlf.sh"), 3, format!("`./crlf.sh` {crlf}"), unix),
+        (list("tool"), 3, format!("`tool` {crlf}"), unix),
+        // The system finds `env`, which does not find `sh\r`.
+        (list("./env.sh"), 1, "exit code 127".to_owned(), unix),
+        ("echo before && ./crlf.sh".to_owned(), 1, "exit code 127".to_owned(), unix),
+        ("(cd . && ./env.sh)".to_owned(), 1, "exit code 127".to_owned(), unix),
+        (
+            list("./missing.sh"),
+            3,
+            "`./missing.sh` needs the interpreter `/opt/no`, which is not on this machine".to_owned(),
+            "install the interpreter",
+        ),
+        (
+            list("./elf"),
+            3,
+            "`./elf` was built for another system: its loader is not on this machine".to_owned(),
+            "a static one",
+        ),
+        (
+            list("./closed.sh"),
+            3,
+            "cannot run `./closed.sh`: Permission denied".to_owned(),
+            "make it executable (`chmod +x FILE`",
+        ),
+        (
+            list("./none.sh"),
+            3,
+            "there is no program `./none.sh` on this machine".to_owned(),
+            "install it in the build image",
+        ),
+    ] {
+        let run = if run.starts_with('[') { run } else { format!("\"{run}\"") };
+        let path = format!("{}:{}", project.path("bin").display(), std::env::var("PATH").unwrap());
+        let text = format!(
+            "version: 1\nname: t\nenv: {{ shell: sh }}\nphases: {{ build: {{ steps: [{{ run: {run} }}] }} }}\n"
+        );
+        std::fs::write(project.path("pipeline.yml"), text).unwrap();
+        let outcome =
+            project.runner("run").env("PATH", path).run().exits(code).ends_with(&says).ends_with(help);
+        if code == 1 {
+            outcome.ends_with(&format!(".sh` {crlf}: "));
+        }
+    }
+}

@@ -38,12 +38,15 @@ fn calls(cases: &[Case]) -> Vec<(usize, Vec<String>)> {
     calls
 }
 
-/// Keeps one of `divisor`, unless all are wanted. A linear congruence: the same sample every time.
+/// Keeps one of `divisor`, unless all are wanted or, with `RUNNER_SOAK=N`, one of N. A linear congruence: the same sample
+/// every time.
 fn sample<T>(all: &mut Vec<T>, divisor: u64) {
+    let wanted = std::env::var("RUNNER_SOAK").ok().and_then(|wanted| wanted.parse().ok());
+    let divisor = if is_soak() { 1 } else { wanted.unwrap_or(divisor) };
     let mut seed = 20_261_122_u64;
     all.retain(|_| {
         seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        is_soak() || (seed >> 33).is_multiple_of(divisor)
+        (seed >> 33).is_multiple_of(divisor)
     });
 }
 

@@ -213,6 +213,36 @@ fn a_later_call_of_a_failed_build() {
     golden("later-call", &project, &project.runner("run --phase post_build").run());
 }
 
+/// Findings, F: the calls of one build have one header, and no summary of nothing.
+#[test]
+fn phase_by_phase() {
+    let name = unique("golden");
+    let project = Project::new(&formatdoc! {r#"
+        version: 1
+        name: webapp
+        env: {{ shell: sh }}
+        images: {{ app: {{ repository: {name}, tags: ["${{source.commit}}"] }} }}
+        phases:
+          install: {{ steps: [{{ run: echo installed }}] }}
+          pre_build: {{ steps: [{{ run: echo prepared }}] }}
+          build: {{ steps: [{{ build: app }}] }}
+          post_build: {{ steps: [{{ run: echo done }}] }}
+    "#})
+    .file("Dockerfile", DOCKERFILE)
+    .git();
+    // The cache of the engine.
+    project.runner("run").run().exits(0);
+    let mut all: Option<Outcome> = None;
+    for phase in ["install", "pre_build", "build", "post_build"] {
+        let outcome = project.runner(&format!("run --phase {phase}")).run().exits(0);
+        all = Some(match all {
+            None => outcome,
+            Some(before) => Outcome { stdout: before.stdout + &outcome.stdout, ..outcome },
+        });
+    }
+    golden("phase-by-phase", &project, &all.unwrap());
+}
+
 /// A pipeline that builds, tests, pushes, registers and deploys.
 fn publishing(name: &str, dockerfile: &str, test: &str) -> Project {
     Project::new(&formatdoc! {r#"

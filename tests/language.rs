@@ -334,3 +334,96 @@ fn a_pipeline_may_come_from_a_pipe_and_its_other_spelling_is_named() {
     std::fs::rename(project.path("pipeline.yml"), project.path("pipeline.yaml")).unwrap();
     project.runner("run").run().exits(2).complains("did you mean `pipeline.yaml`?");
 }
+
+/// Findings, F: a buildspec is named as one, whatever command gets it. A file that is nearly a pipeline is not one.
+#[test]
+fn a_buildspec_is_one_mistake() {
+    let spec = "version: \"0.2\"\nphases: { build: { commands: make } }\n";
+    let project = Project::new("").file("buildspec.yml", spec);
+    let expected = indoc! {r#"
+        error: this is a buildspec of CodeBuild, not a pipeline file
+         --> buildspec.yml:1:10
+          |
+        1 | version: "0.2"
+          |          ^^^^^ the version of a buildspec
+          |
+          = help: write the pipeline in `pipeline.yml`, with `version: 1`, and run it in the buildspec with the command `runner run`
+
+    "#};
+    for (command, end) in [
+        ("validate buildspec.yml", "error: buildspec.yml has an error\n"),
+        ("run --file buildspec.yml", "error: buildspec.yml has an error; nothing was run\n"),
+        ("plan --file buildspec.yml", "error: buildspec.yml has an error; nothing was run\n"),
+    ] {
+        assert_eq!(project.runner(command).run().exits(2).stderr, format!("{expected}{end}"), "{command}");
+    }
+    for near in
+        ["version: 0.2\nname: t\nphases: {}\n", "version: 1\nname: t\nphases: { build: { commands: [x] } }\n"]
+    {
+        let outcome = Project::new(near).runner("validate").run().exits(2);
+        outcome.says_not("this is a buildspec");
+    }
+}
+
+/// Findings, F: without git, the advice is not to run in a repository.
+#[test]
+fn a_missing_git_is_named() {
+    let project = Project::new(indoc! {r#"
+        version: 1
+        name: t
+        phases:
+          build:
+            steps:
+              - run: [/bin/true]
+                env: { COMMIT: "${source.commit}", BRANCH: "${source.branch.slug}", TAG: "${source.tag}" }
+    "#})
+    .git();
+    // Here git would know the commit.
+    let nowhere = project.path(".home").display().to_string();
+    let outcome =
+        project.runner("run").env("PATH", &nowhere).run().exits(2).says_not("run in a git repository");
+    outcome
+        .complains("`${source.commit}` has no value")
+        .complains("install git, or add it to PATH: runner asks it for the commit\n")
+        .complains("install git, or add it to PATH: runner asks it for the branch; or set RUNNER_BRANCH\n")
+        .complains("install git, or add it to PATH: runner asks it for the tag\n");
+    let plan = project.runner("plan").env("PATH", &nowhere).run().exits(0);
+    plan.says("the commit: git is not installed (there is no `git` in PATH), and CodeBuild names none\n");
+}
+
+/// Findings, F: what other tools call it.
+#[test]
+fn variables_are_compared_with_builtins() {
+    for (name, meant) in
+        [("commit", "source.commit"), ("short_sha", "source.commit.short"), ("branch", "source.branch")]
+    {
+        let text = format!(
+            "version: 1\nname: t\nphases: {{ build: {{ steps: [{{ run: x, env: {{ A: \"${{{name}}}\" }} }}] }} }}\n"
+        );
+        refused(&text, &[&format!("`${{{name}}}` has no value"), &format!("did you mean `${{{meant}}}`?")]);
+    }
+    refused(
+        "version: 1\nname: \"${source.sha}\"\nphases: { build: { steps: [{ run: x, env: { A: \"${source.sha}\" } }] } }\n",
+        &["unknown built-in `${source.sha}`", "did you mean `${source.commit}`?"],
+    );
+}
+
+/// Findings, F: durations on the command line, in files and in variables name their units.
+#[test]
+fn a_duration_without_a_unit_names_the_units() {
+    let units =
+        "write a number and a unit, the larger unit first (`d`, `h`, `m`, `s`): `90s`, `10m`, `1h30m`";
+    let project = Project::phases("build: { steps: [{ run: \"true\" }] }\n");
+    for (arguments, says) in [
+        ("run --timeout 5", "`5` has no unit"),
+        ("run --grace 5", "`5` has no unit"),
+        ("run --timeout soon", "`soon` is not a duration"),
+        ("ecs deploy --cluster c --service s --wait 10", "`10` has no unit"),
+        ("ecs rollback --cluster c --service s --wait 0s", "`0s` is zero"),
+    ] {
+        let outcome = project.runner(arguments).run().exits(2);
+        outcome.complains(&format!("{says}; {units}"));
+    }
+    let outcome = project.runner("doctor").env("RUNNER_REGISTRY_TIMEOUT", "5").run().exits(2);
+    outcome.complains("RUNNER_REGISTRY_TIMEOUT: `5` has no unit").complains(units);
+}

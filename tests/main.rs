@@ -32,6 +32,7 @@ mod environment;
 mod event_summary;
 mod events;
 mod exhausted;
+mod failing_builds;
 mod failures;
 mod faults;
 mod golden;

@@ -122,7 +122,7 @@ fn unknowns(
         }
     };
     if context.commit.is_none() {
-        say("the commit: this is not a git repository with a commit, and CodeBuild names none".to_owned());
+        say(format!("the commit: {}, and CodeBuild names none", context.no_commit()));
     }
     if targets.iter().any(|target| target.contains(":REGION:") || target.contains(".REGION.amazonaws")) {
         say("the region: AWS_REGION is not set".to_owned());

@@ -56,10 +56,10 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "FILE")]
     env_file: Option<PathBuf>,
     /// Stop the run after this time, such as 45m; `finally` steps and reports still run
-    #[arg(long, value_name = "DURATION", value_parser = duration::parse)]
+    #[arg(long, value_name = "DURATION", value_parser = duration::parse_argument)]
     timeout: Option<Duration>,
     /// The time between TERM and KILL when processes are stopped
-    #[arg(long, value_name = "DURATION", value_parser = duration::parse, default_value = "10s")]
+    #[arg(long, value_name = "DURATION", value_parser = duration::parse_argument, default_value = "10s")]
     grace: Duration,
     /// Print the events of the run as JSON lines instead of the log; `output` adds the output of commands
     #[arg(long, value_name = "WHAT", num_args = 0..=1, require_equals = true, default_missing_value = "events")]

@@ -13,6 +13,7 @@ use crate::registry::RegistryError;
 use crate::work::NOT_WRITABLE;
 use std::borrow::Borrow;
 use std::error::Error;
+use std::io::ErrorKind;
 
 /// How to turn on privileged mode.
 const PRIVILEGED: &str = "turn it on for the CodeBuild project: Environment → Privileged in the console, `PrivilegedMode: true` in CloudFormation, `privileged_mode = true` in Terraform, or `aws codebuild update-project --name PROJECT --environment …,privilegedMode=true`";
@@ -37,7 +38,13 @@ impl From<ProcessError> for Failure {
             ProcessError::NoDirectory(_) => {
                 failure.help("`dir` is relative to the directory of the pipeline file")
             }
-            ProcessError::Start { source, .. } => failure.limited(limits::start_advice(&source)),
+            ProcessError::Unusable { defect, .. } => failure.help(defect.help()),
+            ProcessError::Start { source, .. } => match source.kind() {
+                ErrorKind::PermissionDenied => failure.help(
+                    "make it executable (`chmod +x FILE`; `git update-index --chmod=+x FILE` keeps that in git)",
+                ),
+                _ => failure.limited(limits::start_advice(&source)),
+            },
             ProcessError::Guard { source, .. } => failure
                 .help("check that it was not killed, that memory and processes are left, and that /proc is mounted")
                 .limited(limits::start_advice(&source)),
@@ -61,7 +68,7 @@ impl From<DockerError> for Failure {
             return Self::caused(Exit::Environment, &error).help(permission_advice(&denial));
         }
         let exit = match &error {
-            DockerError::Build(_) => Exit::StepFailed,
+            DockerError::Build(_) | DockerError::Explained { .. } => Exit::StepFailed,
             DockerError::Start(_) | DockerError::Service { .. } => Exit::TestsFailed,
             DockerError::NoDockerfile(_) | DockerError::NoStage(_) | DockerError::Ssh(_) => Exit::Usage,
             DockerError::Context(context) if !matches!(**context, ContextError::Read { .. }) => Exit::Usage,
@@ -111,9 +118,7 @@ impl From<DockerError> for Failure {
             DockerError::NoDockerfile(_) => failure.help(
                 "`dockerfile` is relative to the directory of the pipeline file; the default is `Dockerfile` in the context",
             ),
-            DockerError::Build(text) if text.contains("unknown instruction") => failure.help(
-                "engines before 23 need `# syntax=docker/dockerfile:1` in the first line for heredocs and other newer syntax",
-            ),
+            DockerError::Explained { help, .. } => failure.help(help.as_str()),
             DockerError::Build(text) if text.contains("exec format error") => failure.help(
                 "a `RUN` for another platform needs emulation on the engine's machine (binfmt_misc with QEMU)",
             ),
@@ -125,7 +130,7 @@ impl From<DockerError> for Failure {
 
 fn docker_kind(error: &DockerError) -> FailureKind {
     match error {
-        DockerError::Build(_) => FailureKind::BuildVertex,
+        DockerError::Build(_) | DockerError::Explained { .. } => FailureKind::BuildVertex,
         DockerError::Start(_) | DockerError::Service { .. } => FailureKind::Tests,
         DockerError::NoDockerfile(_)
         | DockerError::NoStage(_)

@@ -164,11 +164,32 @@ impl IgnoreFile {
         self.patterns.iter().map(|(_, pattern)| pattern.clone()).collect()
     }
 
+    /// Returns the pattern that excludes a path by these rules, if one does. It is the last one that matches.
+    pub(crate) fn excluding(&self, path: &str, rules: Rules) -> Option<Excluding<'_>> {
+        let patterns = self.patterns.iter().map(|(_, pattern)| pattern.as_str());
+        let patterns = Patterns::new(patterns, rules).ok()?;
+        let mut inherited = Inherited::default();
+        let mut ignored = false;
+        for (at, _) in path.match_indices('/').chain([(path.len(), "")]) {
+            (ignored, inherited) = patterns.matches(&path[..at], &inherited);
+        }
+        let last = inherited.0.iter().rposition(|hit| *hit).filter(|_| ignored)?;
+        let (line, pattern) = self.patterns.get(last)?;
+        Some(Excluding { file: &self.path, line: *line, pattern })
+    }
+
     /// Returns the file and line of an invalid pattern.
     pub(crate) fn place(&self, error: &PatternError) -> Option<(&Path, usize)> {
         let found = self.patterns.iter().find(|(_, pattern)| *pattern == error.0);
         found.map(|(line, _)| (self.path.as_path(), *line))
     }
+}
+
+/// A pattern that excludes a path.
+pub(crate) struct Excluding<'a> {
+    pub(crate) file: &'a Path,
+    pub(crate) line: usize,
+    pub(crate) pattern: &'a str,
 }
 
 /// Converts a trimmed line to the form of BuildKit: cleaned and relative to the context.
@@ -221,7 +242,8 @@ fn reaches_below(pattern: &[Component], directory: &str) -> bool {
     true
 }
 
-fn clean(text: &str) -> String {
+/// A path without `.`, `..` and double slashes.
+pub(crate) fn clean(text: &str) -> String {
     let rooted = text.starts_with('/');
     let mut components: Vec<&str> = Vec::new();
     for component in text.split('/') {

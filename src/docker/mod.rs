@@ -139,6 +139,13 @@ pub(crate) enum DockerError {
     /// The build itself failed.
     #[error("the build failed: {0}")]
     Build(String),
+    /// The build itself failed, for a reason that runner knows.
+    #[error("the build failed: {message}")]
+    Explained {
+        message: String,
+        /// What to do about it.
+        help: String,
+    },
     /// A container could not be started.
     #[error("the container could not be started: {0}")]
     Start(String),

@@ -46,6 +46,8 @@ pub(crate) enum Kind {
         ending: Ending,
         exit: Exit,
         elapsed: Duration,
+        /// It is the last call of its build.
+        last: bool,
     },
     PhaseStarted,
     PhaseSkipped {
@@ -221,12 +223,14 @@ pub(crate) struct BuildOpened {
     pub(crate) source: Source,
     /// This is the first call of the build.
     pub(crate) first: bool,
+    /// This call runs further phases of a build whose log has begun.
+    pub(crate) continues: bool,
 }
 
 /// The source of a build.
 #[derive(Debug, Clone)]
 pub(crate) struct Source {
-    /// Why the build runs: `push`, `pull-request`, `tag` or `manual`.
+    /// Why the build runs: `push`, `pull-request`, `pull-request-merged`, `tag` or `manual`.
     pub(crate) event: &'static str,
     pub(crate) repository: Option<Shown>,
     pub(crate) commit: Option<Shown>,
@@ -236,13 +240,23 @@ pub(crate) struct Source {
 }
 
 impl Source {
-    /// A human-readable phrase: `main at 1a2b3c4`.
+    /// A human-readable phrase: `main at 1a2b3c4`, `pull request to main at 1a2b3c4`.
     pub(crate) fn summary(&self) -> String {
-        let name = self.tag.as_ref().or(self.branch.as_ref());
+        let request = match self.event {
+            "pull-request" => Some("pull request"),
+            "pull-request-merged" => Some("merged pull request"),
+            _ => None,
+        };
+        let name = match (request, self.tag.as_ref().or(self.branch.as_ref())) {
+            // The branch is the base: nothing of it is built here.
+            (Some(request), Some(base)) => Some(format!("{request} to {base}")),
+            (Some(request), None) => Some(request.to_owned()),
+            (None, name) => name.map(ToString::to_string),
+        };
         let commit = self.commit.as_ref().map(|commit| commit.chars().take(7).collect::<String>());
         match (name, commit) {
             (Some(name), Some(commit)) => format!("{name} at {commit}"),
-            (Some(name), None) => name.to_string(),
+            (Some(name), None) => name,
             (None, Some(commit)) => format!("commit {commit}"),
             (None, None) => "no commit known".to_owned(),
         }

@@ -46,7 +46,9 @@ fn fields(kind: &Kind) -> Option<(&'static str, Value)> {
                 "argv": arguments,
             }),
         ),
-        Kind::CallFinished { ending, exit, elapsed } => ("call.finished", finished(ending, *exit, *elapsed)),
+        Kind::CallFinished { ending, exit, elapsed, .. } => {
+            ("call.finished", finished(ending, *exit, *elapsed))
+        }
         Kind::PhaseStarted => ("phase.started", json!({})),
         Kind::PhaseSkipped { reason } => ("phase.skipped", json!({ "reason": self::reason(reason) })),
         Kind::PhaseFinished { ending, elapsed } => ("phase.finished", ended(ending, *elapsed)),

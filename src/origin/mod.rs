@@ -56,7 +56,14 @@ pub(crate) async fn detect(
         known => known,
     };
     context.repository = address.as_deref().and_then(web_address);
+    context.lacks_git = context.commit.is_none() && !has_git();
     Ok(context)
+}
+
+/// Whether git is installed.
+fn has_git() -> bool {
+    let version = duct::cmd!("git", "--version").stdin_null().stdout_null().stderr_null().unchecked().run();
+    !version.is_err_and(|error| error.kind() == std::io::ErrorKind::NotFound)
 }
 
 /// Whether a value is a placeholder that CodePipeline did not resolve.
@@ -171,6 +178,7 @@ async fn from_codebuild(
         branch: reference.as_deref().and_then(branch_of),
         tag: tag.map(|tag| without_commit(tag).to_owned()),
         commit,
+        lacks_git: false,
         event: event.kind,
         publishes_nothing: event.publishes_nothing,
         failing: get("CODEBUILD_BUILD_SUCCEEDING").as_deref() == Some("0"),

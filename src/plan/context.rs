@@ -8,6 +8,8 @@ use std::collections::HashMap;
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct BuildContext {
     pub(crate) commit: Option<String>,
+    /// There is no commit because git, which knows it, is not installed.
+    pub(crate) lacks_git: bool,
     /// The time of the commit in seconds since 1970.
     pub(crate) commit_time: Option<i64>,
     /// The URL of the source, without credentials.
@@ -31,6 +33,15 @@ pub(crate) struct BuildContext {
 }
 
 impl BuildContext {
+    /// Why there is no commit, outside of CodeBuild or if CodeBuild does not know it.
+    pub(crate) fn no_commit(&self) -> &'static str {
+        if self.lacks_git {
+            "git is not installed (there is no `git` in PATH)"
+        } else {
+            "this is not a git repository with a commit"
+        }
+    }
+
     pub(crate) fn in_codebuild(&self) -> bool {
         self.build_id.is_some()
     }

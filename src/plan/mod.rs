@@ -16,7 +16,9 @@ use crate::language::pipeline;
 use crate::language::pipeline::model::{
     Action, Command, Name, PhaseName, Pipeline, Step, StepId, TaskDefinitionBase, Zone,
 };
-use crate::language::pipeline::template::{Builtin, MAX_VALUE, Reason, Reference, Template, Unresolved};
+use crate::language::pipeline::template::{
+    Builtin, MAX_VALUE, Reason, Reference, Template, Unresolved, builtin_elsewhere,
+};
 use crate::language::source::Span;
 use crate::text::closest;
 use condition::Verdict;
@@ -93,6 +95,7 @@ pub(crate) fn values(
         builtins.insert(Builtin::AwsAccount, account.to_owned());
     }
     let (mut values, problems) = Values::new(pipeline, sources, builtins);
+    values.lacks_git = context.lacks_git;
     // The check of the file has reported uses of secrets.
     let is_secret = |reference: &Reference| matches!(reference, Reference::Env(name) if pipeline.env.secret_names().any(|secret| secret == name));
     let problems = problems
@@ -259,12 +262,19 @@ pub(crate) fn unresolved(unresolved: &Unresolved, values: &Values) -> Diagnostic
     }
 }
 
+/// The built-in that a variable without a value may mean. Environment variables are usually in upper case.
+fn builtin_for(name: &str) -> Option<&'static str> {
+    let is_of_source = ["commit", "sha", "branch", "tag"].iter().any(|word| name.contains(word));
+    builtin_elsewhere(name).filter(|_| is_of_source)
+}
+
 /// The message for a reference without a value.
 fn undefined(reference: &Reference, span: Span, values: &Values) -> Diagnostic {
     let problem = Diagnostic::new(format!("`${{{reference}}}` has no value"), span);
     match reference {
         Reference::Env(name) => {
-            let help = closest(name, values.names()).map_or_else(
+            let meant = closest(name, values.names()).or_else(|| builtin_for(name));
+            let help = meant.map_or_else(
                 || {
                     format!(
                         "set it under `env`, in the environment or with --env-file, write `${{{name}:-default}}`, or list it in `exported-variables` if a command sets it through $RUNNER_ENV"
@@ -275,6 +285,15 @@ fn undefined(reference: &Reference, span: Span, values: &Values) -> Diagnostic {
             problem.help(help)
         }
         Reference::Builtin(builtin) => problem.help(match builtin {
+            Builtin::SourceCommit | Builtin::SourceCommitShort if values.lacks_git => {
+                "install git, or add it to PATH: runner asks it for the commit".to_owned()
+            }
+            Builtin::SourceBranch | Builtin::SourceBranchSlug if values.lacks_git => {
+                "install git, or add it to PATH: runner asks it for the branch; or set RUNNER_BRANCH".to_owned()
+            }
+            Builtin::SourceTag if values.lacks_git => {
+                "install git, or add it to PATH: runner asks it for the tag".to_owned()
+            }
             Builtin::SourceCommit | Builtin::SourceCommitShort => {
                 "run in a git repository with a commit (in a container git may need `git config --global --add safe.directory DIR`; in CodeBuild a zip from S3 has no commit), or give the image other `tags`"
                     .to_owned()

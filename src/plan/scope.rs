@@ -24,6 +24,8 @@ pub(crate) struct Values {
     promised_builtins: HashSet<Builtin>,
     /// The run happens on another machine.
     elsewhere: bool,
+    /// There is no commit because git is not installed.
+    pub(crate) lacks_git: bool,
 }
 
 /// The sources of variables. Their precedence depends on where the run happens.

@@ -2,6 +2,7 @@
 
 use super::guard::{GUARD, KILL_TIMEOUT, NAME, PASS};
 use super::owner::{Owner, VARIABLE};
+use super::program::{self, Defect};
 use super::protocol::{Reply, Request, frame, send_with};
 use super::tree::{children, descendants, signal, stat};
 use super::{Command, Ended, Ending, OPEN_FILES, ProcessError, Stopping};
@@ -116,9 +117,14 @@ impl Guards {
             Ok(Response::Failed(errno)) => {
                 self.pool().idle.push(guard);
                 let source = io::Error::from_raw_os_error(errno);
+                let file = program::file(command);
                 Err(match source.kind() {
                     io::ErrorKind::NotFound => {
-                        ProcessError::NoProgram(program.to_string_lossy().into_owned())
+                        let program = program.to_string_lossy().into_owned();
+                        match file.as_deref().and_then(Defect::of) {
+                            Some(defect) => ProcessError::Unusable { program, defect },
+                            None => ProcessError::NoProgram(program),
+                        }
                     }
                     _ => failed(source),
                 })

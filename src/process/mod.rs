@@ -6,10 +6,12 @@ pub(crate) mod guard;
 mod guards;
 pub(crate) mod init;
 pub(crate) mod owner;
+mod program;
 mod protocol;
 pub(crate) mod tree;
 
 pub(crate) use guards::Guards;
+pub(crate) use program::Defect;
 
 use std::ffi::OsString;
 use std::io;
@@ -71,6 +73,9 @@ pub(crate) enum ProcessError {
     /// The program is missing.
     #[error("there is no program `{0}` on this machine")]
     NoProgram(String),
+    /// The program exists, but not what it needs to start.
+    #[error("`{program}` {defect}")]
+    Unusable { program: String, defect: Defect },
     /// The system cannot start the program.
     #[error("cannot run `{program}`")]
     Start {

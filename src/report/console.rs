@@ -184,7 +184,11 @@ impl<W: Write> Console<W> {
         }
     }
 
-    fn ended(&mut self, ending: &Ending, exit: Exit, took: &str) {
+    fn ended(&mut self, ending: &Ending, exit: Exit, took: &str, last: bool) {
+        if !last && matches!(ending, Ending::Succeeded) && self.summary.lines().is_empty() {
+            // The phases of this call are done, as the log says, and the build goes on.
+            return;
+        }
         self.line(self.styles.bold, "\n── summary");
         for result in std::mem::take(&mut self.summary).lines() {
             let line = format!("  {:<10} {:<12} {}", result.verb, result.subject, result.detail);
@@ -241,7 +245,8 @@ impl<W: Write + Send> Sink for Console<W> {
                     view.lines.insert(step.to_owned(), lines.clone());
                 }
             }
-            Kind::BuildOpened(build) => self.opened(build),
+            // The first call of the build has named it.
+            Kind::BuildOpened(build) if !build.continues => self.opened(build),
             Kind::PhaseStarted => self.line(self.styles.bold, &format!("\n── {step}")),
             Kind::PhaseSkipped { reason } => {
                 self.line(self.styles.dim, &format!("\n── {step}: skipped, {}", indented(&reason.text)));
@@ -278,8 +283,8 @@ impl<W: Write + Send> Sink for Console<W> {
             | Kind::GroupFinished { title, ending, elapsed } => {
                 self.finished(step, title, ending, &human_duration(*elapsed));
             }
-            Kind::CallFinished { ending, exit, elapsed } => {
-                self.ended(ending, *exit, &human_duration(*elapsed));
+            Kind::CallFinished { ending, exit, elapsed, last } => {
+                self.ended(ending, *exit, &human_duration(*elapsed), *last);
             }
             kind => match summary::deployment_state(kind) {
                 Some(state) => self.note(self.styles.dim, step, &state),

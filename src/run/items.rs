@@ -61,11 +61,25 @@ impl<'r> Items<'r> {
             title: Box::new(move || {
                 plan::title(step, &shared.values(), &|text| shared.project.masks.text(text))
             }),
-            skip: plan.skip_reason(step).map(|reason| (skip_code(reason), reason.to_owned())),
+            skip: plan.skip_reason(step).map(|reason| (skip_code(reason), self.skip_text(step, reason))),
             when: step.when.map(when),
             retry: step.retry.map(retry),
             timeout: step.timeout,
             work,
+        }
+    }
+
+    /// The reason for skipping a step, and what CodeBuild makes of it if files are missing that it takes as artifacts.
+    fn skip_text(&self, step: &Step, reason: &str) -> String {
+        let context = &self.shared.project.context;
+        let publishes_nothing = reason == plan::condition::PULL_REQUEST
+            || context.publishes_nothing.as_deref().is_some_and(|known| known == reason);
+        if publishes_nothing && context.in_codebuild() && step.action.writes_artifacts() {
+            format!(
+                "{reason}; CodeBuild fails if its `artifacts` match no file: list pipeline.yml there, too"
+            )
+        } else {
+            reason.to_owned()
         }
     }
 }

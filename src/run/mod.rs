@@ -158,11 +158,12 @@ impl Prepared {
             work: work.directory.clone(),
         };
         let first = !std::mem::replace(&mut state.announced, true);
+        let continues = !first && plan.single_phases;
         if first && project.mode == Mode::Local {
             // These are the requests that an earlier build would have sent.
             work.remove_requests();
         }
-        events.send(Kind::BuildOpened(Box::new(opened(&project, events, first)))).await;
+        events.send(Kind::BuildOpened(Box::new(opened(&project, events, first, continues)))).await;
         let call = events.of(Id::call(events.call()));
         let names = events.shown_all(plan.phases.iter().map(|phase| phase.as_str()));
         call.send(Kind::CallStarted { phases: names, arguments: events.shown_all(arguments) }).await;
@@ -192,8 +193,9 @@ impl Prepared {
         let failure = export(&shared, &call, outcome.last).await.err().or(outcome.failure);
         let exit = failure.as_ref().map_or(crate::exit::Exit::Done, |failure| failure.exit);
         let (ending, elapsed) = (events.end(failure.as_ref()), start.elapsed());
-        call.send(Kind::CallFinished { ending: ending.clone(), exit, elapsed }).await;
-        if outcome.last {
+        let last = outcome.last;
+        call.send(Kind::CallFinished { ending: ending.clone(), exit, elapsed, last }).await;
+        if last {
             events.send(Kind::BuildFinished { ending, exit, elapsed }).await;
         }
         run.close();
@@ -201,7 +203,7 @@ impl Prepared {
     }
 }
 
-fn opened(project: &Project, events: &Events, first: bool) -> BuildOpened {
+fn opened(project: &Project, events: &Events, first: bool, continues: bool) -> BuildOpened {
     let context = &project.context;
     let shown = |text: &Option<String>| text.as_ref().map(|text| events.shown(text));
     BuildOpened {
@@ -220,6 +222,7 @@ fn opened(project: &Project, events: &Events, first: bool) -> BuildOpened {
             tag: shown(&context.tag),
         },
         first,
+        continues,
     }
 }
 

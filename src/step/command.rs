@@ -6,7 +6,7 @@ use crate::exit::{Failure, FailureKind};
 use crate::files;
 use crate::language::pipeline::model::{Command, Shell, Step};
 use crate::plan::{self, Mode, environment};
-use crate::process::{self, Ended, Ending, ProcessError};
+use crate::process::{self, Defect, Ended, Ending, ProcessError};
 use crate::secret::{MaybeSecret, Secret};
 use crate::text::{human_size, listed};
 use crate::work::unusable;
@@ -48,6 +48,8 @@ const MAX_STACK: u64 = 1 << 40;
 const MAX_EXEC: u64 = 6 * 1024 * 1024;
 /// The part of it that is kept for arguments, in bytes.
 const FOR_ARGUMENTS: u64 = 256 * 1024;
+/// The exit codes of shells and `env` if a program cannot be run, or is missing (POSIX, `sh`, "Exit Status").
+const CANNOT_RUN: [i32; 2] = [126, 127];
 /// The largest file `$RUNNER_ENV` that is read, in bytes.
 const MAX_HANDED_ON: u64 = 1024 * 1024;
 
@@ -68,6 +70,10 @@ pub(crate) async fn run(cx: &StepScope<'_>, command: &Command, step: &Step) -> R
     variables.push(("RUNNER_ENV".into(), env_file.path().into()));
     variables.push(("RUNNER_MASK".into(), mask_file.path().into()));
     let (argv, _script) = argv(cx, command)?;
+    let script = match command {
+        Command::Script(script) => Some(script.as_str()),
+        Command::Argv(_) => None,
+    };
     let command = process::Command { argv, dir, env: variables };
     let registration = cx.shared.mask_files.watch(mask_file.path());
     let ended = run_masked(cx, &command).await?;
@@ -97,8 +103,13 @@ pub(crate) async fn run(cx: &StepScope<'_>, command: &Command, step: &Step) -> R
     let result = match end {
         CommandEnd::Exited(0) => Ok(()),
         CommandEnd::Exited(code) => {
-            Err(Failure::step(format!("the command ended with exit code {code}"))
-                .kind(FailureKind::CommandExit))
+            let failure = Failure::step(format!("the command ended with exit code {code}"))
+                .kind(FailureKind::CommandExit);
+            let defect = if CANNOT_RUN.contains(&code) { defect(&command, script) } else { None };
+            Err(match defect {
+                Some((file, defect)) => failure.help(format!("`{file}` {defect}: {}", defect.help())),
+                None => failure,
+            })
         }
         CommandEnd::Signalled(signal) => {
             Err(Failure::step(format!("the command was ended by signal {signal}"))
@@ -114,6 +125,21 @@ pub(crate) async fn run(cx: &StepScope<'_>, command: &Command, step: &Step) -> R
         cx.events.warn(message.as_str()).await;
     }
     result.and(Err(Failure::step(message).help("write one value per line, at most 1 MiB in total")))
+}
+
+/// A file of a command that a shell or `env` could not run, and the reason.
+fn defect(command: &process::Command, script: Option<&str>) -> Option<(String, Defect)> {
+    let program = command.argv.first().and_then(|program| program.to_str());
+    let words = match script {
+        Some(script) => script.split(|c: char| c.is_whitespace() || ";&|()\"'`".contains(c)).collect(),
+        None => Vec::from_iter(program),
+    };
+    let mut files = words.into_iter().filter(|word| word.contains('/'));
+    files.find_map(|file| {
+        let defect = Defect::of(&command.dir.join(file))?;
+        // Other programs may well be used here, but only a missing loader could make them fail.
+        (defect != Defect::NoLoader).then(|| (file.to_owned(), defect))
+    })
 }
 
 /// Runs the command. Before any of its output is forwarded, the values that running commands have written to

@@ -15,7 +15,7 @@ use crate::plan::Mode;
 use crate::plan::asks::CACHE_TAG;
 use crate::secret::{MaybeSecret, Secret};
 use crate::step::results::ImageResult;
-use crate::text::{human_size, one_line};
+use crate::text::{human_size, one_line, shortened};
 use std::cmp::Ordering;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -23,6 +23,8 @@ use std::time::Duration;
 
 /// How many slow instructions and grown layers the log names.
 const NAMED: usize = 3;
+/// How much of an instruction these lines show, in characters.
+const SHORT: usize = 60;
 /// The label of images that may differ from their commit.
 pub(crate) const DIRTY_LABEL: &str = "dev.runner.dirty";
 /// The build argument with the time for reproducible builds.
@@ -335,8 +337,10 @@ impl ImageBuild<'_> {
     async fn report(&self, built: &Built, previous: Option<LocalImage>) {
         let Built { image: LocalImage { id, size, .. }, summary } = built;
         let slow = summary.slowest.iter().filter(|(_, took)| *took >= Duration::from_millis(100));
-        let slow: Vec<String> =
-            slow.take(NAMED).map(|(step, took)| format!("{step} {:.1} s", took.as_secs_f64())).collect();
+        let slow: Vec<String> = slow
+            .take(NAMED)
+            .map(|(step, took)| format!("{} {:.1} s", short(step), took.as_secs_f64()))
+            .collect();
         let mut text = format!("{} of {} steps cached", summary.cached, summary.cached + summary.run);
         if !slow.is_empty() {
             text.push_str(&format!("; slowest: {}", slow.join(", ")));
@@ -344,7 +348,7 @@ impl ImageBuild<'_> {
         self.cx.events.note(self.line(&text)).await;
         let Some(previous) = previous.filter(|previous| previous.id != *id) else { return };
         let change = match size.cmp(&previous.size) {
-            Ordering::Equal => "as large as".to_owned(),
+            Ordering::Equal => return,
             Ordering::Greater => format!("{} more than", human_size(size - previous.size)),
             Ordering::Less => format!("{} less than", human_size(previous.size - size)),
         };
@@ -374,6 +378,11 @@ impl ImageBuild<'_> {
     }
 }
 
+/// The beginning of an instruction, in one line.
+fn short(step: &str) -> String {
+    shortened(&one_line(step), SHORT)
+}
+
 /// The instructions that add more to an image than the same instructions did before, the largest first.
 fn grown(before: Vec<(String, u64)>, after: Vec<(String, u64)>) -> Vec<(String, u64)> {
     let mut known: HashMap<String, u64> = HashMap::new();
@@ -386,7 +395,7 @@ fn grown(before: Vec<(String, u64)>, after: Vec<(String, u64)>) -> Vec<(String, 
         let more = size.saturating_sub(*old);
         *old = old.saturating_sub(size);
         if more > 0 {
-            grown.push((one_line(&step).chars().take(60).collect(), more));
+            grown.push((short(&step), more));
         }
     }
     grown.sort_by_key(|(_, more)| std::cmp::Reverse(*more));

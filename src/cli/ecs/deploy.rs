@@ -59,7 +59,7 @@ pub(crate) struct Deploy {
 struct LimitArguments {
     /// How long the deployment may take, and a rollback after it [default: 15m, plus the time for shifting
     /// traffic]
-    #[arg(long, value_name = "DURATION", value_parser = duration::parse)]
+    #[arg(long, value_name = "DURATION", value_parser = duration::parse_argument)]
     wait: Option<Duration>,
     /// Count the time in which a lifecycle hook pauses the deployment against --wait
     #[arg(long)]

@@ -23,7 +23,7 @@ pub(crate) struct Rollback {
     #[command(flatten)]
     target: TargetServices,
     /// How long it may take [default: 15m, plus the time for shifting traffic]
-    #[arg(long, value_name = "DURATION", value_parser = duration::parse)]
+    #[arg(long, value_name = "DURATION", value_parser = duration::parse_argument)]
     wait: Option<Duration>,
     /// Print what would be done, and change nothing
     #[arg(long)]

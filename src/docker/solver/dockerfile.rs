@@ -25,6 +25,10 @@ pub(crate) struct Dockerfile {
     path: PathBuf,
     /// How many lines were added, and after which line of the file.
     added: (usize, usize),
+    /// The lines of heredocs, from 1.
+    heredocs: Vec<usize>,
+    /// The files of the context that its instructions name, as written.
+    sources: Vec<String>,
 }
 
 impl Dockerfile {
@@ -70,15 +74,23 @@ impl Dockerfile {
         let mut files: BTreeMap<_, _> =
             read(&path.with_file_name(&ignore))?.map(|content| (ignore, content)).into_iter().collect();
         files.insert(name.clone(), content);
-        let dockerfile = Self { files, name, path: path.to_owned(), added: (0, 0) };
+        let dockerfile = Self {
+            files,
+            name,
+            path: path.to_owned(),
+            added: (0, 0),
+            sources: Vec::new(),
+            heredocs: Vec::new(),
+        };
         // Some engines end when they read a file without a stage (moby/moby#49858). The frontends of other languages have
         // stages of their own.
         let outline = Outline::parse(&dockerfile.text());
-        if outline.first.is_none() && outline.syntax.is_none_or(|syntax| syntax.contains("docker/dockerfile"))
+        if outline.first.is_none()
+            && outline.syntax.as_ref().is_none_or(|syntax| syntax.contains("docker/dockerfile"))
         {
             return Err(DockerError::NoStage(path.to_owned()));
         }
-        Ok(dockerfile)
+        Ok(Self { sources: outline.sources(), heredocs: outline.heredocs, ..dockerfile })
     }
 
     /// Returns the text. Bytes are mapped to characters and back: only ASCII matters here, and other bytes are preserved
@@ -118,6 +130,16 @@ impl Dockerfile {
         self.files.iter().map(|(name, content)| (stat(name, content), content.clone())).collect()
     }
 
+    /// Whether a line of the original file, from 1, is part of a heredoc.
+    pub(crate) fn is_in_heredoc(&self, line: usize) -> bool {
+        self.heredocs.contains(&line)
+    }
+
+    /// The files of the context that its instructions name, as written.
+    pub(crate) fn sources(&self) -> &[String] {
+        &self.sources
+    }
+
     /// Corrects the line numbers in a message of BuildKit to those of the original file.
     pub(crate) fn own_lines(&self, message: &str) -> String {
         let (lines, after) = self.added;
@@ -147,6 +169,8 @@ struct Outline {
     instructions: Vec<(Vec<String>, Vec<String>)>,
     /// The image of the frontend, from `# syntax=`.
     syntax: Option<String>,
+    /// The lines of heredocs, from 1.
+    heredocs: Vec<usize>,
 }
 
 impl Outline {
@@ -164,6 +188,7 @@ impl Outline {
             at += line.len();
             let trimmed = line.trim();
             if let Some(end) = heredocs.first() {
+                outline.heredocs.push(number + 1);
                 if trimmed == end {
                     heredocs.remove(0);
                 }
@@ -222,6 +247,37 @@ impl Outline {
             }
         }
         known
+    }
+}
+
+impl Outline {
+    /// The files of the context that `COPY`, `ADD` and mounts name.
+    fn sources(&self) -> Vec<String> {
+        let mut sources = Vec::new();
+        for (words, flags) in &self.instructions {
+            let is_of_context = |flag: &String| !flag.contains("from=");
+            match words.split_first() {
+                Some((kind, paths)) if kind == "COPY" || kind == "ADD" => {
+                    let paths = paths.split_last().map(|(_, sources)| sources).unwrap_or_default();
+                    if flags.iter().all(is_of_context) {
+                        // The form of a JSON list has brackets, quotes and commas.
+                        sources.extend(
+                            paths.iter().map(|path| path.trim_matches(['[', '"', ',', ']']).to_owned()),
+                        );
+                    }
+                }
+                _ => {
+                    let mounts = flags.iter().filter(|flag| is_of_context(flag));
+                    let parts = mounts
+                        .filter_map(|flag| flag.strip_prefix("--mount="))
+                        .flat_map(|mount| mount.split(','));
+                    let named =
+                        parts.filter_map(|part| part.strip_prefix("source=").or(part.strip_prefix("src=")));
+                    sources.extend(named.map(ToOwned::to_owned));
+                }
+            }
+        }
+        sources
     }
 }
 
@@ -398,6 +454,13 @@ mod tests {
     }
 
     #[test]
+    fn sources_are_the_files_of_the_context() {
+        let text = "FROM a AS b\nCOPY --chown=1 a.txt \\\n  ./d/ /to\nADD [\"x y\", \"z\", \"/\"]\nCOPY --from=b /no /no\nRUN --mount=type=bind,source=m/n,target=/x --mount=from=b,src=no true\nCOPY <<E /f\nCOPY no /\nE\n";
+        let sources = Outline::parse(text).sources();
+        assert_eq!(sources, ["a.txt", "./d/", "x", "y", "z", "m/n", "<<E"]);
+    }
+
+    #[test]
     fn another_escape_character_is_honoured() {
         let text = "# escape=`\nFROM a\nCOPY `\n --from=0 C:\\ /b\n";
         let (text, _) = with_stages(text, &stages()[..1]);
@@ -457,6 +520,8 @@ mod tests {
             name: "web.Dockerfile".to_owned(),
             path: PathBuf::new(),
             added: (2, 1),
+            heredocs: Vec::new(),
+            sources: Vec::new(),
         };
         assert_eq!(
             dockerfile.own_lines("dockerfile parse error line 7: x"),

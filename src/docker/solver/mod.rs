@@ -7,6 +7,7 @@
 
 mod agent;
 mod dockerfile;
+mod explain;
 mod failure;
 mod filesync;
 pub(crate) mod named;
@@ -26,8 +27,8 @@ use dockerfile::Dockerfile;
 pub(crate) use dockerfile::base_images;
 use futures_util::future::BoxFuture;
 use named::{FrontendContexts, NamedContext};
-use progress::Progress;
 pub(crate) use progress::{BuildSummary, VertexEnd, VertexUpdate, Watcher};
+use progress::{Progress, SETTLED};
 pub(crate) use session::BuildSession;
 pub(crate) use source::{ContextSource, is_remote};
 pub(crate) use ssh::SshAgent;
@@ -161,9 +162,9 @@ impl Engine {
         stop: &CancellationToken,
     ) -> Result<(Result<LocalImage, DockerError>, BuildSummary), DockerError> {
         let mut names: Vec<_> = build.contexts.iter().map(|context| Some(context.name.clone())).collect();
-        let dockerfile = match session.context {
+        let (dockerfile, context) = match session.context {
             ContextSource::Directory(ref path) => {
-                self.ignore_file(Some(&build.dockerfile), path)?;
+                let ignore = self.ignore_file(Some(&build.dockerfile), path)?;
                 let dockerfile = if self.knows_named_contexts() {
                     let (dockerfile, renamed) =
                         Dockerfile::read_with_contexts(&build.dockerfile, &build.contexts, &build.args)?;
@@ -172,9 +173,9 @@ impl Engine {
                 } else {
                     Dockerfile::read(&build.dockerfile, &named::stages(&build.contexts))?
                 };
-                Some(Arc::new(dockerfile))
+                (Some(Arc::new(dockerfile)), Some((path.as_path(), ignore)))
             }
-            ContextSource::Remote(_) => None,
+            ContextSource::Remote(_) => (None, None),
         };
         let directory = dockerfile.clone().map(|dockerfile| session.directories.add(dockerfile));
         let mut contexts = FrontendContexts::default();
@@ -206,8 +207,18 @@ impl Engine {
                 Err(DockerError::Context(error))
             }
             (Err(DockerError::Build(message)), _) => {
-                let own = dockerfile.map(|dockerfile| dockerfile.own_lines(&message));
-                Err(DockerError::Build(own.unwrap_or(message)))
+                let own = dockerfile.as_ref().map(|dockerfile| dockerfile.own_lines(&message));
+                let message = own.unwrap_or(message);
+                let context = context.as_ref().map(|(path, ignore)| (*path, ignore));
+                let inputs = explain::Inputs {
+                    dockerfile: dockerfile.as_deref(),
+                    context,
+                    rules: self.ignore_rules(),
+                };
+                Err(match inputs.help(&message) {
+                    Some(help) => DockerError::Explained { message, help },
+                    None => DockerError::Build(message),
+                })
             }
             (solved, _) => solved,
         };
@@ -258,8 +269,12 @@ impl Engine {
             // Progress ends with the stream, even if the stream fails. The response to `solve` decides the result.
             if let Ok(response) = follower.status(status).await {
                 let mut updates = response.into_inner();
-                while let Ok(Some(update)) = updates.message().await {
-                    progress.update(update).await;
+                loop {
+                    match tokio::time::timeout(SETTLED, updates.message()).await {
+                        Ok(Ok(Some(update))) => progress.update(update).await,
+                        Ok(_) => break,
+                        Err(_) => progress.settle().await,
+                    }
                 }
             }
             progress.finish().await

@@ -53,6 +53,10 @@ pub(crate) struct VertexEnd {
     pub(crate) elapsed: Duration,
 }
 
+/// The beginning of the names of the engine's own steps.
+const INTERNAL: &str = "[internal]";
+/// How long such a step may take to start again after it has ended. The engine sends updates every 100 to 150 ms.
+pub(crate) const SETTLED: Duration = Duration::from_millis(250);
 /// The names of the steps that read and write caches. They may fail.
 const IMPORTING: &str = "importing cache manifest from ";
 const EXPORTING: &str = "exporting cache";
@@ -78,6 +82,17 @@ pub(crate) struct Progress<'w> {
     titles: Vec<(String, String)>,
     /// Whether the engine has truncated output.
     clipped: bool,
+    /// The ends that are not in the log yet.
+    ended: Vec<Ended>,
+}
+
+/// The end of a step that may start again: the engine looks some of its own steps up before it executes them, and only
+/// the last end counts.
+struct Ended {
+    vertex: String,
+    /// The line for the log.
+    line: String,
+    at: Instant,
 }
 
 /// A vertex of the build graph.
@@ -102,14 +117,14 @@ impl Step {
     /// Whether it is an instruction of the Dockerfile that does work: its name is in brackets, and it is neither
     /// internal to BuildKit nor a `FROM`.
     fn is_instruction(&self) -> bool {
-        self.name.starts_with('[') && !self.name.starts_with("[internal]") && !self.name.contains("] FROM ")
+        self.name.starts_with('[') && !self.name.starts_with(INTERNAL) && !self.name.contains("] FROM ")
     }
 }
 
 impl<'w> Progress<'w> {
     /// `titles` has names of images that mean nothing to people, with those that the log shows instead.
     pub(crate) fn new(watcher: &'w Watcher, titles: Vec<(String, String)>) -> Self {
-        Self { watcher, steps: HashMap::new(), titles, clipped: false }
+        Self { watcher, steps: HashMap::new(), titles, clipped: false, ended: Vec::new() }
     }
 
     /// A name or error of a step as the log shows it.
@@ -139,6 +154,12 @@ impl<'w> Progress<'w> {
             vertex.error = self.titled(&vertex.error);
         }
         let started = |vertex: &&Vertex| vertex.started.is_some() || vertex.cached;
+        let starts_again = |ended: &Ended| {
+            let mut vertices = update.vertexes.iter();
+            vertices.any(|vertex| vertex.digest == ended.vertex && vertex.completed.is_none())
+        };
+        self.ended.retain(|ended| !starts_again(ended));
+        self.settle().await;
         for vertex in update.vertexes.iter().filter(started) {
             self.start(vertex).await;
         }
@@ -162,6 +183,21 @@ impl<'w> Progress<'w> {
         self.show();
     }
 
+    /// Writes the ends to the log that are old enough.
+    pub(crate) async fn settle(&mut self) {
+        self.settle_after(SETTLED).await;
+    }
+
+    async fn settle_after(&mut self, time: Duration) {
+        let (old, new) =
+            std::mem::take(&mut self.ended).into_iter().partition(|ended| ended.at.elapsed() >= time);
+        self.ended = new;
+        let old: Vec<Ended> = old;
+        for ended in old {
+            self.line(ended.line).await;
+        }
+    }
+
     async fn start(&mut self, vertex: &Vertex) {
         if !self.steps.contains_key(&vertex.digest) {
             let number = self.steps.len() + 1;
@@ -180,6 +216,8 @@ impl<'w> Progress<'w> {
             let update = VertexUpdate { number, name: vertex.name.clone(), end: None };
             let _ = self.watcher.vertices.send(update).await;
             if self.watcher.live.is_none() {
+                // The steps before it have ended for good.
+                self.settle_after(Duration::ZERO).await;
                 self.line(format!("#{number} {}", vertex.name)).await;
             }
         }
@@ -222,6 +260,9 @@ impl<'w> Progress<'w> {
         };
         if let (Some(warning), true) = (cache, failed) {
             self.warn(&warning).await;
+        } else if !compact && !failed && vertex.name.starts_with(INTERNAL) {
+            let line = format!("#{number} {end}");
+            self.ended.push(Ended { vertex: vertex.digest.clone(), line, at: Instant::now() });
         } else if !compact {
             self.line(format!("#{number} {end}")).await;
         } else if failed {
@@ -297,6 +338,7 @@ impl<'w> Progress<'w> {
 
     /// Ends the progress after the last update.
     pub(crate) async fn finish(mut self) -> BuildSummary {
+        self.settle_after(Duration::ZERO).await;
         // Output may arrive after the end of its step.
         let vertices: Vec<String> = self.steps.keys().cloned().collect();
         for vertex in vertices {
@@ -376,6 +418,7 @@ mod tests {
         }
     }
 
+    /// Findings, F.
     #[tokio::test]
     async fn a_step_that_starts_again_ends_again() {
         let (output, mut lines) = mpsc::channel(16);
@@ -393,7 +436,7 @@ mod tests {
         let at = |seconds| Some(Timestamp { seconds, nanos: 0 });
         let vertex = |started, completed| Vertex {
             digest: "d".to_owned(),
-            name: "load".to_owned(),
+            name: "[internal] load".to_owned(),
             started,
             completed,
             ..Vertex::default()
@@ -410,11 +453,12 @@ mod tests {
         for (started, completed, sent) in [(1, None, 0), (1, at(1), 0), (2, None, 5), (2, at(5), 7)] {
             progress.update(update(vertex(at(started), completed), sent)).await;
         }
+        progress.settle_after(Duration::ZERO).await;
         let mut log = Vec::new();
         while let Ok(line) = lines.try_recv() {
             log.extend(line);
         }
-        assert_eq!(String::from_utf8_lossy(&log), "#1 load\n#1 done 0.0 s\n#1 done 3.0 s, 7 B sent\n");
+        assert_eq!(String::from_utf8_lossy(&log), "#1 [internal] load\n#1 done 3.0 s, 7 B sent\n");
         let mut ends = Vec::new();
         while let Ok(update) = updates.try_recv() {
             ends.push(update.end.map(|end| end.elapsed.as_secs()));

@@ -341,15 +341,62 @@ fn reference(inner: &str, span: Span) -> Result<Part, Diagnostic> {
     Ok(Part::Value { reference, default, span })
 }
 
+/// The names of built-ins in other tools and in speech, without their first part and with dashes.
+const ELSEWHERE: [(&str, &str); 23] = [
+    ("commit", "source.commit"),
+    ("commit-hash", "source.commit"),
+    ("commit-id", "source.commit"),
+    ("commit-sha", "source.commit"),
+    ("hash", "source.commit"),
+    ("id", "source.commit"),
+    ("revision", "source.commit"),
+    ("sha", "source.commit"),
+    ("commit-short-sha", "source.commit.short"),
+    ("sha-short", "source.commit.short"),
+    ("short", "source.commit.short"),
+    ("short-commit", "source.commit.short"),
+    ("short-hash", "source.commit.short"),
+    ("short-sha", "source.commit.short"),
+    ("branch", "source.branch"),
+    ("branch-name", "source.branch"),
+    ("head-ref", "source.branch"),
+    ("ref", "source.branch"),
+    ("ref-name", "source.branch"),
+    ("slug", "source.branch.slug"),
+    ("tag", "source.tag"),
+    ("tag-name", "source.tag"),
+    ("version", "source.tag"),
+];
+
+/// The built-in that a name without its first part means in other tools.
+pub(crate) fn builtin_elsewhere(name: &str) -> Option<&'static str> {
+    let name = name.to_lowercase().replace(['_', '.'], "-");
+    ELSEWHERE.iter().find(|(word, _)| *word == name).map(|(_, builtin)| *builtin)
+}
+
 fn unknown_builtin(name: &str, span: Span) -> Diagnostic {
-    let names = FIXED.iter().map(|(name, _)| *name);
-    let help = closest(name, names).map_or_else(
-        || {
-            let known = FIXED.iter().map(|(name, _)| *name).chain(["image.NAME.uri", "image.NAME.digest"]);
+    let names = || FIXED.iter().map(|(name, _)| *name);
+    let (first, rest) = name.split_once('.').unwrap_or_default();
+    let is_group = names().any(|known| known.split('.').next() == Some(first));
+    let meant = match (first, is_group) {
+        ("aws", _) => None,
+        _ => builtin_elsewhere(rest),
+    };
+    // Within a group only the rest can be mistyped, and `sha` is no `tag`.
+    let in_group = || {
+        let rests = names().filter_map(|known| known.split_once('.').filter(|(group, _)| *group == first));
+        let close = closest(rest, rests.map(|(_, rest)| rest))?;
+        names().find(|known| known.split_once('.') == Some((first, close)))
+    };
+    let meant = meant.or_else(|| if is_group { in_group() } else { closest(name, names()) });
+    let help = match meant {
+        Some(meant) => format!("did you mean `${{{meant}}}`?"),
+        None if first == "image" => "an image has `${image.NAME.uri}` and `${image.NAME.digest}`".to_owned(),
+        None => {
+            let known = names().chain(["image.NAME.uri", "image.NAME.digest"]);
             format!("the built-ins are {}", listed(known))
-        },
-        |candidate| format!("did you mean `${{{candidate}}}`?"),
-    );
+        }
+    };
     Diagnostic::new(format!("unknown built-in `${{{name}}}`"), span).help(help)
 }
 
@@ -427,6 +474,40 @@ mod tests {
         assert_eq!(errors[0].help.as_deref(), Some("did you mean `${source.commit}`?"));
         let places: Vec<_> = errors.iter().map(|error| (error.span.start, error.span.end)).collect();
         assert_eq!(places, [(13, 28), (29, 35), (36, 38)]);
+    }
+
+    /// Findings, F.
+    #[test]
+    fn an_unknown_builtin_is_compared_with_its_names_elsewhere() {
+        for (name, meant) in [
+            ("source.sha", "source.commit"),
+            ("source.hash", "source.commit"),
+            ("source.id", "source.commit"),
+            ("source.revision", "source.commit"),
+            ("git.sha", "source.commit"),
+            ("github.sha", "source.commit"),
+            ("github.ref_name", "source.branch"),
+            ("build.commit", "source.commit"),
+            ("source.comit", "source.commit"),
+            ("sorce.commit", "source.commit"),
+            ("SOURCE.COMMIT", "source.commit"),
+            ("source.sha.short", "source.commit.short"),
+            ("source.short_sha", "source.commit.short"),
+            ("source.ref", "source.branch"),
+            ("source.brnach", "source.branch"),
+            ("source.slug", "source.branch.slug"),
+            ("source.version", "source.tag"),
+            ("build.nubmer", "build.number"),
+            ("aws.acount", "aws.account"),
+        ] {
+            let problem = unknown_builtin(name, Span::default());
+            assert_eq!(problem.help, Some(format!("did you mean `${{{meant}}}`?")), "{name}");
+        }
+        let help = |name: &str| unknown_builtin(name, Span::default()).help.unwrap();
+        assert!(help("image.app").contains("`${image.NAME.uri}`"));
+        for name in ["source.author", "aws.id", "x.y"] {
+            assert!(help(name).contains("the built-ins are `source.commit`"), "{name}");
+        }
     }
 
     #[test]

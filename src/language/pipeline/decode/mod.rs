@@ -20,6 +20,11 @@ use std::collections::{HashMap, HashSet};
 
 /// Decodes the root of a pipeline file. Also returns whether all steps could be decoded.
 pub(crate) fn pipeline(root: &Node, text: &str, problems: &mut Vec<Diagnostic>) -> Option<(Pipeline, bool)> {
+    if let Some(problem) = buildspec(root) {
+        // What is right in a buildspec is wrong in a pipeline file, so nothing else counts.
+        *problems = vec![problem];
+        return None;
+    }
     let mut d = Decoder::new(text, problems);
     let fields = d.fields(root, &tables::PIPELINE)?;
     version(&mut d, &fields);
@@ -39,6 +44,31 @@ pub(crate) fn pipeline(root: &Node, text: &str, problems: &mut Vec<Diagnostic>) 
     let Decoder { uses, mut unready, lost_steps, .. } = d;
     super::sort(&mut unready);
     Some((Pipeline { name, aws, env, images, phases, notify, timeout, uses, unready }, !lost_steps))
+}
+
+/// The keys that a buildspec has at the top level or in a phase, and a pipeline file has not.
+const OF_BUILDSPEC: [&str; 6] = ["artifacts", "batch", "cache", "proxy", "reports", "run-as"];
+const OF_BUILDSPEC_PHASE: [&str; 3] = ["commands", "on-failure", "runtime-versions"];
+
+/// The mistake of a file that is a buildspec of CodeBuild.
+fn buildspec(root: &Node) -> Option<Diagnostic> {
+    let entries = |node: &'_ Node| match &node.value {
+        Value::Map(entries) => entries.clone(),
+        _ => Vec::new(),
+    };
+    let root = entries(root);
+    let version = root.iter().find(|entry| entry.key == "version")?;
+    let is_old =
+        matches!(&version.node.value, Value::Scalar { text, .. } if ["0.1", "0.2"].contains(&text.as_str()));
+    let phases = root.iter().filter(|entry| entry.key == "phases").flat_map(|phases| entries(&phases.node));
+    let mut in_phases = phases.flat_map(|phase| entries(&phase.node));
+    let has_own = root.iter().any(|entry| OF_BUILDSPEC.contains(&entry.key.as_str()))
+        || in_phases.any(|entry| OF_BUILDSPEC_PHASE.contains(&entry.key.as_str()));
+    (is_old && has_own).then(|| {
+        Diagnostic::new("this is a buildspec of CodeBuild, not a pipeline file", version.node.span)
+            .label("the version of a buildspec")
+            .help("write the pipeline in `pipeline.yml`, with `version: 1`, and run it in the buildspec with the command `runner run`")
+    })
 }
 
 fn version(d: &mut Decoder<'_>, fields: &Fields<'_>) {

@@ -210,6 +210,15 @@ impl Action {
         }
     }
 
+    /// Whether the action writes files for CodePipeline, which CodeBuild takes as artifacts.
+    pub(crate) fn writes_artifacts(&self) -> bool {
+        match self {
+            Self::ImageDefinitions(_) => true,
+            Self::TaskDefinition(definition) => definition.code_pipeline.is_some(),
+            _ => false,
+        }
+    }
+
     /// Whether the action changes something outside this machine when it publishes.
     pub(crate) fn publishes(&self) -> bool {
         match self {
