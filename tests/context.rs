@@ -452,6 +452,7 @@ fn described(log: &str) -> Vec<String> {
     lines
 }
 
+/// Findings, H9: also of a named pipe.
 #[test]
 fn files_of_every_kind_arrive_as_with_docker_build() {
     let project = project_with_context();

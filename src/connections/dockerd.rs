@@ -79,7 +79,7 @@ impl DockerdStart {
         let file = self.work.file(LOG, flags, 0o600);
         let file = file.map_err(|error| unusable(log, &error))?;
         let program = dockerd.to_owned();
-        let start = move || Detached::start(&program, daemon::ARGUMENTS, daemon::ENVIRONMENT, file);
+        let start = move || Detached::start(&program, daemon::arguments(), daemon::ENVIRONMENT, file);
         let started = tokio::task::spawn_blocking(start).await.unwrap_or_else(|error| Err(error.into()));
         started.map_err(|error| {
             let failure = Failure::environment(format!("cannot start {}: {error}", dockerd.display()));

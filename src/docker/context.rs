@@ -16,6 +16,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 const GO_DIR: u32 = 1 << 31;
 const GO_SYMLINK: u32 = 1 << 27;
+const GO_PIPE: u32 = 1 << 25;
 /// The Unix bits of setuid, setgid and sticky, with Go's `os.ModeSetuid`, `ModeSetgid` and `ModeSticky`.
 const GO_SPECIAL: [(u32, u32); 3] = [(0o4000, 1 << 23), (0o2000, 1 << 22), (0o1000, 1 << 20)];
 /// The number of threads that hash files, and the size of their buffers in bytes.
@@ -134,7 +135,7 @@ pub(crate) fn digest(root: &Path, selection: &Selection) -> Result<[u8; 32], Con
             let at = next.fetch_add(1, Ordering::Relaxed);
             entries.get(at).map(|stat| (at, stat))
         } {
-            if stat.mode & (GO_DIR | GO_SYMLINK) == 0 && stat.linkname.is_empty() {
+            if has_content(stat) {
                 hashes.push((at, file_digest(&root.join(&stat.path), &mut buffer)?));
             }
         }
@@ -279,8 +280,13 @@ impl Walk<'_> {
         let kind = entry.file_type().map_err(|source| ContextError::read(&entry.path())(source))?;
         let enter = kind.is_dir() && (!ignored || self.exclude.may_keep_below(&relative));
         let skipped = if kind.is_dir() { !enter } else { ignored || inclusion == Inclusion::Below };
-        // Skip pipes and devices, which BuildKit does not copy. It copies a socket as an empty file.
-        if skipped || !(kind.is_dir() || kind.is_file() || kind.is_symlink() || kind.is_socket()) {
+        // Skip devices, which BuildKit does not copy. It copies a socket as an empty file, and current engines copy pipes.
+        let is_sent = kind.is_dir()
+            || kind.is_file()
+            || kind.is_symlink()
+            || kind.is_socket()
+            || (kind.is_fifo() && self.exclude.sends_pipes());
+        if skipped || !is_sent {
             return Ok(true);
         }
         let metadata = match entry.metadata() {
@@ -394,11 +400,18 @@ fn stat(path: String, entry: &DirEntry, metadata: &Metadata) -> Result<Stat, Con
         let target = fs::read_link(&full).map_err(ContextError::read(&full))?;
         stat.linkname =
             target.into_os_string().into_string().map_err(|name| ContextError::Name(name.into()))?;
+    } else if metadata.file_type().is_fifo() {
+        mode |= GO_PIPE;
     } else {
         stat.size = i64::try_from(metadata.len()).unwrap_or(i64::MAX);
     }
     stat.mode = mode;
     Ok(stat)
+}
+
+/// Whether an entry has content of its own, which can be requested.
+pub(crate) fn has_content(stat: &Stat) -> bool {
+    stat.mode & (GO_DIR | GO_SYMLINK | GO_PIPE) == 0 && stat.linkname.is_empty()
 }
 
 /// Returns the paths, which may contain wildcards, and the targets of all symbolic links on them, within the context.

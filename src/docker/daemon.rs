@@ -7,8 +7,8 @@ use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-/// The arguments of `dockerd`.
-pub(crate) const ARGUMENTS: [&str; 1] = ["--host=unix:///var/run/docker.sock"];
+/// The configuration of `dockerd`.
+const CONFIGURATION: &str = "/etc/docker/daemon.json";
 /// Its environment: by default BuildKit truncates the output of builds.
 pub(crate) const ENVIRONMENT: [(&str, &str); 2] =
     [("BUILDKIT_STEP_LOG_MAX_SIZE", "-1"), ("BUILDKIT_STEP_LOG_MAX_SPEED", "-1")];
@@ -73,6 +73,25 @@ pub(crate) fn find(error: DockerError, endpoint: &Endpoint, path: &OsStr) -> Res
         .ok_or(DockerError::NoDaemon)
 }
 
+/// Returns the arguments of `dockerd`.
+pub(crate) fn arguments() -> Vec<&'static str> {
+    let mut arguments = vec!["--host=unix:///var/run/docker.sock"];
+    arguments.extend(storage(Path::new(CONFIGURATION)));
+    arguments
+}
+
+/// Returns the argument that selects the storage, unless the configuration does. From version 29 on a new engine would
+/// take containerd's image store. CodeBuild's own script names this driver, too.
+fn storage(configuration: &Path) -> Option<&'static str> {
+    const DRIVER: &str = "--storage-driver=overlay2";
+    let Ok(text) = std::fs::read(configuration) else { return Some(DRIVER) };
+    // The engine reports a configuration that cannot be read.
+    let known: serde_json::Value = serde_json::from_slice(&text).ok()?;
+    let is_chosen =
+        known.get("storage-driver").is_some() || known["features"].get("containerd-snapshotter").is_some();
+    (!is_chosen).then_some(DRIVER)
+}
+
 /// Returns the process id of a `dockerd` that is starting or running.
 pub(crate) fn running() -> Option<i32> {
     let pid = std::fs::read_to_string(PID_FILE).ok()?.trim().parse().ok()?;
@@ -125,6 +144,24 @@ fn last_lines(log: &Path) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Findings, H13.
+    #[test]
+    fn the_storage_is_overlay2_unless_the_configuration_selects_it() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("daemon.json");
+        assert!(storage(&path).is_some());
+        for (text, selects) in [
+            ("{}", true),
+            (r#"{"features":{"buildkit":true},"log-level":"warn"}"#, true),
+            (r#"{"storage-driver":"vfs"}"#, false),
+            (r#"{"features":{"containerd-snapshotter":true}}"#, false),
+            ("not JSON", false),
+        ] {
+            std::fs::write(&path, text).unwrap();
+            assert_eq!(storage(&path).is_some(), selects, "{text}");
+        }
+    }
 
     #[test]
     fn privileges_are_read_off_the_capabilities() {

@@ -93,6 +93,11 @@ impl Patterns {
         self.rules == Rules::Before23
     }
 
+    /// Whether named pipes are part of a context.
+    pub(crate) fn sends_pipes(&self) -> bool {
+        self.rules == Rules::Current
+    }
+
     /// Whether a `!` pattern may include an entry below an ignored directory.
     pub(crate) fn may_keep_below(&self, directory: &str) -> bool {
         self.patterns.iter().filter(|pattern| pattern.negated).any(|pattern| match self.rules {

@@ -357,8 +357,7 @@ impl DirectoryTransfer {
         let mut batch = Vec::new();
         let mut sizes = Sizes::default();
         let walked = context::walk(&self.root, selection, &mut |stat| {
-            // Only files can be requested: directories and links have no content.
-            if stat.mode >> 27 == 0 && stat.linkname.is_empty() {
+            if context::has_content(&stat) {
                 sizes.add(&stat.path, u64::try_from(stat.size).unwrap_or_default());
                 lock(&self.files).add(number, &stat.path, stat.size);
             }
