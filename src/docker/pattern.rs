@@ -175,7 +175,8 @@ fn glob_class(pattern: &mut Peekable<Chars<'_>>, character: Option<char>) -> Opt
 /// classes.
 fn go_regex(pattern: &str, rules: Rules) -> String {
     let escaped = match rules {
-        Rules::Current => ".+()|{}$",
+        // The bitmap of moby/patternmatcher 0.6 has no room for `{|}`, which it means to escape as well.
+        Rules::Current => ".+()$",
         Rules::Before23 => ".$",
     };
     let mut regex = String::from("^");
