@@ -332,7 +332,9 @@ fn same(
         (Ok(docker), Ok(runner)) if docker == runner => Ok(()),
         (Err(_), Err(_)) => Ok(()),
         // Buildx cannot send some names, which runner can.
-        (Err(docker), Ok(_)) if docker.contains("contains value with non-printable ASCII characters") => Ok(()),
+        (Err(docker), Ok(_)) if docker.contains("contains value with non-printable ASCII characters") => {
+            Ok(())
+        }
         // Docker reads a malformed pattern only if it comes to it. Runner refuses it, because it ends some engines.
         (Ok(_), Err(runner)) if runner.contains("is not a valid ignore pattern") => Ok(()),
         (Ok(docker), Ok(runner)) => {
