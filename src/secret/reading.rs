@@ -38,7 +38,7 @@ pub(super) struct Track {
 pub(super) struct Run {
     at: usize,
     count: usize,
-    /// The distance in bytes. Zero for all but the first byte of a character.
+    /// The distance in bytes. Zero for the bytes of one character.
     pub(super) stride: usize,
 }
 
@@ -223,10 +223,12 @@ impl Reading {
             }
             Meaning::Byte(byte) => self.feed(reader, byte, token.taken, limit),
             Meaning::Char(c) => {
-                let mut taken = token.taken;
-                c.encode_utf8(&mut [0; 4])
-                    .bytes()
-                    .all(|byte| self.feed(reader, byte, std::mem::take(&mut taken), limit))
+                let mut bytes = [0; 4];
+                let mut bytes = c.encode_utf8(&mut bytes).bytes();
+                let last = bytes.next_back();
+                // All bytes of the character begin where it begins.
+                bytes.all(|byte| self.feed(reader, byte, 0, limit))
+                    && last.is_some_and(|byte| self.feed(reader, byte, token.taken, limit))
             }
             Meaning::Filler(filler) => {
                 self.done > 0 && form.admits(filler) && self.fill(token.taken, filler.weight())

@@ -336,6 +336,19 @@ fn an_escape_sequence_may_be_a_byte_or_a_code_point() {
     }
 }
 
+/// The second one begins where the last character of the first one ends.
+#[test]
+fn spellings_of_characters_may_follow_each_other() {
+    let secret = "\u{7}\u{fffd}\u{e9}\u{fffd}";
+    let spellings =
+        [r"\u{7}\u{fffd}\u{e9}\u{fffd}", "%07%ef%bf%bd%c3%a9%ef%bf%bd", r"\x07\ufffd\xe9\ufffd", secret];
+    for first in spellings {
+        for second in spellings {
+            assert_eq!(shown(secret, &format!("{first}{second}$@")), "******$@", "{first}{second}");
+        }
+    }
+}
+
 /// Findings, A7.
 #[test]
 fn colours_and_other_white_space_inside_a_secret_are_masked() {
