@@ -2,6 +2,7 @@
 
 use super::mask::Unmasked;
 use super::spelling::{Form, FormKind, SHORTEST};
+use super::token::is_blank;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD_NO_PAD;
 
@@ -56,7 +57,11 @@ fn lines(text: &str) -> Vec<&str> {
 /// Whether a string is long enough and not just punctuation. Lines of a JSON secret that consist of brackets and commas
 /// would mask every other JSON text. White space counts as one character, because all white space is the same.
 fn is_maskable(text: &str) -> bool {
-    let words = text.split_ascii_whitespace().map(|word| word.chars().count() + 1).sum::<usize>();
+    let words = text
+        .split(is_blank)
+        .filter(|word| !word.is_empty())
+        .map(|word| word.chars().count() + 1)
+        .sum::<usize>();
     words > SHORTEST && !text.chars().all(|c| "{}[](),:\"' \t\r\n".contains(c))
 }
 
@@ -85,7 +90,7 @@ mod tests {
 
     #[test]
     fn short_values_and_punctuation_have_no_forms() {
-        for value in ["", "abc", "äöü", "  x  ", "{}[],", "\n\n", "a\r\nb", "a    b"] {
+        for value in ["", "abc", "äöü", "  x  ", "{}[],", "\n\n", "a\r\nb", "a    b", "a\u{b}\u{c}\tb"] {
             assert_eq!((forms(value).len(), unmasked(value)), (0, Unmasked::Everything), "{value:?}");
         }
         assert_eq!(unmasked("{\n  \"k\": \"longvalue\"\n}"), Unmasked::SomeLines);

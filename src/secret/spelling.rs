@@ -147,6 +147,7 @@ impl Form {
                 }
             }
         }
+        ways.retain(|way| way.len() >= SHORTEST);
         ways.sort();
         ways.dedup();
         ways

@@ -75,7 +75,12 @@ const PLAIN_TEXT: [bool; 256] = {
 
 /// The byte that stands for it in a text: all white space is the same.
 pub(super) fn normal(byte: u8) -> u8 {
-    if matches!(byte, b' ' | b'\t'..=b'\r') { b' ' } else { byte }
+    if is_blank(char::from(byte)) { b' ' } else { byte }
+}
+
+/// Whether a character is white space in a text.
+pub(super) fn is_blank(c: char) -> bool {
+    matches!(c, ' ' | '\t'..='\r')
 }
 
 /// Reads the first token of a text, which is not empty, in all ways. Returns whether there may be more ways once the text
