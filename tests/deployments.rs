@@ -303,7 +303,7 @@ fn one_of_two_services_fails_and_both_are_rolled_back() {
 #[test]
 fn a_second_run_follows_the_active_deployment_and_starts_no_other() {
     let service =
-        Service::fresh().deploys([vec![steps::progress(0, 1); 60], vec![steps::succeed()]].concat());
+        Service::fresh().deploys([vec![steps::progress(0, 1); 200], vec![steps::succeed()]].concat());
     let project = project(&[&service], "wait: 1s, on-failure: leave");
     let ecs = EcsApi::of(service.clone());
     publish(&project, &ecs).exits(7);
@@ -424,7 +424,7 @@ fn another_deployment_is_never_rolled_back() {
     let first =
         Service::fresh().deploys([steps::progress(0, 1), steps::succeed()]).deploys([steps::succeed()]);
     let failing =
-        [vec![steps::progress(0, 1); 60], vec![steps::rolling_back(BROKEN), steps::rolled_back(BROKEN)]];
+        [vec![steps::progress(0, 1); 200], vec![steps::rolling_back(BROKEN), steps::rolled_back(BROKEN)]];
     let second = sibling(&first).deploys(failing.concat());
     let project = project(&[&first, &second], WAIT);
     let ecs_api = Scenario::new([first.clone(), second.clone()]).start();

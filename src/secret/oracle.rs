@@ -60,7 +60,8 @@ fn last_end(form: &Form, text: &[u8], start: usize) -> Option<usize> {
     let mut known = HashSet::new();
     let mut open = vec![(start, 0, 0u8)];
     while let Some((at, done, filler)) = open.pop() {
-        if done >= form.enough() {
+        // What follows a form between it and more of it is no part of it.
+        if done >= form.enough() && filler == 0 {
             last = last.max(Some(at));
         }
         if done < form.meaning().len() && at < text.len() && known.insert((at, done, filler)) {
