@@ -288,7 +288,9 @@ impl Reading {
         };
         let length = period * run.stride;
         let from = self.at - length;
-        let times = equal_bytes(&text[self.at..limit], &text[from..]) / length;
+        let equal = equal_bytes(&text[self.at..limit], &text[from..]);
+        // A decimal number ends only before another byte.
+        let times = equal.saturating_sub(usize::from(form.kind() == FormKind::Decimal)) / length;
         // Other bytes may have more than one meaning.
         let is_certain = match form.kind() {
             FormKind::Hex | FormKind::Decimal => true,
