@@ -2,6 +2,8 @@
 
 use super::ignore::{IgnoreFile, Inherited, PatternError, Patterns, Rules, is_own_file};
 use super::pattern::Matcher;
+pub(crate) use super::stat::has_content;
+use super::stat::stat;
 use crate::limits;
 use bollard_buildkit_proto::fsutil::types::Stat;
 use rustix::fs::OFlags;
@@ -10,15 +12,10 @@ use std::collections::hash_map::Entry;
 use std::collections::{BTreeSet, HashMap};
 use std::fs::{self, DirEntry, Metadata};
 use std::io;
-use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-const GO_DIR: u32 = 1 << 31;
-const GO_SYMLINK: u32 = 1 << 27;
-const GO_PIPE: u32 = 1 << 25;
-/// The Unix bits of setuid, setgid and sticky, with Go's `os.ModeSetuid`, `ModeSetgid` and `ModeSticky`.
-const GO_SPECIAL: [(u32, u32); 3] = [(0o4000, 1 << 23), (0o2000, 1 << 22), (0o1000, 1 << 20)];
 /// The number of threads that hash files, and the size of their buffers in bytes.
 const DIGEST_THREADS: usize = 8;
 const DIGEST_BUFFER: usize = 256 * 1024;
@@ -65,7 +62,7 @@ pub(crate) enum ContextError {
 }
 
 impl ContextError {
-    fn read(path: &Path) -> impl FnOnce(io::Error) -> Self {
+    pub(super) fn read(path: &Path) -> impl FnOnce(io::Error) -> Self {
         move |source| Self::Read { path: path.to_owned(), source }
     }
 
@@ -376,44 +373,6 @@ fn join(directory: &str, name: &str) -> String {
     if directory.is_empty() { name.to_owned() } else { format!("{directory}/{name}") }
 }
 
-fn stat(path: String, entry: &DirEntry, metadata: &Metadata) -> Result<Stat, ContextError> {
-    let permissions = metadata.permissions().mode();
-    let mut mode = permissions & 0o777;
-    for (unix, go) in GO_SPECIAL {
-        if permissions & unix != 0 {
-            mode |= go;
-        }
-    }
-    let mut stat = Stat {
-        path,
-        // The owners on this machine mean nothing in the image. Like the docker command, send root as the owner.
-        uid: 0,
-        gid: 0,
-        mod_time: metadata.mtime().saturating_mul(1_000_000_000).saturating_add(metadata.mtime_nsec()),
-        ..Stat::default()
-    };
-    if metadata.is_dir() {
-        mode |= GO_DIR;
-    } else if metadata.is_symlink() {
-        mode |= GO_SYMLINK;
-        let full = entry.path();
-        let target = fs::read_link(&full).map_err(ContextError::read(&full))?;
-        stat.linkname =
-            target.into_os_string().into_string().map_err(|name| ContextError::Name(name.into()))?;
-    } else if metadata.file_type().is_fifo() {
-        mode |= GO_PIPE;
-    } else {
-        stat.size = i64::try_from(metadata.len()).unwrap_or(i64::MAX);
-    }
-    stat.mode = mode;
-    Ok(stat)
-}
-
-/// Whether an entry has content of its own, which can be requested.
-pub(crate) fn has_content(stat: &Stat) -> bool {
-    stat.mode & (GO_DIR | GO_SYMLINK | GO_PIPE) == 0 && stat.linkname.is_empty()
-}
-
 /// Returns the paths, which may contain wildcards, and the targets of all symbolic links on them, within the context.
 fn follow_links(root: &Path, paths: &[String]) -> Vec<String> {
     let mut found = BTreeSet::new();
@@ -496,6 +455,7 @@ fn normalize(path: &Path) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::stat::{GO_DIR, GO_SYMLINK};
     use super::*;
     use std::os::unix::fs::symlink;
 

@@ -18,6 +18,7 @@ pub(crate) mod service;
 pub(crate) mod sizes;
 pub(crate) mod solver;
 mod ssh;
+mod stat;
 pub(crate) mod storage;
 pub(crate) mod unpack;
 
